@@ -1,0 +1,59 @@
+# `make demo` and `make test` work on a machine that has only Python >= 3.10, pip and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# The machine may keep wheels on disk (a CPU build of torch, say): uv reads that only from its own variable.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow exact mutants lint format lock wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
+
+setup: $(STAMP)  ## virtual environment, pinned packages, editable install (skipped when done)
+
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
+	$(BIN)/rlhf-pipeline pipeline=demo
+
+test: setup  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## the slow tests: the exact-optimum suite, three seeds of the demo
+	$(BIN)/python -m pytest -m slow
+
+exact: setup  ## the exact-optimum table of the README
+	$(BIN)/python scripts/exact_table.py
+
+mutants: setup  ## put each known bug in on purpose and count how many the tests catch
+	$(BIN)/python scripts/mutants.py
+
+lint: setup  ## ruff, types, dead code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/vulture
+
+format: setup  ## rewrite the files as ruff likes them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup  ## resolve pyproject.toml into requirements.lock again
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
+		--constraint requirements.in --output-file requirements.lock pyproject.toml
+
+wheel: setup  ## build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove the virtual environment, outputs and caches
+	rm -rf $(VENV) dist outputs .pytest_cache .mypy_cache .ruff_cache
