@@ -1,0 +1,43 @@
+"""The mathematics of RLHF as pure functions of tensors: no module, no config, no logging, no device moves.
+
+Shapes: B rows, T response tokens, V vocabulary, N answers, M pairs of answers. `mask` is nonzero on valid tokens, the
+EOS included; what lies off the mask is never read, so NaN there reaches neither a value nor a gradient.
+Log-probabilities, KL and entropy are in nats. Half-precision inputs are computed and returned in float32, float64
+stays float64. A wrong shape is a ValueError that names the argument.
+"""
+
+from rlhf_lightning.functional.advantages import generalized_advantage_estimate, token_rewards
+from rlhf_lightning.functional.kl import kl_estimate
+from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
+from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
+from rlhf_lightning.functional.ppo import ppo_policy_loss, ppo_value_loss
+from rlhf_lightning.functional.preference import dpo_loss, implicit_rewards
+from rlhf_lightning.functional.reward import (
+    bradley_terry_loss,
+    calibration_error,
+    centering_penalty,
+    preference_accuracy,
+    ranked_preference_loss,
+)
+
+__all__ = [
+    "IGNORE_INDEX",
+    "bradley_terry_loss",
+    "calibration_error",
+    "centering_penalty",
+    "chunked_token_logprobs",
+    "dpo_loss",
+    "entropy",
+    "generalized_advantage_estimate",
+    "implicit_rewards",
+    "kl_estimate",
+    "masked_mean",
+    "masked_var",
+    "masked_whiten",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "preference_accuracy",
+    "ranked_preference_loss",
+    "token_logprobs",
+    "token_rewards",
+]

@@ -1,0 +1,62 @@
+"""What every function does at its door: check shapes, compute in at least float32, blank what lies off the mask."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_shapes(rank: int | None = None, **tensors: Tensor) -> None:
+    """All tensors have the shape of the first, which has `rank` dimensions (any number if None).
+
+    Raises:
+        ValueError: naming the argument that differs. Broadcasting [B] against [B, 1] is the bug this stops.
+    """
+    first, reference = next(iter(tensors.items()))
+    if rank is not None and reference.ndim != rank:
+        raise ValueError(f"`{first}` has shape {list(reference.shape)}; expected {rank} dimension(s)")
+    for name, tensor in tensors.items():
+        if tensor.shape != reference.shape:
+            raise ValueError(
+                f"`{name}` has shape {list(tensor.shape)}; expected {list(reference.shape)}, the shape of `{first}`"
+            )
+
+
+def check_integers(**tensors: Tensor) -> None:
+    """Raises ValueError for a tensor of indices that does not hold integers."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() or tensor.dtype == torch.bool:
+            raise ValueError(f"`{name}` has dtype {tensor.dtype}; expected integers")
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError for a number that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"`{name}` is {value}; expected a number above 0")
+
+
+def check_probability(**values: float) -> None:
+    """Raises ValueError for a number outside [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` is {value}; expected a number from 0 to 1")
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision, integers and booleans become float32; float32 and float64 stay."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def blank(x: Tensor, valid: Tensor) -> Tensor:
+    """`x` in at least float32 with 0 where `valid` is false: before any arithmetic, since 0 * NaN is NaN."""
+    return at_least_float32(x).masked_fill(~valid, 0.0)
+
+
+def divide(total: Tensor, denominator: Tensor | float | None, default: Tensor) -> Tensor:
+    """`total / denominator`; None means `default`, where a count of 0 becomes 1 so that nothing gives 0, not NaN."""
+    if denominator is None:
+        return total / default.masked_fill(default == 0, 1)
+    if not isinstance(denominator, Tensor):
+        check_positive(denominator=denominator)
+    return total / denominator

@@ -1,0 +1,80 @@
+"""From a score per response to a reward, an advantage and a return per token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.functional._arguments import at_least_float32, blank, check_probability, check_shapes
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float | Tensor) -> Tensor:
+    r"""The KL penalty on every token and the score on the last one: $r_t = -\beta\,\mathrm{kl}_t + [t = T_{last}]\,s$.
+
+    Summed over a response this is $s - \beta \sum_t \mathrm{kl}_t$: Ziegler et al. 2019 (arXiv:1909.08593), eq. 2.
+
+    Args:
+        scores: [B], one a response.
+        kl: [B, T], nats per token, as from `kl_estimate`.
+        mask: [B, T], nonzero on valid tokens; the last of them (the EOS, or the last token of a cut response) gets the
+            score.
+        kl_coef: $\beta$, score per nat.
+
+    Returns:
+        [B, T] in at least float32, 0 off the mask. A row without a valid token is all 0: its score has no place.
+
+    Raises:
+        ValueError: `scores` is not [B], or `kl` and `mask` are not both [B, T].
+
+    >>> mask = torch.tensor([[1.0, 1.0, 0.0]])
+    >>> token_rewards(torch.tensor([2.0]), torch.tensor([[0.5, 1.0, float("nan")]]), mask, kl_coef=0.1)
+    tensor([[-0.0500,  1.9000,  0.0000]])
+    """
+    check_shapes(2, kl=kl, mask=mask)
+    if scores.shape != kl.shape[:1]:
+        raise ValueError(f"`scores` has shape {list(scores.shape)}; expected {list(kl.shape[:1])}, the rows of `kl`")
+    valid = mask != 0
+    is_last = valid & (valid.cumsum(1) == valid.sum(1, keepdim=True))
+    penalty = kl_coef * blank(kl, valid)
+    return blank(at_least_float32(scores).unsqueeze(1).expand_as(penalty), is_last) - penalty
+
+
+def generalized_advantage_estimate(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    r"""GAE: $\hat A_t = \sum_l (\gamma\lambda)^l \delta_{t+l}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$.
+
+    Source: Schulman et al. 2015 (arXiv:1506.02438), eq. 16. The value after the last valid token is 0, also where the
+    response was cut by its length limit. A gap in the mask is stepped over as if it were not there.
+
+    Args:
+        rewards: [B, T], reward for taking token t.
+        values: [B, T], value before token t is chosen.
+        mask: [B, T], nonzero on valid tokens.
+        gamma: discount, per token.
+        lam: $\lambda$; 1 gives the Monte-Carlo return less the value, 0 the one-step error.
+
+    Returns:
+        Advantages and returns (advantages + values), [B, T] in at least float32, both 0 off the mask.
+
+    Raises:
+        ValueError: the three are not all [B, T]; `gamma` or `lam` is outside [0, 1].
+
+    >>> rewards, values = torch.tensor([[0.0, 1.0, 9.0]]), torch.tensor([[0.5, 0.5, 9.0]])
+    >>> advantages, returns = generalized_advantage_estimate(rewards, values, torch.tensor([[1, 1, 0]]), lam=0.5)
+    >>> advantages, returns
+    (tensor([[0.2500, 0.5000, 0.0000]]), tensor([[0.7500, 1.0000, 0.0000]]))
+    """
+    check_shapes(2, rewards=rewards, values=values, mask=mask)
+    check_probability(gamma=gamma, lam=lam)
+    valid = mask != 0
+    rewards, values = blank(rewards, valid), blank(values, valid)
+    advantage = next_value = torch.zeros_like(values[:, 0])
+    backwards = []
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantage = torch.where(valid[:, t], delta + gamma * lam * advantage, advantage)
+        next_value = torch.where(valid[:, t], values[:, t], next_value)
+        backwards.append(advantage)
+    advantages = blank(torch.stack(backwards[::-1], dim=1), valid)
+    return advantages, advantages + values

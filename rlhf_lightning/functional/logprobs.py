@@ -1,0 +1,133 @@
+"""Log-probabilities of chosen tokens and entropies of the next-token distribution, whole or by chunks of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from rlhf_lightning.functional._arguments import at_least_float32, check_integers, check_positive
+
+IGNORE_INDEX = -100  # the label of a position that is not scored, as in PyTorch's cross entropy
+
+
+def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Log-probability of each label: $z_y / \tau - \log \sum_v \exp(z_v / \tau)$.
+
+    Logits and labels are aligned: the caller has shifted them, so that `logits[:, t]` predicts `labels[:, t]`.
+
+    Args:
+        logits: [B, T, V] (any leading shape). -inf excludes a token.
+        labels: [B, T], token ids; -100 where nothing is scored, and the logits there are not read.
+        temperature: the $\tau$ of the distribution the tokens are sampled from.
+
+    Returns:
+        [B, T] in nats, at least float32; 0 where the label is -100.
+
+    Raises:
+        ValueError: `labels` does not have the leading shape of `logits` or holds no integers; `temperature` <= 0.
+
+    >>> logits = torch.tensor([[[0.0, 0.0], [0.0, 1.0986123]]])  # log 3
+    >>> token_logprobs(logits, torch.tensor([[0, 1]])).exp()
+    tensor([[0.5000, 0.7500]])
+    >>> token_logprobs(logits, torch.tensor([[0, -100]])).exp()
+    tensor([[0.5000, 1.0000]])
+    """
+    _check(logits, labels, "logits")
+    check_positive(temperature=temperature)
+    ignored = labels == IGNORE_INDEX
+    logits = _tempered(logits, temperature).masked_fill(ignored.unsqueeze(-1), 0.0)
+    chosen = logits.gather(-1, labels.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
+    return (chosen - logits.logsumexp(-1)).masked_fill(ignored, 0.0)
+
+
+def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Entropy of the next-token distribution: $-\sum_v p_v \log p_v$ with $p = \mathrm{softmax}(z / \tau)$.
+
+    Args:
+        logits: [B, T, V] (any leading shape). -inf excludes a token.
+        temperature: the $\tau$ of the distribution the tokens are sampled from.
+
+    Returns:
+        [B, T] in nats, at least float32, from 0 to log V.
+
+    Raises:
+        ValueError: `logits` has no dimension; `temperature` <= 0.
+
+    >>> entropy(torch.zeros(1, 1, 4))  # log 4
+    tensor([[1.3863]])
+    """
+    if logits.ndim < 1:
+        raise ValueError("`logits` has shape []; expected [..., V]")
+    check_positive(temperature=temperature)
+    logprobs = _tempered(logits, temperature).log_softmax(-1)
+    probabilities = logprobs.exp()
+    return -(probabilities * logprobs.masked_fill(probabilities == 0, 0.0)).sum(-1)  # 0 log 0 is 0, not NaN
+
+
+def chunked_token_logprobs(
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    labels: Tensor,
+    temperature: float = 1.0,
+    chunk_size: int = 1024,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`token_logprobs(head(hidden), labels)` and its entropy without ever holding logits of [B, T, V].
+
+    The head runs on `chunk_size` tokens at a time. Where gradients are recorded, a chunk's logits are dropped after the
+    forward pass and computed again in the backward pass, so that memory for logits is chunk_size * V in both.
+
+    Args:
+        hidden: [B, T, H] (any leading shape), the last hidden states. Not read where the label is -100.
+        head: maps [n, H] to logits [n, V]: the model's output layer.
+        labels: [B, T], token ids, aligned with `hidden`; -100 where nothing is scored.
+        temperature: as in `token_logprobs`.
+        chunk_size: tokens a chunk.
+        with_entropy: also return the entropy.
+
+    Returns:
+        Log-probabilities [B, T], and entropies [B, T] or None; nats, at least float32, both 0 where the label is -100.
+
+    Raises:
+        ValueError: as `token_logprobs`, or `chunk_size` <= 0.
+
+    >>> head = torch.nn.Linear(3, 5)
+    >>> hidden, labels = torch.randn(2, 4, 3), torch.randint(5, (2, 4))
+    >>> logprobs, _ = chunked_token_logprobs(hidden, head, labels, chunk_size=3)
+    >>> torch.allclose(logprobs, token_logprobs(head(hidden), labels), atol=1e-6)
+    True
+    """
+    _check(hidden, labels, "hidden")
+    check_positive(temperature=temperature, chunk_size=chunk_size)
+
+    def of_chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        ignored = labels == IGNORE_INDEX
+        # Blanked before the head: a NaN at padding would reach the head's gradient as 0 * NaN.
+        logits = head(hidden.masked_fill(ignored.unsqueeze(-1), 0.0))
+        logprobs = token_logprobs(logits, labels, temperature)
+        return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
+
+    parts = []
+    chunks = zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)
+    for chunk in chunks:
+        recompute = torch.is_grad_enabled()
+        parts.append(checkpoint(of_chunk, *chunk, use_reentrant=False) if recompute else of_chunk(*chunk))
+    logprobs, *entropies = (torch.cat(part).view(labels.shape) for part in zip(*parts, strict=True))
+    return logprobs, entropies[0] if with_entropy else None
+
+
+def _check(scores: Tensor, labels: Tensor, name: str) -> None:
+    if scores.ndim < 2 or scores.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"`labels` has shape {list(labels.shape)}; expected {list(scores.shape[:-1])}, "
+            f"the leading shape of `{name}` {list(scores.shape)}"
+        )
+    check_integers(labels=labels)
+
+
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    logits = at_least_float32(logits)
+    return logits if temperature == 1.0 else logits / temperature  # the division would copy [B, T, V]

@@ -1,0 +1,132 @@
+"""DPO and its relatives against literal formulas, and where their optima lie."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from rlhf_lightning.functional import dpo_loss, implicit_rewards
+
+LOSS_TYPES = ["sigmoid", "ipo", "hinge"]
+
+
+def _logps(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """Policy chosen and rejected, reference chosen and rejected: sums over tens of tokens."""
+    generator = torch.Generator().manual_seed(0)
+    return [(-30 + 5 * torch.randn(6, generator=generator, dtype=torch.float64)).to(dtype) for _ in range(4)]
+
+
+def _oracle(pc: float, pr: float, rc: float, rr: float, beta: float, eps: float, loss_type: str) -> float:
+    h = (pc - rc) - (pr - rr)
+    if loss_type == "sigmoid":
+        return (1 - eps) * math.log1p(math.exp(-beta * h)) + eps * math.log1p(math.exp(beta * h))
+    if loss_type == "ipo":
+        return (1 - eps) * (h - 0.5 / beta) ** 2 + eps * (-h - 0.5 / beta) ** 2
+    return (1 - eps) * max(0.0, 1 - beta * h) + eps * max(0.0, 1 + beta * h)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_equals_the_literal_formula(loss_type, label_smoothing) -> None:
+    logps = _logps()
+    losses = dpo_loss(*logps, beta=0.3, label_smoothing=label_smoothing, loss_type=loss_type)
+    rows = zip(*(x.tolist() for x in logps), strict=True)
+    assert losses.tolist() == pytest.approx([_oracle(*row, 0.3, label_smoothing, loss_type) for row in rows], abs=1e-9)
+
+
+def test_at_the_reference_the_loss_is_log_2() -> None:
+    pc, pr, _, _ = _logps()
+    assert dpo_loss(pc, pr, pc, pr).tolist() == pytest.approx([math.log(2)] * 6)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_soft_labels_apply_row_by_row(loss_type) -> None:
+    logps = _logps()
+    soft = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.9, 1.0], dtype=torch.float64)
+    losses = dpo_loss(*logps, label_smoothing=soft, loss_type=loss_type)
+    for row, eps in enumerate(soft.tolist()):
+        alone = dpo_loss(*(x[row : row + 1] for x in logps), label_smoothing=eps, loss_type=loss_type)
+        assert losses[row].item() == pytest.approx(alone.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_a_flipped_label_is_the_swapped_pair(loss_type) -> None:
+    pc, pr, rc, rr = _logps()
+    flipped = dpo_loss(pc, pr, rc, rr, label_smoothing=1.0, loss_type=loss_type)
+    assert torch.allclose(flipped, dpo_loss(pr, pc, rr, rc, loss_type=loss_type))
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1, 0.3])
+def test_ipo_is_least_at_its_target_log_ratio(eps) -> None:
+    """h* = (1 - 2 eps) / (2 beta): Azar et al. 2023."""
+    beta, zero = 0.25, torch.zeros(1, dtype=torch.float64)
+    h = torch.tensor([(1 - 2 * eps) / (2 * beta)], dtype=torch.float64, requires_grad=True)
+    loss = dpo_loss(h, zero, zero, zero, beta, eps, "ipo")
+    loss.sum().backward()
+    assert h.grad.item() == pytest.approx(0, abs=1e-12)
+    if eps == 0:
+        assert loss.item() == 0
+    for step in (-0.1, 0.1):
+        assert dpo_loss(h + step, zero, zero, zero, beta, eps, "ipo").item() > loss.item()
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.7, 0.99])
+def test_sigmoid_with_soft_labels_is_least_where_the_implicit_margin_is_the_log_odds(probability) -> None:
+    beta, zero = 0.25, torch.zeros(1, dtype=torch.float64)
+    h = torch.tensor([math.log(probability / (1 - probability)) / beta], dtype=torch.float64, requires_grad=True)
+    dpo_loss(h, zero, zero, zero, beta, torch.tensor([1 - probability], dtype=torch.float64)).sum().backward()
+    assert h.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_hinge_stops_pushing_beyond_its_margin() -> None:
+    zero = torch.zeros(2, dtype=torch.float64)
+    h = torch.tensor([3.9, 4.1], dtype=torch.float64, requires_grad=True)
+    dpo_loss(h, zero, zero, zero, beta=0.25, loss_type="hinge").sum().backward()
+    assert h.grad.tolist() == [-0.25, 0.0]
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+def test_gradients(loss_type) -> None:
+    logps = [x.requires_grad_() for x in _logps()]
+    assert torch.autograd.gradcheck(lambda *x: dpo_loss(*x, 0.3, 0.1, loss_type), logps)
+
+
+def test_extreme_margins_stay_finite() -> None:
+    big, zero = torch.tensor([1e5, -1e5]).requires_grad_(), torch.zeros(2)
+    loss = dpo_loss(big, zero, zero, zero, label_smoothing=0.1)
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(big.grad).all()
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    half = _logps(torch.bfloat16)
+    losses = dpo_loss(*half)
+    assert losses.dtype == torch.float32
+    assert torch.allclose(losses, dpo_loss(*(x.double() for x in half)).float(), atol=1e-5)
+
+
+def test_implicit_rewards_differ_by_the_margin_of_the_loss() -> None:
+    pc, pr, rc, rr = _logps()
+    margins = implicit_rewards(pc, rc, beta=0.3) - implicit_rewards(pr, rr, beta=0.3)
+    assert torch.allclose(torch.log1p(torch.exp(-margins)), dpo_loss(pc, pr, rc, rr, beta=0.3))
+
+
+def test_bad_arguments_are_refused() -> None:
+    x = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"`reference_rejected_logps` has shape \[3, 1\]; expected \[3\]"):
+        dpo_loss(x, x, x, x[:, None])
+    with pytest.raises(ValueError, match=r"`policy_chosen_logps` has shape \[3, 2\]; expected 1 dimension"):
+        dpo_loss(*[torch.zeros(3, 2)] * 4)
+    with pytest.raises(ValueError, match=r"`label_smoothing` has shape \[1\]; expected \[3\]"):
+        dpo_loss(x, x, x, x, label_smoothing=torch.zeros(1))
+    with pytest.raises(ValueError, match=r"`label_smoothing` is 1\.1"):
+        dpo_loss(x, x, x, x, label_smoothing=1.1)
+    with pytest.raises(ValueError, match="`beta` is 0"):
+        dpo_loss(x, x, x, x, beta=0)
+    with pytest.raises(ValueError, match="`loss_type` is 'kto'; expected one of sigmoid, ipo, hinge"):
+        dpo_loss(x, x, x, x, loss_type="kto")
+    with pytest.raises(ValueError, match=r"`reference_logps` has shape \[1\]"):
+        implicit_rewards(x, x[:1])

@@ -1,0 +1,118 @@
+"""Who may import whom. A newcomer draws these arrows from the folder names; here they are checked."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rlhf_lightning
+
+PACKAGE = Path(rlhf_lightning.__file__).parent
+NAME = "rlhf_lightning"
+
+LOWER = {"functional", "models", "data", "rewards", "rollout", "algorithms"}
+UPPER = {"evaluation", "simulation", "callbacks"}
+ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
+    "functional": set(),
+    "models": {"functional"},
+    "data": {"functional"},
+    "rewards": {"functional", "models", "data"},
+    "rollout": {"functional", "models", "data"},
+    "algorithms": LOWER,
+    **dict.fromkeys(UPPER, LOWER | UPPER),
+    "commands": LOWER | UPPER,
+}
+FREE = {"errors", "__version__"}  # for every folder but `functional`
+ONLY_IN_COMMANDS = {"hydra", "omegaconf"}
+
+
+def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
+    """(line, absolute name) of everything a module imports, also inside functions and under TYPE_CHECKING."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                parents = parts[: len(parts) - node.level + is_package]
+                base = ".".join(parents + ([base] if base else []))
+            # `from rlhf_lightning import commands` imports a folder by its alias.
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def _violations(source: str, path: str) -> list[str]:
+    """What a file at `path` (relative to the package) imports and must not."""
+    parts = Path(path).with_suffix("").parts
+    is_package = parts[-1] == "__init__"
+    module = ".".join((NAME, *(parts[:-1] if is_package else parts)))
+    folder = parts[0] if len(parts) > 1 else ""  # a module beside the folders may import none of them
+    found = []
+    for line, name in _imports(source, module, is_package):
+        root, *rest = name.split(".")
+        if root in ONLY_IN_COMMANDS and folder != "commands":
+            found.append(f"{path}:{line} imports {root}: only commands may")
+        allowed = ({folder} | ARROWS.get(folder, set())) | (FREE if folder != "functional" else set())
+        if root == NAME and rest and rest[0] not in allowed:
+            found.append(f"{path}:{line} imports {NAME}.{rest[0]}")
+    return found
+
+
+def test_imports_follow_the_arrows() -> None:
+    files = [path for path in sorted(PACKAGE.rglob("*.py")) if "conf" not in path.relative_to(PACKAGE).parts]
+    assert files
+    found = [violation for path in files for violation in _violations(path.read_text(), str(path.relative_to(PACKAGE)))]
+    assert not found, "\n".join(found)
+
+
+def test_every_folder_has_its_arrows() -> None:
+    folders = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.glob("*/**/*.py")} - {"conf"}
+    assert folders <= set(ARROWS), f"say in this file what {sorted(folders - set(ARROWS))} may import"
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("functional/kl.py", "from rlhf_lightning.models import load_tokenizer"),
+        ("functional/kl.py", "from rlhf_lightning.errors import UserError"),
+        ("models/loading.py", "import rlhf_lightning.data.rows"),
+        ("data/rows.py", "from rlhf_lightning import models"),
+        ("rewards/model.py", "from rlhf_lightning.rollout import Rollout"),
+        ("rollout/native.py", "from ..algorithms import PPOModule"),
+        ("rollout/__init__.py", "from .. import algorithms"),
+        ("algorithms/ppo.py", "def f():\n    from rlhf_lightning.callbacks import Averaging"),
+        ("algorithms/ppo.py", "from omegaconf import OmegaConf"),
+        ("evaluation/report.py", "from rlhf_lightning.commands.train import main"),
+        ("simulation/world.py", "import hydra.utils"),
+        ("errors.py", "from rlhf_lightning.functional import entropy"),
+    ],
+)
+def test_a_forbidden_arrow_is_seen(path, source) -> None:
+    assert _violations(source, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("functional/kl.py", "import torch\nfrom rlhf_lightning.functional._arguments import blank"),
+        ("models/loading.py", "from ..errors import UserError\nfrom .forward import response_logprobs"),
+        ("algorithms/ppo.py", "from rlhf_lightning.rollout import Rollout"),
+        ("evaluation/report.py", "from rlhf_lightning.simulation import gold_reward"),
+        ("commands/train.py", "import hydra\nfrom rlhf_lightning.algorithms import PPOModule"),
+    ],
+)
+def test_an_allowed_arrow_passes(path, source) -> None:
+    assert not _violations(source, path)
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    """`rlhf-train --help` and the checks of a config must answer before torch is imported."""
+    heavy = ["torch", "lightning", "transformers", "hydra", "mlflow"]
+    code = f"import sys, rlhf_lightning; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert run.stdout.strip() == "[]"
