@@ -1,0 +1,37 @@
+"""Row formats, chat templates, tokenisation, collation, resumable sampling, and one datamodule per kind of data."""
+
+from rlhf_lightning.data.batches import (
+    PreferenceBatch,
+    PromptRow,
+    SequenceBatch,
+    TokenizedPreference,
+    TokenizedSequence,
+)
+from rlhf_lightning.data.collation import collate_preferences, collate_sequences, left_pad
+from rlhf_lightning.data.datamodules import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.data.loader import BatchLoader
+from rlhf_lightning.data.reading import read_rows
+from rlhf_lightning.data.rows import row_format
+from rlhf_lightning.data.templates import render_completion, render_prompt
+from rlhf_lightning.data.tokenization import tokenize_completion, tokenize_prompt
+
+__all__ = [
+    "BatchLoader",
+    "PreferenceBatch",
+    "PreferenceDataModule",
+    "PromptDataModule",
+    "PromptRow",
+    "SFTDataModule",
+    "SequenceBatch",
+    "TokenizedPreference",
+    "TokenizedSequence",
+    "collate_preferences",
+    "collate_sequences",
+    "left_pad",
+    "read_rows",
+    "render_completion",
+    "render_prompt",
+    "row_format",
+    "tokenize_completion",
+    "tokenize_prompt",
+]

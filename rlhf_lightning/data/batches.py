@@ -1,0 +1,151 @@
+"""What a training step receives, and the tokenised rows it is collated from.
+
+Batches are plain classes, on purpose neither dicts nor dataclasses: under `bf16-true` Lightning walks into both and
+casts every float tensor it finds. It leaves an object of another kind alone and moves it with its `.to(device)`.
+
+Shapes: B rows, N answers, M pairs, L tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import Self
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
+
+
+class Row(Protocol):
+    """What the loader needs of a tokenised row."""
+
+    def emptied(self) -> Self:
+        """The same row without any share in the loss."""
+        ...
+
+
+class Batch:
+    """Tensors that move to a device together. `denominator` is what the batch's summed loss is divided by."""
+
+    denominator: float
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """A copy with every tensor on `device`; dtypes stay."""
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(moved, name, value.to(device, non_blocking=non_blocking))
+        return moved
+
+    def __repr__(self) -> str:
+        fields = (f"{k}={list(v.shape) if isinstance(v, Tensor) else v}" for k, v in vars(self).items())
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+class SequenceBatch(Batch):
+    """Sequences for supervised fine-tuning.
+
+    Attributes:
+        input_ids: `[B, L]` long, right-padded.
+        attention_mask: `[B, L]` long, 1 on tokens. From lengths: pad may be the same token as EOS.
+        labels: `[B, L]` long, not shifted (the label of position t is `input_ids[t]`), -100 where there is no loss.
+            Position 0 is never predicted and is always -100.
+        denominator: label tokens that the summed loss is divided by; see `BatchLoader`.
+    """
+
+    def __init__(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, denominator: float) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.labels = labels
+        self.denominator = denominator
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+
+class PreferenceBatch(Batch):
+    """Answers to prompts and which of them were preferred, for reward models and DPO.
+
+    Attributes:
+        input_ids: `[N, L]` long, right-padded: prompt, answer, EOS. The answers of a prompt are neighbours.
+        attention_mask: `[N, L]` long, 1 on tokens.
+        completion_mask: `[N, L]` long, 1 on the answer's tokens, EOS included.
+        pairs: `[M, 2]` long: row of the better answer, row of the worse.
+        margin: `[M]` float, how much better, or None when no row of the batch states it.
+        pair_weights: `[M]` float, 1 / (pairs of that prompt), so that a prompt counts once however many answers it has
+            (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)); 0 for a row that only fills a rank's place.
+        row_ids: `[N]` long, an id of the answer, the same in every epoch and process, of train and val together.
+        denominator: prompts that the summed, weighted loss is divided by; see `BatchLoader`.
+    """
+
+    def __init__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        pairs: Tensor,
+        margin: Tensor | None,
+        pair_weights: Tensor,
+        row_ids: Tensor,
+        denominator: float,
+    ) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.completion_mask = completion_mask
+        self.pairs = pairs
+        self.margin = margin
+        self.pair_weights = pair_weights
+        self.row_ids = row_ids
+        self.denominator = denominator
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+
+@dataclass(frozen=True)
+class TokenizedSequence:
+    """A row of supervised fine-tuning: `labels` are `input_ids`, or -100 where there is no loss."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def weight(self) -> float:
+        """Its share of the loss: the label tokens that count."""
+        return float(len(self.labels) - self.labels.count(IGNORED))
+
+    def emptied(self) -> TokenizedSequence:
+        return replace(self, labels=[IGNORED] * len(self.labels))
+
+
+@dataclass(frozen=True)
+class TokenizedPreference:
+    """A prompt, its answers, and which answer (first of a pair) was preferred to which (second)."""
+
+    prompt_ids: list[int]
+    answers: list[list[int]]
+    pairs: list[tuple[int, int]]
+    row_ids: list[int]
+    margin: float | None = None
+    weight: float = 1.0
+
+    def emptied(self) -> TokenizedPreference:
+        return replace(self, weight=0.0)
+
+
+@dataclass
+class PromptRow:
+    """A prompt to answer: its tokens, its rendered text, and the row's other columns (for reward functions)."""
+
+    input_ids: list[int]
+    text: str
+    columns: dict
+
+    def to(self, device: torch.device | str) -> PromptRow:
+        """Itself: there is nothing to move, and Lightning need not walk through it."""
+        return self

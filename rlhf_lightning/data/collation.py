@@ -1,0 +1,74 @@
+"""Rows of different lengths into tensors. Masks come from lengths, never from comparing with the pad token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.data.batches import IGNORED, PreferenceBatch, SequenceBatch, TokenizedPreference, TokenizedSequence
+
+
+def _right_pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+    longest = max(len(sequence) for sequence in sequences)
+    return torch.tensor([[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences], dtype=torch.long)
+
+
+def _ones(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    return [[1] * len(sequence) for sequence in sequences]
+
+
+def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask, both `[B, P]` long, with padding on the left: what generation starts from.
+
+    >>> left_pad([[5, 6, 7], [8]], pad_id=0)
+    (tensor([[5, 6, 7],
+            [0, 0, 8]]), tensor([[1, 1, 1],
+            [0, 0, 1]]))
+    """
+    longest = max(len(sequence) for sequence in sequences)
+    ids = [[*[pad_id] * (longest - len(s)), *s] for s in sequences]
+    mask = [[*[0] * (longest - len(s)), *[1] * len(s)] for s in sequences]
+    return torch.tensor(ids, dtype=torch.long), torch.tensor(mask, dtype=torch.long)
+
+
+def collate_sequences(rows: Sequence[TokenizedSequence], pad_id: int) -> SequenceBatch:
+    """Right-padded batch of B rows. `denominator` is the batch's own label tokens, until a loader knows better."""
+    ids = [row.input_ids for row in rows]
+    return SequenceBatch(
+        input_ids=_right_pad(ids, pad_id),
+        attention_mask=_right_pad(_ones(ids), 0),
+        labels=_right_pad([row.labels for row in rows], IGNORED),
+        denominator=max(sum(row.weight for row in rows), 1.0),
+    )
+
+
+def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> PreferenceBatch:
+    """Right-padded batch of all answers of the rows, and the pairs over them.
+
+    `denominator` is the batch's own number of prompts that count, until a loader knows better.
+    """
+    ids: list[list[int]] = []
+    completion_masks: list[list[int]] = []
+    pairs: list[tuple[int, int]] = []
+    weights: list[float] = []
+    for row in rows:
+        first = len(ids)
+        ids += [row.prompt_ids + answer for answer in row.answers]
+        completion_masks += [[0] * len(row.prompt_ids) + [1] * len(answer) for answer in row.answers]
+        pairs += [(first + better, first + worse) for better, worse in row.pairs]
+        weights += [row.weight / len(row.pairs)] * len(row.pairs)
+    margin = None
+    if any(row.margin is not None for row in rows):
+        margin = torch.tensor([row.margin or 0.0 for row in rows for _ in row.pairs], dtype=torch.float32)
+    return PreferenceBatch(
+        input_ids=_right_pad(ids, pad_id),
+        attention_mask=_right_pad(_ones(ids), 0),
+        completion_mask=_right_pad(completion_masks, 0),
+        pairs=torch.tensor(pairs, dtype=torch.long),
+        margin=margin,
+        pair_weights=torch.tensor(weights, dtype=torch.float32),
+        row_ids=torch.tensor([i for row in rows for i in row.row_ids], dtype=torch.long),
+        denominator=max(sum(row.weight for row in rows), 1.0),
+    )

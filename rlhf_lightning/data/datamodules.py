@@ -1,0 +1,285 @@
+"""One LightningDataModule a kind of data. Rows are read and tokenised once, in `setup`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+from rlhf_lightning.data import preparation
+from rlhf_lightning.data.batches import PreferenceBatch, PromptRow
+from rlhf_lightning.data.collation import collate_preferences, collate_sequences
+from rlhf_lightning.data.loader import BatchLoader
+from rlhf_lightning.data.preparation import LOSS_ON, Numbered
+from rlhf_lightning.data.reading import read_rows
+from rlhf_lightning.data.report import Report
+from rlhf_lightning.data.rows import Source, split_by_prompt
+from rlhf_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+VAL_PROMPTS_PER_BATCH = 64
+
+
+class RowDataModule(LightningDataModule):
+    """Reads train and val rows; a subclass says how they are tokenised and batched.
+
+    Args:
+        tokenizer: a loaded transformers tokenizer.
+        train: a file, folder or hub name (see `read_rows`), or the rows themselves.
+        val: the same for validation; of a folder or hub name its split `test`, unless `name:split` says another.
+        seed: of the order of batches and of the split.
+        val_fraction: without `val`, this share of train's prompts is held out.
+        limit: at most so many rows of each source.
+
+    Attributes:
+        report: what was read, truncated and dropped, for "train" and, if there is validation data, "val".
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        train: Source,
+        val: Source | None = None,
+        *,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= val_fraction < 1.0:
+            raise UserError(f"data.val_fraction={val_fraction}: allowed is 0 to below 1")
+        if val is not None and val_fraction:
+            raise UserError(f"data.val={val} and data.val_fraction={val_fraction} exclude each other; set one")
+        self.tokenizer, self.train, self.val = tokenizer, train, val
+        self.seed, self.val_fraction, self.limit = seed, val_fraction, limit
+        self.report: dict[str, Report] = {}
+        self._rows: dict[str, list[Any]] = {}
+
+    def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
+        """Tokenised rows and what became of the rows read."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and tokenise, once."""
+        if self._rows:
+            return
+        rows, name = self._read(self.train, "train")
+        splits = {"train": (list(enumerate(rows)), name)}
+        if self.val_fraction:
+            train, held_out = split_by_prompt(rows, self.val_fraction, self.seed)
+            splits = {"train": ([(i, rows[i]) for i in train], name), "val": ([(i, rows[i]) for i in held_out], name)}
+        elif self.val is not None:
+            held_out_rows, name = self._read(self.val, "test")
+            splits["val"] = (list(enumerate(held_out_rows)), name)
+        for split, (numbered, name) in splits.items():
+            self._rows[split], self.report[split] = self.tokenize(numbered, name)
+            lost = self.report[split].truncated or self.report[split].dropped
+            log.log(logging.WARNING if lost else logging.INFO, "%s: %s", split, self.report[split])
+        if self.trainer and "val" not in splits:
+            self.trainer.limit_val_batches = 0  # no validation; of an empty loader Lightning would warn
+
+    def _read(self, source: Source, split: str) -> tuple[list[dict[str, Any]], str]:
+        if isinstance(source, str | Path):
+            rows = read_rows(source, split=split, limit=self.limit).to_list()
+            return [_without_none(row) for row in rows], str(source)
+        return [_without_none(dict(row)) for row in source][: self.limit], f"data.{'val' if split == 'test' else split}"
+
+    @property
+    def train_rows(self) -> list[Any]:
+        """The tokenised training rows."""
+        return self._rows["train"]
+
+    def _loader(
+        self, split: str, collate: Any, batch_size: int, weights: Sequence[float], shuffle: bool = False
+    ) -> BatchLoader:
+        trainer, rows = self.trainer, self._rows[split]
+        world_size = trainer.world_size if trainer else 1
+        batches = None
+        if trainer and shuffle:
+            limit = trainer.limit_train_batches
+            whole = -(-len(rows) // (batch_size * world_size))
+            batches = limit if isinstance(limit, int) else int(whole * limit)
+        return BatchLoader(
+            rows,
+            partial(collate, pad_id=pad_id(self.tokenizer)),
+            batch_size,
+            weights=weights,
+            seed=self.seed,
+            shuffle=shuffle,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=world_size,
+            accumulate=trainer.accumulate_grad_batches if trainer and shuffle else 1,
+            batches=batches,
+        )
+
+
+class SFTDataModule(RowDataModule):
+    """Demonstrations: `text`, `messages`, `prompt` + `completion`, or labelled rows, of which the true ones are taken.
+
+    Args:
+        batch_size: rows of a training batch and process.
+        val_batch_size: the same for validation; None: `batch_size`.
+        max_length: tokens of a row. Longer ones keep the end of the prompt and the start of the answer.
+        loss_on: "completion", "all", or "assistant" (every assistant turn, by the template's `{% generation %}`).
+        (the others): see `RowDataModule`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        train: Source,
+        val: Source | None = None,
+        batch_size: int = 8,
+        val_batch_size: int | None = None,
+        max_length: int | None = 1024,
+        loss_on: str = "completion",
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
+        if loss_on not in LOSS_ON:
+            raise UserError(f"data.loss_on={loss_on}: allowed are {', '.join(LOSS_ON)}")
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.max_length, self.loss_on = max_length, loss_on
+
+    def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
+        return preparation.sequences(rows, self.tokenizer, source, self.max_length, self.loss_on)
+
+    def train_dataloader(self) -> BatchLoader:
+        weights = [row.weight for row in self._rows["train"]]
+        return self._loader("train", collate_sequences, self.batch_size, weights, shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        if "val" not in self._rows:
+            return []
+        weights = [row.weight for row in self._rows["val"]]
+        return self._loader("val", collate_sequences, self.val_batch_size, weights)
+
+
+class PreferenceDataModule(RowDataModule):
+    """Preferences: chosen and rejected, ranked answers, or labelled rows (true ones are preferred to false ones).
+
+    Args:
+        batch_size: prompts of a batch and process, each with all its answers.
+        max_length: tokens of prompt + answer. The prompt keeps its end, an answer its start.
+        max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
+        (the others): see `RowDataModule`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        train: Source,
+        val: Source | None = None,
+        batch_size: int = 8,
+        max_length: int | None = 1024,
+        max_prompt_length: int | None = None,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
+        self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
+
+    def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
+        taken = [i for split in self._rows.values() for row in split for i in row.row_ids]
+        first_id = max(taken, default=-1) + 1  # val is tokenised after train: its answers have other ids
+        return preparation.preferences(rows, self.tokenizer, source, self.max_length, self.max_prompt_length, first_id)
+
+    def train_dataloader(self) -> BatchLoader:
+        weights = [row.weight for row in self._rows["train"]]
+        return self._loader("train", collate_preferences, self.batch_size, weights, shuffle=True)
+
+    def reference_batches(self) -> Iterator[PreferenceBatch]:
+        """Every answer of every split once, in order, whatever this process's share: what a reference table covers."""
+        for rows in self._rows.values():
+            for start in range(0, len(rows), self.batch_size):
+                yield collate_preferences(rows[start : start + self.batch_size], pad_id=pad_id(self.tokenizer))
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        if "val" not in self._rows:
+            return []
+        weights = [row.weight for row in self._rows["val"]]
+        return self._loader("val", collate_preferences, self.batch_size, weights)
+
+
+class PromptDataModule(RowDataModule):
+    """Prompts for PPO, of rows of any format that has one. Its training batches come from the algorithm, which samples.
+
+    Args:
+        max_prompt_length: tokens of a prompt; longer ones keep their end.
+        (the others): see `RowDataModule`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        train: Source,
+        val: Source | None = None,
+        max_prompt_length: int | None = 512,
+        seed: int = 0,
+        val_fraction: float = 0.0,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
+        self.max_prompt_length = max_prompt_length
+
+    def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
+        return preparation.prompts(rows, self.tokenizer, source, self.max_prompt_length)
+
+    @property
+    def train_prompts(self) -> list[PromptRow]:
+        return self._rows["train"]
+
+    @property
+    def val_prompts(self) -> list[PromptRow]:
+        return self._rows.get("val", [])
+
+    def train_dataloader(self) -> Any:
+        """The algorithm's own loader, which generates: Lightning asks the data module first."""
+        assert self.trainer is not None
+        return self.trainer.lightning_module.train_dataloader()
+
+    def val_dataloader(self) -> PromptBatches:
+        """This rank's share of the val prompts."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return PromptBatches(self.val_prompts, rank, world_size)
+
+
+class PromptBatches:
+    """Lists of prompts, equally many on every rank and nearly equally long. (A list would be many loaders.)"""
+
+    def __init__(self, prompts: list[PromptRow], rank: int, world_size: int) -> None:
+        self.prompts, self.rank, self.world_size = prompts, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-len(self.prompts) // (VAL_PROMPTS_PER_BATCH * self.world_size))
+
+    def __iter__(self) -> Iterator[list[PromptRow]]:
+        for number in range(len(self)):
+            yield self.prompts[self.rank + number * self.world_size :: len(self) * self.world_size]
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id to pad with: EOS if there is no pad token. Padding is never read, so it does not matter which.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    found = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if found is None:
+        raise UserError("the tokenizer has neither a pad nor an EOS token; set `eos_token` in its config")
+    return found
+
+
+def _without_none(value: Any) -> Any:
+    """Without the None that a columnar file puts where a row, or a message, has no such column."""
+    if isinstance(value, dict):
+        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,156 @@
+"""Batches in a resumable, seeded order, with the loss's denominators known before the first backward pass.
+
+Why not a torch `DataLoader`: Lightning would shard it a second time, and a resumed one starts its epoch again.
+Lightning neither prefetches from nor re-shards a plain sized iterable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_lightning.data.batches import Batch, Row
+from rlhf_lightning.errors import UserError
+
+
+class BatchLoader:
+    """The batches of one rank.
+
+    **Order.** The order of epoch e is a function of `(seed, e)` alone. A global batch is `batch_size * world_size`
+    consecutive rows of it, and rank r takes every `world_size`-th of them. The last global batch may be partial. A
+    rank for which it has no row gets a row emptied of its labels, so that every rank yields equally many batches and
+    every row counts once.
+
+    **Denominators.** `weights[i]` is row i's share of the loss (label tokens, or 1 for a prompt). A window is
+    `accumulate` consecutive batches, one optimiser step; the last may be shorter. With W the window's weight over all
+    ranks, each of its batches has `denominator = W / (accumulate * world_size)`: Lightning divides every loss by
+    `accumulate` (also in a short window) and DDP averages over ranks, so the gradient is exactly that of
+    (sum of losses) / W.
+
+    **Resume.** `state_dict` counts a batch when it is handed out; after `load_state_dict` the next iteration goes on
+    with the batch after it, and later ones start at 0.
+
+    Args:
+        rows: tokenised rows.
+        collate: rows -> batch; the loader sets the batch's `denominator`.
+        batch_size: rows of a batch and rank.
+        weights: one for each row.
+        seed: of the order, with the epoch.
+        shuffle: False keeps the rows' order.
+        rank: which process this is, of `world_size`.
+        world_size: number of processes.
+        accumulate: batches of an optimiser step (Trainer's `accumulate_grad_batches`).
+        batches: how many batches of an epoch the trainer takes (`limit_train_batches`): the last window ends there.
+
+    Raises:
+        UserError: no rows, a batch size below 1, or a state of other data.
+    """
+
+    batch_sampler: None = None  # Lightning asks every validation loader that has a sampler
+
+    batch_sampler = None  # Lightning asks for it where there is a `sampler`
+
+    def __init__(
+        self,
+        rows: Sequence[Any],
+        collate: Callable[[list[Any]], Batch],
+        batch_size: int,
+        *,
+        weights: Sequence[float],
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulate: int = 1,
+        batches: int | None = None,
+    ) -> None:
+        if not rows:
+            raise UserError("data: there are no rows to make batches of; check data.train, data.val and data.limit")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size}: at least 1 is allowed")
+        if len(weights) != len(rows):
+            raise ValueError(f"{len(weights)} weights for {len(rows)} rows")
+        self.rows, self.collate, self.batch_size, self.weights = rows, collate, batch_size, weights
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world_size, self.accumulate, self.batches = rank, world_size, accumulate, batches
+        self.epoch = 0
+        self._position = 0  # batches of this epoch handed out
+        self._start = 0  # where the next iteration begins
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, also right after a mid-epoch resume."""
+        return math.ceil(len(self.rows) / (self.batch_size * self.world_size))
+
+    @property
+    def sampler(self) -> BatchLoader:
+        """Where Lightning looks for `set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; the position within an epoch survives only if the epoch stays the same."""
+        if epoch != self.epoch:
+            self.epoch, self._position, self._start = epoch, 0, 0
+
+    def order(self) -> list[int]:
+        """Row indices in the order of this epoch, over all ranks."""
+        if not self.shuffle:
+            return list(range(len(self.rows)))
+        return np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows)).tolist()
+
+    def _global_batches(self) -> list[list[int]]:
+        order, size = self.order(), self.batch_size * self.world_size
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def _denominators(self, global_batches: list[list[int]]) -> list[float]:
+        totals = [math.fsum(self.weights[i] for i in batch) for batch in global_batches]
+        end = len(totals) if self.batches is None else min(self.batches, len(totals))
+        windows = [range(start, min(start + self.accumulate, end)) for start in range(0, end, self.accumulate)]
+        windows += [range(step, step + 1) for step in range(end, len(totals))]
+        denominators: list[float] = []
+        for window in windows:
+            total = math.fsum(totals[step] for step in window) or 1.0  # nothing counts: the loss is 0 anyway
+            denominators += [total / (self.accumulate * self.world_size)] * len(window)
+        return denominators
+
+    def _share(self, global_batch: list[int]) -> list[Row]:
+        mine = global_batch[self.rank :: self.world_size]
+        return [self.rows[i] for i in mine] if mine else [self.rows[global_batch[0]].emptied()]
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that nothing runs before the first next(): Lightning calls iter() before it sets the epoch.
+        global_batches = self._global_batches()
+        denominators = self._denominators(global_batches)
+        start, self._start = self._start, 0
+        for step in range(start, len(global_batches)):
+            batch = self.collate(self._share(global_batches[step]))
+            batch.denominator = denominators[step]
+            self._position = step + 1
+            yield batch
+
+    def _signature(self) -> dict[str, int]:
+        return {
+            "rows": len(self.rows),
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "seed": self.seed,
+            "shuffle": int(self.shuffle),
+        }
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch, "position": self._position, "batches": len(self), **self._signature()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        whole_epoch = state["position"] >= state["batches"]
+        changed = [
+            f"{key} was {state[key]}, is {value}" for key, value in self._signature().items() if state[key] != value
+        ]
+        if changed and state["position"] and not whole_epoch:
+            raise UserError(
+                f"ckpt: it was saved after batch {state['position']} of {state['batches']} of an epoch, and the data "
+                f"has changed since ({'; '.join(changed)}); resume with the old settings, or from the end of an epoch"
+            )
+        self.epoch = state["epoch"]
+        self._position = self._start = len(self) if whole_epoch else state["position"]

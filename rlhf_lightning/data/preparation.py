@@ -1,0 +1,276 @@
+"""Rows into tokenised rows, once, before training. What was shortened or left out is counted, never silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_lightning.data.batches import IGNORED, PromptRow, TokenizedPreference, TokenizedSequence
+from rlhf_lightning.data.report import Report
+from rlhf_lightning.data.rows import allowed_formats, row_format, row_prompt, split_messages, split_preference
+from rlhf_lightning.data.templates import (
+    Text,
+    assistant_tokens,
+    is_conversational,
+    render_completion,
+    render_conversation,
+    render_prompt,
+)
+from rlhf_lightning.data.tokenization import (
+    Rendered,
+    tokenize_prompts,
+    tokenize_rendered,
+    truncate,
+    truncate_prompt,
+)
+from rlhf_lightning.errors import UserError
+
+LOSS_ON = ("completion", "all", "assistant")
+Numbered = Sequence[tuple[int, dict[str, Any]]]  # (index in the source, row)
+
+
+def sequences(
+    rows: Numbered, tokenizer: Any, source: str, max_length: int | None, loss_on: str = "completion"
+) -> tuple[list[TokenizedSequence], Report]:
+    """Rows for supervised fine-tuning: `text`, `messages`, `prompt` + `completion`, and of labelled rows the true ones.
+
+    The loss is on the completion (of `messages`: the last assistant turn; of `text`: all of it), on all, or on what the
+    assistant wrote. The EOS that ends a row is learned too.
+    """
+    report = Report(source, read=len(rows))
+    encoded = _assistant_rows(rows, tokenizer, report) if loss_on == "assistant" else None
+    if encoded is None:
+        texts = []
+        for index, row in rows:
+            with _blamed_on(source, index):
+                text = _demonstration(tokenizer, row, loss_on)
+            if text is None:
+                report.dropped["label is false"] += 1
+            else:
+                texts.append(text)
+        encoded = [
+            (prompt, answer, [int(loss_on == "all")] * len(prompt) + [1] * len(answer))
+            for prompt, answer in tokenize_rendered(tokenizer, texts)
+        ]
+    prepared = []
+    for prompt, answer, mask in encoded:
+        short, (cut,) = truncate(prompt, [answer], max_length, bos_id=tokenizer.bos_token_id)
+        report.truncated += len(short) + len(cut) < len(prompt) + len(answer)
+        start = len(prompt) - len(short)
+        ids, mask = short + cut, mask[start : start + len(short) + len(cut)]
+        labels = [
+            token if flag and place else IGNORED for place, (token, flag) in enumerate(zip(ids, mask, strict=True))
+        ]
+        sequence = TokenizedSequence(ids, labels)
+        if sequence.weight:
+            prepared.append(sequence)
+        else:
+            report.dropped["truncated to nothing"] += 1
+    report.kept = len(prepared)
+    report.check(f"raise data.max_length={max_length}, or check the rows")
+    return prepared, report
+
+
+def preferences(
+    rows: Numbered,
+    tokenizer: Any,
+    source: str,
+    max_length: int | None,
+    max_prompt_length: int | None = None,
+    first_id: int = 0,
+) -> tuple[list[TokenizedPreference], Report]:
+    """Rows for reward models and DPO: chosen and rejected, ranked answers, or true and false answers to one prompt.
+
+    Answers are numbered from `first_id`: row * K + k, of the k-th answer where no row has more than K.
+    """
+    report = Report(source, read=len(rows))
+    ranked = _ranked_rows(rows, source, report)
+    most = max((len(row.answers) for row in ranked), default=1)
+    texts: list[Rendered] = []
+    for row in ranked:
+        with _blamed_on(source, row.index):
+            prompt, templated = render_prompt(tokenizer, row.prompt), is_conversational(row.prompt)
+            answers = [render_completion(tokenizer, row.prompt, answer, before=prompt) for answer in row.answers]
+            texts += [Rendered(prompt, answer, templated) for answer in answers]
+    encoded = iter(tokenize_rendered(tokenizer, texts))
+    prepared = []
+    for row in ranked:
+        prompts, answers_ids = zip(*(next(encoded) for _ in row.answers), strict=True)
+        prompt_ids = prompts[0]
+        short, cut = truncate(prompt_ids, list(answers_ids), max_length, max_prompt_length, tokenizer.bos_token_id)
+        report.truncated += len(short) < len(prompt_ids) or any(
+            len(a) < len(b) for a, b in zip(cut, answers_ids, strict=True)
+        )
+        pairs = [(better, worse) for better, worse in row.pairs if cut[better] != cut[worse]]
+        if not pairs:
+            report.dropped["no two answers differ"] += 1
+            continue
+        row_ids = [first_id + row.index * most + k for k in range(len(cut))]
+        prepared.append(TokenizedPreference(short, cut, pairs, row_ids, row.margin))
+    report.kept = len(prepared)
+    report.check(f"raise data.max_length={max_length}, or check the rows")
+    return prepared, report
+
+
+def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None) -> tuple[list[PromptRow], Report]:
+    """Prompts to answer, of rows of any format that has one. The row's other columns go to the reward functions."""
+    report = Report(source, read=len(rows))
+    questions: list[Text] = []
+    texts: list[str] = []
+    for index, row in rows:
+        with _blamed_on(source, index):
+            questions.append(_question(row))
+            texts.append(render_prompt(tokenizer, questions[-1]))
+    encoded = tokenize_prompts(tokenizer, texts, [is_conversational(question) for question in questions])
+    prepared = []
+    for (_, row), question, text, ids in zip(rows, questions, texts, encoded, strict=True):
+        short = truncate_prompt(ids, max_length, tokenizer.bos_token_id)
+        report.truncated += len(short) < len(ids)
+        if not short:
+            report.dropped["empty prompt"] += 1
+            continue
+        taken = ("prompt", "messages", "responses")  # a reward function is given `prompts` and `responses` anyway
+        columns = {name: value for name, value in row.items() if name not in taken}
+        if is_conversational(question):
+            columns["messages"] = question
+        prepared.append(PromptRow(short, text, columns))
+    report.kept = len(prepared)
+    report.check("check the rows")
+    return prepared, report
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    index: int
+    prompt: Text
+    answers: list[Text]
+    pairs: list[tuple[int, int]]
+    margin: float | None = None
+
+
+@contextmanager
+def _blamed_on(source: str, index: int) -> Iterator[None]:
+    """Name the row in whatever error it causes."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}, row {index + 1}: {error}") from error
+
+
+def _format_of(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> str:
+    kind = row_format(row)
+    if kind not in allowed:
+        found = ", ".join(sorted(name for name, value in row.items() if value is not None))
+        raise UserError(f"columns {found}: not a format for {purpose}; allowed are {allowed_formats(allowed)}")
+    for name in ("prompt", "completion", "messages", "chosen", "rejected"):
+        if row.get(name) is not None:
+            _check_text(name, row[name])
+    return kind
+
+
+def _check_text(name: str, value: Any) -> None:
+    if isinstance(value, str):
+        return
+    messages = isinstance(value, list) and all(isinstance(message, dict) for message in value)
+    if not messages or not all(isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value):
+        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
+
+
+def _true(label: Any) -> bool:
+    if label not in (True, False):  # 0 and 1 as well
+        raise UserError(f"label={label!r}: allowed are true and false")
+    return bool(label)
+
+
+def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendered | None:
+    kind = _format_of(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
+    if kind == "text":
+        return Rendered("", row["text"])
+    if kind == "messages" and loss_on == "all":
+        return Rendered("", render_conversation(tokenizer, row["messages"]), templated=True)
+    if kind == "messages":
+        prompt, completion = split_messages(row["messages"])
+        if not completion:
+            raise UserError(
+                "the last message is not the assistant's, so there is no completion; data.loss_on=all needs none"
+            )
+    else:
+        prompt, completion = row["prompt"], row["completion"]
+        if kind == "labelled" and not _true(row["label"]):
+            return None
+    before = render_prompt(tokenizer, prompt)
+    after = render_completion(tokenizer, prompt, completion, before=before)
+    return Rendered(before, after, is_conversational(prompt))
+
+
+def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tuple[list[int], list[int], list[int]]]:
+    encoded = []
+    for index, row in rows:
+        with _blamed_on(report.source, index):
+            kind = _format_of(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages"))
+            if kind == "labelled" and not _true(row["label"]):
+                report.dropped["label is false"] += 1
+                continue
+            messages = row["messages"] if kind == "messages" else row["prompt"]
+            if not is_conversational(messages):
+                raise UserError(
+                    "data.loss_on=assistant: the row holds plain strings, not messages; use data.loss_on=completion"
+                )
+            ids, mask = assistant_tokens(tokenizer, messages if kind == "messages" else [*messages, *row["completion"]])
+        turn = len(mask) - 1  # the last assistant turn is the answer, which keeps its start if the row is cut
+        while turn and mask[turn - 1]:
+            turn -= 1
+        encoded.append((ids[:turn], ids[turn:], mask))
+    return encoded
+
+
+def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
+    ranked: list[_Ranked] = []
+    labelled: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for index, row in rows:
+        with _blamed_on(source, index):
+            kind = _format_of(row, "preferences", ("preference", "ranked", "labelled"))
+            if kind == "preference":
+                prompt, chosen, rejected = split_preference(row)
+                margin = None if row.get("margin") is None else float(row["margin"])
+                ranked.append(_Ranked(index, prompt, [chosen, rejected], [(0, 1)], margin))
+            elif kind == "ranked":
+                ranked.append(_Ranked(index, row["prompt"], row["responses"], _ranked_pairs(row)))
+            else:
+                _true(row["label"])
+                labelled.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append((index, row))
+    for group in labelled.values():
+        good = [row["completion"] for _, row in group if row["label"]]
+        bad = [row["completion"] for _, row in group if not row["label"]]
+        pairs = [(i, len(good) + j) for i in range(len(good)) for j in range(len(bad))]
+        if pairs:
+            ranked.append(_Ranked(group[0][0], group[0][1]["prompt"], good + bad, pairs))
+        else:
+            report.dropped["prompt without both a true and a false answer"] += len(group)
+    return [row for row in ranked if row.pairs or report.dropped.update(["no two answers differ"])]
+
+
+def _ranked_pairs(row: dict[str, Any]) -> list[tuple[int, int]]:
+    """(better, worse) of all answers that are not tied: C(K, 2) of K distinct ranks."""
+    answers = row["responses"]
+    if not isinstance(answers, list) or len(answers) < 2:
+        raise UserError("responses: allowed is a list of at least 2 answers, the best first")
+    for answer in answers:
+        _check_text("responses", answer)
+    ranks = row["ranks"] if row.get("ranks") is not None else range(len(answers))
+    if len(ranks) != len(answers):
+        raise UserError(f"ranks: {len(ranks)} for {len(answers)} responses; allowed is one each, 1 for the best")
+    return [(i, j) for i in range(len(answers)) for j in range(len(answers)) if ranks[i] < ranks[j]]
+
+
+def _question(row: dict[str, Any]) -> Text:
+    prompt = row_prompt(row)
+    if "prompt" not in row and row_format(row) == "text":
+        raise UserError("columns hold no prompt to answer; rename `text` to `prompt`, if that is what it is")
+    if "prompts" in row:
+        raise UserError("column prompts: reward functions are given the prompts by that name; rename the column")
+    _check_text("prompt", prompt)
+    return prompt

@@ -1,0 +1,40 @@
+"""What was shortened or left out of the data: counted, never silent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rlhf_lightning.errors import UserError
+
+
+@dataclass
+class Report:
+    """What became of the rows of a source.
+
+    Attributes:
+        source: where they came from.
+        read: rows read.
+        kept: tokenised rows; true and false answers to one prompt become one.
+        truncated: rows that lost tokens of their prompt or of an answer.
+        dropped: rows left out, by reason.
+    """
+
+    source: str
+    read: int = 0
+    kept: int = 0
+    truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        reasons = "".join(f", {count} dropped ({reason})" for reason, count in self.dropped.items())
+        return f"{self.source}: {self.read} rows read, {self.kept} kept, {self.truncated} truncated{reasons}"
+
+    def check(self, advice: str) -> None:
+        """Raise if no row is left.
+
+        Raises:
+            UserError: with the reasons, and the advice.
+        """
+        if self.kept == 0:
+            raise UserError(f"{self}; none is left to train on; {advice}")

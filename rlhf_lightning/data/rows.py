@@ -1,0 +1,122 @@
+"""Rows as people store them: reading, recognising the format, splitting.
+
+The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each as plain strings or as lists of
+`{role, content}`:
+
+    text | messages | prompt | prompt + completion | prompt + completion + label
+    prompt + chosen + rejected, optional margin (without `prompt` it is what both answers start with)
+    prompt + responses (best first), optional ranks (1 is best; equal ranks are a tie)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from rlhf_lightning.data.templates import Text
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    import datasets  # type: ignore[import-untyped]
+
+Source: TypeAlias = "str | Path | Sequence[dict[str, Any]] | datasets.Dataset"
+
+FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all there
+    "preference": ("chosen", "rejected"),
+    "ranked": ("prompt", "responses"),
+    "labelled": ("prompt", "completion", "label"),
+    "prompt_completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "text": ("text",),
+    "prompt": ("prompt",),
+}
+
+
+def row_format(row: dict[str, Any]) -> str:
+    """The name of a row's format, a key of `FORMATS`. Columns that are None count as absent; others may be there too.
+
+    >>> row_format({"prompt": "2 + 2 =", "completion": " 4", "source": "book"})
+    'prompt_completion'
+
+    Raises:
+        UserError: no format's columns are all there.
+    """
+    present = {name for name, value in row.items() if value is not None}
+    for name, columns in FORMATS.items():
+        if present.issuperset(columns):
+            return name
+    raise UserError(
+        f"columns {', '.join(sorted(present)) or '(none)'}: no known format; allowed are {allowed_formats()}; "
+        "rename the columns"
+    )
+
+
+def allowed_formats(names: Iterable[str] = tuple(FORMATS)) -> str:
+    """The formats by their columns, for messages."""
+    return " | ".join(" + ".join(FORMATS[name]) for name in names)
+
+
+def split_preference(row: dict[str, Any]) -> tuple[Text, Text, Text]:
+    """Prompt, chosen and rejected of a preference row.
+
+    Without a `prompt` column it is what both answers start with: whole messages, or text up to the last white space
+    that both share (white space stays with the answers).
+
+    >>> split_preference({"chosen": "The sky is blue.", "rejected": "The sky is black."})
+    ('The sky is', ' blue.', ' black.')
+    """
+    chosen, rejected = row["chosen"], row["rejected"]
+    if row.get("prompt") is not None:
+        return row["prompt"], chosen, rejected
+    length = 0
+    while length < min(len(chosen), len(rejected)) and chosen[length] == rejected[length]:
+        length += 1
+    if isinstance(chosen, str) and chosen != rejected:  # not inside a word
+        words = re.match(r".*(?=\s)", chosen[:length], re.DOTALL)
+        length = len(words.group()) if words else 0
+    return chosen[:length], chosen[length:], rejected[length:]
+
+
+def row_prompt(row: dict[str, Any]) -> Text:
+    """The part of a row that asks; what must not be in both halves of a split. A `text` row is all of it.
+
+    Raises:
+        UserError: no known format.
+    """
+    if row.get("prompt") is not None:
+        return row["prompt"]
+    kind = row_format(row)
+    if kind == "preference":
+        return split_preference(row)[0]
+    return split_messages(row["messages"])[0] if kind == "messages" else row["text"]
+
+
+def split_messages(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Messages before the last assistant turn, and that turn (empty when somebody else speaks last)."""
+    start = len(messages)
+    while start and messages[start - 1].get("role") == "assistant":
+        start -= 1
+    return messages[:start], messages[start:]
+
+
+def split_by_prompt(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices of train and of val rows. All rows of a prompt are on one side; at least one prompt is on each.
+
+    Raises:
+        UserError: there is only one prompt.
+    """
+    keys = [json.dumps(row_prompt(row), sort_keys=True) for row in rows]
+    prompts = list(dict.fromkeys(keys))
+    if len(prompts) < 2:
+        raise UserError(
+            f"data.val_fraction={fraction}: cannot split {len(prompts)} prompt by prompt; give data.val instead"
+        )
+    count = min(max(round(fraction * len(prompts)), 1), len(prompts) - 1)
+    held_out = {prompts[i] for i in np.random.default_rng([seed]).permutation(len(prompts))[:count]}
+    train = [i for i, key in enumerate(keys) if key not in held_out]
+    return train, [i for i, key in enumerate(keys) if key in held_out]

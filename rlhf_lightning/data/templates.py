@@ -1,0 +1,134 @@
+"""Prompts and completions as the text a model sees: strings as they are, messages through the chat template."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+
+from rlhf_lightning.errors import UserError
+
+Message: TypeAlias = dict[str, Any]
+Text: TypeAlias = "str | list[Message]"
+
+
+def is_conversational(text: Text) -> bool:
+    """Whether it is a list of messages rather than a string."""
+    return not isinstance(text, str)
+
+
+def chat_template(tokenizer: Any) -> str:
+    """The tokenizer's chat template.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            f"the rows hold messages, and the tokenizer of {_name(tokenizer)} has no chat template; use a chat model, "
+            "set `chat_template` in its tokenizer_config.json, or turn the messages into plain strings"
+        )
+    return str(tokenizer.get_chat_template())
+
+
+def render_prompt(tokenizer: Any, prompt: Text) -> str:
+    """The text that generation starts from.
+
+    A string is unchanged. Messages are rendered by the chat template with its generation prompt; if the last one is the
+    assistant's, that message is left open, to be continued.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    chat_template(tokenizer)
+    if prompt and prompt[-1].get("role") == "assistant":
+        return _apply(tokenizer, prompt, continue_final_message=True)
+    return _apply(tokenizer, prompt, add_generation_prompt=True)
+
+
+def render_completion(
+    tokenizer: Any, prompt: Text, completion: Text, *, ended: bool = True, before: str | None = None
+) -> str:
+    """The text that follows `render_prompt(tokenizer, prompt)`.
+
+    Plain prompt: the completion itself. Conversational prompt: exactly what the template adds after the generation
+    prompt. A string is then the content of one assistant message, so a sampled response is rendered as a training row
+    was. With `ended=False` the message is left open: no end-of-turn marker. `before` is the rendered prompt, if known.
+
+    Raises:
+        UserError: a conversational completion to a plain prompt, or a template that renders the conversation
+            differently from its own generation prompt.
+    """
+    if isinstance(prompt, str):
+        if not isinstance(completion, str):
+            raise UserError("a plain prompt has messages as its completion; both must be strings, or both messages")
+        return completion
+    before = render_prompt(tokenizer, prompt) if before is None else before
+    if isinstance(completion, str):
+        if prompt and prompt[-1].get("role") == "assistant":  # continues an open message
+            opened, prompt = prompt[-1], prompt[:-1]
+            completion = [{**opened, "content": opened["content"] + completion}]
+        else:
+            completion = [{"role": "assistant", "content": completion}]
+    whole = _apply(tokenizer, [*prompt, *completion], continue_final_message=not ended)
+    if not whole.startswith(before):
+        raise UserError(
+            f"the chat template of {_name(tokenizer)} renders an answered conversation differently from the prompt it "
+            f"starts generation with (expected ...{before[-40:]!r}); a model would train on one and be asked the "
+            "other; mend the template, or give the rows as plain strings"
+        )
+    return whole[len(before) :]
+
+
+def render_conversation(tokenizer: Any, messages: list[Message]) -> str:
+    """All messages as the chat template renders them, without a generation prompt."""
+    chat_template(tokenizer)
+    return _apply(tokenizer, messages)
+
+
+def assistant_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of a conversation and a mask, 1 on what the assistant wrote, by the template's `{% generation %}`.
+
+    The EOS after an assistant's turn is the assistant's too, whether or not the block covers it, and what follows the
+    last turn's EOS is cut; if that turn has none, it gets one.
+
+    Raises:
+        UserError: the template has no such block, or no message is the assistant's.
+    """
+    if not re.search(r"{%-?\s*generation\b", chat_template(tokenizer)):
+        raise UserError(
+            f"data.loss_on=assistant: the chat template of {_name(tokenizer)} does not mark what the assistant writes; "
+            "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
+        )
+    encoded = tokenizer.apply_chat_template(
+        messages,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"verbose": False},
+    )
+    ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
+    if not any(mask):
+        raise UserError(
+            "data.loss_on=assistant: no message is the assistant's, so nothing would be learned from the row"
+        )
+    eos = tokenizer.eos_token_id
+    for position in range(1, len(ids)):
+        if ids[position] == eos and mask[position - 1] and ids[position - 1] != eos:
+            mask[position] = 1
+    last = max(position for position, flag in enumerate(mask) if flag)
+    ids, mask = ids[: last + 1], mask[: last + 1]
+    return (ids, mask) if ids[-1] == eos else ([*ids, eos], [*mask, 1])
+
+
+def _apply(tokenizer: Any, messages: list[Message], **options: bool) -> str:
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
+        roles = ", ".join(str(message.get("role")) for message in messages)
+        raise UserError(
+            f"the chat template of {_name(tokenizer)} refuses the messages ({roles}): {error}; "
+            "mend the row or the template"
+        ) from error
+
+
+def _name(tokenizer: Any) -> str:
+    return repr(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)

@@ -1,0 +1,170 @@
+"""Text into token ids, the same way for training rows and for scoring rollouts.
+
+What holds for every tokenizer: at most one BOS; one EOS on an ended answer; the prompt's ids are those that generation
+starts from; a rendered chat template is tokenised as `apply_chat_template(tokenize=True)` would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_lightning.data.templates import Text, is_conversational, render_completion, render_prompt
+from rlhf_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt and its completion as text. `templated`: the chat template wrote the special tokens already."""
+
+    prompt: str
+    completion: str
+    templated: bool = False
+
+
+def tokenize_prompt(tokenizer: Any, prompt: Text, max_length: int | None = None) -> list[int]:
+    """Ids that generation starts from, at most `max_length`: the end of the prompt is kept, and its BOS."""
+    ids = tokenize_prompts(tokenizer, [render_prompt(tokenizer, prompt)], [is_conversational(prompt)])[0]
+    return truncate_prompt(ids, max_length, tokenizer.bos_token_id)
+
+
+def tokenize_prompts(tokenizer: Any, texts: list[str], templated: Sequence[bool]) -> list[list[int]]:
+    """Ids of rendered prompts, whole, in one call of the tokenizer."""
+    return _with_prefix(tokenizer, _encode(tokenizer, texts), templated)
+
+
+def tokenize_completion(
+    tokenizer: Any, prompt: Text, completion: Text, *, ended: bool = True
+) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of its completion, not truncated.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        prompt: a string, or messages.
+        completion: a string (after messages: what the assistant says), or messages.
+        ended: whether the answer is complete and gets its EOS, once, even if its text ends with one already. False
+            for a sampled response that was cut off: an EOS in its text is taken away.
+    """
+    rendered = Rendered(
+        render_prompt(tokenizer, prompt),
+        render_completion(tokenizer, prompt, completion, ended=ended),
+        is_conversational(prompt),
+    )
+    return tokenize_rendered(tokenizer, [rendered], ended=ended)[0]
+
+
+def tokenize_rendered(
+    tokenizer: Any, texts: Sequence[Rendered], *, ended: bool = True
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of prompts and completions, in a few calls of the tokenizer.
+
+    A completion is tokenised in the prompt's context where that leaves the prompt's own ids as they are
+    (SentencePiece-like tokenizers put a space before a text that stands alone), and alone where a token would span
+    both.
+    """
+    eos_id, eos = tokenizer.eos_token_id, tokenizer.eos_token
+    if ended and eos_id is None:
+        raise UserError("the tokenizer has no EOS token, so an answer could not end; set `eos_token` in its config")
+    completions = [_without_eos(text.completion, eos) for text in texts]
+    prompts = list(dict.fromkeys(text.prompt for text in texts))  # answers share theirs
+    ids_of = dict(zip(prompts, _encode(tokenizer, prompts), strict=True))
+    prompt_ids = [ids_of[text.prompt] for text in texts]
+    completion_ids = _encode_after(tokenizer, [text.prompt for text in texts], prompt_ids, completions)
+    prompt_ids = _with_prefix(tokenizer, prompt_ids, [text.templated for text in texts])
+    end = [eos_id] if ended else []
+    return [(prompt, completion + end) for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
+
+
+def truncate_prompt(ids: list[int], max_length: int | None, bos_id: int | None) -> list[int]:
+    """The last `max_length` ids; a BOS at the start stays there, as the first of them.
+
+    >>> truncate_prompt([1, 5, 6, 7, 8], 3, bos_id=1)
+    [1, 7, 8]
+    """
+    if max_length is None or len(ids) <= max_length:
+        return ids
+    if bos_id is not None and ids[0] == bos_id and max_length > 1:
+        return [bos_id, *ids[len(ids) - max_length + 1 :]]
+    return ids[len(ids) - max_length :]
+
+
+def truncate(
+    prompt: list[int],
+    answers: list[list[int]],
+    max_length: int | None,
+    max_prompt_length: int | None = None,
+    bos_id: int | None = None,
+) -> tuple[list[int], list[list[int]]]:
+    """Shorten a prompt, and its answers, until prompt + answer has at most `max_length` tokens.
+
+    The prompt keeps its end and gives way first, down to half of `max_length`; then the answers keep their start. All
+    answers of a prompt keep the same prompt. A cut answer has no EOS: nobody should learn to stop there.
+
+    >>> truncate([1, 2, 3, 4, 5, 6], [[7, 8], [9]], max_length=6)
+    ([3, 4, 5, 6], [[7, 8], [9]])
+    >>> truncate([1, 2, 3, 4], [[5, 6, 7, 8]], max_length=6)
+    ([2, 3, 4], [[5, 6, 7]])
+    """
+    prompt = truncate_prompt(prompt, max_prompt_length, bos_id)
+    longest = max(len(answer) for answer in answers)
+    if max_length is None or len(prompt) + longest <= max_length:
+        return prompt, answers
+    prompt = truncate_prompt(prompt, max(max_length - longest, max_length // 2), bos_id)
+    return prompt, [answer[: max_length - len(prompt)] for answer in answers]
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+def _encode_after(
+    tokenizer: Any, prompts: list[str], prompt_ids: list[list[int]], completions: list[str]
+) -> list[list[int]]:
+    results: list[list[int] | None] = [None] * len(prompts)
+    if tokenizer.is_fast and prompts:
+        joint = tokenizer(
+            [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        for row, (ids, offsets) in enumerate(zip(joint["input_ids"], joint["offset_mapping"], strict=True)):
+            split, boundary = len(prompt_ids[row]), len(prompts[row])
+            unchanged = ids[:split] == prompt_ids[row]
+            clean = (not split or offsets[split - 1][1] <= boundary) and all(
+                start >= boundary for start, _ in offsets[split : split + 1]
+            )
+            if unchanged and clean:
+                results[row] = ids[split:]
+    alone = [row for row, ids in enumerate(results) if ids is None]
+    for row, ids in zip(alone, _encode(tokenizer, [completions[row] for row in alone]), strict=True):
+        results[row] = ids
+    return [ids for ids in results if ids is not None]
+
+
+def _with_prefix(tokenizer: Any, encoded: list[list[int]], templated: Sequence[bool]) -> list[list[int]]:
+    """What the tokenizer puts before a plain text (its BOS), unless the text, or a template, put it there already."""
+    prefix = _prefix_ids(tokenizer)
+    return [
+        ids if done or ids[: len(prefix)] == prefix else prefix + ids
+        for ids, done in zip(encoded, templated, strict=True)
+    ]
+
+
+def _prefix_ids(tokenizer: Any) -> list[int]:
+    """What the tokenizer puts before a plain text: found by trying, since a post-processor can be anything."""
+    bare, dressed = _encode(tokenizer, ["a"])[0], tokenizer("a")["input_ids"]
+    starts = range(len(dressed) - len(bare) + 1)
+    start = next((start for start in starts if dressed[start : start + len(bare)] == bare), 0)
+    return list(dressed[:start])
+
+
+def _without_eos(text: str, eos: str | None) -> str:
+    """Cut an EOS that the text, or a template, spelled out, and the white space a template puts after it."""
+    while eos and text.rstrip().endswith(eos):
+        text = text.rstrip()[: -len(eos)]
+    return text
