@@ -1,0 +1,32 @@
+"""The LightningModules: SFT, reward model, PPO, DPO, and what PPO is steered by."""
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.algorithms.dpo import DPOModule
+from rlhf_lightning.algorithms.kl_controllers import (
+    AdaptiveKLController,
+    FixedKLController,
+    KLController,
+    KLPenalty,
+    MultiplicativeKLController,
+)
+from rlhf_lightning.algorithms.ppo import PPOModule
+from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
+from rlhf_lightning.algorithms.reward import RewardModule
+from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments
+from rlhf_lightning.algorithms.sft import SFTModule
+
+__all__ = [
+    "AdaptiveKLController",
+    "AlignmentModule",
+    "DPOModule",
+    "FixedKLController",
+    "KLController",
+    "KLPenalty",
+    "MultiplicativeKLController",
+    "PPOModule",
+    "PretrainingMix",
+    "RewardModule",
+    "RewardShaping",
+    "RunningMoments",
+    "SFTModule",
+]

@@ -1,0 +1,107 @@
+"""What the four algorithms share: optimiser and scheduler, metrics, checkpoints of what is trained, export."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[..., LRScheduler]
+
+
+class AlignmentModule(L.LightningModule):
+    """A LightningModule over a Hugging Face model that trains, logs and exports it.
+
+    A subclass builds its networks in `configure_model` (Lightning calls it once the strategy is known; call it by hand
+    outside a Trainer) and keeps the one to export in `self.model`.
+
+    Args:
+        model: returns the network to train; called in `configure_model`.
+        tokenizer: of that model; exported with it.
+        optimizer: takes the trainable parameters.
+        scheduler: takes `optimizer=` and, if it has that argument, `num_training_steps=`; stepped every optimiser step.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[], Any],
+        tokenizer: PreTrainedTokenizerBase,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.load_model = model
+        self.tokenizer = tokenizer
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.model: Any = None
+        self.metrics = nn.ModuleDict()
+        self.strict_loading = False  # frozen weights are not in the checkpoint
+
+    def configure_model(self) -> None:
+        """Build the networks, once."""
+        if self.model is None:
+            self.model = self.load_model()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over everything trainable, and the scheduler over its steps."""
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        arguments: dict[str, Any] = {"optimizer": optimizer}
+        if "num_training_steps" in inspect.signature(self.make_scheduler).parameters:
+            arguments["num_training_steps"] = int(self.trainer.estimated_stepping_batches)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(**arguments), "interval": "step"},
+        }
+
+    def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
+        key = name.replace(".", "_")
+        if key not in self.metrics:
+            self.metrics[key] = WeightedMean().to(self.device)
+        metric = self.metrics[key]
+        assert isinstance(metric, WeightedMean)
+        metric.update(torch.as_tensor(value).detach(), weight)
+
+    def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
+        """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
+        logged: dict[str, Tensor] = {}
+        for name, metric in self.metrics.items():
+            assert isinstance(metric, WeightedMean)
+            if name.startswith(prefix) and metric.update_called:
+                logged[name] = metric.compute()
+                metric.reset()
+        self.log_dict(logged, rank_zero_only=True, **kwargs)
+        return logged
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation set."""
+        self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: frozen weights are loaded again from where they came from."""
+        frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def export(self, folder: str | Path) -> None:
+        """Write the trained model and its tokenizer as a Hugging Face folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,134 @@
+"""Direct preference optimisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.data import PreferenceBatch
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import dpo_loss, implicit_rewards
+from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
+
+LOSS_TYPES = ("sigmoid", "ipo", "hinge")
+
+
+class DPOModule(AlignmentModule):
+    """DPO and its relatives on chosen and rejected answers (Rafailov et al. 2023, equation 7).
+
+        loss = - log sigmoid(beta (log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l)))        for `sigmoid`
+
+    The reference is the policy before training: its adapters switched off, or a frozen copy.
+
+    Args:
+        beta: strength of the pull to the reference, > 0.
+        loss_type: sigmoid, ipo (on per-token means, as its authors do) or hinge.
+        label_smoothing: probability that a label is wrong, in [0, 0.5) (conservative DPO; sigmoid only).
+        precompute_reference: compute the reference's log-probabilities once before training, keep them in
+            `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        beta: float = 0.1,
+        loss_type: str = "sigmoid",
+        label_smoothing: float = 0.0,
+        precompute_reference: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if loss_type not in LOSS_TYPES:
+            raise UserError(f"algorithm.loss_type: {loss_type!r} is not one of {', '.join(LOSS_TYPES)}")
+        self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
+        self.precompute_reference = precompute_reference
+        self.reference: Reference | None = None
+        self.reference_table: dict[int, float] = {}
+
+    def configure_model(self) -> None:
+        """The policy without dropout, and its reference."""
+        if self.model is None:
+            self.model = self.load_model()
+            disable_dropout(self.model)
+            self.reference = Reference(self.model, self.load_model)
+
+    def on_fit_start(self) -> None:
+        """Fill the reference table, from its file if that was made by this reference."""
+        if not self.precompute_reference:
+            return
+        assert self.reference is not None
+        path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
+        key = self.reference.fingerprint()
+        saved = torch.load(path, weights_only=True) if path.is_file() else {}
+        table = saved["table"] if saved.get("fingerprint") == key else {}
+        batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
+        if not {int(i) for batch in batches for i in batch.row_ids} <= set(table):
+            for batch in batches:
+                logps = self.reference_logps(batch.to(self.device)).tolist()
+                table.update(zip(batch.row_ids.tolist(), logps, strict=True))
+            if self.trainer.is_global_zero:
+                torch.save({"fingerprint": key, "table": table}, path)
+        self.reference_table = table
+        if not self.reference.adapters_off:
+            self.reference = None
+
+    @torch.no_grad()
+    def reference_logps(self, batch: PreferenceBatch) -> Tensor:
+        """log pi_ref of every answer [N], in nats."""
+        if self.reference_table:
+            return torch.tensor([self.reference_table[int(i)] for i in batch.row_ids], device=batch.input_ids.device)
+        assert self.reference is not None
+        with self.reference.model(like=batch.input_ids) as model:
+            return sequence_logprobs(model, batch.input_ids, batch.completion_mask)
+
+    def pair_losses(self, batch: PreferenceBatch, split: str) -> Tensor:
+        """Loss of every pair [M]; records the metrics."""
+        reference = self.reference_logps(batch)
+        tokens = predict_tokens(self.model, batch.input_ids, batch.completion_mask)
+        policy = scatter_tokens(tokens.logprobs, batch.completion_mask).sum(dim=1)
+        if self.loss_type == "ipo":
+            lengths = batch.completion_mask.sum(dim=1).clamp(min=1)
+            policy, reference = policy / lengths, reference / lengths
+        chosen, rejected = batch.pairs.unbind(dim=1)
+        losses = dpo_loss(
+            policy[chosen],
+            policy[rejected],
+            reference[chosen],
+            reference[rejected],
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
+            loss_type=self.loss_type,
+        )
+        self._record(split, losses, policy, reference, batch)
+        return losses
+
+    def _record(self, split: str, losses: Tensor, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> None:
+        weights = batch.pair_weights
+        chosen, rejected = batch.pairs.unbind(dim=1)
+        rewards = implicit_rewards(policy.detach(), reference, self.beta)
+        margins = rewards[chosen] - rewards[rejected]
+        prefix = "" if split == "train" else f"{split}/"
+        metrics = {
+            f"{split}/loss": losses,
+            f"{prefix}rewards/chosen": rewards[chosen],
+            f"{prefix}rewards/rejected": rewards[rejected],
+            f"{prefix}rewards/margins": margins,
+            f"{prefix}rewards/accuracies": (margins.sign() + 1) / 2,  # a tie counts one half
+            f"{prefix}logps/chosen": policy[chosen],
+            f"{prefix}logps/rejected": policy[rejected],
+        }
+        total = weights.sum()
+        for name, value in metrics.items():
+            self.record(name, (value * weights).sum() / total.clamp(min=1e-9), total)
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """The weighted sum of the pair losses over the step's number of prompts."""
+        return (self.pair_losses(batch, "train") * batch.pair_weights).sum() / batch.denominator
+
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Loss and implicit-reward accuracy on held-out pairs."""
+        self.pair_losses(batch, "val")

@@ -1,0 +1,367 @@
+"""Proximal policy optimisation from a reward and a KL penalty.
+
+One iteration is one Trainer epoch: `RolloutLoader` calls `collect`, then feeds minibatches to `training_step`; the
+epoch's end updates the KL controller. Deviations from Ziegler et al. 2019 and Ouyang et al. 2022: responses end at the
+EOS; losses are means over the valid tokens of the whole minibatch; whitening is over the whole iteration.
+
+Small methods to override: `scores`, `token_rewards`, `advantages`, `loss`, and `collect` above them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.algorithms.kl_controllers import KLPenalty
+from rlhf_lightning.algorithms.ppo_statistics import record_rollout, samples
+from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
+from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.data import PromptRow, left_pad
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import (
+    generalized_advantage_estimate,
+    kl_estimate,
+    masked_whiten,
+    ppo_policy_loss,
+    ppo_value_loss,
+    token_rewards,
+)
+from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs
+from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.rewards import RewardFunction, check_scores
+from rlhf_lightning.rollout import (
+    Generation,
+    NativeEngine,
+    Rollout,
+    RolloutEngine,
+    RolloutLoader,
+    RolloutSettings,
+    SamplingSettings,
+    endless_order,
+    seeded_generator,
+)
+
+
+class PPOModule(AlignmentModule):
+    """The clipped objective of Schulman et al. 2017 on responses, with a value function and a KL penalty.
+
+        loss = policy + value_coef * value - entropy_coef * entropy [+ kl * k2] [+ ptx]
+
+    Args:
+        reward: scores whole responses.
+        rollout: how responses are collected.
+        kl, shaping, ptx: see KLPenalty, RewardShaping, PretrainingMix.
+        clip_range: policy ratios are clipped to 1 +- clip_range.
+        value_clip_range: new values are clipped to the old ones +- this; null: no clipping.
+        value_coef, entropy_coef: weights of the value loss and of the entropy bonus.
+        gamma, lam: discount and GAE lambda, in [0, 1].
+        ppo_epochs: passes over a rollout.
+        num_minibatches: optimiser steps per pass.
+        target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
+        whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
+        layout: `shared`, the value is a head on the policy's hidden states; `separate`, a critic of its own.
+        seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
+        engine: generates; null: the native engine.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        reward: RewardFunction,
+        rollout: RolloutSettings | None = None,
+        kl: KLPenalty | None = None,
+        shaping: RewardShaping | None = None,
+        ptx: PretrainingMix | None = None,
+        clip_range: float = 0.2,
+        value_clip_range: float | None = 0.2,
+        value_coef: float = 0.1,
+        entropy_coef: float = 0.0,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        ppo_epochs: int = 4,
+        num_minibatches: int = 4,
+        target_kl: float | None = None,
+        whiten_advantages: bool = True,
+        layout: Literal["shared", "separate"] = "shared",
+        seed: int = 0,
+        engine: RolloutEngine | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.reward = reward
+        self.rollout, self.kl = rollout or RolloutSettings(), kl or KLPenalty()
+        self.shaping, self.ptx = shaping or RewardShaping(), ptx or PretrainingMix()
+        self.clip_range, self.value_clip_range = clip_range, value_clip_range
+        self.value_coef, self.entropy_coef = value_coef, entropy_coef
+        self.gamma, self.lam, self.whiten_advantages = gamma, lam, whiten_advantages
+        self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
+        self.layout, self.seed = layout, seed
+        self.engine = engine
+        self.kl_controller = self.kl.controller()
+        self.reward_moments = RunningMoments()
+        self.actor_critic: ActorCritic | None = None
+        self.reference: Reference | None = None
+        self.last_rollout: Rollout | None = None
+        self.last_samples: list[dict[str, Any]] = []
+        self._stop_updates = False
+
+    # ---- set-up
+
+    def configure_model(self) -> None:
+        """Policy, value function, reference and engine."""
+        if self.actor_critic is not None:
+            return
+        policy = self.load_model()
+        critic = bare_model(self.load_model()).base_model if self.layout == "separate" else None
+        self.actor_critic = ActorCritic(policy, critic)
+        self.reference = Reference(policy, self.load_model)
+        if self.engine is None:
+            ends = bare_model(policy).generation_config.eos_token_id
+            eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+            self.engine = NativeEngine(self.tokenizer.pad_token_id, list(eos_ids), self.rollout.generation_batch_size)
+
+    @property
+    def policy(self) -> Any:
+        """The network that is exported."""
+        assert self.actor_critic is not None
+        return self.actor_critic.policy
+
+    def on_fit_start(self) -> None:
+        """Move the reward's network to the policy's device."""
+        if hasattr(self.reward, "to"):
+            self.reward.to(self.device)
+        for callback in self.trainer.checkpoint_callbacks:
+            if getattr(callback, "_every_n_train_steps", 0) or getattr(callback, "_train_time_interval", None):
+                raise UserError(
+                    "callbacks: PPO is checkpointed at the end of an iteration; use every_n_epochs instead of "
+                    "every_n_train_steps or train_time_interval"
+                )
+
+    def train_dataloader(self) -> RolloutLoader:
+        """The loader whose every pass is a fresh rollout."""
+        self.ptx.load(self.tokenizer, self.seed)
+        steps = self.ppo_epochs * self.num_minibatches
+        return RolloutLoader(
+            self.collect,
+            order=lambda: seeded_generator("cpu", "minibatches", self.seed, self.current_epoch, self.global_rank),
+            batch_size=self.rollout.batch_size,
+            ppo_epochs=self.ppo_epochs,
+            num_minibatches=self.num_minibatches,
+            accumulate=self.trainer.accumulate_grad_batches,
+            world_size=self.trainer.world_size,
+            total=self.sum_over_processes,
+            pretraining=lambda step: self.ptx.batch(
+                self.current_epoch * steps + step, self.global_rank, self.trainer.world_size
+            ),
+        )
+
+    # ---- collection: everything here runs without gradients, once an iteration
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Generate, score, penalise, estimate advantages."""
+        assert self.engine is not None
+        self._stop_updates = False
+        started = time.perf_counter()
+        prompts = self.prompts()
+        with self.trainer.precision_plugin.forward_context():
+            self.engine.sync(self.policy)
+            generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
+            sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
+            generation = self.engine.generate([row.input_ids for row in prompts], sampling, generator)
+            generated = time.perf_counter()
+            rollout = self.evaluate_tokens(prompts, generation)
+        raw = self.scores(prompts, generation)
+        rollout.scores = self.shape(raw, generation.ended)
+        kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
+        rollout.rewards = self.token_rewards(rollout, kl)
+        rollout.advantages, rollout.returns = self.advantages(rollout)
+        record_rollout(self, rollout, raw, generation, generated - started)
+        self.record("time/rollout", time.perf_counter() - started)
+        self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
+        self._updates_started = time.perf_counter()
+        return rollout
+
+    def prompts(self) -> list[PromptRow]:
+        """This process's prompts of this iteration, a function of (seed, epoch, rank)."""
+        rows = self.trainer.datamodule.train_prompts  # type: ignore[attr-defined]
+        world = self.trainer.world_size
+        count = self.rollout.batch_size * world
+        order = endless_order(len(rows), self.current_epoch * count, count, "prompts", self.seed)
+        return [rows[i] for i in order[self.global_rank :: world]]
+
+    def evaluate_tokens(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
+        """Log-probabilities of policy and reference, and values, in the update's micro-batches."""
+        assert self.actor_critic is not None and self.reference is not None
+        prompt_ids, prompt_mask = (
+            x.to(self.device) for x in left_pad([row.input_ids for row in prompts], self.tokenizer.pad_token_id)
+        )
+        rows = torch.arange(len(prompts), device=self.device)
+        policy, reference = [], []
+        for part in rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches):
+            tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
+            policy.append(self.actor_critic(*tokens, temperature=self.rollout.temperature))
+            with self.reference.model(like=prompt_ids) as model:
+                reference.append(response_logprobs(model, *tokens, temperature=self.rollout.temperature))
+        logprobs, values = (torch.cat([getattr(out, name) for out in policy]) for name in ("logprobs", "values"))
+        empty = torch.empty_like(logprobs)
+        return Rollout(
+            prompt_ids,
+            prompt_mask,
+            generation.tokens,
+            generation.mask,
+            generation.ended,
+            logprobs=logprobs,
+            ref_logprobs=torch.cat(reference),
+            values=values,
+            scores=torch.zeros(len(prompts), device=self.device),
+            rewards=empty,
+            advantages=empty,
+            returns=empty,
+        )
+
+    def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
+        """The reward of every response [B], before normalisation and penalties."""
+        kept = [tokens[mask.bool()] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
+        responses = self.tokenizer.batch_decode(kept, skip_special_tokens=True)
+        names = {name for row in prompts for name in row.columns} - {"ended"}
+        columns: dict[str, Any] = {name: [row.columns.get(name) for row in prompts] for name in sorted(names)}
+        columns["ended"] = generation.ended.tolist()
+        scores = self.reward([row.text for row in prompts], responses, **columns)
+        name = getattr(self.reward, "name", type(self.reward).__name__)
+        return torch.tensor(check_scores(scores, len(prompts), name), device=self.device)
+
+    def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
+        """Normalise, clip, and charge for a missing EOS."""
+        if self.shaping.normalize:
+            self.reward_moments.update(self.all_gather(scores).flatten())
+        return shape_scores(scores, ended, self.shaping, self.reward_moments)
+
+    def token_rewards(self, rollout: Rollout, kl: Tensor) -> Tensor:
+        """Rewards [B, T]: the score on the last valid token, minus the coefficient times the KL of every token."""
+        coef = self.kl_controller.value if self.kl.placement == "reward" else 0.0
+        return token_rewards(rollout.scores, kl, rollout.mask, coef)
+
+    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """GAE advantages (whitened) and returns, both [B, T]."""
+        advantages, returns = generalized_advantage_estimate(
+            rollout.rewards, rollout.values, rollout.mask, self.gamma, self.lam
+        )
+        if self.whiten_advantages:
+            advantages = self.whiten(advantages, rollout.mask)
+        return advantages, returns
+
+    def whiten(self, x: Tensor, mask: Tensor) -> Tensor:
+        """masked_whiten over the rows of all processes."""
+        if self.trainer.world_size == 1:
+            return masked_whiten(x, mask)
+        width = self.rollout.max_new_tokens - x.shape[1]
+        both = torch.stack([torch.nn.functional.pad(t, (0, width)) for t in (x, mask)])
+        gathered = self.all_gather(both)  # [world, 2, B, T]
+        whitened = masked_whiten(gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1))
+        return whitened.unflatten(0, gathered[:, 0].shape[:2])[self.global_rank][:, : x.shape[1]]
+
+    # ---- updates
+
+    def on_train_batch_start(self, batch: Rollout, batch_idx: int) -> int | None:
+        """Leave the iteration's remaining minibatches out once `target_kl` was passed."""
+        boundary = batch_idx % self.trainer.accumulate_grad_batches == 0
+        return -1 if self._stop_updates and boundary else None
+
+    def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
+        """The clipped objective of one minibatch."""
+        loss, stats = self.loss(batch)
+        tokens = batch.mask.sum()
+        for name, value in stats.items():
+            self.record(name, value, tokens)
+        if self.target_kl is not None:
+            approx_kl = self.sum_over_processes(float(stats["policy/approx_kl"])) / self.trainer.world_size
+            self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
+        return loss
+
+    def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to descend, and the statistics to log by their full names."""
+        assert self.actor_critic is not None
+        out = self.actor_critic(
+            batch.prompt_ids,
+            batch.prompt_mask,
+            batch.response_ids,
+            batch.mask,
+            temperature=self.rollout.temperature,
+            with_entropy=self.entropy_coef != 0,
+        )
+        policy_loss, policy = ppo_policy_loss(
+            out.logprobs, batch.logprobs, batch.advantages, batch.mask, self.clip_range, denominator=batch.denominator
+        )
+        value_loss, value = ppo_value_loss(
+            out.values, batch.values, batch.returns, batch.mask, self.value_clip_range, denominator=batch.denominator
+        )
+        loss = policy_loss + self.value_coef * value_loss
+        if out.entropy is not None:
+            loss = loss - self.entropy_coef * out.entropy.sum() / batch.denominator
+        if self.kl.placement == "loss":
+            kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl.kl_kind) * batch.mask
+            loss = loss + self.kl_controller.value * kl.sum() / batch.denominator
+        if batch.pretraining is not None:
+            loss = loss + self.ptx.coef * self.pretraining_loss(batch)
+        share = batch.denominator / batch.mask.sum()  # back to means over this batch's tokens
+        stats = {f"policy/{name}": x for name, x in policy.items()} | {f"value/{name}": x for name, x in value.items()}
+        stats |= {"policy/loss": policy_loss * share, "value/loss": value_loss * share, "train/loss": loss * share}
+        return loss, {name: x.detach() for name, x in stats.items()}
+
+    def pretraining_loss(self, batch: Rollout) -> Tensor:
+        """Mean negative log-likelihood of the PPO-ptx rows; every micro-batch of a step carries the same rows."""
+        assert batch.pretraining is not None
+        rows = batch.pretraining
+        return -predict_tokens(self.policy, rows.input_ids, rows.labels != -100).logprobs.mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """PPO logs once an iteration, at the epoch's end."""
+
+    def on_train_epoch_end(self) -> None:
+        """Log the iteration, then let the KL controller react to it."""
+        self.record("kl/coef", self.kl_controller.value)
+        self.record("time/update", time.perf_counter() - self._updates_started)
+        logged = self.log_recorded(on_step=False, on_epoch=True)
+        episodes = self.rollout.batch_size * self.trainer.world_size
+        self.kl_controller.update(float(logged["objective/kl"]), episodes)
+
+    def sum_over_processes(self, value: float) -> float:
+        """The same number on every process."""
+        if self.trainer.world_size == 1:
+            return value
+        return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
+
+    # ---- checkpoints and export
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Trained weights, KL controller, reward moments, and the hash of the reference."""
+        super().on_save_checkpoint(checkpoint)
+        assert self.reference is not None
+        checkpoint["ppo"] = {
+            "kl_controller": self.kl_controller.state_dict(),
+            "reward_moments": self.reward_moments.state_dict(),
+            "reference": self.reference.fingerprint(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the above.
+
+        Raises:
+            UserError: the reference is not the one the run began with.
+        """
+        state = checkpoint["ppo"]
+        self.kl_controller.load_state_dict(state["kl_controller"])
+        self.reward_moments.load_state_dict(state["reward_moments"])
+        assert self.reference is not None
+        if self.reference.fingerprint() != state["reference"]:
+            raise UserError("model.path: the reference differs from the one of the checkpoint; resume from the same")
+
+    def export(self, folder: Any) -> None:
+        """Write the policy and its tokenizer as a Hugging Face folder."""
+        self.policy.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,59 @@
+"""What is logged of a rollout (docs/metrics.md defines each name)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.functional import kl_estimate, masked_var
+from rlhf_lightning.rollout import Generation, Rollout
+
+if TYPE_CHECKING:
+    from rlhf_lightning.algorithms.ppo import PPOModule
+
+
+def response_kl(rollout: Rollout) -> Tensor:
+    """Sampled KL to the reference of every response [B]: the sum over its tokens of log pi - log pi_ref, in nats."""
+    return (kl_estimate(rollout.logprobs, rollout.ref_logprobs) * rollout.mask).sum(dim=1)
+
+
+def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, generation: Generation, seconds: float) -> None:
+    """Record the iteration's statistics on the module; `seconds` is the time generation took."""
+    mask, n = rollout.mask, len(rollout)
+    kl, tokens = response_kl(rollout), mask.sum()
+    unexplained = masked_var(rollout.returns - rollout.values, mask)
+    per_response = {
+        "objective/kl": kl,
+        "objective/entropy": -(rollout.logprobs * mask).sum(dim=1),
+        "objective/scores": raw,
+        "objective/rlhf_reward": rollout.scores - module.kl_controller.value * kl,
+        "rollout/response_length": mask.sum(dim=1),
+        "rollout/eos_rate": rollout.ended.float(),
+    }
+    for name, value in per_response.items():
+        module.record(name, value.mean(), n)
+    for name, part in getattr(module.reward, "parts", {}).items():
+        module.record(f"objective/scores/{name}", sum(part) / n, n)
+    module.record("value/explained_variance", 1 - unexplained / masked_var(rollout.returns, mask).clamp(min=1e-8))
+    module.record("rollout/tokens_per_second", tokens / seconds)
+    gap = (generation.logprobs - rollout.logprobs).abs() * mask
+    module.record("rollout/logprob_gap", gap.sum() / tokens, tokens)
+
+
+def samples(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
+) -> list[dict[str, Any]]:
+    """The first responses as text, with score and KL (nats per response), for the sample table."""
+    kl = response_kl(rollout)
+    return [
+        {
+            "prompt": prompts[i].text,
+            "response": tokenizer.decode(rollout.response_ids[i][rollout.mask[i].bool()], skip_special_tokens=True),
+            "score": round(float(raw[i]), 4),
+            "kl": round(float(kl[i]), 4),
+        }
+        for i in range(min(limit, len(prompts)))
+    ]

@@ -1,0 +1,48 @@
+"""PPO-ptx: a language-modelling loss mixed into PPO's updates (Ouyang et al. 2022, equation 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.data import SequenceBatch, SFTDataModule, collate_sequences
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rollout import endless_order
+
+
+@dataclass
+class PretrainingMix:
+    """coef * (mean negative log-likelihood of pretraining text) is added to every optimiser step's loss.
+
+    Args:
+        coef: weight of that loss (27.8 in the paper, whose PPO loss is a sum where ours is a mean); 0 turns it off.
+        data: rows of any format that SFT reads; the loss is on all their tokens.
+        batch_size: rows per optimiser step and process.
+        max_length: in tokens.
+    """
+
+    coef: float = 0.0
+    data: str | None = None
+    batch_size: int = 8
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.coef and self.data is None:
+            raise UserError("algorithm.ptx.data: set it to the pretraining text, or algorithm.ptx.coef=0")
+
+    def load(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+        """Read and tokenise the text."""
+        if self.coef:
+            assert self.data is not None
+            module = SFTDataModule(tokenizer, self.data, max_length=self.max_length, loss_on="all", seed=seed)
+            module.setup("fit")
+            self.rows, self.pad_id, self.seed = module.train_rows, int(tokenizer.pad_token_id or 0), seed
+
+    def batch(self, step: int, rank: int, world_size: int) -> SequenceBatch | None:
+        """The rows of optimiser step `step`, a function of (seed, step, rank)."""
+        if not self.coef:
+            return None
+        count = self.batch_size * world_size
+        picked = endless_order(len(self.rows), step * count, count, "ptx", self.seed)[rank::world_size]
+        return collate_sequences([self.rows[i] for i in picked], self.pad_id)

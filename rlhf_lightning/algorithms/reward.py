@@ -1,0 +1,70 @@
+"""Reward modelling from comparisons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.data import PreferenceBatch
+from rlhf_lightning.functional import calibration_error, centering_penalty, preference_accuracy, ranked_preference_loss
+
+
+class RewardModule(AlignmentModule):
+    """Bradley-Terry over all pairs of a prompt (Ouyang et al. 2022, equation 1).
+
+        loss = - 1/C(K, 2) sum over pairs of log sigmoid(r_better - r_worse - margin) + center_coef (r_b + r_w)^2
+
+    A prompt with K ranked answers is one element: each answer is scored once, and the prompt counts once. K = 2 is
+    the ordinary chosen and rejected pair.
+
+    Args:
+        center_coef: weight of the centring penalty, which fixes the free constant (Eisenstein et al. 2023).
+    """
+
+    def __init__(self, *args: Any, center_coef: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.center_coef = center_coef
+        self.validation: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """The pair loss of the batch over the step's number of prompts."""
+        scores = self.model(batch.input_ids, batch.attention_mask)
+        loss = ranked_preference_loss(
+            scores, batch.pairs, batch.pair_weights, batch.margin, denominator=batch.denominator
+        )
+        if self.center_coef:
+            loss = loss + self.center_coef * centering_penalty(
+                scores, batch.pairs, batch.pair_weights, denominator=batch.denominator
+            )
+        self._record("train", scores.detach(), batch)
+        return loss
+
+    def _record(self, split: str, scores: Tensor, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
+        """Record the batch's metrics; returns the scores of the better and of the worse answers that count."""
+        real = batch.pair_weights > 0  # a pair of weight 0 only keeps a process in step
+        better, worse = scores[batch.pairs[real, 0]], scores[batch.pairs[real, 1]]
+        n = len(better)
+        loss = ranked_preference_loss(scores, batch.pairs, batch.pair_weights, batch.margin)
+        self.record(f"{split}/loss", loss, batch.pair_weights.sum())
+        self.record(f"{split}/accuracy", preference_accuracy(better, worse), n)
+        self.record(f"{split}/margin", (better - worse).sum() / max(n, 1), n)
+        self.record(f"{split}/mean_reward", (better + worse).sum() / max(2 * n, 1), n)
+        return better, worse
+
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Accuracy, margin and calibration on held-out pairs."""
+        scores = self.model(batch.input_ids, batch.attention_mask)
+        self.validation.append(self._record("val", scores, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Expected calibration error of sigmoid(margin), with each pair seen both ways round."""
+        super().on_validation_epoch_end()
+        better, worse = (torch.cat(side) for side in zip(*self.validation, strict=True))
+        self.validation.clear()
+        confidence = logsigmoid((better - worse).abs()).exp()
+        error = calibration_error(confidence, (better > worse).float())
+        self.log("val/calibration_error", error, sync_dist=True, batch_size=len(better))

@@ -1,0 +1,60 @@
+"""What happens to scores between the reward and the token rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RewardShaping:
+    """Normalisation, clipping and the price of not ending, in this order.
+
+    Args:
+        normalize: (score - running mean) / running std, over all responses so far on all processes.
+        clip: scores are cut to [-clip, clip] afterwards; null: not at all.
+        missing_eos_penalty: taken off the score of a response that did not produce an EOS.
+    """
+
+    normalize: bool = False
+    clip: float | None = None
+    missing_eos_penalty: float = 0.0
+
+
+class RunningMoments:
+    """Mean and variance of a stream, merged batch by batch (Chan, Golub and LeVeque 1979, equation 2.1)."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.m2 = 0.0, 0.0, 0.0
+
+    def update(self, x: Tensor) -> None:
+        """Merge a batch of values."""
+        values = x.double()
+        n, mean = float(values.numel()), float(values.mean())
+        m2 = float(((values - mean) ** 2).sum())
+        delta, total = mean - self.mean, self.count + n
+        self.mean += delta * n / total
+        self.m2 += m2 + delta**2 * self.count * n / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation; 1 before there is any spread."""
+        return (self.m2 / self.count) ** 0.5 if self.m2 > 0 else 1.0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.count, self.mean, self.m2 = state["count"], state["mean"], state["m2"]
+
+
+def shape_scores(scores: Tensor, ended: Tensor, shaping: RewardShaping, moments: RunningMoments) -> Tensor:
+    """The scores [B] that enter the token rewards."""
+    if shaping.normalize:
+        scores = (scores - moments.mean) / moments.std
+    if shaping.clip is not None:
+        scores = scores.clamp(-shaping.clip, shaping.clip)
+    return torch.where(ended, scores, scores - shaping.missing_eos_penalty)

@@ -1,0 +1,42 @@
+"""Supervised fine-tuning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.data import SequenceBatch
+from rlhf_lightning.models import predict_tokens
+
+
+class SFTModule(AlignmentModule):
+    """Cross entropy of the labelled tokens (Ouyang et al. 2022, section 3.1).
+
+        loss = - 1/N sum over labelled tokens t of log p(x_t | x_<t)
+
+    N counts the labelled tokens of the whole optimiser step: all micro-batches, all processes. Which tokens carry a
+    label (the completion, or all) is the data module's choice; the EOS is one of them.
+    """
+
+    def nll(self, batch: SequenceBatch) -> tuple[Tensor, int]:
+        """Summed negative log-likelihood in nats, and the number of labelled tokens."""
+        logprobs = predict_tokens(self.model, batch.input_ids, batch.labels != -100).logprobs
+        return -logprobs.sum(), logprobs.numel()
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        """The summed loss over the step's token count."""
+        total, tokens = self.nll(batch)
+        self.record("train/loss", total / max(tokens, 1), weight=tokens)
+        return total / batch.denominator
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        """Loss and perplexity per labelled token."""
+        total, tokens = self.nll(batch)
+        self.record("val/loss", total / max(tokens, 1), weight=tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Perplexity is exp of the mean loss, not the mean of exponentials."""
+        logged = self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
+        if "val/loss" in logged:
+            self.log("val/perplexity", torch.exp(logged["val/loss"]), rank_zero_only=True)

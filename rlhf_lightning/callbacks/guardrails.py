@@ -1,0 +1,111 @@
+"""Stops a run that has gone wrong before it overwrites what was good."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rlhf_lightning.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Guardrails(Callback):
+    """Ends training on a loss or gradient that is not finite; warns of a KL explosion and of an entropy collapse.
+
+    The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
+    checkpoint stays, and the error says which keys to turn.
+
+    Args:
+        kl_factor: warn when `objective/kl` exceeds this many times its target.
+        kl_target: nats per response; None: the target of the module's KL controller, if it has one.
+        entropy_factor: warn when `objective/entropy` falls below this share of its first value.
+    """
+
+    def __init__(self, kl_factor: float = 3.0, kl_target: float | None = None, entropy_factor: float = 0.1) -> None:
+        self.kl_factor = kl_factor
+        self.kl_target = kl_target
+        self.entropy_factor = entropy_factor
+        self._first_entropy: float | None = None
+        self._warned: dict[str, bool] = {}
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        # With several processes one rank's NaN reaches every rank's gradients, where all stop together; an error on
+        # one rank alone would leave the others waiting.
+        if trainer.world_size == 1 and not bool(torch.isfinite(loss.detach()).all()):
+            raise self._error(trainer, "train/loss", float(loss.detach()))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        plugin = trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
+            return  # 16-bit loss scaling meets infinite gradients by design and skips those steps itself
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients:
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                raise self._error(trainer, "the gradient norm", norm)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss = trainer.callback_metrics.get("val/loss")
+        if not trainer.sanity_checking and loss is not None and not math.isfinite(float(loss)):
+            raise self._error(trainer, "val/loss", float(loss))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch(trainer, pl_module)  # of the epoch before: its figures are logged after the callbacks' epoch end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._watch(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first_entropy": self._first_entropy, "warned": dict(self._warned)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._first_entropy = state_dict["first_entropy"]
+        self._warned = dict(state_dict["warned"])
+
+    def _watch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        where = f"after epoch {trainer.current_epoch} (step {trainer.global_step})"
+        kl, target = metrics.get("objective/kl"), self.kl_target or _kl_target(pl_module)
+        if kl is not None and target:
+            self._warn(
+                "kl",
+                kl > self.kl_factor * target,
+                f"objective/kl is {kl:.3g} nats per response {where}, {kl / target:.1f} times its target {target:.3g}: "
+                "the policy is leaving the reference; lower optimizer.lr or raise algorithm.kl.coef",
+            )
+        entropy = metrics.get("objective/entropy")
+        if entropy is not None:
+            self._first_entropy = entropy if self._first_entropy is None else self._first_entropy
+            self._warn(
+                "entropy",
+                entropy < self.entropy_factor * self._first_entropy,
+                f"objective/entropy is {entropy:.3g} {where}, it was {self._first_entropy:.3g} at first: the policy "
+                "answers ever the same; raise algorithm.kl.coef or algorithm.entropy_coef, or lower optimizer.lr",
+            )
+
+    def _warn(self, name: str, wrong: bool, message: str) -> None:
+        """Once each time things turn wrong, not once an epoch while they stay so."""
+        if wrong and not self._warned.get(name, False):
+            log.warning(message)
+        self._warned[name] = wrong
+
+    def _error(self, trainer: Trainer, metric: str, value: float) -> UserError:
+        return UserError(
+            f"{metric} is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}); training stopped "
+            "before the weights changed, and the last checkpoint, if any, is good: resume with ckpt=last and "
+            "a lower optimizer.lr, a smaller trainer.gradient_clip_val, or trainer.precision=32-true or bf16-mixed"
+        )
+
+
+def _kl_target(pl_module: LightningModule) -> float | None:
+    """What the module's controller aims at; a fixed coefficient has no target."""
+    kl = getattr(pl_module, "kl", None)
+    return None if kl is None or kl.kind == "fixed" else float(kl.target)

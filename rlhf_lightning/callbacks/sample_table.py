@@ -1,0 +1,63 @@
+"""Samples of the policy over time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from rlhf_lightning.callbacks.lines import keep_lines
+
+COLUMNS = ("epoch", "prompt", "response", "score", "kl")
+
+
+class SampleTable(Callback):
+    """Keeps a few responses of a PPO rollout: rows of epoch, prompt, response, score and kl (nats, the response's sum).
+
+    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`. The
+    module offers them as `last_samples: list[dict]`; a module without it is left alone. A resumed run drops the rows
+    of epochs it will do again.
+
+    Args:
+        every_n_epochs: epochs 0, n, 2n, ... and the last one are kept.
+        rows: at most so many a time, the first of the rollout.
+        path: the file; default `samples.jsonl` in the trainer's `default_root_dir`.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, rows: int = 8, path: str | Path | None = None) -> None:
+        self.every_n_epochs = every_n_epochs
+        self.rows = rows
+        self.path = None if path is None else Path(path)
+
+    @rank_zero_only
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        resumed = trainer.ckpt_path is not None
+        keep_lines(self._file(trainer), lambda row: resumed and row.get("epoch", 0) < trainer.current_epoch)
+
+    @rank_zero_only
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
+        samples = (getattr(pl_module, "last_samples", None) or [])[: self.rows]
+        if not samples or (trainer.current_epoch % self.every_n_epochs and not last):
+            return
+        rows = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
+        path = self._file(trainer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
+                table = {key: [row[key] for row in rows] for key in COLUMNS}
+                logger.experiment.log_table(logger.run_id, table, "samples.json")
+
+    def _file(self, trainer: Trainer) -> Path:
+        return self.path or Path(trainer.default_root_dir) / "samples.jsonl"
+
+
+def _plain(value: Any) -> Any:
+    """A tensor scalar as a number; JSON and the table take nothing else."""
+    return value.item() if hasattr(value, "item") else value

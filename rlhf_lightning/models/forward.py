@@ -1,0 +1,119 @@
+"""From token ids to log-probabilities, through the backbone of any Hugging Face causal language model.
+
+Shapes: B rows, L tokens of a padded row, P prompt tokens, T response tokens, K flagged tokens, H hidden, V vocabulary.
+
+Rows are padded on the right here. Under causal attention nothing on the right reaches a token, so no attention mask and
+no position ids are needed, whatever the family (GPT-2 learns positions, Llama rotates them), and padding is never read.
+The language-model head runs at flagged positions only, so [B, L, V] is never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.functional import chunked_token_logprobs
+
+# Logits alive at a time: 2^25 float32 values are 128 MiB.
+LOGITS_IN_FLIGHT = 2**25
+
+
+class TokenPredictions(NamedTuple):
+    """What the model says of the K flagged tokens, in row-major order."""
+
+    logprobs: Tensor  # [K] nats
+    entropy: Tensor | None  # [K] nats
+    hidden: Tensor  # [K, H], the state each token is predicted from
+
+
+def bare_model(model: nn.Module) -> Any:
+    """The Hugging Face model inside a PEFT wrapper (its adapters stay active), or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def hidden_states(model: nn.Module, input_ids: Tensor, **kwargs: Any) -> Tensor:
+    """The last hidden states [B, L, H] of the backbone, without the language-model head."""
+    kwargs.setdefault("use_cache", False)
+    return bare_model(model).base_model(input_ids=input_ids, **kwargs).last_hidden_state
+
+
+def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The map from hidden states to logits, with the scaling and soft-capping that some families add after it."""
+    bare = bare_model(model)
+    linear, config = bare.get_output_embeddings(), bare.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite divides
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+
+    def head(hidden: Tensor) -> Tensor:
+        logits = linear(hidden)
+        if scale != 1.0:
+            logits = logits * scale
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+    return head
+
+
+def predict_tokens(
+    model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float = 1.0, with_entropy: bool = False
+) -> TokenPredictions:
+    """log p(token | the tokens before it) for the flagged tokens of right-padded rows.
+
+    Args:
+        input_ids: [B, L] token ids.
+        flags: [B, L], nonzero on the tokens asked for. The first column cannot be predicted and must be 0.
+        temperature: the logits are divided by it.
+
+    Returns:
+        log-probabilities [K] in nats, entropies [K] if asked for, and the hidden states [K, H] they come from.
+    """
+    wanted = flags.bool()
+    hidden = hidden_states(model, input_ids)[:, :-1][wanted[:, 1:]]
+    chunk = max(64, LOGITS_IN_FLIGHT // bare_model(model).config.get_text_config().vocab_size)
+    logprobs, entropy = chunked_token_logprobs(
+        hidden, output_head(model), input_ids[wanted], temperature, chunk_size=chunk, with_entropy=with_entropy
+    )
+    return TokenPredictions(logprobs, entropy, hidden)
+
+
+def right_padded(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Join left-padded prompts [B, P] and right-padded responses [B, T] into right-padded rows.
+
+    Returns:
+        ids [B, L] and flags [B, L], 1 on response tokens; L is the longest row of the batch.
+    """
+    ids = torch.cat([prompt_ids, response_ids], dim=1)
+    flags = torch.cat([torch.zeros_like(prompt_ids, dtype=mask.dtype), mask], dim=1)
+    shift = prompt_mask.shape[1] - prompt_mask.sum(dim=1, keepdim=True).long()
+    valid = prompt_mask.shape[1] - shift + mask.sum(dim=1, keepdim=True).long()
+    index = torch.arange(int(valid.max()), device=ids.device) + shift
+    inside = torch.arange(index.shape[1], device=ids.device) < valid
+    index = index.clamp(max=ids.shape[1] - 1)
+    return ids.gather(1, index), flags.gather(1, index) * inside
+
+
+def scatter_tokens(values: Tensor, mask: Tensor) -> Tensor:
+    """Put K values, in row-major order, where `mask` [B, T] is nonzero; 0 elsewhere."""
+    out = values.new_zeros(mask.shape)
+    return out.masked_scatter(mask.bool(), values)
+
+
+def response_logprobs(
+    model: nn.Module,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    response_ids: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+) -> Tensor:
+    """log-probabilities [B, T] in nats of the response tokens under `model`; 0 off the mask."""
+    ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
+    return scatter_tokens(predict_tokens(model, ids, flags, temperature).logprobs, mask)
+
+
+def sequence_logprobs(model: nn.Module, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
+    """Sum of the completion's token log-probabilities, [B], in nats."""
+    return scatter_tokens(predict_tokens(model, input_ids, completion_mask).logprobs, completion_mask).sum(dim=1)

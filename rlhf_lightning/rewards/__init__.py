@@ -1,0 +1,7 @@
+"""Where scores come from: a reward model, a Python function, a weighted sum of several."""
+
+from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
+from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
+
+__all__ = ["FunctionReward", "ModelReward", "RewardFunction", "WeightedSum", "check_scores", "make_reward"]

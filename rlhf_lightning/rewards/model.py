@@ -1,0 +1,56 @@
+"""A trained reward model as a reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_lightning.data import tokenize_completion
+from rlhf_lightning.models import freeze, load_reward_model, load_tokenizer
+from rlhf_lightning.rewards.function import check_scores
+
+
+class ModelReward:
+    """Score text with a reward model, through the model's own tokenizer.
+
+    Responses are tokenised again from their text by the function that prepared the reward model's training data, so it
+    sees what it saw in training whichever tokenizer the policy has. A response that was cut off gets no EOS.
+    """
+
+    def __init__(self, path: str | Path, batch_size: int = 32) -> None:
+        self.name = "model"
+        self.tokenizer = load_tokenizer(path)
+        self.model = freeze(load_reward_model(path))
+        self.batch_size = batch_size
+
+    def to(self, device: torch.device | str) -> ModelReward:
+        """Move the network; PPO calls it with the policy's device."""
+        self.model.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        """Scores of the responses; `columns` may carry `messages` (conversational prompts) and `ended`."""
+        sources = columns.get("messages", prompts)
+        ended = columns.get("ended", [True] * len(responses))
+        rows = []
+        for i, response in enumerate(responses):
+            messages = sources[i] if sources[i] is not None else prompts[i]
+            completion = response if isinstance(messages, str) else [{"role": "assistant", "content": response}]
+            prompt_ids, ids = tokenize_completion(self.tokenizer, messages, completion, ended=bool(ended[i]))
+            rows.append(prompt_ids + ids)
+        scores = torch.empty(len(rows))
+        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(rows), self.batch_size):
+            picked = by_length[start : start + self.batch_size]
+            scores[picked] = self._score([rows[i] for i in picked])
+        return check_scores(scores.tolist(), len(responses), self.name)
+
+    def _score(self, rows: list[list[int]]) -> torch.Tensor:
+        device = next(self.model.parameters()).device
+        length = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+        return self.model(ids, mask).cpu()

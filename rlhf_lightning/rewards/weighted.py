@@ -1,0 +1,76 @@
+"""Several rewards as one, and the choice of a reward from plain settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
+from rlhf_lightning.rewards.model import ModelReward
+
+
+class WeightedSum:
+    """r = sum over i of w_i r_i. The parts of the last call stay readable by name, for the log.
+
+    Args:
+        rewards: the parts, by name.
+        weights: their weights, by the same names.
+    """
+
+    def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
+        if set(rewards) != set(weights):
+            raise UserError(f"reward.components: rewards {sorted(rewards)} and weights {sorted(weights)} differ")
+        self.name = "+".join(rewards)
+        self.rewards, self.weights = dict(rewards), dict(weights)
+        self.parts: dict[str, list[float]] = {}
+
+    def to(self, device: torch.device | str) -> WeightedSum:
+        """Move every part that holds a network."""
+        for reward in self.rewards.values():
+            if hasattr(reward, "to"):
+                reward.to(device)
+        return self
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        n = len(responses)
+        self.parts = {
+            name: check_scores(reward(prompts, responses, **columns), n, name) for name, reward in self.rewards.items()
+        }
+        return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
+
+
+def make_reward(
+    function: str | None = None,
+    model: str | None = None,
+    components: Mapping[str, Mapping[str, Any]] | None = None,
+    batch_size: int = 32,
+) -> RewardFunction:
+    """The reward that the settings name: exactly one of the first three.
+
+    Args:
+        function: dotted path of a Python function (see RewardFunction).
+        model: a reward model's run folder, Hugging Face folder or hub name.
+        components: `{name: {function or model, weight}}`, summed with their weights (1 if not given).
+        batch_size: responses that a reward model scores at a time.
+
+    Raises:
+        UserError: none or more than one is given.
+    """
+    given = [name for name, value in {"function": function, "model": model, "components": components}.items() if value]
+    if len(given) != 1:
+        found = " and ".join(f"reward.{name}" for name in given) or "none"
+        raise UserError(f"reward: set exactly one of reward.function, reward.model, reward.components; found {found}")
+    if function:
+        return FunctionReward(function)
+    if model:
+        return ModelReward(model, batch_size)
+    assert components is not None
+    weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
+    parts = {
+        name: make_reward(**{key: value for key, value in part.items() if key != "weight"}, batch_size=batch_size)
+        for name, part in components.items()
+    }
+    return WeightedSum(parts, weights)

@@ -1,0 +1,63 @@
+"""What generates: the protocol every rollout engine follows, and how it samples."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How to draw responses.
+
+    Args:
+        max_new_tokens: longest response, in tokens, EOS included.
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_k, top_p: filters for evaluation and chat; PPO refuses them, because its ratios are of the whole policy.
+    """
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass
+class Generation:
+    """Responses of B prompts, padded on the right to the longest one, T tokens.
+
+    `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 off the mask. `mask` is 1.0 on valid
+    tokens, the EOS included. `ended` says which responses produced an EOS.
+    """
+
+    tokens: Tensor  # [B, T] long
+    mask: Tensor  # [B, T] float
+    logprobs: Tensor  # [B, T] float32
+    ended: Tensor  # [B] bool
+
+
+class RolloutEngine(Protocol):
+    """Anything that turns prompts into responses with the policy's current weights."""
+
+    def generate(
+        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
+    ) -> Generation:
+        """Sample one response a prompt (token ids, no padding)."""
+        ...
+
+    def sync(self, model: nn.Module) -> None:
+        """Take over the policy's weights; called before every collection."""
+        ...
+
+
+def seeded_generator(device: torch.device | str, *key: int | str) -> torch.Generator:
+    """A generator that is a function of `key` alone, for example (seed, epoch, rank).
+
+    Two keys give independent streams, so ranks never sample the same text, and nothing has to be saved to resume.
+    """
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,68 @@
+"""The loader that feeds PPO: collect a rollout, then yield it in minibatches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from rlhf_lightning.data import SequenceBatch
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rollout.container import Rollout
+
+
+class RolloutLoader:
+    """One PPO iteration as one Trainer epoch.
+
+    `__iter__` collects a rollout and yields `ppo_epochs` passes of `num_minibatches` minibatches over it, each as
+    `accumulate` micro-batches. It is a plain sized iterable on purpose: Lightning prefetches one batch of a loader
+    without a length (the next rollout would come from stale weights) and shards a map-style DataLoader a second time.
+
+    Args:
+        collect: returns a rollout from the current policy; called once an epoch.
+        order: returns the generator that shuffles this epoch's minibatches.
+        total: sums a float over all processes.
+        pretraining: returns the PPO-ptx batch of optimiser step i of this epoch, or None.
+
+    The masked sums of a micro-batch are divided by N / (accumulate * world_size), N the valid tokens of the whole
+    minibatch on all processes: Lightning divides by `accumulate` and DDP averages over processes, so the step's
+    gradient is the sum over tokens divided by N, however the minibatch was split.
+
+    Raises:
+        UserError: the rollout does not divide into minibatches and micro-batches.
+    """
+
+    def __init__(
+        self,
+        collect: Callable[[], Rollout],
+        order: Callable[[], torch.Generator],
+        batch_size: int,
+        ppo_epochs: int,
+        num_minibatches: int,
+        accumulate: int = 1,
+        world_size: int = 1,
+        total: Callable[[float], float] = float,
+        pretraining: Callable[[int], SequenceBatch | None] = lambda step: None,
+    ) -> None:
+        if batch_size % (num_minibatches * accumulate):
+            raise UserError(
+                f"rollout.batch_size: {batch_size} responses do not divide into algorithm.num_minibatches="
+                f"{num_minibatches} x trainer.accumulate_grad_batches={accumulate} equal parts"
+            )
+        self.collect, self.order, self.total, self.pretraining = collect, order, total, pretraining
+        self.ppo_epochs, self.num_minibatches = ppo_epochs, num_minibatches
+        self.accumulate, self.world_size = accumulate, world_size
+
+    def __len__(self) -> int:
+        return self.ppo_epochs * self.num_minibatches * self.accumulate
+
+    def __iter__(self) -> Iterator[Rollout]:
+        rollout = self.collect()
+        generator, device = self.order(), rollout.mask.device
+        for epoch in range(self.ppo_epochs):
+            shuffled = torch.randperm(len(rollout), generator=generator).to(device)
+            for i, minibatch in enumerate(shuffled.chunk(self.num_minibatches)):
+                tokens = self.total(float(rollout.mask[minibatch].sum()))
+                pretraining = self.pretraining(epoch * self.num_minibatches + i)
+                for rows in minibatch.chunk(self.accumulate):
+                    yield rollout.select(rows, tokens / (self.accumulate * self.world_size), pretraining)

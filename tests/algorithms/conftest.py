@@ -1,0 +1,93 @@
+"""Small runs of the four modules through a real Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.models import load_reward_model
+from rlhf_lightning.rollout import RolloutSettings
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+
+
+def trainer(folder: Path, **kwargs: Any) -> L.Trainer:
+    settings: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+    }
+    return L.Trainer(**{**settings, **kwargs})
+
+
+def sft_rows(n: int = 10) -> list[dict[str, str]]:
+    """Rows of different lengths."""
+    return [
+        {"prompt": " ".join(WORDS[: 1 + i % 4]), "completion": " ".join(WORDS[i : i + 1 + i % 5])} for i in range(n)
+    ]
+
+
+def pair_rows(n: int = 10) -> list[dict[str, str]]:
+    """The longer answer is chosen."""
+    return [
+        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3 + i % 3]), "rejected": WORDS[i + 1]} for i in range(n)
+    ]
+
+
+def count_early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    """Words from the first half of the alphabet."""
+    return [float(sum(word < "n" for word in response.split())) for response in responses]
+
+
+def sft(model: Callable[..., Any] = tiny_model, **kwargs: Any) -> tuple[SFTModule, SFTDataModule]:
+    tokenizer = tiny_tokenizer()
+    data = {"batch_size": 2, **kwargs}
+    return SFTModule(model, tokenizer, ADAM), SFTDataModule(tokenizer, sft_rows(), sft_rows(4), **data)
+
+
+def dpo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
+    tokenizer = tiny_tokenizer()
+    data = PreferenceDataModule(tokenizer, pair_rows(), pair_rows(4), batch_size=2)
+    return DPOModule(model, tokenizer, optimizer, **kwargs), data
+
+
+def reward(folder: Path, optimizer: Any = ADAM, rows: Any = None, **kwargs: Any) -> tuple[Any, Any]:
+    tokenizer = tiny_tokenizer()
+    if not (folder / "base").exists():
+        tiny_model().save_pretrained(folder / "base")
+    data = PreferenceDataModule(tokenizer, rows or pair_rows(), pair_rows(4), batch_size=2)
+    return RewardModule(partial(load_reward_model, folder / "base"), tokenizer, optimizer, **kwargs), data
+
+
+def ppo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
+    tokenizer = tiny_tokenizer()
+    rows = [{"prompt": f"{a} {b}"[: 1 + 2 * (a < "d")]} for a in "bcdef" for b in "ghij"]
+    settings = {
+        "reward": count_early,
+        "rollout": RolloutSettings(max_new_tokens=6, batch_size=16),
+        "kl": KLPenalty(target=2.0, horizon=100),
+        **kwargs,
+    }
+    return PPOModule(model, tokenizer, optimizer, **settings), PromptDataModule(tokenizer, rows)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,116 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import logsigmoid
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import fingerprint
+from tests.algorithms.conftest import SGD, dpo, trainer
+from tests.tiny import tiny_model
+
+
+def lora() -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return get_peft_model(tiny_model(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+
+
+def first_batch(data: Any) -> Any:
+    data.setup("fit")
+    return next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize("model", [tiny_model, lora])
+def test_before_training_the_policy_is_the_reference_exactly(model: Any) -> None:
+    module, data = dpo(model)
+    module.configure_model()
+    module.train()
+    assert float(module.training_step(first_batch(data), 0)) == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_the_loss_is_equation_7_of_the_paper() -> None:
+    module, data = dpo(beta=0.3)
+    module.configure_model()
+    batch = first_batch(data)
+    reference = module.reference_logps(batch)
+    with torch.no_grad():
+        for p in module.model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    ids, mask = batch.input_ids, batch.completion_mask
+    token = module.model(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    ratio = (token * mask[:, 1:]).sum(1) - reference
+    expected = -logsigmoid(0.3 * (ratio[batch.pairs[:, 0]] - ratio[batch.pairs[:, 1]])).mean()
+    torch.testing.assert_close(module.training_step(batch, 0), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", [tiny_model, lora])
+def test_a_precomputed_reference_gives_the_same_run(model: Any, tmp_path: Path) -> None:
+    weights = []
+    for precompute in (False, True):
+        module, data = dpo(model, precompute_reference=precompute)
+        trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
+        weights.append(fingerprint(module.model))
+    assert weights[0] == weights[1]
+    assert (tmp_path / "reference_logprobs.pt").is_file()
+
+
+def test_a_precomputed_table_of_another_reference_is_not_used(tmp_path: Path) -> None:
+    module, data = dpo(precompute_reference=True)
+    run = trainer(tmp_path, max_epochs=0)
+    run.fit(module, datamodule=data)
+    first = dict(module.reference_table)
+
+    def other() -> Any:
+        model = tiny_model()
+        torch.nn.init.normal_(model.lm_head.weight, generator=torch.Generator().manual_seed(5))
+        return model
+
+    module, data = dpo(other, precompute_reference=True)
+    trainer(tmp_path, max_epochs=0).fit(module, datamodule=data)
+    assert set(first) == set(module.reference_table) and first != module.reference_table
+
+
+def test_the_reference_never_moves(tmp_path: Path) -> None:
+    for model in (tiny_model, lora):
+        module, data = dpo(model)
+        module.configure_model()
+        before = module.reference.fingerprint()
+        trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
+        assert module.reference.fingerprint() == before
+
+
+def test_dropout_is_off(tmp_path: Path) -> None:
+    module, data = dpo(lambda: tiny_model(dropout=0.5))
+    module.configure_model()
+    batch = first_batch(data)
+    module.train()
+    assert float(module.training_step(batch, 0)) == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_gradients_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
+    weights = []
+    for batch_size, accumulate in ((8, 1), (1, 8)):
+        module, data = dpo(optimizer=SGD)
+        data.batch_size = batch_size
+        trainer(tmp_path, accumulate_grad_batches=accumulate).fit(module, datamodule=data)
+        weights.append(torch.cat([p.detach().flatten() for p in module.model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Path) -> None:
+    module, data = dpo(loss_type=loss_type)
+    run = trainer(tmp_path, max_epochs=8)
+    run.fit(module, datamodule=data)
+    assert run.callback_metrics["val/rewards/accuracies"] == 1.0
+    assert run.callback_metrics["rewards/margins"] > 0
+    assert {"logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected"} <= set(run.callback_metrics)
+
+
+def test_an_unknown_loss_is_named() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.loss_type: 'dpo'"):
+        dpo(loss_type="dpo")

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import json
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import MLFlowLogger
+
+from rlhf_lightning.callbacks import SampleTable
+
+
+def read(folder):
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_rows_of_every_nth_and_of_the_last_epoch(tiny_module, make_trainer, tmp_path):
+    make_trainer(callbacks=[SampleTable(every_n_epochs=3, rows=2)], max_epochs=5).fit(tiny_module())
+    rows = read(tmp_path)
+    assert [row["epoch"] for row in rows] == [0, 0, 3, 3, 4, 4]
+    assert rows[1] == {"epoch": 0, "prompt": "p1", "response": "é0", "score": 1.0, "kl": 0.5}
+
+
+def test_a_resumed_run_repeats_no_epoch(tiny_module, make_trainer, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "ck", save_top_k=-1, filename="{epoch}", auto_insert_metric_name=False)
+    make_trainer(callbacks=[SampleTable(rows=1), checkpoint], enable_checkpointing=True).fit(tiny_module())
+    make_trainer(callbacks=[SampleTable(rows=1)]).fit(tiny_module(), ckpt_path=tmp_path / "ck" / "0.ckpt")
+    assert [row["epoch"] for row in read(tmp_path)] == [0, 1, 2]
+
+
+def test_a_module_without_samples_is_left_alone(tiny_module, make_trainer, tmp_path):
+    module = tiny_module()
+    module.training_step = lambda batch, batch_idx: module.linear(batch[0]).square().mean()
+    make_trainer(callbacks=[SampleTable()], max_epochs=1).fit(module)
+    assert not (tmp_path / "samples.jsonl").exists()
+
+
+def test_mlflow_holds_one_growing_table(tiny_module, make_trainer, tmp_path):
+    logger = MLFlowLogger("x", tracking_uri=f"sqlite:///{tmp_path}/m.db", artifact_location=(tmp_path / "a").as_uri())
+    make_trainer(callbacks=[SampleTable(rows=2)], max_epochs=2, logger=logger).fit(tiny_module())
+    (table,) = (tmp_path / "a").rglob("samples.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["epoch", "prompt", "response", "score", "kl"]
+    assert [row[0] for row in content["data"]] == [0, 0, 1, 1]

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from rlhf_lightning.models import load_reward_model
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    tiny_model(request.param).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_score_is_read_at_the_last_valid_token_whatever_the_padding(folder: Path) -> None:
+    model = load_reward_model(folder).eval()
+    ids = torch.tensor([[5, 6, 7, 1]])
+    alone = model(ids, torch.ones_like(ids))
+    for pad_id in (0, 1, 9):  # the pad token, the EOS, any other token
+        padded = torch.cat([ids, torch.full((1, 5), pad_id)], dim=1)
+        mask = torch.tensor([[1] * 4 + [0] * 5])
+        torch.testing.assert_close(model(padded, mask), alone, atol=1e-5, rtol=0)
+
+
+def test_a_new_head_is_the_same_at_every_load_and_leaves_the_global_generator_alone(folder: Path) -> None:
+    torch.manual_seed(3)
+    first = load_reward_model(folder).classifier.score.weight
+    torch.manual_seed(4)
+    assert torch.equal(first, load_reward_model(folder).classifier.score.weight)
+    assert float(first.std()) == pytest.approx((first.shape[1] + 1) ** -0.5, rel=0.5)
+
+
+def test_saved_folder_loads_with_plain_transformers_and_scores_the_same(folder: Path, tmp_path: Path) -> None:
+    model = load_reward_model(folder).eval()
+    model.save_pretrained(tmp_path / "saved")
+    ids = torch.tensor([[5, 6, 7, 1]])
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")(ids).logits.squeeze(-1)
+    torch.testing.assert_close(plain, model(ids, torch.ones_like(ids)))
+    again = load_reward_model(tmp_path / "saved").eval()
+    torch.testing.assert_close(again(ids, torch.ones_like(ids)), plain)

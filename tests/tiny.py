@@ -1,0 +1,57 @@
+"""The smallest real models and tokenizers: random weights, made in memory, no hub."""
+
+from __future__ import annotations
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedTokenizerFast as Tokenizer_
+
+WORDS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
+
+
+def tiny_tokenizer(pad_is_eos: bool = False, words: list[str] = WORDS) -> Tokenizer_:
+    """A word-level tokenizer: <pad> 0, <eos> 1, <unk> 2, then the words."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *words])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    pad = "<eos>" if pad_is_eos else "<pad>"
+    return Tokenizer_(tokenizer_object=backend, eos_token="<eos>", pad_token=pad, unk_token="<unk>")
+
+
+def tiny_model(
+    family: str = "llama", vocab_size: int = len(WORDS) + 3, hidden: int = 32, layers: int = 2, dropout: float = 0.0
+) -> PreTrainedModel:
+    """A random Llama or GPT-2, the same at every call; weights are large enough to tell tokens and positions apart."""
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if family == "llama":
+            config = LlamaConfig(
+                vocab_size=vocab_size,
+                hidden_size=hidden,
+                intermediate_size=2 * hidden,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=128,
+                attention_dropout=dropout,
+                initializer_range=0.2,
+                **ids,
+            )
+            return LlamaForCausalLM(config)
+        config = GPT2Config(
+            vocab_size=vocab_size,
+            n_embd=hidden,
+            n_layer=layers,
+            n_head=4,
+            n_positions=128,
+            attn_pdrop=dropout,
+            embd_pdrop=dropout,
+            resid_pdrop=dropout,
+            initializer_range=0.2,
+            **ids,
+        )
+        return GPT2LMHeadModel(config)
