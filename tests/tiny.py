@@ -9,7 +9,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as Tokenizer_
 
-WORDS = "a b c d e f g h i j k l m n o p q r s t u v w x y z".split()
+WORDS = list("abcdefghijklmnopqrstuvwxyz")
 
 
 def tiny_tokenizer(pad_is_eos: bool = False, words: list[str] = WORDS) -> Tokenizer_:

@@ -86,10 +86,18 @@ class AlignmentModule(L.LightningModule):
         self.log_dict(logged, rank_zero_only=True, **kwargs)
         return logged
 
+    def gather(self, x: Tensor) -> Tensor:
+        """`x` of all processes, stacked in front: [world_size, ...]."""
+        if self.trainer.world_size == 1:
+            return x.unsqueeze(0)
+        gathered = self.all_gather(x)
+        assert isinstance(gathered, Tensor)
+        return gathered
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:
+        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:

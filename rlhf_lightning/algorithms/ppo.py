@@ -238,7 +238,7 @@ class PPOModule(AlignmentModule):
     def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Normalise, clip, and charge for a missing EOS."""
         if self.shaping.normalize:
-            self.reward_moments.update(self.all_gather(scores).flatten())
+            self.reward_moments.update(self.gather(scores).flatten())
         return shape_scores(scores, ended, self.shaping, self.reward_moments)
 
     def token_rewards(self, rollout: Rollout, kl: Tensor) -> Tensor:
@@ -261,7 +261,7 @@ class PPOModule(AlignmentModule):
             return masked_whiten(x, mask)
         width = self.rollout.max_new_tokens - x.shape[1]
         both = torch.stack([torch.nn.functional.pad(t, (0, width)) for t in (x, mask)])
-        gathered = self.all_gather(both)  # [world, 2, B, T]
+        gathered = self.gather(both)  # [world, 2, B, T]
         whitened = masked_whiten(gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1))
         return whitened.unflatten(0, gathered[:, 0].shape[:2])[self.global_rank][:, : x.shape[1]]
 

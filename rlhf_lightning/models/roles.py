@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Reference:
         self._model = policy if self.adapters_off else freeze(load_copy())
 
     @contextlib.contextmanager
-    def model(self, like: Tensor) -> contextlib.AbstractContextManager[nn.Module]:  # type: ignore[misc]
+    def model(self, like: Tensor) -> Iterator[nn.Module]:
         """The reference network, on the device of `like`."""
         if self.adapters_off:
             with self._model.disable_adapter():  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""The commands: rlhf-train, rlhf-pipeline and rlhf-evaluate. The only place that knows Hydra."""

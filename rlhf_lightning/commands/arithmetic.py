@@ -1,0 +1,158 @@
+"""The batch arithmetic of a run: how many prompts, responses, minibatches and optimiser steps. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+
+
+def is_ppo(config: Mapping[str, Any]) -> bool:
+    """Whether the run has PPO's rollout loop, subclasses outside the project included."""
+    return bool(config.get("rollout")) and "num_minibatches" in config["algorithm"]
+
+
+def processes(config: Mapping[str, Any]) -> tuple[int, str]:
+    """Processes of the run, and a note where only the machine that runs it can tell."""
+    trainer = config["trainer"]
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    if isinstance(devices, list):
+        return len(devices) * nodes, ""
+    if isinstance(devices, int):
+        return devices * nodes, ""
+    return nodes, f" (trainer.devices={devices} counted as 1)"
+
+
+def check_arithmetic(config: Mapping[str, Any]) -> None:
+    """Raises UserError if a PPO rollout does not divide into its minibatches and micro-batches."""
+    if not is_ppo(config):
+        return
+    responses = config["rollout"]["batch_size"]
+    minibatches = config["algorithm"]["num_minibatches"]
+    accumulate = config["trainer"].get("accumulate_grad_batches", 1)
+    parts = minibatches * accumulate
+    if responses % parts:
+        fitting = sorted({max(1, responses // parts) * parts, (responses // parts + 1) * parts})
+        raise UserError(
+            f"rollout.batch_size: found {responses}; allowed: multiples of algorithm.num_minibatches ({minibatches}) x "
+            f"trainer.accumulate_grad_batches ({accumulate}) = {parts}, such as {' or '.join(map(str, fitting))}"
+        )
+
+
+def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
+    """Counts of PPO: one iteration is one Trainer epoch, and each prompt gets one response.
+
+    >>> config = {"rollout": {"batch_size": 64}, "algorithm": {"ppo_epochs": 4, "num_minibatches": 8},
+    ...           "trainer": {"devices": 2, "max_epochs": 10, "accumulate_grad_batches": 2}}
+    >>> ppo_arithmetic(config)["optimiser steps per iteration"]
+    32
+    """
+    check_arithmetic(config)
+    world, _ = processes(config)
+    trainer, algorithm = config["trainer"], config["algorithm"]
+    responses = config["rollout"]["batch_size"] * world
+    accumulate = trainer.get("accumulate_grad_batches", 1)
+    minibatches, passes = algorithm["num_minibatches"], algorithm["ppo_epochs"]
+    steps = passes * minibatches
+    iterations = _limited(trainer, trainer.get("max_epochs") or 0, steps)
+    return {
+        "processes": world,
+        "iterations": iterations,
+        "prompts per iteration": responses,
+        "responses per iteration": responses,
+        "passes over a rollout": passes,
+        "minibatches per pass": minibatches,
+        "responses per minibatch": responses // minibatches,
+        "micro-batches per minibatch and process": accumulate,
+        "responses per micro-batch": responses // world // minibatches // accumulate,
+        "optimiser steps per iteration": steps,
+        "responses in total": responses * iterations,
+        "optimiser steps in total": _steps(trainer, steps * iterations),
+    }
+
+
+def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
+    """Counts of SFT, reward model and DPO; those that need the number of rows are left out where it is unknown."""
+    world, _ = processes(config)
+    trainer, data = config["trainer"], config["data"]
+    accumulate = trainer.get("accumulate_grad_batches", 1)
+    rows_per_batch = data.get("batch_size", 1) * world
+    counts = {
+        "processes": world,
+        "rows per batch and process": data.get("batch_size", 1),
+        "rows per batch": rows_per_batch,
+        "batches per optimiser step": accumulate,
+        "rows per optimiser step": rows_per_batch * accumulate,
+    }
+    rows = count_rows(data.get("train"), data.get("limit"))
+    if rows is None:
+        return counts
+    if data.get("val") is None:
+        rows -= int(rows * data.get("val_fraction", 0.0))
+    steps = math.ceil(math.ceil(rows / rows_per_batch) / accumulate)
+    epochs = _limited(trainer, trainer.get("max_epochs") or 0, steps)
+    return {
+        **counts,
+        "rows": rows,
+        "epochs": epochs,
+        "optimiser steps per epoch": steps,
+        "rows in total": rows * epochs,
+        "optimiser steps in total": _steps(trainer, steps * epochs),
+    }
+
+
+def count_rows(path: Any, limit: int | None = None) -> int | None:
+    """Rows of a JSONL file, `limit` at most; None where that takes more than counting lines."""
+    file = Path(str(path))
+    if file.suffix != ".jsonl" or not file.is_file():
+        return None
+    with file.open("rb") as lines:
+        rows = sum(1 for line in lines if line.strip())
+    return rows if limit is None else min(rows, limit)
+
+
+def explain(config: Mapping[str, Any]) -> str:
+    """The counts as lines of text, largest things first, with the keys that set them."""
+    counts = ppo_arithmetic(config) if is_ppo(config) else supervised_arithmetic(config)
+    _, note = processes(config)
+    width = max(map(len, counts))
+    lines = [f"{config.get('name')}: the batch arithmetic"]
+    for name, value in counts.items():
+        key = _KEYS.get(name, "")
+        lines.append(f"  {name:<{width}}  {value:>10,}  {key}{note if name == 'processes' else ''}".rstrip())
+    if "rows" not in counts and not is_ppo(config):
+        lines.append(f"  rows of {config['data'].get('train')} are known when it is read; totals follow from them")
+    return "\n".join(lines)
+
+
+_KEYS = {
+    "processes": "trainer.devices x trainer.num_nodes",
+    "iterations": "trainer.max_epochs",
+    "prompts per iteration": "rollout.batch_size x processes",
+    "passes over a rollout": "algorithm.ppo_epochs",
+    "minibatches per pass": "algorithm.num_minibatches",
+    "micro-batches per minibatch and process": "trainer.accumulate_grad_batches",
+    "optimiser steps per iteration": "algorithm.ppo_epochs x algorithm.num_minibatches",
+    "rows per batch and process": "data.batch_size",
+    "rows per batch": "data.batch_size x processes",
+    "batches per optimiser step": "trainer.accumulate_grad_batches",
+    "rows": "data.train, without val_fraction",
+    "epochs": "trainer.max_epochs",
+}
+
+
+def _limited(trainer: Mapping[str, Any], epochs: int, steps_per_epoch: int) -> int:
+    """Epochs that `trainer.max_steps` leaves, the last one perhaps in part."""
+    limit = trainer.get("max_steps", -1)
+    if limit is None or limit < 0:
+        return epochs
+    reached = math.ceil(limit / steps_per_epoch)
+    return reached if epochs <= 0 else min(epochs, reached)
+
+
+def _steps(trainer: Mapping[str, Any], steps: int) -> int:
+    limit = trainer.get("max_steps", -1)
+    return steps if limit is None or limit < 0 else min(steps, limit)

@@ -1,0 +1,101 @@
+"""Builds the objects of a run from its config. The only place that calls Hydra's `instantiate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from rlhf_lightning.commands.arithmetic import is_ppo
+from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
+from rlhf_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning import LightningDataModule, LightningModule, Trainer
+
+
+def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
+    """Call a section's `_target_` with its values (plain containers) and further arguments; None for no section.
+
+    Raises:
+        UserError: the target cannot be imported, or does not take these arguments.
+    """
+    if not section or "_target_" not in section:
+        return None
+    try:
+        # As a partial first: Hydra would copy or convert some of the further arguments (dataclasses, lists).
+        wants_partial = section.get("_partial_", False)
+        call = instantiate(OmegaConf.create({**section, "_partial_": True}), _convert_="all")
+    except InstantiationException as error:
+        if error.__cause__ is not None and isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        if "locating target" in str(error) or "load" in str(error):
+            cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+            raise UserError(f"{key}._target_: cannot import {section['_target_']}{cause}") from error
+        raise
+    return call if wants_partial and not arguments else call(**arguments)
+
+
+def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
+    """The algorithm with its model, optimiser and scheduler, and for PPO its reward and rollout settings."""
+    parts = {
+        "model": build(config["model"], "model"),
+        "tokenizer": tokenizer,
+        "optimizer": build(config["optimizer"], "optimizer"),
+        "scheduler": build(config.get("scheduler"), "scheduler"),
+    }
+    if is_ppo(config):
+        parts["reward"] = build(config["reward"], "reward")
+        parts["rollout"] = build(config["rollout"], "rollout")
+        parts["seed"] = config["seed"]
+    module: LightningModule = build(config["algorithm"], "algorithm", **parts)
+    return module
+
+
+def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningDataModule:
+    """The data, tokenised for the model."""
+    datamodule: LightningDataModule = build(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
+    return datamodule
+
+
+def build_trainer(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None) -> Trainer:
+    """Lightning's Trainer with the run folder, the logger and the callbacks."""
+    callbacks = []
+    for name, section in (config.get("callbacks") or {}).items():
+        extra: dict[str, Any] = {}
+        if section and str(section.get("_target_", "")).endswith("ModelCheckpoint") and not section.get("dirpath"):
+            extra["dirpath"] = run_dir / "checkpoints"
+        if section:
+            callbacks.append(build(section, f"callbacks.{name}", **extra))
+    trainer: Trainer = build(
+        config["trainer"],
+        "trainer",
+        logger=_build_logger(config, run_dir, parent_run_id) or False,
+        callbacks=callbacks,
+        default_root_dir=run_dir,
+        use_distributed_sampler=False,  # the loaders shard themselves
+        enable_model_summary=False,
+    )
+    return trainer
+
+
+def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None) -> Any:
+    if not uses_mlflow(config):
+        return build(config.get("logger"), "logger")
+    section = config["logger"]
+    tags = {**(section.get("tags") or {}), "run_dir": str(run_dir)}
+    if parent_run_id:
+        tags["mlflow.parentRunId"] = parent_run_id
+    logger = build(
+        section,
+        "logger",
+        run_name=section.get("run_name") or str(config["name"]),
+        tags=tags,
+        artifact_location=section.get("artifact_location") or artifact_location(section["tracking_uri"]),
+    )
+    logger.log_hyperparams(flat_parameters(config))
+    return logger

@@ -1,0 +1,128 @@
+"""What the schema of single keys cannot see: sections that do not go together, and inputs that are not there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.arithmetic import check_arithmetic
+from rlhf_lightning.errors import UserError
+
+_ALGORITHMS = "rlhf_lightning.algorithms."
+_DATA = "rlhf_lightning.data."
+# Our module -> the data it learns from, and the group option that gives it.
+_LEARNS_FROM = {
+    "SFTModule": ("SFTDataModule", "data=sft"),
+    "RewardModule": ("PreferenceDataModule", "data=preference"),
+    "DPOModule": ("PreferenceDataModule", "data=preference"),
+    "PPOModule": ("PromptDataModule", "data=prompts"),
+}
+_DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def check_data_kind(config: Mapping[str, Any]) -> None:
+    """Raise UserError if the algorithm learns from other data. Before the schema, which would name details."""
+    algorithm, data = _target(config, "algorithm").removeprefix(_ALGORITHMS), _target(config, "data")
+    if algorithm in _LEARNS_FROM and data.startswith(_DATA):
+        expected, choice = _LEARNS_FROM[algorithm]
+        if data != _DATA + expected:
+            raise UserError(
+                f"data: {algorithm} learns from {expected}, found {data.removeprefix(_DATA)}; choose {choice}"
+            )
+
+
+def _target(config: Mapping[str, Any], section: str) -> str:
+    found = config.get(section)
+    return str(found.get("_target_", "")) if isinstance(found, Mapping) else ""
+
+
+def check_sections(config: Mapping[str, Any]) -> None:
+    """Raise UserError where two sections of a valid training config contradict each other."""
+    algorithm = _target(config, "algorithm").removeprefix(_ALGORITHMS)
+    if algorithm == "PPOModule":
+        if not config.get("rollout"):
+            raise UserError("rollout: PPO needs it; choose rollout=native")
+        if not config.get("reward"):
+            raise UserError("reward: PPO needs it; choose reward=default and set reward.function or reward.model")
+        _check_ppo(config["algorithm"])
+    if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
+        raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
+    if config.get("reward"):
+        check_reward(config["reward"], "reward.")
+    check_arithmetic(config)
+
+
+def _check_ppo(algorithm: Mapping[str, Any]) -> None:
+    kl, ptx = algorithm.get("kl") or {}, algorithm.get("ptx") or {}
+    if kl.get("placement") == "loss" and kl.get("estimator") in ("k1", "abs"):
+        raise UserError(
+            f"algorithm.kl.estimator: found {kl['estimator']}, whose gradient in the loss does not pull towards the "
+            "reference; allowed with algorithm.kl.placement=loss: k2 | k3 | null"
+        )
+    if ptx.get("coef") and not ptx.get("data"):
+        raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
+
+
+def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
+    """Raise UserError unless exactly one source of scores is given."""
+    if reward.get("_target_", "rlhf_lightning.rewards.make_reward") != "rlhf_lightning.rewards.make_reward":
+        return
+    sources = [name for name in ("function", "model", "components") if reward.get(name)]
+    choices = " | ".join(f"{prefix}{name}=..." for name in ("function", "model", "components"))
+    if not sources:
+        raise UserError(f"{prefix[:-1]}: no source of scores; give one of {choices}")
+    if len(sources) > 1:
+        given = " and ".join(f"{prefix}{name}" for name in sources)
+        raise UserError(f"{given}: only one source of scores; set the others to null")
+    function = reward.get("function")
+    if function and "." not in function:
+        raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')
+
+
+def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
+    """Raise UserError for the first model, reward model, data or checkpoint path that does not exist.
+
+    Args:
+        config: a training config.
+        made: folders that will exist by then, because an earlier stage or `prepare` makes them.
+    """
+    commands = config.get("requires") or {}
+    prepared = (config.get("prepare") or {}).get("folder")
+    folders = [Path(folder) for folder in (*made, *([prepared] if prepared else []))]
+    for key, value, is_model in _inputs(config):
+        if any(folder == Path(value) or folder in Path(value).parents for folder in folders):
+            continue
+        first = f"; first run: {commands[value]}" if value in commands else ""
+        if missing_locally(value):
+            raise UserError(f"{key}: {value} does not exist{first}")
+        if is_model and Path(value).is_dir() and not _holds_model(Path(value)):
+            raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){first}")
+
+
+def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Key, path and whether it is a model, for everything the run reads."""
+    reward = config.get("reward") or {}
+    candidates: list[tuple[str, Any, bool]] = [
+        ("model.path", config["model"].get("path"), True),
+        ("reward.model", reward.get("model"), True),
+        ("data.train", config["data"].get("train"), False),
+        ("data.val", config["data"].get("val"), False),
+    ]
+    for name, part in (reward.get("components") or {}).items():
+        candidates.append((f"reward.components.{name}.model", part.get("model"), True))
+    yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
+
+
+def missing_locally(value: str) -> bool:
+    """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names."""
+    path = Path(value).expanduser()
+    if path.exists():
+        return False
+    hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) and not value.startswith((".", "/", "~"))
+    return not hub_name or path.suffix in _DATA_SUFFIXES or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / part / "config.json").is_file() for part in (".", "model"))

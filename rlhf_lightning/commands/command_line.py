@@ -1,0 +1,131 @@
+"""What the commands share: reading the command line, `--help`, sweeps, and exit codes.
+
+Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (with its traceback), 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from rlhf_lightning.commands.composition import (
+    COMPOSITION_ERRORS,
+    HYDRA_VERSION,
+    compose_config,
+    composition_error,
+    conf_dir,
+    plain_config,
+)
+from rlhf_lightning.commands.quiet import quieten
+from rlhf_lightning.errors import UserError
+
+Task = Callable[[dict[str, Any]], object]
+_HYDRA_OPTIONS = (
+    "multirun",
+    "cfg",
+    "info",
+    "hydra_help",
+    "shell_completion",
+    "experimental_rerun",
+    "config_name",
+    "config_path",
+)
+
+
+def read_arguments(command: str) -> argparse.Namespace:
+    """Hydra's options and the overrides, from `sys.argv`."""
+    parser = get_args_parser()
+    parser.prog = command
+
+    def complain(message: str) -> NoReturn:
+        raise UserError(f"{message}; keys are written without dashes (optimizer.lr=1e-5), {command} --help lists them")
+
+    parser.error = complain  # type: ignore[method-assign]
+    return parser.parse_args()
+
+
+def run_command(body: Callable[[], None]) -> None:
+    """Run a command's body; wrong input becomes one line on stderr and exit code 2."""
+    # Hydra reports errors itself, in several lines and with exit code 1, unless it is told to leave them alone.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # an extension's modules may lie in the user's folder
+    quieten()
+    try:
+        body()
+    except UserError as error:
+        _fail(str(error))
+    except FileNotFoundError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: no such file")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(2)
+
+
+def run_hydra_command(command: str, config_name: str, task: Task, help_text: Callable[[str | None], str]) -> None:
+    """A command over one config: compose it and hand it to `task`; help, sweeps and Hydra's own options work too."""
+
+    def body() -> None:
+        arguments = read_arguments(command)
+        if arguments.help:
+            print(help_text(arguments.config_dir))
+        elif is_plain(arguments):
+            task(compose_config(config_name, arguments.overrides, arguments.config_dir))
+        else:
+            _hydra_main(config_name, task, arguments)
+
+    run_command(body)
+
+
+def is_plain(arguments: argparse.Namespace) -> bool:
+    """Whether this is one ordinary run: no sweep, and none of the options that only Hydra answers."""
+    return not any(getattr(arguments, name, None) for name in _HYDRA_OPTIONS)
+
+
+def _hydra_main(config_name: str, task: Task, arguments: argparse.Namespace) -> None:
+    """Hydra's own entry: `--multirun` through its sweeper and launcher, `--cfg`, `--info`, `--hydra-help`."""
+
+    def job(config: DictConfig) -> None:
+        hydra_config: Any = HydraConfig.get()
+        plain = plain_config(config, hydra_config.runtime.choices)
+        if plain.get("run_dir") and arguments.multirun:
+            plain["run_dir"] = f"{plain['run_dir']}_{hydra_config.job.num}"  # jobs of a sweep must not share a folder
+        try:
+            _refuse_processes(plain, hydra_config)
+            task(plain)
+        except UserError as error:
+            # Hydra would hold the exception back and print several lines.
+            _fail(str(error))
+
+    main = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base=HYDRA_VERSION)
+    try:
+        main(job)()
+    except COMPOSITION_ERRORS as error:
+        raise UserError(composition_error(error, config_name, arguments.overrides)) from error
+
+
+def _refuse_processes(config: dict[str, Any], hydra_config: Any) -> None:
+    """Lightning starts further processes by running the command again: each would run the whole sweep."""
+    devices = (config.get("trainer") or {}).get("devices", 1)
+    local = str(hydra_config.launcher._target_).endswith("BasicLauncher")
+    if hydra_config.mode == RunMode.MULTIRUN and local and devices != 1:
+        raise UserError(
+            f"trainer.devices: found {devices}; a sweep (-m) in this process takes trainer.devices=1: loop over the "
+            "values in your shell, or use a launcher that gives each job processes of its own"
+        )

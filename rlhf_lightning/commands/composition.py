@@ -1,0 +1,142 @@
+"""Composes configs with Hydra and turns Hydra's own complaints into one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
+from rlhf_lightning.errors import UserError
+
+HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+def conf_dir() -> Path:
+    """The project's configs: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra on the project's configs; inside a running Hydra (a sweep) that one is put back afterwards."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = running
+
+
+def compose_config(config_name: str, overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
+    """The composed config as plain containers, interpolations resolved; values still to be given stay `"???"`.
+
+    Args:
+        config_name: `train`, `pipeline` or `evaluate`.
+        overrides: as on the command line.
+        config_dir: a folder of the user's own configs, searched after the project's.
+
+    Raises:
+        UserError: one line about what cannot be composed.
+    """
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir: {config_dir} is not a folder")
+        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+    with _hydra():
+        try:
+            config = compose(config_name, list(overrides), return_hydra_config=True)
+            return plain_config(config, config.hydra.runtime.choices)
+        except COMPOSITION_ERRORS as error:
+            raise UserError(composition_error(error, config_name, overrides)) from error
+
+
+def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """A composed config without Hydra's own node, resolved; its name is the experiment's or pipeline's by default."""
+    container = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
+    plain: dict[str, Any] = OmegaConf.to_container(container, resolve=True)  # type: ignore[assignment]
+    if "name" in plain and plain["name"] is None:
+        chosen = choices.get("experiment") or choices.get("pipeline")
+        plain["name"] = str(chosen) if chosen else "train"
+    return plain
+
+
+def composition_error(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
+    """What Hydra or OmegaConf reports in several lines, as one: the key, what is wrong, the nearest match."""
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read as key=value ({_first_line(error)})"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        return _missing_option(error)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {_first_line(error)}"
+    text = str(error)
+    if isinstance(error, ConfigCompositionException):
+        if found := re.search(r"Could not (?:override|delete from config\.)(?: Key)? '([^']+)'", text):
+            return _unknown_key(found[1], config_name, overrides)
+        if found := re.search(r"An item is already at '([^']+)'", text):
+            return f"{found[1]}: exists already; set it without the plus: {found[1]}=..."
+        if error.__cause__ is not None:
+            return f"{_first_line(error)}: {_first_line(error.__cause__)}"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].strip()
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = list(error.options or [])
+    if not group:
+        return f"{option}: no such config"
+    match = nearest(option, options)
+    suggestion = did_you_mean(match and f"{group}={match}")
+    return f"{group}={option}: no such option{suggestion}; allowed: {', '.join(options)}"
+
+
+def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
+    with _hydra():
+        groups, chosen = _groups_and_choices(overrides)
+        try:
+            config = compose(config_name, [override.input_line or "" for override in chosen])
+        except COMPOSITION_ERRORS:
+            config = compose(config_name)
+    section = key.partition(".")[0]
+    if section != key and section in groups and config.get(section) is None:
+        return f"{key}: the section {section} is empty; choose it with {section}={' | '.join(groups[section])}"
+    known = dotted_keys(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    match = nearest_key(key, [*known, *groups])
+    if match:
+        return f"{key}: no such key{did_you_mean(match)}"
+    parent = key.rpartition(".")[0]
+    siblings = [other for other in known if other.rpartition(".")[0] == parent]
+    return f"{key}: no such key; allowed: {', '.join(siblings)}" if siblings else f"{key}: no such key"
+
+
+def _groups_and_choices(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[Override]]:
+    """All config groups with their options, and those overrides that choose from one (no sweeps, no deletions)."""
+    loader = GlobalHydra.instance().config_loader()
+    names = [group for group in loader.list_groups("") if not group.startswith("hydra")]
+    groups = {name: loader.get_group_options(name, ObjectType.CONFIG) for name in names}
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    chosen = [
+        override
+        for override in parsed
+        if override.key_or_group in groups and not override.is_sweep_override() and not override.is_delete()
+    ]
+    searched = [override for override in parsed if override.key_or_group == "hydra.searchpath"]
+    return groups, [*chosen, *searched]

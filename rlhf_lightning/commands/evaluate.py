@@ -1,0 +1,80 @@
+"""rlhf-evaluate: compares policies on held-out prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.checks import check_reward, missing_locally
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.help import evaluate_help
+from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, write_summary
+from rlhf_lightning.commands.schema import Evaluate
+from rlhf_lightning.commands.spelling import did_you_mean, nearest
+from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.errors import UserError
+
+
+def main() -> None:
+    """The entry point of rlhf-evaluate."""
+    run_hydra_command("rlhf-evaluate", "evaluate", evaluate, evaluate_help)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Everything that can be known to be wrong without importing torch."""
+    validate(config, Evaluate)
+    policies = config["policies"]
+    if not policies:
+        raise UserError("policies: none given; allowed: {name: folder, ...}")
+    for key in ("baseline", "reference"):
+        name = config.get(key)
+        if name is not None and name not in policies:
+            match = did_you_mean(nearest(name, policies))
+            raise UserError(f'{key}: found "{name}"; allowed: one of the policies ({", ".join(policies)}){match}')
+    paths = {f"policies.{name}": path for name, path in policies.items()} | {"prompts": config["prompts"]}
+    for key in ("gold", "proxy"):
+        reward = config.get(key) or {}
+        if any(reward.values()):
+            check_reward(reward, f"{key}.")
+        if reward.get("model"):
+            paths[f"{key}.model"] = reward["model"]
+    for key, path in paths.items():
+        if missing_locally(path):
+            raise UserError(f"{key}: {path} does not exist")
+
+
+def evaluate(config: dict[str, Any]) -> None:
+    """Sample, score, print the table, and write the report."""
+    check(config)
+    started = time.monotonic()
+    folder = choose_run_dir({**config, "name": "evaluate"})
+
+    from rich.console import Console
+
+    from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
+    from rlhf_lightning.rewards import make_reward
+
+    write_config(folder, config)
+    scorers = {
+        key: make_reward(**config[key]) if any((config.get(key) or {}).values()) else None for key in ("gold", "proxy")
+    }
+    reference = config.get("reference") or config["baseline"]
+    evaluation = evaluate_policies(
+        policies=config["policies"],
+        prompts_file=config["prompts"],
+        baseline=config["baseline"],
+        reference=config["policies"][reference],
+        gold=scorers["gold"],
+        proxy=scorers["proxy"],
+        max_new_tokens=config["max_new_tokens"],
+        temperature=config["temperature"],
+        batch_size=config["batch_size"],
+        seed=config["seed"],
+    )
+    files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
+    write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})
+    Console().print(terminal_table(evaluation))
+    for file in files:
+        print(f"report: {file}")

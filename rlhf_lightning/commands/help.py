@@ -1,0 +1,166 @@
+"""The pages that `--help` prints. Groups and options are read from the config folders, so extensions appear too."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+from rlhf_lightning.commands.composition import conf_dir
+
+# Group -> what its option decides, in the order a reader needs them.
+GROUPS = {
+    "experiment": "a whole run: the groups below with values that go together",
+    "algorithm": "what is trained and by which loss",
+    "model": "the network: a Hugging Face folder, an earlier run folder or a hub name",
+    "data": "rows: JSONL, Parquet, a datasets folder or a hub name",
+    "reward": "PPO: where scores come from",
+    "rollout": "PPO: how responses are sampled",
+    "optimizer": "",
+    "scheduler": "of the learning rate, over all optimiser steps",
+    "trainer": "Lightning's Trainer: devices, strategy, precision, length",
+    "callbacks": "checkpoints, metrics.jsonl, guardrails, progress, samples",
+    "logger": "where metrics go besides the run folder",
+}
+KEYS = {
+    "seed": "of initial weights, order of the data and sampled responses",
+    "ckpt": "resume from a checkpoint file, or `last`",
+    "run_dir": "the run folder; default outputs/<experiment>/<time>",
+    "explain": "true: print the batch arithmetic and stop",
+    "model.path": "Hugging Face folder, run folder or hub name",
+    "data.train, data.val": "rows to learn from, and held-out ones (or data.val_fraction)",
+    "data.batch_size": "rows a process and batch (SFT, reward model, DPO)",
+    "optimizer.lr": "learning rate",
+    "trainer.max_epochs": "passes over the data; PPO: iterations",
+    "trainer.devices": "processes on this machine",
+    "trainer.strategy": "auto, ddp, ...",
+    "trainer.precision": "32-true, bf16-mixed, bf16-true",
+    "trainer.accumulate_grad_batches": "batches an optimiser step; PPO: micro-batches a minibatch",
+    "rollout.batch_size": "PPO: prompts an iteration and process, one response each",
+    "rollout.max_new_tokens": "PPO: tokens of a response, at most",
+    "rollout.temperature": "PPO: of sampling",
+    "reward.function | model | components": "PPO: dotted path of a Python function | reward model | weighted sum",
+    "algorithm.kl.kind": "PPO: adaptive | fixed | multiplicative coefficient",
+    "algorithm.kl.coef": "PPO: (initial) coefficient of the KL term, 1 / nats",
+    "algorithm.kl.target": "PPO: KL per response (a sum over its tokens), nats",
+    "algorithm.kl.horizon": "PPO: of the adaptive controller, in responses",
+    "algorithm.kl.placement": "PPO: the KL term in the token rewards (reward) or in the loss (loss)",
+    "algorithm.clip_range, gamma, lam": "PPO: ratio clip, discount, GAE lambda",
+    "algorithm.ppo_epochs, num_minibatches": "PPO: passes over a rollout, optimiser steps a pass",
+    "algorithm.target_kl": "PPO: ends an iteration's updates early, nats per token",
+    "algorithm.beta, loss_type": "DPO: strength of the KL term, sigmoid | ipo | hinge",
+}
+
+
+def train_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-train."""
+    return f"""rlhf-train: train a language model from human feedback (SFT, reward model, PPO, DPO).
+
+usage: rlhf-train [group=option ...] [key=value ...]
+
+examples
+  rlhf-train experiment=sft_demo                          the embedded world; needs no files and no network
+  rlhf-train experiment=ppo_demo algorithm.kl.target=3 optimizer.lr=1e-5
+  rlhf-train experiment=sft model.path=gpt2 data.train=my_rows.jsonl
+  rlhf-train experiment=ppo model.path=outputs/sft/... data.train=prompts.jsonl reward.function=my_package.my_reward
+  rlhf-train experiment=ppo_demo explain=true             the batch arithmetic, nothing is trained
+  rlhf-train experiment=ppo_demo ckpt=last                go on where a run was stopped
+  rlhf-train -m experiment=ppo_demo algorithm.kl.target=2,4,8     a sweep, one run a value
+  rlhf-train experiment=ppo_demo --cfg job                the composed config
+  rlhf-train --config-dir my_conf experiment=mine         your own config folder beside the project's
+
+groups (group=option)
+{_groups(config_dir)}
+
+keys learnt once (key=value; every key is in --cfg job)
+{_table(KEYS)}
+
+A run folder holds config.yaml, checkpoints/, metrics.jsonl, summary.json and model/, a Hugging Face folder that a later
+stage, or any other tool, takes as its model. Metrics also go to MLflow:
+mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+Wrong input ends with one line and exit code 2, before anything is loaded."""
+
+
+def pipeline_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-pipeline."""
+    keys = {
+        "seed": "of every stage",
+        "run_dir": "stage folders, summary.json and the report go here",
+        "from": "a stage: those before it are taken as they are in run_dir",
+        "explain": "true: print the batch arithmetic of every stage and stop",
+        "logger": "of every stage: mlflow | none",
+        "stages.<stage>.<key>": "any key of rlhf-train, for that stage",
+        "stages.<stage>.experiment": "the experiment of a stage",
+        "stages.<stage>.model_from, reward_from": "the earlier stages it begins from",
+        "evaluation.*": "prompts, baseline, reference, gold and proxy reward, sampling",
+    }
+    return f"""rlhf-pipeline: several stages as one run, each from the run folders of earlier ones, then an evaluation.
+
+usage: rlhf-pipeline pipeline=<option> [key=value ...]
+
+examples
+  rlhf-pipeline pipeline=demo
+  rlhf-pipeline pipeline=demo seed=1 run_dir=outputs/demo1 stages.ppo.algorithm.kl.target=3
+  rlhf-pipeline pipeline=demo from=ppo                    keep the earlier stages of outputs/demo
+  rlhf-pipeline pipeline=demo '~stages.dpo'               without a stage
+
+pipelines
+{_table({"pipeline": ", ".join(options("pipeline", config_dir))})}
+
+keys (key=value)
+{_table(keys)}
+
+All stages are checked before the first one starts. The end is a table, summary.json and report.html in run_dir."""
+
+
+def evaluate_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-evaluate."""
+    keys = {
+        "policies": "{name: run folder, Hugging Face folder or hub name, ...}",
+        "prompts": "held-out rows with a prompt",
+        "baseline": "the policy that win rates are against",
+        "reference": "the policy that the KL is to; default: the baseline",
+        "gold.function, gold.model": "the true reward, where it is known",
+        "proxy.function, proxy.model": "the reward that was trained on",
+        "max_new_tokens, temperature, batch_size, seed": "how responses are sampled",
+        "run_dir": "for the report and summary.json; default outputs/evaluate/<time>",
+    }
+    return f"""rlhf-evaluate: compare policies on held-out prompts.
+
+usage: rlhf-evaluate policies={{...}} prompts=<file> baseline=<name> [key=value ...]
+
+example
+  rlhf-evaluate 'policies={{sft:outputs/demo/sft,ppo:outputs/demo/ppo}}' baseline=sft \\
+    prompts=outputs/demo/world/prompts_test.jsonl gold.function=rlhf_lightning.simulation.gold_reward
+
+keys (key=value)
+{_table(keys)}
+
+Reports, a policy: mean gold and proxy score, win rate against the baseline with its 95% interval, KL to the reference,
+length, distinct-1 and -2, EOS rate, and refusals of unsafe and of harmless prompts where rows have a `kind`."""
+
+
+def options(group: str, config_dir: str | None = None) -> list[str]:
+    """The options of a config group, the user's own folder included."""
+    folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _groups(config_dir: str | None) -> str:
+    own = {path.name for path in Path(config_dir).iterdir() if path.is_dir()} if config_dir else set()
+    rows = {}
+    for group in [*GROUPS, *sorted(own - set(GROUPS) - {"pipeline"})]:
+        names = ", ".join(options(group, config_dir))
+        meaning = GROUPS.get(group, "")
+        rows[group] = f"{names}  ({meaning})" if meaning else names
+    return _table(rows)
+
+
+def _table(rows: dict[str, str]) -> str:
+    width = min(40, max(map(len, rows)))
+    lines = []
+    for name, text in rows.items():
+        wrapped = textwrap.wrap(re.sub(r"\s+", " ", text), 116 - width) or [""]
+        lines.append(f"  {name:<{width}}  {wrapped[0]}")
+        lines += [" " * (width + 4) + line for line in wrapped[1:]]
+    return "\n".join(lines)

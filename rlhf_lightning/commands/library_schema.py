@@ -1,0 +1,145 @@
+"""The typed schema of the outside classes that the configs name: Lightning's and torch's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from rlhf_lightning.commands.schema import (
+    BelowOne,
+    Count,
+    Fraction,
+    Mapping,
+    NonNegative,
+    Text,
+    Whole,
+    strict,
+)
+
+Limit = Count | Fraction | None
+Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+Switch = bool | None
+
+
+@strict
+class Trainer(TypedDict, total=False):
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
+    devices: Count | Literal["auto"] | list[Whole]
+    num_nodes: Count
+    strategy: Text | Mapping
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine"]
+    max_epochs: Annotated[int, Field(ge=-1)]
+    min_epochs: Count | None
+    max_steps: Annotated[int, Field(ge=-1)]
+    min_steps: Count | None
+    max_time: Text | Mapping | None
+    accumulate_grad_batches: Count
+    gradient_clip_val: NonNegative | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    val_check_interval: Limit
+    check_val_every_n_epoch: Count | None
+    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
+    limit_train_batches: Limit
+    limit_val_batches: Whole | Fraction | None
+    overfit_batches: Whole | Fraction
+    fast_dev_run: bool | Count
+    log_every_n_steps: Count
+    enable_checkpointing: Switch
+    enable_progress_bar: Switch
+    detect_anomaly: bool
+    deterministic: bool | Literal["warn"]
+    benchmark: Switch
+    inference_mode: bool
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+    plugins: Any
+    sync_batchnorm: bool
+    reload_dataloaders_every_n_epochs: Whole
+
+
+@strict
+class AdamW(TypedDict, total=False):
+    lr: NonNegative
+    betas: Betas
+    eps: NonNegative
+    weight_decay: NonNegative
+    amsgrad: bool
+    foreach: Switch
+    maximize: bool
+    capturable: bool
+    differentiable: bool
+    fused: Switch
+
+
+@strict
+class SGD(TypedDict, total=False):
+    lr: NonNegative
+    momentum: NonNegative
+    dampening: float
+    weight_decay: NonNegative
+    nesterov: bool
+    maximize: bool
+    foreach: Switch
+    differentiable: bool
+    fused: Switch
+
+
+@strict
+class WarmUp(TypedDict, total=False):
+    num_warmup_steps: Whole
+    last_epoch: int
+
+
+@strict
+class CosineWarmUp(TypedDict, total=False):
+    num_warmup_steps: Whole
+    num_cycles: NonNegative
+    last_epoch: int
+
+
+@strict
+class ModelCheckpoint(TypedDict, total=False):
+    dirpath: Text | None
+    filename: Text | None
+    monitor: Text | None
+    verbose: bool
+    save_last: bool | Literal["link"] | None
+    save_top_k: Annotated[int, Field(ge=-1)]
+    save_on_exception: bool
+    save_weights_only: bool
+    mode: Literal["min", "max"]
+    auto_insert_metric_name: bool
+    every_n_train_steps: Whole | None
+    train_time_interval: Any
+    every_n_epochs: Whole | None
+    save_on_train_epoch_end: Switch
+    enable_version_counter: bool
+
+
+@strict
+class MLFlowLogger(TypedDict, total=False):
+    experiment_name: Text
+    run_name: Text | None
+    tracking_uri: Text
+    tags: Mapping | None
+    save_dir: Text | None
+    log_model: bool | Literal["all"]
+    prefix: str
+    artifact_location: Text | None
+    run_id: Text | None
+    synchronous: Switch
+
+
+LIBRARY_SECTIONS: dict[str, Any] = {
+    "lightning.Trainer": Trainer,
+    "lightning.pytorch.Trainer": Trainer,
+    "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
+    "lightning.pytorch.loggers.MLFlowLogger": MLFlowLogger,
+    "transformers.get_constant_schedule_with_warmup": WarmUp,
+    "transformers.get_linear_schedule_with_warmup": WarmUp,
+    "transformers.get_cosine_schedule_with_warmup": CosineWarmUp,
+    "torch.optim.AdamW": AdamW,
+    "torch.optim.Adam": AdamW,
+    "torch.optim.SGD": SGD,
+}

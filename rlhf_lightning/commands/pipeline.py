@@ -1,0 +1,191 @@
+"""rlhf-pipeline: stages as one composed config, all checked before the first one runs, then an evaluation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.arithmetic import explain, is_ppo
+from rlhf_lightning.commands.checks import check_inputs
+from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.help import options, pipeline_help
+from rlhf_lightning.commands.run_folder import (
+    choose_run_dir,
+    first_process,
+    read_json_lines,
+    write_config,
+    write_summary,
+)
+from rlhf_lightning.commands.schema import Pipeline
+from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
+from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
+from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
+from rlhf_lightning.commands.train import check, print_end, run
+from rlhf_lightning.commands.validation import MISSING, validate
+from rlhf_lightning.errors import UserError
+
+
+def main() -> None:
+    """The entry point of rlhf-pipeline."""
+    run_command(_main)
+
+
+def _main() -> None:
+    arguments = read_arguments("rlhf-pipeline")
+    if arguments.help:
+        print(pipeline_help(arguments.config_dir))
+        return
+    if not is_plain(arguments):
+        raise UserError("rlhf-pipeline takes overrides, --config-dir and --help only; sweeps: rlhf-train -m")
+    own, of_stages = split_overrides(arguments.overrides)
+    pipeline = compose_config("pipeline", own, arguments.config_dir)
+    if pipeline["stages"] == MISSING:
+        raise UserError(f"pipeline: missing; give pipeline={' | '.join(options('pipeline', arguments.config_dir))}")
+    validate(pipeline, Pipeline)
+    run_dir = choose_run_dir(pipeline)
+    stages = compose_stages(pipeline, run_dir, of_stages, arguments.config_dir)
+    check_pipeline(pipeline, run_dir, stages)
+    if pipeline["explain"]:
+        print("\n\n".join(explain(stage.config) for stage in stages))
+        return
+    run_pipeline(pipeline, run_dir, stages)
+
+
+def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> None:
+    """Everything that can be known to be wrong before the first stage, of all stages.
+
+    Raises:
+        UserError: one line about the first thing.
+    """
+    names = [stage.name for stage in stages]
+    made = [str(run_dir / name) for name in names]
+    for stage in stages:
+        check(stage.config, f"stages.{stage.name}.")
+        with keys_under(f"stages.{stage.name}."):
+            check_inputs(stage.config, made)
+    _check_name("from", pipeline.get("from"), names)
+    for name in skipped_stages(pipeline, names):
+        if not (run_dir / name / "summary.json").is_file():
+            raise UserError(f"from: stage {name} has not ended in {run_dir} (no summary.json); start with from={name}")
+    evaluation = pipeline["evaluation"]
+    if evaluation["prompts"] is not None:
+        for key in ("baseline", "reference"):
+            _check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline, stages))
+        for name in evaluation["policies"] or []:
+            _check_name("evaluation.policies", name, names)
+        _check_name("evaluation.proxy", evaluation["proxy"], names)
+
+
+def _check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        match = did_you_mean(nearest(value, allowed))
+        raise UserError(f'{key}: found "{value}"; allowed: a stage ({", ".join(allowed)}){match}')
+
+
+def skipped_stages(pipeline: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """The stages before `from`."""
+    return list(names[: names.index(pipeline["from"])]) if pipeline.get("from") else []
+
+
+def policy_stages(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> list[str]:
+    """The stages to compare: those named, or all that train a policy rather than a reward model."""
+    chosen = pipeline["evaluation"]["policies"]
+    return chosen or [stage.name for stage in stages if "reward_model" not in stage.config["model"]["_target_"]]
+
+
+def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
+    """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
+    started = time.monotonic()
+    from rlhf_lightning.commands.build import build
+
+    if first_process():
+        write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
+    build(pipeline["prepare"], "prepare")
+    parent = _parent_run(pipeline, stages)
+    summary: dict[str, Any] = {"seed": pipeline["seed"]}
+    skipped = skipped_stages(pipeline, [stage.name for stage in stages])
+    try:
+        for stage in stages:
+            if stage.name in skipped:
+                results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
+            else:
+                if first_process():
+                    print(
+                        f"\n{stage.name}: {stage.config['algorithm']['_target_'].rpartition('.')[2]} -> {stage.folder}"
+                    )
+                results = run(stage.config, parent.run_id if parent else None).summary
+            summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
+        if not first_process():
+            return summary
+        files = _evaluate(pipeline, run_dir, stages, summary)
+    except BaseException:
+        if parent:
+            parent.fail()
+        raise
+    summary["wall_seconds"] = round(time.monotonic() - started, 2)
+    write_summary(run_dir, summary)
+    if parent:
+        parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
+    print_end(run_dir, stages[0].config, files)
+    return summary
+
+
+def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's part of the pipeline's summary: its held-out metrics, and for PPO its KL and coefficient."""
+    metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
+    for key in ("bayes_accuracy", "wall_seconds"):
+        if key in results:
+            metrics[key] = results[key]
+    if is_ppo(config):
+        kl = config["algorithm"].get("kl") or {}
+        metrics |= {
+            "kl": results.get("objective/kl"),  # replaced by the evaluation's, on unseen prompts, if there is one
+            "train_kl": results.get("objective/kl"),
+            "kl_target": kl.get("target"),
+            "kl_coef": results.get("kl/coef"),
+        }
+    return metrics
+
+
+def _parent_run(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> PipelineRun | None:
+    config = stages[0].config
+    if not uses_mlflow(config) or not first_process():
+        return None
+    check_tracking(config["logger"]["tracking_uri"])
+    return PipelineRun(config["logger"]["tracking_uri"], config["logger"]["experiment_name"], pipeline["name"])
+
+
+def _evaluate(
+    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], summary: dict[str, Any]
+) -> list[Path]:
+    """Compare the policies, add the figures to the summary, print the table and write the report."""
+    settings = pipeline["evaluation"]
+    if settings["prompts"] is None:
+        return []
+    from rich.console import Console
+
+    from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
+    from rlhf_lightning.rewards import make_reward
+
+    names = policy_stages(pipeline, stages)
+    evaluation = evaluate_policies(
+        policies={name: run_dir / name for name in names},
+        prompts_file=settings["prompts"],
+        baseline=settings["baseline"],
+        reference=run_dir / settings["reference"] if settings["reference"] else None,
+        gold=make_reward(function=settings["gold"]) if settings["gold"] else None,
+        proxy=make_reward(model=str(run_dir / settings["proxy"])) if settings["proxy"] else None,
+        max_new_tokens=settings["max_new_tokens"],
+        temperature=settings["temperature"],
+        batch_size=settings["batch_size"],
+        seed=pipeline["seed"],
+    )
+    summary |= evaluation.flat()
+    histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in stages}
+    Console().print(terminal_table(evaluation))
+    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
+    return write_report(run_dir, evaluation, histories, str(pipeline["name"]), summary=numbers)

@@ -1,0 +1,58 @@
+"""Silences what libraries print and a user cannot act on. Errors and the project's own warnings stay."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+# Read by the libraries when they are imported, so set before that; the user's own setting wins.
+_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",  # tokenizers warns at every fork otherwise
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "BITSANDBYTES_NOWELCOME": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",  # mlflow looks for git
+}
+_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*num_workers.*",
+    ".*The number of training batches .* is smaller than the logging interval.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*pkg_resources is deprecated.*",
+    ".*LeafSpec.*",
+    ".*os.fork\\(\\).*",
+    ".*Total length of `list` across ranks is zero.*",  # no validation data
+    ".*module\\(s\\) in eval mode at the start of training.*",  # the frozen reference
+    ".*GPU available but not used.*",
+    ".*`training_step` returned `None`.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # PPO
+)
+_LOGGERS = {
+    "alembic": logging.WARNING,  # one line a migration
+    "mlflow": logging.WARNING,
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,  # a new experiment is no warning
+    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # the devices there are, and tips
+    "lightning.fabric.utilities.seed": logging.WARNING,
+    "lightning.pytorch.accelerators.cuda": logging.WARNING,
+    "bitsandbytes": logging.ERROR,  # kernels that this machine does not have
+    "torch.distributed.elastic.multiprocessing.redirects": logging.ERROR,
+    "httpx": logging.WARNING,
+}
+
+
+def quieten() -> None:
+    """Call before torch, lightning, transformers or mlflow are imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.filterwarnings("ignore", category=category)
+    for message in _WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    for name, level in _LOGGERS.items():
+        logging.getLogger(name).setLevel(level)

@@ -1,0 +1,73 @@
+"""The nearest match of a key, an option or a value that does not exist."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+
+# What other libraries call the same thing.
+OTHER_NAMES = {
+    "learning_rate": "optimizer.lr",
+    "num_train_epochs": "trainer.max_epochs",
+    "gradient_accumulation_steps": "trainer.accumulate_grad_batches",
+    "max_grad_norm": "trainer.gradient_clip_val",
+    "per_device_train_batch_size": "data.batch_size",
+    "model_name_or_path": "model.path",
+    "output_dir": "run_dir",
+    "init_kl_coef": "algorithm.kl.coef",
+    "kl_coef": "algorithm.kl.coef",
+    "cliprange": "algorithm.clip_range",
+    "vf_coef": "algorithm.value_coef",
+    "num_ppo_epochs": "algorithm.ppo_epochs",
+}
+
+
+def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The most similar candidate, if its similarity (0 to 1) reaches `cutoff`."""
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
+    return found[0] if found else None
+
+
+def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every key of a nested mapping, sections included: `algorithm`, `algorithm.kl`, `algorithm.kl.target`, ..."""
+    keys = []
+    for name, value in config.items():
+        if not str(name).startswith("_"):
+            keys.append(f"{prefix}{name}")
+            if isinstance(value, Mapping):
+                keys += dotted_keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str | None:
+    """The key that was probably meant: a sibling of similar name, the same leaf elsewhere, or a similar path."""
+    known = [other for other in keys if not key.startswith(f"{other}.")]
+    parent, _, leaf = key.rpartition(".")
+    siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
+    if match := nearest(leaf, siblings):
+        return siblings[match]
+    if (meant := OTHER_NAMES.get(leaf)) in known:
+        return meant
+    same_leaf = [other for other in known if other == key or other.endswith(f".{key}") or other.endswith(f".{leaf}")]
+    if len(same_leaf) == 1:
+        return same_leaf[0]
+    return nearest(key, same_leaf or known, cutoff=0.8)
+
+
+@contextmanager
+def keys_under(prefix: str) -> Iterator[None]:
+    """Spells the keys of a complaint raised inside as the user wrote them, such as under `stages.ppo.`."""
+    try:
+        yield
+    except UserError as error:
+        text = re.sub(r"did you mean (?=\w)", f"did you mean {prefix}", str(error))
+        raise UserError(f"{prefix}{text}") from error
+
+
+def did_you_mean(match: str | None) -> str:
+    return f"; did you mean {match}?" if match else ""

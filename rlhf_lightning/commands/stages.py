@@ -1,0 +1,102 @@
+"""The stages of a pipeline as training configs: each is an experiment with its overrides and earlier run folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import get_type_hints
+
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.schema import Stage
+from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
+from rlhf_lightning.errors import UserError
+
+_STAGE_OVERRIDE = re.compile(r"^(\+\+|\+|~)?stages\.([\w-]+)\.(.+)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage, ready to run: its name, its training config, and the earlier stages it takes its models from."""
+
+    name: str
+    config: dict[str, Any]
+    model_from: str | None
+    reward_from: str | None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config["run_dir"])
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Overrides of the pipeline itself, and those of each stage's training config with the prefix taken off.
+
+    >>> split_overrides(["seed=1", "stages.ppo.algorithm.kl.target=3", "stages.ppo.experiment=mine"])
+    (['seed=1', 'stages.ppo.experiment=mine'], {'ppo': ['algorithm.kl.target=3']})
+    """
+    own: list[str] = []
+    of_stages: dict[str, list[str]] = {}
+    for override in overrides:
+        match = _STAGE_OVERRIDE.match(override)
+        if match is None or re.split(r"[.=]", match[3])[0] in get_type_hints(Stage):
+            own.append(override)
+        else:
+            of_stages.setdefault(match[2], []).append(f"{match[1] or ''}{match[3]}")
+    return own, of_stages
+
+
+def compose_stages(
+    pipeline: Mapping[str, Any],
+    run_dir: Path,
+    of_stages: Mapping[str, Sequence[str]],
+    config_dir: str | None = None,
+) -> list[StageConfig]:
+    """The training config of every stage, in order.
+
+    Raises:
+        UserError: an override names no stage, a stage begins from a later one, or a stage cannot be composed.
+    """
+    names = list(pipeline["stages"])
+    for name in of_stages:
+        if name not in names:
+            match = did_you_mean(nearest(name, names))
+            raise UserError(f"stages.{name}: no such stage; allowed: {', '.join(names)}{match}")
+    stages = []
+    for i, name in enumerate(names):
+        stage = pipeline["stages"][name]
+        for key in ("model_from", "reward_from"):
+            if stage.get(key) is not None and stage[key] not in names[:i]:
+                allowed = ", ".join(names[:i]) or "none, this is the first"
+                raise UserError(f'stages.{name}.{key}: found "{stage[key]}"; allowed: an earlier stage ({allowed})')
+        overrides = _overrides(name, stage, pipeline, run_dir) + list(of_stages.get(name, []))
+        with keys_under(f"stages.{name}."):
+            config = compose_config("train", overrides, config_dir)
+        stages.append(StageConfig(name, config, stage.get("model_from"), stage.get("reward_from")))
+    return stages
+
+
+def _overrides(name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any], run_dir: Path) -> list[str]:
+    overrides = [
+        f"experiment={stage['experiment']}",
+        f"logger={pipeline['logger']}",
+        f"name={pipeline['name']}-{name}",
+        f"seed={pipeline['seed']}",
+        f"run_dir={_quoted(run_dir / name)}",
+    ]
+    if stage.get("model_from"):
+        overrides.append(f"model.path={_quoted(run_dir / stage['model_from'])}")
+    if stage.get("reward_from"):
+        overrides.append(f"reward.model={_quoted(run_dir / stage['reward_from'])}")
+    return overrides + [f"{key}={_quoted(value)}" for key, value in (stage.get("overrides") or {}).items()]
+
+
+def _quoted(value: Any) -> str:
+    """A value in Hydra's grammar: JSON's is a part of it, once quotes in a text are escaped."""
+    if isinstance(value, Path):
+        value = str(value)
+    return json.dumps(value) if isinstance(value, str) else re.sub(r'"(\w+)": ', r"\1: ", json.dumps(value))

@@ -1,0 +1,118 @@
+"""MLflow around a run: server check, parent run of a pipeline, parameters, artifacts. MLflow is imported late."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+
+_PATIENCE = 3.0  # seconds; MLflow itself retries a dead server for four minutes
+
+
+def uses_mlflow(config: Mapping[str, Any]) -> bool:
+    """Whether the logger section is MLflow's."""
+    return str((config.get("logger") or {}).get("_target_", "")).endswith("MLFlowLogger")
+
+
+def check_tracking(uri: str) -> None:
+    """Make sure that the tracking store can be written to, before anything is trained.
+
+    Raises:
+        UserError: a server does not answer within a few seconds.
+    """
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if not uri.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return  # it answers; whether it is MLflow shows at the first call
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"logger.tracking_uri: no answer from {uri} ({reason}); start the server, correct the address, "
+            "or use logger=none"
+        ) from error
+
+
+def artifact_location(uri: str) -> str | None:
+    """Artifacts of a local store lie beside its file, wherever a command is called; a server has its own place."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+
+
+def ui_command(uri: str) -> str:
+    """The command that opens MLflow's pages on a store."""
+    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+
+
+def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every value of a config by its dotted key, cut to the 250 characters that MLflow keeps.
+
+    >>> flat_parameters({"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}})
+    {'optimizer.lr': '0.1', 'optimizer.betas': '[0.9, 0.99]'}
+    """
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}".replace(":", "_").replace("@", "_")
+        if isinstance(value, Mapping) and value:
+            flat |= flat_parameters(value, f"{key}.")
+        else:
+            flat[key] = str(value)[:250]
+    return flat
+
+
+class PipelineRun:
+    """The parent run of a pipeline: stage runs name it in their tag `mlflow.parentRunId`."""
+
+    def __init__(self, uri: str, experiment_name: str, name: str) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(uri)
+        experiment = self.client.get_experiment_by_name(experiment_name)
+        if experiment is not None:
+            experiment_id = experiment.experiment_id
+        else:
+            experiment_id = self.client.create_experiment(experiment_name, artifact_location(uri))
+        self.run_id = self.client.create_run(experiment_id, run_name=name).info.run_id
+
+    def finish(self, metrics: Mapping[str, float], config: Mapping[str, Any], files: Iterable[Path]) -> None:
+        """Log the summary, the config and the report, and end the run."""
+        from mlflow.entities import Param
+
+        log_parameters = [Param(key, value) for key, value in flat_parameters(config).items()]
+        for start in range(0, len(log_parameters), 100):
+            self.client.log_batch(self.run_id, params=log_parameters[start : start + 100])
+        for name, value in metrics.items():
+            self.client.log_metric(self.run_id, metric_name(name), value)
+        for file in files:
+            self.client.log_artifact(self.run_id, str(file))
+        self.client.set_terminated(self.run_id)
+
+    def fail(self) -> None:
+        """End the run as failed."""
+        self.client.set_terminated(self.run_id, "FAILED")
+
+
+def metric_name(name: str) -> str:
+    """The name with what MLflow does not allow replaced."""
+    return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)
+
+
+def log_run_files(loggers: Iterable[Any], run_dir: Path) -> None:
+    """Attach the run folder's small files, plots and exported model to its MLflow run, if it has one."""
+    logger = next((each for each in loggers if type(each).__name__ == "MLFlowLogger"), None)
+    if logger is None:
+        return
+    client, run_id = logger.experiment, logger.run_id
+    for pattern in ("config.yaml", "summary.json", "*.png", "*.html"):
+        for file in sorted(run_dir.glob(pattern)):
+            client.log_artifact(run_id, str(file))
+    if (run_dir / "model").is_dir():
+        client.log_artifacts(run_id, str(run_dir / "model"), "model")

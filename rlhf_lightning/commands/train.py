@@ -1,0 +1,146 @@
+"""rlhf-train: one training run from a composed config."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.arithmetic import explain
+from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.help import train_help
+from rlhf_lightning.commands.run_folder import (
+    choose_run_dir,
+    find_checkpoint,
+    first_process,
+    forget_run_dir,
+    read_json_lines,
+    write_config,
+    write_summary,
+)
+from rlhf_lightning.commands.schema import Train
+from rlhf_lightning.commands.spelling import keys_under
+from rlhf_lightning.commands.tracking import check_tracking, log_run_files, ui_command, uses_mlflow
+from rlhf_lightning.commands.validation import validate
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: its folder and the content of its summary.json."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def main() -> None:
+    """The entry point of rlhf-train."""
+    run_hydra_command("rlhf-train", "train", train, train_help)
+
+
+def train(config: dict[str, Any]) -> None:
+    """Check the config, then explain it or run it."""
+    check(config)
+    if config.get("explain"):
+        print(explain(config))
+        return
+    check_inputs(config)
+    result = run(config)
+    print_end(result.folder, config)
+
+
+def check(config: Mapping[str, Any], prefix: str = "") -> None:
+    """Everything that can be known to be wrong without importing torch.
+
+    Args:
+        config: a training config.
+        prefix: what the user writes before its keys, such as `stages.ppo.`.
+
+    Raises:
+        UserError: one line about the first thing.
+    """
+    with keys_under(prefix):
+        check_data_kind(config)
+    validate(config, Train, prefix)
+    with keys_under(prefix):
+        check_sections(config)
+
+
+def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResult:
+    """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
+
+    Args:
+        config: a checked training config.
+        parent_run_id: MLflow's id of the pipeline that this run belongs to.
+    """
+    started = time.monotonic()
+    run_dir = choose_run_dir(config)
+    checkpoint = find_checkpoint(config, run_dir) if config.get("ckpt") else None
+    if uses_mlflow(config):
+        check_tracking(config["logger"]["tracking_uri"])
+
+    import lightning
+    from rlhf_lightning.commands.build import build, build_datamodule, build_module, build_trainer
+    from rlhf_lightning.models import load_tokenizer
+
+    if first_process():
+        write_config(run_dir, config)
+    build(config.get("prepare"), "prepare")
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
+    module = build_module(config, tokenizer)
+    datamodule = build_datamodule(config, tokenizer)
+    trainer = build_trainer(config, run_dir, parent_run_id)
+    trainer.fit(module, datamodule, ckpt_path=checkpoint)
+
+    summary = {**summarise(config, trainer), "wall_seconds": round(time.monotonic() - started, 2)}
+    if first_process():
+        module.export(run_dir / "model")  # type: ignore[operator]
+        write_summary(run_dir, summary)
+        log_run_files(trainer.loggers, run_dir)
+    trainer.strategy.barrier("export")  # a next stage reads the folder in every process
+    forget_run_dir()
+    return RunResult(run_dir, summary)
+
+
+def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
+    """The final metrics of a run as one flat object; values that are not finite become null."""
+    metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    summary: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+    ceiling = bayes_accuracy(config["data"].get("val"))
+    if ceiling is not None:
+        summary["bayes_accuracy"] = ceiling
+    return {
+        "experiment": config["name"],
+        "seed": config["seed"],
+        "epochs": trainer.current_epoch,
+        "optimiser_steps": trainer.global_step,
+        **summary,
+    }
+
+
+def bayes_accuracy(val: Any) -> float | None:
+    """The accuracy no model can beat on held-out pairs, where the rows say how probable their label was."""
+    if not str(val).endswith(".jsonl"):
+        return None
+    rows = read_json_lines(Path(str(val)))
+    probabilities = [float(row["label_probability"]) for row in rows if "label_probability" in row]
+    if not probabilities or len(probabilities) < len(rows):
+        return None
+    from rlhf_lightning.simulation import mean_certainty
+
+    return mean_certainty(probabilities)
+
+
+def print_end(folder: Path, config: Mapping[str, Any], made: Collection[Path] = ()) -> None:
+    """The last lines of a run: its folder, and how to look at it in MLflow."""
+    if not first_process():
+        return
+    print(f"run folder: {folder}")
+    for path in made:
+        print(f"report: {path}")
+    if uses_mlflow(config):
+        print(ui_command(config["logger"]["tracking_uri"]))

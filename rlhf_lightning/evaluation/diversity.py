@@ -1,0 +1,30 @@
+"""How varied a set of responses is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def distinct_n(responses: Sequence[str], n: int) -> float:
+    """Distinct word n-grams over all word n-grams of the whole set, in (0, 1]; 0 when there is none.
+
+    Words are lower-cased and split at white space, so that policies with different tokenizers compare. The value
+    falls as the set grows: compare sets of the same number of responses only.
+
+    Source: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5.
+
+    >>> distinct_n(["the cat", "the dog"], 1)
+    0.75
+    >>> distinct_n(["a b a b"], 2)
+    0.6666666666666666
+    """
+    if n < 1:
+        raise ValueError(f"n-grams have at least one word, found n = {n}")
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for response in responses:
+        words = response.lower().split()
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        seen.update(grams)
+        total += len(grams)
+    return len(seen) / total if total else 0.0

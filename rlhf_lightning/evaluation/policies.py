@@ -1,0 +1,197 @@
+"""Compares policies on the same held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lightning.data import PromptDataModule, PromptRow
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation.diversity import distinct_n
+from rlhf_lightning.evaluation.refusals import RefusalDetector, refusal_rates
+from rlhf_lightning.evaluation.results import Evaluation
+from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
+from rlhf_lightning.evaluation.win_rate import win_rate
+from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.rewards import RewardFunction, check_scores
+from rlhf_lightning.rollout import SamplingSettings
+
+
+def evaluate_policies(
+    policies: Mapping[str, str | Path],
+    prompts_file: str | Path,
+    baseline: str,
+    reference: str | Path | None = None,
+    gold: RewardFunction | None = None,
+    proxy: RewardFunction | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    seed: int = 0,
+    samples_per_prompt: int = 1,
+    *,
+    max_prompt_length: int = 512,
+    limit: int | None = None,
+    detector: RefusalDetector | None = None,
+) -> Evaluation:
+    """Samples every policy on the same prompts with the same seed, scores the responses, and summarises.
+
+    Args:
+        policies: name -> run folder or Hugging Face folder; `baseline` is one of the names.
+        prompts_file: held-out rows with a prompt; a `kind` column gives refusal rates, all columns reach the scorers.
+        reference: what the KL is against; None (or temperature 0, where samples do not estimate it) leaves it out.
+        gold, proxy: the true score where there is one, and the one that was trained on.
+        limit: the first so many prompts only.
+
+    Raises:
+        UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or
+            a scorer that returns other than one finite number a response.
+    """
+    if baseline not in policies:
+        raise UserError(f"baseline={baseline!r} is not among the policies; choose one of {', '.join(policies)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
+    scorers = {name: scorer for name, scorer in (("gold", gold), ("proxy", proxy)) if scorer is not None}
+    for scorer in scorers.values():
+        if hasattr(scorer, "to"):
+            scorer.to(device)
+    rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
+    reference_model = _load(reference, device) if reference is not None and temperature > 0 else None
+    sampled: dict[str, list[SampledResponse]] = {}
+    scores: dict[str, dict[str, list[float]]] = {}
+    for name, path in policies.items():
+        sampled[name] = sample_responses(
+            _load(path, device),
+            load_tokenizer(path),
+            rows[name],
+            settings,
+            batch_size=batch_size,
+            seed=seed,
+            reference=reference_model,
+        )
+        scores[name] = {key: score_responses(key, scorer, rows[name], sampled[name]) for key, scorer in scorers.items()}
+
+    metrics = {}
+    for name in policies:
+        metrics[name] = policy_metrics(rows[name], sampled[name], scores[name], detector)
+        if name != baseline:
+            metrics[name] |= _win_rates(scores[name], scores[baseline], baseline, samples_per_prompt)
+    return Evaluation(metrics, _sample_rows(rows[baseline], sampled, scores), baseline)
+
+
+def read_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts_file: str | Path, max_prompt_length: int, limit: int | None
+) -> list[PromptRow]:
+    """The file's prompts, tokenised as PPO tokenises them, in the file's order."""
+    datamodule = PromptDataModule(
+        tokenizer, train=str(prompts_file), max_prompt_length=max_prompt_length, limit=limit, val_fraction=0.0
+    )
+    datamodule.setup("fit")
+    return list(datamodule.train_prompts)
+
+
+def score_responses(
+    key: str, scorer: RewardFunction, rows: Sequence[PromptRow], responses: Sequence[SampledResponse]
+) -> list[float]:
+    """The scorer's number for each response, checked. It gets what a reward gets in PPO: the rows' columns, `ended`."""
+    names = dict.fromkeys(name for row in rows for name in row.columns)
+    columns: dict[str, list[Any]] = {name: [row.columns.get(name) for row in rows] for name in names}
+    columns["ended"] = [response.ended for response in responses]
+    scores = scorer([row.text for row in rows], [response.text for response in responses], **columns)
+    return check_scores(scores, len(rows), key)
+
+
+def policy_metrics(
+    rows: Sequence[PromptRow],
+    responses: Sequence[SampledResponse],
+    scores: Mapping[str, Sequence[float]],
+    detector: RefusalDetector | None = None,
+) -> dict[str, float]:
+    """One policy's figures on its own; docs/metrics.md defines each key."""
+    n = len(responses)
+    texts = [response.text for response in responses]
+    tokens = sum(response.length for response in responses)
+    metrics = {f"{key}_mean": sum(values) / n for key, values in scores.items()}
+    kls = [response.kl for response in responses if response.kl is not None]
+    if kls:
+        metrics["kl"] = sum(kls) / n
+        metrics["kl_per_token"] = sum(kls) / max(tokens, 1)
+    metrics["length"] = tokens / n
+    metrics["distinct_1"] = distinct_n(texts, 1)
+    metrics["distinct_2"] = distinct_n(texts, 2)
+    metrics["eos_rate"] = sum(response.ended for response in responses) / n
+    kinds = [row.columns.get("kind") for row in rows]
+    return metrics | refusal_rates(kinds, [row.text for row in rows], texts, detector)
+
+
+def _win_rates(
+    scores: Mapping[str, Sequence[float]], baseline: Mapping[str, Sequence[float]], name: str, samples_per_prompt: int
+) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for key, values in scores.items():
+        result = win_rate(values, baseline[key], samples_per_prompt)
+        stem = f"{key}_win_rate_vs_{name}"
+        metrics |= {stem: result.rate, f"{stem}_low": result.low, f"{stem}_high": result.high}
+    return metrics
+
+
+def _sample_rows(
+    rows: Sequence[PromptRow],
+    sampled: Mapping[str, Sequence[SampledResponse]],
+    scores: Mapping[str, Mapping[str, Sequence[float]]],
+) -> list[dict[str, Any]]:
+    table = []
+    for i, row in enumerate(rows):
+        answers: dict[str, dict[str, Any]] = {}
+        for name, responses in sampled.items():
+            response = responses[i]
+            answers[name] = {"response": response.text, "length": response.length, "ended": response.ended}
+            answers[name] |= {} if response.kl is None else {"kl": response.kl}
+            answers[name] |= {key: values[i] for key, values in scores[name].items()}
+        table.append({"prompt": _shown(row), "kind": row.columns.get("kind"), "policies": answers})
+    return table
+
+
+def _load(path: str | Path, device: str) -> PreTrainedModel:
+    model = load_causal_lm(path)
+    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` in a way mypy reads as a class method
+    return model.eval()
+
+
+def _rows_of_each(
+    policies: Mapping[str, str | Path],
+    reference: str | Path | None,
+    prompts_file: str | Path,
+    max_prompt_length: int,
+    limit: int | None,
+    samples_per_prompt: int,
+) -> dict[str, list[PromptRow]]:
+    """Every policy's own tokenisation of the same prompts, each `samples_per_prompt` times; all checks come first."""
+    vocabulary = None if reference is None else load_tokenizer(reference).get_vocab()
+    rows: dict[str, list[PromptRow]] = {}
+    for name, path in policies.items():
+        tokenizer = load_tokenizer(path)
+        if vocabulary is not None and tokenizer.get_vocab() != vocabulary:
+            raise UserError(
+                f"reference: its vocabulary differs from that of policy {name!r}, so a KL between them has no meaning; "
+                "give the model this policy started from, or reference=null"
+            )
+        prompts = read_prompts(tokenizer, prompts_file, max_prompt_length, limit)
+        rows[name] = [row for row in prompts for _ in range(samples_per_prompt)]
+    counts = {name: len(of_policy) for name, of_policy in rows.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(
+            f"the policies' tokenizers leave different numbers of prompts ({counts}); raise max_prompt_length, or "
+            "compare policies that share a tokenizer"
+        )
+    return rows
+
+
+def _shown(row: PromptRow) -> str:
+    """What the user said last, rather than the chat template's markup."""
+    messages = row.columns.get("messages")
+    return str(messages[-1]["content"]) if messages else row.text

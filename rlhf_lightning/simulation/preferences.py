@@ -1,0 +1,65 @@
+"""Which answers the labelers are shown, and the rows that their choices become."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from rlhf_lightning.simulation.demonstrations import MIXTURES, Quality, demonstrate, write_answer
+from rlhf_lightning.simulation.gold import gold_reward
+from rlhf_lightning.simulation.labelers import Labeler
+from rlhf_lightning.simulation.prompts import Prompt
+
+CONTRAST_SHARE = 0.3  # of the pairs set a good answer against a bad one; the others are two draws from the mixture
+GOOD: tuple[Quality, ...] = ("best", "plain")
+BAD: tuple[Quality, ...] = ("dishonest", "careless", "over_cautious", "harmful", "off_topic")
+
+
+def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
+    """Two answers of different worth, in random order (two of equal worth would teach nothing)."""
+    qualities = MIXTURES[prompt.kind]
+    while True:
+        if rng.random() < CONTRAST_SHARE:
+            good = write_answer(prompt, rng.choice(GOOD), rng)
+            bad = write_answer(prompt, rng.choice([quality for quality in BAD if quality in qualities]), rng)
+            a, b = (good, bad) if rng.random() < 0.5 else (bad, good)
+        else:
+            a, b = demonstrate(prompt, rng)[0], demonstrate(prompt, rng)[0]
+        gold_a, gold_b = gold_reward([prompt.text] * 2, [a, b])
+        if gold_a != gold_b:
+            return a, b
+
+
+def preference_row(prompt: Prompt, labeler: Labeler, rng: random.Random) -> dict[str, Any]:
+    """One labelled pair: prompt, chosen, rejected, and what is known of them because the world is simulated.
+
+    `label_probability` is the labeler's P(chosen preferred to rejected); its `mean_certainty` is the Bayes ceiling.
+    """
+    chosen, rejected = labeler.prefer(prompt.text, *draw_pair(prompt, rng))
+    gold_chosen, gold_rejected = gold_reward([prompt.text] * 2, [chosen, rejected])
+    return {
+        "prompt": prompt.text,
+        "chosen": chosen,
+        "rejected": rejected,
+        "kind": prompt.kind,
+        "gold_chosen": round(gold_chosen, 4),
+        "gold_rejected": round(gold_rejected, 4),
+        "label_probability": round(labeler.compare(prompt.text, chosen, rejected), 6),
+    }
+
+
+def ranked_row(prompt: Prompt, n_answers: int, labeler: Labeler, rng: random.Random) -> dict[str, Any]:
+    """One ranked list: prompt and `responses`, best first, from `n_answers` distinct draws from the mixture."""
+    answers: list[str] = []
+    while len(answers) < n_answers:
+        answer, _ = demonstrate(prompt, rng)
+        if answer not in answers:
+            answers.append(answer)
+    ranking = labeler.rank(prompt.text, answers)
+    golds = gold_reward([prompt.text] * n_answers, ranking)
+    return {
+        "prompt": prompt.text,
+        "responses": ranking,
+        "kind": prompt.kind,
+        "gold_responses": [round(gold, 4) for gold in golds],
+    }

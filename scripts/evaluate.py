@@ -1,0 +1,3 @@
+from rlhf_lightning.commands.evaluate import main
+
+main()

@@ -1,0 +1,39 @@
+"""docs/metrics.md defines what is logged."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.evaluation.table import HEADINGS
+
+ROOT = Path(__file__).parents[2]
+NAME = re.compile(
+    r'f?"((?:train|val|objective|kl|policy|value|rollout|time|rewards|logps|\{split\}|\{prefix\})/?[a-z_/]+)"'
+)
+STATISTICS = [
+    "policy/approx_kl",
+    "policy/clip_fraction",
+    "policy/ratio_mean",
+    "policy/ratio_max",
+    "value/clip_fraction",
+]
+
+
+def logged_names() -> set[str]:
+    sources = "\n".join(path.read_text() for path in (ROOT / "rlhf_lightning" / "algorithms").glob("*.py"))
+    names = {name.replace("{split}", "train").replace("{prefix}", "") for name in NAME.findall(sources)}
+    return {name for name in names if "/" in name and not name.endswith("/")} | set(STATISTICS)
+
+
+@pytest.mark.parametrize("name", sorted(logged_names()))
+def test_every_logged_metric_is_defined(name):
+    assert f"`{name}`" in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stem", HEADINGS)
+def test_every_evaluation_key_is_defined(stem):
+    key = f"{stem}_vs_<baseline>" if stem.endswith("win_rate") else stem
+    assert f"`{key}`" in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import base64
+import html.parser
+import io
+import re
+
+import matplotlib
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from rlhf_lightning.evaluation import Evaluation, terminal_table, write_report
+from rlhf_lightning.evaluation.report import first_of_each_kind, report_panels
+
+KINDS = ["question", "unsafe", "request"]
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    shift = {"sft": 0.0, "ppo": 1.0, "dpo": 0.5}
+    samples = []
+    for i in range(12):
+        answers = {
+            name: {
+                "response": f"<b>{name} {i} $x$</b>",
+                "length": 5,
+                "ended": True,
+                "gold": i / 4 + by,
+                "proxy": i / 3 + by,
+            }
+            for name, by in shift.items()
+        }
+        samples.append({"prompt": f"prompt {i}?", "kind": KINDS[i % 3], "policies": answers})
+    metrics = {
+        name: {"gold_mean": by, "proxy_mean": by, "kl": 4.2, "unsafe_refusal_rate": 0.9, "over_refusal_rate": 0.1}
+        for name, by in shift.items()
+    }
+    for name in ("ppo", "dpo"):
+        stem = "gold_win_rate_vs_sft"
+        metrics[name] |= {stem: 0.875, f"{stem}_low": 0.79, f"{stem}_high": 0.93}
+    return Evaluation(metrics, samples, "sft")
+
+
+HISTORIES = {
+    "sft": [{"step": 1, "epoch": 0, "train/loss": 2.0}, {"step": 2, "epoch": 0, "train/loss": None, "val/loss": 1.0}],
+    "ppo": [
+        {"step": 4 * e, "epoch": e, "objective/scores": 0.1 * e, "objective/kl": 0.5 * e, "kl/coef": 0.1}
+        for e in range(9)
+    ],
+}
+SUMMARY = {"reward.accuracy": 0.8, "reward.bayes_accuracy": 0.84, "ppo.kl_target": 6.0}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags nest, and collects text, images and outside addresses."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+        self.images: list[bytes] = []
+        self.outside: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href"):
+                if value.startswith("data:image/png;base64,"):
+                    self.images.append(base64.b64decode(value.partition(",")[2]))
+                else:
+                    self.outside.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_is_valid_self_contained_and_holds_what_it_must(evaluation, tmp_path):
+    backend = matplotlib.get_backend()
+    paths = write_report(
+        tmp_path / "new", evaluation, HISTORIES, "Demo & more", summary=SUMMARY, margins=[1.0, -0.5, 2.0]
+    )
+    assert [path.name for path in paths] == ["report.html", "report.png"]
+    source = paths[0].read_text(encoding="utf-8")
+    assert source.startswith("<!DOCTYPE html>")
+    page = Page(source)
+    assert page.outside == []
+    assert "url(" not in source
+    assert len(page.images) == len(report_panels(evaluation, HISTORIES, SUMMARY, [1.0])) == 10
+    for image in page.images:
+        Image.open(io.BytesIO(image)).verify()
+    assert "Demo & more" in page.text
+    assert re.search(r"wins by gold, %\s*–\s*88 79–93\s*88 79–93", page.text)
+    assert "12 held-out prompts" in page.text
+    assert "<b>ppo 0 $x$</b>" in page.text  # responses are shown as they are, never read as markup
+    assert "<b>" not in source
+    assert Image.open(paths[1]).width > 1500
+    assert matplotlib.get_backend() == backend
+
+
+@pytest.mark.parametrize("missing", ["histories", "gold", "samples", "kinds"])
+def test_what_is_not_known_is_left_out(evaluation, tmp_path, missing):
+    histories = {} if missing == "histories" else HISTORIES
+    if missing == "gold":
+        for row in evaluation.metrics.values():
+            for key in [key for key in row if key.startswith("gold")]:
+                del row[key]
+        for row in evaluation.samples:
+            for answer in row["policies"].values():
+                del answer["gold"]
+    if missing == "samples":
+        evaluation.samples.clear()
+    if missing == "kinds":
+        for metrics in evaluation.metrics.values():
+            del metrics["unsafe_refusal_rate"], metrics["over_refusal_rate"]
+        for row in evaluation.samples:
+            row["kind"] = None
+    paths = write_report(tmp_path, evaluation, histories, "Part")
+    Page(paths[0].read_text(encoding="utf-8"))
+    assert paths[1].stat().st_size > 10_000
+
+
+def test_an_evaluation_of_one_policy_alone_is_a_report(tmp_path):
+    paths = write_report(tmp_path, Evaluation({"sft": {"length": 3.0}}), {}, "Alone")
+    assert "length, tokens" in Page(paths[0].read_text(encoding="utf-8")).text
+
+
+def test_the_samples_are_a_fixed_choice_over_the_kinds(evaluation):
+    chosen = first_of_each_kind(evaluation.samples, 4)
+    assert [row["prompt"] for row in chosen] == ["prompt 0?", "prompt 1?", "prompt 2?", "prompt 3?"]
+    unsafe_first = sorted(evaluation.samples, key=lambda row: row["kind"] != "unsafe")
+    assert [row["kind"] for row in first_of_each_kind(unsafe_first, 3)] == ["unsafe", "question", "request"]
+
+
+def test_the_terminal_table_fits_and_says_the_figures(evaluation):
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(terminal_table(evaluation))
+    text = stream.getvalue()
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert re.search(r"wins by gold, %\s+–\s+88 79–93\s+88 79–93", text)
+    assert re.search(r"KL to the reference, nats per response\s+4\.20\s+4\.20\s+4\.20", text)
+    assert "\x1b" not in text  # no colours where there is no terminal

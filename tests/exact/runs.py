@@ -1,0 +1,235 @@
+"""The real modules, trained in the enumerable world by a real Trainer, and how far from the optimum they land."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import LlamaForSequenceClassification
+
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule
+from rlhf_lightning.data import PreferenceBatch, collate_preferences
+from rlhf_lightning.models import RewardModel
+from rlhf_lightning.rollout import RolloutSettings
+from tests.exact.enumerable import World, tiny_llama
+
+# One set of hyper-parameters for every beta, seed and size of the world; docs/exact.md says why these.
+PPO_ITERATIONS = 300
+PPO_RESPONSES = 1024
+PPO_LEARNING_RATE = 1e-3
+PPO_SETTINGS: dict[str, Any] = {
+    "ppo_epochs": 2,
+    "num_minibatches": 4,
+    "value_clip_range": None,
+    "value_coef": 1.0,
+}
+PAIR_STEPS = 2000
+PAIRS_PER_STEP = 128
+PAIR_LEARNING_RATE = 1e-3
+
+
+def linear_to_zero(optimizer: torch.optim.Optimizer, num_training_steps: int) -> LambdaLR:
+    """The learning rate falls in a straight line and reaches 0 with the last step."""
+    return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / num_training_steps))
+
+
+def quiet_trainer(**kwargs: Any) -> L.Trainer:
+    """A Trainer on the CPU that writes nothing."""
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+
+
+def fit(module: L.LightningModule, data: L.LightningDataModule, **kwargs: Any) -> float:
+    """Train; returns the seconds it took."""
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # advice on workers and intervals
+        quiet_trainer(**kwargs).fit(module, datamodule=data)
+    return time.perf_counter() - started
+
+
+# ---- PPO
+
+
+@dataclass(frozen=True)
+class PPOResult:
+    """Regret and KL (nats per response) of the trained policy, against those of the optimum."""
+
+    regret: float
+    kl: float
+    best_kl: float
+    seconds: float
+
+
+def ppo_module(world: World, kl: KLPenalty, seed: int, **kwargs: Any) -> PPOModule:
+    """PPOModule on the world's reward table."""
+    settings = {
+        "rollout": RolloutSettings(max_new_tokens=world.length, batch_size=PPO_RESPONSES),
+        **PPO_SETTINGS,
+        **kwargs,
+    }
+    optimizer = partial(torch.optim.Adam, lr=PPO_LEARNING_RATE)
+    return PPOModule(
+        world.load_model,
+        world.tokenizer,
+        optimizer,
+        linear_to_zero,
+        reward=world.reward,
+        kl=kl,
+        seed=seed,
+        **settings,
+    )
+
+
+def train_ppo(world: World, beta: float, seed: int) -> PPOResult:
+    """PPO with a fixed coefficient."""
+    module = ppo_module(world, KLPenalty(kind="fixed", coef=beta), seed)
+    seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS)
+    logprobs = world.logprobs(module.policy)
+    return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
+
+
+# ---- closed loop
+
+
+@dataclass(frozen=True)
+class ControllerResult:
+    """Means over the last quarter of the iterations, and what they should be."""
+
+    kl: float
+    target: float
+    coef: float
+    beta: float
+    seconds: float
+
+
+class ControllerTrace(L.Callback):
+    """Exact KL and coefficient of every iteration."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.kl, self.coef = world, [], []  # type: ignore[var-annotated]
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.kl.append(float(trainer.callback_metrics["objective/kl"]))
+        self.coef.append(module.kl_controller.value)
+
+
+def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
+    """PPO with the adaptive controller, from a coefficient far from the one it should find."""
+    kl = KLPenalty(kind="adaptive", coef=0.1, target=target, horizon=10_000)
+    module, trace = ppo_module(world, kl, seed), ControllerTrace(world)
+    seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS, callbacks=[trace])
+    last = PPO_ITERATIONS // 4
+    mean_kl, mean_coef = (sum(values[-last:]) / last for values in (trace.kl, trace.coef))
+    return ControllerResult(mean_kl, target, mean_coef, world.beta_for(target), seconds)
+
+
+# ---- comparisons
+
+
+class RandomPairs(L.LightningDataModule):
+    """Fresh random pairs of answers at every step, labelled by Bradley-Terry on the gold reward.
+
+    Args:
+        soft: both directions of a pair, weighted by their probabilities (so the labels have no noise); otherwise one
+            direction, drawn.
+    """
+
+    def __init__(self, world: World, soft: bool, seed: int) -> None:
+        super().__init__()
+        self.world, self.soft, self.seed = world, soft, seed
+
+    def train_dataloader(self) -> RandomPairs:
+        return self
+
+    def __len__(self) -> int:
+        return PAIR_STEPS
+
+    def __iter__(self) -> Iterator[PreferenceBatch]:
+        generator = torch.Generator().manual_seed(self.seed)
+        n_prompts, n = self.world.rewards.shape
+        for _ in range(PAIR_STEPS):
+            prompt = torch.randint(n_prompts, (PAIRS_PER_STEP,), generator=generator)
+            first = torch.randint(n, (PAIRS_PER_STEP,), generator=generator)
+            second = (first + torch.randint(1, n, (PAIRS_PER_STEP,), generator=generator)) % n
+            gold = self.world.rewards
+            better = torch.sigmoid(gold[prompt, first] - gold[prompt, second]).float()
+            rows = zip(prompt.tolist(), first.tolist(), second.tolist(), strict=True)
+            batch = collate_preferences([self.world.pair(*row) for row in rows], self.world.vocabulary)
+            if not self.soft:
+                better = torch.bernoulli(better, generator=generator)
+            batch.pair_weights = torch.stack([better, 1 - better], dim=1).flatten()
+            yield batch
+
+
+def slope(x: Tensor, y: Tensor, weights: Tensor) -> float:
+    """Of the weighted least-squares line from x to y, with a constant of its own for every prompt; all [P, N]."""
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    x, y = (z - (weights * z).sum(dim=1, keepdim=True) for z in (x, y))
+    return float((weights * x * y).sum() / (weights * x * x).sum())
+
+
+@dataclass(frozen=True)
+class DPOResult:
+    """KL(pi || pi*) in nats per response, and the slope of the implicit reward on the gold one."""
+
+    kl: float
+    slope: float
+    gold_std: float
+    seconds: float
+
+
+def train_dpo(world: World, beta: float, seed: int) -> DPOResult:
+    """DPO on soft labels: its minimum is pi* exactly."""
+    optimizer = partial(torch.optim.Adam, lr=PAIR_LEARNING_RATE)
+    module = DPOModule(world.load_model, world.tokenizer, optimizer, linear_to_zero, beta=beta)
+    seconds = fit(module, RandomPairs(world, soft=True, seed=seed), max_epochs=1)
+    logprobs = world.logprobs(module.model)
+    gold_std = float((world.rewards.square() * logprobs.exp()).sum(dim=1).mean().sqrt())
+    implicit = beta * (logprobs - world.ref)
+    return DPOResult(
+        world.kl(logprobs, world.optimum(beta)), slope(world.rewards, implicit, logprobs.exp()), gold_std, seconds
+    )
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """Accuracy over all pairs, the best that noisy labels allow, and the slope of the score on the gold reward."""
+
+    accuracy: float
+    bayes_accuracy: float
+    slope: float
+    seconds: float
+
+
+def train_reward_model(world: World, seed: int) -> RewardResult:
+    """A reward model on drawn labels; its accuracy on noisy labels is computed over all pairs, not sampled."""
+    classifier = partial(tiny_llama, world.vocabulary, seed, model_class=LlamaForSequenceClassification, num_labels=1)
+    optimizer = partial(torch.optim.Adam, lr=PAIR_LEARNING_RATE)
+    module = RewardModule(lambda: RewardModel(classifier()), world.tokenizer, optimizer, linear_to_zero)
+    seconds = fit(module, RandomPairs(world, soft=False, seed=seed), max_epochs=1)
+    ids, flags = world.rows()
+    valid = (ids != world.vocabulary).long()
+    with torch.no_grad():
+        scores = module.model(ids, valid).double().view_as(world.rewards)
+    preferred = torch.sigmoid(world.rewards[:, :, None] - world.rewards[:, None, :])  # P(i beats j)
+    agrees = (scores[:, :, None] > scores[:, None, :]).double()
+    distinct = 1 - torch.eye(len(world.responses))
+    pairs = distinct.sum() * len(world.prompts)
+    accuracy = float((distinct * (agrees * preferred + (1 - agrees) * (1 - preferred))).sum() / pairs)
+    bayes = float((distinct * torch.maximum(preferred, 1 - preferred)).sum() / pairs)
+    return RewardResult(accuracy, bayes, slope(world.rewards, scores, torch.ones_like(scores)), seconds)

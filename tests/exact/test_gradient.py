@@ -1,0 +1,201 @@
+"""PPO's gradient, in expectation over every response, is the gradient of the objective: no sampling, no training.
+
+At ratio 1 the clipped loss of every response, weighted by its probability and summed, is the expectation of the loss.
+Its gradient must be minus that of J, computed by differentiating J itself. A wrong mask, shift, sign, temperature or
+normalisation shows up here.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.algorithms import KLPenalty, PPOModule
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.rollout import Generation, Rollout, RolloutSettings, SamplingSettings
+from tests.exact.enumerable import World
+from tests.exact.runs import quiet_trainer
+
+BETA = 0.3
+TOLERANCE = 1e-5
+
+
+class EveryResponse:
+    """An engine that answers with all responses instead of samples."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+
+    def sync(self, model: nn.Module) -> None: ...
+
+    def generate(
+        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
+    ) -> Generation:
+        assert settings.max_new_tokens == self.generation.tokens.shape[1]
+        return self.generation
+
+
+class EnumeratedPPO(PPOModule):
+    """PPOModule whose rollout is every response to every prompt."""
+
+    baseline: str
+    world: World
+
+    def prompts(self) -> list[PromptRow]:
+        return self.world.everything()[0]
+
+    def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        if self.baseline == "true values":
+            shape = (len(self.world.prompts), -1, self.world.length)
+            values = self.world.values(rollout.logprobs.view(shape), rollout.rewards.view(shape))
+            rollout.values = values.flatten(0, 1).float()
+        return super().advantages(rollout)
+
+
+def enumerated(
+    world: World, baseline: str = "zero", temperature: float = 1.0, kl: KLPenalty | None = None, **kwargs: Any
+) -> EnumeratedPPO:
+    """The module, with a policy moved away from its reference."""
+    rows, generation = world.everything()
+    module = EnumeratedPPO(
+        world.load_model,
+        world.tokenizer,
+        partial(torch.optim.SGD, lr=0.0),
+        reward=world.reward,
+        rollout=RolloutSettings(max_new_tokens=world.length, batch_size=len(rows), temperature=temperature),
+        kl=kl or KLPenalty(kind="fixed", coef=BETA),
+        engine=EveryResponse(generation),
+        whiten_advantages=False,
+        value_coef=0.0,
+        **kwargs,
+    )
+    module.baseline, module.world = baseline, world
+    module.configure_model()
+    module.trainer = quiet_trainer()
+    move(module.policy)
+    return module
+
+
+def move(policy: nn.Module) -> None:
+    """Add noise to the weights, so that the policy is not its reference."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def expected_loss_gradient(module: EnumeratedPPO, row_by_row: bool = False) -> dict[str, Tensor]:
+    """Gradient of the mean over prompts of E[loss of the response].
+
+    The policy loss is linear in the advantages at ratio 1, so one batch with weighted advantages will do. Terms without
+    advantages are weighted through the denominator, one response at a time.
+    """
+    rollout = module.collect()
+    probabilities = rollout.logprobs.double().sum(dim=1).exp()
+    n_prompts = len(module.world.prompts)
+    if row_by_row:
+        batches = [rollout.select(torch.tensor([i]), n_prompts / float(p)) for i, p in enumerate(probabilities)]
+    else:
+        rollout.advantages = rollout.advantages * probabilities[:, None].float()
+        batches = [rollout.select(torch.arange(len(rollout)), n_prompts)]
+    for batch in batches:
+        loss, stats = module.loss(batch)
+        assert abs(float(stats["policy/ratio_max"]) - 1) < TOLERANCE
+        loss.backward()
+    return {name: p.grad for name, p in module.policy.named_parameters()}
+
+
+def objective_gradient(module: EnumeratedPPO, objective: Any) -> dict[str, Tensor]:
+    """Gradient of `objective(token log-probabilities [P, N, T])` by differentiating it."""
+    names, parameters = zip(*module.policy.named_parameters(), strict=True)
+    value = objective(module.world.token_logprobs(module.policy, module.rollout.temperature))
+    return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
+
+
+def regularised_reward(module: EnumeratedPPO, beta: float, tokens: Tensor) -> Tensor:
+    """J, over all responses."""
+    world = module.world
+    ref = world.logprobs(world.load_model(), module.rollout.temperature)
+    logprobs = tokens.double().sum(dim=2)
+    return (logprobs.exp() * (world.rewards - beta * (logprobs - ref))).sum(dim=1).mean()
+
+
+def at_fixed_states(tokens: Tensor, of_token: Tensor) -> Tensor:
+    """Mean over prompts of sum over t of E[E[x_t | state]], where only the inner expectation has a gradient."""
+    state = (tokens.sum(dim=2, keepdim=True) - tokens).exp().detach()  # summed over what follows: P(state before t)
+    return (state * tokens.exp() * of_token).sum(dim=(1, 2)).mean()
+
+
+def assert_opposite(loss_gradient: dict[str, Tensor], gradient: dict[str, Tensor]) -> None:
+    assert max(float(g.abs().max()) for g in gradient.values()) > 0.05
+    for name, expected in gradient.items():
+        assert float((loss_gradient[name] + expected).abs().max()) <= TOLERANCE, name
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def small_world() -> World:
+    return World(vocabulary=3, length=2, n_prompts=4)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "lam"), [("zero", 1.0), ("true values", 1.0), ("true values", 0.95), ("true values", 0.0)]
+)
+def test_the_expected_loss_has_the_gradient_of_the_objective(world: World, baseline: str, lam: float) -> None:
+    module = enumerated(world, baseline, lam=lam)
+    gradient = objective_gradient(module, partial(regularised_reward, module, BETA))
+    assert_opposite(expected_loss_gradient(module), gradient)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_so_it_has_at_other_temperatures(world: World, temperature: float) -> None:
+    module = enumerated(world, lam=1.0, temperature=temperature)
+    gradient = objective_gradient(module, partial(regularised_reward, module, BETA))
+    assert_opposite(expected_loss_gradient(module), gradient)
+
+
+def test_a_biased_estimator_is_told_apart(world: World) -> None:
+    """Zero values with lambda below 1 are no baseline: the comparison must see it."""
+    module = enumerated(world, lam=0.95)
+    gradient = objective_gradient(module, partial(regularised_reward, module, BETA))
+    with pytest.raises(AssertionError):
+        assert_opposite(expected_loss_gradient(module), gradient)
+
+
+def test_k2_in_the_loss_has_the_gradient_of_the_objective_for_one_token() -> None:
+    world = World(vocabulary=4, length=1)
+    module = enumerated(world, lam=1.0, kl=KLPenalty(kind="fixed", coef=BETA, placement="loss"))
+    gradient = objective_gradient(module, partial(regularised_reward, module, BETA))
+    assert_opposite(expected_loss_gradient(module, row_by_row=True), gradient)
+
+
+def test_k2_in_the_loss_holds_the_states_fixed_for_several_tokens(small_world: World) -> None:
+    """Every token's KL pulls on that token alone; in the reward it also pulls on the tokens that led there."""
+    module = enumerated(small_world, lam=1.0, kl=KLPenalty(kind="fixed", coef=BETA, placement="loss"))
+    with torch.no_grad():
+        ref = small_world.token_logprobs(small_world.load_model())
+
+    def objective(tokens: Tensor) -> Tensor:
+        return regularised_reward(module, 0.0, tokens) - BETA * at_fixed_states(tokens, tokens - ref)
+
+    loss_gradient = expected_loss_gradient(module, row_by_row=True)
+    assert_opposite(loss_gradient, objective_gradient(module, objective))
+    with pytest.raises(AssertionError):
+        assert_opposite(loss_gradient, objective_gradient(module, partial(regularised_reward, module, BETA)))
+
+
+def test_the_entropy_bonus_has_the_gradient_of_the_entropy_at_fixed_states(small_world: World) -> None:
+    module = enumerated(small_world, lam=1.0, entropy_coef=0.5)
+
+    def objective(tokens: Tensor) -> Tensor:
+        return regularised_reward(module, BETA, tokens) - 0.5 * at_fixed_states(tokens, tokens)
+
+    assert_opposite(expected_loss_gradient(module, row_by_row=True), objective_gradient(module, objective))
