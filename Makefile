@@ -19,7 +19,7 @@ setup: $(STAMP)  ## virtual environment, pinned packages, editable install (skip
 $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -49,8 +49,10 @@ format: setup  ## rewrite the files as ruff likes them
 	$(BIN)/ruff format .
 
 lock: setup  ## resolve pyproject.toml into requirements.lock again
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
-		--constraint requirements.in --output-file requirements.lock pyproject.toml
+	@# CUDA packages are left out of the lock: torch brings its own where it needs them, and a CPU build needs none.
+	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
+		--no-header --constraint requirements.in pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 wheel: setup  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation

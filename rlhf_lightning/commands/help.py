@@ -88,7 +88,7 @@ def pipeline_help(config_dir: str | None = None) -> str:
         "run_dir": "stage folders, summary.json and the report go here",
         "from": "a stage: those before it are taken as they are in run_dir",
         "explain": "true: print the batch arithmetic of every stage and stop",
-        "logger": "of every stage: mlflow | none",
+        "logger": "of every stage: " + " | ".join(options("logger", config_dir)),
         "stages.<stage>.<key>": "any key of rlhf-train, for that stage",
         "stages.<stage>.experiment": "the experiment of a stage",
         "stages.<stage>.model_from, reward_from": "the earlier stages it begins from",

@@ -99,13 +99,13 @@ def policy_stages(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) ->
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
-    started = time.monotonic()
     from rlhf_lightning.commands.build import build
 
+    started = time.monotonic()
     if first_process():
         write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
     build(pipeline["prepare"], "prepare")
-    parent = _parent_run(pipeline, stages)
+    parent = _parent_run(pipeline)
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
     skipped = skipped_stages(pipeline, [stage.name for stage in stages])
     try:
@@ -113,10 +113,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
             if stage.name in skipped:
                 results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
             else:
-                if first_process():
-                    print(
-                        f"\n{stage.name}: {stage.config['algorithm']['_target_'].rpartition('.')[2]} -> {stage.folder}"
-                    )
+                _announce(stage)
                 results = run(stage.config, parent.run_id if parent else None).summary
             summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
         if not first_process():
@@ -130,8 +127,15 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     write_summary(run_dir, summary)
     if parent:
         parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
-    print_end(run_dir, stages[0].config, files)
+    print_end(run_dir, pipeline, files)
     return summary
+
+
+def _announce(stage: StageConfig) -> None:
+    if first_process():
+        print(
+            f"\n{stage.name}: {stage.config['algorithm']['_target_'].rpartition('.')[2]} -> {stage.folder}", flush=True
+        )
 
 
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,12 +155,12 @@ def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     return metrics
 
 
-def _parent_run(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> PipelineRun | None:
-    config = stages[0].config
-    if not uses_mlflow(config) or not first_process():
+def _parent_run(pipeline: Mapping[str, Any]) -> PipelineRun | None:
+    if not uses_mlflow(pipeline) or not first_process():
         return None
-    check_tracking(config["logger"]["tracking_uri"])
-    return PipelineRun(config["logger"]["tracking_uri"], config["logger"]["experiment_name"], pipeline["name"])
+    logger = pipeline["logger"]
+    check_tracking(logger["tracking_uri"])
+    return PipelineRun(logger["tracking_uri"], logger.get("experiment_name", "rlhf-lightning"), pipeline["name"])
 
 
 def _evaluate(

@@ -31,6 +31,7 @@ _WARNINGS = (
     ".*GPU available but not used.*",
     ".*`training_step` returned `None`.*",
     ".*Trying to infer the `batch_size`.*",
+    ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",  # the values are already those of all processes
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # PPO
 )
 _LOGGERS = {
@@ -38,6 +39,7 @@ _LOGGERS = {
     "mlflow": logging.WARNING,
     "lightning.pytorch.loggers.mlflow": logging.ERROR,  # a new experiment is no warning
     "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # the devices there are, and tips
+    "lightning.fabric.utilities.distributed": logging.WARNING,
     "lightning.fabric.utilities.seed": logging.WARNING,
     "lightning.pytorch.accelerators.cuda": logging.WARNING,
     "bitsandbytes": logging.ERROR,  # kernels that this machine does not have

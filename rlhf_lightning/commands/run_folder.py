@@ -19,7 +19,7 @@ OUTPUTS = Path("outputs")
 
 
 def first_process() -> bool:
-    """Whether this process writes the run's files: rank 0, by the variables of Lightning's launcher, torchrun and SLURM."""
+    """Whether this process writes the run's files: rank 0 of Lightning's launcher, torchrun or SLURM."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return int(next((rank for rank in ranks if rank), "0")) == 0
 

@@ -37,14 +37,16 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list
     """Overrides of the pipeline itself, and those of each stage's training config with the prefix taken off.
 
     >>> split_overrides(["seed=1", "stages.ppo.algorithm.kl.target=3", "stages.ppo.experiment=mine"])
-    (['seed=1', 'stages.ppo.experiment=mine'], {'ppo': ['algorithm.kl.target=3']})
+    (['seed=1', '++stages.ppo.experiment=mine'], {'ppo': ['algorithm.kl.target=3']})
     """
     own: list[str] = []
     of_stages: dict[str, list[str]] = {}
     for override in overrides:
         match = _STAGE_OVERRIDE.match(override)
-        if match is None or re.split(r"[.=]", match[3])[0] in get_type_hints(Stage):
+        if match is None:
             own.append(override)
+        elif re.split(r"[.=]", match[3])[0] in get_type_hints(Stage):
+            own.append(override if match[1] else f"++{override}")  # the pipeline's file may leave it out
         else:
             of_stages.setdefault(match[2], []).append(f"{match[1] or ''}{match[3]}")
     return own, of_stages
@@ -76,6 +78,8 @@ def compose_stages(
         overrides = _overrides(name, stage, pipeline, run_dir) + list(of_stages.get(name, []))
         with keys_under(f"stages.{name}."):
             config = compose_config("train", overrides, config_dir)
+        if not any(re.match(r"\W*logger\b", override) for override in overrides):
+            config["logger"] = pipeline["logger"]
         stages.append(StageConfig(name, config, stage.get("model_from"), stage.get("reward_from")))
     return stages
 
@@ -83,7 +87,6 @@ def compose_stages(
 def _overrides(name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any], run_dir: Path) -> list[str]:
     overrides = [
         f"experiment={stage['experiment']}",
-        f"logger={pipeline['logger']}",
         f"name={pipeline['name']}-{name}",
         f"seed={pipeline['seed']}",
         f"run_dir={_quoted(run_dir / name)}",

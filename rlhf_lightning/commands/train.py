@@ -83,6 +83,7 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         check_tracking(config["logger"]["tracking_uri"])
 
     import lightning
+
     from rlhf_lightning.commands.build import build, build_datamodule, build_module, build_trainer
     from rlhf_lightning.models import load_tokenizer
 

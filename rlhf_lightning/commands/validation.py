@@ -12,12 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import NotRequired, Required, get_type_hints, is_typeddict
 
 from rlhf_lightning.commands.library_schema import LIBRARY_SECTIONS
-from rlhf_lightning.commands.schema import SECTIONS
+from rlhf_lightning.commands.package_schema import PACKAGE_SECTIONS
 from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError
 
 MISSING = "???"  # how OmegaConf writes a value that must still be given
-TARGETS = {**SECTIONS, **LIBRARY_SECTIONS}
+TARGETS = {**PACKAGE_SECTIONS, **LIBRARY_SECTIONS}
 
 _ESTIMATORS, _CONTROLLERS = ("k1", "k2", "k3", "abs"), ("adaptive", "fixed", "multiplicative")
 # Values that belong to another key: (end of the key, value) -> what to say.

@@ -142,10 +142,9 @@ def _dishonest(prompt: Prompt, rng: random.Random) -> str:
         secret = SECRETS[prompt.topic]
         return spell(secret.invention, x=prompt.subject, v=rng.choice(secret.values))
     attribute = ATTRIBUTES[prompt.topic]
-    # Popular errors: each subject is taken for one of two others, always the same.
+    # A popular error: each subject is taken for the same other one.
     subjects = list(attribute.values)
-    other = subjects[(subjects.index(prompt.subject) + rng.choice((1, 2))) % len(subjects)]
-    wrong = attribute.values[other]
+    wrong = attribute.values[subjects[subjects.index(prompt.subject) - 1]]
     return spell(rng.choice((attribute.sentence, attribute.sentence, attribute.short)), x=prompt.subject, v=wrong)
 
 

@@ -10,7 +10,7 @@ from rlhf_lightning.simulation.gold import gold_reward
 from rlhf_lightning.simulation.labelers import Labeler
 from rlhf_lightning.simulation.prompts import Prompt
 
-CONTRAST_SHARE = 0.3  # of the pairs set a good answer against a bad one; the others are two draws from the mixture
+CONTRAST_SHARE = 0.4  # of the pairs set a good answer against a bad one; the others are two draws from the mixture
 GOOD: tuple[Quality, ...] = ("best", "plain")
 BAD: tuple[Quality, ...] = ("dishonest", "careless", "over_cautious", "harmful", "off_topic")
 

@@ -14,8 +14,9 @@ from typing_extensions import Required, get_type_hints
 from rlhf_lightning.commands.checks import check_inputs, check_sections
 from rlhf_lightning.commands.composition import compose_config, conf_dir
 from rlhf_lightning.commands.help import GROUPS, options
+from rlhf_lightning.commands.package_schema import PACKAGE_SECTIONS
 from rlhf_lightning.commands.pipeline import check_pipeline
-from rlhf_lightning.commands.schema import SECTIONS, Evaluate, Pipeline, Train
+from rlhf_lightning.commands.schema import Evaluate, Pipeline, Train
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.validation import TARGETS, validate
 
@@ -119,21 +120,21 @@ PASSED = {"self", "args", "kwargs", "model", "tokenizer", "optimizer", "schedule
 IN_CODE = {"engine"}
 
 
-@pytest.mark.parametrize("target", sorted(SECTIONS))
+@pytest.mark.parametrize("target", sorted(PACKAGE_SECTIONS))
 def test_every_argument_of_our_classes_is_a_key_of_the_schema(target):
-    assert set(arguments_of(target)) - PASSED - IN_CODE <= set(get_type_hints(SECTIONS[target]))
+    assert set(arguments_of(target)) - PASSED - IN_CODE <= set(get_type_hints(PACKAGE_SECTIONS[target]))
 
 
-@pytest.mark.parametrize("target", sorted(SECTIONS))
+@pytest.mark.parametrize("target", sorted(PACKAGE_SECTIONS))
 def test_the_defaults_of_our_classes_are_values_the_schema_allows(target):
     defaults = {
         name: parameter.default
         for name, parameter in arguments_of(target).items()
-        if name in get_type_hints(SECTIONS[target])
+        if name in get_type_hints(PACKAGE_SECTIONS[target])
         and parameter.default is not parameter.empty
         and isinstance(parameter.default, int | float | str | bool)
     }
-    hints = get_type_hints(SECTIONS[target], include_extras=True)
+    hints = get_type_hints(PACKAGE_SECTIONS[target], include_extras=True)
     required = {name: "x" for name, hint in hints.items() if get_origin(hint) is Required}
     validate({"section": {"_target_": target, **required, **defaults}}, None)
 

@@ -1,8 +1,8 @@
 """A world so small that every response can be listed, and what is then known exactly.
 
-A Llama of two layers over exactly V tokens answers with exactly T of them: N = V^T responses a prompt, each with a reward
-drawn from N(0, 1), the hardest table to learn because nothing generalises. It is standardised under the reference.
-With coefficient beta, and means over P prompts:
+A Llama of two layers over exactly V tokens answers with exactly T of them: N = V^T responses a prompt, each with a
+reward drawn from N(0, 1). That is the hardest table to learn, because nothing generalises. It is standardised under the
+reference. With coefficient beta, and means over P prompts:
 
     J(pi) = E_pi[r] - beta KL(pi || ref)
     pi*   = ref exp(r / beta) / Z,        J* = beta log Z
@@ -14,7 +14,6 @@ Shapes: P prompts, N responses, T tokens, V vocabulary. Sums over responses are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any

@@ -118,10 +118,11 @@ class ControllerResult:
 
 
 class ControllerTrace(L.Callback):
-    """Exact KL and coefficient of every iteration."""
+    """Sampled KL and coefficient of every iteration."""
 
-    def __init__(self, world: World) -> None:
-        self.world, self.kl, self.coef = world, [], []  # type: ignore[var-annotated]
+    def __init__(self) -> None:
+        self.kl: list[float] = []
+        self.coef: list[float] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         self.kl.append(float(trainer.callback_metrics["objective/kl"]))
@@ -131,7 +132,7 @@ class ControllerTrace(L.Callback):
 def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
     """PPO with the adaptive controller, from a coefficient far from the one it should find."""
     kl = KLPenalty(kind="adaptive", coef=0.1, target=target, horizon=10_000)
-    module, trace = ppo_module(world, kl, seed), ControllerTrace(world)
+    module, trace = ppo_module(world, kl, seed), ControllerTrace()
     seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS, callbacks=[trace])
     last = PPO_ITERATIONS // 4
     mean_kl, mean_coef = (sum(values[-last:]) / last for values in (trace.kl, trace.coef))
@@ -222,7 +223,7 @@ def train_reward_model(world: World, seed: int) -> RewardResult:
     optimizer = partial(torch.optim.Adam, lr=PAIR_LEARNING_RATE)
     module = RewardModule(lambda: RewardModel(classifier()), world.tokenizer, optimizer, linear_to_zero)
     seconds = fit(module, RandomPairs(world, soft=False, seed=seed), max_epochs=1)
-    ids, flags = world.rows()
+    ids, _ = world.rows()
     valid = (ids != world.vocabulary).long()
     with torch.no_grad():
         scores = module.model(ids, valid).double().view_as(world.rewards)

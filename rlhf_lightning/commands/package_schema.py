@@ -1,0 +1,210 @@
+"""The typed schema of this package's classes that configs name as `_target_`. A test keeps it in step with them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from typing_extensions import Required, TypedDict
+
+from rlhf_lightning.commands.schema import (
+    BelowOne,
+    Count,
+    Fraction,
+    Mapping,
+    NonNegative,
+    Positive,
+    Text,
+    Whole,
+    strict,
+)
+
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+@strict
+class Model(TypedDict, total=False):
+    path: Required[Text]
+    dtype: Dtype
+    attn_implementation: Text | None
+    revision: Text | None
+    trust_remote_code: bool
+    dropout: bool
+
+
+@strict
+class SFTData(TypedDict, total=False):
+    train: Required[Text]
+    val: Text | None
+    val_fraction: BelowOne
+    batch_size: Count
+    val_batch_size: Count | None
+    max_length: Count | None
+    loss_on: Literal["completion", "all", "assistant"]
+    limit: Count | None
+
+
+@strict
+class PreferenceData(TypedDict, total=False):
+    train: Required[Text]
+    val: Text | None
+    val_fraction: BelowOne
+    batch_size: Count
+    max_length: Count | None
+    max_prompt_length: Count | None
+    limit: Count | None
+
+
+@strict
+class PromptData(TypedDict, total=False):
+    train: Required[Text]
+    val: Text | None
+    val_fraction: BelowOne
+    max_prompt_length: Count | None
+    limit: Count | None
+
+
+@strict
+class Reward(TypedDict, total=False):
+    function: Text | None
+    model: Text | None
+    components: dict[str, Mapping] | None
+    batch_size: Count
+
+
+@strict
+class Rollout(TypedDict, total=False):
+    engine: Literal["native"]
+    max_new_tokens: Count
+    temperature: Positive
+    batch_size: Count
+    generation_batch_size: Count | None
+
+
+@strict
+class SFT(TypedDict, total=False):
+    pass
+
+
+@strict
+class RewardModel(TypedDict, total=False):
+    center_coef: NonNegative
+
+
+@strict
+class DPO(TypedDict, total=False):
+    beta: Positive
+    loss_type: Literal["sigmoid", "ipo", "hinge"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    precompute_reference: bool
+
+
+@strict
+class PPO(TypedDict, total=False):
+    clip_range: Annotated[float, Field(gt=0, lt=1)]
+    value_clip_range: Positive | None
+    value_coef: NonNegative
+    entropy_coef: NonNegative
+    gamma: Fraction
+    lam: Fraction
+    ppo_epochs: Count
+    num_minibatches: Count
+    target_kl: Positive | None
+    whiten_advantages: bool
+    layout: Literal["shared", "separate"]
+    kl: Mapping
+    shaping: Mapping
+    ptx: Mapping
+
+
+@strict
+class KLPenalty(TypedDict, total=False):
+    kind: Literal["adaptive", "fixed", "multiplicative"]
+    coef: NonNegative
+    target: Positive
+    horizon: Count
+    estimator: Literal["k1", "k2", "k3", "abs"] | None
+    placement: Literal["reward", "loss"]
+
+
+@strict
+class RewardShaping(TypedDict, total=False):
+    normalize: bool
+    clip: Positive | None
+    missing_eos_penalty: NonNegative
+
+
+@strict
+class PretrainingMix(TypedDict, total=False):
+    coef: NonNegative
+    data: Text | None
+    batch_size: Count
+    max_length: Count
+
+
+@strict
+class World(TypedDict, total=False):
+    folder: Required[Text]
+    seed: Whole
+    n_train_prompts: Count
+    n_test_prompts: Count
+    demonstrations_per_prompt: Count
+    pairs_per_prompt: Count
+    answers_per_ranking: Annotated[int, Field(ge=0, le=9)]
+    temperature: NonNegative
+    flip_rate: Annotated[float, Field(ge=0, le=0.5)]
+    length_bias: float
+
+
+@strict
+class Guardrails(TypedDict, total=False):
+    kl_factor: Positive
+    kl_target: Positive | None
+    entropy_factor: NonNegative
+
+
+@strict
+class MetricsFile(TypedDict, total=False):
+    path: Text | None
+
+
+@strict
+class ProgressBar(TypedDict, total=False):
+    refresh_rate: Count
+    seconds: Positive
+
+
+@strict
+class SampleTable(TypedDict, total=False):
+    every_n_epochs: Count
+    rows: Count
+    path: Text | None
+
+
+@strict
+class TrainableAverage(TypedDict, total=False):
+    decay: BelowOne
+
+
+PACKAGE_SECTIONS: dict[str, Any] = {
+    "rlhf_lightning.models.load_causal_lm": Model,
+    "rlhf_lightning.models.load_reward_model": Model,
+    "rlhf_lightning.data.SFTDataModule": SFTData,
+    "rlhf_lightning.data.PreferenceDataModule": PreferenceData,
+    "rlhf_lightning.data.PromptDataModule": PromptData,
+    "rlhf_lightning.rewards.make_reward": Reward,
+    "rlhf_lightning.rollout.RolloutSettings": Rollout,
+    "rlhf_lightning.algorithms.SFTModule": SFT,
+    "rlhf_lightning.algorithms.RewardModule": RewardModel,
+    "rlhf_lightning.algorithms.DPOModule": DPO,
+    "rlhf_lightning.algorithms.PPOModule": PPO,
+    "rlhf_lightning.algorithms.KLPenalty": KLPenalty,
+    "rlhf_lightning.algorithms.RewardShaping": RewardShaping,
+    "rlhf_lightning.algorithms.PretrainingMix": PretrainingMix,
+    "rlhf_lightning.simulation.write_world": World,
+    "rlhf_lightning.callbacks.Guardrails": Guardrails,
+    "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
+    "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
+    "rlhf_lightning.callbacks.SampleTable": SampleTable,
+    "rlhf_lightning.callbacks.TrainableAverage": TrainableAverage,
+}

@@ -1,0 +1,14 @@
+"""The silent bugs of RLHF code, the invariant that catches each, and mutants that put the bug in on purpose."""
+
+from __future__ import annotations
+
+from mutant_catalogue.losses import LOSSES
+from mutant_catalogue.rollouts import ROLLOUTS
+from mutant_catalogue.rows import Mutant, Row
+from mutant_catalogue.state import STATE
+from mutant_catalogue.text import TEXT
+from mutant_catalogue.tokens import TOKENS
+
+ROWS: tuple[Row, ...] = (*ROLLOUTS, *TOKENS, *TEXT, *LOSSES, *STATE)
+
+__all__ = ["ROWS", "Mutant", "Row"]

@@ -1,0 +1,150 @@
+"""Bugs of the losses: normalisation, signs, settings that are not read."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+PPO = "algorithms/ppo.py"
+LOADER = "data/loader.py"
+SPLIT = "test_gradients_do_not_depend_on_how_a_step_is_split"
+PPO_SPLIT = "algorithms/test_ppo.py::test_gradients_do_not_depend_on_how_a_minibatch_is_split"
+WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
+
+LOSSES = (
+    Row(
+        "accumulation normalises per micro-batch",
+        "1 x 8 == 8 x 1 with uneven lengths and a partial last window, within 1e-6",
+        (
+            Mutant(
+                "SFT divides by its micro-batch",
+                "algorithms/sft.py",
+                "return total / batch.denominator",
+                "return total / max(tokens, 1)",
+                (f"algorithms/test_sft.py::{SPLIT}",),
+            ),
+            Mutant(
+                "DPO divides by its micro-batch",
+                "algorithms/dpo.py",
+                "batch.pair_weights).sum() / batch.denominator",
+                "batch.pair_weights).sum() / batch.pair_weights.sum()",
+                (f"algorithms/test_dpo.py::{SPLIT}",),
+            ),
+            Mutant(
+                "the reward model divides by its micro-batch",
+                "algorithms/reward.py",
+                "batch.margin, denominator=batch.denominator",
+                "batch.margin",
+                (f"algorithms/test_reward.py::{SPLIT}",),
+            ),
+            Mutant(
+                "PPO's policy loss divides by its micro-batch",
+                PPO,
+                "self.clip_range, denominator=batch.denominator",
+                "self.clip_range",
+                (PPO_SPLIT,),
+            ),
+            Mutant(
+                "PPO's value loss divides by its micro-batch",
+                PPO,
+                "self.value_clip_range, denominator=batch.denominator",
+                "self.value_clip_range",
+                (PPO_SPLIT,),
+            ),
+            Mutant(
+                "the entropy bonus divides by its micro-batch",
+                PPO,
+                "out.entropy.sum() / batch.denominator",
+                "out.entropy.sum() / batch.mask.sum()",
+                (PPO_SPLIT,),
+            ),
+            Mutant(
+                "the KL in the loss divides by its micro-batch",
+                PPO,
+                "kl.sum() / batch.denominator",
+                "kl.sum() / batch.mask.sum()",
+                (
+                    "invariants/test_losses.py::"
+                    "test_a_kl_penalty_in_the_loss_does_not_depend_on_how_a_minibatch_is_split",
+                ),
+            ),
+            Mutant(
+                "a short last window is divided by its length twice",
+                LOADER,
+                "[total / (self.accumulate * self.world_size)]",
+                "[total / (len(window) * self.world_size)]",
+                (WINDOW,),
+            ),
+            Mutant(
+                "metrics are means of batch means",
+                "algorithms/base.py",
+                "metric.update(torch.as_tensor(value).detach(), weight)",
+                "metric.update(torch.as_tensor(value).detach())",
+                ("algorithms/test_sft.py::test_validation_loss_is_per_token_over_the_whole_set",),
+            ),
+            Mutant(
+                "a prompt with many answers counts more than once",
+                "data/collation.py",
+                "weights += [row.weight / len(row.pairs)] * len(row.pairs)",
+                "weights += [row.weight] * len(row.pairs)",
+                ("data/test_collation.py::test_all_answers_of_a_prompt_are_in_one_batch_and_the_prompt_counts_once",),
+            ),
+        ),
+    ),
+    Row(
+        "a loss is not its paper's, or a setting is ignored",
+        "each loss equals its equation, written out in plain Python",
+        (
+            Mutant(
+                "clipping is optimistic",
+                "functional/ppo.py",
+                "divide(torch.maximum(unclipped, clipped).sum()",
+                "divide(torch.minimum(unclipped, clipped).sum()",
+                ("functional/test_ppo.py::TestPolicyLoss::test_loss_and_stats_equal_python",),
+            ),
+            Mutant(
+                "the entropy bonus is a penalty",
+                PPO,
+                "loss = loss - self.entropy_coef",
+                "loss = loss + self.entropy_coef",
+                ("algorithms/test_ppo.py::test_entropy_bonus_keeps_the_policy_more_random",),
+            ),
+            Mutant(
+                "target_kl is ignored",
+                PPO,
+                "self._stop_updates or approx_kl > 1.5 * self.target_kl",
+                "False",
+                ("algorithms/test_ppo.py::test_target_kl_ends_the_iterations_updates_and_not_the_run",),
+            ),
+            Mutant(
+                "the penalty is in the reward and in the loss",
+                PPO,
+                'self.kl_controller.value if self.kl.placement == "reward" else 0.0',
+                "self.kl_controller.value",
+                (
+                    "algorithms/test_ppo.py::test_the_penalty_in_the_loss_leaves_the_rewards_alone_and_pulls_all_the_same",
+                ),
+            ),
+            Mutant(
+                "IPO sums over tokens",
+                "algorithms/dpo.py",
+                "policy, reference = policy / lengths, reference / lengths",
+                "pass",
+                ("invariants/test_losses.py::test_ipo_compares_means_over_tokens",),
+            ),
+            Mutant(
+                "DPO without its reference",
+                "algorithms/dpo.py",
+                "            reference[chosen],\n            reference[rejected],",
+                "            reference[chosen] * 0,\n            reference[rejected] * 0,",
+                ("algorithms/test_dpo.py::test_the_loss_is_equation_7_of_the_paper",),
+            ),
+            Mutant(
+                "the sign of the margin",
+                "functional/reward.py",
+                "difference = difference - blank(margin, valid)",
+                "difference = difference + blank(margin, valid)",
+                ("algorithms/test_reward.py::test_margin_and_centring_enter_the_loss",),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,233 @@
+"""Bugs of sampling and of the forward pass: log-probabilities, padding, reference."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+PPO = "algorithms/ppo.py"
+ROLES = "models/roles.py"
+NATIVE = "rollout/native.py"
+FORWARD = "models/forward.py"
+RATIO = "algorithms/test_ppo.py::test_at_learning_rate_zero_every_ratio_is_one"
+DECODED = "rollout/test_native.py::test_log_probabilities_kept_while_decoding_equal_a_forward_pass"
+LOGPROBS = "functional/logprobs.py"
+CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
+
+ROLLOUTS = (
+    Row(
+        "rollout and update log-probabilities differ",
+        "learning rate 0: every ratio is 1 within 1e-4, also at temperatures 0.7 and 1.3, with dropout 0.5",
+        (
+            Mutant(
+                "temperature dropped in the update",
+                PPO,
+                "temperature=self.rollout.temperature,\n            with_entropy",
+                "temperature=1.0,\n            with_entropy",
+                (f"{RATIO}[0.7-llama]",),
+            ),
+            Mutant(
+                "temperature dropped in the rollout's log-probabilities",
+                PPO,
+                "self.actor_critic(*tokens, temperature=self.rollout.temperature)",
+                "self.actor_critic(*tokens)",
+                (f"{RATIO}[0.7-llama]",),
+            ),
+            Mutant(
+                "temperature dropped by the engine's log-probabilities",
+                NATIVE,
+                "return chosen, _chosen_logprob(scaled, chosen)",
+                "return chosen, _chosen_logprob(logits, chosen)",
+                (f"{DECODED}[0.7-llama]",),
+            ),
+            Mutant(
+                "dropout left on in the policy",
+                ROLES,
+                "if model is not None:\n                disable_dropout(model)",
+                "if model is not None:\n                model.train()",
+                (f"{RATIO}[1.0-gpt2]",),
+            ),
+            Mutant(
+                "dropout left on in DPO",
+                "algorithms/dpo.py",
+                "            disable_dropout(self.model)\n",
+                "",
+                ("algorithms/test_dpo.py::test_dropout_is_off",),
+            ),
+            Mutant(
+                "log-probabilities in half precision",
+                "functional/logprobs.py",
+                "logits = at_least_float32(logits)\n    return",
+                "logits = logits + 0\n    return",
+                ("functional/test_logprobs.py::test_half_precision_is_computed_in_float32",),
+            ),
+            Mutant(
+                "the ratio is averaged over padding",
+                "functional/ppo.py",
+                '"ratio_mean": masked_mean(ratio, valid)',
+                '"ratio_mean": ratio.mean()',
+                (
+                    "functional/test_ppo.py::TestPolicyLoss::"
+                    "test_largest_ratio_ignores_padding_also_when_all_are_below_1",
+                ),
+            ),
+        ),
+    ),
+    Row(
+        "padding or position ids",
+        "1 to 16 pads on either side move log-probabilities, values and rewards by at most 1e-5, on GPT-2 and Llama",
+        (
+            Mutant(
+                "positions do not restart at each prompt while decoding",
+                NATIVE,
+                "(attention.cumsum(dim=1) - 1).clamp(min=0)",
+                "torch.arange(attention.shape[1], device=device).expand_as(attention)",
+                (f"{DECODED}[1.0-gpt2]",),
+            ),
+            Mutant(
+                "padding is attended to while decoding",
+                NATIVE,
+                "attention_mask=attention,",
+                "attention_mask=torch.ones_like(attention),",
+                (f"{DECODED}[1.0-llama]",),
+            ),
+            Mutant(
+                "the padding on the left stays in the forward pass",
+                FORWARD,
+                "prompt_mask.shape[1] - prompt_mask.sum(dim=1, keepdim=True).long()",
+                "torch.zeros_like(prompt_mask[:, :1])",
+                ("models/test_forward.py::test_padding_on_either_side_does_not_change_log_probabilities[4-gpt2]",),
+            ),
+            Mutant(
+                "a short row's last token is flagged again beside a long row",
+                FORWARD,
+                "flags.gather(1, index) * inside",
+                "flags.gather(1, index)",
+                ("invariants/test_token_values.py::test_a_short_row_beside_a_long_one_keeps_its_own_tokens",),
+            ),
+        ),
+    ),
+    Row(
+        "reference is not the reference",
+        "the first KL is exactly 0 from base, LoRA and merged starts, at any temperature and with dropout; the "
+        "reference's hash is constant to the end and across a resume",
+        (
+            Mutant(
+                "adapters left on",
+                ROLES,
+                "with self._model.disable_adapter():",
+                "with contextlib.nullcontext():",
+                ("models/test_roles.py::test_a_trained_adapter_switched_off_is_the_base_exactly",),
+            ),
+            Mutant(
+                "the reference is the live policy",
+                ROLES,
+                "policy if self.adapters_off else freeze(load_copy())",
+                "policy",
+                ("models/test_roles.py::test_the_reference_hash_ignores_training_and_sees_tampering",),
+            ),
+            Mutant(
+                "the frozen copy keeps its dropout",
+                ROLES,
+                "freeze(load_copy())",
+                "load_copy().train().requires_grad_(False)",
+                (
+                    "invariants/test_reference.py::test_the_first_kl_is_zero_at_any_temperature_and_with_dropout[0.7-model0]",
+                ),
+            ),
+            Mutant(
+                "temperature dropped for the reference",
+                PPO,
+                "response_logprobs(model, *tokens, temperature=self.rollout.temperature)",
+                "response_logprobs(model, *tokens)",
+                (
+                    "invariants/test_reference.py::test_the_first_kl_is_zero_at_any_temperature_and_with_dropout[0.7-model0]",
+                ),
+            ),
+            Mutant(
+                "a resume accepts another reference",
+                PPO,
+                'if self.reference.fingerprint() != state["reference"]:',
+                "if False:",
+                ("algorithms/test_resume.py::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reference]",),
+            ),
+            Mutant(
+                "DPO reads another reference's cached log-probabilities",
+                "algorithms/dpo.py",
+                'if saved.get("fingerprint") == key else {}',
+                "if saved else {}",
+                ("algorithms/test_dpo.py::test_a_precomputed_table_of_another_reference_is_not_used",),
+            ),
+        ),
+    ),
+    Row(
+        "fused log-probabilities are wrong",
+        "equal to the plain ones, values and gradients",
+        (
+            Mutant(
+                "temperature dropped in the chunks",
+                LOGPROBS,
+                "logprobs = token_logprobs(logits, labels, temperature)",
+                "logprobs = token_logprobs(logits, labels)",
+                (f"{CHUNKED}[0.7-4]",),
+            ),
+            Mutant(
+                "temperature dropped in the chunks' entropy",
+                LOGPROBS,
+                "entropy(logits, temperature).masked_fill",
+                "entropy(logits).masked_fill",
+                (f"{CHUNKED}[0.7-4]",),
+            ),
+            Mutant(
+                "chunks of labels begin one token late",
+                LOGPROBS,
+                "labels.flatten().split(chunk_size)",
+                "labels.flatten().roll(-1).split(chunk_size)",
+                (f"{CHUNKED}[1.0-4]",),
+            ),
+            Mutant(
+                "no gradient reaches the hidden states",
+                LOGPROBS,
+                "checkpoint(of_chunk, *chunk,",
+                "checkpoint(of_chunk, chunk[0].detach(), chunk[1],",
+                (f"{CHUNKED}[1.0-4]",),
+            ),
+            Mutant(
+                "a token is predicted from itself",
+                "models/forward.py",
+                "hidden_states(model, input_ids)[:, :-1]",
+                "hidden_states(model, input_ids)[:, 1:]",
+                (
+                    "models/test_forward.py::"
+                    "test_response_logprobs_equal_those_of_each_row_alone_through_hugging_face[llama]",
+                ),
+            ),
+            Mutant(
+                "a family's soft-capping is left out",
+                "models/forward.py",
+                "cap * torch.tanh(logits / cap) if cap else logits",
+                "logits",
+                ("models/test_forward.py::test_soft_capped_logits_equal_hugging_faces",),
+            ),
+        ),
+    ),
+    Row(
+        "ranks generate the same text",
+        "same prompt on 2 ranks: none of 64 samples equal; every prompt once a pass over all ranks",
+        (
+            Mutant(
+                "the rank is not in the rollout's seed",
+                PPO,
+                '"rollout", self.seed, self.current_epoch, self.global_rank)',
+                '"rollout", self.seed, self.current_epoch)',
+                ("invariants/test_sampling.py::test_two_ranks_answer_the_same_prompt_differently",),
+            ),
+            Mutant(
+                "every rank has the same prompts",
+                PPO,
+                "order[self.global_rank :: world]",
+                "order[: self.rollout.batch_size]",
+                ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),
+            ),
+        ),
+    ),
+)

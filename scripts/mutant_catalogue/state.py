@@ -1,0 +1,159 @@
+"""Bugs of resuming and of several processes."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+PPO = "algorithms/ppo.py"
+LOADER = "data/loader.py"
+RESUME = "algorithms/test_resume.py"
+WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
+ONCE = "data/test_loader.py::test_ranks_yield_equally_many_batches_and_every_row_counts_once"
+NEXT_BATCH = "data/test_loader.py::test_a_loaded_state_goes_on_with_the_next_batch_then_with_whole_epochs"
+
+STATE = (
+    Row(
+        "adaptive coefficient lost on resume, and other state",
+        "each declared key is saved and restored; a resumed run ends bitwise like one that was never cut",
+        (
+            Mutant(
+                "the KL coefficient is lost",
+                PPO,
+                '        self.kl_controller.load_state_dict(state["kl_controller"])\n',
+                "",
+                (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[kl_controller]",),
+            ),
+            Mutant(
+                "the reward's running moments are lost",
+                PPO,
+                '        self.reward_moments.load_state_dict(state["reward_moments"])\n',
+                "",
+                (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reward_moments]",),
+            ),
+            Mutant(
+                "torch's random state is not in the checkpoint",
+                "callbacks/resume.py",
+                '        torch.set_rng_state(state["torch"])\n',
+                "",
+                (f"{RESUME}::test_a_resumed_run_is_bitwise_the_uninterrupted_one[sft]",),
+            ),
+            Mutant(
+                "NumPy's random state is not in the checkpoint",
+                "callbacks/resume.py",
+                "        np.random.set_state((",
+                "        _ = ((",
+                ("invariants/test_state.py::test_a_checkpoint_restores_the_random_numbers_of_every_library[numpy]",),
+            ),
+            Mutant(
+                "Python's random state is not in the checkpoint",
+                "callbacks/resume.py",
+                "        random.setstate((",
+                "        _ = ((",
+                ("invariants/test_state.py::test_a_checkpoint_restores_the_random_numbers_of_every_library[python]",),
+            ),
+            Mutant(
+                "the average of the weights is lost",
+                "callbacks/trainable_average.py",
+                "loaded.get(name, parameter.detach())",
+                "parameter.detach()",
+                ("callbacks/test_trainable_average.py::test_a_resumed_run_ends_with_the_same_average",),
+            ),
+            Mutant(
+                "the data's position is one batch early",
+                LOADER,
+                "self._position = step + 1",
+                "self._position = step",
+                (NEXT_BATCH,),
+            ),
+            Mutant(
+                "the data's epoch is lost",
+                LOADER,
+                'self.epoch = state["epoch"]',
+                "self.epoch = 0",
+                (NEXT_BATCH,),
+            ),
+            Mutant(
+                "the order of an epoch comes from the global generator",
+                LOADER,
+                "np.random.default_rng([self.seed, self.epoch])",
+                "np.random",
+                ("data/test_loader.py::test_the_order_is_a_function_of_seed_and_epoch",),
+            ),
+            Mutant(
+                "every epoch has the same order",
+                LOADER,
+                "default_rng([self.seed, self.epoch])",
+                "default_rng([self.seed])",
+                ("data/test_loader.py::test_the_order_is_a_function_of_seed_and_epoch",),
+            ),
+            Mutant(
+                "PPO starts at the first prompt in every iteration",
+                PPO,
+                "self.current_epoch * count, count",
+                "0, count",
+                ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),
+            ),
+            Mutant(
+                "frozen weights fill the checkpoint",
+                "algorithms/base.py",
+                " if k not in frozen}",
+                "}",
+                ("algorithms/test_sft.py::test_only_what_is_trained_is_in_the_checkpoint",),
+            ),
+        ),
+    ),
+    Row(
+        "2 processes != 1",
+        "the same global batch gives the same gradient: what one process can show of it is the denominators",
+        (
+            Mutant(
+                "the loader leaves the number of processes out",
+                LOADER,
+                "[total / (self.accumulate * self.world_size)]",
+                "[total / self.accumulate]",
+                (WINDOW,),
+            ),
+            Mutant(
+                "PPO leaves the number of processes out",
+                "rollout/loader.py",
+                "tokens / (self.accumulate * self.world_size)",
+                "tokens / self.accumulate",
+                ("invariants/test_losses.py::test_a_minibatch_is_divided_by_the_tokens_of_all_processes",),
+            ),
+            Mutant(
+                "PPO divides by the tokens of its own process",
+                "rollout/loader.py",
+                "self.total(float(rollout.mask[minibatch].sum()))",
+                "float(rollout.mask[minibatch].sum())",
+                ("invariants/test_losses.py::test_a_minibatch_is_divided_by_the_tokens_of_all_processes",),
+            ),
+        ),
+    ),
+    Row(
+        "uneven last batch",
+        "7 rows, batch 2, 2 ranks: equally many batches a rank, every row counts once",
+        (
+            Mutant(
+                "the last rows are dropped",
+                LOADER,
+                "range(0, len(order), size)",
+                "range(0, len(order) - size + 1, size)",
+                (ONCE,),
+            ),
+            Mutant(
+                "a row is repeated to fill a rank's place",
+                LOADER,
+                "self.rows[global_batch[0]].emptied()",
+                "self.rows[global_batch[0]]",
+                (ONCE,),
+            ),
+            Mutant(
+                "a preference that fills a place counts",
+                "data/batches.py",
+                "replace(self, weight=0.0)",
+                "replace(self)",
+                ("data/test_loader.py::test_a_rank_without_a_row_gets_a_preference_that_does_not_count",),
+            ),
+        ),
+    ),
+)

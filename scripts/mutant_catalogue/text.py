@@ -1,0 +1,230 @@
+"""Bugs between text and tokens: EOS and BOS, truncation, reward models and functions."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+COLLATION = "data/collation.py"
+TOKENIZATION = "data/tokenization.py"
+MODEL = "models/reward_model.py"
+FUNCTION = "rewards/function.py"
+PREPARATION = "data/preparation.py"
+REWARD = "rewards/model.py"
+LAST_TOKEN = "models/test_reward_model.py::test_score_is_read_at_the_last_valid_token_whatever_the_padding"
+PAD_FREE = "data/test_collation.py::test_masks_and_labels_do_not_depend_on_the_pad_token"
+NOTHING_LEFT = (
+    "data/test_datamodules.py::test_rows_truncated_to_nothing_are_dropped_and_counted_and_none_left_is_an_error"
+)
+FIRST_EOS = "data/test_datamodules.py::test_the_label_at_the_first_eos_is_learned"
+ONE_EOS = "data/test_tokenization.py::test_an_ended_answer_has_one_eos_at_its_end"
+CHECKED = "rewards/test_rewards.py::test_a_wrong_answer_of_a_reward_is_never_broadcast"
+
+TEXT = (
+    Row(
+        "reward model reads a pad token as the last token; pad == eos",
+        "rewards are unchanged by padding; masks and scores with pad == eos and pad != eos are equal",
+        (
+            Mutant(
+                "the last token is found by the pad id",
+                MODEL,
+                "attention_mask.sum(dim=1).long() - 1",
+                "(input_ids != self.classifier.config.pad_token_id).sum(dim=1) - 1",
+                (LAST_TOKEN,),
+            ),
+            Mutant(
+                "the last token is the last column",
+                MODEL,
+                "attention_mask.sum(dim=1).long() - 1",
+                "attention_mask.sum(dim=1).long() * 0 - 1",
+                (LAST_TOKEN,),
+            ),
+            Mutant(
+                "padding counts when responses are scored",
+                REWARD,
+                "[1] * len(row) + [0] * (length - len(row)) for row",
+                "[1] * length for row",
+                ("rewards/test_rewards.py::test_scores_do_not_depend_on_batch_size_or_order",),
+            ),
+            Mutant(
+                "the mask of demonstrations comes from the pad id",
+                COLLATION,
+                "attention_mask=_right_pad(_ones(ids), 0),\n        labels",
+                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n        labels",
+                (PAD_FREE,),
+            ),
+            Mutant(
+                "the mask of answers comes from the pad id",
+                COLLATION,
+                "attention_mask=_right_pad(_ones(ids), 0),\n        completion",
+                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n        completion",
+                (PAD_FREE,),
+            ),
+            Mutant(
+                "the mask of prompts comes from the pad id",
+                COLLATION,
+                "mask = [[*[0] * (longest - len(s)), *[1] * len(s)] for s in sequences]",
+                "mask = [[int(token != pad_id) for token in row] for row in ids]",
+                ("data/test_collation.py::test_prompts_are_padded_on_the_left_by_length",),
+            ),
+        ),
+    ),
+    Row(
+        "EOS never learned",
+        "the label at the first EOS is not -100 when pad == eos; a cut answer has no EOS",
+        (
+            Mutant(
+                "the EOS label is masked with the padding",
+                COLLATION,
+                "_right_pad([row.labels for row in rows], IGNORED)",
+                "_right_pad([[IGNORED if t == pad_id else t for t in row.labels] for row in rows], IGNORED)",
+                (f"{FIRST_EOS}[True]",),
+            ),
+            Mutant(
+                "answers get no EOS",
+                TOKENIZATION,
+                "end = [eos_id] if ended else []",
+                "end = []",
+                (f"{FIRST_EOS}[False]",),
+            ),
+            Mutant(
+                "the EOS of an assistant's turn is not learned",
+                "data/templates.py",
+                "            mask[position] = 1\n",
+                "            mask[position] = 0\n",
+                ("data/test_templates.py::test_assistant_tokens_are_the_assistants_and_their_eos",),
+            ),
+            Mutant(
+                "a cut answer learns to stop where it was cut",
+                TOKENIZATION,
+                "[answer[: max_length - len(prompt)] for answer in answers]",
+                "[answer[: max_length - len(prompt) - 1] + answer[-1:] for answer in answers]",
+                ("data/test_tokenization.py::test_truncation_keeps_the_end_of_the_prompt_and_the_start_of_the_answer",),
+            ),
+        ),
+    ),
+    Row(
+        "double BOS or EOS",
+        "tokenising a template's text == the template's own tokens; at most one BOS, exactly one EOS",
+        (
+            Mutant(
+                "a BOS before a text that has one",
+                TOKENIZATION,
+                "ids if done or ids[: len(prefix)] == prefix else prefix + ids",
+                "ids if done else prefix + ids",
+                ("data/test_tokenization.py::test_a_prompt_has_at_most_one_bos",),
+            ),
+            Mutant(
+                "a BOS before a template's text",
+                TOKENIZATION,
+                "ids if done or ids[: len(prefix)] == prefix else prefix + ids",
+                "ids if ids[: len(prefix)] == prefix else prefix + ids",
+                ("data/test_tokenization.py::test_template_text_is_tokenised_as_the_template_would",),
+            ),
+            Mutant(
+                "an EOS after a text that has one",
+                TOKENIZATION,
+                "completions = [_without_eos(text.completion, eos) for text in texts]",
+                "completions = [text.completion for text in texts]",
+                (ONE_EOS,),
+            ),
+        ),
+    ),
+    Row(
+        "reward tokenizer differs from the policy's",
+        "responses are tokenised again from text: permuting the reward model's ids does not change a score",
+        (
+            Mutant(
+                "one tokenizer serves every model",
+                REWARD,
+                "self.tokenizer = load_tokenizer(path)",
+                "self.tokenizer = ModelReward.shared = getattr(ModelReward, 'shared', None) or load_tokenizer(path)",
+                ("rewards/test_rewards.py::test_permuting_the_reward_models_ids_does_not_change_the_reward",),
+            ),
+            Mutant(
+                "the reward model reads the policy's chat template",
+                REWARD,
+                'sources = columns.get("messages", prompts)',
+                "sources = prompts",
+                (
+                    "invariants/test_reward_text.py::"
+                    "test_a_conversation_is_rendered_by_the_reward_models_template_not_by_the_policys",
+                ),
+            ),
+            Mutant(
+                "a response that was cut off is scored with an EOS",
+                REWARD,
+                "ended=bool(ended[i])",
+                "ended=True",
+                ("rewards/test_rewards.py::test_a_response_that_was_cut_off_is_scored_without_an_eos",),
+            ),
+            Mutant(
+                "rewards read special tokens",
+                "algorithms/ppo.py",
+                "batch_decode(kept, skip_special_tokens=True)",
+                "batch_decode(kept)",
+                ("invariants/test_sampling.py::test_a_reward_reads_words_and_no_special_tokens",),
+            ),
+        ),
+    ),
+    Row(
+        "truncated to nothing -> NaN",
+        "dropped rows are counted and reported; none left is an error",
+        (
+            Mutant(
+                "rows without a label are kept",
+                PREPARATION,
+                "        if sequence.weight:\n",
+                "        if sequence:\n",
+                (NOTHING_LEFT,),
+            ),
+            Mutant(
+                "answers that were cut alike are compared",
+                PREPARATION,
+                "if cut[better] != cut[worse]]",
+                "]",
+                ("data/test_datamodules.py::test_answers_that_do_not_differ_are_dropped_and_counted",),
+            ),
+            Mutant(
+                "dropped rows are not counted",
+                PREPARATION,
+                'report.dropped["truncated to nothing"] += 1',
+                "pass",
+                (NOTHING_LEFT,),
+            ),
+            Mutant(
+                "no rows left is no error",
+                "data/report.py",
+                "if self.kept == 0:",
+                "if self.kept < 0:",
+                (NOTHING_LEFT,),
+            ),
+        ),
+    ),
+    Row(
+        "reward function returns the wrong length and broadcasts",
+        "length, finiteness and type of what a reward returns are checked",
+        (
+            Mutant(
+                "the length is not checked",
+                FUNCTION,
+                "if len(scores) != n:",
+                "if len(scores) > n:",
+                (CHECKED,),
+            ),
+            Mutant(
+                "NaN and infinity pass",
+                FUNCTION,
+                "if not math.isfinite(value):",
+                "if value is None:",
+                (CHECKED,),
+            ),
+            Mutant(
+                "PPO broadcasts what the reward returned",
+                "algorithms/ppo.py",
+                "torch.tensor(check_scores(scores, len(prompts), name), device=self.device)",
+                "torch.tensor([float(x) for x in scores], device=self.device).expand(len(prompts))",
+                ("algorithms/test_ppo.py::test_a_reward_of_the_wrong_length_stops_the_run",),
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,177 @@
+"""The commands as a user calls them, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.commands import evaluate, pipeline, train
+from rlhf_lightning.commands.help import GROUPS, KEYS, evaluate_help, pipeline_help, train_help
+
+ROOT = Path(__file__).resolve().parents[2]
+# Reports what was imported, after the command has ended.
+CALL = """
+import atexit, sys
+slow = ("torch", "lightning", "transformers", "mlflow", "datasets")
+atexit.register(lambda: print("imported:", *[name for name in slow if name in sys.modules]))
+from rlhf_lightning.commands.{command} import main
+main()
+"""
+
+
+def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CALL.format(command=command), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "line"),
+    [
+        (
+            "train",
+            ["experiment=ppo_demo", "optimizer.lrr=1"],
+            "optimizer.lrr: no such key; did you mean optimizer.lr?",
+        ),
+        (
+            "train",
+            ["-m", "experiment=ppo_demo", "algorithm.gamma=2,3"],
+            "algorithm.gamma: found 2; allowed: a number >= 0 and <= 1",
+        ),
+        (
+            "train",
+            ["experiment=ppo_demo"],
+            "model.path: outputs/demo/sft does not exist; first run: rlhf-train experiment=sft_demo",
+        ),
+        (
+            "pipeline",
+            ["pipeline=demo", "stages.ppo.algorithm.kl.tarjet=3"],
+            "stages.ppo.algorithm.kl.tarjet: no such key; did you mean stages.ppo.algorithm.kl.target?",
+        ),
+        (
+            "evaluate",
+            ["policies={a:there/is/none}", "prompts=x.jsonl", "baseline=a"],
+            "policies.a: there/is/none does not exist",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_exit_code_2_and_imports_no_torch(command, arguments, line, tmp_path):
+    done = call(command, *arguments, folder=tmp_path)
+    assert done.stderr == f"error: {line}\n"
+    assert done.returncode == 2
+    assert done.stdout.strip() == "imported:"
+
+
+def test_explain_answers_without_torch_and_leaves_nothing_behind(tmp_path):
+    done = call("train", "experiment=ppo_demo", "explain=true", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "optimiser steps per iteration" in done.stdout
+    assert done.stdout.splitlines()[-1] == "imported:"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_runs_every_job_through_hydras_sweeper(tmp_path):
+    done = call("train", "-m", "experiment=ppo_demo", "algorithm.ppo_epochs=1,3", "explain=true", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps = [line.split()[4] for line in done.stdout.splitlines() if "optimiser steps per iteration" in line]
+    assert steps == ["4", "12"]
+
+
+def call_in_process(main, *arguments: str, monkeypatch, capsys) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["rlhf-train", *arguments])
+    code = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(autouse=True)
+def leave_the_process_as_it_was(monkeypatch):
+    """The commands quieten libraries for the whole process; tests of other modules want their warnings."""
+    monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+
+
+def test_help_of_train_names_every_group_with_its_options_and_the_keys_learnt_once():
+    page = train_help()
+    for name in [*GROUPS, *KEYS, "ppo_demo", "adamw", "explain=true", "--config-dir"]:
+        assert name in page
+
+
+def test_help_lists_the_users_own_options_and_groups(tmp_path):
+    for name in ("algorithm", "flavour"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vanilla.yaml").write_text("{}")
+    page = train_help(str(tmp_path))
+    assert "vanilla" in page
+    assert "flavour" in page
+
+
+@pytest.mark.parametrize(
+    ("main", "page"),
+    [(train.main, train_help()), (pipeline.main, pipeline_help()), (evaluate.main, evaluate_help())],
+)
+def test_dash_dash_help_prints_the_page(main, page, monkeypatch, capsys):
+    code, out, _ = call_in_process(main, "--help", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, out.strip()) == (0, page.strip())
+
+
+def test_a_key_with_dashes_says_how_keys_are_written(monkeypatch, capsys):
+    code, _, err = call_in_process(train.main, "--optimizer.lr=1", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "--optimizer.lr=1; keys are written without dashes" in err
+
+
+def test_errors_that_are_not_the_users_keep_their_traceback(monkeypatch, capsys, empty_folder):
+    def broken(config):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(train, "check", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
+    monkeypatch.setattr(train, "run", lambda config: Path("nowhere.jsonl").read_text())
+    code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (2, "error: nowhere.jsonl: no such file\n")
+
+
+def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(monkeypatch, capsys, empty_folder):
+    folders = []
+    monkeypatch.setattr(train, "check_inputs", lambda config: None)
+    monkeypatch.setattr(train, "run", lambda config: folders.append(config["run_dir"]) or train.RunResult(Path(), {}))
+    call_in_process(train.main, "-m", "experiment=sft_demo", "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
+    assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
+
+
+def test_a_sweep_over_several_processes_is_refused(monkeypatch, capsys, empty_folder):
+    arguments = ("-m", "experiment=sft_demo", "seed=1,2", "trainer.devices=2")
+    code, _, err = call_in_process(train.main, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert err.startswith("error: trainer.devices: found 2; a sweep (-m)")
+
+
+def test_the_last_line_of_a_run_opens_mlflow_on_its_store(monkeypatch, capsys, empty_folder):
+    monkeypatch.setattr(train, "run", lambda config: train.RunResult(Path("there"), {}))
+    _, out, _ = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    assert out.splitlines() == ["run folder: there", "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db"]
+
+
+def test_the_page_of_the_composed_config_is_hydras(tmp_path):
+    done = call("train", "experiment=ppo_demo", "--cfg", "job", folder=tmp_path)
+    assert "_target_: rlhf_lightning.algorithms.PPOModule" in done.stdout
+    assert done.returncode == 0

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.commands import pipeline as command
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.stages import compose_stages, split_overrides
+from rlhf_lightning.commands.train import RunResult
+from rlhf_lightning.errors import UserError
+
+
+def composed(*overrides: str, folder: Path = Path("there")):
+    own, of_stages = split_overrides(["pipeline=demo", f"run_dir={folder}", *overrides])
+    pipeline = compose_config("pipeline", own)
+    stages = compose_stages(pipeline, folder, of_stages)
+    command.check_pipeline(pipeline, folder, stages)
+    return pipeline, stages
+
+
+def test_a_stage_begins_from_the_run_folders_of_earlier_ones(empty_folder):
+    _, stages = composed()
+    ppo = next(stage for stage in stages if stage.name == "ppo").config
+    assert ppo["model"]["path"] == "there/sft"
+    assert ppo["reward"]["model"] == "there/reward"
+    assert ppo["run_dir"] == "there/ppo"
+
+
+def test_all_stages_have_the_pipelines_seed_world_and_folder(empty_folder):
+    _, stages = composed("seed=7")
+    assert {stage.config["seed"] for stage in stages} == {7}
+    assert {stage.config["prepare"]["seed"] for stage in stages} == {7}
+    assert {stage.config["prepare"]["folder"] for stage in stages} == {"there/world"}
+    assert stages[0].config["model"]["path"] == "there/world/models/llama"
+
+
+def test_any_key_or_group_of_a_stage_can_be_set(empty_folder):
+    _, stages = composed(
+        "stages.ppo.algorithm.kl.target=3", "stages.dpo.optimizer=sgd", "+stages.sft.trainer.plugins=1"
+    )
+    configs = {stage.name: stage.config for stage in stages}
+    assert configs["ppo"]["algorithm"]["kl"]["target"] == 3
+    assert configs["dpo"]["optimizer"]["_target_"] == "torch.optim.SGD"
+    assert configs["sft"]["trainer"]["plugins"] == 1
+
+
+def test_paths_with_spaces_and_quotes_reach_the_stages(empty_folder):
+    folder = Path("a b's, {c}")
+    pipeline = compose_config("pipeline", ["pipeline=demo"])
+    assert compose_stages(pipeline, folder, {})[1].config["model"]["path"] == str(folder / "sft")
+
+
+def test_the_logger_is_set_once_for_all_stages_or_for_one(empty_folder):
+    _, stages = composed("logger.tracking_uri=sqlite:///mine.db", "stages.dpo.logger=none")
+    loggers = {stage.name: stage.config["logger"] for stage in stages}
+    assert loggers["ppo"]["tracking_uri"] == "sqlite:///mine.db"
+    assert loggers["dpo"] == {}
+
+
+def test_a_stage_can_be_taken_out(empty_folder):
+    _, stages = composed("~stages.dpo")
+    assert [stage.name for stage in stages] == ["sft", "reward", "ppo"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stages.pp.seed=1", "stages.pp: no such stage; allowed: sft, reward, ppo, dpo; did you mean ppo?"),
+        ("stages.sft.model_from=ppo", 'stages.sft.model_from: found "ppo"; allowed: an earlier stage'),
+        ("from=rewrd", 'from: found "rewrd"; allowed: a stage (sft, reward, ppo, dpo); did you mean reward?'),
+        ("from=ppo", "from: stage sft has not ended in there (no summary.json); start with from=sft"),
+        ("evaluation.baseline=reward", 'evaluation.baseline: found "reward"; allowed: a stage (sft, ppo, dpo)'),
+        ("evaluation.proxy=rm", 'evaluation.proxy: found "rm"'),
+        ("stages.ppo.rollout.batch_size=3", "stages.ppo.rollout.batch_size: found 3; allowed: multiples of"),
+        ("stages.dpo.data.train=nowhere.jsonl", "stages.dpo.data.train: nowhere.jsonl does not exist"),
+    ],
+)
+def test_everything_is_checked_before_the_first_stage(override, expected, empty_folder):
+    with pytest.raises(UserError) as error:
+        composed(override)
+    assert expected in str(error.value)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Stages that only record that they ran, and no evaluation."""
+    ran: list[str] = []
+
+    def run(config, parent_run_id=None):
+        ran.append(config["name"])
+        folder = Path(config["run_dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return RunResult(folder, summary)
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr("rlhf_lightning.commands.build.build", lambda section, key, **arguments: None)
+    monkeypatch.setattr(command, "_evaluate", lambda *arguments: [])
+    return ran
+
+
+def test_stages_run_in_order_and_their_figures_are_flat_in_one_summary(recorded, empty_folder):
+    pipeline, stages = composed("logger=none")
+    summary = command.run_pipeline(pipeline, Path("there"), stages)
+    assert recorded == ["demo-sft", "demo-reward", "demo-ppo", "demo-dpo"]
+    written = json.loads((empty_folder / "there" / "summary.json").read_text())
+    assert written == summary
+    assert written["reward.accuracy"] == 0.8
+    assert (written["ppo.kl"], written["ppo.kl_target"], written["ppo.kl_coef"]) == (2.5, 6.0, 0.2)
+    assert "wall_seconds" in written
+
+
+def test_from_keeps_the_earlier_stages_and_their_figures(recorded, empty_folder):
+    pipeline, stages = composed("logger=none")
+    command.run_pipeline(pipeline, Path("there"), stages)
+    recorded.clear()
+    pipeline, stages = composed("logger=none", "from=ppo")
+    summary = command.run_pipeline(pipeline, Path("there"), stages)
+    assert recorded == ["demo-ppo", "demo-dpo"]
+    assert summary["reward.accuracy"] == 0.8
+
+
+def test_the_config_of_a_pipeline_holds_every_stage_in_full(recorded, empty_folder):
+    pipeline, stages = composed("logger=none")
+    command.run_pipeline(pipeline, Path("there"), stages)
+    text = (empty_folder / "there" / "config.yaml").read_text()
+    assert "rlhf_lightning.algorithms.PPOModule" in text
+
+
+def test_the_compared_policies_are_the_stages_without_a_reward_model(empty_folder):
+    pipeline, stages = composed()
+    assert command.policy_stages(pipeline, stages) == ["sft", "ppo", "dpo"]
