@@ -14,6 +14,7 @@ NameError or the like, is broken and counts as not caught.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import re
@@ -24,13 +25,14 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from mutant_catalogue import ROWS, Mutant, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("rlhf_lightning", "tests", "conf", "pyproject.toml")
 PRELOADED = ("numpy", "torch", "lightning.pytorch", "transformers", "peft", "datasets", "torchmetrics", "pytest")
-SECONDS = 600  # for one mutant's tests, also on a slow machine
+SECONDS = 300  # for one mutant's tests, also on a slow machine
 BROKEN = ("NameError", "UnboundLocalError", "AttributeError", "ImportError", "ModuleNotFoundError", "SyntaxError")
 
 
@@ -64,6 +66,8 @@ def preload() -> None:
         importlib.import_module(name)
     for name in ("LlamaForCausalLM", "GPT2LMHeadModel", "AutoModelForSequenceClassification", "AutoTokenizer"):
         getattr(sys.modules["transformers"], name)  # transformers imports its modules on first use
+    gc.collect()
+    gc.freeze()  # what is here now is not for a fork to destroy
 
 
 def run_tests(folder: Path, tests: list[str], seconds: float = SECONDS) -> tuple[int | None, str]:
@@ -76,7 +80,8 @@ def run_tests(folder: Path, tests: list[str], seconds: float = SECONDS) -> tuple
             _become_pytest(folder, log)
             import pytest
 
-            code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]))
+            arguments = ["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)]
+            code = int(pytest.main(arguments, plugins=[_Exit()]))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -95,6 +100,17 @@ def run_tests(folder: Path, tests: list[str], seconds: float = SECONDS) -> tuple
         time.sleep(0.05)
 
 
+class _Exit:
+    """Ends the fork as soon as pytest has reported: tearing down what it inherited can wait for threads it has not."""
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.code = int(exitstatus)
+
+    def pytest_unconfigure(self, config: Any) -> None:
+        config.get_terminal_writer().flush()
+        os._exit(self.code)
+
+
 def _become_pytest(folder: Path, log: Path) -> None:
     """In the fork: write to the log, and import from the copy alone."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -110,7 +126,7 @@ def verdict(code: int | None, output: str) -> tuple[bool, str]:
     """Whether a test caught the mutant, and which, or what became of it."""
     if code is None:
         return False, "out of time"
-    failed = re.search(r"^FAILED (?:tests/)?(\S+)(?: - (.*))?$", output, re.MULTILINE)
+    failed = re.search(r"^FAILED (?:tests/)?(.+?)(?: - (.*))?$", output, re.MULTILINE)
     if code == 0:
         return False, "SURVIVED"
     if code != 1 or failed is None:
@@ -152,7 +168,7 @@ def run(rows: list[tuple[Row, list[Mutant]]]) -> int:
         copy_tree(folder)
         tests = list(dict.fromkeys(test for _, mutants in rows for m in mutants for test in m.tests))
         started = time.monotonic()
-        code, output = run_tests(folder, tests, seconds=SECONDS * 3)
+        code, output = run_tests(folder, tests, seconds=SECONDS * 6)
         if code != 0:
             sys.exit(f"{output}\nthe tests do not pass without a mutant (pytest's exit code is {code})")
         print(f"without a mutant all {len(tests)} tests pass ({time.monotonic() - started:.0f} s)", flush=True)

@@ -75,7 +75,7 @@ def test_the_table_in_the_docs_is_the_list(mutants: Any) -> None:
     ("code", "output", "caught"),
     [
         (1, "FAILED tests/a.py::test_x - AssertionError: no", True),
-        (1, "FAILED tests/a.py::test_x[1 2]", True),
+        (1, "FAILED tests/a.py::test_x[1 2] - assert 1 == 2", True),
         (0, "1 passed", False),
         (1, "ERROR tests/a.py::test_x - fixture", False),
         (2, "ERROR tests/a.py - SyntaxError", False),

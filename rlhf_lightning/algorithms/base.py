@@ -83,7 +83,8 @@ class AlignmentModule(L.LightningModule):
             if name.startswith(prefix) and metric.update_called:
                 logged[name] = metric.compute()
                 metric.reset()
-        self.log_dict(logged, rank_zero_only=True, **kwargs)
+        # Means already; without a batch size Lightning would guess one from the batch, and fail.
+        self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
 
     def gather(self, x: Tensor) -> Tensor:

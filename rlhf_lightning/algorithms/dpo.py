@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,22 @@ class DPOModule(AlignmentModule):
             self.reference = Reference(self.model, self.load_model)
 
     def on_fit_start(self) -> None:
-        """Fill the reference table, from its file if that was made by this reference."""
+        """Fill the reference table, from its file if that was made by this reference for these tokens."""
         if not self.precompute_reference:
             return
         assert self.reference is not None
         path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
-        key = self.reference.fingerprint()
-        saved = torch.load(path, weights_only=True) if path.is_file() else {}
-        table = saved["table"] if saved.get("fingerprint") == key else {}
         batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
-        if not {int(i) for batch in batches for i in batch.row_ids} <= set(table):
+        tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
+        key = self.reference.fingerprint() + tokens.hexdigest()
+        saved = torch.load(path, weights_only=True) if path.is_file() else {}
+        table = saved["table"] if saved.get("key") == key else {}
+        if not table:
             for batch in batches:
                 logps = self.reference_logps(batch.to(self.device)).tolist()
                 table.update(zip(batch.row_ids.tolist(), logps, strict=True))
             if self.trainer.is_global_zero:
-                torch.save({"fingerprint": key, "table": table}, path)
+                torch.save({"key": key, "table": table}, path)
         self.reference_table = table
         if not self.reference.adapters_off:
             self.reference = None

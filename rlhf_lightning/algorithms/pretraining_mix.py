@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import SequenceBatch, SFTDataModule, collate_sequences
+from rlhf_lightning.data.datamodules import pad_id
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import endless_order
 
@@ -37,7 +38,7 @@ class PretrainingMix:
             assert self.data is not None
             module = SFTDataModule(tokenizer, self.data, max_length=self.max_length, loss_on="all", seed=seed)
             module.setup("fit")
-            self.rows, self.pad_id, self.seed = module.train_rows, int(tokenizer.pad_token_id or 0), seed
+            self.rows, self.pad_id, self.seed = module.train_rows, pad_id(tokenizer), seed
 
     def batch(self, step: int, rank: int, world_size: int) -> SequenceBatch | None:
         """The rows of optimiser step `step`, a function of (seed, step, rank)."""

@@ -151,6 +151,7 @@ class World(TypedDict, total=False):
     demonstrations_per_prompt: Count
     pairs_per_prompt: Count
     answers_per_ranking: Annotated[int, Field(ge=0, le=9)]
+    rankings_per_prompt: Count
     temperature: NonNegative
     flip_rate: Annotated[float, Field(ge=0, le=0.5)]
     length_bias: float
@@ -172,6 +173,11 @@ class MetricsFile(TypedDict, total=False):
 class ProgressBar(TypedDict, total=False):
     refresh_rate: Count
     seconds: Positive
+
+
+@strict
+class ReproducibleResume(TypedDict, total=False):
+    pass
 
 
 @strict
@@ -205,6 +211,7 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.callbacks.Guardrails": Guardrails,
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
     "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
+    "rlhf_lightning.callbacks.ReproducibleResume": ReproducibleResume,
     "rlhf_lightning.callbacks.SampleTable": SampleTable,
     "rlhf_lightning.callbacks.TrainableAverage": TrainableAverage,
 }

@@ -51,8 +51,6 @@ class BatchLoader:
 
     batch_sampler: None = None  # Lightning asks every validation loader that has a sampler
 
-    batch_sampler = None  # Lightning asks for it where there is a `sampler`
-
     def __init__(
         self,
         rows: Sequence[Any],

@@ -60,15 +60,22 @@ class ActorCritic(nn.Module):
         )
 
 
+def adapters_add_nothing(model: nn.Module) -> bool:
+    """Whether every LoRA update B A is still zero, as a fresh one is: B starts at zero."""
+    return not any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
+
+
 class Reference:
-    """The policy before training: adapters switched off where the policy has any, a frozen copy otherwise.
+    """The policy before training: its adapters switched off if they still add nothing, a frozen copy otherwise.
+
+    A policy that starts from an adapter trained before (SFT with LoRA) is not its base: off would be another model.
 
     It is no nn.Module, so that a frozen copy is neither a parameter of the run nor part of its checkpoints; it is
     loaded again from where it came from, and `fingerprint` tells whether it is still the same.
     """
 
     def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module]) -> None:
-        self.adapters_off = hasattr(policy, "disable_adapter")
+        self.adapters_off = hasattr(policy, "disable_adapter") and adapters_add_nothing(policy)
         self._model = policy if self.adapters_off else freeze(load_copy())
 
     @contextlib.contextmanager

@@ -37,9 +37,8 @@ class ModelReward:
         ended = columns.get("ended", [True] * len(responses))
         rows = []
         for i, response in enumerate(responses):
-            messages = sources[i] if sources[i] is not None else prompts[i]
-            completion = response if isinstance(messages, str) else [{"role": "assistant", "content": response}]
-            prompt_ids, ids = tokenize_completion(self.tokenizer, messages, completion, ended=bool(ended[i]))
+            prompt = sources[i] if sources[i] is not None else prompts[i]
+            prompt_ids, ids = tokenize_completion(self.tokenizer, prompt, response, ended=bool(ended[i]))
             rows.append(prompt_ids + ids)
         scores = torch.empty(len(rows))
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.data import SequenceBatch
+from rlhf_lightning.data.batches import Batch
 from rlhf_lightning.errors import UserError
 
 
@@ -36,39 +38,60 @@ class RolloutSettings:
             raise UserError(f"rollout.temperature: {self.temperature} must be > 0: PPO needs a stochastic policy")
 
 
-@dataclass
-class Rollout:
-    """B responses with what is known of each token; all float tensors are float32.
+class Rollout(Batch):
+    """B responses with what is known of each token; all float tensors are float32, whatever the trainer's precision.
 
-    Prompts are padded on the left, responses on the right. `mask` is 1.0 on valid response tokens, EOS included.
-    `denominator` is what a minibatch's masked sums are divided by (see RolloutLoader).
+    Prompts are padded on the left, responses on the right.
+
+    Attributes:
+        prompt_ids, prompt_mask: [B, P].
+        response_ids, mask: [B, T]; `mask` is 1.0 on valid response tokens, EOS included.
+        ended: [B] bool, whether the response produced an EOS.
+        logprobs, ref_logprobs: [B, T] in nats, of the policy that sampled and of the reference.
+        values: [B, T].
+        scores: [B], as they enter the token rewards.
+        rewards, advantages, returns: [B, T].
+        denominator: what a minibatch's masked sums are divided by (see RolloutLoader).
+        pretraining: the minibatch's PPO-ptx rows, if any.
     """
 
-    prompt_ids: Tensor  # [B, P]
-    prompt_mask: Tensor  # [B, P]
-    response_ids: Tensor  # [B, T]
-    mask: Tensor  # [B, T]
-    ended: Tensor  # [B] bool
-    logprobs: Tensor  # [B, T] nats, of the policy that sampled
-    ref_logprobs: Tensor  # [B, T] nats
-    values: Tensor  # [B, T]
-    scores: Tensor  # [B]
-    rewards: Tensor  # [B, T]
-    advantages: Tensor  # [B, T]
-    returns: Tensor  # [B, T]
-    denominator: float = 1.0
-    pretraining: SequenceBatch | None = None
+    def __init__(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        response_ids: Tensor,
+        mask: Tensor,
+        ended: Tensor,
+        logprobs: Tensor,
+        ref_logprobs: Tensor,
+        values: Tensor,
+        scores: Tensor,
+        rewards: Tensor,
+        advantages: Tensor,
+        returns: Tensor,
+    ) -> None:
+        self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
+        self.response_ids, self.mask, self.ended = response_ids, mask, ended
+        self.logprobs, self.ref_logprobs, self.values = logprobs, ref_logprobs, values
+        self.scores, self.rewards, self.advantages, self.returns = scores, rewards, advantages, returns
+        self.denominator = 1.0
+        self.pretraining: SequenceBatch | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def select(self, rows: Tensor, denominator: float, pretraining: SequenceBatch | None = None) -> Rollout:
         """The given rows as a minibatch."""
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        picked = {name: x[rows] if isinstance(x, Tensor) else x for name, x in picked.items()}
-        return Rollout(**{**picked, "denominator": denominator, "pretraining": pretraining})
+        picked = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(picked, name, value[rows])
+        picked.denominator, picked.pretraining = denominator, pretraining
+        return picked
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Rollout:
-        """The same rollout on another device; dtypes stay as they are, whatever the trainer's precision."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Rollout(**{name: x.to(device) if hasattr(x, "to") else x for name, x in moved.items()})
+        """The same rollout on another device; dtypes stay."""
+        moved = super().to(device, non_blocking)
+        if self.pretraining is not None:
+            moved.pretraining = self.pretraining.to(device, non_blocking)
+        return moved

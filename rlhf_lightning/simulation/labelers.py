@@ -99,8 +99,8 @@ def mean_certainty(probabilities: Sequence[float]) -> float:
         UserError: there is no probability.
 
     Example:
-        >>> mean_certainty([0.9, 0.2])
-        0.85
+        >>> mean_certainty([0.75, 0.5])
+        0.625
     """
     if not probabilities:
         raise UserError("the Bayes accuracy of no pairs is not defined; give at least one preference pair")

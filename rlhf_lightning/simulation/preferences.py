@@ -3,16 +3,53 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from typing import Any
 
 from rlhf_lightning.simulation.demonstrations import MIXTURES, Quality, demonstrate, write_answer
 from rlhf_lightning.simulation.gold import gold_reward
 from rlhf_lightning.simulation.labelers import Labeler
-from rlhf_lightning.simulation.prompts import Prompt
+from rlhf_lightning.simulation.prompts import Prompt, all_prompts
 
 CONTRAST_SHARE = 0.4  # of the pairs set a good answer against a bad one; the others are two draws from the mixture
 GOOD: tuple[Quality, ...] = ("best", "plain")
 BAD: tuple[Quality, ...] = ("dishonest", "careless", "over_cautious", "harmful", "off_topic")
+
+
+SLIP_SHARE = 0.3  # of the answers shown carry a slip of the tongue, as samples of a model in training do
+
+
+def draw_answer(prompt: Prompt, rng: random.Random) -> str:
+    """A draw from the mixture, sometimes with a slip: without those, a reward model never learns what fluent is."""
+    answer = demonstrate(prompt, rng)[0]
+    return slip(answer, rng) if rng.random() < SLIP_SHARE else answer
+
+
+def slip(answer: str, rng: random.Random) -> str:
+    """The answer with one slip: words dropped, said twice, swapped, mixed up, or broken off."""
+    words = answer.split()
+    start = rng.randrange(len(words))
+    end = start + rng.randint(1, 4)
+    span = words[start:end]
+    kind = rng.choice(("drop", "repeat", "swap", "mix", "break off"))
+    if kind == "drop":
+        words[start:end] = []
+    elif kind == "repeat":
+        words[start:end] = span * rng.randint(2, 3)
+    elif kind == "swap":
+        words[start:end] = rng.sample(span, len(span))
+    elif kind == "mix":
+        words[start:end] = rng.sample(sorted(words_of_answers()), len(span))
+    else:
+        words[start:] = []
+    return " ".join(words) or answer
+
+
+@cache
+def words_of_answers() -> frozenset[str]:
+    """Every word that some answer to some prompt uses, with its full stop or comma if it has one."""
+    rng = random.Random("words")
+    return frozenset(word for prompt in all_prompts().values() for word in demonstrate(prompt, rng)[0].split())
 
 
 def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
@@ -24,7 +61,7 @@ def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
             bad = write_answer(prompt, rng.choice([quality for quality in BAD if quality in qualities]), rng)
             a, b = (good, bad) if rng.random() < 0.5 else (bad, good)
         else:
-            a, b = demonstrate(prompt, rng)[0], demonstrate(prompt, rng)[0]
+            a, b = draw_answer(prompt, rng), draw_answer(prompt, rng)
         gold_a, gold_b = gold_reward([prompt.text] * 2, [a, b])
         if gold_a != gold_b:
             return a, b
@@ -49,10 +86,10 @@ def preference_row(prompt: Prompt, labeler: Labeler, rng: random.Random) -> dict
 
 
 def ranked_row(prompt: Prompt, n_answers: int, labeler: Labeler, rng: random.Random) -> dict[str, Any]:
-    """One ranked list: prompt and `responses`, best first, from `n_answers` distinct draws from the mixture."""
+    """One ranked list: prompt and `responses`, best first, from `n_answers` distinct draws."""
     answers: list[str] = []
     while len(answers) < n_answers:
-        answer, _ = demonstrate(prompt, rng)
+        answer = draw_answer(prompt, rng)
         if answer not in answers:
             answers.append(answer)
     ranking = labeler.rank(prompt.text, answers)

@@ -45,10 +45,12 @@ class World:
         rng.shuffle(rows)
         return rows
 
-    def rankings(self, split: str, n_answers: int, labeler: Labeler) -> list[dict[str, Any]]:
-        """One ranked list of `n_answers` (see `ranked_row`) for each prompt of the split."""
+    def rankings(self, split: str, n_answers: int, per_prompt: int, labeler: Labeler) -> list[dict[str, Any]]:
+        """Ranked lists of `n_answers` (see `ranked_row`) for the prompts of the split, shuffled."""
         rng = self._rng(f"rankings:{split}")
-        return [ranked_row(prompt, n_answers, labeler, rng) for prompt in self._prompts(split)]
+        rows = [ranked_row(prompt, n_answers, labeler, rng) for prompt in self._prompts(split) * per_prompt]
+        rng.shuffle(rows)
+        return rows
 
     def _prompts(self, split: str) -> tuple[Prompt, ...]:
         return {"train": self.train, "test": self.test}[split]
@@ -57,7 +59,7 @@ class World:
         return random.Random(f"{purpose}:{self.seed}")
 
 
-def build_world(seed: int = 0, n_train_prompts: int = 640, n_test_prompts: int = 160) -> World:
+def build_world(seed: int = 0, n_train_prompts: int = 800, n_test_prompts: int = 160) -> World:
     """Build the world of a seed.
 
     Raises:

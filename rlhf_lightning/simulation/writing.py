@@ -13,18 +13,19 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.world import World, build_world
 
-FORMAT = 1  # raised whenever the same arguments would give other files
+FORMAT = 2  # raised whenever the same arguments would give other files
 MANIFEST = "world.json"
 
 
 def write_world(
     folder: str | Path,
     seed: int = 0,
-    n_train_prompts: int = 640,
+    n_train_prompts: int = 800,
     n_test_prompts: int = 160,
     demonstrations_per_prompt: int = 10,
     pairs_per_prompt: int = 8,
-    answers_per_ranking: int = 0,
+    answers_per_ranking: int = 6,
+    rankings_per_prompt: int = 8,
     temperature: float = 0.5,
     flip_rate: float = 0.03,
     length_bias: float = 0.0,
@@ -33,7 +34,7 @@ def write_world(
 
         sft.jsonl                         prompt, completion (mixed quality), kind, quality, gold
         preferences_{train,test}.jsonl    prompt, chosen, rejected, kind, gold_chosen, gold_rejected, label_probability
-        rankings_{train,test}.jsonl       prompt, responses (best first), kind, gold_responses; if answers_per_ranking
+        rankings_train.jsonl              prompt, responses (best first), kind, gold_responses; if answers_per_ranking
         prompts_{train,test}.jsonl        prompt, kind, topic
         tokenizer/, models/{llama,gpt2}/  ordinary Hugging Face folders, random weights
         world.json                        the arguments, and figures: sizes, Bayes ceilings
@@ -49,19 +50,31 @@ def write_world(
         demonstrations_per_prompt: SFT rows for each train prompt.
         pairs_per_prompt: preference rows for each prompt, train and test.
         answers_per_ranking: K of the ranked lists; 0 for no ranked lists.
+        rankings_per_prompt: ranked lists for each train prompt.
         temperature, flip_rate, length_bias: of the `Labeler`.
 
     Raises:
         UserError: an argument is out of range, or the folder holds something else.
     """
-    arguments = {name: value for name, value in locals().items() if name != "folder"}
+    arguments = {
+        "seed": seed,
+        "n_train_prompts": n_train_prompts,
+        "n_test_prompts": n_test_prompts,
+        "demonstrations_per_prompt": demonstrations_per_prompt,
+        "pairs_per_prompt": pairs_per_prompt,
+        "answers_per_ranking": answers_per_ranking,
+        "rankings_per_prompt": rankings_per_prompt,
+        "temperature": temperature,
+        "flip_rate": flip_rate,
+        "length_bias": length_bias,
+    }
     target = Path(folder)
     wanted = {"format": FORMAT, "arguments": arguments}
     if _is_written(target, wanted):
         return target
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty and holds no {MANIFEST}: choose a new folder for the world")
-    for name in ("demonstrations_per_prompt", "pairs_per_prompt"):
+    for name in ("demonstrations_per_prompt", "pairs_per_prompt", "rankings_per_prompt"):
         if arguments[name] < 1:
             raise UserError(f"{name} is {arguments[name]}; choose 1 or more")
     if answers_per_ranking not in (0, *range(2, 10)):
@@ -71,7 +84,7 @@ def write_world(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         fresh = Path(scratch) / "world"
-        figures = _write_rows(fresh, world, labeler, demonstrations_per_prompt, pairs_per_prompt, answers_per_ranking)
+        figures = _write_rows(fresh, world, labeler, arguments)
         figures |= _write_models(fresh, seed)
         (fresh / MANIFEST).write_text(json.dumps({**wanted, "figures": figures}, indent=2) + "\n", encoding="utf-8")
         _move(fresh, target, Path(scratch) / "previous", wanted)
@@ -98,21 +111,19 @@ def _move(fresh: Path, target: Path, previous: Path, wanted: dict[str, Any]) -> 
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def _write_rows(
-    fresh: Path, world: World, labeler: Labeler, demonstrations_per_prompt: int, pairs_per_prompt: int, k: int
-) -> dict[str, Any]:
-    demonstrations = world.demonstrations(demonstrations_per_prompt)
+def _write_rows(fresh: Path, world: World, labeler: Labeler, arguments: dict[str, Any]) -> dict[str, Any]:
+    demonstrations = world.demonstrations(arguments["demonstrations_per_prompt"])
     tables = {"sft": demonstrations}
     figures: dict[str, Any] = {"sft_gold_mean": _mean([row["gold"] for row in demonstrations])}
     for split in ("train", "test"):
-        pairs = world.preferences(split, pairs_per_prompt, labeler)
+        pairs = world.preferences(split, arguments["pairs_per_prompt"], labeler)
         tables[f"prompts_{split}"] = world.prompt_rows(split)
         tables[f"preferences_{split}"] = pairs
-        if k:
-            tables[f"rankings_{split}"] = world.rankings(split, k, labeler)
         figures[f"preferences_{split}_bayes_accuracy"] = mean_certainty([row["label_probability"] for row in pairs])
         golds = [[row[column] for row in pairs] for column in ("gold_chosen", "gold_rejected")]
         figures[f"preferences_{split}_oracle_accuracy"] = oracle_accuracy(*golds)
+    if k := arguments["answers_per_ranking"]:
+        tables["rankings_train"] = world.rankings("train", k, arguments["rankings_per_prompt"], labeler)
     fresh.mkdir(parents=True)
     for name, rows in tables.items():
         lines = (json.dumps(row) + "\n" for row in rows)

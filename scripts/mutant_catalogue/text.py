@@ -22,7 +22,7 @@ CHECKED = "rewards/test_rewards.py::test_a_wrong_answer_of_a_reward_is_never_bro
 TEXT = (
     Row(
         "reward model reads a pad token as the last token; pad == eos",
-        "rewards are unchanged by padding; masks and scores with pad == eos and pad != eos are equal",
+        "rewards are unchanged by padding; whole runs with pad == eos and pad != eos are equal",
         (
             Mutant(
                 "the last token is found by the pad id",
@@ -65,6 +65,13 @@ TEXT = (
                 "mask = [[*[0] * (longest - len(s)), *[1] * len(s)] for s in sequences]",
                 "mask = [[int(token != pad_id) for token in row] for row in ids]",
                 ("data/test_collation.py::test_prompts_are_padded_on_the_left_by_length",),
+            ),
+            Mutant(
+                "the mask of responses comes from the pad id",
+                "rollout/native.py",
+                "mask[active[live], step] = 1.0",
+                "mask[active[live], step] = (chosen[live] != pad_id).float()",
+                ("invariants/test_padding_token.py::test_a_run_with_pad_as_eos_equals_one_without[ppo]",),
             ),
         ),
     ),

@@ -13,7 +13,7 @@ Shapes: P prompts, N responses, T tokens, V vocabulary. Sums over responses are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 from typing import Any
@@ -38,6 +38,12 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
 
 
+# Standard deviation of the initial weights. It sets how uneven the reference is: over 64 responses its probabilities run
+# from about 0.002 to 0.06. At 0.1 they would reach down to 1e-5, and 2% of the optimum's mass at beta = 1 would lie on
+# responses too rare to be sampled: that measures luck, not the algorithm.
+SPREAD = 0.04
+
+
 def tiny_llama(vocabulary: int, seed: int, model_class: Any = LlamaForCausalLM, **config: Any) -> PreTrainedModel:
     """A random network of 2 layers of 64, the same at every call; its embedding has one more row, for the padding."""
     with torch.random.fork_rng():
@@ -50,7 +56,7 @@ def tiny_llama(vocabulary: int, seed: int, model_class: Any = LlamaForCausalLM, 
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 max_position_embeddings=16,
-                initializer_range=0.1,
+                initializer_range=SPREAD,
                 pad_token_id=None,
                 bos_token_id=None,
                 eos_token_id=None,
@@ -58,16 +64,24 @@ def tiny_llama(vocabulary: int, seed: int, model_class: Any = LlamaForCausalLM, 
             )
         )
         model.set_input_embeddings(nn.Embedding(vocabulary + 1, 64))
-        nn.init.normal_(model.get_input_embeddings().weight, std=0.1)
+        nn.init.normal_(model.get_input_embeddings().weight, std=SPREAD)
     return model
+
+
+def draw(candidates: Iterable[tuple[int, ...]], count: int, generator: torch.Generator) -> list[list[int]]:
+    """`count` of the candidates that have at least two different tokens."""
+    varied = [list(candidate) for candidate in candidates if len(set(candidate)) > 1]
+    assert len(varied) >= count
+    return [varied[i] for i in torch.randperm(len(varied), generator=generator)[:count].tolist()]
 
 
 class World:
     """Prompts, all their responses and their rewards, for one seed.
 
-    A quarter of the prompts has one token and the rest two, so that rows are padded. Prompts of one token begin with
-    the first half of the vocabulary, those of two with the second half: no prompt continues another, so no two
-    responses share a state.
+    A quarter of the prompts has two tokens and the rest three, so that rows are padded. Short ones begin with the first
+    half of the vocabulary and long ones with the second: no prompt continues another, so no two responses share a state.
+    Every prompt has two different tokens: without a BOS, attention over equal tokens averages equal values, and the
+    network could not tell "a" from "a a", nor then represent the optimum.
 
     Attributes:
         prompts: P lists of token ids.
@@ -77,14 +91,12 @@ class World:
     """
 
     def __init__(self, vocabulary: int = 4, length: int = 3, n_prompts: int = 8, seed: int = 0) -> None:
-        half, short = vocabulary // 2, n_prompts // 4
-        pairs = [[first, second] for first in range(half, vocabulary) for second in range(vocabulary)]
         generator = torch.Generator().manual_seed(seed)
-        picked = torch.randperm(len(pairs), generator=generator)[: n_prompts - short].tolist()
+        half, short = vocabulary // 2, n_prompts // 4
+        tokens, first, last = range(vocabulary), range(half), range(half, vocabulary)
         self.vocabulary, self.length = vocabulary, length
-        self.prompts = [[token] for token in range(short)] + [pairs[i] for i in picked]
-        assert short <= half
-        assert len(self.prompts) == n_prompts
+        self.prompts = draw(product(first, tokens), short, generator)
+        self.prompts += draw(product(last, tokens, tokens), n_prompts - short, generator)
         self.responses = torch.tensor(list(product(range(vocabulary), repeat=length)))
         self.words = [chr(ord("a") + i) for i in range(vocabulary)]
         self.tokenizer = word_tokenizer(self.words)

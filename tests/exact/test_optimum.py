@@ -49,6 +49,15 @@ def test_regret_is_one_at_the_reference_and_zero_at_the_optimum(world: World) ->
     assert world.regret(world.optimum(1.0), 0.3) > 0.01
 
 
+def test_the_network_can_represent_any_policy(world: World) -> None:
+    """All its states differ: two prefixes with equal hidden states would be bound to equal distributions."""
+    tokens = world.token_logprobs(world.load_model()).detach()
+    first, step = tokens[:, :, -1], world.vocabulary
+    states = first.reshape(-1, step)  # the last token's distribution in every state of the last position
+    distances = torch.cdist(states, states) + torch.eye(len(states))
+    assert float(distances.min()) > 1e-6
+
+
 def test_the_reward_function_reads_the_table_by_text(world: World) -> None:
     prompts = [world.text(prompt) for prompt in world.prompts for _ in world.responses]
     responses = [world.text(response) for response in world.responses.tolist()] * len(world.prompts)

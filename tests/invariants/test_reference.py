@@ -10,7 +10,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from rlhf_lightning.rollout import RolloutSettings
-from tests.algorithms.conftest import SGD, ppo, trainer
+from tests.algorithms.conftest import SGD, dpo, pair_rows, ppo, trainer
 from tests.tiny import tiny_model
 
 
@@ -29,3 +29,15 @@ def test_the_first_kl_is_zero_at_any_temperature_and_with_dropout(
     run = trainer(tmp_path)
     run.fit(module, datamodule=data)
     assert float(run.callback_metrics["objective/kl"]) == 0.0
+
+
+def test_cached_log_probabilities_of_other_answers_are_not_used(tmp_path: Path) -> None:
+    """The same folder, the same model and as many rows, but the answers were edited in between."""
+    tables = []
+    for rows in (pair_rows(), [{**row, "rejected": "z y"} for row in pair_rows()]):
+        module, data = dpo(precompute_reference=True)
+        data.train = rows
+        trainer(tmp_path, max_epochs=0).fit(module, datamodule=data)
+        tables.append(module.reference_table)
+    assert set(tables[0]) == set(tables[1])
+    assert tables[0] != tables[1]

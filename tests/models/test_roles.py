@@ -42,10 +42,10 @@ def test_a_value_depends_on_the_tokens_before_it_only() -> None:
 
 def test_a_trained_adapter_switched_off_is_the_base_exactly() -> None:
     base, policy = tiny_model(), lora_model()
+    reference = Reference(policy, tiny_model)
     for name, p in policy.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p)
-    reference = Reference(policy, tiny_model)
     with reference.model(like=rows()[0]) as model:
         off = response_logprobs(model, *rows())
     assert torch.equal(off, response_logprobs(base, *rows()))
@@ -63,3 +63,19 @@ def test_the_reference_hash_ignores_training_and_sees_tampering() -> None:
         with reference.model(like=rows()[0]) as model:
             next(p for p in model.parameters() if not p.requires_grad).data += 1
         assert reference.fingerprint() != before
+
+
+def test_the_reference_of_a_policy_with_a_trained_adapter_is_that_policy_and_not_its_base() -> None:
+    def trained() -> torch.nn.Module:
+        policy = lora_model()
+        for name, p in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(p, generator=torch.Generator().manual_seed(p.numel()))
+        return policy
+
+    policy = trained()
+    reference = Reference(policy, trained)
+    before = response_logprobs(policy, *rows())
+    with reference.model(like=rows()[0]) as model:
+        assert torch.equal(response_logprobs(model, *rows()), before)
+    assert not torch.equal(before, response_logprobs(tiny_model(), *rows()))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import Rollout, RolloutLoader, RolloutSettings, endless_order, seeded_generator
@@ -52,8 +53,9 @@ def test_unequal_parts_are_refused_by_name() -> None:
         loader(num_minibatches=3)
 
 
-def test_to_moves_and_never_casts() -> None:
-    moved = rollout().to("cpu")
+def test_half_precision_never_reaches_old_log_probabilities() -> None:
+    """bf16-true casts the float tensors of dicts and dataclasses; a rollout must be neither."""
+    moved = HalfPrecision("bf16-true").convert_input(rollout()).to("cpu")
     assert moved.logprobs.dtype == torch.float32 and moved.prompt_ids.dtype == torch.long
 
 

@@ -1,0 +1,101 @@
+"""How far each algorithm lands from the exact optimum: trains them all and prints the README's table.
+
+python scripts/exact_table.py            # three seeds
+python scripts/exact_table.py --quick    # one seed
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `tests` is not part of the installed package
+
+from tests.exact.enumerable import World
+from tests.exact.runs import train_controlled, train_dpo, train_ppo, train_reward_model
+
+Cells = tuple[str, float]  # what was measured, and the seconds it took
+KL_TARGET = 1.0
+
+
+def small(seed: int) -> World:
+    """4 tokens, 64 responses to each of 8 prompts."""
+    return World(seed=seed)
+
+
+def large(seed: int) -> World:
+    """8 tokens, 512 responses to each of 16 prompts."""
+    return World(vocabulary=8, n_prompts=16, seed=seed)
+
+
+def ppo(make_world: Callable[[int], World], beta: float) -> Callable[[int], Cells]:
+    """Regret of PPO."""
+
+    def measure(seed: int) -> Cells:
+        result = train_ppo(make_world(seed), beta, seed)
+        return f"{result.regret:.2%}", result.seconds
+
+    return measure
+
+
+def dpo(seed: int) -> Cells:
+    """KL to the optimum, and slope."""
+    result = train_dpo(small(seed), 1.0, seed)
+    return f"{result.kl:.1e}, {result.slope:.3f}", result.seconds
+
+
+def reward_model(seed: int) -> Cells:
+    """Accuracy over the ceiling, and slope."""
+    result = train_reward_model(small(seed), seed)
+    return f"{result.accuracy / result.bayes_accuracy:.2%}, {result.slope:.3f}", result.seconds
+
+
+def controller(seed: int) -> Cells:
+    """KL over the target, and coefficient over the right one."""
+    result = train_controlled(small(seed), KL_TARGET, seed)
+    return f"{result.kl / result.target:.3f}, {result.coef / result.beta:.3f}", result.seconds
+
+
+ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
+    ("PPO, β = 1: regret", "≤ 1%", ppo(small, 1.0)),
+    ("PPO, β = 0.3: regret", "≤ 5%", ppo(small, 0.3)),
+    ("PPO, β = 0.1: regret", "≤ 10%", ppo(small, 0.1)),
+    ("DPO, soft labels: KL(π‖π*) in nats, slope of the implicit reward on gold", "< 1e-3, 1", dpo),
+    ("Reward model: accuracy / Bayes ceiling, slope on gold", "> 98%, 1", reward_model),
+    ("Adaptive controller: KL / target, coefficient / exact coefficient", "1 ± 0.1, 1 ± 0.1", controller),
+    ("PPO, 512 responses, β = 1: regret", "reported", ppo(large, 1.0)),
+    ("PPO, 512 responses, β = 0.3: regret", "reported", ppo(large, 0.3)),
+    ("PPO, 512 responses, β = 0.1: regret", "reported", ppo(large, 0.1)),
+]
+
+
+def line(cells: Iterable[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Print the table row by row, as the runs end."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed instead of three")
+    seeds = range(1 if parser.parse_args().quick else 3)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)  # the sums' order, and so the last digits, depend on the number of threads
+    print(line(["", "bound", *(f"seed {seed}" for seed in seeds), "seconds a run"]))
+    print(line(["---"] * (len(seeds) + 3)))
+    started = time.perf_counter()
+    for name, bound, measure in ROWS:
+        cells = [measure(seed) for seed in seeds]
+        seconds = sum(cell[1] for cell in cells) / len(cells)
+        print(line([name, bound, *(cell[0] for cell in cells), f"{seconds:.0f}"]), flush=True)
+    print(f"\n{(time.perf_counter() - started) / 60:.0f} minutes on one core.")
+
+
+if __name__ == "__main__":
+    main()
