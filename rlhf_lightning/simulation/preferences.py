@@ -16,7 +16,7 @@ GOOD: tuple[Quality, ...] = ("best", "plain")
 BAD: tuple[Quality, ...] = ("dishonest", "careless", "over_cautious", "harmful", "off_topic")
 
 
-SLIP_SHARE = 0.3  # of the answers shown carry a slip of the tongue, as samples of a model in training do
+SLIP_SHARE = 0.2  # of the ranked answers carry a slip of the tongue, as samples of a model in training do
 
 
 def draw_answer(prompt: Prompt, rng: random.Random) -> str:
@@ -61,7 +61,7 @@ def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
             bad = write_answer(prompt, rng.choice([quality for quality in BAD if quality in qualities]), rng)
             a, b = (good, bad) if rng.random() < 0.5 else (bad, good)
         else:
-            a, b = draw_answer(prompt, rng), draw_answer(prompt, rng)
+            a, b = demonstrate(prompt, rng)[0], demonstrate(prompt, rng)[0]
         gold_a, gold_b = gold_reward([prompt.text] * 2, [a, b])
         if gold_a != gold_b:
             return a, b

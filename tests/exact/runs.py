@@ -22,14 +22,17 @@ from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.enumerable import World, tiny_llama
 
 # One set of hyper-parameters for every beta, seed and size of the world; docs/exact.md says why these.
-PPO_ITERATIONS = 300
+PPO_ITERATIONS = 200
 PPO_RESPONSES = 1024
-PPO_LEARNING_RATE = 1e-3
+PPO_LEARNING_RATE = 5e-4
 PPO_SETTINGS: dict[str, Any] = {
-    "ppo_epochs": 2,
+    "clip_range": 0.02,
+    "ppo_epochs": 4,
     "num_minibatches": 4,
+    "whiten_advantages": False,
     "value_clip_range": None,
     "value_coef": 1.0,
+    "lam": 0.95,
 }
 PAIR_STEPS = 2000
 PAIRS_PER_STEP = 128
