@@ -13,6 +13,7 @@ TINY = [
     "logger=none",
     "callbacks.progress=null",
     "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1",
     "+prepare.n_train_prompts=20",
     "+prepare.n_test_prompts=5",
     "+prepare.demonstrations_per_prompt=1",

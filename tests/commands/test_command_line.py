@@ -81,7 +81,15 @@ def test_explain_answers_without_torch_and_leaves_nothing_behind(tmp_path):
 
 
 def test_a_sweep_runs_every_job_through_hydras_sweeper(tmp_path):
-    done = call("train", "-m", "experiment=ppo_demo", "algorithm.ppo_epochs=1,3", "explain=true", folder=tmp_path)
+    done = call(
+        "train",
+        "-m",
+        "experiment=ppo_demo",
+        "algorithm.ppo_epochs=1,3",
+        "algorithm.num_minibatches=4",
+        "explain=true",
+        folder=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     steps = [line.split()[4] for line in done.stdout.splitlines() if "optimiser steps per iteration" in line]
     assert steps == ["4", "12"]

@@ -103,7 +103,7 @@ def recorded(monkeypatch):
 
 
 def test_stages_run_in_order_and_their_figures_are_flat_in_one_summary(recorded, empty_folder):
-    pipeline, stages = composed("logger=none")
+    pipeline, stages = composed("logger=none", "stages.ppo.algorithm.kl.target=6.0")
     summary = command.run_pipeline(pipeline, Path("there"), stages)
     assert recorded == ["demo-sft", "demo-reward", "demo-ppo", "demo-dpo"]
     written = json.loads((empty_folder / "there" / "summary.json").read_text())

@@ -17,6 +17,7 @@ TINY = [
     "+prepare.pairs_per_prompt=1",
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
+    "optimizer.lr=0.001",
     "trainer.log_every_n_steps=1",
     "callbacks.progress=null",
 ]

@@ -38,7 +38,7 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
 
 
-# Standard deviation of the initial weights. It sets how uneven the reference is: over 64 responses its probabilities run
+# Standard deviation of the initial weights. It sets its probabilities over 64 responses run
 # from about 0.002 to 0.06. At 0.1 they would reach down to 1e-5, and 2% of the optimum's mass at beta = 1 would lie on
 # responses too rare to be sampled: that measures luck, not the algorithm.
 SPREAD = 0.04
@@ -79,7 +79,7 @@ class World:
     """Prompts, all their responses and their rewards, for one seed.
 
     A quarter of the prompts has two tokens and the rest three, so that rows are padded. Short ones begin with the first
-    half of the vocabulary and long ones with the second: no prompt continues another, so no two responses share a state.
+    half of the vocabulary, long ones with the second: no prompt continues another, so no two share a state.
     Every prompt has two different tokens: without a BOS, attention over equal tokens averages equal values, and the
     network could not tell "a" from "a a", nor then represent the optimum.
 

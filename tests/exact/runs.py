@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaForSequenceClassification
 
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule
+from rlhf_lightning.algorithms.ppo_statistics import response_kl
 from rlhf_lightning.data import PreferenceBatch, collate_preferences
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
@@ -36,7 +37,7 @@ PPO_SETTINGS: dict[str, Any] = {
 }
 PAIR_STEPS = 2000
 PAIRS_PER_STEP = 128
-PAIR_LEARNING_RATE = 1e-3
+PAIR_LEARNING_RATE = 3e-3
 
 
 def linear_to_zero(optimizer: torch.optim.Optimizer, num_training_steps: int) -> LambdaLR:
@@ -128,13 +129,14 @@ class ControllerTrace(L.Callback):
         self.coef: list[float] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.kl.append(float(trainer.callback_metrics["objective/kl"]))
+        # A callback's hook runs before the module's own, which logs the iteration and updates the controller.
+        self.kl.append(float(response_kl(module.last_rollout).mean()))
         self.coef.append(module.kl_controller.value)
 
 
 def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
     """PPO with the adaptive controller, from a coefficient far from the one it should find."""
-    kl = KLPenalty(kind="adaptive", coef=0.1, target=target, horizon=10_000)
+    kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=5_000)
     module, trace = ppo_module(world, kl, seed), ControllerTrace()
     seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS, callbacks=[trace])
     last = PPO_ITERATIONS // 4

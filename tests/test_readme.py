@@ -1,0 +1,58 @@
+"""The commands of the README and the docs are real: each is composed and checked as the command itself would."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.commands import evaluate, train
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.pipeline import check_pipeline
+from rlhf_lightning.commands.stages import compose_stages, split_overrides
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/extending.md", "docs/results.md", "CONTRIBUTING.md")
+
+
+def commands() -> list[str]:
+    """Every command line in a bash block of the pages, continuation lines joined, comments cut."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            found += [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    return found
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
+def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # rlhf-evaluate looks at once whether its policies are there
+    for stage in ("sft", "reward", "ppo"):
+        (tmp_path / "outputs/my" / stage / "model").mkdir(parents=True)
+        (tmp_path / "outputs/my" / stage / "model/config.json").write_text("{}")
+    (tmp_path / "held_out.jsonl").write_text('{"prompt": "Hello"}')
+    command, *arguments = shlex.split(line, comments=True)
+    config_dir = None
+    if arguments[0] == "--config-dir":
+        config_dir, arguments = str(ROOT / "examples/extension" / arguments[1]), arguments[2:]
+    if command == "rlhf-train":
+        train.check(compose_config("train", arguments, config_dir))
+    elif command == "rlhf-evaluate":
+        evaluate.check(compose_config("evaluate", arguments, config_dir))
+    else:
+        assert command == "rlhf-pipeline"
+        own, of_stages = split_overrides(arguments)
+        pipeline = compose_config("pipeline", own, config_dir)
+        folder = Path(str(pipeline["run_dir"]))
+        check_pipeline(pipeline, folder, compose_stages(pipeline, folder, of_stages, config_dir))
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])
+def test_a_documented_make_target_exists(line: str) -> None:
+    assert re.search(rf"^{line.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_files_that_the_pages_point_to_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+            assert target.startswith("http") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
