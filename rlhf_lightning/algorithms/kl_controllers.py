@@ -89,7 +89,8 @@ class KLPenalty:
         horizon: of the adaptive controller, in episodes.
         estimator: of the penalty: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
         placement: `reward` subtracts it from every token's reward; `loss` adds it to the loss. In the loss k2 has the
-            exact gradient of KL(policy || reference) on fresh samples, and k1's gradient is zero on average.
+            gradient of KL(policy || reference) on fresh samples, exact for one token; over several it holds the
+            states fixed. k1's gradient is zero on average.
     """
 
     kind: Literal["adaptive", "multiplicative", "fixed"] = "adaptive"
