@@ -38,9 +38,8 @@ def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
 
 
-# Standard deviation of the initial weights. It sets its probabilities over 64 responses run
-# from about 0.002 to 0.06. At 0.1 they would reach down to 1e-5, and 2% of the optimum's mass at beta = 1 would lie on
-# responses too rare to be sampled: that measures luck, not the algorithm.
+# Standard deviation of the initial weights: how uneven the reference is. Its probabilities over 64 responses run from
+# about 0.002 to 0.06; a larger spread makes rarer responses and a harder world, which has not been measured.
 SPREAD = 0.04
 
 
