@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+from rlhf_lightning.models import save_network
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -111,6 +112,6 @@ class AlignmentModule(L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def export(self, folder: str | Path) -> None:
-        """Write the trained model and its tokenizer as a Hugging Face folder."""
-        self.model.save_pretrained(folder)
+        """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""
+        save_network(self.model, folder)
         self.tokenizer.save_pretrained(folder)

@@ -30,7 +30,7 @@ from rlhf_lightning.functional import (
     ppo_value_loss,
     token_rewards,
 )
-from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs
+from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_network
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rewards import RewardFunction, check_scores
 from rlhf_lightning.rollout import (
@@ -118,7 +118,10 @@ class PPOModule(AlignmentModule):
         policy = self.load_model()
         critic = bare_model(self.load_model()).base_model if self.layout == "separate" else None
         self.actor_critic = ActorCritic(policy, critic)
-        self.reference = Reference(policy, self.load_model)
+        shared = self.layout == "shared"
+        self.reference = Reference(policy, self.load_model, share=shared)
+        if shared and hasattr(self.reward, "share_backbone"):
+            self.reward.share_backbone(policy)
         if self.engine is None:
             ends = bare_model(policy).generation_config.eos_token_id
             eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -362,6 +365,6 @@ class PPOModule(AlignmentModule):
             raise UserError("model.path: the reference differs from the one of the checkpoint; resume from the same")
 
     def export(self, folder: Any) -> None:
-        """Write the policy and its tokenizer as a Hugging Face folder."""
-        self.policy.save_pretrained(folder)
+        """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""
+        save_network(self.policy, folder)
         self.tokenizer.save_pretrained(folder)

@@ -49,6 +49,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         _check_ppo(config["algorithm"])
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
+    if config["model"].get("quantization") and not config["model"].get("adapter"):
+        raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if config.get("reward"):
         check_reward(config["reward"], "reward.")
     check_arithmetic(config)
@@ -125,4 +127,5 @@ def missing_locally(value: str) -> bool:
 
 
 def _holds_model(folder: Path) -> bool:
-    return any((folder / part / "config.json").is_file() for part in (".", "model"))
+    files = ("config.json", "adapter_config.json")
+    return any((folder / part / file).is_file() for part in (".", "model") for file in files)

@@ -30,6 +30,26 @@ class Model(TypedDict, total=False):
     revision: Text | None
     trust_remote_code: bool
     dropout: bool
+    activation_checkpointing: bool
+    adapter: Mapping | None
+    quantization: Mapping | None
+
+
+@strict
+class LoRA(TypedDict, total=False):
+    rank: Count
+    alpha: Positive
+    dropout: BelowOne
+    use_rslora: bool
+    use_dora: bool
+    target_modules: Text | list[Text]
+    init: Text
+
+
+@strict
+class NF4(TypedDict, total=False):
+    double_quant: bool
+    compute_dtype: Literal["float32", "bfloat16", "float16"]
 
 
 @strict
@@ -195,6 +215,8 @@ class TrainableAverage(TypedDict, total=False):
 PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.models.load_causal_lm": Model,
     "rlhf_lightning.models.load_reward_model": Model,
+    "rlhf_lightning.models.LoRA": LoRA,
+    "rlhf_lightning.models.NF4": NF4,
     "rlhf_lightning.data.SFTDataModule": SFTData,
     "rlhf_lightning.data.PreferenceDataModule": PreferenceData,
     "rlhf_lightning.data.PromptDataModule": PromptData,

@@ -158,7 +158,7 @@ def _sample_rows(
 
 def _load(path: str | Path, device: str) -> PreTrainedModel:
     model = load_causal_lm(path)
-    model.to(device)  # type: ignore[arg-type]  # transformers wraps `to` in a way mypy reads as a class method
+    model.to(device)
     return model.eval()
 
 

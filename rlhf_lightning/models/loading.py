@@ -8,9 +8,18 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapters import (
+    NF4,
+    LoRA,
+    add_adapter,
+    base_of,
+    is_adapter_folder,
+    merge_adapter,
+    read_adapter_config,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -18,16 +27,15 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 def run_model_folder(path: str | Path) -> str:
     """Resolve what a user calls "a model" to what transformers loads.
 
-    A run folder (it holds `model/config.json`) becomes its exported `model/`; a Hugging Face folder and a hub name
-    stay as they are.
+    A run folder becomes its exported `model/`; a Hugging Face folder, an adapter's folder and a hub name stay.
 
     Raises:
         UserError: the path looks like a local folder and there is no model in it.
     """
     folder = Path(path)
-    if (folder / "model" / "config.json").is_file():
+    if _holds_model(folder / "model"):
         return str(folder / "model")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not _holds_model(folder):
         raise UserError(f"model.path: no model in {path}: expected {folder}/config.json or {folder}/model/config.json")
     looks_local = folder.is_absolute() or str(path).startswith(".") or len(folder.parts) > 2
     if looks_local and not folder.exists():
@@ -35,9 +43,16 @@ def run_model_folder(path: str | Path) -> str:
     return str(path)
 
 
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter_folder(folder)
+
+
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a pad token: the EOS where the model has none (padding is never read)."""
-    tokenizer = AutoTokenizer.from_pretrained(run_model_folder(path), revision=revision)
+    folder = run_model_folder(path)
+    if is_adapter_folder(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
+        folder, revision = base_of(folder), read_adapter_config(folder).revision
+    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {path} has no EOS token; responses would never end")
     if tokenizer.pad_token_id is None:
@@ -70,18 +85,71 @@ def load_causal_lm(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dropout: bool = True,
-) -> PreTrainedModel:
+    activation_checkpointing: bool = False,
+    adapter: LoRA | None = None,
+    quantization: NF4 | None = None,
+) -> Any:
     """A causal language model to train, in `dtype` (`auto`: the checkpoint's own).
 
     Args:
-        path: a run folder, a Hugging Face folder or a hub name.
+        path: a run folder, a Hugging Face folder, an adapter folder or a hub name. The adapter of a folder goes on
+            being trained if `adapter` asks for one, and is merged into the weights otherwise.
         dropout: False sets every dropout probability to 0 (see `disable_dropout`).
+        activation_checkpointing: compute the layers' activations again in the backward pass instead of keeping them.
+        adapter: train a LoRA adapter and nothing else.
+        quantization: keep the frozen base in 4 bits.
+
+    Raises:
+        UserError: no model there; 4 bits without an adapter; an adapter of another shape; unpinned remote code.
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(run_model_folder(path), **arguments)
+    network, _, start = load_network(AutoModelForCausalLM, path, arguments, adapter, quantization)
+    return prepare_to_train(network, "CAUSAL_LM", start, revision, dropout, activation_checkpointing, adapter)
+
+
+def load_network(
+    auto_class: Any,
+    path: str | Path,
+    arguments: dict[str, Any],
+    adapter: LoRA | None,
+    quantization: NF4 | None,
+) -> tuple[Any, list[str], str | None]:
+    """The network of the base, the names of weights its folder does not have, and the adapter folder on top, if any.
+
+    Raises:
+        UserError: 4 bits without an adapter.
+    """
+    folder = run_model_folder(path)
+    if quantization is not None:
+        if adapter is None:
+            raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
+        arguments = {**arguments, "quantization_config": quantization.config()}
+    start = folder if is_adapter_folder(folder) else None
+    if start is not None:
+        arguments = {**arguments, "revision": read_adapter_config(folder).revision}
+    network, report = auto_class.from_pretrained(base_of(folder), output_loading_info=True, **arguments)
+    return network, list(report["missing_keys"]), start
+
+
+def prepare_to_train(
+    network: Any,
+    task: Literal["CAUSAL_LM", "SEQ_CLS"],
+    start: str | None,
+    revision: str | None,
+    dropout: bool,
+    activation_checkpointing: bool,
+    adapter: LoRA | None,
+) -> Any:
+    """Dropout, activation checkpointing and the adapter (trained, or merged if none is asked for), in training mode."""
+    if activation_checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    if adapter is not None:
+        network = add_adapter(network, adapter, task, start, revision)
+    elif start is not None:
+        network = merge_adapter(network, start)
     if not dropout:
-        disable_dropout(model)
-    return model
+        disable_dropout(network)
+    return network.train()
 
 
 def disable_dropout(model: nn.Module) -> None:
@@ -100,7 +168,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 def load_config(path: str | Path, revision: str | None = None) -> Any:
     """The configuration alone, without reading weights."""
-    return AutoConfig.from_pretrained(run_model_folder(path), revision=revision)
+    return AutoConfig.from_pretrained(base_of(run_model_folder(path)), revision=revision)
 
 
 def freeze(model: nn.Module) -> nn.Module:

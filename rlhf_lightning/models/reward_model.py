@@ -8,8 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from rlhf_lightning.models.adapters import NF4, LoRA, save_network
 from rlhf_lightning.models.forward import bare_model, hidden_states
-from rlhf_lightning.models.loading import Dtype, disable_dropout, pretrained_arguments, run_model_folder
+from rlhf_lightning.models.loading import Dtype, load_network, prepare_to_train, pretrained_arguments
+
+
+def last_hidden(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """The hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
+    last = attention_mask.sum(dim=1).long() - 1
+    return hidden_states(model, input_ids)[torch.arange(len(last), device=last.device), last]
 
 
 class RewardModel(nn.Module):
@@ -26,13 +33,17 @@ class RewardModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores [B] of right-padded rows [B, L]."""
-        hidden = hidden_states(self.classifier, input_ids)
-        last = attention_mask.sum(dim=1).long() - 1
-        return bare_model(self.classifier).score(hidden[torch.arange(len(last)), last]).squeeze(-1).float()
+        hidden = last_hidden(self.classifier, input_ids, attention_mask)
+        return bare_model(self.classifier).score(hidden).squeeze(-1).float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write an AutoModelForSequenceClassification folder."""
-        self.classifier.save_pretrained(folder)
+        """Write an AutoModelForSequenceClassification folder, or its adapter and score head alone."""
+        save_network(self.classifier, folder)
 
 
 def load_reward_model(
@@ -42,20 +53,23 @@ def load_reward_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dropout: bool = False,
+    activation_checkpointing: bool = False,
+    adapter: LoRA | None = None,
+    quantization: NF4 | None = None,
 ) -> RewardModel:
     """A reward model from its own folder, or a new score head on a causal language model's backbone.
 
-    A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1).
+    A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1). With an
+    adapter, the head is trained beside it and saved in its folder. Arguments and errors as `load_causal_lm`.
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
-    classifier, report = AutoModelForSequenceClassification.from_pretrained(
-        run_model_folder(path), num_labels=1, output_loading_info=True, **arguments
-    )
-    if any(name.startswith("score") for name in report["missing_keys"]):
+    classes = AutoModelForSequenceClassification
+    classifier, missing, start = load_network(classes, path, {**arguments, "num_labels": 1}, adapter, quantization)
+    if any(name.startswith("score") for name in missing):
         weight = classifier.score.weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
-    if not dropout:
-        disable_dropout(classifier)
-    return RewardModel(classifier)
+    return RewardModel(
+        prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter)
+    )

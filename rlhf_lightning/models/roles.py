@@ -6,10 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapters import adapter_active, adapters_add_nothing, copy_adapter, has_adapter, load_beside
 from rlhf_lightning.models.forward import bare_model, hidden_states, predict_tokens, right_padded, scatter_tokens
 from rlhf_lightning.models.loading import disable_dropout, fingerprint, freeze
+from rlhf_lightning.models.reward_model import last_hidden
 from rlhf_lightning.models.value_head import ValueHead
 
 Layout = Literal["shared", "separate"]
@@ -60,29 +64,34 @@ class ActorCritic(nn.Module):
         )
 
 
-def adapters_add_nothing(model: nn.Module) -> bool:
-    """Whether every LoRA update B A is still zero, as a fresh one is: B starts at zero."""
-    return not any(parameter.any() for name, parameter in model.named_parameters() if "lora_B" in name)
+REFERENCE = "reference"  # the adapter that holds a trained start
+REWARD = "reward"  # the adapter of the reward model
 
 
 class Reference:
-    """The policy before training: its adapters switched off if they still add nothing, a frozen copy otherwise.
+    """The policy before training.
 
-    A policy that starts from an adapter trained before (SFT with LoRA) is not its base: off would be another model.
+    Beside a policy with an adapter it costs next to nothing: the adapter switched off if it still adds nothing, and
+    otherwise (a policy that starts from an SFT adapter is not its base) a frozen copy of that adapter. It is a frozen
+    copy of the whole network for a policy without adapter, or if `share` is False.
 
     It is no nn.Module, so that a frozen copy is neither a parameter of the run nor part of its checkpoints; it is
     loaded again from where it came from, and `fingerprint` tells whether it is still the same.
     """
 
-    def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module]) -> None:
-        self.adapters_off = hasattr(policy, "disable_adapter") and adapters_add_nothing(policy)
-        self._model = policy if self.adapters_off else freeze(load_copy())
+    def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module], share: bool = True) -> None:
+        self.shared = share and has_adapter(policy)
+        self.adapters_off = self.shared and adapters_add_nothing(policy)
+        self._model = policy if self.shared else freeze(load_copy())
+        if self.shared and not self.adapters_off:
+            copy_adapter(policy, REFERENCE)
 
     @contextlib.contextmanager
     def model(self, like: Tensor) -> Iterator[nn.Module]:
         """The reference network, on the device of `like`."""
-        if self.adapters_off:
-            with self._model.disable_adapter():  # type: ignore[operator]
+        if self.shared:
+            switched = self._model.disable_adapter() if self.adapters_off else adapter_active(self._model, REFERENCE)  # type: ignore[operator]
+            with switched:
                 yield self._model
         else:
             if next(self._model.parameters()).device != like.device:
@@ -91,9 +100,39 @@ class Reference:
 
     def fingerprint(self) -> str:
         """Hash of the reference's weights; it must never change, within a run or across a resume."""
-        if not self.adapters_off:
+        if not self.shared:
             return fingerprint(self._model)
         frozen = nn.ParameterDict(
-            {name.replace(".", "/"): p for name, p in self._model.named_parameters() if not p.requires_grad}
+            {
+                name.replace(".", "/"): p
+                for name, p in self._model.named_parameters()
+                if not p.requires_grad and f".{REWARD}." not in name
+            }
         )
         return fingerprint(frozen)
+
+
+class SharedRewardModel:
+    """A reward model as an adapter and a score head on the policy's base: r = w h at the last valid token.
+
+    Args:
+        policy: a model with an adapter.
+        folder: adapter folder of a reward model trained on the same base.
+    """
+
+    def __init__(self, policy: nn.Module, folder: str) -> None:
+        heads = [weight for name, weight in load_beside(policy, folder, REWARD).items() if "score" in name]
+        if len(heads) != 1:
+            raise UserError(f"reward.model: {folder} has no score head; train it with experiment=reward")
+        self.policy, self.head = policy, heads[0]
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores [B] of right-padded rows [B, L]."""
+        with adapter_active(self.policy, REWARD):
+            hidden = last_hidden(self.policy, input_ids, attention_mask)
+        return (hidden.to(self.head.dtype) @ self.head.to(hidden.device).T).squeeze(-1).float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy is."""
+        return next(self.policy.parameters()).device

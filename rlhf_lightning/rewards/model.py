@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlhf_lightning.data import tokenize_completion
-from rlhf_lightning.models import freeze, load_reward_model, load_tokenizer
+from rlhf_lightning.models import (
+    RewardModel,
+    SharedRewardModel,
+    freeze,
+    load_reward_model,
+    load_tokenizer,
+    run_model_folder,
+)
+from rlhf_lightning.models.adapters import base_name, base_of, has_adapter, is_adapter_folder
 from rlhf_lightning.rewards.function import check_scores
 
 
@@ -21,13 +31,24 @@ class ModelReward:
 
     def __init__(self, path: str | Path, batch_size: int = 32) -> None:
         self.name = "model"
+        self.folder = run_model_folder(path)
         self.tokenizer = load_tokenizer(path)
-        self.model = freeze(load_reward_model(path))
         self.batch_size = batch_size
+
+    @cached_property
+    def model(self) -> RewardModel | SharedRewardModel:
+        """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
+        return freeze(load_reward_model(self.folder))  # type: ignore[return-value]
+
+    def share_backbone(self, policy: nn.Module) -> None:
+        """Score with an adapter on the policy's own base, if that is what this reward model is."""
+        if has_adapter(policy) and is_adapter_folder(self.folder) and base_of(self.folder) == base_name(policy):
+            self.model = SharedRewardModel(policy, self.folder)
 
     def to(self, device: torch.device | str) -> ModelReward:
         """Move the network; PPO calls it with the policy's device."""
-        self.model.to(device)
+        if isinstance(self.model, nn.Module):
+            self.model.to(device)
         return self
 
     @torch.no_grad()
@@ -48,7 +69,7 @@ class ModelReward:
         return check_scores(scores.tolist(), len(responses), self.name)
 
     def _score(self, rows: list[list[int]]) -> torch.Tensor:
-        device = next(self.model.parameters()).device
+        device = self.model.device
         length = max(map(len, rows))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
@@ -33,6 +34,12 @@ class WeightedSum:
             if hasattr(reward, "to"):
                 reward.to(device)
         return self
+
+    def share_backbone(self, policy: nn.Module) -> None:
+        """Let every part that is an adapter on the policy's base use that base."""
+        for reward in self.rewards.values():
+            if hasattr(reward, "share_backbone"):
+                reward.share_backbone(policy)
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         n = len(responses)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,16 +41,27 @@ class NativeEngine:
         """One response a prompt, in the order of the prompts."""
         assert self.model is not None, "call sync(model) first"
         size = self.batch_size or len(prompts)
-        parts = [
-            _decode(self.model, prompts[i : i + size], self.pad_id, self.eos_ids, settings, generator)
-            for i in range(0, len(prompts), size)
-        ]
+        with _evaluating(self.model) as model:
+            parts = [
+                _decode(model, prompts[i : i + size], self.pad_id, self.eos_ids, settings, generator)
+                for i in range(0, len(prompts), size)
+            ]
         length = max(part[0].shape[1] for part in parts)
         tokens, mask, logprobs = (
             torch.cat([_widen(part[k], length, pad) for part in parts]) for k, pad in enumerate((self.pad_id, 0.0, 0.0))
         )
         ended = (torch.isin(tokens, self.eos_ids.to(tokens.device)) & mask.bool()).any(dim=1)
         return Generation(tokens, mask, logprobs, ended)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Without dropout, and with a cache: activation checkpointing throws it away in training mode."""
+    training = model.training
+    try:
+        yield model.eval()
+    finally:
+        model.train(training)
 
 
 def _widen(x: Tensor, length: int, value: float) -> Tensor:

@@ -6,6 +6,7 @@ from mutant_catalogue.rows import Mutant, Row
 
 PPO = "algorithms/ppo.py"
 ROLES = "models/roles.py"
+ADAPTERS = "models/adapters.py"
 NATIVE = "rollout/native.py"
 FORWARD = "models/forward.py"
 RATIO = "algorithms/test_ppo.py::test_at_learning_rate_zero_every_ratio_is_one"
@@ -114,16 +115,25 @@ ROLLOUTS = (
             Mutant(
                 "adapters left on",
                 ROLES,
-                "with self._model.disable_adapter():",
-                "with contextlib.nullcontext():",
+                "self._model.disable_adapter() if self.adapters_off",
+                "contextlib.nullcontext() if self.adapters_off",
                 ("models/test_roles.py::test_a_trained_adapter_switched_off_is_the_base_exactly",),
             ),
             Mutant(
                 "the reference is the live policy",
                 ROLES,
-                "policy if self.adapters_off else freeze(load_copy())",
+                "policy if self.shared else freeze(load_copy())",
                 "policy",
                 ("models/test_roles.py::test_the_reference_hash_ignores_training_and_sees_tampering",),
+            ),
+            Mutant(
+                "a trained adapter's start is forgotten",
+                ADAPTERS,
+                "parameter.copy_(parameters[key.replace(",
+                "parameter.add_(0 * parameters[key.replace(",
+                (
+                    "models/test_adapters.py::test_the_reference_of_a_trained_start_is_a_frozen_copy_of_its_adapter[llama]",
+                ),
             ),
             Mutant(
                 "the frozen copy keeps its dropout",

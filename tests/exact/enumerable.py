@@ -25,7 +25,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from rlhf_lightning.data import PromptDataModule, PromptRow, TokenizedPreference
+from rlhf_lightning.data import PromptDataModule, PromptRow
 from rlhf_lightning.models import predict_tokens
 from rlhf_lightning.rollout import Generation
 
@@ -213,8 +213,3 @@ class World:
     def prompt_data(self) -> PromptDataModule:
         """The prompts as a data module."""
         return PromptDataModule(self.tokenizer, [{"prompt": self.text(prompt)} for prompt in self.prompts])
-
-    def pair(self, prompt: int, first: int, second: int) -> TokenizedPreference:
-        """Two answers to a prompt, compared in both directions."""
-        answers = [self.responses[i].tolist() for i in (first, second)]
-        return TokenizedPreference(self.prompts[prompt], answers, [(0, 1), (1, 0)], row_ids=[0, 0])

@@ -17,7 +17,7 @@ from transformers import LlamaForSequenceClassification
 
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule
 from rlhf_lightning.algorithms.ppo_statistics import response_kl
-from rlhf_lightning.data import PreferenceBatch, collate_preferences
+from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.enumerable import World, tiny_llama
@@ -35,9 +35,10 @@ PPO_SETTINGS: dict[str, Any] = {
     "value_coef": 1.0,
     "lam": 0.95,
 }
-PAIR_STEPS = 2000
-PAIRS_PER_STEP = 128
-PAIR_LEARNING_RATE = 3e-3
+PAIR_STEPS = 1000
+PAIRS_PER_STEP = 2048
+DPO_LEARNING_RATE = 3e-3
+REWARD_LEARNING_RATE = 1e-3
 
 
 def linear_to_zero(optimizer: torch.optim.Optimizer, num_training_steps: int) -> LambdaLR:
@@ -150,6 +151,8 @@ def train_controlled(world: World, target: float, seed: int) -> ControllerResult
 class RandomPairs(L.LightningDataModule):
     """Fresh random pairs of answers at every step, labelled by Bradley-Terry on the gold reward.
 
+    A batch holds every answer to every prompt once, and the pairs point into it.
+
     Args:
         soft: both directions of a pair, weighted by their probabilities (so the labels have no noise); otherwise one
             direction, drawn.
@@ -167,19 +170,28 @@ class RandomPairs(L.LightningDataModule):
 
     def __iter__(self) -> Iterator[PreferenceBatch]:
         generator = torch.Generator().manual_seed(self.seed)
-        n_prompts, n = self.world.rewards.shape
+        gold = self.world.rewards
+        n_prompts, n = gold.shape
+        ids, flags = self.world.rows()
+        rows = torch.arange(len(ids))
         for _ in range(PAIR_STEPS):
             prompt = torch.randint(n_prompts, (PAIRS_PER_STEP,), generator=generator)
             first = torch.randint(n, (PAIRS_PER_STEP,), generator=generator)
             second = (first + torch.randint(1, n, (PAIRS_PER_STEP,), generator=generator)) % n
-            gold = self.world.rewards
             better = torch.sigmoid(gold[prompt, first] - gold[prompt, second]).float()
-            rows = zip(prompt.tolist(), first.tolist(), second.tolist(), strict=True)
-            batch = collate_preferences([self.world.pair(*row) for row in rows], self.world.vocabulary)
             if not self.soft:
                 better = torch.bernoulli(better, generator=generator)
-            batch.pair_weights = torch.stack([better, 1 - better], dim=1).flatten()
-            yield batch
+            pairs = torch.stack([prompt * n + first, prompt * n + second], dim=1)
+            yield PreferenceBatch(
+                ids,
+                attention_mask=(ids != self.world.vocabulary).long(),
+                completion_mask=flags,
+                pairs=torch.cat([pairs, pairs.flip(1)]),
+                margin=None,
+                pair_weights=torch.cat([better, 1 - better]),
+                row_ids=rows,
+                denominator=float(PAIRS_PER_STEP),
+            )
 
 
 def slope(x: Tensor, y: Tensor, weights: Tensor) -> float:
@@ -201,7 +213,7 @@ class DPOResult:
 
 def train_dpo(world: World, beta: float, seed: int) -> DPOResult:
     """DPO on soft labels: its minimum is pi* exactly."""
-    optimizer = partial(torch.optim.Adam, lr=PAIR_LEARNING_RATE)
+    optimizer = partial(torch.optim.Adam, lr=DPO_LEARNING_RATE)
     module = DPOModule(world.load_model, world.tokenizer, optimizer, linear_to_zero, beta=beta)
     seconds = fit(module, RandomPairs(world, soft=True, seed=seed), max_epochs=1)
     logprobs = world.logprobs(module.model)
@@ -225,7 +237,7 @@ class RewardResult:
 def train_reward_model(world: World, seed: int) -> RewardResult:
     """A reward model on drawn labels; its accuracy on noisy labels is computed over all pairs, not sampled."""
     classifier = partial(tiny_llama, world.vocabulary, seed, model_class=LlamaForSequenceClassification, num_labels=1)
-    optimizer = partial(torch.optim.Adam, lr=PAIR_LEARNING_RATE)
+    optimizer = partial(torch.optim.Adam, lr=REWARD_LEARNING_RATE)
     module = RewardModule(lambda: RewardModel(classifier()), world.tokenizer, optimizer, linear_to_zero)
     seconds = fit(module, RandomPairs(world, soft=False, seed=seed), max_epochs=1)
     ids, _ = world.rows()

@@ -1,0 +1,251 @@
+"""LoRA adapters on a frozen base, and the base in 4 bits.
+
+A model with an adapter is a `peft.PeftModel`. Its trained adapter is called `default`; further ones (the reference, the
+reward model) lie frozen beside it on the same base, and `adapter_active` switches between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+
+TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
+SAFE_INITIALISATIONS = ("default", "gaussian")
+_OUTPUT_LAYERS = ["lm_head", "embed_out", "score"]  # kept out of 4 bits
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """W + scale B A, with B [out, rank] and A [rank, in] trained and W frozen (Hu et al. 2021).
+
+    B starts at zero, so that the policy starts as its base, and the base with the adapter off is the reference.
+
+    Args:
+        rank: of the update.
+        alpha: scale = alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023).
+        dropout: on the input of A. SFT and reward models only: PPO and DPO switch all dropout off.
+        use_dora: direction and magnitude apart (Liu et al. 2024).
+        target_modules: names of the linear layers, or `all-linear`: all but the output layer.
+        init: of A: `default` (Kaiming uniform) or `gaussian`.
+
+    Raises:
+        UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA).
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    use_rslora: bool = False
+    use_dora: bool = False
+    target_modules: str | list[str] = "all-linear"
+    init: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.init not in SAFE_INITIALISATIONS:
+            raise UserError(
+                f'model.adapter.init: found "{self.init}"; allowed: {" | ".join(SAFE_INITIALISATIONS)}. PiSSA, OLoRA, '
+                "LoftQ and CorDA change the base weights: with the adapter off it would no longer be the reference"
+            )
+
+    def config(self, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: str | None) -> Any:
+        """The peft configuration; a sequence classifier's score head is trained and saved with the adapter."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            task_type=task,
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft computes with it; a fraction is fine
+            lora_dropout=self.dropout,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            target_modules=self.target_modules,
+            init_lora_weights=True if self.init == "default" else "gaussian",
+            modules_to_save=["score"] if task == "SEQ_CLS" else None,
+            revision=revision,
+        )
+
+
+@dataclass(frozen=True)
+class NF4:
+    """Frozen weights in 4-bit NormalFloat, computed in `compute_dtype` (Dettmers et al. 2023, QLoRA).
+
+    Args:
+        double_quant: the scales are quantised as well: 0.37 bits a weight less.
+        compute_dtype: of the matrix products.
+    """
+
+    double_quant: bool = True
+    compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+
+    def config(self) -> Any:
+        """The transformers configuration; works on CPU and CUDA."""
+        from transformers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype),
+            llm_int8_skip_modules=_OUTPUT_LAYERS,
+        )
+
+
+def is_adapter_folder(folder: str | Path) -> bool:
+    """Whether the folder holds an adapter alone, and names its base."""
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The configuration and the weights of an adapter folder.
+
+    Raises:
+        UserError: it is no LoRA adapter, or names no base.
+    """
+    from peft import PeftConfig
+    from peft.utils import load_peft_weights
+
+    config = PeftConfig.from_pretrained(str(folder))
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
+        raise UserError(f"model.path: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")
+    if not config.base_model_name_or_path:
+        raise UserError(f"model.path: {folder}/adapter_config.json does not name its base model")
+    return config, load_peft_weights(str(folder), device="cpu")
+
+
+def base_of(folder: str | Path) -> str:
+    """The model under an adapter folder; any other folder or hub name is its own base. Local folders by full path."""
+    base = str(read_adapter_config(folder).base_model_name_or_path) if is_adapter_folder(folder) else str(folder)
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def base_name(model: Any) -> str:
+    """The folder (by full path) or hub name that the base of a model with adapters was loaded from."""
+    base = str(model.peft_config[TRAINED].base_model_name_or_path)
+    return str(Path(base).resolve()) if Path(base).is_dir() else base
+
+
+def read_adapter_config(folder: str | Path) -> Any:
+    """The configuration of an adapter folder."""
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(folder))
+
+
+def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], start: str | None, revision: Any) -> Any:
+    """The model with a trainable adapter, new or begun from the adapter folder `start`.
+
+    Raises:
+        UserError: the adapter of `start` has another shape than the one asked for.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = lora.config(task, revision)
+    adapted = get_peft_model(model, config)
+    if start is not None:
+        saved, weights = read_adapter(start)
+        _check_same_shape(saved, config, start)
+        new = get_peft_model_state_dict(adapted)  # with a score head, which a language model's adapter does not have
+        updates = {name: weight for name, weight in weights.items() if "lora_" in name or name in new}
+        other = sorted(updates.keys() - new.keys())
+        if other:
+            raise UserError(f"model.adapter.target_modules: {start} adapts other layers, such as {other[0]}")
+        set_peft_model_state_dict(adapted, new | updates)
+    return adapted
+
+
+def _check_same_shape(saved: Any, wanted: Any, folder: str) -> None:
+    pairs = {"rank": "r", "alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
+    for key, name in pairs.items():
+        if getattr(saved, name) != getattr(wanted, name):
+            raise UserError(
+                f"model.adapter.{key}: found {getattr(wanted, name)}, but the adapter that training begins from "
+                f"({folder}) has {getattr(saved, name)}; set model.adapter.{key}={getattr(saved, name)}, or merge that "
+                "adapter into its base first: rlhf-export"
+            )
+
+
+def merge_adapter(model: Any, folder: str | Path) -> Any:
+    """The model with the adapter of a folder added to its weights."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether the model is a base with adapters."""
+    return hasattr(model, "disable_adapter")
+
+
+def adapters_add_nothing(model: nn.Module) -> bool:
+    """Whether every trained LoRA update B A is still zero, as a fresh one is: B starts at zero."""
+    updates = (p for name, p in model.named_parameters() if f"lora_B.{TRAINED}." in name)
+    return not any(update.any() for update in updates)
+
+
+def copy_adapter(model: Any, name: str) -> None:
+    """Put a frozen copy of the trained adapter beside it."""
+    model.add_adapter(name, model.peft_config[TRAINED])
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            if f".{name}." in key:
+                parameter.copy_(parameters[key.replace(f".{name}.", f".{TRAINED}.")])
+    _freeze_adapter(model, name)
+
+
+def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Tensor]:
+    """Load an adapter folder, frozen, beside the trained adapter; returns its weights that are no LoRA updates."""
+    from peft import set_peft_model_state_dict
+
+    config, weights = read_adapter(folder)
+    config.modules_to_save, config.task_type, config.inference_mode = None, "CAUSAL_LM", True
+    model.add_adapter(name, config)
+    updates = {key: weight for key, weight in weights.items() if "lora_" in key}
+    outcome: Any = set_peft_model_state_dict(model, updates, adapter_name=name)
+    if unexpected := outcome.unexpected_keys:
+        raise UserError(f"reward.model: {folder} adapts layers that the policy does not have, such as {unexpected[0]}")
+    _freeze_adapter(model, name)
+    return {key: weight for key, weight in weights.items() if key not in updates}
+
+
+def _freeze_adapter(model: Any, name: str) -> None:
+    model.set_adapter(TRAINED)  # adding one may have switched to it, and this leaves all others frozen
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key:
+            parameter.requires_grad_(False)
+
+
+@contextlib.contextmanager
+def adapter_active(model: nn.Module, name: str) -> Iterator[None]:
+    """Compute with the named adapter instead of the trained one, without gradients, and switch back.
+
+    Only between a backward pass and the next forward pass: peft freezes the adapters that are not active, and a graph
+    recorded before would lose its gradients without a word.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.set_adapter(name, inference_mode=True)
+            yield
+    finally:
+        for layer in layers:
+            layer.set_adapter(TRAINED)
+
+
+def save_network(model: Any, folder: str | Path) -> None:
+    """Write a Hugging Face folder, or an adapter folder for a model with an adapter (the trained one alone)."""
+    if has_adapter(model):
+        model.save_pretrained(folder, selected_adapters=[TRAINED])
+    else:
+        model.save_pretrained(folder)
