@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+from rlhf_lightning.models import save_model
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -112,5 +113,4 @@ class AlignmentModule(L.LightningModule):
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model and its tokenizer as a Hugging Face folder."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self.model, self.tokenizer, folder)

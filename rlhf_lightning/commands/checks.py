@@ -76,6 +76,11 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
     if len(sources) > 1:
         given = " and ".join(f"{prefix}{name}" for name in sources)
         raise UserError(f"{given}: only one source of scores; set the others to null")
+    if reward.get("standardize") and not reward.get("model"):
+        raise UserError(
+            f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "
+            f"{prefix}model, or in a part: {prefix}components.<name>.standardize"
+        )
     function = reward.get("function")
     if function and "." not in function:
         raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')

@@ -19,17 +19,20 @@ from rlhf_lightning.models.loading import (
     load_tokenizer,
     run_model_folder,
 )
-from rlhf_lightning.models.reward_model import RewardModel, load_reward_model
+from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference
+from rlhf_lightning.models.saving import end_of_sequence_ids, save_model
 from rlhf_lightning.models.value_head import ValueHead
 
 __all__ = [
     "ActorCritic",
     "Reference",
     "RewardModel",
+    "ScoreMoments",
     "TokenPredictions",
     "ValueHead",
     "disable_dropout",
+    "end_of_sequence_ids",
     "fingerprint",
     "freeze",
     "hidden_states",
@@ -42,6 +45,8 @@ __all__ = [
     "response_logprobs",
     "right_padded",
     "run_model_folder",
+    "save_model",
     "scatter_tokens",
+    "score_moments",
     "sequence_logprobs",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from rlhf_lightning.data import tokenize_completion
-from rlhf_lightning.models import freeze, load_reward_model, load_tokenizer
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import ScoreMoments, freeze, load_reward_model, load_tokenizer, score_moments
 from rlhf_lightning.rewards.function import check_scores
 
 
@@ -17,13 +18,23 @@ class ModelReward:
 
     Responses are tokenised again from their text by the function that prepared the reward model's training data, so it
     sees what it saw in training whichever tokenizer the policy has. A response that was cut off gets no EOS.
+
+    Args:
+        path: a run folder, a Hugging Face folder or a hub name.
+        batch_size: responses scored at a time.
+        standardize: return (score - mean) / std, with the moments of the scores of held-out answers that the model
+            carries: the unit is then one standard deviation, whatever model it is.
+
+    Raises:
+        UserError: `standardize` of a model without moments, or one that gave all held-out answers the same score.
     """
 
-    def __init__(self, path: str | Path, batch_size: int = 32) -> None:
+    def __init__(self, path: str | Path, batch_size: int = 32, standardize: bool = False) -> None:
         self.name = "model"
         self.tokenizer = load_tokenizer(path)
         self.model = freeze(load_reward_model(path))
         self.batch_size = batch_size
+        self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
 
     def to(self, device: torch.device | str) -> ModelReward:
         """Move the network; PPO calls it with the policy's device."""
@@ -45,6 +56,7 @@ class ModelReward:
         for start in range(0, len(rows), self.batch_size):
             picked = by_length[start : start + self.batch_size]
             scores[picked] = self._score([rows[i] for i in picked])
+        scores = (scores - self.moments.mean) / self.moments.std
         return check_scores(scores.tolist(), len(responses), self.name)
 
     def _score(self, rows: list[list[int]]) -> torch.Tensor:
@@ -53,3 +65,15 @@ class ModelReward:
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
         return self.model(ids, mask).cpu()
+
+
+def _moments_of(path: str | Path) -> ScoreMoments:
+    moments = score_moments(path)
+    if moments is None:
+        raise UserError(
+            f"reward.standardize=true: {path} carries no score_mean and score_std; train it with held-out pairs "
+            "(data.val or data.val_fraction), or set reward.standardize=false"
+        )
+    if moments.std == 0:
+        raise UserError(f"reward.standardize=true: {path} gave all held-out answers the same score (score_std is 0)")
+    return moments
