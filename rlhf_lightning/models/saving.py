@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.models.reward_model import RewardModel
+
 
 def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokenizer's EOS first, then any others the model's generation config stops at (chat models have several)."""
@@ -19,8 +21,12 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
     """Write the weights (or the adapter), the tokenizer with its chat template, and the generation config.
 
     The generation config names every EOS that training knew: plain `generate` would not stop at a tokenizer's EOS that
-    the model's own config does not name.
+    the model's own config does not name. A reward model whose pad token is its EOS is saved without one: transformers
+    scores the last token before the padding, and would take the answer's EOS for padding.
     """
+    if isinstance(model, RewardModel):
+        pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+        model.classifier.config.pad_token_id = None if pad == eos else pad
     settings = getattr(model, "generation_config", None)
     if settings is not None:
         ends = end_of_sequence_ids(model, tokenizer)
