@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,21 +19,39 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 def run_model_folder(path: str | Path) -> str:
     """Resolve what a user calls "a model" to what transformers loads.
 
-    A run folder (it holds `model/config.json`) becomes its exported `model/`; a Hugging Face folder and a hub name
-    stay as they are.
+    A run folder becomes its exported `model/`; a Hugging Face folder, an adapter folder and a hub name stay as they are.
 
     Raises:
         UserError: the path looks like a local folder and there is no model in it.
     """
     folder = Path(path)
-    if (folder / "model" / "config.json").is_file():
+    if _holds_model(folder / "model"):
         return str(folder / "model")
-    if folder.is_dir() and not (folder / "config.json").is_file():
+    if folder.is_dir() and not _holds_model(folder):
         raise UserError(f"model.path: no model in {path}: expected {folder}/config.json or {folder}/model/config.json")
     looks_local = folder.is_absolute() or str(path).startswith(".") or len(folder.parts) > 2
     if looks_local and not folder.exists():
         raise UserError(f"model.path: {path} does not exist")
     return str(path)
+
+
+def _holds_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or adapter_base(folder) is not None
+
+
+def adapter_base(folder: str | Path) -> str | None:
+    """The model under an adapter folder; None for any other folder or name."""
+    file = Path(folder) / "adapter_config.json"
+    return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]) if file.is_file() else None
+
+
+def merge_adapter(model: Any, folder: str) -> Any:
+    """The model with the adapter of a folder added to its weights; itself if the folder holds no adapter."""
+    if adapter_base(folder) is None:
+        return model
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder).merge_and_unload()
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -78,7 +97,9 @@ def load_causal_lm(
         dropout: False sets every dropout probability to 0 (see `disable_dropout`).
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
-    model = AutoModelForCausalLM.from_pretrained(run_model_folder(path), **arguments)
+    folder = run_model_folder(path)
+    model = AutoModelForCausalLM.from_pretrained(adapter_base(folder) or folder, **arguments)
+    model = merge_adapter(model, folder)
     if not dropout:
         disable_dropout(model)
     return model

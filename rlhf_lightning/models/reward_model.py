@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.models.forward import bare_model, hidden_states
-from rlhf_lightning.models.loading import Dtype, disable_dropout, pretrained_arguments, run_model_folder
+from rlhf_lightning.models.loading import (
+    Dtype,
+    adapter_base,
+    disable_dropout,
+    merge_adapter,
+    pretrained_arguments,
+    run_model_folder,
+)
 
 
 class ScoreMoments(NamedTuple):
@@ -76,14 +83,16 @@ def load_reward_model(
     A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1).
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
+    folder = run_model_folder(path)
     classifier, report = AutoModelForSequenceClassification.from_pretrained(
-        run_model_folder(path), num_labels=1, output_loading_info=True, **arguments
+        adapter_base(folder) or folder, num_labels=1, output_loading_info=True, **arguments
     )
     if any(name.startswith("score") for name in report["missing_keys"]):
         weight = classifier.score.weight
         noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
+    classifier = merge_adapter(classifier, folder)
     if not dropout:
         disable_dropout(classifier)
     return RewardModel(classifier)
