@@ -19,7 +19,7 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 def run_model_folder(path: str | Path) -> str:
     """Resolve what a user calls "a model" to what transformers loads.
 
-    A run folder becomes its exported `model/`; a Hugging Face folder, an adapter folder and a hub name stay as they are.
+    A run folder becomes its exported `model/`; a Hugging Face or adapter folder and a hub name stay as they are.
 
     Raises:
         UserError: the path looks like a local folder and there is no model in it.
