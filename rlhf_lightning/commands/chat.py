@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,6 +59,8 @@ def chat(config: dict[str, Any]) -> None:
             except OSError as error:  # transformers explains in several lines
                 raise UserError(f"{key}: {config[key]} cannot be loaded: {str(error).splitlines()[0]}") from error
     if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # not on every system
+            import readline  # noqa: F401  # arrows and history in `input`
         print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-D and Ctrl-C leave too")
     try:
         for line in _lines():
