@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import evaluate, train
+from rlhf_lightning.commands import chat, evaluate, export, train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/extending.md", "docs/results.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/extending.md", "docs/models.md", "docs/results.md", "CONTRIBUTING.md")
 
 
 def commands() -> list[str]:
@@ -30,6 +30,9 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     for stage in ("sft", "reward", "ppo"):
         (tmp_path / "outputs/my" / stage / "model").mkdir(parents=True)
         (tmp_path / "outputs/my" / stage / "model/config.json").write_text("{}")
+        (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+        config = '{"model": {"path": "x"}, "algorithm": {}}'
+        (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
     (tmp_path / "held_out.jsonl").write_text('{"prompt": "Hello"}')
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
@@ -39,6 +42,10 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         train.check(compose_config("train", arguments, config_dir))
     elif command == "rlhf-evaluate":
         evaluate.check(compose_config("evaluate", arguments, config_dir))
+    elif command == "rlhf-export":
+        export.check(compose_config("export", arguments, config_dir))
+    elif command == "rlhf-chat":
+        chat.check(compose_config("chat", arguments, config_dir))
     else:
         assert command == "rlhf-pipeline"
         own, of_stages = split_overrides(arguments)

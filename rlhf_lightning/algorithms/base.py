@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
-from rlhf_lightning.models import save_network
+from rlhf_lightning.models import save_model
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -113,5 +113,4 @@ class AlignmentModule(L.LightningModule):
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        save_network(self.model, folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self.model, self.tokenizer, folder)

@@ -30,7 +30,7 @@ from rlhf_lightning.functional import (
     ppo_value_loss,
     token_rewards,
 )
-from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_network
+from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_model
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rewards import RewardFunction, check_scores
 from rlhf_lightning.rollout import (
@@ -366,5 +366,4 @@ class PPOModule(AlignmentModule):
 
     def export(self, folder: Any) -> None:
         """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        save_network(self.policy, folder)
-        self.tokenizer.save_pretrained(folder)
+        save_model(self.policy, self.tokenizer, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.functional import calibration_error, centering_penalty, preference_accuracy, ranked_preference_loss
+from rlhf_lightning.models import ScoreMoments
 
 
 class RewardModule(AlignmentModule):
@@ -23,12 +25,18 @@ class RewardModule(AlignmentModule):
 
     Args:
         center_coef: weight of the centring penalty, which fixes the free constant (Eisenstein et al. 2023).
+
+    Attributes:
+        moments: mean and standard deviation of the scores of all held-out answers, each counted once, at the last
+            validation; exported with the model. None before.
     """
 
     def __init__(self, *args: Any, center_coef: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.center_coef = center_coef
         self.validation: list[tuple[Tensor, Tensor]] = []
+        self.held_out_scores: list[Tensor] = []
+        self.moments: ScoreMoments | None = None
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The pair loss of the batch over the step's number of prompts."""
@@ -56,9 +64,11 @@ class RewardModule(AlignmentModule):
         return better, worse
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """Accuracy, margin and calibration on held-out pairs."""
+        """Accuracy, margin and calibration on held-out pairs, and the scores' mean and standard deviation."""
         scores = self.model(batch.input_ids, batch.attention_mask)
         self.validation.append(self._record("val", scores, batch))
+        compared = batch.pairs[batch.pair_weights > 0].unique()  # an answer of several pairs counts once
+        self.held_out_scores.append(scores[compared])
 
     def on_validation_epoch_end(self) -> None:
         """Expected calibration error of sigmoid(margin), with each pair seen both ways round."""
@@ -68,3 +78,29 @@ class RewardModule(AlignmentModule):
         confidence = logsigmoid((better - worse).abs()).exp()
         error = calibration_error(confidence, (better > worse).float())
         self.log("val/calibration_error", error, sync_dist=True, batch_size=len(better))
+        self._log_moments(torch.cat(self.held_out_scores))
+        self.held_out_scores.clear()
+
+    def _log_moments(self, scores: Tensor) -> None:
+        """Mean and standard deviation over the answers of all processes."""
+        mine = torch.stack([scores.new_tensor(len(scores)), scores.mean(), scores.var(correction=0)])
+        n, means, variances = self.gather(mine.nan_to_num()).unbind(dim=1)  # a process may have no answer: NaN
+        total = (n * means).sum() / n.sum()
+        std = ((n * (variances + (means - total) ** 2)).sum() / n.sum()).sqrt()
+        self.moments = ScoreMoments(float(total), float(std))
+        self.log_dict({"val/score_mean": total, "val/score_std": std}, rank_zero_only=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What is trained, and the moments: a run resumed after its last validation exports them too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["score_moments"] = list(self.moments) if self.moments else None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the moments."""
+        moments = checkpoint.get("score_moments")
+        self.moments = ScoreMoments(*moments) if moments else None
+
+    def export(self, folder: str | Path) -> None:
+        """Write the reward model, with the moments in its config, and its tokenizer."""
+        self.model.keep_moments(self.moments)
+        super().export(folder)

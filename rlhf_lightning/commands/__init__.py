@@ -1,1 +1,1 @@
-"""The commands: rlhf-train, rlhf-pipeline and rlhf-evaluate. The only place that knows Hydra."""
+"""The commands: rlhf-train, -pipeline, -evaluate, -export and -chat. The only place that knows Hydra."""

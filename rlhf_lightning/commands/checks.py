@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.arithmetic import check_arithmetic
+from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import UserError
 
 _ALGORITHMS = "rlhf_lightning.algorithms."
@@ -53,7 +54,16 @@ def check_sections(config: Mapping[str, Any]) -> None:
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if config.get("reward"):
         check_reward(config["reward"], "reward.")
+    if config.get("register"):
+        _check_register(config)
     check_arithmetic(config)
+
+
+def _check_register(config: Mapping[str, Any]) -> None:
+    if not uses_mlflow(config):
+        raise UserError("register: MLflow keeps the registered models; choose logger=mlflow")
+    if any(mark in config["register"] for mark in "/:"):
+        raise UserError(f'register: found "{config["register"]}"; allowed: a name without / and :')
 
 
 def _check_ppo(algorithm: Mapping[str, Any]) -> None:
@@ -78,6 +88,11 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
     if len(sources) > 1:
         given = " and ".join(f"{prefix}{name}" for name in sources)
         raise UserError(f"{given}: only one source of scores; set the others to null")
+    if reward.get("standardize") and not reward.get("model"):
+        raise UserError(
+            f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "
+            f"{prefix}model, or in a part: {prefix}components.<name>.standardize"
+        )
     function = reward.get("function")
     if function and "." not in function:
         raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')
@@ -97,10 +112,18 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
         if any(folder == Path(value) or folder in Path(value).parents for folder in folders):
             continue
         first = f"; first run: {commands[value]}" if value in commands else ""
-        if missing_locally(value):
+        if is_model:
+            check_model(key, value, first)
+        elif missing_locally(value):
             raise UserError(f"{key}: {value} does not exist{first}")
-        if is_model and Path(value).is_dir() and not _holds_model(Path(value)):
-            raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){first}")
+
+
+def check_model(key: str, value: str, advice: str = "") -> None:
+    """Raise UserError if a path of a model does not exist, or holds none."""
+    if missing_locally(value):
+        raise UserError(f"{key}: {value} does not exist{advice}")
+    if Path(value).is_dir() and not _holds_model(Path(value)):
+        raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){advice}")
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

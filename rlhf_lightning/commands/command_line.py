@@ -22,7 +22,7 @@ from rlhf_lightning.commands.composition import (
     HYDRA_VERSION,
     compose_config,
     composition_error,
-    conf_dir,
+    config_folder,
     plain_config,
 )
 from rlhf_lightning.commands.quiet import quieten
@@ -113,7 +113,7 @@ def _hydra_main(config_name: str, task: Task, arguments: argparse.Namespace) -> 
             # Hydra would hold the exception back and print several lines.
             _fail(str(error))
 
-    main = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base=HYDRA_VERSION)
+    main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
     try:
         main(job)()
     except COMPOSITION_ERRORS as error:

@@ -30,13 +30,19 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
+def config_folder(config_name: str) -> Path:
+    """Where a command's config lies: in `conf/`, or in a folder of its own if one of its keys is named like a group."""
+    own = conf_dir() / config_name
+    return own if (own / f"{config_name}.yaml").is_file() else conf_dir()
+
+
 @contextmanager
-def _hydra() -> Iterator[None]:
+def _hydra(config_name: str) -> Iterator[None]:
     """Hydra on the project's configs; inside a running Hydra (a sweep) that one is put back afterwards."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base=HYDRA_VERSION):
+        with initialize_config_dir(str(config_folder(config_name)), version_base=HYDRA_VERSION):
             yield
     finally:
         GlobalHydra.instance().hydra = running
@@ -46,7 +52,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
     """The composed config as plain containers, interpolations resolved; values still to be given stay `"???"`.
 
     Args:
-        config_name: `train`, `pipeline` or `evaluate`.
+        config_name: `train`, `pipeline`, `evaluate`, `export` or `chat`.
         overrides: as on the command line.
         config_dir: a folder of the user's own configs, searched after the project's.
 
@@ -57,7 +63,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")
         overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
-    with _hydra():
+    with _hydra(config_name):
         try:
             config = compose(config_name, list(overrides), return_hydra_config=True)
             return plain_config(config, config.hydra.runtime.choices)
@@ -109,7 +115,7 @@ def _missing_option(error: MissingConfigException) -> str:
 
 
 def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
-    with _hydra():
+    with _hydra(config_name):
         groups, chosen = _groups_and_choices(overrides)
         try:
             config = compose(config_name, [override.input_line or "" for override in chosen])

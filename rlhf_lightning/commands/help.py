@@ -27,6 +27,7 @@ KEYS = {
     "ckpt": "resume from a checkpoint file, or `last`",
     "run_dir": "the run folder; default outputs/<experiment>/<time>",
     "explain": "true: print the batch arithmetic and stop",
+    "register": "MLflow: make the trained model a new version of this registered model",
     "model.path": "Hugging Face folder, run folder or hub name",
     "data.train, data.val": "rows to learn from, and held-out ones (or data.val_fraction)",
     "data.batch_size": "rows a process and batch (SFT, reward model, DPO)",
@@ -138,6 +139,58 @@ keys (key=value)
 
 Reports, a policy: mean gold and proxy score, win rate against the baseline with its 95% interval, KL to the reference,
 length, distinct-1 and -2, EOS rate, and refusals of unsafe and of harmless prompts where rows have a `kind`."""
+
+
+def export_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-export."""
+    keys = {
+        "run": "the folder of a finished training run",
+        "to": "the folder to write; it must not exist, or be empty",
+        "form": "merged: a whole model, a LoRA run's adapter added to its base | adapter: the adapter alone",
+        "dtype": "float32 | bfloat16 | float16; default: as the run trained it",
+        "overwrite": "true: replace a model that is there already",
+    }
+    return f"""rlhf-export: a run's model as a folder that plain transformers or peft loads, with a model card.
+
+usage: rlhf-export run=<run folder> to=<new folder> [key=value ...]
+
+examples
+  rlhf-export run=outputs/demo/ppo to=my_model
+  rlhf-export run=outputs/demo/ppo to=my_model dtype=bfloat16 overwrite=true
+  rlhf-export run=outputs/my/lora to=my_adapter form=adapter
+
+keys (key=value)
+{_table(keys)}
+
+The folder holds weights, tokenizer with its chat template, generation config, and README.md: what the model is, its
+data, config, final metrics, the runs it went through, and the lines of Python that load it. An error leaves `to` as it
+was."""
+
+
+def chat_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-chat."""
+    keys = {
+        "model": "run folder, Hugging Face folder or hub name",
+        "compare_with": "a second model, which answers the same",
+        "system": "the system message, where the tokenizer has a chat template",
+        "temperature": "of sampling; 0: the most likely token",
+        "max_new_tokens": "tokens of an answer, at most",
+        "seed": "the same seed and the same lines give the same answers",
+    }
+    return f"""rlhf-chat: talk to a model in the terminal.
+
+usage: rlhf-chat model=<folder or name> [key=value ...]
+
+examples
+  rlhf-chat model=outputs/demo/ppo
+  rlhf-chat model=outputs/demo/ppo compare_with=outputs/demo/sft temperature=0
+  echo 'how do i fix the lamp?' | rlhf-chat model=my_model
+
+keys (key=value)
+{_table(keys)}
+
+With a chat template the model remembers the conversation; without one each line is completed alone. /reset forgets
+what was said, /exit (or Ctrl-D, Ctrl-C) leaves."""
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:

@@ -90,6 +90,7 @@ class Reward(TypedDict, total=False):
     model: Text | None
     components: dict[str, Mapping] | None
     batch_size: Count
+    standardize: bool
 
 
 @strict

@@ -8,7 +8,7 @@ imports torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import Required, TypedDict
@@ -34,6 +34,7 @@ class Train(TypedDict, total=False):
     run_dir: Text | None
     ckpt: Text | None
     explain: bool
+    register: Text | None
     prepare: Mapping | None
     requires: dict[str, str]
     model: Required[Mapping]
@@ -114,3 +115,26 @@ class Evaluate(TypedDict, total=False):
     batch_size: Count
     seed: Whole
     run_dir: Text | None
+
+
+@strict
+class Export(TypedDict, total=False):
+    """The top level of rlhf-export."""
+
+    run: Required[Text]
+    to: Required[Text]
+    form: Literal["merged", "adapter"]
+    dtype: Literal["float32", "bfloat16", "float16"] | None
+    overwrite: bool
+
+
+@strict
+class Chat(TypedDict, total=False):
+    """The top level of rlhf-chat."""
+
+    model: Required[Text]
+    compare_with: Text | None
+    system: Text | None
+    temperature: NonNegative
+    max_new_tokens: Count
+    seed: Whole

@@ -107,7 +107,7 @@ def metric_name(name: str) -> str:
 
 def log_run_files(loggers: Iterable[Any], run_dir: Path) -> None:
     """Attach the run folder's small files, plots and exported model to its MLflow run, if it has one."""
-    logger = next((each for each in loggers if type(each).__name__ == "MLFlowLogger"), None)
+    logger = _mlflow_logger(loggers)
     if logger is None:
         return
     client, run_id = logger.experiment, logger.run_id
@@ -116,3 +116,26 @@ def log_run_files(loggers: Iterable[Any], run_dir: Path) -> None:
             client.log_artifact(run_id, str(file))
     if (run_dir / "model").is_dir():
         client.log_artifacts(run_id, str(run_dir / "model"), "model")
+
+
+def register_model(loggers: Iterable[Any], name: str) -> str:
+    """Make the logged model folder a new version of the registered model `name`; returns the version.
+
+    The version points to the run's artifacts, so `models:/<name>/<version>` is the exported folder.
+    """
+    from mlflow.exceptions import MlflowException
+
+    logger = _mlflow_logger(loggers)
+    assert logger is not None, "checked before the run"
+    client, run_id = logger.experiment, logger.run_id
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    return str(client.create_model_version(name, source, run_id).version)
+
+
+def _mlflow_logger(loggers: Iterable[Any]) -> Any:
+    return next((each for each in loggers if type(each).__name__ == "MLFlowLogger"), None)

@@ -13,6 +13,8 @@ from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import train_help
+from rlhf_lightning.commands.lineage import read_run
+from rlhf_lightning.commands.model_card import write_model_card
 from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
     find_checkpoint,
@@ -24,7 +26,7 @@ from rlhf_lightning.commands.run_folder import (
 )
 from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
-from rlhf_lightning.commands.tracking import check_tracking, log_run_files, ui_command, uses_mlflow
+from rlhf_lightning.commands.tracking import check_tracking, log_run_files, register_model, ui_command, uses_mlflow
 from rlhf_lightning.commands.validation import validate
 
 
@@ -101,10 +103,20 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
     if first_process():
         module.export(run_dir / "model")  # type: ignore[operator]
         write_summary(run_dir, summary)
+        _write_card(config, run_dir, tokenizer)
         log_run_files(trainer.loggers, run_dir)
+        if config.get("register"):
+            version = register_model(trainer.loggers, config["register"])
+            print(f"registered: {config['register']}, version {version}")
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
     return RunResult(run_dir, summary)
+
+
+def _write_card(config: Mapping[str, Any], run_dir: Path, tokenizer: Any) -> None:
+    model, trained = run_dir / "model", read_run(run_dir)
+    assert trained is not None
+    write_model_card(trained, model, name=str(config["name"]), load_from=str(model), chat=bool(tokenizer.chat_template))
 
 
 def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
@@ -114,9 +126,11 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
     ceiling = bayes_accuracy(config["data"].get("val"))
     if ceiling is not None:
         summary["bayes_accuracy"] = ceiling
+    reports = getattr(trainer.datamodule, "report", {})
     return {
         "experiment": config["name"],
         "seed": config["seed"],
+        **{f"{split}_rows": report.kept for split, report in reports.items()},
         "epochs": trainer.current_epoch,
         "optimiser_steps": trainer.global_step,
         **summary,

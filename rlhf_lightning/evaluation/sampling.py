@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.evaluation.divergence import response_kl
-from rlhf_lightning.models import response_logprobs
+from rlhf_lightning.models import end_of_sequence_ids, response_logprobs
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
 
 
@@ -67,10 +67,3 @@ def sample_responses(
             ended = bool(generation.ended[i])
             responses.append(SampledResponse(str(text).strip(), length, ended, None if kl is None else float(kl[i])))
     return responses
-
-
-def end_of_sequence_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's EOS first, then any others the model's generation config stops at (chat models have several)."""
-    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    others = configured if isinstance(configured, list) else [configured]
-    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *others] if i is not None))

@@ -1,6 +1,6 @@
 """Models: loading, forward passes to log-probabilities, the value head, the reward model, the roles of PPO."""
 
-from rlhf_lightning.models.adapters import NF4, LoRA, save_network
+from rlhf_lightning.models.adapters import NF4, LoRA
 from rlhf_lightning.models.forward import (
     TokenPredictions,
     hidden_states,
@@ -20,8 +20,9 @@ from rlhf_lightning.models.loading import (
     load_tokenizer,
     run_model_folder,
 )
-from rlhf_lightning.models.reward_model import RewardModel, load_reward_model
+from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference, SharedRewardModel
+from rlhf_lightning.models.saving import end_of_sequence_ids, save_model
 from rlhf_lightning.models.value_head import ValueHead
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "LoRA",
     "Reference",
     "RewardModel",
+    "ScoreMoments",
     "SharedRewardModel",
     "TokenPredictions",
     "ValueHead",
     "disable_dropout",
+    "end_of_sequence_ids",
     "fingerprint",
     "freeze",
     "hidden_states",
@@ -46,7 +49,8 @@ __all__ = [
     "response_logprobs",
     "right_padded",
     "run_model_folder",
-    "save_network",
+    "save_model",
     "scatter_tokens",
+    "score_moments",
     "sequence_logprobs",
 ]

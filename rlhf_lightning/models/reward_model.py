@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.models.adapters import NF4, LoRA, save_network
 from rlhf_lightning.models.forward import bare_model, hidden_states
-from rlhf_lightning.models.loading import Dtype, load_network, prepare_to_train, pretrained_arguments
+from rlhf_lightning.models.loading import (
+    Dtype,
+    load_network,
+    prepare_to_train,
+    pretrained_arguments,
+    run_model_folder,
+)
+
+
+class ScoreMoments(NamedTuple):
+    """Mean and standard deviation of a reward model's scores of held-out answers: the unit of its scores."""
+
+    mean: float
+    std: float
 
 
 def last_hidden(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -42,8 +57,27 @@ class RewardModel(nn.Module):
         return next(self.parameters()).device
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write an AutoModelForSequenceClassification folder, or its adapter and score head alone."""
+        """Write an AutoModelForSequenceClassification folder, or an adapter folder with the config beside it."""
         save_network(self.classifier, folder)
+        if not (Path(folder) / "config.json").is_file():
+            self.classifier.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
+
+    def keep_moments(self, moments: ScoreMoments | None) -> None:
+        """Write the unit of the scores into the config that is saved with the model; None: it is not known."""
+        mean, std = moments or (None, None)
+        self.classifier.config.update({"score_mean": mean, "score_std": std})
+
+
+def score_moments(path: str | Path) -> ScoreMoments | None:
+    """The unit of the scores that a reward model carries, if it does: a run folder, any other folder, or a hub name."""
+    folder = run_model_folder(path)
+    file = Path(folder) / "config.json"
+    if Path(folder).is_dir():
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    else:
+        config = AutoConfig.from_pretrained(folder).to_dict()
+    mean, std = config.get("score_mean"), config.get("score_std")
+    return None if mean is None or std is None else ScoreMoments(mean, std)
 
 
 def load_reward_model(

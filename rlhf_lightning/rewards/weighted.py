@@ -54,6 +54,7 @@ def make_reward(
     model: str | None = None,
     components: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 32,
+    standardize: bool = False,
 ) -> RewardFunction:
     """The reward that the settings name: exactly one of the first three.
 
@@ -62,18 +63,24 @@ def make_reward(
         model: a reward model's run folder, Hugging Face folder or hub name.
         components: `{name: {function or model, weight}}`, summed with their weights (1 if not given).
         batch_size: responses that a reward model scores at a time.
+        standardize: of a reward model: see ModelReward. A component has a setting of its own.
 
     Raises:
-        UserError: none or more than one is given.
+        UserError: none or more than one is given, or something other than a reward model is to be standardised.
     """
     given = [name for name, value in {"function": function, "model": model, "components": components}.items() if value]
     if len(given) != 1:
         found = " and ".join(f"reward.{name}" for name in given) or "none"
         raise UserError(f"reward: set exactly one of reward.function, reward.model, reward.components; found {found}")
+    if standardize and not model:
+        raise UserError(
+            "reward.standardize: only a reward model carries the mean and std of its scores; set it with reward.model, "
+            "or in a part: reward.components.<name>.standardize"
+        )
     if function:
         return FunctionReward(function)
     if model:
-        return ModelReward(model, batch_size)
+        return ModelReward(model, batch_size, standardize)
     assert components is not None
     weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
     parts = {

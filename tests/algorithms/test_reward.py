@@ -1,11 +1,15 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from rlhf_lightning.data import PreferenceDataModule
+from rlhf_lightning.models import load_reward_model, score_moments
 from tests.algorithms.conftest import SGD, pair_rows, reward, trainer
-from tests.tiny import WORDS
+from tests.tiny import WORDS, tiny_tokenizer
 
 
 def test_the_loss_of_a_pair_is_bradley_terry(tmp_path: Path) -> None:
@@ -64,8 +68,6 @@ def test_gradients_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
 
 
 def test_the_exported_folder_scores_like_the_module(tmp_path: Path) -> None:
-    from rlhf_lightning.models import load_reward_model
-
     module, data = reward(tmp_path)
     trainer(tmp_path).fit(module, datamodule=data)
     module.export(tmp_path / "model")
@@ -73,3 +75,72 @@ def test_the_exported_folder_scores_like_the_module(tmp_path: Path) -> None:
     loaded = load_reward_model(tmp_path / "model").eval()
     want = module.model.eval()(batch.input_ids, batch.attention_mask)
     assert loaded(batch.input_ids, batch.attention_mask).tolist() == pytest.approx(want.tolist(), abs=1e-6)
+
+
+def ranked(n: int = 5) -> list[dict[str, Any]]:
+    """Three answers each, so that an answer is in two pairs, or in one where two are tied."""
+    rows = [{"prompt": WORDS[i], "responses": [" ".join(WORDS[i : i + k]) for k in (4, 2, 1)]} for i in range(n)]
+    return [*rows, {"prompt": "z", "responses": ["a b", "c", "d"], "ranks": [1, 2, 2]}]
+
+
+def test_it_exports_mean_and_std_of_the_scores_of_held_out_answers_each_counted_once(tmp_path: Path) -> None:
+    module, data = reward(tmp_path)
+    data = PreferenceDataModule(tiny_tokenizer(), pair_rows(), ranked(), batch_size=4)
+    run = trainer(tmp_path)
+    run.fit(module, datamodule=data)
+    batches = list(data.val_dataloader())
+    scores = torch.cat([module.model.eval()(batch.input_ids, batch.attention_mask) for batch in batches])
+    assert len(scores) == 18
+    module.export(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["score_mean"] == pytest.approx(float(scores.mean()), abs=1e-5)
+    assert config["score_std"] == pytest.approx(float(scores.std(correction=0)), abs=1e-5)
+    assert run.callback_metrics["val/score_mean"] == pytest.approx(config["score_mean"])
+    assert run.callback_metrics["val/score_std"] == pytest.approx(config["score_std"])
+    assert score_moments(tmp_path / "model") == (config["score_mean"], config["score_std"])
+    assert load_reward_model(tmp_path / "model").classifier.config.score_mean == config["score_mean"]
+
+
+def test_the_moments_of_two_processes_are_those_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _ = reward(tmp_path)
+    monkeypatch.setattr(module, "log_dict", lambda *args, **kwargs: None)
+    scores = torch.tensor([1.0, 4.0, -2.0, 100.0, 7.0])
+    for parts in ([scores], [scores[:2], scores[2:]], [scores, scores[:0]]):
+        sent: list[torch.Tensor] = []
+        monkeypatch.setattr(module, "gather", lambda x, sent=sent: sent.append(x) or torch.stack(sent))
+        for part in parts:
+            module._log_moments(part)
+        assert module.moments == pytest.approx((float(scores.mean()), float(scores.std(correction=0))))
+
+
+def test_a_run_resumed_after_its_last_validation_exports_the_moments_too(tmp_path: Path) -> None:
+    module, data = reward(tmp_path)
+    run = trainer(tmp_path)
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    again, data = reward(tmp_path)
+    trainer(tmp_path).fit(again, datamodule=data, ckpt_path=tmp_path / "last.ckpt")
+    assert module.moments is not None and again.moments == module.moments
+
+
+def test_without_held_out_pairs_no_moments_are_exported_not_even_those_of_an_earlier_model(tmp_path: Path) -> None:
+    module, data = reward(tmp_path)
+    module.configure_model()
+    module.model.classifier.config.update({"score_mean": 3.0, "score_std": 2.0})
+    data.val = None
+    trainer(tmp_path).fit(module, datamodule=data)
+    module.export(tmp_path / "model")
+    assert score_moments(tmp_path / "model") is None
+
+
+def test_an_adapter_folder_carries_the_moments_too(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    module, data = reward(tmp_path)
+    module.configure_model()
+    config = LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", modules_to_save=["score"])
+    module.model.classifier = get_peft_model(module.model.classifier, config)
+    trainer(tmp_path).fit(module, datamodule=data)
+    module.export(tmp_path / "model")
+    assert (tmp_path / "model" / "adapter_model.safetensors").is_file()
+    assert module.moments is not None and score_moments(tmp_path / "model") == module.moments

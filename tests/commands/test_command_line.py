@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import evaluate, pipeline, train
-from rlhf_lightning.commands.help import GROUPS, KEYS, evaluate_help, pipeline_help, train_help
+from rlhf_lightning.commands import chat, evaluate, export, pipeline, train
+from rlhf_lightning.commands.help import GROUPS, KEYS, chat_help, evaluate_help, export_help, pipeline_help, train_help
 
 ROOT = Path(__file__).resolve().parents[2]
 # Reports what was imported, after the command has ended.
@@ -63,6 +63,13 @@ def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedPro
             ["policies={a:there/is/none}", "prompts=x.jsonl", "baseline=a"],
             "policies.a: there/is/none does not exist",
         ),
+        (
+            "export",
+            ["run=there/is/none", "to=x"],
+            "run: there/is/none does not exist; allowed: the folder of a training run",
+        ),
+        ("chat", ["model=there/is/none"], "model: there/is/none does not exist"),
+        ("chat", ["modell=x"], "modell: no such key; did you mean model?"),
     ],
 )
 def test_wrong_input_is_one_line_exit_code_2_and_imports_no_torch(command, arguments, line, tmp_path):
@@ -130,7 +137,13 @@ def test_help_lists_the_users_own_options_and_groups(tmp_path):
 
 @pytest.mark.parametrize(
     ("main", "page"),
-    [(train.main, train_help()), (pipeline.main, pipeline_help()), (evaluate.main, evaluate_help())],
+    [
+        (train.main, train_help()),
+        (pipeline.main, pipeline_help()),
+        (evaluate.main, evaluate_help()),
+        (export.main, export_help()),
+        (chat.main, chat_help()),
+    ],
 )
 def test_dash_dash_help_prints_the_page(main, page, monkeypatch, capsys):
     code, out, _ = call_in_process(main, "--help", monkeypatch=monkeypatch, capsys=capsys)

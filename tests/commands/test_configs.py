@@ -16,7 +16,7 @@ from rlhf_lightning.commands.composition import compose_config, conf_dir
 from rlhf_lightning.commands.help import GROUPS, options
 from rlhf_lightning.commands.package_schema import PACKAGE_SECTIONS
 from rlhf_lightning.commands.pipeline import check_pipeline
-from rlhf_lightning.commands.schema import Evaluate, Pipeline, Train
+from rlhf_lightning.commands.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.validation import TARGETS, validate
 
@@ -85,6 +85,11 @@ def test_every_pipeline_composes_and_is_valid(option, empty_folder):
 def test_the_evaluation_config_is_valid():
     config = compose_config("evaluate", ["policies={a:gpt2}", "prompts=org/name", "baseline=a"])
     validate(config, Evaluate)
+
+
+def test_the_export_and_the_chat_config_are_valid():
+    validate(compose_config("export", ["run=a", "to=b"]), Export)
+    validate(compose_config("chat", ["model=outputs/demo/ppo"]), Chat)  # model is also the name of a group
 
 
 def test_every_class_of_ours_in_the_configs_has_a_schema():

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow import MlflowClient
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.build import build
@@ -32,10 +36,13 @@ def test_a_run_leaves_config_checkpoint_model_summary_and_an_mlflow_run(empty_fo
     folder = empty_folder / "outputs" / "demo" / "sft"
     for name in ("config.yaml", "checkpoints/last.ckpt", "metrics.jsonl", "model/config.json", "summary.json"):
         assert (folder / name).is_file(), name
+    card = (folder / "model" / "README.md").read_text()
+    assert "# sft_demo" in card and f"`val/loss` | {result.summary['val/loss']:.5g} |" in card
+    rows = len(Path("outputs/demo/world/sft.jsonl").read_text().splitlines())
+    assert result.summary["train_rows"] + result.summary["val_rows"] == rows
+    assert f"| train | outputs/demo/world/sft.jsonl | {result.summary['train_rows']} |" in card
     assert json.loads((folder / "summary.json").read_text()) == result.summary
     assert result.summary["optimiser_steps"] == 1
-
-    from mlflow import MlflowClient
 
     client = MlflowClient("sqlite:///outputs/mlflow.db")
     experiment = client.get_experiment_by_name("rlhf-lightning")
@@ -46,6 +53,50 @@ def test_a_run_leaves_config_checkpoint_model_summary_and_an_mlflow_run(empty_fo
     assert "train/loss" in run.data.metrics
     artifacts = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert artifacts >= {"config.yaml", "summary.json", "model"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_registered_model_is_the_runs_folder_in_the_artifact_store_and_answers_like_it(empty_folder, capsys):
+    overrides = ["experiment=sft_demo", *TINY, "register=my-model"]
+    config = compose_config("train", overrides)
+    train.check(config)
+    for version in ("1", "2"):
+        train.run(config)
+        assert capsys.readouterr().out.splitlines()[-1] == f"registered: my-model, version {version}"
+    client = MlflowClient("sqlite:///outputs/mlflow.db")
+    registered = client.get_model_version("my-model", "2")
+    runs = client.search_runs([client.get_experiment_by_name("rlhf-lightning").experiment_id])
+    assert registered.run_id == runs[0].info.run_id  # the newest
+
+    uri = "sqlite:///outputs/mlflow.db"
+    downloaded = mlflow.artifacts.download_artifacts(
+        "models:/my-model/2", dst_path=str(empty_folder / "down"), tracking_uri=uri, registry_uri=uri
+    )
+    answers = []
+    for folder in (Path("outputs/demo/sft/model"), Path(downloaded)):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        prompt = tokenizer("how do i fix the lamp?", return_tensors="pt").input_ids
+        answers.append(model.generate(prompt, max_new_tokens=16, do_sample=False).tolist())
+    assert answers[0] == answers[1]
+    assert (Path(downloaded) / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["logger=none", "register=x"], r"^register: MLflow keeps the registered models; choose logger=mlflow"),
+        (["register=org/x"], r'^register: found "org/x"; allowed: a name without / and :'),
+    ],
+)
+def test_what_cannot_be_registered_is_known_before_the_run(overrides, message):
+    with pytest.raises(UserError, match=message):
+        train.check(compose_config("train", ["experiment=sft_demo", *overrides]))
+
+
+def test_only_a_reward_model_can_be_standardised():
+    settings = ["experiment=ppo_demo", "reward.model=null", "reward.function=my.fn", "reward.standardize=true"]
+    with pytest.raises(UserError, match=r"^reward\.standardize: only a reward model"):
+        train.check(compose_config("train", settings))
 
 
 def test_a_target_that_cannot_be_imported_names_its_key():

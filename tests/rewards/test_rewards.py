@@ -1,3 +1,4 @@
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,27 @@ def test_pad_equal_to_eos_does_not_change_a_score(tmp_path: Path) -> None:
         tiny_tokenizer(pad_is_eos).save_pretrained(folder)
         scores.append(ModelReward(folder)(["a", "b c"], ["d", "e f g h"]))
     assert scores[0] == scores[1]
+
+
+def carry(folder: Path, **moments: float) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **moments}))
+
+
+def test_a_standardised_reward_is_in_units_of_the_scores_the_model_carries(reward_folder: Path) -> None:
+    carry(reward_folder, score_mean=0.5, score_std=4.0)
+    raw = make_reward(model=str(reward_folder))(["a", "b"], ["c d", "e"])
+    alone = make_reward(model=str(reward_folder), standardize=True)(["a", "b"], ["c d", "e"])
+    part = {"model": str(reward_folder), "standardize": True}
+    assert alone == pytest.approx([(score - 0.5) / 4.0 for score in raw])
+    assert make_reward(components={"x": part})(["a", "b"], ["c d", "e"]) == alone
+
+
+def test_what_carries_no_moments_cannot_be_standardised(reward_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"rm carries no score_mean and score_std; train it with held-out pairs"):
+        ModelReward(reward_folder, standardize=True)
+    carry(reward_folder, score_mean=0.5, score_std=0.0)
+    with pytest.raises(UserError, match="the same score"):
+        ModelReward(reward_folder, standardize=True)
+    with pytest.raises(UserError, match=r"reward\.standardize: only a reward model"):
+        make_reward(function=f"{__name__}.count_words", standardize=True)

@@ -1,0 +1,97 @@
+"""rlhf-chat: talk to a model in the terminal; its answers are printed as they are drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.checks import check_model
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.help import chat_help
+from rlhf_lightning.commands.schema import Chat
+from rlhf_lightning.commands.spelling import did_you_mean, nearest
+from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.errors import UserError
+
+COMMANDS = ("/reset", "/exit")
+
+
+def main() -> None:
+    """The entry point of rlhf-chat."""
+    run_hydra_command("rlhf-chat", "chat", chat, chat_help)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Everything that can be known to be wrong without importing torch.
+
+    Raises:
+        UserError: one line about the first thing.
+    """
+    validate(config, Chat)
+    for key in ("model", "compare_with"):
+        if config.get(key) is not None:
+            check_model(key, config[key])
+            if is_reward_model(Path(config[key])):
+                raise UserError(f"{key}: {config[key]} is a reward model, which scores answers and gives none")
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a run folder or a Hugging Face folder says that its model is a classifier."""
+    marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
+    files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
+    return any(file.is_file() and mark in file.read_text(encoding="utf-8") for file, mark in files)
+
+
+def chat(config: dict[str, Any]) -> None:
+    """Answer line after line, until the input ends."""
+    check(config)
+    from rlhf_lightning.commands.conversation import Conversation
+
+    settings = {key: config[key] for key in ("system", "temperature", "max_new_tokens", "seed")}
+    conversations = {}
+    for key in ("model", "compare_with"):
+        if config[key] is not None:
+            try:
+                conversations[config[key]] = Conversation(config[key], **settings)
+            except OSError as error:  # transformers explains in several lines
+                raise UserError(f"{key}: {config[key]} cannot be loaded: {str(error).splitlines()[0]}") from error
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):  # not on every system
+            import readline  # noqa: F401  # arrows and history in `input`
+        print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-D and Ctrl-C leave too")
+    try:
+        for line in _lines():
+            _respond(line, conversations)
+    except KeyboardInterrupt:
+        print()
+
+
+def _lines() -> Iterator[str]:
+    """What the user says, one line each; empty ones are passed over."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        if line == "/exit":
+            return
+        if line:
+            yield line
+
+
+def _respond(line: str, conversations: Mapping[str, Any]) -> None:
+    if line.startswith("/") and line != "/reset":
+        match = did_you_mean(nearest(line, COMMANDS))
+        print(f"{line}: no such command; allowed: {', '.join(COMMANDS)}{match}")
+        return
+    for name, conversation in conversations.items():
+        if line == "/reset":
+            conversation.reset()
+            continue
+        if len(conversations) > 1:
+            print(f"[{name}] ", end="", flush=True)
+        conversation.answer(line)

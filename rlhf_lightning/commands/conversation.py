@@ -1,0 +1,82 @@
+"""A conversation with a causal language model that prints its answers as they are drawn."""
+
+from __future__ import annotations
+
+import torch
+from transformers import GenerationConfig, TextStreamer
+
+from rlhf_lightning.data import tokenize_prompt
+from rlhf_lightning.data.templates import Message
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
+
+
+class Conversation:
+    """Several turns with a model whose tokenizer has a chat template; with any other, each prompt is completed alone.
+
+    Prompts become tokens by the function that prepares training prompts. Answers are drawn from the whole tempered
+    policy, as in PPO's rollouts: filters and penalties of the model's own generation config are switched off.
+
+    Args:
+        path: a run folder, a Hugging Face folder or a hub name.
+        system: a system message before the first turn.
+        temperature: the logits are divided by it; 0 takes the most likely token.
+        max_new_tokens: longest answer, in tokens, EOS included.
+        seed: the answer to a turn is a function of (seed, number of the turn, conversation).
+
+    Raises:
+        UserError: a system message for a tokenizer without a chat template.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        system: str | None = None,
+        temperature: float = 1.0,
+        max_new_tokens: int = 256,
+        seed: int = 0,
+    ) -> None:
+        self.tokenizer = load_tokenizer(path)
+        if system is not None and not self.tokenizer.chat_template:
+            raise UserError(f"system: the tokenizer of {path} has no chat template, so a message cannot be set apart")
+        self.model = load_causal_lm(path, dtype="auto").eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed
+        self.settings = GenerationConfig(
+            do_sample=temperature > 0,
+            temperature=temperature or 1.0,
+            top_k=0,
+            top_p=1.0,
+            repetition_penalty=1.0,
+            eos_token_id=end_of_sequence_ids(self.model, self.tokenizer),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said."""
+        self.turn = 0
+        self.messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+
+    @torch.no_grad()
+    def answer(self, text: str) -> str:
+        """Answer one line: print the answer while it is drawn, remember it, and return it."""
+        question = [*self.messages, {"role": "user", "content": text}]
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        # The start of a long conversation gives way, so that an answer still fits in.
+        longest = max(limit - self.max_new_tokens, limit // 2) if limit else None
+        ids = tokenize_prompt(self.tokenizer, question if self.tokenizer.chat_template else text, longest)
+        self.settings.max_new_tokens = min(self.max_new_tokens, limit - len(ids)) if limit else self.max_new_tokens
+        prompt = torch.tensor([ids], device=self.model.device)
+        torch.manual_seed(self.seed + self.turn)
+        output = self.model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=self.settings,
+            streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+        )
+        said = str(self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)).strip()
+        self.messages = [*question, {"role": "assistant", "content": said}]
+        self.turn += 1
+        return said

@@ -1,0 +1,199 @@
+"""The model card: README.md of an exported folder, with the front matter that the Hugging Face hub reads.
+
+It says what the model is, what it learned from, its final metrics, the runs it went through, and how to load it with
+plain transformers or peft. Everything is read from the run folder; what is not known is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
+from rlhf_lightning.commands.run_folder import write_atomically
+
+# Class -> tag on the hub, and what it does in words.
+ALGORITHMS = {
+    "SFTModule": ("sft", "supervised fine-tuning"),
+    "RewardModule": ("reward-model", "reward modelling (Bradley-Terry) from comparisons"),
+    "PPOModule": ("ppo", "reinforcement learning from a reward with PPO"),
+    "DPOModule": ("dpo", "direct preference optimisation"),
+}
+LIBRARIES = ("rlhf-lightning", "torch", "lightning", "transformers", "peft", "safetensors")
+_NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # of a tracking server's address: cards are published
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def write_model_card(run: TrainingRun, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
+    """Write README.md into the folder that holds the run's model, or its adapter. Arguments as `model_card`."""
+    adapter = (folder / "adapter_config.json").is_file()
+    write_atomically(folder / "README.md", model_card(run, name, load_from, adapter, chat))
+
+
+def model_card(run: TrainingRun, name: str, load_from: str, adapter: bool, chat: bool) -> str:
+    """The card of a run's model.
+
+    Args:
+        run: the run that trained it.
+        name: the title.
+        load_from: the folder that the loading commands name.
+        adapter: the folder holds the adapter alone.
+        chat: the tokenizer has a chat template.
+    """
+    former, base = lineage(run)
+    sections = {
+        "": _introduction(run, adapter),
+        "Use": f"```python\n{loading_code(run, load_from, adapter, chat)}\n```",
+        "Data": _table(("split", "source", "rows"), _data(run)),
+        "Metrics": _metrics(run.summary),
+        "Lineage": _lineage(run, former, base),
+        "Config": _config(run.config),
+        "Versions": ", ".join(f"{library} {number}" for library, number in library_versions().items()) + ".",
+    }
+    parts = [_front_matter(run, str(run.adapter_base) if adapter else base, adapter), f"# {name}"]
+    parts += [f"## {title}\n\n{text}" if title else text for title, text in sections.items() if text]
+    return "\n\n".join(parts) + "\n"
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that are installed."""
+    found = {"Python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def loading_code(run: TrainingRun, load_from: str, adapter: bool, chat: bool) -> str:
+    """Python that loads the folder with plain transformers or peft, and uses it once."""
+    task = "SequenceClassification" if run.is_reward_model else "CausalLM"
+    library, loader = ("peft", f"AutoPeftModelFor{task}") if adapter else ("transformers", f"AutoModelFor{task}")
+    # The base knows nothing of the head; without a pad token the last token is scored, which is the answer's end.
+    settings = ", num_labels=1, pad_token_id=None" if adapter and run.is_reward_model else ""
+    imports = f"from {library} import {loader}\nfrom transformers import AutoTokenizer"
+    if not adapter:
+        imports = f"from transformers import {loader}, AutoTokenizer"
+    source = json.dumps(load_from)
+    loading = f"""{imports}
+
+tokenizer = AutoTokenizer.from_pretrained({source})
+model = {loader}.from_pretrained({source}{settings})
+"""
+    return loading + (_scoring(chat) if run.is_reward_model else _generating(chat))
+
+
+def _scoring(chat: bool) -> str:
+    if chat:
+        return """messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "How can I help?"}]
+text = tokenizer.apply_chat_template(messages, tokenize=False)
+text = text.rstrip() if text.rstrip().endswith(tokenizer.eos_token) else text + tokenizer.eos_token  # ends once
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+score = model(**inputs).logits.item()  # higher is better"""
+    return """text = "Hello" + " How can I help?" + tokenizer.eos_token  # prompt, answer, and the end of the answer
+inputs = tokenizer(text, return_tensors="pt")
+score = model(**inputs).logits.item()  # higher is better"""
+
+
+def _generating(chat: bool) -> str:
+    if chat:
+        inputs = """messages = [{"role": "user", "content": "Hello"}]
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
+    else:
+        inputs = 'inputs = tokenizer("Hello", return_tensors="pt")'
+    return f"""{inputs}
+output = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def _front_matter(run: TrainingRun, base: str, adapter: bool) -> str:
+    tag = ALGORITHMS.get(run.algorithm, (run.algorithm.removesuffix("Module").lower(), ""))[0]
+    fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    if _on_the_hub(base):
+        fields["base_model"] = base  # the hub refuses a card whose base is a path
+    fields["pipeline_tag"] = "text-classification" if run.is_reward_model else "text-generation"
+    fields["tags"] = ["rlhf-lightning", tag, *(["lora"] if adapter else [])]
+    return f"---\n{_yaml(fields)}\n---"
+
+
+def _on_the_hub(base: str) -> bool:
+    return bool(_HUB_NAME.fullmatch(base)) and not Path(base).exists()
+
+
+def _introduction(run: TrainingRun, adapter: bool) -> str:
+    kind = "reward model" if run.is_reward_model else "language model"
+    what = f"A {kind} begun from `{run.begins_from}`"
+    if adapter:
+        what = f"A {kind} as an adapter for `{run.adapter_base}`"
+    words = ALGORITHMS.get(run.algorithm, ("", ""))[1]
+    trained = f"{words} (`{run.algorithm}`)" if words else f"`{run.algorithm}`"
+    text = f"{what}, trained by {trained} with rlhf-lightning: `{run.config.get('name')}`, seed "
+    text += f"{run.config.get('seed')}."
+    if run.is_reward_model and run.summary.get("val/score_std") is not None:
+        mean, std = (_shown(run.summary[f"val/score_{key}"]) for key in ("mean", "std"))
+        text += f"\n\nIts scores of held-out answers have mean {mean} and standard deviation {std} (`score_mean` and "
+        text += "`score_std` in `config.json`); `(score - score_mean) / score_std` is in units that models share."
+    return text
+
+
+def _data(run: TrainingRun) -> Iterator[tuple[str, str, str]]:
+    data, summary = run.config.get("data") or {}, run.summary
+    held_out = data.get("val") or (f"{data['val_fraction']:g} of train's prompts" if data.get("val_fraction") else None)
+    for split, source in (("train", data.get("train")), ("val", held_out)):
+        if source:
+            yield split, str(source), str(summary.get(f"{split}_rows", ""))
+
+
+def _metrics(summary: Mapping[str, Any]) -> str:
+    rows = [(f"`{name}`", _shown(value)) for name, value in summary.items() if name not in _NO_METRICS]
+    return _table(("final metric", "value"), iter(rows))
+
+
+def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
+    lines = [*(_link(each) for each in (run, *former)), f"`{base}`, the base model"]
+    text = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+    for name, value in _reward_sources(run.config.get("reward") or {}):
+        text += f"\n\n{name}: {value}"
+    return text
+
+
+def _link(run: TrainingRun) -> str:
+    words = ALGORITHMS.get(run.algorithm, ("", run.algorithm))[1]
+    return f"`{run.folder}`: {words} (`{run.config.get('name')}`, seed {run.config.get('seed')})"
+
+
+def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
+    """Where the scores came from that a policy was trained on; a weighted sum part by part."""
+    for kind, title in (("model", "Reward model"), ("function", "Reward function")):
+        if reward.get(kind):
+            trained = read_run(reward[kind]) if kind == "model" else None
+            yield f"{title}{part}", _link(trained) if trained else f"`{reward[kind]}`"
+    for name, component in (reward.get("components") or {}).items():
+        yield from _reward_sources(component, f", part {name} with weight {component.get('weight', 1.0):g}")
+
+
+def _config(config: Mapping[str, Any]) -> str:
+    text = _CREDENTIALS.sub("", _yaml(config))
+    return f"```yaml\n{text}\n```"
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(dict(values))).strip()
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]) if lines else ""

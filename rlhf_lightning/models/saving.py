@@ -1,0 +1,37 @@
+"""Writing a trained model as a folder that any tool loads and generates from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.models.adapters import save_network
+from rlhf_lightning.models.reward_model import RewardModel
+
+
+def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's EOS first, then any others the model's generation config stops at (chat models have several)."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others = configured if isinstance(configured, list) else [configured]
+    return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *others] if i is not None))
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write the weights (or the adapter), the tokenizer with its chat template, and the generation config.
+
+    The generation config names every EOS that training knew: plain `generate` would not stop at a tokenizer's EOS that
+    the model's own config does not name. A reward model whose pad token is its EOS is saved without one: transformers
+    scores the last token before the padding, and would take the answer's EOS for padding.
+    """
+    if isinstance(model, RewardModel):
+        pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+        model.classifier.config.pad_token_id = None if pad == eos else pad
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        ends = end_of_sequence_ids(model, tokenizer)
+        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+        settings.pad_token_id = tokenizer.pad_token_id
+    save_network(model, folder)
+    tokenizer.save_pretrained(folder)

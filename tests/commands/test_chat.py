@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlhf_lightning.commands import chat
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.conversation import Conversation
+from rlhf_lightning.data import PromptRow, tokenize_prompt
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation.sampling import sample_responses
+from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.rollout import SamplingSettings
+from tests.commands.runs import write_adapter, write_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def talk(lines: list[str], *overrides: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "chat.py"), *overrides],
+        input="\n".join(lines),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def answer(path: Path, prompt: str, n: int = 8) -> str:
+    """What plain transformers answers to a plain prompt, the most likely token each time."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    output = model.generate(ids, max_new_tokens=n, do_sample=False)[0, ids.shape[1] :]
+    return tokenizer.decode(output, skip_special_tokens=True)
+
+
+def test_piped_lines_are_answered_one_by_one_without_a_word_from_the_libraries(empty_folder):
+    model = write_model(empty_folder / "run/model")
+    lines = ["a b c", "", "/rset", "z y", "/exit", "never asked"]
+    done = talk(lines, "model=run", "temperature=0", "max_new_tokens=8", folder=empty_folder)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        answer(model, "a b c"),
+        "/rset: no such command; allowed: /reset, /exit; did you mean /reset?",
+        answer(model, "z y"),
+    ]
+
+
+def test_the_end_of_the_input_leaves(empty_folder, monkeypatch, capsys):
+    write_model(empty_folder / "model")
+    with (empty_folder / "nothing").open("w+") as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        chat.chat(compose_config("chat", ["model=model"]))
+    assert capsys.readouterr().out == ""
+
+
+def test_ctrl_c_leaves_without_a_traceback(empty_folder, monkeypatch, capsys):
+    write_model(empty_folder / "model")
+
+    def interrupted(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", interrupted)
+    chat.chat(compose_config("chat", ["model=model"]))
+    assert capsys.readouterr().out == "\n"
+
+
+def test_two_models_answer_the_same_line_each_under_its_name(empty_folder, monkeypatch, capsys):
+    write_model(empty_folder / "base")
+    write_adapter(empty_folder / "lora/model", Path("base"))
+    lines = iter(["a b c", "/reset", "/exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    overrides = ["model=lora", "compare_with=base", "temperature=0", "max_new_tokens=8"]
+    chat.chat(compose_config("chat", overrides))
+    first, second = capsys.readouterr().out.splitlines()
+    assert second == f"[base] {answer(Path('base'), 'a b c')}"
+    assert first.startswith("[lora] ") and first.removeprefix("[lora] ") != second.removeprefix("[base] ")
+
+
+def test_what_is_printed_while_it_is_drawn_is_the_answer(empty_folder, capsys):
+    conversation = Conversation(str(write_model(empty_folder / "model")), max_new_tokens=12)
+    said = conversation.answer("a b")
+    assert said
+    assert capsys.readouterr().out.strip() == said
+
+
+def test_greedy_answers_are_those_of_the_evaluation(empty_folder):
+    path = write_model(empty_folder / "model", chat=True)
+    model, tokenizer = load_causal_lm(path), load_tokenizer(path)
+    ids = tokenize_prompt(tokenizer, [{"role": "user", "content": "a b"}])
+    settings = SamplingSettings(max_new_tokens=9, temperature=0.0)
+    (wanted,) = sample_responses(model.eval(), tokenizer, [PromptRow(ids, "", {})], settings, batch_size=1, seed=0)
+    assert Conversation(str(path), temperature=0, max_new_tokens=9).answer("a b") == wanted.text
+
+
+def test_with_a_chat_template_the_conversation_is_the_prompt_until_it_is_reset(empty_folder, monkeypatch):
+    conversation = Conversation(
+        str(write_model(empty_folder / "model", chat=True)), system="s", temperature=0, max_new_tokens=5
+    )
+    prompts: list[str] = []
+    generate = conversation.model.generate
+
+    def spy(ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        prompts.append(conversation.tokenizer.decode(ids[0]))
+        return generate(ids, **kwargs)
+
+    monkeypatch.setattr(conversation.model, "generate", spy)
+    first = conversation.answer("b")
+    second = conversation.answer("c")
+    conversation.reset()
+    assert conversation.answer("b") == first
+    assert prompts == ["s s u b a", f"s s u b a {first} <eos> u c a", "s s u b a"]
+    assert second
+
+
+def test_without_a_chat_template_each_line_is_completed_alone(empty_folder):
+    path = write_model(empty_folder / "model")
+    conversation = Conversation(str(path), temperature=0, max_new_tokens=8)
+    conversation.answer("a b c")
+    assert conversation.answer("z y") == answer(path, "z y")
+
+
+def test_a_seed_gives_the_same_conversation_and_another_seed_another(empty_folder):
+    path = str(write_model(empty_folder / "model"))
+    talks = []
+    for seed in (1, 1, 2):
+        conversation = Conversation(path, seed=seed, max_new_tokens=12)
+        talks.append([conversation.answer(line) for line in ("a", "a")])
+    assert talks[0] == talks[1] != talks[2]
+    assert talks[0][0] != talks[0][1]  # every turn has draws of its own
+
+
+def test_filters_of_the_models_own_generation_config_do_not_narrow_the_draws(empty_folder):
+    path = write_model(empty_folder / "model")
+    wanted = Conversation(str(path), seed=1, max_new_tokens=12).answer("a")
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.generation_config.update(do_sample=True, top_k=1, top_p=0.1, repetition_penalty=5.0, temperature=0.1)
+    model.save_pretrained(path)
+    assert Conversation(str(path), seed=1, max_new_tokens=12).answer("a") == wanted
+
+
+@pytest.mark.parametrize("max_new_tokens", [20, 10_000])
+def test_a_long_prompt_leaves_room_for_an_answer_within_the_models_positions(max_new_tokens, empty_folder, monkeypatch):
+    conversation = Conversation(str(write_model(empty_folder / "model")), max_new_tokens=max_new_tokens)
+    lengths: list[int] = []
+    generate = conversation.model.generate
+
+    def spy(ids: torch.Tensor, **kwargs: object) -> torch.Tensor:
+        output = generate(ids, **kwargs)
+        lengths.extend([ids.shape[1], output.shape[1]])
+        return output
+
+    monkeypatch.setattr(conversation.model, "generate", spy)
+    conversation.answer("a " * 500)
+    assert lengths[0] == (108 if max_new_tokens == 20 else 64)
+    assert lengths[0] < lengths[1] <= 128
+
+
+def test_a_system_message_needs_a_chat_template(empty_folder):
+    with pytest.raises(UserError, match=r"^system: the tokenizer of .* has no chat template"):
+        Conversation(str(write_model(empty_folder / "model")), system="be kind")
+
+
+def test_models_that_cannot_talk_are_one_line(empty_folder):
+    write_model(empty_folder / "base")
+    write_model(empty_folder / "reward/model", classifier=True)
+    write_adapter(empty_folder / "reward_lora/model", Path("base"), classifier=True)
+    for name in ("reward", "reward/model", "reward_lora"):
+        with pytest.raises(UserError, match=rf"^model: {name} is a reward model, which scores answers"):
+            chat.check(compose_config("chat", [f"model={name}"]))
+    with pytest.raises(UserError, match=r"^compare_with: no/such/model does not exist"):
+        chat.check(compose_config("chat", ["model=base", "compare_with=no/such/model"]))
+    (empty_folder / "empty").mkdir()
+    with pytest.raises(UserError, match=r"^model: no model in empty"):
+        chat.check(compose_config("chat", ["model=empty"]))
+
+
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_one_line(empty_folder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=r"^model: no-such-model-anywhere cannot be loaded: ") as caught:
+        chat.chat(compose_config("chat", ["model=no-such-model-anywhere"]))
+    assert "\n" not in str(caught.value)
