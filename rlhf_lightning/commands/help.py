@@ -141,6 +141,34 @@ Reports, a policy: mean gold and proxy score, win rate against the baseline with
 length, distinct-1 and -2, EOS rate, and refusals of unsafe and of harmless prompts where rows have a `kind`."""
 
 
+def plan_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-plan."""
+    keys = {
+        "device_gb": "GiB of one device; default 80",
+        "model.path": "a folder with a config.json, the file itself, a run folder or a hub name; no weights are read",
+        "pipeline": "a pipeline: every stage is planned",
+        "every key of rlhf-train": "data.train may be left out",
+    }
+    return f"""rlhf-plan: the memory that a run needs on each device, and what to change if it does not fit.
+
+usage: rlhf-plan [group=option ...] [key=value ...] [device_gb=80]
+
+examples
+  rlhf-plan experiment=sft model.path=my_model/config.json
+  rlhf-plan experiment=dpo model.path=my_model model/adapter=lora model/quantization=nf4 device_gb=24
+  rlhf-plan experiment=ppo model.path=my_model reward.model=my_reward_model trainer.devices=8
+  rlhf-plan pipeline=instructgpt stages.sft.model.path=my_model
+
+keys (key=value)
+{_table(keys)}
+
+experiments: {", ".join(options("experiment", config_dir))}
+
+Two tables in GiB: weights, optimiser state and gradients of each role (policy, reference, value head or critic, reward
+model), and what each phase of the run adds to them (activations, KV cache, logits). Rows are taken to be as long as
+data.max_length (PPO: max_prompt_length + max_new_tokens) lets them be."""
+
+
 def export_help(config_dir: str | None = None) -> str:
     """The page of rlhf-export."""
     keys = {

@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
 SAFE_INITIALISATIONS = ("default", "gaussian")
-_OUTPUT_LAYERS = ["lm_head", "embed_out", "score"]  # kept out of 4 bits
+OUTPUT_LAYERS = ["lm_head", "embed_out", "score"]  # kept out of 4 bits
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class NF4:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double_quant,
             bnb_4bit_compute_dtype=getattr(torch, self.compute_dtype),
-            llm_int8_skip_modules=_OUTPUT_LAYERS,
+            llm_int8_skip_modules=OUTPUT_LAYERS,
         )
 
 

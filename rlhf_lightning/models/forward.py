@@ -72,9 +72,16 @@ def predict_tokens(
     """
     wanted = flags.bool()
     hidden = hidden_states(model, input_ids)[:, :-1][wanted[:, 1:]]
+    return predict_from_hidden(model, hidden, input_ids[wanted], temperature, with_entropy)
+
+
+def predict_from_hidden(
+    model: nn.Module, hidden: Tensor, labels: Tensor, temperature: float = 1.0, with_entropy: bool = False
+) -> TokenPredictions:
+    """log p(label | hidden state) for hidden states [K, H] and labels [K], by chunks of LOGITS_IN_FLIGHT logits."""
     chunk = max(64, LOGITS_IN_FLIGHT // bare_model(model).config.get_text_config().vocab_size)
     logprobs, entropy = chunked_token_logprobs(
-        hidden, output_head(model), input_ids[wanted], temperature, chunk_size=chunk, with_entropy=with_entropy
+        hidden, output_head(model), labels, temperature, chunk_size=chunk, with_entropy=with_entropy
     )
     return TokenPredictions(logprobs, entropy, hidden)
 

@@ -1,0 +1,104 @@
+"""rlhf-plan: the memory that a training config needs on each device, without loading a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.help import plan_help
+from rlhf_lightning.commands.stages import compose_stages, split_overrides
+from rlhf_lightning.commands.train import check
+from rlhf_lightning.commands.validation import MISSING
+from rlhf_lightning.errors import UserError
+
+DEVICE = "device_gb"
+DEFAULT_DEVICE_GB = 80.0
+
+
+def main() -> None:
+    """The entry point of rlhf-plan."""
+    run_command(_main)
+
+
+def _main() -> None:
+    arguments = read_arguments("rlhf-plan")
+    if arguments.help:
+        print(plan_help(arguments.config_dir))
+        return
+    if not is_plain(arguments):
+        raise UserError("rlhf-plan takes overrides, --config-dir and --help only")
+    device_gb, overrides = split_device(arguments.overrides)
+    for config, starts_from_adapter in configs(overrides, arguments.config_dir):
+        print(plan(config, device_gb, starts_from_adapter), end="\n\n")
+
+
+def split_device(overrides: Sequence[str]) -> tuple[float, list[str]]:
+    """The size of the device in GiB, and the overrides of the config.
+
+    Raises:
+        UserError: the size is no number above 0.
+
+    >>> split_device(["experiment=sft", "device_gb=24"])
+    (24.0, ['experiment=sft'])
+    """
+    size, rest = DEFAULT_DEVICE_GB, []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key != DEVICE:
+            rest.append(override)
+            continue
+        try:
+            size = float(value)
+        except ValueError:
+            size = 0.0
+        if not 0 < size < float("inf"):
+            raise UserError(f'{DEVICE}: found "{value}"; allowed: a number > 0, the GiB of one device')
+    return size, rest
+
+
+def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The checked training configs to plan (of every stage, for `pipeline=...`), and whether each starts from an adapter.
+
+    Raises:
+        UserError: one line about the first thing that is wrong.
+    """
+    if not any(override.startswith("pipeline=") for override in overrides):
+        config = compose_config("train", overrides, config_dir)
+        _ignore_rows(config)
+        check(config)
+        yield config, False
+        return
+    own, of_stages = split_overrides(overrides)
+    pipeline = compose_config("pipeline", own, config_dir)
+    started: dict[str, dict[str, Any]] = {}
+    for stage in compose_stages(pipeline, Path(str(pipeline.get("run_dir"))), of_stages, config_dir):
+        config = stage.config
+        earlier = started.get(str(stage.model_from))
+        if earlier is not None:
+            config["model"]["path"] = earlier["model"]["path"]  # the run folder it will start from is not there yet
+        _ignore_rows(config)
+        check(config, f"stages.{stage.name}.")
+        started[stage.name] = config
+        yield config, earlier is not None and bool(earlier["model"].get("adapter"))
+
+
+def _ignore_rows(config: dict[str, Any]) -> None:
+    """Rows are not read, so that they need not be given."""
+    if isinstance(config["data"], dict) and config["data"].get("train") == MISSING:
+        config["data"]["train"] = "not read"
+
+
+def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts_from_adapter: bool = False) -> str:
+    """The plan of a checked training config as text, with the changes that help where it does not fit."""
+    from rlhf_lightning.commands.planned_run import planned_run
+    from rlhf_lightning.planning import advice_table, advise, make_plan, plan_table, room
+
+    run = planned_run(config, starts_from_adapter)
+    made = make_plan(run)
+    text = plan_table(made, device_gb)
+    if made.peak > room(device_gb):
+        text += "\n" + advice_table(*advise(run, room(device_gb)), device_gb)
+    return text

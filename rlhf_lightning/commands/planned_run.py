@@ -1,0 +1,171 @@
+"""Reads from a training config what the memory planner has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from rlhf_lightning.commands.arithmetic import is_ppo, ppo_arithmetic, processes
+from rlhf_lightning.commands.build import build
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import load_config, run_model_folder
+from rlhf_lightning.models.adapters import is_adapter_folder
+from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardModel, Rollout, Rows, Run
+
+_LONG = 1024  # tokens of a row where a config sets no limit
+_HALF = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_STRATEGIES = {  # the beginning of a strategy's name -> what it shards
+    "ddp": "ddp",
+    "fsdp": "fsdp2",
+    "modelparallel": "fsdp2",
+    "deepspeed_stage_1": "zero1",
+    "deepspeed_stage_3": "zero3",
+    "deepspeed": "zero2",
+}
+
+
+def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False) -> Run:
+    """A checked training config as the planner's run. Only the configuration of its models is read.
+
+    Args:
+        config: a training config.
+        starts_from_adapter: an earlier stage that has not run yet will leave an adapter as the model.
+
+    Raises:
+        UserError: no model's configuration can be read.
+    """
+    data = config["data"]
+    algorithm = _algorithm(config)
+    policy = _policy(config, "SEQ_CLS" if algorithm == "reward" else "CAUSAL_LM")
+    length = _length(data.get("max_length"), policy)
+    run = Run(
+        name=str(config.get("name")),
+        algorithm=algorithm,  # type: ignore[arg-type]
+        policy=policy,
+        rows=Rows(data.get("batch_size", 1), length, length - 1),
+        autocast=_MIXED.get(config["trainer"].get("precision", "32-true")),
+        accumulate=config["trainer"].get("accumulate_grad_batches", 1),
+        optimizer=_optimizer(config["optimizer"]),
+        devices=_devices(config),
+        starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
+    )
+    if algorithm in ("reward", "dpo"):
+        run = replace(run, rows=replace(run.rows, count=2 * run.rows.count))  # chosen and rejected
+    if algorithm == "dpo":
+        return replace(run, keeps_reference=not config["algorithm"].get("precompute_reference", False))
+    return _with_rollout(run, config) if algorithm == "ppo" else run
+
+
+def _algorithm(config: Mapping[str, Any]) -> str:
+    """By the data it learns from, so that subclasses outside the project are planned as well."""
+    if is_ppo(config):
+        return "ppo"
+    if not str(config["data"].get("_target_", "")).endswith("PreferenceDataModule"):
+        return "sft"
+    return "reward" if str(config["model"].get("_target_", "")).endswith("load_reward_model") else "dpo"
+
+
+def _policy(config: Mapping[str, Any], task: Any) -> Network:
+    model, architecture = config["model"], read_architecture(config["model"]["path"], config["model"].get("revision"))
+    return Network(
+        source=str(model["path"]),
+        architecture=architecture,
+        task=task,
+        dtype=_dtype(model.get("dtype", "float32"), architecture),
+        attn_implementation=model.get("attn_implementation", "sdpa"),
+        lora=build(model.get("adapter"), "model.adapter"),
+        nf4=build(model.get("quantization"), "model.quantization"),
+        activation_checkpointing=model.get("activation_checkpointing", False),
+        cast_to=_HALF.get(config["trainer"].get("precision", "32-true")),
+    )
+
+
+def read_architecture(path: str, revision: str | None = None) -> Any:
+    """The configuration of a model: a `config.json`, a folder with one, a run folder or a hub name.
+
+    Raises:
+        UserError: there is none, or none that transformers knows.
+    """
+    try:
+        if Path(path).is_file():
+            return AutoConfig.from_pretrained(path)
+        return load_config(path, revision)
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"model.path: cannot read the configuration of {path}: {error}") from error
+
+
+def _dtype(name: str, architecture: Any) -> torch.dtype:
+    if name == "auto":
+        return architecture.dtype or torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _length(limit: int | None, policy: Network) -> int:
+    return limit or min(_LONG, getattr(policy.text, "max_position_embeddings", _LONG))
+
+
+def _is_adapter(path: str) -> bool:
+    return Path(path).is_dir() and is_adapter_folder(run_model_folder(path))
+
+
+def _optimizer(section: Mapping[str, Any]) -> Optimizer:
+    if str(section["_target_"]).endswith("SGD"):
+        return Optimizer(1 if section.get("momentum") else 0)
+    return Optimizer(3 if section.get("amsgrad") else 2)
+
+
+def _devices(config: Mapping[str, Any]) -> Devices:
+    trainer = config["trainer"]
+    world, _ = processes(config)
+    strategy = trainer.get("strategy", "auto")
+    if isinstance(strategy, Mapping):
+        strategy = f"deepspeed_stage_{strategy.get('stage', 2)}" if "DeepSpeed" in strategy["_target_"] else (
+            str(strategy["_target_"]).rpartition(".")[2]
+        )
+    found = next((kind for name, kind in _STRATEGIES.items() if strategy.lower().startswith(name)), "ddp")
+    return Devices(world, found if world > 1 else "none", trainer.get("accelerator") == "cpu")  # type: ignore[arg-type]
+
+
+def _with_rollout(run: Run, config: Mapping[str, Any]) -> Run:
+    settings, algorithm, ptx = config["rollout"], config["algorithm"], config["algorithm"].get("ptx") or {}
+    prompt = _length(config["data"].get("max_prompt_length"), run.policy)
+    response, rows = settings.get("max_new_tokens", 64), settings.get("batch_size", 64)
+    micro_batch = ppo_arithmetic(config)["responses per micro-batch"]
+    entropy, separate = algorithm.get("entropy_coef", 0.0) != 0, algorithm.get("layout", "shared") == "separate"
+    extra = Rows(ptx["batch_size"], ptx["max_length"], ptx["max_length"] - 1) if ptx.get("coef") else None
+    return replace(
+        run,
+        rows=Rows(micro_batch, prompt + response, response),
+        loss=Loss(settings.get("temperature", 1.0), entropy, value=True),
+        separate=separate,
+        extra=extra,
+        rollout=Rollout(rows, min(rows, settings.get("generation_batch_size") or rows), prompt, response),
+        reward_model=_reward_model(config, run.policy, separate),
+    )
+
+
+def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:
+    """The largest of the networks that score; one that does not exist yet is taken to be like the policy."""
+    reward = config["reward"]
+    parts = (reward.get("components") or {}).values()
+    paths = [path for path in (reward.get("model"), *(part.get("model") for part in parts)) if path]
+    if not paths:
+        return None
+    rows, shareable = reward.get("batch_size", 32), policy.lora is not None and not separate
+    frozen = Network(policy.source, policy.architecture, "SEQ_CLS", torch.float32)
+    if not any(Path(path).exists() for path in paths):
+        return RewardModel(policy if shareable else frozen, rows, shareable)
+    networks = [replace(frozen, source=path, architecture=read_architecture(path)) for path in paths]
+    largest = max(networks, key=lambda network: network.weights().total)
+    if shareable and all(_is_adapter(path) for path in paths):
+        return RewardModel(policy, rows, True)
+    return RewardModel(largest, rows)

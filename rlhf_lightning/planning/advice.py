@@ -1,0 +1,136 @@
+"""What to change so that a run fits its device: each change alone, and the first few of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from rlhf_lightning.models import NF4, LoRA
+from rlhf_lightning.planning.plan import make_plan
+from rlhf_lightning.planning.run import Run
+
+GPUS = 8  # a machine's
+
+
+@dataclass(frozen=True)
+class Change:
+    """Overrides of the command line, and the peak of the run with them, in bytes."""
+
+    overrides: str
+    peak: int
+
+
+def advise(run: Run, room: int) -> tuple[list[Change], Change | None]:
+    """The changes that lower the peak, and those that make the run fit where none does alone.
+
+    Args:
+        run: a run whose peak is above `room`.
+        room: bytes a run may use.
+
+    Returns:
+        Every single change that helps, in the order in which one would try them; and the shortest beginning of that
+        list that fits (None: one of them fits alone, or not even all of them do).
+    """
+    before = make_plan(run).peak
+    single = []
+    together, overrides, combined = run, [], None
+    for change in CHANGES:
+        for words, changed in change(run):
+            peak = make_plan(changed).peak
+            if peak < before:
+                single.append(Change(words, peak))
+        for words, changed in change(together):
+            peak = make_plan(changed).peak
+            if combined is None and peak < make_plan(together).peak:
+                together = changed
+                overrides.append(words)
+                combined = Change(" ".join(_without_repeats(overrides)), peak) if peak <= room else None
+    return single, None if any(change.peak <= room for change in single) else combined
+
+
+def _without_repeats(overrides: Sequence[str]) -> list[str]:
+    """Later values of a key win."""
+    last = {word.partition("=")[0]: word for words in overrides for word in words.split()}
+    return list(last.values())
+
+
+Changed = Iterator[tuple[str, Run]]
+
+
+def _checkpointing(run: Run) -> Changed:
+    if not run.policy.activation_checkpointing:
+        policy = replace(run.policy, activation_checkpointing=True)
+        yield "model.activation_checkpointing=true", replace(run, policy=policy)
+
+
+def _smaller_batches(run: Run) -> Changed:
+    count, accumulate = run.rows.count, run.accumulate
+    per_row = 2 if run.algorithm in ("dpo", "reward") else 1  # chosen and rejected
+    if count <= per_row:
+        return
+    smallest = replace(run, rows=replace(run.rows, count=per_row), accumulate=accumulate * (count // per_row))
+    words = f"trainer.accumulate_grad_batches={smallest.accumulate}"
+    yield words if run.rollout else f"data.batch_size=1 {words}", smallest
+
+
+def _fewer_at_once(run: Run) -> Changed:
+    if run.rollout is not None and run.rollout.at_once > run.rows.count:
+        rollout = replace(run.rollout, at_once=run.rows.count)
+        yield f"rollout.generation_batch_size={rollout.at_once}", replace(run, rollout=rollout)
+
+
+def _shared_layout(run: Run) -> Changed:
+    if run.separate:
+        yield "algorithm.layout=shared", replace(run, separate=False)
+
+
+def _reference_before(run: Run) -> Changed:
+    if run.algorithm == "dpo" and run.keeps_reference and run.policy.lora is None:
+        yield "algorithm.precompute_reference=true", replace(run, keeps_reference=False)
+
+
+def _bfloat16(run: Run) -> Changed:
+    if run.policy.element < 4:
+        return
+    if run.policy.lora is not None:  # the adapter stays in float32
+        policy = replace(run.policy, dtype=torch.bfloat16)
+        yield (
+            "model.dtype=bfloat16 trainer.precision=bf16-mixed",
+            replace(run, policy=policy, autocast=torch.bfloat16),
+        )
+    else:
+        policy = replace(run.policy, dtype=torch.bfloat16, cast_to=torch.bfloat16)
+        yield "model.dtype=bfloat16 trainer.precision=bf16-true", replace(run, policy=policy, autocast=None)
+
+
+def _lora(run: Run) -> Changed:
+    if run.policy.lora is None:
+        yield "model/adapter=lora", replace(run, policy=replace(run.policy, lora=LoRA()))
+
+
+def _four_bits(run: Run) -> Changed:
+    if run.policy.nf4 is None:
+        policy = replace(run.policy, lora=run.policy.lora or LoRA(), nf4=NF4())
+        adapter = "" if run.policy.lora else "model/adapter=lora "
+        yield f"{adapter}model/quantization=nf4", replace(run, policy=policy)
+
+
+def _more_devices(run: Run) -> Changed:
+    if run.devices.sharding not in ("zero3", "fsdp2") and run.policy.nf4 is None:
+        devices = replace(run.devices, processes=max(GPUS, run.devices.processes), sharding="fsdp2")
+        yield f"trainer=fsdp2 trainer.devices={devices.processes}", replace(run, devices=devices)
+
+
+CHANGES: tuple[Callable[[Run], Changed], ...] = (
+    _checkpointing,
+    _smaller_batches,
+    _fewer_at_once,
+    _shared_layout,
+    _reference_before,
+    _bfloat16,
+    _lora,
+    _four_bits,
+    _more_devices,
+)

@@ -1,0 +1,80 @@
+"""Counts the bytes of the tensors that are alive, operator by operator."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Alive(NamedTuple):
+    """Bytes alive at one moment: those of logits (a last dimension as long as the vocabulary), and all others."""
+
+    logits: int
+    others: int
+
+
+class LiveBytes(TorchDispatchMode):
+    """While it is on, the bytes of every storage that an operator made and nobody has let go of yet.
+
+    It sees what autograd keeps for the backward pass, what an operator of the backward pass makes, and what is freed
+    in between; on fake tensors nothing is computed and nothing is allocated. Storages made before do not count.
+
+    Args:
+        vocab_size: tells logits from other tensors.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.now = Alive(0, 0)
+        self.peak = Alive(0, 0)
+        self.marks: list[tuple[str, Alive]] = []
+        self._alive: dict[int, Alive] = {}
+        self._outside: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for leaf in tree_leaves((args, kwargs)):
+            if isinstance(leaf, Tensor):
+                self._leave_out(leaf)
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf)
+        return out
+
+    def _leave_out(self, tensor: Tensor) -> None:
+        """A storage that no operator made is older than this mode; so are the views of it that operators return."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._alive and key not in self._outside:
+            self._outside.add(key)
+            weakref.finalize(storage, self._outside.discard, key)
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._alive or key in self._outside:
+            return
+        size = storage.nbytes()
+        is_logits = tensor.ndim > 1 and tensor.shape[-1] == self.vocab_size
+        self._alive[key] = Alive(size, 0) if is_logits else Alive(0, size)
+        weakref.finalize(storage, self._remove, key)
+        self.now = Alive(self.now.logits + self._alive[key].logits, self.now.others + self._alive[key].others)
+        if sum(self.now) > sum(self.peak):
+            self.peak = self.now
+
+    def _remove(self, key: int) -> None:
+        gone = self._alive.pop(key)
+        self.now = Alive(self.now.logits - gone.logits, self.now.others - gone.others)
+
+    def mark(self, stage: str) -> None:
+        """End a part of the pass: its peak is put on the list, and the next part begins with what is alive now."""
+        self.marks.append((stage, self.peak))
+        self.peak = self.now

@@ -1,0 +1,221 @@
+"""Networks without weights: on the meta device, to count them, and on fake tensors, to follow a pass through them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.pytorch_utils import Conv1D
+
+from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
+from rlhf_lightning.models.loading import prepare_to_train
+
+BLOCK, DOUBLE_BLOCK = 64, 256  # weights that share a scale, and scales that share one
+
+
+class Weights(NamedTuple):
+    """Bytes of a network's weights."""
+
+    frozen: int
+    trainable: int
+    largest_trainable: int  # of a single parameter
+    output_layer: int  # the part of `trainable` whose gradient exists before the first layer's
+
+    @property
+    def total(self) -> int:
+        return self.frozen + self.trainable
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network is built, from its transformers configuration alone.
+
+    Args:
+        source: where the configuration was read from; two networks with equal settings and sources are equal.
+        architecture: the transformers configuration.
+        task: a language model or a scalar reward model.
+        dtype: of the weights as they are loaded.
+        cast_to: the type that a precision such as bf16-true turns every weight into afterwards.
+    """
+
+    source: str
+    architecture: Any = field(compare=False)
+    task: Literal["CAUSAL_LM", "SEQ_CLS"]
+    dtype: torch.dtype
+    attn_implementation: str | None = "sdpa"
+    lora: LoRA | None = None
+    nf4: NF4 | None = None
+    activation_checkpointing: bool = False
+    dropout: bool = False
+    cast_to: torch.dtype | None = None
+
+    @property
+    def text(self) -> Any:
+        """The part of the configuration that describes the language model."""
+        return self.architecture.get_text_config()
+
+    @property
+    def layers(self) -> int:
+        return int(self.text.num_hidden_layers)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.text.vocab_size)
+
+    @property
+    def element(self) -> int:
+        """Bytes of one number in the network's hidden states."""
+        return (self.cast_to or self.dtype).itemsize
+
+    def shallow(self, depth: int) -> Network:
+        """The same network with `depth` layers."""
+        architecture = copy.deepcopy(self.architecture)
+        text = architecture.get_text_config()
+        text.num_hidden_layers = depth
+        if getattr(text, "layer_types", None):
+            kind = "full_attention" if "full_attention" in text.layer_types else text.layer_types[0]
+            text.layer_types = [kind] * depth
+        return replace(self, architecture=architecture, source=f"{self.source}, {depth} layers")
+
+    def build(self) -> Any:
+        """The network on the meta device, as the loaders of `models` prepare it."""
+        classes = AutoModelForCausalLM if self.task == "CAUSAL_LM" else AutoModelForSequenceClassification
+        architecture = copy.deepcopy(self.architecture)
+        if self.task == "SEQ_CLS":
+            architecture.num_labels = 1
+        with torch.device("meta"), _quiet():
+            network = classes.from_config(
+                architecture, dtype=self.dtype, attn_implementation=self.attn_implementation or "eager"
+            )
+            if self.nf4 is not None:
+                _put_in_four_bits(network, self.nf4)
+            network = prepare_to_train(
+                network, self.task, None, None, self.dropout, self.activation_checkpointing, self.lora
+            )
+        for parameter in network.parameters():
+            if self.cast_to is not None and parameter.is_floating_point():
+                parameter.data = parameter.data.to(self.cast_to)
+        return network
+
+    def fake(self, mode: FakeTensorMode, depth: int) -> Any:
+        """A shallow copy on fake tensors, which run every operator without computing anything."""
+        network = self.shallow(depth).build()
+        made: dict[int, nn.Parameter] = {}
+        with mode:
+            for module in network.modules():
+                for name, parameter in module._parameters.items():
+                    if parameter is not None:
+                        fake = made.setdefault(id(parameter), _fake_parameter(parameter))  # tied weights stay tied
+                        module._parameters[name] = fake
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        return network
+
+    @functools.lru_cache  # noqa: B019  a few networks a process
+    def weights(self) -> Weights:
+        """Bytes of the whole network, at its full depth."""
+        network = self.build()
+        four_bit = {id(m.weight): m for m in network.modules() if isinstance(m, FourBitLinear)}
+        frozen, trainable = 0, [0]
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                trainable.append(_bytes(parameter))
+            elif id(parameter) in four_bit:
+                frozen += four_bit_bytes(parameter.numel(), four_bit[id(parameter)].double_quant)
+            else:
+                frozen += _bytes(parameter)
+        bare = network.get_base_model() if hasattr(network, "get_base_model") else network
+        head = bare.get_output_embeddings()
+        output_layer = _bytes(head.weight) if head is not None and head.weight.requires_grad else 0
+        return Weights(frozen, sum(trainable), max(trainable), output_layer)
+
+    def adapter_bytes(self) -> int:
+        """Bytes of the LoRA updates."""
+        return sum(_bytes(p) for name, p in self.build().named_parameters() if "lora_" in name)
+
+    def layer_bytes(self) -> int:
+        """Bytes of one layer's weights."""
+        return self.shallow(2).weights().total - self.shallow(1).weights().total
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _fake_parameter(parameter: nn.Parameter) -> nn.Parameter:
+    data = torch.empty(parameter.shape, dtype=parameter.dtype)
+    return nn.Parameter(data, requires_grad=parameter.requires_grad)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is initialised and nothing is loaded here, so the libraries' advice about both is out of place."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+# ---- 4 bits
+
+
+def four_bit_bytes(weights: int, double_quant: bool) -> int:
+    """Bytes of 4-bit weights with their scales.
+
+    A scale (float32, or 8 bits with `double_quant`) stands for 64 weights; 256 scales of 8 bits share one of float32.
+
+    >>> four_bit_bytes(2**20, double_quant=False) * 8 / 2**20
+    4.5
+    """
+    scales = -(-weights // BLOCK)
+    return weights // 2 + (scales + -(-scales // DOUBLE_BLOCK) * 4 if double_quant else scales * 4)
+
+
+class FourBitLinear(nn.Linear):
+    """Stands for a frozen 4-bit layer: its products run in `compute_dtype` on weights that exist for their length only."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool, nf4: NF4) -> None:
+        super().__init__(n_in, n_out, bias, dtype=getattr(torch, nf4.compute_dtype))
+        self.double_quant = nf4.double_quant
+        self.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product, in the type of `x`."""
+        out: Tensor = _Dequantised.apply(x.to(self.weight.dtype), self.weight)  # type: ignore[no-untyped-call]
+        return (out if self.bias is None else out + self.bias).to(x.dtype)
+
+
+class _Dequantised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return x @ weight.clone().T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient @ ctx.weight.clone(), None
+
+
+def _put_in_four_bits(network: nn.Module, nf4: NF4) -> None:
+    """Exchange the layers that `BitsAndBytesConfig` exchanges: all linear ones but the output layer."""
+    for name, module in list(network.named_modules()):
+        if name.split(".")[-1] in OUTPUT_LAYERS or not isinstance(module, nn.Linear | Conv1D):
+            continue
+        n_in, n_out = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape
+        network.set_submodule(name, FourBitLinear(n_in, n_out, module.bias is not None, nf4))

@@ -1,0 +1,233 @@
+"""What a pass through a network keeps alive, found by running the project's own code on fake tensors.
+
+A pass is followed through networks of one and of two layers; every further layer adds what the second one added. The
+peak may lie in another part of the pass for a deep network than for a shallow one, so the parts (layers, output layer,
+embeddings; forward and backward) are followed one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from transformers import DynamicCache
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_from_hidden
+from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.models.value_head import ValueHead
+from rlhf_lightning.planning.live_bytes import Alive, LiveBytes
+from rlhf_lightning.planning.networks import Network
+from rlhf_lightning.rollout import SamplingSettings
+from rlhf_lightning.rollout.native import sample
+
+Marks = list[tuple[str, Alive]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one forward pass: `count` rows of `length` tokens, whose last `scored` tokens are predicted."""
+
+    count: int
+    length: int
+    scored: int
+
+
+class Step(NamedTuple):
+    """Bytes alive in a forward and backward pass, without weights and without the gradients of weights."""
+
+    forward: Alive  # at the peak of the forward pass
+    backward: Alive
+    kept: int  # at the end of the forward pass: what autograd saved
+
+
+class Generation(NamedTuple):
+    """Bytes alive while responses are sampled."""
+
+    cache: int  # keys and values of prompts and responses
+    prompts: Alive  # while the prompts are read, their keys and values included
+    step: Alive  # in the last step, without the cache
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What the loss reads besides the rows' log-probabilities."""
+
+    temperature: float = 1.0
+    entropy: bool = False
+    value: bool = False  # a value head on the hidden states
+
+
+@functools.lru_cache
+def training_step(
+    network: Network,
+    rows: Rows,
+    loss: Loss,
+    autocast: torch.dtype | None = None,
+    critic: Network | None = None,
+    extra: Rows | None = None,
+) -> Step:
+    """Forward and backward of one micro-batch.
+
+    Args:
+        autocast: the type that products run in, under a mixed precision.
+        critic: a second trained network that reads the same rows.
+        extra: rows of a second loss of the same step (PPO-ptx).
+    """
+
+    def follow(depth: int) -> Marks:
+        with _fake() as mode:
+            modules = [part.fake(mode, depth) for part in (network, critic) if part is not None]
+            with mode, LiveBytes(network.vocab_size) as live:
+                for module in modules:
+                    _watch_backward(module, live)
+                with _autocast(autocast):
+                    total = _loss(network, modules, rows, loss, live)
+                    if extra is not None:
+                        total = total + _token_loss(modules[0], extra, Loss(), live)[0]
+                live.mark("forward")
+                live.mark("kept")
+                total.backward()
+                live.mark("backward")
+                return live.marks
+
+    marks = _deepened(follow, network.layers)
+    return Step(_peak(marks, "forward"), _peak(marks, "backward"), sum(_peak(marks, "kept")))
+
+
+@functools.lru_cache
+def forward_pass(network: Network, rows: Rows, loss: Loss, autocast: torch.dtype | None = None) -> Alive:
+    """The peak of a pass without gradients."""
+
+    def follow(depth: int) -> Marks:
+        with _fake() as mode:
+            module = network.fake(mode, depth)
+            with mode, LiveBytes(network.vocab_size) as live, torch.no_grad(), _autocast(autocast):
+                _loss(network, [module], rows, loss, live)
+                live.mark("forward")
+                return live.marks
+
+    return _peak(_deepened(follow, network.layers), "forward")
+
+
+@functools.lru_cache
+def generation(network: Network, rows: int, prompt: int, response: int, autocast: torch.dtype | None) -> Generation:
+    """Sampling `response` tokens after prompts of `prompt` tokens, where no response ends early."""
+    length = prompt + response
+
+    def follow(depth: int) -> Marks:
+        with _fake() as mode:
+            module = network.fake(mode, depth).eval()
+            text = network.shallow(depth).text
+            with mode, torch.no_grad(), _autocast(autocast):
+                with LiveBytes(network.vocab_size) as prompts:
+                    cache = _feed(module, rows, prompt, DynamicCache(config=text), prompts)
+                    prompts.mark("kept")
+                    del cache
+                with LiveBytes(network.vocab_size) as steps:
+                    cache = _feed(module, rows, length - 1, DynamicCache(config=text), LiveBytes(0))
+                    steps.peak = steps.now
+                    steps.mark("before")
+                    _feed(module, rows, 1, cache, steps, "step")
+                    return prompts.marks + steps.marks
+
+    marks = _deepened(follow, network.layers)
+    before, step = _peak(marks, "before"), _peak(marks, "step")
+    cache = sum(before) * length // max(length - 1, 1)
+    return Generation(cache, _peak(marks, "forward"), Alive(step.logits, max(0, sum(step) - cache - step.logits)))
+
+
+def _feed(
+    module: Any, rows: int, tokens: int, cache: DynamicCache, live: LiveBytes, stage: str = "forward"
+) -> DynamicCache:
+    """What the native engine does in one step of decoding."""
+    ids = torch.zeros(rows, tokens, dtype=torch.long)
+    # Prompts are padded on the left, so there is a mask; this is the form that transformers turns it into.
+    mask = torch.ones(rows, 1, tokens, cache.get_seq_length() + tokens, dtype=torch.bool)
+    out = bare_model(module).base_model(
+        input_ids=ids, attention_mask=mask, position_ids=ids, past_key_values=cache, use_cache=True
+    )
+    live.mark(stage)
+    sample(output_head(module)(out.last_hidden_state[:, -1]).float(), SamplingSettings(), None)
+    live.mark(stage)
+    return cache
+
+
+def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: LiveBytes) -> Tensor:
+    if network.task == "SEQ_CLS":
+        ids = torch.zeros(rows.count, rows.length, dtype=torch.long)
+        return RewardModel(modules[0])(ids, torch.ones_like(ids)).sum()
+    total, hidden = _token_loss(modules[0], rows, loss, live)
+    if len(modules) > 1:
+        hidden = _scored_hidden(modules[1], rows, live)[0]
+    return total + ValueHead(hidden.shape[-1])(hidden).sum() if loss.value else total
+
+
+def _token_loss(module: Any, rows: Rows, loss: Loss, live: LiveBytes) -> tuple[Tensor, Tensor]:
+    """As `predict_tokens`, on rows whose last tokens are flagged: fake tensors hold no flags to look at."""
+    hidden, labels = _scored_hidden(module, rows, live)
+    tokens = predict_from_hidden(module, hidden, labels, loss.temperature, loss.entropy)
+    total = tokens.logprobs.sum()
+    return (total if tokens.entropy is None else total + tokens.entropy.sum()), hidden
+
+
+def _scored_hidden(module: Any, rows: Rows, live: LiveBytes) -> tuple[Tensor, Tensor]:
+    ids = torch.zeros(rows.count, rows.length, dtype=torch.long)
+    first = rows.length - 1 - rows.scored
+    hidden = hidden_states(module, ids)
+    live.mark("forward")
+    if hidden.requires_grad:
+        hidden.register_hook(lambda gradient: live.mark("backward"))
+    picked = hidden[:, first:-1].reshape(-1, hidden.shape[-1]).clone()
+    return picked, ids[:, first + 1 :].reshape(-1)
+
+
+def _watch_backward(module: Any, live: LiveBytes) -> None:
+    """Drop the gradients of weights, which are counted apart, and mark where the backward pass leaves the layers."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(_drop_gradient)
+
+    def mark_embeddings(embeddings: Any, inputs: Any, output: Tensor) -> None:
+        if output.requires_grad:
+            output.register_hook(lambda gradient: live.mark("backward"))
+
+    bare_model(module).get_input_embeddings().register_forward_hook(mark_embeddings)
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", dtype) if dtype is not None else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _fake() -> Iterator[FakeTensorMode]:
+    try:
+        yield FakeTensorMode()
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise UserError(
+            f"model.path: this architecture cannot be planned: shapes in it depend on values ({error})"
+        ) from error
+
+
+def _deepened(follow: Callable[[int], Marks], layers: int) -> Marks:
+    """The marks at the network's depth."""
+    if layers <= 2:
+        return follow(layers)
+    marks = []
+    for (stage, one), (_, two) in zip(follow(1), follow(2), strict=True):
+        marks.append((stage, Alive(*(b + (layers - 2) * (b - a) for a, b in zip(one, two, strict=True)))))
+    return marks
+
+
+def _peak(marks: Marks, stage: str) -> Alive:
+    return max((alive for name, alive in marks if name == stage), key=sum)

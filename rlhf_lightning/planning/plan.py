@@ -1,0 +1,207 @@
+"""Bytes a device needs for a run: what lies there all the time, by role, and what comes and goes, by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from rlhf_lightning.planning.networks import Network, Weights
+from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
+from rlhf_lightning.planning.run import Run
+
+# DeepSpeed's buckets, in elements: Lightning's defaults for gathering and for reducing.
+DEEPSPEED_BUCKETS = 2 * 200_000_000
+
+
+@dataclass(frozen=True)
+class Role:
+    """A network's share: bytes that stay on the device for the whole run."""
+
+    name: str
+    weights: int
+    gradients: int = 0
+    optimizer: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What a phase of the run holds besides weights and optimiser state."""
+
+    name: str
+    gradients: int = 0
+    activations: int = 0
+    kv_cache: int = 0
+    logits: int = 0
+    buffers: int = 0  # gathered weights, communication, the optimiser's intermediate results
+
+    @property
+    def total(self) -> int:
+        return self.gradients + self.activations + self.kv_cache + self.logits + self.buffers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes a device."""
+
+    run: Run
+    roles: tuple[Role, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def resident(self) -> int:
+        """Weights and optimiser state: there in every phase."""
+        return sum(role.weights + role.optimizer for role in self.roles)
+
+    @property
+    def largest(self) -> Phase:
+        """The phase with the peak."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak of the run."""
+        return self.resident + self.largest.total
+
+
+def make_plan(run: Run) -> Plan:
+    """Size a run.
+
+    Gradients are alive from a backward pass to the next one's beginning: Lightning frees them between the forward and
+    the backward pass of a step, and keeps them if batches are accumulated.
+    """
+    roles = tuple(_roles(run))
+    gradients = sum(role.gradients for role in roles)
+    return Plan(run, roles, tuple(_phases(run, gradients)))
+
+
+def _roles(run: Run) -> Iterator[Role]:
+    weights = run.policy.weights()
+    yield _trained(run, "reward model" if run.algorithm == "reward" else "policy", weights)
+    if run.algorithm == "ppo":
+        critic = _critic(run)
+        if critic is not None:
+            yield _trained(run, "critic", critic.weights())
+        head = (run.policy.text.hidden_size + 1) * (run.policy.cast_to.itemsize if run.policy.cast_to else 4)
+        yield _trained(run, "value head", Weights(0, head, head, 0))
+    if run.algorithm in ("dpo", "ppo"):
+        yield _reference(run, weights)
+    if run.reward_model is not None:
+        scored = run.reward_model
+        if scored.shared:
+            yield Role("reward model", scored.network.adapter_bytes(), note="an adapter on the policy's base")
+        else:
+            yield Role("reward model", scored.network.weights().total, note="frozen, on every device")
+
+
+def _trained(run: Run, name: str, weights: Weights) -> Role:
+    sharding, world, size = run.devices.sharding, run.devices.processes, weights.trainable
+    weights_in, gradients_in, optimizer_in = {
+        "none": (1, 1, 1),
+        "ddp": (1, 1, 1),
+        "zero1": (1, 1, world),
+        "zero2": (1, world, world),
+        "zero3": (world, world, world),
+        "fsdp2": (world, world, world),
+    }[sharding]
+    state = size * run.optimizer.copies
+    if sharding.startswith("zero") and run.policy.element < 4:
+        state = size // run.policy.element * 4 * (run.optimizer.copies + 1)  # DeepSpeed keeps float32 masters
+    gradients = size // gradients_in
+    if sharding == "ddp":
+        gradients *= 2  # its buckets are a second copy
+    return Role(name, weights.total // weights_in, gradients, state // optimizer_in)
+
+
+def _reference(run: Run, weights: Weights) -> Role:
+    if not run.keeps_reference and run.policy.lora is None:
+        return Role("reference", 0, note="let go after its log-probabilities were taken")
+    if run.policy.lora is None or (run.algorithm == "ppo" and run.separate):
+        # It is no part of the module that the trainer casts or shards.
+        return Role("reference", replace(run.policy, cast_to=None).weights().total, note="a frozen copy, on every device")
+    if run.starts_from_adapter:
+        return Role("reference", run.policy.adapter_bytes(), note="a frozen copy of the adapter")
+    return Role("reference", 0, note="the policy with its adapter off")
+
+
+def _critic(run: Run) -> Network | None:
+    """The critic is the backbone alone: a sequence classifier has the same, and a score for each state."""
+    if run.algorithm != "ppo" or not run.separate:
+        return None
+    return replace(run.policy, task="SEQ_CLS")
+
+
+def _phases(run: Run, gradients: int) -> Iterator[Phase]:
+    if run.algorithm == "ppo":
+        yield from _rollout_phases(run, gradients)
+    if run.algorithm == "dpo":
+        alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
+        yield Phase("reference", gradients, alive.others, logits=alive.logits, buffers=_gathered_layers(run))
+    yield from _update_phases(run, gradients)
+
+
+def _update_phases(run: Run, gradients: int) -> Iterator[Phase]:
+    step = training_step(run.policy, run.rows, run.loss, run.autocast, _critic(run), run.extra)
+    buffers = _gathered_layers(run) + _deepspeed_buckets(run)
+    yield Phase("forward", gradients, step.forward.others, logits=step.forward.logits, buffers=buffers)
+    weights = run.policy.weights()
+    first = gradients if run.accumulate > 1 else _share(run, weights.output_layer)
+    # At its beginning everything that was saved is alive, at its end all gradients are, and one layer is worked on.
+    start = Phase("backward", first, step.backward.others, logits=step.backward.logits, buffers=buffers)
+    one_layer = max(0, step.backward.others - step.kept)
+    end = Phase("backward", gradients, one_layer, buffers=buffers)
+    yield max(start, end, key=lambda phase: phase.total)
+    trainable = weights.largest_trainable if run.devices.cpu else weights.trainable
+    # Adam's denominator: of one parameter at a time, or of all of them at once where the step is fused over a list.
+    yield Phase("optimiser step", gradients, buffers=_share(run, trainable) if run.optimizer.copies > 1 else 0)
+
+
+def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
+    rollout = run.rollout
+    assert rollout is not None
+    gathered = _gathered_weights(run)
+    # Two ids and a mask a prompt token; an id, a mask, two masks of the passes and six figures a response token.
+    collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
+    sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
+    name = "rollout: prompts"
+    yield Phase(name, gradients, sampled.prompts.others + collected, logits=sampled.prompts.logits, buffers=gathered)
+    yield Phase(
+        "rollout: sampling", gradients, sampled.step.others + collected, sampled.cache, sampled.step.logits, gathered
+    )
+    alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
+    name = "rollout: log-probabilities"
+    yield Phase(name, gradients, alive.others + collected, logits=alive.logits, buffers=gathered)
+    if run.reward_model is not None:
+        scored, network = run.reward_model, run.reward_model.network
+        length = rollout.prompt + rollout.response
+        alive = forward_pass(replace(network, task="SEQ_CLS"), Rows(scored.rows, length, 1), run.loss)
+        buffers = gathered if scored.shared else 0
+        yield Phase("rollout: reward model", gradients, alive.others + collected, buffers=buffers)
+
+
+def _share(run: Run, size: int) -> int:
+    """What of gradients of this size a device holds."""
+    return size // run.devices.processes if run.devices.sharding in ("zero2", "zero3", "fsdp2") else size
+
+
+def _gathered_layers(run: Run) -> int:
+    """Sharded weights come together layer by layer: the one that computes, the next one, and embeddings and head."""
+    if run.devices.sharding not in ("zero3", "fsdp2"):
+        return 0
+    critic = _critic(run)
+    networks = [network for network in (run.policy, critic) if network is not None]
+    return sum(network.weights().total - (network.layers - 2) * network.layer_bytes() for network in networks)
+
+
+def _gathered_weights(run: Run) -> int:
+    """Sampling needs the whole policy on every device."""
+    if run.devices.sharding not in ("zero3", "fsdp2"):
+        return 0
+    return run.policy.weights().total
+
+
+def _deepspeed_buckets(run: Run) -> int:
+    if not run.devices.sharding.startswith("zero"):
+        return 0
+    trainable = run.policy.weights().trainable // run.policy.element
+    return min(DEEPSPEED_BUCKETS, 2 * trainable) * run.policy.element

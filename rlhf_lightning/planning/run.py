@@ -1,0 +1,97 @@
+"""What the planner has to know of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rlhf_lightning.planning.networks import Network
+from rlhf_lightning.planning.passes import Loss, Rows
+
+Algorithm = Literal["sft", "reward", "dpo", "ppo"]
+Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where the run is: how many processes, and what each of them holds a part of only.
+
+    Args:
+        sharding: `ddp` repeats everything; ZeRO shards the optimiser (1), gradients too (2), weights too (3 and FSDP2).
+        cpu: no accelerator, so the optimiser steps through the parameters one by one.
+    """
+
+    processes: int = 1
+    sharding: Sharding = "none"
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Copies of the trained weights that the optimiser keeps: Adam 2 (3 with amsgrad), SGD 1 with momentum, else 0."""
+
+    copies: int = 2
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """PPO: what is sampled an iteration.
+
+    Args:
+        rows: prompts an iteration and process.
+        at_once: prompts decoded at a time.
+        prompt, response: tokens, at most.
+    """
+
+    rows: int
+    at_once: int
+    prompt: int
+    response: int
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """PPO: the network that scores.
+
+    Args:
+        shared: it is an adapter on the policy's base; `network` is that base.
+        rows: responses scored at a time.
+    """
+
+    network: Network
+    rows: int
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run, as far as its memory goes.
+
+    Args:
+        policy: the trained network (the reward model, where that is trained).
+        starts_from_adapter: the policy goes on training an adapter, whose start the reference needs a copy of.
+        rows: a micro-batch.
+        autocast: the type of products under a mixed precision.
+        accumulate: micro-batches an optimiser step.
+        keeps_reference: DPO needs the reference during training, not only before it.
+        separate: PPO: a critic of its own, and copies in place of adapters.
+        extra: PPO-ptx's rows.
+    """
+
+    name: str
+    algorithm: Algorithm
+    policy: Network
+    rows: Rows
+    loss: Loss = Loss()
+    starts_from_adapter: bool = False
+    autocast: torch.dtype | None = None
+    accumulate: int = 1
+    optimizer: Optimizer = Optimizer()
+    devices: Devices = Devices()
+    keeps_reference: bool = True
+    separate: bool = False
+    extra: Rows | None = None
+    rollout: Rollout | None = None
+    reward_model: RewardModel | None = None

@@ -1,0 +1,83 @@
+"""A plan as lines of text, in GiB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rlhf_lightning.planning.advice import Change
+from rlhf_lightning.planning.plan import Phase, Plan
+
+GIB = 2**30
+RESERVE = 0.1  # of the device: what the driver, cuBLAS and fragments of the allocator take
+
+
+def room(device_gb: float) -> int:
+    """Bytes of a device that a run may use."""
+    return int(device_gb * GIB * (1 - RESERVE))
+
+
+def plan_table(plan: Plan, device_gb: float) -> str:
+    """What is resident by role, what each phase adds, the peak, and whether it fits."""
+    lines = [f"{plan.run.name}: GiB a device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), ""]
+    fits = "fits" if plan.peak <= room(device_gb) else "does not fit"
+    lines.append(
+        f"peak {plan.peak / GIB:.1f} GiB; of {device_gb:g} GiB, {room(device_gb) / GIB:.1f} are usable "
+        f"({RESERVE:.0%} is left to the driver and to fragments): it {fits}"
+    )
+    return "\n".join(lines)
+
+
+def advice_table(single: Sequence[Change], combined: Change | None, device_gb: float) -> str:
+    """The changes with the peak each of them leads to."""
+    if not single:
+        return "no change known here makes it smaller: take a smaller model or shorter rows"
+    limit = room(device_gb)
+    width = max(len(change.overrides) for change in single)
+    lines = ["with one change:"]
+    lines += [
+        f"  {change.overrides:<{width}}  {change.peak / GIB:7.1f}{'  fits' if change.peak <= limit else ''}"
+        for change in single
+    ]
+    if combined is not None:
+        lines += ["together:", f"  {combined.overrides}  {combined.peak / GIB:.1f}  fits"]
+    elif all(change.peak > limit for change in single):
+        lines.append("not even all of them together make it fit: take a smaller model, shorter rows or more devices")
+    return "\n".join(lines)
+
+
+def _devices(plan: Plan) -> str:
+    devices = plan.run.devices
+    return f" ({devices.processes} devices, {devices.sharding})" if devices.processes > 1 else ""
+
+
+def _roles(plan: Plan) -> list[str]:
+    rows = [(role.name, [role.weights, role.optimizer, role.gradients], role.note) for role in plan.roles]
+    return _columns("role", ["weights", "optimiser", "gradients"], rows)
+
+
+def _phases(plan: Plan) -> list[str]:
+    names = ["resident", "gradients", "activations", "KV cache", "logits", "buffers", "total"]
+    rows = [(phase.name, _figures(plan, phase), "<- peak" * (phase is plan.largest)) for phase in plan.phases]
+    return _columns("phase", names, rows)
+
+
+def _figures(plan: Plan, phase: Phase) -> list[int]:
+    parts = [plan.resident, phase.gradients, phase.activations, phase.kv_cache, phase.logits, phase.buffers]
+    return [*parts, sum(parts)]
+
+
+def _columns(title: str, names: list[str], rows: list[tuple[str, list[int], str]]) -> list[str]:
+    width = max(len(title), *(len(name) for name, _, _ in rows))
+    lines = [f"{title:<{width}}" + "".join(f"{name:>13}" for name in names)]
+    for name, figures, note in rows:
+        line = f"{name:<{width}}" + "".join(f"{_gib(figure):>13}" for figure in figures)
+        lines.append(f"{line}  {note}".rstrip())
+    return lines
+
+
+def _gib(size: int) -> str:
+    """Three digits: 12.3 for a large model, 0.0123 for a small one."""
+    if size == 0:
+        return "-"
+    value = size / GIB
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"

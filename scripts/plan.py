@@ -1,0 +1,3 @@
+from rlhf_lightning.commands.plan import main
+
+main()
