@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MaxMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
-from rlhf_lightning.models import save_model
+from rlhf_lightning.models import save_model, shard
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -53,6 +54,12 @@ class AlignmentModule(L.LightningModule):
         """Build the networks, once."""
         if self.model is None:
             self.model = self.load_model()
+            self.shard(self.model)
+
+    def shard(self, network: Any) -> None:
+        """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
+        if self.device_mesh is not None:
+            shard(network, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""
@@ -76,11 +83,17 @@ class AlignmentModule(L.LightningModule):
         assert isinstance(metric, WeightedMean)
         metric.update(torch.as_tensor(value).detach(), weight)
 
+    def record_max(self, name: str, value: Tensor) -> None:
+        """Add to the maximum of a metric, over all batches and processes since it was last logged."""
+        if name not in self.metrics:
+            self.metrics[name] = MaxMetric().to(self.device)
+        self.metrics[name].update(value.detach())  # type: ignore[operator]
+
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
         """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
         logged: dict[str, Tensor] = {}
         for name, metric in self.metrics.items():
-            assert isinstance(metric, WeightedMean)
+            assert isinstance(metric, Metric)
             if name.startswith(prefix) and metric.update_called:
                 logged[name] = metric.compute()
                 metric.reset()

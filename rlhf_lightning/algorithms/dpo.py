@@ -56,6 +56,7 @@ class DPOModule(AlignmentModule):
             self.model = self.load_model()
             disable_dropout(self.model)
             self.reference = Reference(self.model, self.load_model)
+            self.shard(self.model)
 
     def on_fit_start(self) -> None:
         """Fill the reference table, from its file if that was made by this reference for these tokens."""

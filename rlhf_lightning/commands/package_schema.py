@@ -164,6 +164,11 @@ class PretrainingMix(TypedDict, total=False):
 
 
 @strict
+class FullySharded(TypedDict, total=False):
+    process_group_backend: Literal["nccl", "gloo"] | None
+
+
+@strict
 class World(TypedDict, total=False):
     folder: Required[Text]
     seed: Whole
@@ -230,6 +235,7 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.algorithms.KLPenalty": KLPenalty,
     "rlhf_lightning.algorithms.RewardShaping": RewardShaping,
     "rlhf_lightning.algorithms.PretrainingMix": PretrainingMix,
+    "rlhf_lightning.algorithms.FullySharded": FullySharded,
     "rlhf_lightning.simulation.write_world": World,
     "rlhf_lightning.callbacks.Guardrails": Guardrails,
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,

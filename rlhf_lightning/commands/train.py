@@ -100,8 +100,8 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
 
     summary = {**summarise(config, trainer), "wall_seconds": round(time.monotonic() - started, 2)}
+    module.export(run_dir / "model")  # type: ignore[operator]
     if first_process():
-        module.export(run_dir / "model")  # type: ignore[operator]
         write_summary(run_dir, summary)
         _write_card(config, run_dir, tokenizer)
         log_run_files(trainer.loggers, run_dir)
