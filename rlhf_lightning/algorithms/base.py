@@ -125,7 +125,7 @@ class AlignmentModule(L.LightningModule):
         self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained (frozen weights are loaded again from where they came from) and what is not yet logged."""
+        """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         unlogged = {} if self._logs_this_step() else self._recorded()

@@ -66,7 +66,7 @@ class StopOnSigterm(Callback):
     def _save(self, trainer: Trainer) -> None:
         folder = self.dirpath or getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder is not None:
-            trainer.save_checkpoint(Path(folder) / "last.ckpt")
+            trainer.save_checkpoint(Path(folder) / "last.ckpt", weights_only=False)
 
 
 def _saves_mid_epoch(pl_module: LightningModule) -> bool:
