@@ -68,6 +68,8 @@ class PPOModule(AlignmentModule):
         engine: generates; null: the native engine.
     """
 
+    saves_mid_epoch = False
+
     def __init__(
         self,
         *args: Any,
@@ -108,6 +110,7 @@ class PPOModule(AlignmentModule):
         self.last_rollout: Rollout | None = None
         self.last_samples: list[dict[str, Any]] = []
         self._stop_updates = False
+        self._iteration: dict[str, Tensor] = {}
 
     # ---- set-up
 
@@ -169,7 +172,7 @@ class PPOModule(AlignmentModule):
     def collect(self) -> Rollout:
         """Generate, score, penalise, estimate advantages."""
         assert self.engine is not None
-        self._stop_updates = False
+        self._stop_updates, self._iteration = False, {}
         started = time.perf_counter()
         prompts = self.prompts()
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
@@ -335,9 +338,13 @@ class PPOModule(AlignmentModule):
         """Log the iteration, then let the KL controller react to it."""
         self.record("kl/coef", self.kl_controller.value)
         self.record("time/update", time.perf_counter() - self._updates_started)
-        logged = self.log_recorded(on_step=False, on_epoch=True)
+        self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         episodes = self.rollout.batch_size * self.trainer.world_size
-        self.kl_controller.update(float(logged["objective/kl"]), episodes)
+        self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Those of the iteration that has just ended."""
+        return {name: float(value) for name, value in self._iteration.items()}
 
     def sum_over_processes(self, value: float) -> float:
         """The same number on every process."""
@@ -363,6 +370,7 @@ class PPOModule(AlignmentModule):
         Raises:
             UserError: the reference is not the one the run began with.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint["ppo"]
         self.kl_controller.load_state_dict(state["kl_controller"])
         self.reward_moments.load_state_dict(state["reward_moments"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 
@@ -14,13 +12,12 @@ class FullySharded(ModelParallelStrategy):
         process_group_backend: null: nccl on GPUs, gloo on CPUs.
     """
 
-    def __init__(self, process_group_backend: str | None = None, **kwargs: Any) -> None:
+    def __init__(self, process_group_backend: str | None = None) -> None:
         super().__init__(
             data_parallel_size="auto",
             tensor_parallel_size=1,
             save_distributed_checkpoint=False,
             process_group_backend=process_group_backend,
-            **kwargs,
         )
 
     def setup_environment(self) -> None:

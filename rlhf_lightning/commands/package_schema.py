@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import Required, TypedDict
 
+from rlhf_lightning.commands.library_schema import ModelCheckpoint
 from rlhf_lightning.commands.schema import (
     BelowOne,
     Count,
@@ -207,6 +208,11 @@ class ReproducibleResume(TypedDict, total=False):
 
 
 @strict
+class StopOnSigterm(TypedDict, total=False):
+    dirpath: Text | None
+
+
+@strict
 class SampleTable(TypedDict, total=False):
     every_n_epochs: Count
     rows: Count
@@ -241,6 +247,8 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
     "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
     "rlhf_lightning.callbacks.ReproducibleResume": ReproducibleResume,
+    "rlhf_lightning.callbacks.ResumableCheckpoint": ModelCheckpoint,
     "rlhf_lightning.callbacks.SampleTable": SampleTable,
+    "rlhf_lightning.callbacks.StopOnSigterm": StopOnSigterm,
     "rlhf_lightning.callbacks.TrainableAverage": TrainableAverage,
 }
