@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input is wrong, and the message says how to mend it."""
+"""The exceptions that are no bug: the input is wrong, or the run was told to stop."""
 
 from __future__ import annotations
 
@@ -8,3 +8,10 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with code 2.
     """
+
+
+class Terminated(SystemExit):
+    """The run was told to stop (SIGTERM) and has saved what it could: exit code 143, 128 + the signal's number."""
+
+    def __init__(self) -> None:
+        super().__init__(143)

@@ -14,12 +14,14 @@ from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments
 from rlhf_lightning.algorithms.sft import SFTModule
+from rlhf_lightning.algorithms.strategies import FullySharded
 
 __all__ = [
     "AdaptiveKLController",
     "AlignmentModule",
     "DPOModule",
     "FixedKLController",
+    "FullySharded",
     "KLController",
     "KLPenalty",
     "MultiplicativeKLController",

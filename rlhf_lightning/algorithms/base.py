@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MaxMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
-from rlhf_lightning.models import save_model
+from rlhf_lightning.models import save_model, shard
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -34,6 +36,9 @@ class AlignmentModule(L.LightningModule):
         scheduler: takes `optimizer=` and, if it has that argument, `num_training_steps=`; stepped every optimiser step.
     """
 
+    saves_mid_epoch = True
+    """Whether a checkpoint within an epoch can be resumed from."""
+
     def __init__(
         self,
         model: Callable[[], Any],
@@ -47,12 +52,19 @@ class AlignmentModule(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.model: Any = None
         self.metrics = nn.ModuleDict()
+        self.maxima = nn.ModuleDict()
         self.strict_loading = False  # frozen weights are not in the checkpoint
 
     def configure_model(self) -> None:
         """Build the networks, once."""
         if self.model is None:
             self.model = self.load_model()
+            self.shard(self.model)
+
+    def shard(self, network: Any) -> None:
+        """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
+        if self.device_mesh is not None:
+            shard(network, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""
@@ -69,21 +81,35 @@ class AlignmentModule(L.LightningModule):
 
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
+        self._metric(name).update(torch.as_tensor(value).detach(), weight)
+
+    def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
         if key not in self.metrics:
             self.metrics[key] = WeightedMean().to(self.device)
         metric = self.metrics[key]
         assert isinstance(metric, WeightedMean)
-        metric.update(torch.as_tensor(value).detach(), weight)
+        return metric
+
+    def _recorded(self, prefix: str = "") -> dict[str, WeightedMean]:
+        """The metrics with something recorded since they were last logged."""
+        metrics = {name: self._metric(name) for name in self.metrics if name.startswith(prefix)}
+        return {name: metric for name, metric in metrics.items() if metric.update_called}
+
+    def record_max(self, name: str, value: Tensor) -> None:
+        """Add to the maximum of a metric, over all batches and processes since it was last logged."""
+        if name not in self.maxima:
+            self.maxima[name] = MaxMetric().to(self.device)
+        self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
         """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
         logged: dict[str, Tensor] = {}
-        for name, metric in self.metrics.items():
-            assert isinstance(metric, WeightedMean)
-            if name.startswith(prefix) and metric.update_called:
-                logged[name] = metric.compute()
-                metric.reset()
+        maxima = {name: m for name, m in self.maxima.items() if name.startswith(prefix)}
+        for name, metric in {**self._recorded(prefix), **maxima}.items():
+            assert isinstance(metric, Metric)
+            logged[name] = metric.compute()
+            metric.reset()
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
@@ -99,17 +125,33 @@ class AlignmentModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        if stepped and self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if stepped and self._logs_this_step():
             self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
+
+    def _logs_this_step(self) -> bool:
+        return self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def pending_metrics(self) -> dict[str, float]:
+        """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""
+        if not self._logs_this_step():
+            return {}
+        return {name: float(metric.compute()) for name, metric in self._recorded().items()}
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set."""
         self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained: frozen weights are loaded again from where they came from."""
+        """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+        unlogged = {} if self._logs_this_step() else self._recorded()
+        checkpoint["recorded"] = of_every_process({name: metric.sums() for name, metric in unlogged.items()})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what was recorded since it was last logged."""
+        for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():
+            self._metric(name).restore(sums)
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch
+from rlhf_lightning.durable import write_durably
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import dpo_loss, implicit_rewards
 from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
@@ -56,6 +57,7 @@ class DPOModule(AlignmentModule):
             self.model = self.load_model()
             disable_dropout(self.model)
             self.reference = Reference(self.model, self.load_model)
+            self.shard(self.model)
 
     def on_fit_start(self) -> None:
         """Fill the reference table, from its file if that was made by this reference for these tokens."""
@@ -73,7 +75,7 @@ class DPOModule(AlignmentModule):
                 logps = self.reference_logps(batch.to(self.device)).tolist()
                 table.update(zip(batch.row_ids.tolist(), logps, strict=True))
             if self.trainer.is_global_zero:
-                torch.save({"key": key, "table": table}, path)
+                write_durably(path, lambda file: torch.save({"key": key, "table": table}, file))
         self.reference_table = table
         if not self.reference.adapters_off:
             self.reference = None

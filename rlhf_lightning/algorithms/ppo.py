@@ -30,7 +30,7 @@ from rlhf_lightning.functional import (
     ppo_value_loss,
     token_rewards,
 )
-from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_model
+from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_model, whole_weights
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rewards import RewardFunction, check_scores
 from rlhf_lightning.rollout import (
@@ -67,6 +67,8 @@ class PPOModule(AlignmentModule):
         seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
         engine: generates; null: the native engine.
     """
+
+    saves_mid_epoch = False
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class PPOModule(AlignmentModule):
         self.last_rollout: Rollout | None = None
         self.last_samples: list[dict[str, Any]] = []
         self._stop_updates = False
+        self._iteration: dict[str, Tensor] = {}
 
     # ---- set-up
 
@@ -122,6 +125,7 @@ class PPOModule(AlignmentModule):
         self.reference = Reference(policy, self.load_model, share=shared)
         if shared and hasattr(self.reward, "share_backbone"):
             self.reward.share_backbone(policy)
+        self.shard(self.actor_critic)
         if self.engine is None:
             ends = bare_model(policy).generation_config.eos_token_id
             eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
@@ -168,17 +172,17 @@ class PPOModule(AlignmentModule):
     def collect(self) -> Rollout:
         """Generate, score, penalise, estimate advantages."""
         assert self.engine is not None
-        self._stop_updates = False
+        self._stop_updates, self._iteration = False, {}
         started = time.perf_counter()
         prompts = self.prompts()
-        with self.trainer.precision_plugin.forward_context():
+        with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
             self.engine.sync(self.policy)
             generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
             sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
             generation = self.engine.generate([row.input_ids for row in prompts], sampling, generator)
             generated = time.perf_counter()
             rollout = self.evaluate_tokens(prompts, generation)
-        raw = self.scores(prompts, generation)
+            raw = self.scores(prompts, generation)
         rollout.scores = self.shape(raw, generation.ended)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
@@ -262,11 +266,13 @@ class PPOModule(AlignmentModule):
         """masked_whiten over the rows of all processes."""
         if self.trainer.world_size == 1:
             return masked_whiten(x, mask)
+        whitened = masked_whiten(self.gather_tokens(x), self.gather_tokens(mask))
+        return whitened.chunk(self.trainer.world_size)[self.global_rank][:, : x.shape[1]]
+
+    def gather_tokens(self, x: Tensor) -> Tensor:
+        """Rows [B, T] of all processes, [world * B, max_new_tokens], with zeros on the right."""
         width = self.rollout.max_new_tokens - x.shape[1]
-        both = torch.stack([torch.nn.functional.pad(t, (0, width)) for t in (x, mask)])
-        gathered = self.gather(both)  # [world, 2, B, T]
-        whitened = masked_whiten(gathered[:, 0].flatten(0, 1), gathered[:, 1].flatten(0, 1))
-        return whitened.unflatten(0, gathered[:, 0].shape[:2])[self.global_rank][:, : x.shape[1]]
+        return self.gather(torch.nn.functional.pad(x, (0, width))).flatten(0, 1)
 
     # ---- updates
 
@@ -280,7 +286,10 @@ class PPOModule(AlignmentModule):
         loss, stats = self.loss(batch)
         tokens = batch.mask.sum()
         for name, value in stats.items():
-            self.record(name, value, tokens)
+            if name == "policy/ratio_max":
+                self.record_max(name, value)
+            else:
+                self.record(name, value, tokens)
         if self.target_kl is not None:
             approx_kl = self.sum_over_processes(float(stats["policy/approx_kl"])) / self.trainer.world_size
             self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
@@ -329,9 +338,13 @@ class PPOModule(AlignmentModule):
         """Log the iteration, then let the KL controller react to it."""
         self.record("kl/coef", self.kl_controller.value)
         self.record("time/update", time.perf_counter() - self._updates_started)
-        logged = self.log_recorded(on_step=False, on_epoch=True)
+        self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         episodes = self.rollout.batch_size * self.trainer.world_size
-        self.kl_controller.update(float(logged["objective/kl"]), episodes)
+        self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Those of the iteration that has just ended."""
+        return {name: float(value) for name, value in self._iteration.items()}
 
     def sum_over_processes(self, value: float) -> float:
         """The same number on every process."""
@@ -357,6 +370,7 @@ class PPOModule(AlignmentModule):
         Raises:
             UserError: the reference is not the one the run began with.
         """
+        super().on_load_checkpoint(checkpoint)
         state = checkpoint["ppo"]
         self.kl_controller.load_state_dict(state["kl_controller"])
         self.reward_moments.load_state_dict(state["reward_moments"])

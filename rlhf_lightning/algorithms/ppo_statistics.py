@@ -20,11 +20,16 @@ def response_kl(rollout: Rollout) -> Tensor:
     return (kl_estimate(rollout.logprobs, rollout.ref_logprobs) * rollout.mask).sum(dim=1)
 
 
+def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns) over the valid tokens of [B, T]: 1 is perfect, 0 a constant."""
+    return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
+
+
 def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, generation: Generation, seconds: float) -> None:
     """Record the iteration's statistics on the module; `seconds` is the time generation took."""
     mask, n = rollout.mask, len(rollout)
     kl, tokens = response_kl(rollout), mask.sum()
-    unexplained = masked_var(rollout.returns - rollout.values, mask)
+    everywhere = [module.gather_tokens(x) for x in (rollout.returns, rollout.values, mask)]
     per_response = {
         "objective/kl": kl,
         "objective/entropy": -(rollout.logprobs * mask).sum(dim=1),
@@ -37,7 +42,7 @@ def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, generation:
         module.record(name, value.mean(), n)
     for name, part in getattr(module.reward, "parts", {}).items():
         module.record(f"objective/scores/{name}", sum(part) / n, n)
-    module.record("value/explained_variance", 1 - unexplained / masked_var(rollout.returns, mask).clamp(min=1e-8))
+    module.record("value/explained_variance", explained_variance(*everywhere))
     module.record("rollout/tokens_per_second", tokens / seconds)
     gap = (generation.logprobs - rollout.logprobs).abs() * mask
     module.record("rollout/logprob_gap", gap.sum() / tokens, tokens)

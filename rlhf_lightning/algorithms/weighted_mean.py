@@ -32,3 +32,13 @@ class WeightedMean(Metric):
     def compute(self) -> Tensor:
         """The mean so far; 0 where nothing had any weight."""
         return torch.where(self.weight > 0, self.total / self.weight.clamp(min=1e-12), 0.0)
+
+    def sums(self) -> Tensor:
+        """The two sums of this process, for a checkpoint."""
+        return torch.stack([self.total, self.weight]).cpu()
+
+    def restore(self, sums: Tensor) -> None:
+        """Go on from the sums of a checkpoint, to the bit."""
+        self.reset()
+        self.update(0.0)  # so that torchmetrics knows of data
+        self.total, self.weight = sums.to(self.total.device).unbind()

@@ -101,7 +101,8 @@ class Guardrails(Callback):
         return UserError(
             f"{metric} is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}); training stopped "
             "before the weights changed, and the last checkpoint, if any, is good: resume with ckpt=last and "
-            "a lower optimizer.lr, a smaller trainer.gradient_clip_val, or trainer.precision=32-true or bf16-mixed"
+            "a lower optimizer.lr, or with resume_anyway=true and a smaller trainer.gradient_clip_val or "
+            "trainer.precision=32-true or bf16-mixed"
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,12 @@ from rlhf_lightning.callbacks.lines import keep_lines
 class MetricsFile(Callback):
     """Writes every set of logged metrics as one line `{"step": 12, "epoch": 3, "train/loss": 0.7, ...}`.
 
-    `step` is the number of optimiser steps done when the line was written. A resumed run first drops the lines past
-    the step it resumes from (they will be written again), and half a line left by a kill; a new run starts the file
-    anew. NaN and infinities become null, which JSON can hold.
+    `step` is the number of optimiser steps done when the line was written. A resumed run goes on with the lines that
+    were there when its checkpoint was saved: later ones, and half a line left by a kill, are dropped and written again.
+    Lightning logs a step only after it has saved the checkpoint, so the line of that step is in the checkpoint (the
+    module's `pending_metrics`) and is added where a kill fell between the two. A module without that method keeps the
+    lines up to its checkpoint's step. A new run starts the file anew. NaN and infinities become null, which JSON can
+    hold.
 
     Args:
         path: the file; default `metrics.jsonl` in the trainer's `default_root_dir`.
@@ -27,20 +32,51 @@ class MetricsFile(Callback):
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
+        self._logger: _LinesLogger | None = None
+        self._saved: dict[str, Any] | None = None
+        self._begun = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # A logger, and not the hooks of a callback, sees each metric exactly once: callbacks run before the module's
         # own `on_train_epoch_end`, whose figures they would miss.
         if stage == "fit" and not any(isinstance(logger, _LinesLogger) for logger in trainer.loggers):
             path = self.path or Path(trainer.default_root_dir) / "metrics.jsonl"
-            trainer.loggers = [*trainer.loggers, _LinesLogger(path, trainer)]
+            self._logger, self._begun = _LinesLogger(path, trainer), False
+            trainer.loggers = [*trainer.loggers, self._logger]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        ask: Any = getattr(pl_module, "pending_metrics", None)
+        if self._logger is not None and ask is not None:
+            pending = ask()
+            row = self._logger.row(pending) if pending else None
+            checkpoint["metrics_file"] = {"lines": self._logger.lines, "pending": row}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved = checkpoint.get("metrics_file")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)  # resumed from its last checkpoint: nothing was trained
 
     @rank_zero_only
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        resumed = trainer.ckpt_path is not None
-        for logger in trainer.loggers:
-            if isinstance(logger, _LinesLogger):
-                keep_lines(logger.path, lambda row: resumed and row.get("step", 0) <= trainer.global_step)
+    def _begin(self, trainer: Trainer) -> None:
+        if self._logger is None or self._begun:
+            return
+        self._begun = True
+        if trainer.ckpt_path is None:
+            self._logger.keep(lambda i, row: False)
+        elif self._saved is None:
+            self._logger.keep(lambda i, row: row.get("step", 0) <= trainer.global_step)
+        else:
+            lines, pending = self._saved["lines"], self._saved["pending"]
+            # The line of the checkpoint's step may hold more than the module knows of, so it is kept if it is there.
+            kept = self._logger.keep(
+                lambda i, row: i < lines or (pending is not None and row.items() >= pending.items())
+            )
+            if pending is not None and kept == lines:
+                self._logger.append(pending)
 
 
 class _LinesLogger(Logger):
@@ -49,6 +85,7 @@ class _LinesLogger(Logger):
     def __init__(self, path: Path, trainer: Trainer) -> None:
         super().__init__()
         self.path = path
+        self.lines = 0
         self._trainer = trainer
 
     @property
@@ -65,12 +102,24 @@ class _LinesLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.append(self.row(metrics))
+
+    def row(self, metrics: dict[str, float]) -> dict[str, Any]:
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items() if name != "epoch"}
         # Not Lightning's `step`: after a mid-epoch resume it lags one behind, and two lines would share a step.
-        row = {"step": self._trainer.global_step, "epoch": self._trainer.current_epoch, **values}
+        return {"step": self._trainer.global_step, "epoch": self._trainer.current_epoch, **values}
+
+    def append(self, row: dict[str, Any]) -> None:
+        self.lines += 1
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+    def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> int:
+        """Keep the rows for which `wanted(index, row)`; returns how many there are now."""
+        index = itertools.count()
+        self.lines = keep_lines(self.path, lambda row: wanted(next(index), row))
+        return self.lines
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The composed config is a file of its own in the run folder."""

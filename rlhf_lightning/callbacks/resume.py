@@ -8,38 +8,74 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
+from rlhf_lightning.data import BatchLoader
 
 
 class ReproducibleResume(L.Callback):
-    """Keeps the global random states in every checkpoint and puts them back before the first resumed step.
+    """Keeps the random states of every process in every checkpoint and puts them back before the first resumed step.
 
     Data order, prompts and responses are functions of (seed, epoch, rank) and need no state; what is left is what
-    draws from the global generators: dropout, and user code.
+    draws from the global generators: dropout, and user code. The last metrics are kept, too, so that a run resumed at
+    its very end has a summary. An optimiser brings its former learning rate back when it is resumed: where the config
+    has another one now, that one is taken, and a scheduler goes on from where it is on its curve.
     """
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+        self._restored: list[dict[str, Any]] | None = None
+        self._metrics: dict[str, Tensor] = {}
+        self._position: list[dict[str, Any]] = []
+        self._rates: list[tuple[Optimizer, list[float]]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of Python, NumPy, torch and every CUDA device, now."""
+        """The states of Python, NumPy, torch and every CUDA device, now, of every process."""
         name, keys, position, has_gauss, cached = np.random.get_state()
         version, internal, gauss = random.getstate()
-        return {
+        state = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
             "python": (version, list(internal), gauss),
         }
+        return {"processes": of_every_process(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts: loading and set-up may draw numbers themselves."""
-        self._restored = state_dict
+        self._restored = state_dict["processes"]
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the last metrics."""
+        ask: Any = getattr(pl_module, "pending_metrics", dict)
+        pending = {name: torch.tensor(value) for name, value in ask().items()}
+        checkpoint["metrics"] = {name: x.detach().cpu() for name, x in {**trainer.callback_metrics, **pending}.items()}
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the last metrics until Lightning has cleared its own, and the position in the data."""
+        self._metrics = checkpoint.get("metrics", {})
+        self._position = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the metrics back, and note the learning rates before the checkpoint's replace them."""
+        trainer.callback_metrics.update(self._metrics)
+        self._rates = [(optimizer, base_rates(optimizer)) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the states back."""
+        """Put the states back, and a changed learning rate in."""
         if self._restored is None:
             return
-        state, self._restored = self._restored, None
+        # Lightning leaves it out if the loader was made before the checkpoint was read, and a scheduler that asks for
+        # `num_training_steps` has it made. A plain DataLoader has no position.
+        if self._position and isinstance(trainer.train_dataloader, BatchLoader):
+            trainer.train_dataloader.load_state_dict(self._position[0])
+        state, self._restored = of_this_process(self._restored), None
+        for optimizer, rates in self._rates:
+            if rates != base_rates(optimizer):
+                change_rates(optimizer, rates, [config.scheduler for config in trainer.lr_scheduler_configs])
+        if state is None:
+            return  # of another number of processes
         torch.set_rng_state(state["torch"])
         if state["cuda"]:
             torch.cuda.set_rng_state_all(state["cuda"])
@@ -47,3 +83,19 @@ class ReproducibleResume(L.Callback):
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
+
+
+def base_rates(optimizer: Optimizer) -> list[float]:
+    """The learning rate of every parameter group, before a scheduler's factor."""
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+
+
+def change_rates(optimizer: Optimizer, rates: list[float], schedulers: list[Any]) -> None:
+    """Give every group another base rate; what a scheduler has made of the former one is scaled with it."""
+    for group, rate, former in zip(optimizer.param_groups, rates, base_rates(optimizer), strict=True):
+        group["lr"] = group["lr"] * rate / former if former else rate
+        if "initial_lr" in group:
+            group["initial_lr"] = rate
+    for scheduler in schedulers:
+        if getattr(scheduler, "optimizer", None) is optimizer and hasattr(scheduler, "base_lrs"):
+            scheduler.base_lrs = list(rates)

@@ -67,7 +67,7 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, parent_run_id: str |
     callbacks = []
     for name, section in (config.get("callbacks") or {}).items():
         extra: dict[str, Any] = {}
-        if section and str(section.get("_target_", "")).endswith("ModelCheckpoint") and not section.get("dirpath"):
+        if section and str(section.get("_target_", "")).endswith("Checkpoint") and not section.get("dirpath"):
             extra["dirpath"] = run_dir / "checkpoints"
         if section:
             callbacks.append(build(section, f"callbacks.{name}", **extra))
@@ -76,11 +76,24 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, parent_run_id: str |
         "trainer",
         logger=_build_logger(config, run_dir, parent_run_id) or False,
         callbacks=callbacks,
+        plugins=_plugins(config["trainer"].get("plugins")),
         default_root_dir=run_dir,
         use_distributed_sampler=False,  # the loaders shard themselves
         enable_model_summary=False,
     )
     return trainer
+
+
+def _plugins(chosen: Any) -> list[Any]:
+    """The user's own, and ours that writes checkpoints, unless one of theirs does."""
+    from lightning.fabric.plugins import CheckpointIO
+
+    from rlhf_lightning.callbacks import DurableCheckpointIO
+
+    listed = [] if chosen is None else chosen if isinstance(chosen, list) else [chosen]
+    plugins = [build(each, "trainer.plugins") if isinstance(each, Mapping) else each for each in listed]
+    has_own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
+    return plugins if has_own else [*plugins, DurableCheckpointIO()]
 
 
 def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None) -> Any:

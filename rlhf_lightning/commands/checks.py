@@ -48,6 +48,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         if not config.get("reward"):
             raise UserError("reward: PPO needs it; choose reward=default and set reward.function or reward.model")
         _check_ppo(config["algorithm"])
+        _check_strategy(config["trainer"].get("strategy"))
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
     if config["model"].get("quantization") and not config["model"].get("adapter"):
@@ -75,6 +76,15 @@ def _check_ppo(algorithm: Mapping[str, Any]) -> None:
         )
     if ptx.get("coef") and not ptx.get("data"):
         raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
+
+
+def _check_strategy(strategy: Any) -> None:
+    sharded = strategy.get("stage") == 3 if isinstance(strategy, Mapping) else "deepspeed_stage_3" in str(strategy)
+    if sharded:
+        raise UserError(
+            "trainer.strategy: under ZeRO-3 every generated token gathers the weights, and a process that has finished "
+            "its responses would leave the others waiting; for PPO choose trainer=fsdp2 or trainer=deepspeed_zero2"
+        )
 
 
 def check_reward(reward: Mapping[str, Any], prefix: str) -> None:

@@ -1,14 +1,18 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
-Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (with its traceback), 130 Ctrl-C.
+Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (with its traceback), 130 Ctrl-C,
+143 SIGTERM (a training run has saved a checkpoint then).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import hydra
@@ -26,7 +30,8 @@ from rlhf_lightning.commands.composition import (
     plain_config,
 )
 from rlhf_lightning.commands.quiet import quieten
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.commands.run_folder import first_process
+from rlhf_lightning.errors import Terminated, UserError
 
 Task = Callable[[dict[str, Any]], object]
 _HYDRA_OPTIONS = (
@@ -61,9 +66,13 @@ def run_command(body: Callable[[], None]) -> None:
         sys.path.append(os.getcwd())  # an extension's modules may lie in the user's folder
     quieten()
     try:
-        body()
+        with _terminated_by_sigterm():
+            body()
     except UserError as error:
         _fail(str(error))
+    except Terminated:
+        # Lightning kills this process if one that it has started ends with another code than 0.
+        sys.exit(143 if first_process() else 0)
     except FileNotFoundError as error:
         if error.filename is None:
             raise
@@ -71,6 +80,24 @@ def run_command(body: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+@contextmanager
+def _terminated_by_sigterm() -> Iterator[None]:
+    """SIGTERM becomes `Terminated`, so that what is open is closed. While a model trains, `StopOnSigterm` has it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise Terminated
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _fail(message: str) -> NoReturn:

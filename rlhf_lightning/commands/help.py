@@ -24,7 +24,8 @@ GROUPS = {
 }
 KEYS = {
     "seed": "of initial weights, order of the data and sampled responses",
-    "ckpt": "resume from a checkpoint file, or `last`",
+    "ckpt": "resume from a checkpoint file, or `last`, the newest complete one",
+    "resume_anyway": "true: resume although the config has changed in what the run means",
     "run_dir": "the run folder; default outputs/<experiment>/<time>",
     "explain": "true: print the batch arithmetic and stop",
     "register": "MLflow: make the trained model a new version of this registered model",

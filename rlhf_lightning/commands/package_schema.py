@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import Required, TypedDict
 
+from rlhf_lightning.commands.library_schema import ModelCheckpoint
 from rlhf_lightning.commands.schema import (
     BelowOne,
     Count,
@@ -164,6 +165,11 @@ class PretrainingMix(TypedDict, total=False):
 
 
 @strict
+class FullySharded(TypedDict, total=False):
+    process_group_backend: Literal["nccl", "gloo"] | None
+
+
+@strict
 class World(TypedDict, total=False):
     folder: Required[Text]
     seed: Whole
@@ -202,6 +208,11 @@ class ReproducibleResume(TypedDict, total=False):
 
 
 @strict
+class StopOnSigterm(TypedDict, total=False):
+    dirpath: Text | None
+
+
+@strict
 class SampleTable(TypedDict, total=False):
     every_n_epochs: Count
     rows: Count
@@ -230,11 +241,14 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.algorithms.KLPenalty": KLPenalty,
     "rlhf_lightning.algorithms.RewardShaping": RewardShaping,
     "rlhf_lightning.algorithms.PretrainingMix": PretrainingMix,
+    "rlhf_lightning.algorithms.FullySharded": FullySharded,
     "rlhf_lightning.simulation.write_world": World,
     "rlhf_lightning.callbacks.Guardrails": Guardrails,
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
     "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
     "rlhf_lightning.callbacks.ReproducibleResume": ReproducibleResume,
+    "rlhf_lightning.callbacks.ResumableCheckpoint": ModelCheckpoint,
     "rlhf_lightning.callbacks.SampleTable": SampleTable,
+    "rlhf_lightning.callbacks.StopOnSigterm": StopOnSigterm,
     "rlhf_lightning.callbacks.TrainableAverage": TrainableAverage,
 }

@@ -24,9 +24,9 @@ from rlhf_lightning.commands.schema import Pipeline
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
 from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
-from rlhf_lightning.commands.train import check, print_end, run
+from rlhf_lightning.commands.train import check, print_end, print_stopped, run
 from rlhf_lightning.commands.validation import MISSING, validate
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import Terminated, UserError
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
                 results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
             else:
                 _announce(stage)
-                results = run(stage.config, parent.run_id if parent else None).summary
+                results = _run_stage(stage, run_dir, parent.run_id if parent else None)
             summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
         if not first_process():
             return summary
@@ -129,6 +129,16 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
         parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
     print_end(run_dir, pipeline, files)
     return summary
+
+
+def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None) -> dict[str, Any]:
+    try:
+        return run(stage.config, parent_run_id).summary
+    except Terminated:
+        print_stopped(
+            stage.folder, f"the same command with from={stage.name} stages.{stage.name}.ckpt=last run_dir={run_dir}"
+        )
+        raise
 
 
 def _announce(stage: StageConfig) -> None:

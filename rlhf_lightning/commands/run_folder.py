@@ -1,9 +1,10 @@
-"""The run folder: where it is, which checkpoint to resume from, and files that are whole or not there."""
+"""The run folder: where it is, which checkpoint to resume from, and its own files."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.durable import manifest_of, what_is_broken, write_text_durably
 from rlhf_lightning.errors import UserError
 
-# Lightning starts further processes by running the command again: they must find the first one's folder.
+# Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
 _SHARED = "RLHF_LIGHTNING_RUN_DIR"
+_SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
+_STARTED = ".started"  # in checkpoints/: those older than it are of an earlier run in the same folder
 
 
 def first_process() -> bool:
@@ -24,13 +28,15 @@ def first_process() -> bool:
     return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
-def choose_run_dir(config: Mapping[str, Any]) -> Path:
-    """`run_dir`, or the run that `ckpt` belongs to, or a new `outputs/<name>/<time>`."""
+def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
+    """`run_dir`, or the run that `checkpoint` belongs to, or a new `outputs/<name>/<time>`."""
     if config.get("run_dir"):
         return Path(config["run_dir"])
     if shared := os.environ.get(_SHARED):
         return Path(shared)
-    folder = _run_of_checkpoint(config) or _new_folder(OUTPUTS / str(config["name"]))
+    folder = checkpoint and run_of_checkpoint(checkpoint)
+    if folder is None:
+        folder = _new_folder(OUTPUTS / str(config["name"]))
     os.environ[_SHARED] = str(folder)
     return folder
 
@@ -38,6 +44,7 @@ def choose_run_dir(config: Mapping[str, Any]) -> Path:
 def forget_run_dir() -> None:
     """After a run, so that the next one in this process (a sweep) gets a folder of its own."""
     os.environ.pop(_SHARED, None)
+    os.environ.pop(_SHARED_CHECKPOINT, None)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -46,54 +53,83 @@ def _new_folder(parent: Path) -> Path:
     return next(parent / name for name in names if not (parent / name).exists())
 
 
-def _run_of_checkpoint(config: Mapping[str, Any]) -> Path | None:
-    """A run resumed from its own checkpoint goes on in its own folder."""
-    if config.get("ckpt") == "last":
-        return find_checkpoint(config, None).parents[1]
-    if config.get("ckpt"):
-        folder = Path(config["ckpt"]).resolve().parents[1]
-        return folder if (folder / "config.yaml").is_file() else None
-    return None
+def run_of_checkpoint(checkpoint: Path) -> Path | None:
+    """The folder of the run that saved a checkpoint: its run goes on there."""
+    folder = checkpoint.absolute().parents[1]
+    return folder if (folder / "config.yaml").is_file() else None
 
 
-def find_checkpoint(config: Mapping[str, Any], run_dir: Path | None) -> Path:
-    """The checkpoint that `ckpt` names; `last` is the newest of the run folder, or of `outputs/<name>` without one.
+def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that `ckpt` names; `last` is the newest complete one of `run_dir`, or else of `outputs/<name>`.
+
+    A broken one is passed over with a line on stderr: its size or hash is not that of its manifest, or, without a
+    manifest, it does not look whole. So are those that an earlier run has left in the folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the one that is named is broken.
     """
-    if config["ckpt"] != "last":
-        if not Path(config["ckpt"]).exists():
-            raise UserError(f"ckpt: {config['ckpt']} does not exist")
-        return Path(config["ckpt"])
-    root = run_dir or OUTPUTS / str(config["name"])
+    if not config.get("ckpt"):
+        return None
+    if not first_process() and (shared := os.environ.get(_SHARED_CHECKPOINT)):
+        return Path(shared)
+    checkpoint = _newest_complete(config) if config["ckpt"] == "last" else _named(Path(config["ckpt"]))
+    os.environ[_SHARED_CHECKPOINT] = str(checkpoint)
+    return checkpoint
+
+
+def _named(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"ckpt: {path} does not exist")
+    # Another tool's checkpoint has no manifest: whether it can be read shows when it is loaded.
+    if manifest_of(path).exists() and (problem := what_is_broken(path)):
+        raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")
+    return path
+
+
+def _newest_complete(config: Mapping[str, Any]) -> Path:
+    run_dir = config.get("run_dir")
+    root = Path(run_dir) if run_dir else OUTPUTS / str(config["name"])
     pattern = "checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"
-    found = sorted(root.glob(pattern), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise UserError(f"ckpt: no checkpoint in {root}; start without ckpt=last, or name the run with run_dir=...")
-    return found[-1]
+    for path in sorted(root.glob(pattern), key=_age_key, reverse=True):
+        problem = _of_earlier_run(path) or what_is_broken(path)
+        if problem is None:
+            return path
+        if first_process():
+            sys.stderr.write(f"ckpt: {path} is passed over: {problem}\n")
+    raise UserError(f"ckpt: no whole checkpoint in {root}; start without ckpt=last, or name the run with run_dir=...")
+
+
+def _age_key(path: Path) -> int:
+    return path.lstat().st_mtime_ns
+
+
+def _of_earlier_run(path: Path) -> str | None:
+    started = path.parent / _STARTED
+    earlier = started.is_file() and _age_key(path) < _age_key(started)
+    return "it is of an earlier run in this folder" if earlier else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in a folder has saved one."""
+    return any(_of_earlier_run(path) is None for path in folder.glob("checkpoints/*.ckpt"))
+
+
+def begin_run(folder: Path) -> None:
+    """Mark the start of a new run, whose `ckpt=last` must not find what an earlier one has left in its folder."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    write_text_durably(folder / "checkpoints" / _STARTED, "")
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The composed config, before anything else, and without the summary of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """summary.json: one flat object."""
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Beside the target, synced, then renamed: a reader sees the whole file or the former one."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    write_text_durably(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ class Train(TypedDict, total=False):
     seed: Required[Annotated[int, Field(ge=0, le=2**32 - 1)]]
     run_dir: Text | None
     ckpt: Text | None
+    resume_anyway: bool
     explain: bool
     register: Text | None
     prepare: Mapping | None

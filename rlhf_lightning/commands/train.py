@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,11 +17,14 @@ from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
+from rlhf_lightning.commands.resuming import check_same_run
 from rlhf_lightning.commands.run_folder import (
+    begin_run,
     choose_run_dir,
     find_checkpoint,
     first_process,
     forget_run_dir,
+    has_checkpoint,
     read_json_lines,
     write_config,
     write_summary,
@@ -28,6 +33,7 @@ from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.tracking import check_tracking, log_run_files, register_model, ui_command, uses_mlflow
 from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.errors import Terminated
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,12 @@ def train(config: dict[str, Any]) -> None:
         print(explain(config))
         return
     check_inputs(config)
-    result = run(config)
+    try:
+        result = run(config)
+    except Terminated:
+        folder = choose_run_dir(config)
+        print_stopped(folder, f"the same command with ckpt=last run_dir={folder}")
+        raise
     print_end(result.folder, config)
 
 
@@ -79,8 +90,10 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         parent_run_id: MLflow's id of the pipeline that this run belongs to.
     """
     started = time.monotonic()
-    run_dir = choose_run_dir(config)
-    checkpoint = find_checkpoint(config, run_dir) if config.get("ckpt") else None
+    checkpoint = find_checkpoint(config)
+    if checkpoint is not None:
+        check_same_run(config, checkpoint)
+    run_dir = choose_run_dir(config, checkpoint)
     if uses_mlflow(config):
         check_tracking(config["logger"]["tracking_uri"])
 
@@ -91,17 +104,24 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
 
     if first_process():
         write_config(run_dir, config)
+        if checkpoint is None:
+            begin_run(run_dir)
     build(config.get("prepare"), "prepare")
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
     module = build_module(config, tokenizer)
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    except Terminated:
+        if trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
+        raise
 
     summary = {**summarise(config, trainer), "wall_seconds": round(time.monotonic() - started, 2)}
+    module.export(run_dir / "model")  # type: ignore[operator]
     if first_process():
-        module.export(run_dir / "model")  # type: ignore[operator]
         write_summary(run_dir, summary)
         _write_card(config, run_dir, tokenizer)
         log_run_files(trainer.loggers, run_dir)
@@ -148,6 +168,13 @@ def bayes_accuracy(val: Any) -> float | None:
     from rlhf_lightning.simulation import mean_certainty
 
     return mean_certainty(probabilities)
+
+
+def print_stopped(folder: Path, command: str) -> None:
+    """The line of a run that SIGTERM has stopped: how to go on."""
+    if first_process():
+        how = f"go on with {command}" if has_checkpoint(folder) else "there is no checkpoint yet; start it again"
+        sys.stderr.write(f"stopped by SIGTERM; {how}\n")
 
 
 def print_end(folder: Path, config: Mapping[str, Any], made: Collection[Path] = ()) -> None:

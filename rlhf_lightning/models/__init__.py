@@ -23,6 +23,7 @@ from rlhf_lightning.models.loading import (
 from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference, SharedRewardModel
 from rlhf_lightning.models.saving import end_of_sequence_ids, save_model
+from rlhf_lightning.models.sharding import as_forward, shard, whole_weights
 from rlhf_lightning.models.value_head import ValueHead
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "SharedRewardModel",
     "TokenPredictions",
     "ValueHead",
+    "as_forward",
     "disable_dropout",
     "end_of_sequence_ids",
     "fingerprint",
@@ -53,4 +55,6 @@ __all__ = [
     "scatter_tokens",
     "score_moments",
     "sequence_logprobs",
+    "shard",
+    "whole_weights",
 ]

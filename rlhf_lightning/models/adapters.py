@@ -243,9 +243,14 @@ def adapter_active(model: nn.Module, name: str) -> Iterator[None]:
             layer.set_adapter(TRAINED)
 
 
-def save_network(model: Any, folder: str | Path) -> None:
-    """Write a Hugging Face folder, or an adapter folder for a model with an adapter (the trained one alone)."""
+def save_network(model: Any, folder: str | Path, state: dict[str, Any] | None = None) -> None:
+    """Write a Hugging Face folder, or an adapter folder for a model with an adapter (the trained one alone).
+
+    Args:
+        state: the weights to write; None: those of the model.
+    """
+    weights = {} if state is None else {"state_dict": state}
     if has_adapter(model):
-        model.save_pretrained(folder, selected_adapters=[TRAINED])
+        model.save_pretrained(folder, selected_adapters=[TRAINED], **weights)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **weights)

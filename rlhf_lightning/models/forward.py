@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.functional import chunked_token_logprobs
+from rlhf_lightning.models.sharding import as_forward
 
 # Logits alive at a time: 2^25 float32 values are 128 MiB.
 LOGITS_IN_FLIGHT = 2**25
@@ -70,6 +71,12 @@ def predict_tokens(
     Returns:
         log-probabilities [K] in nats, entropies [K] if asked for, and the hidden states [K, H] they come from.
     """
+    return as_forward(model, _predict_tokens)(input_ids, flags, temperature, with_entropy)
+
+
+def _predict_tokens(
+    model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float, with_entropy: bool
+) -> TokenPredictions:
     wanted = flags.bool()
     hidden = hidden_states(model, input_ids)[:, :-1][wanted[:, 1:]]
     return predict_from_hidden(model, hidden, input_ids[wanted], temperature, with_entropy)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlhf_lightning.models.adapters import NF4, LoRA, save_network
+from rlhf_lightning.models.adapters import NF4, LoRA
 from rlhf_lightning.models.forward import bare_model, hidden_states
 from rlhf_lightning.models.loading import (
     Dtype,
@@ -55,12 +55,6 @@ class RewardModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write an AutoModelForSequenceClassification folder, or an adapter folder with the config beside it."""
-        save_network(self.classifier, folder)
-        if not (Path(folder) / "config.json").is_file():
-            self.classifier.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
 
     def keep_moments(self, moments: ScoreMoments | None) -> None:
         """Write the unit of the scores into the config that is saved with the model; None: it is not known."""

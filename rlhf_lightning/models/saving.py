@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.models.adapters import save_network
 from rlhf_lightning.models.reward_model import RewardModel
+from rlhf_lightning.models.sharding import whole_state
 
 
 def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -20,6 +22,8 @@ def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write the weights (or the adapter), the tokenizer with its chat template, and the generation config.
+
+    Every process calls it, because sharded weights are gathered; the first one writes.
 
     The generation config names every EOS that training knew: plain `generate` would not stop at a tokenizer's EOS that
     the model's own config does not name. A reward model whose pad token is its EOS is saved without one: transformers
@@ -33,5 +37,11 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
         ends = end_of_sequence_ids(model, tokenizer)
         settings.eos_token_id = ends if len(ends) > 1 else ends[0]
         settings.pad_token_id = tokenizer.pad_token_id
-    save_network(model, folder)
+    network = model.classifier if isinstance(model, RewardModel) else model
+    state = whole_state(network)
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
+    save_network(network, folder, state)
+    if isinstance(model, RewardModel) and not (Path(folder) / "config.json").is_file():
+        network.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
     tokenizer.save_pretrained(folder)

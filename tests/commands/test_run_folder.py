@@ -4,8 +4,18 @@ import os
 
 import pytest
 
+from rlhf_lightning import durable
 from rlhf_lightning.commands import run_folder
-from rlhf_lightning.commands.run_folder import choose_run_dir, find_checkpoint, first_process, forget_run_dir
+from rlhf_lightning.commands.run_folder import (
+    begin_run,
+    choose_run_dir,
+    find_checkpoint,
+    first_process,
+    forget_run_dir,
+    has_checkpoint,
+)
+from rlhf_lightning.durable import manifest_of, save_with_manifest
+from rlhf_lightning.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -15,11 +25,11 @@ def no_shared_folder(monkeypatch, empty_folder):
     forget_run_dir()
 
 
-def checkpoint(folder, age: float):
-    file = folder / "checkpoints" / "last.ckpt"
-    file.parent.mkdir(parents=True)
+def checkpoint(folder, age: float, name: str = "last.ckpt"):
+    file = folder / "checkpoints" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("{}")
-    file.write_bytes(b"x")
+    save_with_manifest(file, lambda opened: opened.write(b"weights"), epoch=1, global_step=5)
     os.utime(file, (1e9 - age, 1e9 - age))
     return file
 
@@ -45,20 +55,108 @@ def test_further_processes_of_a_run_find_its_folder():
 def test_the_last_checkpoint_is_the_newest_of_the_experiment(empty_folder):
     checkpoint(empty_folder / "outputs" / "ppo" / "a", age=10)
     newest = checkpoint(empty_folder / "outputs" / "ppo" / "b", age=5)
-    assert find_checkpoint({"name": "ppo", "ckpt": "last"}, None).resolve() == newest
+    assert find_checkpoint({"name": "ppo", "ckpt": "last"}).resolve() == newest
 
 
 def test_a_resumed_run_goes_on_in_its_own_folder(empty_folder):
     file = checkpoint(empty_folder / "outputs" / "ppo" / "a", age=10)
-    assert choose_run_dir({"name": "ppo", "ckpt": str(file)}) == empty_folder / "outputs" / "ppo" / "a"
-    forget_run_dir()
-    assert choose_run_dir({"name": "ppo", "ckpt": "last"}).resolve() == empty_folder / "outputs" / "ppo" / "a"
+    for ckpt in (str(file), "last"):
+        config = {"name": "ppo", "ckpt": ckpt}
+        assert choose_run_dir(config, find_checkpoint(config)) == empty_folder / "outputs" / "ppo" / "a"
+        forget_run_dir()
+
+
+def test_without_ckpt_there_is_none(empty_folder):
+    checkpoint(empty_folder / "outputs" / "ppo" / "a", age=10)
+    assert find_checkpoint({"name": "ppo", "ckpt": None}) is None
+
+
+def cut(file):
+    file.write_bytes(b"")
+
+
+def flip(file):
+    file.write_bytes(b"wEights")
+
+
+def spoil_manifest(file):
+    manifest_of(file).write_text("{")
+
+
+def without_manifest(file):
+    manifest_of(file).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "it has 0 bytes, its manifest says 7"),
+        (flip, "its hash is not its manifest's"),
+        (spoil_manifest, "last.ckpt.manifest.json cannot be read"),
+        (without_manifest, "it has no manifest and is not a whole zip archive"),
+    ],
+)
+def test_a_broken_checkpoint_is_passed_over_with_a_line_that_says_why(damage, reason, empty_folder, capsys):
+    run = empty_folder / "run"
+    older = checkpoint(run, age=10, name="epoch=0001.ckpt")
+    newest = checkpoint(run, age=5)
+    damage(newest)
+    os.utime(newest, (1e9 - 5, 1e9 - 5))
+    assert find_checkpoint({"ckpt": "last", "run_dir": str(run)}) == older
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ckpt: {newest} is passed over: {reason}")
+
+
+def test_a_broken_checkpoint_that_is_named_is_an_error(empty_folder):
+    file = checkpoint(empty_folder / "run", age=1)
+    flip(file)
+    with pytest.raises(UserError, match=r"^ckpt: .*last.ckpt is broken: its hash"):
+        find_checkpoint({"ckpt": str(file)})
+
+
+def test_another_tools_checkpoint_is_taken_when_it_is_named(empty_folder):
+    file = checkpoint(empty_folder / "run", age=1)
+    manifest_of(file).unlink()
+    assert find_checkpoint({"ckpt": str(file)}) == file
+
+
+def test_the_last_checkpoint_may_be_a_sharded_folder(empty_folder, capsys):
+    whole, half = (empty_folder / "run" / "checkpoints" / name for name in ("a.ckpt", "b.ckpt"))
+    for age, folder in ((2, whole), (1, half)):
+        folder.mkdir(parents=True)
+        (folder / "__0_0.distcp").write_bytes(b"x")
+        if folder == whole:
+            (folder / ".metadata").write_bytes(b"x")
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    assert find_checkpoint({"ckpt": "last", "run_dir": str(empty_folder / "run")}) == whole
+    assert "b.ckpt is passed over: the folder has no .metadata" in capsys.readouterr().err
+
+
+def test_a_new_run_does_not_find_what_an_earlier_one_left_in_its_folder(empty_folder, capsys):
+    run = empty_folder / "run"
+    checkpoint(run, age=10)
+    begin_run(run)
+    assert not has_checkpoint(run)
+    with pytest.raises(UserError, match=r"^ckpt: no whole checkpoint"):
+        find_checkpoint({"ckpt": "last", "run_dir": str(run)})
+    assert "of an earlier run in this folder" in capsys.readouterr().err
+    checkpoint(run, age=-4e9)
+    assert has_checkpoint(run)
+
+
+def test_further_processes_take_the_first_ones_checkpoint(empty_folder, monkeypatch):
+    first = checkpoint(empty_folder / "run", age=10)
+    config = {"ckpt": "last", "run_dir": str(empty_folder / "run")}
+    assert find_checkpoint(config) == first
+    checkpoint(empty_folder / "run", age=5, name="newer.ckpt")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert find_checkpoint(config) == first
 
 
 @pytest.mark.parametrize("ckpt", ["last", "there/is/none.ckpt"])
 def test_a_checkpoint_that_is_not_there_is_an_error(ckpt):
     with pytest.raises(ValueError, match=r"^ckpt: "):
-        find_checkpoint({"name": "ppo", "ckpt": ckpt}, None)
+        find_checkpoint({"name": "ppo", "ckpt": ckpt})
 
 
 def test_a_file_is_whole_or_the_former_one(empty_folder, monkeypatch):
@@ -67,7 +165,7 @@ def test_a_file_is_whole_or_the_former_one(empty_folder, monkeypatch):
     def killed(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_folder.os, "fsync", killed)
+    monkeypatch.setattr(durable.os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         run_folder.write_summary(empty_folder, {"a": 2})
     assert (empty_folder / "summary.json").read_text() == '{\n  "a": 1\n}\n'

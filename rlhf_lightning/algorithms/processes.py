@@ -1,0 +1,25 @@
+"""What every process of a run has of its own."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def of_every_process(value: T) -> list[T]:
+    """The values of all processes, in the order of their ranks. Every process has to call it."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    values: list[T] = [value] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def of_this_process(values: list[T]) -> T | None:
+    """This process's part of what `of_every_process` returned, None if that was for another number of processes."""
+    ready = distributed.is_available() and distributed.is_initialized()
+    world_size, rank = (distributed.get_world_size(), distributed.get_rank()) if ready else (1, 0)
+    return values[rank] if len(values) == world_size else None

@@ -1,0 +1,64 @@
+"""When a checkpoint is saved: only where a run resumes from it exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class ResumableCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint at points from which a resumed run is bitwise the uninterrupted one.
+
+    - `last.ckpt` is saved at the end of every `every_n_epochs`-th epoch, also with `save_top_k=0`: Lightning 2.6 then
+      saves it only when training ends.
+    - What is due within an epoch waits until `can_resume_from`, at most for a validation or to the epoch's end.
+    """
+
+    _due = False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        n = self._every_n_train_steps
+        stepped = n > 0 and trainer.global_step % n == 0 and trainer.global_step != self._last_global_step_saved
+        self._due = self._due or (stepped and not accumulating(trainer, batch_idx))
+        if not can_resume_from(trainer, batch_idx):
+            return
+        if self._due:
+            self._save(trainer)
+        elif n == 0:  # by time, which Lightning decides
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        n = self.every_n_epochs or 0
+        epoch_due = n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
+        if (epoch_due or self._due) and not self._should_skip_saving_checkpoint(trainer):
+            self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        self._due = False
+        metrics = self._monitor_candidates(trainer)
+        self._save_topk_checkpoint(trainer, metrics)
+        self._save_last_checkpoint(trainer, metrics)
+
+
+def accumulating(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the batch's gradient waits for further ones: gradients are not in a checkpoint."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
+
+
+def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a checkpoint saved at this batch's end holds all of the run.
+
+    Not so while gradients accumulate, before a validation (a resumed run would leave it out), and at the last batch
+    (the epoch's end, a moment later, is the better point).
+    """
+    if trainer.is_last_batch or accumulating(trainer, batch_idx):
+        return False
+    every = trainer.val_check_batch
+    counted = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx
+    validates = trainer.enable_validation and every not in (None, float("inf")) and (counted + 1) % int(every) == 0
+    return not validates

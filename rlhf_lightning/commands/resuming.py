@@ -1,0 +1,88 @@
+"""Whether a run may go on with another config than the one it began with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rlhf_lightning.commands.run_folder import first_process, run_of_checkpoint
+from rlhf_lightning.errors import UserError
+
+# What may change: a run with another value still means the same, or says itself what is new (a learning rate).
+_HARMLESS = {
+    *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
+    *("data.val_batch_size", "reward.batch_size"),
+    *(f"trainer.{key}" for key in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")),
+    *(f"trainer.{key}" for key in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch")),
+    *(f"trainer.{key}" for key in ("limit_val_batches", "num_sanity_val_steps", "inference_mode", "profiler")),
+    *(f"trainer.{key}" for key in ("detect_anomaly", "enable_progress_bar")),
+}
+# Callbacks that only watch and save. Any other one may act on the weights, as an average of them does.
+_WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "ProgressBar", "SampleTable", "StopOnSigterm")
+_LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
+
+
+def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
+    """Print what differs from the config of the checkpoint's run, and refuse what would change its meaning.
+
+    Raises:
+        UserError: such a difference, unless `resume_anyway` is set.
+    """
+    folder = run_of_checkpoint(checkpoint)
+    if folder is None:
+        return
+    former: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    changes = {key: (old, new) for key, old, new in differences(former, config) if key not in _SILENT}
+    refused = [key for key in changes if changes_meaning(key, former, config)]
+    if first_process():
+        for key, (old, new) in changes.items():
+            sys.stderr.write(f"resume: {key}: {_shown(old)} -> {_shown(new)}\n")
+    if refused and not config.get("resume_anyway"):
+        raise UserError(
+            f"{', '.join(refused)}: changed since the run began, which would make it another run; start a new one "
+            "(another run_dir, without ckpt), take the former values, or say resume_anyway=true"
+        )
+
+
+_SILENT = {"ckpt", "resume_anyway", "explain"}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, old and new value of everything that differs; a section that only one has is one difference.
+
+    >>> list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}))
+    [('a.c', 2, 3)]
+    """
+    for name in dict.fromkeys([*old, *new]):
+        key, before, after = f"{prefix}{name}", old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from differences(before, after, f"{key}.")
+        elif before != after:
+            yield key, before, after
+
+
+def changes_meaning(key: str, former: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether a run with another value of `key` is another run."""
+    parts = key.split(".")
+    if parts[0] == "callbacks" and len(parts) > 1:
+        sections = [(each.get("callbacks") or {}).get(parts[1]) for each in (former, config)]
+        targets = [str(section.get("_target_", "")) for section in sections if section]
+        return not all(target.endswith(_WATCHERS) for target in targets)
+    if key in _LENGTH:
+        return _depends_on_length(config)
+    return not any(".".join(parts[: i + 1]) in _HARMLESS for i in range(len(parts)))
+
+
+def _depends_on_length(config: Mapping[str, Any]) -> bool:
+    """Whether the learning rate of every step depends on how many steps there will be."""
+    target = str((config.get("scheduler") or {}).get("_target_", "constant"))
+    return "constant" not in target
+
+
+def _shown(value: Any) -> str:
+    """On one line, as on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,152 @@
+"""Files that a kill leaves whole: written beside their target, synced, renamed; and manifests that prove it.
+
+A checkpoint `last.ckpt` has a manifest `last.ckpt.manifest.json`. It lists the sizes and hashes that the file may have:
+the one being saved and the one before. It is written before the checkpoint is renamed into place, so that at every
+moment the file there, old or new, is one that the manifest knows: one rename decides, and no kill can fall between two.
+After the rename the former entry is taken out. Needs no torch: a broken checkpoint is found before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+BLOCK = 1 << 24
+
+
+class HashingFile:
+    """A file open for writing that hashes what passes through it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        self._hash.update(data)
+        self.size += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+
+Write = Callable[[Any], object]  # takes a HashingFile, a file as far as torch.save is concerned
+
+
+def write_durably(path: Path, write: Write, before_rename: Write = lambda file: None) -> None:
+    """Call `write` on a hidden file beside the target, sync it, call `before_rename`, and rename it over the target."""
+    beside = _beside(path)
+    with beside.open("wb") as file:
+        hashing = HashingFile(file)
+        write(hashing)
+        file.flush()
+        os.fsync(file.fileno())
+    before_rename(hashing)
+    os.replace(beside, path)
+    _sync_folder(path.parent)
+
+
+def write_text_durably(path: Path, text: str) -> None:
+    """A reader sees the whole new text or the whole former one."""
+    write_durably(path, lambda file: file.write(text.encode()))
+
+
+def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
+    """Write a checkpoint and its manifest, and remove what a killed save of this folder has left.
+
+    Args:
+        path: the checkpoint.
+        write: writes its content.
+        facts: what else the manifest says, such as the step.
+    """
+    for stale in path.parent.glob(_beside(Path("*.ckpt")).name):
+        stale.unlink()
+    entry: dict[str, Any] = {}
+
+    def announce(file: HashingFile) -> None:
+        entry.update({"size": file.size, "sha256": file.sha256(), **facts})
+        _write_manifest(path, [entry, *read_manifest(path)])
+
+    write_durably(path, write, announce)
+    _write_manifest(path, [entry])
+
+
+def remove_with_manifest(path: Path) -> None:
+    """The manifest last: a checkpoint without one would pass for another tool's."""
+    path.unlink(missing_ok=True)
+    manifest_of(path).unlink(missing_ok=True)
+
+
+def manifest_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.manifest.json")
+
+
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The entries of a checkpoint's manifest; none where it has no manifest that can be read."""
+    try:
+        entries = json.loads(manifest_of(path).read_text(encoding="utf-8"))["entries"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return entries if isinstance(entries, list) else []
+
+
+def what_is_broken(path: Path) -> str | None:
+    """Why a checkpoint cannot be resumed from, or None if it is complete.
+
+    With a manifest, its size and hash must be an entry's. Without one (another tool's, a sharded folder) it must look
+    whole: a file by its zip directory, which torch writes last; a folder by the index that is written last.
+    """
+    if path.is_dir():
+        return None if (path / ".metadata").is_file() else "the folder has no .metadata, its index"
+    if not path.is_file():
+        return "it does not exist"
+    if manifest_of(path).exists():
+        return _differs_from_manifest(path)
+    return None if zipfile.is_zipfile(path) else "it has no manifest and is not a whole zip archive, as torch writes it"
+
+
+def _differs_from_manifest(path: Path) -> str | None:
+    entries, size = read_manifest(path), path.stat().st_size
+    if not entries:
+        return f"{manifest_of(path).name} cannot be read"
+    of_size = [entry for entry in entries if entry.get("size") == size]
+    if not of_size:
+        return f"it has {size} bytes, its manifest says {' or '.join(str(entry.get('size')) for entry in entries)}"
+    digest = _hash_of(path)
+    return None if any(entry.get("sha256") == digest for entry in of_size) else "its hash is not its manifest's"
+
+
+def _hash_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _write_manifest(path: Path, entries: list[dict[str, Any]]) -> None:
+    write_text_durably(manifest_of(path), json.dumps({"file": path.name, "entries": entries}, indent=2) + "\n")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk only when the folder is."""
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

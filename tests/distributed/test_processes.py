@@ -1,0 +1,75 @@
+"""Two processes on gloo do what one does, for the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_lightning.models import load_causal_lm, load_reward_model
+from tests.distributed.worker import NAMES, Echo, save_base, trained
+
+
+def launch(folder: Path, kind: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.distributed.worker", str(folder), kind]
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp(request.param)
+    save_base(folder)
+    launch(folder, request.param)
+    return folder, request.param
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("one")
+    save_base(folder)
+    torch.set_num_threads(1)
+    return {name: trained(folder / "base", name, "auto", 1, Echo())[0] for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_metrics_and_controller_equal_those_of_one_process(
+    name: str, two: tuple[Path, str], one: dict[str, Any]
+) -> None:
+    folder, kind = two
+    both, alone = torch.load(folder / f"{kind}_{name}.pt", weights_only=True), one[name]
+    assert both["weights"].keys() == alone["weights"].keys()
+    for key, value in both["weights"].items():
+        torch.testing.assert_close(value, alone["weights"][key], atol=2e-6, rtol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+    assert both["metrics"].keys() == alone["metrics"].keys()
+    assert both["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
+    assert both["controller"] == pytest.approx(alone["controller"], abs=1e-7)
+
+
+def test_an_exported_folder_holds_the_whole_weights(two: tuple[Path, str]) -> None:
+    folder, kind = two
+    for name in NAMES:
+        load = load_reward_model if name == "reward" else load_causal_lm
+        model = load(folder / f"{kind}_{name}")
+        whole = torch.load(folder / f"{kind}_{name}.pt", weights_only=True)["weights"]
+        norm = sum(float(value.norm()) for key, value in whole.items() if "lora" not in key)
+        assert norm > 0 or "lora" in name
+        assert (folder / f"{kind}_{name}" / "tokenizer.json").is_file()
+        assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_two_processes_never_sample_the_same_text(two: tuple[Path, str]) -> None:
+    folder, kind = two
+    first, second = (json.loads((folder / f"{kind}_samples_{rank}.json").read_text()) for rank in (0, 1))
+    long = [(a, b) for a, b in zip(first, second, strict=True) if len(a.split()) > 3 or len(b.split()) > 3]
+    assert len(long) > 4
+    assert all(a != b for a, b in long)

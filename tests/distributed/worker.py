@@ -1,0 +1,147 @@
+"""What every process of tests/distributed runs: each module for one optimiser step, and what it ended with.
+
+python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.worker FOLDER STRATEGY
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor
+
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
+from rlhf_lightning.algorithms.strategies import FullySharded
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
+from rlhf_lightning.rollout import Generation, RolloutSettings
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer
+
+GLOBAL_BATCH = 8
+SGD = partial(torch.optim.SGD, lr=1.0)
+NAMES = ("sft", "reward", "dpo", "ppo", "sft_lora", "ppo_lora")
+
+
+class Echo:
+    """An engine whose responses are functions of the prompt: the same prompts give the same rollout anywhere."""
+
+    def sync(self, model: Any) -> None:
+        """Nothing to copy."""
+
+    def generate(self, prompts: list[list[int]], settings: Any, generator: Any = None) -> Generation:
+        """A response of 1 to 5 tokens, ending in EOS."""
+        rows = [[3 + (7 * sum(p) + i) % 26 for i in range(sum(p) % 5)] + [1] for p in prompts]
+        tokens, mask = torch.zeros(len(rows), 6, dtype=torch.long), torch.zeros(len(rows), 6)
+        for row, (ids, flags) in zip(rows, zip(tokens, mask, strict=True), strict=True):
+            ids[: len(row)], flags[: len(row)] = torch.tensor(row), 1.0
+        width = max(map(len, rows))
+        return Generation(tokens[:, :width], mask[:, :width], torch.zeros(len(rows), width), mask.sum(dim=1) > 0)
+
+
+def early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    """Words from the first half of the alphabet."""
+    return [float(sum(word < "n" for word in response.split())) for response in responses]
+
+
+def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any, Any]:
+    """A module and its data, such that the global batch is the same for any number of processes."""
+    tokenizer, (algorithm, _, adapter) = tiny_tokenizer(), name.partition("_")
+    settings: dict[str, Any] = {"dropout": False, "adapter": LoRA(rank=4) if adapter else None}
+    load, size = partial(load_causal_lm, folder, **settings), GLOBAL_BATCH // world
+    if algorithm == "sft":
+        rows = [{"prompt": WORDS[i], "completion": " ".join(WORDS[i : i + 1 + i % 6])} for i in range(15)]
+        return SFTModule(load, tokenizer, SGD), SFTDataModule(tokenizer, rows, batch_size=size)
+    if algorithm == "ppo":
+        module = PPOModule(
+            load,
+            tokenizer,
+            SGD,
+            reward=early,
+            rollout=RolloutSettings(max_new_tokens=6, batch_size=size),
+            kl=KLPenalty(target=0.5, horizon=20),
+            ppo_epochs=2,
+            num_minibatches=1,
+            engine=engine,
+        )
+        return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])
+    rows = [
+        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 1 + i % 4]), "rejected": WORDS[i + 1]} for i in range(15)
+    ]
+    data = PreferenceDataModule(tokenizer, rows, batch_size=size)
+    if algorithm == "dpo":
+        return DPOModule(load, tokenizer, SGD), data
+    return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
+
+
+def trainer(folder: Path, strategy: Any, world: int, **kwargs: Any) -> L.Trainer:
+    """A quiet Trainer."""
+    settings: dict[str, Any] = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "devices": world,
+        "strategy": strategy,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+        "log_every_n_steps": 1,
+    }
+    return L.Trainer(**{**settings, **kwargs})
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A weight as every process would have it alone."""
+    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
+
+
+def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> tuple[dict[str, Any], Any]:
+    """Weights and metrics after an epoch: two uneven batches, or one iteration of PPO."""
+    torch.manual_seed(0)
+    module, data = build(name, folder, world, engine)
+    fit = trainer(folder, strategy, world)
+    fit.fit(module, data)
+    weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
+    metrics = {key: float(value) for key, value in fit.callback_metrics.items() if not key.startswith(("time", "roll"))}
+    controller = module.kl_controller.value if isinstance(module, PPOModule) else 0.0
+    return {"weights": weights, "metrics": metrics, "controller": controller}, module
+
+
+def main() -> None:
+    """Run every module and leave what it ended with in FOLDER."""
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    torch.set_num_threads(1)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for name in NAMES:
+        made: Any = DDPStrategy(process_group_backend="gloo") if kind == "ddp" else FullySharded("gloo")
+        result, module = trained(folder / "base", name, made, world, Echo())
+        module.export(folder / f"{kind}_{name}")
+        if rank == 0:
+            torch.save(result, folder / f"{kind}_{name}.pt")
+    made = DDPStrategy(process_group_backend="gloo") if kind == "ddp" else FullySharded("gloo")
+    module, _ = build("ppo", folder / "base", world)
+    data = PromptDataModule(tiny_tokenizer(), [{"prompt": "a b"}])
+    module.rollout = replace(module.rollout, batch_size=64, max_new_tokens=12)
+    trainer(folder, made, world).fit(module, data)
+    sampled = [row["response"] for row in module.last_samples]
+    (folder / f"{kind}_samples_{rank}.json").write_text(json.dumps(sampled))
+
+
+def save_base(folder: Path) -> None:
+    """The model that every process starts from."""
+    tiny_model().save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+
+
+if __name__ == "__main__":
+    main()
