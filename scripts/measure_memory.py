@@ -32,6 +32,10 @@ CASES = {
         *["experiment=sft", "data.loss_on=all", "data.batch_size=2", "model/adapter=lora"],
         "model.activation_checkpointing=true",
     ],
+    "SFT, LoRA on 4-bit weights": [
+        *["experiment=sft", "data.loss_on=all", "data.batch_size=2", "model/adapter=lora", "model/quantization=nf4"],
+        "model.quantization.compute_dtype=float32",
+    ],
 }
 SUPERVISED = ["data.max_length=256", "data.val_fraction=0", "trainer.max_steps=3"]
 PPO = [

@@ -151,7 +151,13 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def missing_locally(value: str) -> bool:
-    """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names."""
+    """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names.
+
+    The name of a split may follow: `org/name:test`, `my_folder:test`.
+    """
+    if Path(value).expanduser().exists():
+        return False
+    value = re.sub(r":[\w.-]+$", "", value)
     path = Path(value).expanduser()
     if path.exists():
         return False

@@ -23,6 +23,7 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _STRATEGIES = {  # the beginning of a strategy's name -> what it shards
     "ddp": "ddp",
     "fsdp": "fsdp2",
+    "fullysharded": "fsdp2",
     "modelparallel": "fsdp2",
     "deepspeed_stage_1": "zero1",
     "deepspeed_stage_3": "zero3",
@@ -126,13 +127,18 @@ def _optimizer(section: Mapping[str, Any]) -> Optimizer:
 def _devices(config: Mapping[str, Any]) -> Devices:
     trainer = config["trainer"]
     world, _ = processes(config)
-    strategy = trainer.get("strategy", "auto")
+    strategy: Any = trainer.get("strategy", "auto")
+    views = isinstance(strategy, Mapping) and strategy.get("gradient_as_bucket_view", False)
     if isinstance(strategy, Mapping):
-        strategy = f"deepspeed_stage_{strategy.get('stage', 2)}" if "DeepSpeed" in strategy["_target_"] else (
-            str(strategy["_target_"]).rpartition(".")[2]
-        )
-    found = next((kind for name, kind in _STRATEGIES.items() if strategy.lower().startswith(name)), "ddp")
-    return Devices(world, found if world > 1 else "none", trainer.get("accelerator") == "cpu")  # type: ignore[arg-type]
+        name = str(strategy["_target_"]).rpartition(".")[2].lower()
+        strategy = f"deepspeed_stage_{strategy.get('stage', 2)}" if name == "deepspeedstrategy" else name
+    found: Any = next((kind for name, kind in _STRATEGIES.items() if strategy.startswith(name)), "ddp")
+    return Devices(
+        processes=world,
+        sharding=found if world > 1 else "none",
+        gradient_copies=2 if world > 1 and found == "ddp" and not views else 1,
+        cpu=trainer.get("accelerator") == "cpu",
+    )
 
 
 def _with_rollout(run: Run, config: Mapping[str, Any]) -> Run:

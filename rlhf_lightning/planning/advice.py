@@ -119,7 +119,7 @@ def _four_bits(run: Run) -> Changed:
 
 def _more_devices(run: Run) -> Changed:
     if run.devices.sharding not in ("zero3", "fsdp2") and run.policy.nf4 is None:
-        devices = replace(run.devices, processes=max(GPUS, run.devices.processes), sharding="fsdp2")
+        devices = replace(run.devices, processes=max(GPUS, run.devices.processes), sharding="fsdp2", gradient_copies=1)
         yield f"trainer=fsdp2 trainer.devices={devices.processes}", replace(run, devices=devices)
 
 

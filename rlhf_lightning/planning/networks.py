@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
+from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
 
 BLOCK, DOUBLE_BLOCK = 64, 256  # weights that share a scale, and scales that share one
@@ -125,28 +126,37 @@ class Network:
     @functools.lru_cache  # noqa: B019  a few networks a process
     def weights(self) -> Weights:
         """Bytes of the whole network, at its full depth."""
+        if self.lora is None or self.layers <= 2:
+            return self._count()
+        # Putting adapters on every layer of a deep network takes seconds; on each layer they are the same.
+        one, two = self.shallow(1)._count(), self.shallow(2)._count()
+        adapters = two.trainable + (self.layers - 2) * (two.trainable - one.trainable)
+        return Weights(replace(self, lora=None)._count().total, adapters, two.largest_trainable, two.output_layer)
+
+    def _count(self) -> Weights:
         network = self.build()
         four_bit = {id(m.weight): m for m in network.modules() if isinstance(m, FourBitLinear)}
         frozen, trainable = 0, [0]
         for parameter in network.parameters():
-            if parameter.requires_grad:
-                trainable.append(_bytes(parameter))
-            elif id(parameter) in four_bit:
+            if id(parameter) in four_bit:
                 frozen += four_bit_bytes(parameter.numel(), four_bit[id(parameter)].double_quant)
+            elif parameter.requires_grad:
+                trainable.append(_bytes(parameter))
             else:
                 frozen += _bytes(parameter)
-        bare = network.get_base_model() if hasattr(network, "get_base_model") else network
-        head = bare.get_output_embeddings()
+        head = bare_model(network).get_output_embeddings()
         output_layer = _bytes(head.weight) if head is not None and head.weight.requires_grad else 0
         return Weights(frozen, sum(trainable), max(trainable), output_layer)
 
-    def adapter_bytes(self) -> int:
-        """Bytes of the LoRA updates."""
-        return sum(_bytes(p) for name, p in self.build().named_parameters() if "lora_" in name)
+    def layer(self) -> Weights:
+        """Bytes of one layer."""
+        one, two = self.shallow(1).weights(), self.shallow(2).weights()
+        return Weights(two.frozen - one.frozen, two.trainable - one.trainable, two.largest_trainable, 0)
 
-    def layer_bytes(self) -> int:
-        """Bytes of one layer's weights."""
-        return self.shallow(2).weights().total - self.shallow(1).weights().total
+    def adapter_bytes(self) -> int:
+        """Bytes of the LoRA updates, without the score head of a reward model."""
+        head = self.text.hidden_size * 4 if self.task == "SEQ_CLS" else 0
+        return self.weights().trainable - head
 
 
 def _bytes(tensor: Tensor) -> int:

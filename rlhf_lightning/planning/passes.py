@@ -102,12 +102,16 @@ def training_step(
 
 
 @functools.lru_cache
-def forward_pass(network: Network, rows: Rows, loss: Loss, autocast: torch.dtype | None = None) -> Alive:
-    """The peak of a pass without gradients."""
+def forward_pass(
+    network: Network, rows: Rows, loss: Loss, autocast: torch.dtype | None = None, frozen: bool = False
+) -> Alive:
+    """The peak of a pass without gradients; autocast keeps copies of the weights that are not `frozen`."""
 
     def follow(depth: int) -> Marks:
         with _fake() as mode:
             module = network.fake(mode, depth)
+            if frozen:
+                module.requires_grad_(False)
             with mode, LiveBytes(network.vocab_size) as live, torch.no_grad(), _autocast(autocast):
                 _loss(network, [module], rows, loss, live)
                 live.mark("forward")

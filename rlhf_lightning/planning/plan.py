@@ -34,6 +34,7 @@ class Phase:
     kv_cache: int = 0
     logits: int = 0
     buffers: int = 0  # gathered weights, communication, the optimiser's intermediate results
+    before_training: bool = False  # there is no optimiser state yet
 
     @property
     def total(self) -> int:
@@ -48,20 +49,23 @@ class Plan:
     roles: tuple[Role, ...]
     phases: tuple[Phase, ...]
 
-    @property
-    def resident(self) -> int:
-        """Weights and optimiser state: there in every phase."""
-        return sum(role.weights + role.optimizer for role in self.roles)
+    def resident(self, phase: Phase) -> int:
+        """Weights, and optimiser state once training has begun."""
+        return sum(role.weights + (0 if phase.before_training else role.optimizer) for role in self.roles)
+
+    def total(self, phase: Phase) -> int:
+        """Bytes alive in a phase."""
+        return self.resident(phase) + phase.total
 
     @property
     def largest(self) -> Phase:
         """The phase with the peak."""
-        return max(self.phases, key=lambda phase: phase.total)
+        return max(self.phases, key=self.total)
 
     @property
     def peak(self) -> int:
         """Bytes at the peak of the run."""
-        return self.resident + self.largest.total
+        return self.total(self.largest)
 
 
 def make_plan(run: Run) -> Plan:
@@ -107,21 +111,27 @@ def _trained(run: Run, name: str, weights: Weights) -> Role:
     state = size * run.optimizer.copies
     if sharding.startswith("zero") and run.policy.element < 4:
         state = size // run.policy.element * 4 * (run.optimizer.copies + 1)  # DeepSpeed keeps float32 masters
-    gradients = size // gradients_in
-    if sharding == "ddp":
-        gradients *= 2  # its buckets are a second copy
+    gradients = size // gradients_in * run.devices.gradient_copies
     return Role(name, weights.total // weights_in, gradients, state // optimizer_in)
 
 
 def _reference(run: Run, weights: Weights) -> Role:
     if not run.keeps_reference and run.policy.lora is None:
-        return Role("reference", 0, note="let go after its log-probabilities were taken")
-    if run.policy.lora is None or (run.algorithm == "ppo" and run.separate):
-        # It is no part of the module that the trainer casts or shards.
-        return Role("reference", replace(run.policy, cast_to=None).weights().total, note="a frozen copy, on every device")
+        return Role("reference", 0, note="a frozen copy before training, then let go")
+    if _has_reference_copy(run):
+        return Role("reference", _reference_copy(run).weights().total, note="a frozen copy, on every device")
     if run.starts_from_adapter:
         return Role("reference", run.policy.adapter_bytes(), note="a frozen copy of the adapter")
     return Role("reference", 0, note="the policy with its adapter off")
+
+
+def _has_reference_copy(run: Run) -> bool:
+    return run.policy.lora is None or (run.algorithm == "ppo" and run.separate)
+
+
+def _reference_copy(run: Run) -> Network:
+    """It is no part of the module that the trainer casts or shards."""
+    return replace(run.policy, cast_to=None)
 
 
 def _critic(run: Run) -> Network | None:
@@ -135,17 +145,30 @@ def _phases(run: Run, gradients: int) -> Iterator[Phase]:
     if run.algorithm == "ppo":
         yield from _rollout_phases(run, gradients)
     if run.algorithm == "dpo":
-        alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
-        yield Phase("reference", gradients, alive.others, logits=alive.logits, buffers=_gathered_layers(run))
+        yield _reference_phase(run, gradients)
     yield from _update_phases(run, gradients)
+
+
+def _reference_phase(run: Run, gradients: int) -> Phase:
+    if not _has_reference_copy(run):
+        alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
+        return Phase("reference", gradients, alive.others, logits=alive.logits, buffers=_gathered_layers(run))
+    copy = _reference_copy(run)
+    if run.keeps_reference:
+        alive = forward_pass(copy, run.rows, run.loss, run.autocast, frozen=True)
+        return Phase("reference", gradients, alive.others, logits=alive.logits)
+    alive = forward_pass(copy, run.rows, run.loss, frozen=True)  # before the first step there is no autocast
+    weights = copy.weights().total
+    return Phase("reference", 0, alive.others, logits=alive.logits, buffers=weights, before_training=True)
 
 
 def _update_phases(run: Run, gradients: int) -> Iterator[Phase]:
     step = training_step(run.policy, run.rows, run.loss, run.autocast, _critic(run), run.extra)
     buffers = _gathered_layers(run) + _deepspeed_buckets(run)
     yield Phase("forward", gradients, step.forward.others, logits=step.forward.logits, buffers=buffers)
+    buffers = _gathered_layers(run, backward=True) + _deepspeed_buckets(run)
     weights = run.policy.weights()
-    first = gradients if run.accumulate > 1 else _share(run, weights.output_layer)
+    first = gradients if run.accumulate > 1 else _share(run, weights.output_layer) * run.devices.gradient_copies
     # At its beginning everything that was saved is alive, at its end all gradients are, and one layer is worked on.
     start = Phase("backward", first, step.backward.others, logits=step.backward.logits, buffers=buffers)
     one_layer = max(0, step.backward.others - step.kept)
@@ -184,13 +207,20 @@ def _share(run: Run, size: int) -> int:
     return size // run.devices.processes if run.devices.sharding in ("zero2", "zero3", "fsdp2") else size
 
 
-def _gathered_layers(run: Run) -> int:
-    """Sharded weights come together layer by layer: the one that computes, the next one, and embeddings and head."""
+def _gathered_layers(run: Run, backward: bool = False) -> int:
+    """Sharded weights come together layer by layer: the one that computes, the next one, and embeddings and head.
+
+    In the backward pass the gradients of one layer, and of embeddings and head, are whole before they are spread.
+    """
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
-    critic = _critic(run)
-    networks = [network for network in (run.policy, critic) if network is not None]
-    return sum(network.weights().total - (network.layers - 2) * network.layer_bytes() for network in networks)
+    gathered = 0
+    for network in (run.policy, _critic(run)):
+        if network is not None:
+            whole, layer = network.weights(), network.layer()
+            gathered += whole.total - (network.layers - 2) * layer.total
+            gathered += (whole.trainable - (network.layers - 1) * layer.trainable) if backward else 0
+    return gathered
 
 
 def _gathered_weights(run: Run) -> int:

@@ -20,11 +20,13 @@ class Devices:
 
     Args:
         sharding: `ddp` repeats everything; ZeRO shards the optimiser (1), gradients too (2), weights too (3 and FSDP2).
+        gradient_copies: 2 where DDP's buckets are a copy of the gradients, and not views of them.
         cpu: no accelerator, so the optimiser steps through the parameters one by one.
     """
 
     processes: int = 1
     sharding: Sharding = "none"
+    gradient_copies: int = 1
     cpu: bool = False
 
 

@@ -62,7 +62,7 @@ def _phases(plan: Plan) -> list[str]:
 
 
 def _figures(plan: Plan, phase: Phase) -> list[int]:
-    parts = [plan.resident, phase.gradients, phase.activations, phase.kv_cache, phase.logits, phase.buffers]
+    parts = [plan.resident(phase), phase.gradients, phase.activations, phase.kv_cache, phase.logits, phase.buffers]
     return [*parts, sum(parts)]
 
 
