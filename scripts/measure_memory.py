@@ -93,6 +93,9 @@ def measured(arguments: list[str]) -> int:
         """Loading has a peak of its own, in main memory; it is not the device's."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            for parameter in pl_module.parameters():
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.clone()  # one that maps its file keeps all of it resident
             Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
 
     config = compose_config("train", arguments)

@@ -16,7 +16,7 @@ PACKAGE = Path(rlhf_lightning.__file__).parent
 NAME = "rlhf_lightning"
 
 LOWER = {"functional", "models", "data", "rewards", "rollout", "algorithms"}
-UPPER = {"evaluation", "simulation", "callbacks"}
+UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
     "functional": set(),
     "models": {"functional"},

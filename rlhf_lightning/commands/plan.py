@@ -60,7 +60,10 @@ def split_device(overrides: Sequence[str]) -> tuple[float, list[str]]:
 
 
 def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[tuple[dict[str, Any], bool]]:
-    """The checked training configs to plan (of every stage, for `pipeline=...`), and whether each starts from an adapter.
+    """The checked training configs to plan, those of all stages for `pipeline=...`.
+
+    Yields:
+        a config, and whether an earlier stage will leave an adapter as its model.
 
     Raises:
         UserError: one line about the first thing that is wrong.

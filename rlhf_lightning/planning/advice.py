@@ -34,20 +34,23 @@ def advise(run: Run, room: int) -> tuple[list[Change], Change | None]:
         list that fits (None: one of them fits alone, or not even all of them do).
     """
     before = make_plan(run).peak
-    single = []
-    together, overrides, combined = run, [], None
+    changes = [Change(words, make_plan(changed).peak) for change in CHANGES for words, changed in change(run)]
+    single = [change for change in changes if change.peak < before]
+    return single, None if any(change.peak <= room for change in single) else _together(run, room)
+
+
+def _together(run: Run, room: int) -> Change | None:
+    """One change after the other, until it fits."""
+    overrides: list[str] = []
     for change in CHANGES:
         for words, changed in change(run):
             peak = make_plan(changed).peak
-            if peak < before:
-                single.append(Change(words, peak))
-        for words, changed in change(together):
-            peak = make_plan(changed).peak
-            if combined is None and peak < make_plan(together).peak:
-                together = changed
+            if peak < make_plan(run).peak:
+                run = changed
                 overrides.append(words)
-                combined = Change(" ".join(_without_repeats(overrides)), peak) if peak <= room else None
-    return single, None if any(change.peak <= room for change in single) else combined
+                if peak <= room:
+                    return Change(" ".join(_without_repeats(overrides)), peak)
+    return None
 
 
 def _without_repeats(overrides: Sequence[str]) -> list[str]:

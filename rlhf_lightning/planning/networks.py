@@ -14,12 +14,18 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
+
+# Attention as in training, where rows are padded on the right and there is no mask. transformers cannot look into a fake
+# tensor to see that none is needed, and makes no mask for a kind of attention that it has no mask function for.
+WITHOUT_MASK = "sdpa_without_mask"
+AttentionInterface.register(WITHOUT_MASK, sdpa_attention_forward)
 
 BLOCK, DOUBLE_BLOCK = 64, 256  # weights that share a scale, and scales that share one
 
@@ -46,6 +52,7 @@ class Network:
         architecture: the transformers configuration.
         task: a language model or a scalar reward model.
         dtype: of the weights as they are loaded.
+        attn_implementation: `eager` keeps attention weights [heads, L, L]; all others keep queries, keys and values.
         cast_to: the type that a precision such as bf16-true turns every weight into afterwards.
     """
 
@@ -95,9 +102,8 @@ class Network:
         if self.task == "SEQ_CLS":
             architecture.num_labels = 1
         with torch.device("meta"), _quiet():
-            network = classes.from_config(
-                architecture, dtype=self.dtype, attn_implementation=self.attn_implementation or "eager"
-            )
+            attention = "eager" if self.attn_implementation == "eager" else WITHOUT_MASK
+            network = classes.from_config(architecture, dtype=self.dtype, attn_implementation=attention)
             if self.nf4 is not None:
                 _put_in_four_bits(network, self.nf4)
             network = prepare_to_train(
@@ -227,5 +233,7 @@ def _put_in_four_bits(network: nn.Module, nf4: NF4) -> None:
     for name, module in list(network.named_modules()):
         if name.split(".")[-1] in OUTPUT_LAYERS or not isinstance(module, nn.Linear | Conv1D):
             continue
-        n_in, n_out = (module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape
+        n_in, n_out = (
+            (module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape
+        )
         network.set_submodule(name, FourBitLinear(n_in, n_out, module.bias is not None, nf4))

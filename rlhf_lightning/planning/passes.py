@@ -188,7 +188,7 @@ def _scored_hidden(module: Any, rows: Rows, live: LiveBytes) -> tuple[Tensor, Te
     live.mark("forward")
     if hidden.requires_grad:
         hidden.register_hook(lambda gradient: live.mark("backward"))
-    picked = hidden[:, first:-1].reshape(-1, hidden.shape[-1]).clone()
+    picked = hidden[:, first:-1].reshape(-1, hidden.shape[-1])
     return picked, ids[:, first + 1 :].reshape(-1)
 
 

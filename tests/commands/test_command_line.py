@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import chat, evaluate, export, pipeline, train
-from rlhf_lightning.commands.help import GROUPS, KEYS, chat_help, evaluate_help, export_help, pipeline_help, train_help
+from rlhf_lightning.commands import chat, evaluate, export, pipeline, plan, train
+from rlhf_lightning.commands.help import (
+    GROUPS,
+    KEYS,
+    chat_help,
+    evaluate_help,
+    export_help,
+    pipeline_help,
+    plan_help,
+    train_help,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 # Reports what was imported, after the command has ended.
@@ -67,6 +76,12 @@ def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedPro
             "export",
             ["run=there/is/none", "to=x"],
             "run: there/is/none does not exist; allowed: the folder of a training run",
+        ),
+        ("plan", ["experiment=sft", "model.pth=x"], "model.pth: no such key; did you mean model.path?"),
+        (
+            "plan",
+            ["experiment=sft", "device_gb=x"],
+            'device_gb: found "x"; allowed: a number > 0, the GiB of one device',
         ),
         ("chat", ["model=there/is/none"], "model: there/is/none does not exist"),
         ("chat", ["modell=x"], "modell: no such key; did you mean model?"),
@@ -143,6 +158,7 @@ def test_help_lists_the_users_own_options_and_groups(tmp_path):
         (evaluate.main, evaluate_help()),
         (export.main, export_help()),
         (chat.main, chat_help()),
+        (plan.main, plan_help()),
     ],
 )
 def test_dash_dash_help_prints_the_page(main, page, monkeypatch, capsys):

@@ -29,7 +29,7 @@ PPO_GIVEN = [*GIVEN, "reward.function=my_package.my_reward"]
 def given(experiment: str) -> list[str]:
     if experiment.endswith("_demo"):
         return []
-    return PPO_GIVEN if experiment.startswith("ppo") else GIVEN
+    return PPO_GIVEN if "ppo" in experiment else GIVEN
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

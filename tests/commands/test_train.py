@@ -139,6 +139,10 @@ def test_an_empty_section_is_nothing():
         ("rows.jsonl", True),
         ("existing/other", True),
         ("existing", False),
+        ("org/name:test", False),
+        ("existing:test", False),
+        ("existing/other:test", True),
+        ("rows.jsonl:test", True),
     ],
 )
 def test_hub_names_are_told_from_paths_that_are_not_there(value, missing, empty_folder):

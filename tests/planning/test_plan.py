@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rlhf_lightning.models import NF4, LoRA
+from rlhf_lightning.planning import (
+    Devices,
+    Loss,
+    Network,
+    Optimizer,
+    RewardModel,
+    Rollout,
+    Rows,
+    Run,
+    advice_table,
+    advise,
+    make_plan,
+    plan_table,
+)
+from tests.tiny import tiny_model
+
+POLICY = Network("plan", tiny_model(layers=3).config, "CAUSAL_LM", torch.float32)
+LORA = replace(POLICY, lora=LoRA(rank=4))
+SFT = Run("sft", "sft", POLICY, Rows(4, 24, 23))
+DPO = replace(SFT, algorithm="dpo")
+PPO = Run(
+    "ppo",
+    "ppo",
+    POLICY,
+    Rows(4, 24, 16),
+    Loss(value=True),
+    rollout=Rollout(rows=16, at_once=16, prompt=8, response=16),
+    reward_model=RewardModel(replace(POLICY, task="SEQ_CLS"), rows=8),
+)
+
+
+def roles(run) -> dict:
+    return {role.name: role for role in make_plan(run).roles}
+
+
+def phases(run) -> dict:
+    return {phase.name: phase for phase in make_plan(run).phases}
+
+
+def test_all_weights_have_a_gradient_and_the_optimisers_copies():
+    policy = roles(SFT)["policy"]
+    assert (policy.gradients, policy.optimizer) == (policy.weights, 2 * policy.weights)
+    assert roles(replace(SFT, optimizer=Optimizer(1)))["policy"].optimizer == policy.weights
+    assert roles(replace(SFT, optimizer=Optimizer(0)))["policy"].optimizer == 0
+
+
+def test_an_adapter_alone_has_them_where_there_is_one():
+    policy = roles(replace(SFT, policy=LORA))["policy"]
+    assert policy.gradients == LORA.weights().trainable < policy.weights / 3
+
+
+def test_the_reference_is_a_copy_an_adapter_or_nothing():
+    assert roles(DPO)["reference"].weights == POLICY.weights().total
+    assert roles(replace(DPO, policy=LORA))["reference"].weights == 0
+    assert roles(replace(DPO, policy=LORA, starts_from_adapter=True))["reference"].weights == LORA.adapter_bytes()
+    assert roles(replace(PPO, policy=LORA, separate=True))["reference"].weights == LORA.weights().total
+    assert roles(replace(DPO, keeps_reference=False))["reference"].weights == 0
+
+
+def test_a_precomputed_reference_is_there_before_training_only():
+    before = phases(replace(DPO, keeps_reference=False))["reference"]
+    assert before.before_training
+    assert before.buffers == POLICY.weights().total
+    plan = make_plan(replace(DPO, keeps_reference=False))
+    assert plan.total(before) == 2 * POLICY.weights().total + before.activations + before.logits
+
+
+def test_a_reference_in_half_precision_stays_in_the_type_it_was_loaded_in():
+    half = replace(DPO, policy=replace(POLICY, cast_to=torch.bfloat16))
+    assert roles(half)["policy"].weights * 2 == roles(half)["reference"].weights == POLICY.weights().total
+
+
+def test_separate_layout_adds_a_trained_critic_without_an_output_layer():
+    critic = roles(replace(PPO, separate=True))["critic"]
+    assert critic.optimizer == 2 * critic.gradients
+    assert 0 < critic.weights < POLICY.weights().total
+    assert "critic" not in roles(PPO)
+
+
+def test_a_shared_reward_model_costs_its_adapter():
+    shared = replace(PPO, policy=LORA, reward_model=RewardModel(LORA, rows=8, shared=True))
+    assert roles(shared)["reward model"].weights == LORA.adapter_bytes()
+    assert roles(PPO)["reward model"].weights > roles(shared)["reward model"].weights
+
+
+@pytest.mark.parametrize(
+    ("sharding", "weights", "gradients", "optimizer"),
+    [("ddp", 1, 1, 1), ("zero1", 1, 1, 4), ("zero2", 1, 4, 4), ("zero3", 4, 4, 4), ("fsdp2", 4, 4, 4)],
+)
+def test_each_strategy_divides_what_it_shards(sharding, weights, gradients, optimizer):
+    alone = roles(SFT)["policy"]
+    part = roles(replace(SFT, devices=Devices(4, sharding)))["policy"]
+    assert part.weights == alone.weights // weights
+    assert part.gradients == alone.gradients // gradients
+    assert part.optimizer == alone.optimizer // optimizer
+
+
+def test_ddp_without_bucket_views_has_gradients_twice():
+    assert roles(replace(SFT, devices=Devices(4, "ddp", 2)))["policy"].gradients == 2 * roles(SFT)["policy"].gradients
+
+
+def test_a_rollout_under_fsdp2_gathers_all_weights():
+    sharded = phases(replace(PPO, devices=Devices(4, "fsdp2")))
+    assert sharded["rollout: sampling"].buffers == POLICY.weights().total
+    assert 0 < sharded["forward"].buffers < POLICY.weights().total
+
+
+def test_accumulated_gradients_are_alive_in_the_backward_pass():
+    once, twice = (phases(replace(SFT, accumulate=n))["backward"].gradients for n in (1, 2))
+    assert twice == roles(SFT)["policy"].gradients > once
+
+
+def test_longer_rows_and_larger_batches_cost_activations():
+    small = phases(SFT)["forward"].activations
+    assert phases(replace(SFT, rows=Rows(8, 24, 23)))["forward"].activations == pytest.approx(2 * small, rel=0.1)
+    assert phases(replace(SFT, rows=Rows(4, 48, 47)))["forward"].activations > 1.9 * small
+
+
+def test_a_second_loss_is_added_to_the_first():
+    extra = replace(PPO, extra=Rows(4, 24, 23))
+    assert phases(extra)["backward"].activations > 1.8 * phases(PPO)["backward"].activations
+
+
+def test_the_peak_is_that_of_the_largest_phase():
+    plan = make_plan(PPO)
+    assert plan.peak == max(plan.total(phase) for phase in plan.phases)
+    resident = sum(role.weights + role.optimizer for role in plan.roles)
+    assert plan.peak == resident + plan.largest.total
+
+
+def test_the_table_names_roles_phases_and_whether_it_fits():
+    plan = make_plan(PPO)
+    text = plan_table(plan, 80)
+    for name in ("policy", "value head", "reference", "reward model", "rollout: sampling", "optimiser step", "<- peak"):
+        assert name in text
+    assert text.endswith("it fits")
+    assert plan_table(plan, plan.peak / 2**30).endswith("it does not fit")  # a tenth is not usable
+
+
+def test_each_piece_of_advice_leads_to_the_peak_it_tells():
+    run = replace(DPO, rows=Rows(32, 48, 47))
+    peak = make_plan(run).peak
+    single, combined = advise(run, room=2**40)
+    told = {change.overrides: change.peak for change in single}
+    checkpointed = replace(run, policy=replace(POLICY, activation_checkpointing=True))
+    assert told["model.activation_checkpointing=true"] == make_plan(checkpointed).peak < peak
+    smaller = replace(run, rows=Rows(2, 48, 47), accumulate=16)
+    assert told["data.batch_size=1 trainer.accumulate_grad_batches=16"] == make_plan(smaller).peak < peak
+    assert "trainer=fsdp2 trainer.devices=8" in told
+    assert combined is None  # one is enough
+
+
+def test_changes_are_put_together_where_none_is_enough():
+    run = replace(DPO, rows=Rows(32, 48, 47))
+    single, _ = advise(run, room=2**40)
+    limit = int(min(change.peak for change in single) * 0.9)
+    single, combined = advise(run, limit)
+    assert combined is not None
+    assert combined.peak <= limit
+    assert len(combined.overrides.split()) > 2
+    text = advice_table(single, combined, limit / 2**30 / 0.9)
+    assert "together:" in text
+    assert text.count("fits") == 1
+
+
+def test_4_bits_are_not_sharded_and_not_advised_twice():
+    run = replace(SFT, policy=replace(LORA, nf4=NF4()))
+    words = " ".join(change.overrides for change in advise(run, 2**40)[0])
+    assert "fsdp2" not in words
+    assert "quantization" not in words
