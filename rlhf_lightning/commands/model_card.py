@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
-from rlhf_lightning.commands.run_folder import write_atomically
+from rlhf_lightning.durable import write_text_durably
 
 # Class -> tag on the hub, and what it does in words.
 ALGORITHMS = {
@@ -35,7 +35,7 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 def write_model_card(run: TrainingRun, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
     """Write README.md into the folder that holds the run's model, or its adapter. Arguments as `model_card`."""
     adapter = (folder / "adapter_config.json").is_file()
-    write_atomically(folder / "README.md", model_card(run, name, load_from, adapter, chat))
+    write_text_durably(folder / "README.md", model_card(run, name, load_from, adapter, chat))
 
 
 def model_card(run: TrainingRun, name: str, load_from: str, adapter: bool, chat: bool) -> str:
