@@ -32,14 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+from rlhf_lightning import durable
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.quiet import quieten
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from rlhf_lightning import durable  # noqa: E402
-from rlhf_lightning.commands.composition import compose_config  # noqa: E402
-from rlhf_lightning.commands.quiet import quieten  # noqa: E402
-
 COMMON = [
     "logger=none",
     "callbacks.progress=null",
@@ -53,8 +50,8 @@ STEPS = ["callbacks.checkpoint.every_n_epochs=null"]
 # Checkpoints within epochs, at their ends, beside validations, and between accumulating batches.
 STAGES = {
     "sft": [
-        *("experiment=sft_demo", "model.path=base/model", "data.train=world/sft.jsonl", "data.batch_size=4"),
-        *("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=6"),
+        *("experiment=sft_demo", "model.path=base/model", "data.train=world/sft.jsonl", "data.batch_size=2"),
+        *("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=0.5"),
         *(*STEPS, "callbacks.checkpoint.every_n_train_steps=1"),
     ],
     "reward": [
@@ -220,10 +217,8 @@ class Forks:
 
     def whole(self, config: dict[str, Any]) -> tuple[float, int]:
         """An uninterrupted run: its seconds, and the halves of writes, syncs and renames in it."""
-        count = self.folder / "count.txt"
+        count, started = self.folder / "count.txt", time.monotonic()
         check(wait(self.start(config, count=count)), self.folder)
-        started = time.monotonic()
-        check(wait(self.start({**config, "run_dir": f"{config['run_dir']}-again"})), self.folder)
         return time.monotonic() - started, int(count.read_text())
 
     def killed(self, config: dict[str, Any], stage: Stage, draw: random.Random) -> str | None:
@@ -265,15 +260,15 @@ class Commands:
             command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, start_new_session=True
         )
 
-    def training_begins(self, run: subprocess.Popen[bytes], config: dict[str, Any], since: float) -> None:
-        """Wait until the run writes its config: importing takes most of a short run."""
-        file = self.folder / config["run_dir"] / "config.yaml"
+    def wait_for_checkpoint(self, run: subprocess.Popen[bytes], config: dict[str, Any], since: float) -> None:
+        """Wait until the run has saved its first one: before that there are imports, most of a short run's time."""
+        file = self.folder / config["run_dir"] / "checkpoints/last.ckpt"
         while run.poll() is None and not (file.exists() and file.stat().st_mtime > since):
-            time.sleep(0.01)
+            time.sleep(0.005)
 
     def whole(self, config: dict[str, Any]) -> tuple[float, int]:
         run = self.start(config)
-        self.training_begins(run, config, 0.0)
+        self.wait_for_checkpoint(run, config, 0.0)
         started = time.monotonic()
         check(run.wait(), self.folder)
         return time.monotonic() - started, 0
@@ -281,7 +276,7 @@ class Commands:
     def killed(self, config: dict[str, Any], stage: Stage, draw: random.Random) -> str | None:
         since = time.time()
         run = self.start(config)
-        self.training_begins(run, config, since)
+        self.wait_for_checkpoint(run, config, since)
         try:
             code = run.wait(draw.uniform(0.0, stage.seconds))
         except subprocess.TimeoutExpired:
@@ -370,6 +365,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=1, help="processes of a run")
     parser.add_argument("--temporary", metavar="FOLDER", help="TMPDIR of the runs")
     arguments = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
     quieten()
     with tempfile.TemporaryDirectory(prefix="kill-resume-") as name:
         started = time.monotonic()

@@ -39,4 +39,4 @@ class SFTModule(AlignmentModule):
         """Perplexity is exp of the mean loss, not the mean of exponentials."""
         logged = self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
         if "val/loss" in logged:
-            self.log("val/perplexity", torch.exp(logged["val/loss"]), rank_zero_only=True)
+            self.log("val/perplexity", torch.exp(logged["val/loss"]), batch_size=1, rank_zero_only=True)

@@ -132,15 +132,6 @@ class MLFlowLogger(TypedDict, total=False):
 
 
 @strict
-class DDPStrategy(TypedDict, total=False):
-    process_group_backend: Literal["nccl", "gloo"] | None
-    find_unused_parameters: bool
-    gradient_as_bucket_view: bool
-    static_graph: bool
-    bucket_cap_mb: Count
-
-
-@strict
 class DeepSpeedStrategy(TypedDict, total=False):
     stage: Literal[1, 2, 3]
     offload_optimizer: bool
@@ -156,7 +147,6 @@ LIBRARY_SECTIONS: dict[str, Any] = {
     "lightning.pytorch.Trainer": Trainer,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.loggers.MLFlowLogger": MLFlowLogger,
-    "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,
     "lightning.pytorch.strategies.DeepSpeedStrategy": DeepSpeedStrategy,
     "transformers.get_constant_schedule_with_warmup": WarmUp,
     "transformers.get_linear_schedule_with_warmup": WarmUp,

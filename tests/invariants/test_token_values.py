@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,16 +80,15 @@ def test_whitening_on_two_ranks_is_whitening_on_one() -> None:
     xs = [torch.randn(3, width, generator=generator) + rank for rank, width in enumerate((4, 6))]
     masks = [(torch.arange(x.shape[1]) < torch.tensor([[4], [1], [3]])).float() for x in xs]
     wide = [
-        torch.stack([torch.nn.functional.pad(t, (0, 8 - t.shape[1])) for t in pair])
+        [torch.nn.functional.pad(t, (0, 8 - t.shape[1])) for t in pair]  # x and mask of a rank
         for pair in zip(xs, masks, strict=True)
     ]
-    everything = torch.stack(wide)
-    expected = masked_whiten(everything[:, 0].flatten(0, 1), everything[:, 1].flatten(0, 1)).view(2, 3, 8)
+    everything = [torch.stack(each) for each in zip(*wide, strict=True)]
+    expected = masked_whiten(*(each.flatten(0, 1) for each in everything)).view(2, 3, 8)
     for rank, (x, mask) in enumerate(zip(xs, masks, strict=True)):
 
         def gather(mine: torch.Tensor, rank: int = rank) -> torch.Tensor:
-            assert torch.equal(mine, wide[rank])
-            return everything
+            return next(all for x, all in zip(wide[rank], everything, strict=True) if torch.equal(mine, x))
 
         process = SimpleNamespace(
             trainer=SimpleNamespace(world_size=2),
@@ -96,5 +96,6 @@ def test_whitening_on_two_ranks_is_whitening_on_one() -> None:
             global_rank=rank,
             gather=gather,
         )
+        process.gather_tokens = partial(PPOModule.gather_tokens, process)
         whitened = PPOModule.whiten(process, x, mask)  # type: ignore[arg-type]
         torch.testing.assert_close(whitened, expected[rank, :, : x.shape[1]])

@@ -1,0 +1,182 @@
+"""Runs of the real commands, killed and resumed, end bitwise like uninterrupted ones."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_lightning.commands import pipeline
+from rlhf_lightning.commands.command_line import run_command
+from rlhf_lightning.errors import Terminated
+from rlhf_lightning.simulation import write_world
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def kill_resume(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("kill_resume")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill")
+    write_world(str(folder / "world"), n_train_prompts=24, n_test_prompts=8, demonstrations_per_prompt=1)
+    return folder
+
+
+def script(*arguments: str, seconds: float = 550.0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts/kill_resume.py"), *arguments]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def equal(output: str) -> tuple[int, int, int]:
+    """Kills, runs that are equal, runs."""
+    found = re.search(r"(\d+) kills, (\d+) of (\d+) runs bitwise equal", output)
+    assert found, output
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def test_a_sample_of_the_kills() -> None:
+    done = script("--kills", "3", "--stages", "sft", "ppo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    kills, same, runs = equal(done.stdout)
+    assert kills == 3
+    assert same == runs > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
+def test_kills_with_temporary_files_on_another_file_system(stage: str) -> None:
+    done = script("--kills", "10", "--stages", stage, "--temporary", "/dev/shm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert equal(done.stdout)[0] == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
+def test_kills_of_two_processes(stage: str) -> None:
+    done = script("--kills", "2", "--stages", stage, "--devices", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert equal(done.stdout)[0] == 2
+
+
+# ---- the command itself
+
+
+COMMON = [
+    *("logger=none", "prepare=null", "callbacks.progress=null", "+trainer.enable_progress_bar=false"),
+    *("trainer.accelerator=cpu", "model.path=world/models/llama", "trainer.log_every_n_steps=2"),
+]
+SFT = [
+    *(*COMMON, "experiment=sft_demo", "data.train=world/sft.jsonl", "data.batch_size=2", "trainer.max_epochs=12"),
+    *("callbacks.checkpoint.every_n_epochs=null", "callbacks.checkpoint.every_n_train_steps=5"),
+]
+PPO = [
+    *(*COMMON, "experiment=ppo_demo", "data.train=world/prompts_train.jsonl", "rollout.batch_size=16"),
+    *("reward.model=null", "reward.function=rlhf_lightning.simulation.gold_reward"),
+    *("rollout.max_new_tokens=16", "trainer.max_epochs=12"),
+]
+
+
+def start(folder: Path, overrides: list[str], run: str, *further: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "scripts/train.py"), *overrides, f"run_dir={run}", *further]
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def stop(run: subprocess.Popen[str], folder: Path, lines: int, signum: int) -> tuple[int, str]:
+    """Send the signal once metrics.jsonl has so many lines; the exit code, and what was printed to stderr."""
+    file, end = folder / "metrics.jsonl", time.monotonic() + 100
+    while run.poll() is None and time.monotonic() < end:
+        if file.exists() and file.read_bytes().count(b"\n") >= lines:
+            run.send_signal(signum)
+            break
+        time.sleep(0.005)
+    _, printed = run.communicate(timeout=100)
+    return run.returncode, printed
+
+
+CASES = {"sft": (SFT, 20), "ppo": (PPO, 2)}  # killed when metrics.jsonl has so many lines
+
+
+@pytest.mark.parametrize("stage", CASES)
+def test_a_killed_command_is_resumed_to_the_same_end(stage: str, world: Path, kill_resume: Any) -> None:
+    """SFT in the middle of an epoch, PPO after an iteration."""
+    overrides, lines = CASES[stage]
+    whole = start(world, overrides, f"{stage}-whole")  # beside the other: most of the time goes to imports
+    code, printed = stop(start(world, overrides, stage), world / stage, lines, signal.SIGKILL)
+    assert code == -signal.SIGKILL, printed
+    _, printed = (resumed := start(world, overrides, stage, "ckpt=last")).communicate(timeout=200)
+    assert resumed.returncode == 0, printed
+    _, printed = whole.communicate(timeout=200)
+    assert whole.returncode == 0, printed
+    end = kill_resume.end_of(world / stage)
+    assert len(end["metrics.jsonl"]) > lines
+    assert bool(end["samples.jsonl"]) == (stage == "ppo")
+    assert end == kill_resume.end_of(world / f"{stage}-whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "further", [[], ["trainer.devices=2", "trainer.strategy=ddp"]], ids=["one process", "two processes"]
+)
+def test_a_command_stopped_by_sigterm_is_resumed_to_the_same_end(
+    further: list[str], world: Path, kill_resume: Any
+) -> None:
+    overrides, name = [*SFT, *further], f"term{len(further)}"
+    whole = start(world, overrides, f"{name}-whole")
+    code, printed = stop(start(world, overrides, name), world / name, 3, signal.SIGTERM)
+    assert code == 143
+    assert printed.splitlines()[-1] == f"stopped by SIGTERM; go on with the same command with ckpt=last run_dir={name}"
+    _, printed = (resumed := start(world, overrides, name, "ckpt=last")).communicate(timeout=200)
+    assert resumed.returncode == 0, printed
+    _, printed = whole.communicate(timeout=200)
+    assert whole.returncode == 0, printed
+    assert kill_resume.end_of(world / name) == kill_resume.end_of(world / f"{name}-whole")
+
+
+def test_sigterm_outside_training_is_143_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert end.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is former
+    monkeypatch.setenv("LOCAL_RANK", "1")  # Lightning would kill the first process otherwise
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert end.value.code == 0
+
+
+def test_a_stopped_pipeline_says_how_to_go_on(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(config: dict[str, Any], parent: str | None) -> None:
+        checkpoints = empty_folder / config["run_dir"] / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "last.ckpt").write_bytes(b"x")
+        raise Terminated
+
+    monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(pipeline, "run", stopped)
+    monkeypatch.setattr("rlhf_lightning.commands.build.build", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["rlhf-pipeline", "pipeline=demo", "logger=none", "run_dir=here"])
+    with pytest.raises(SystemExit) as end:
+        pipeline.main()
+    assert end.value.code == 143
+    assert capsys.readouterr().err == (
+        "stopped by SIGTERM; go on with the same command with from=sft stages.sft.ckpt=last run_dir=here\n"
+    )
