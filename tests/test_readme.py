@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import chat, evaluate, export, train
+from rlhf_lightning.commands import chat, evaluate, export, plan, train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/extending.md", "docs/clusters.md", "docs/models.md", "docs/results.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md",
+    *(f"docs/{page}.md" for page in ("extending", "clusters", "memory", "models", "results")),
+    "CONTRIBUTING.md",
+)
 
 
 def commands() -> list[str]:
@@ -42,6 +46,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         train.check(compose_config("train", arguments, config_dir))
     elif command == "rlhf-evaluate":
         evaluate.check(compose_config("evaluate", arguments, config_dir))
+    elif command == "rlhf-plan":
+        assert list(plan.configs(plan.split_device(arguments)[1], config_dir))
     elif command == "rlhf-export":
         export.check(compose_config("export", arguments, config_dir))
     elif command == "rlhf-chat":

@@ -22,8 +22,8 @@ from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
 
-# Attention as in training, where rows are padded on the right and there is no mask. transformers cannot look into a fake
-# tensor to see that none is needed, and makes no mask for a kind of attention that it has no mask function for.
+# Attention as in training, where rows are padded on the right and there is no mask. transformers cannot look into a
+# fake tensor to see that none is needed; for a kind of attention that it has no mask function for, it makes none.
 WITHOUT_MASK = "sdpa_without_mask"
 AttentionInterface.register(WITHOUT_MASK, sdpa_attention_forward)
 
@@ -204,7 +204,7 @@ def four_bit_bytes(weights: int, double_quant: bool) -> int:
 
 
 class FourBitLinear(nn.Linear):
-    """Stands for a frozen 4-bit layer: its products run in `compute_dtype` on weights that exist for their length only."""
+    """Stands for a frozen 4-bit layer: products run in `compute_dtype`, on weights that exist while they run."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool, nf4: NF4) -> None:
         super().__init__(n_in, n_out, bias, dtype=getattr(torch, nf4.compute_dtype))
@@ -213,7 +213,7 @@ class FourBitLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product, in the type of `x`."""
-        out: Tensor = _Dequantised.apply(x.to(self.weight.dtype), self.weight)  # type: ignore[no-untyped-call]
+        out: Tensor = _Dequantised.apply(x.to(self.weight.dtype), self.weight)
         return (out if self.bias is None else out + self.bias).to(x.dtype)
 
 
@@ -224,7 +224,7 @@ class _Dequantised(torch.autograd.Function):
         return x @ weight.clone().T
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient @ ctx.weight.clone(), None
 
 
@@ -233,7 +233,5 @@ def _put_in_four_bits(network: nn.Module, nf4: NF4) -> None:
     for name, module in list(network.named_modules()):
         if name.split(".")[-1] in OUTPUT_LAYERS or not isinstance(module, nn.Linear | Conv1D):
             continue
-        n_in, n_out = (
-            (module.in_features, module.out_features) if isinstance(module, nn.Linear) else module.weight.shape
-        )
+        n_out, n_in = module.weight.shape if isinstance(module, nn.Linear) else reversed(module.weight.shape)
         network.set_submodule(name, FourBitLinear(n_in, n_out, module.bias is not None, nf4))

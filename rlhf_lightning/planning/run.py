@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -86,12 +86,12 @@ class Run:
     algorithm: Algorithm
     policy: Network
     rows: Rows
-    loss: Loss = Loss()
+    loss: Loss = field(default_factory=Loss)
     starts_from_adapter: bool = False
     autocast: torch.dtype | None = None
     accumulate: int = 1
-    optimizer: Optimizer = Optimizer()
-    devices: Devices = Devices()
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    devices: Devices = field(default_factory=Devices)
     keeps_reference: bool = True
     separate: bool = False
     extra: Rows | None = None
