@@ -40,14 +40,16 @@ def advise(run: Run, room: int) -> tuple[list[Change], Change | None]:
 
 
 def _together(run: Run, room: int) -> Change | None:
-    """One change after the other, until it fits."""
+    """One change after the other, until it fits. Some help only after others, so there are several rounds."""
     overrides: list[str] = []
-    for change in CHANGES:
-        for words, changed in change(run):
-            peak = make_plan(changed).peak
-            if peak < make_plan(run).peak:
-                run = changed
-                overrides.append(words)
+    peak, before = make_plan(run).peak, None
+    while peak != before:
+        before = peak
+        for change in CHANGES:
+            for words, changed in change(run):
+                if (smaller := make_plan(changed).peak) < peak:
+                    run, peak = changed, smaller
+                    overrides.append(words)
                 if peak <= room:
                     return Change(" ".join(_without_repeats(overrides)), peak)
     return None
@@ -82,6 +84,12 @@ def _fewer_at_once(run: Run) -> Changed:
     if run.rollout is not None and run.rollout.at_once > run.rows.count:
         rollout = replace(run.rollout, at_once=run.rows.count)
         yield f"rollout.generation_batch_size={rollout.at_once}", replace(run, rollout=rollout)
+
+
+def _fewer_scored(run: Run) -> Changed:
+    if run.reward_model is not None and run.reward_model.rows > run.rows.count:
+        reward_model = replace(run.reward_model, rows=run.rows.count)
+        yield f"reward.batch_size={reward_model.rows}", replace(run, reward_model=reward_model)
 
 
 def _shared_layout(run: Run) -> Changed:
@@ -130,6 +138,7 @@ CHANGES: tuple[Callable[[Run], Changed], ...] = (
     _checkpointing,
     _smaller_batches,
     _fewer_at_once,
+    _fewer_scored,
     _shared_layout,
     _reference_before,
     _bfloat16,

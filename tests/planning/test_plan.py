@@ -171,6 +171,21 @@ def test_changes_are_put_together_where_none_is_enough():
     assert text.count("fits") == 1
 
 
+def test_a_rollout_is_taken_apart_as_well():
+    assert PPO.rollout is not None
+    assert PPO.reward_model is not None
+    run = replace(
+        PPO,
+        rows=Rows(1, 24, 16),
+        rollout=replace(PPO.rollout, rows=4000, at_once=4000),
+        reward_model=replace(PPO.reward_model, rows=3000),
+    )
+    single, combined = advise(run, make_plan(replace(PPO, rows=Rows(1, 24, 16))).peak * 2)
+    assert [change.overrides for change in single][0] == "rollout.generation_batch_size=1"
+    assert combined is not None
+    assert combined.overrides == "rollout.generation_batch_size=1 reward.batch_size=1"
+
+
 def test_4_bits_are_not_sharded_and_not_advised_twice():
     run = replace(SFT, policy=replace(LORA, nf4=NF4()))
     words = " ".join(change.overrides for change in advise(run, 2**40)[0])
