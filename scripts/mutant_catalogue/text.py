@@ -28,7 +28,7 @@ TEXT = (
                 "the last token is found by the pad id",
                 MODEL,
                 "attention_mask.sum(dim=1).long() - 1",
-                "(input_ids != self.classifier.config.pad_token_id).sum(dim=1) - 1",
+                "(input_ids != bare_model(model).config.pad_token_id).sum(dim=1) - 1",
                 (LAST_TOKEN,),
             ),
             Mutant(
