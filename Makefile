@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow exact mutants lint format lock wheel clean
+.PHONY: help setup demo test test-slow exact mutants kills lint format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -37,6 +37,9 @@ exact: setup  ## the exact-optimum table of the README
 
 mutants: setup  ## put each known bug in on purpose and count how many the tests catch
 	$(BIN)/python scripts/mutants.py
+
+kills: setup  ## kill 100 runs with SIGKILL at random moments, resume them, compare their ends
+	$(BIN)/python scripts/kill_resume.py
 
 lint: setup  ## ruff, types, dead code
 	$(BIN)/ruff check .

@@ -12,7 +12,15 @@ from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/extending.md", "docs/clusters.md", "docs/models.md", "docs/results.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md",
+    "docs/clusters.md",
+    "docs/extending.md",
+    "docs/models.md",
+    "docs/resuming.md",
+    "docs/results.md",
+    "CONTRIBUTING.md",
+)
 
 
 def commands() -> list[str]:

@@ -81,7 +81,8 @@ class AlignmentModule(L.LightningModule):
 
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
-        self._metric(name).update(torch.as_tensor(value).detach(), weight)
+        metric = self._metric(name)
+        metric.update(torch.as_tensor(value).detach(), weight)
 
     def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
