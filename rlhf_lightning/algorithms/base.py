@@ -106,11 +106,11 @@ class AlignmentModule(L.LightningModule):
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
         """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
         logged: dict[str, Tensor] = {}
-        maxima = {name: m for name, m in self.maxima.items() if name.startswith(prefix)}
-        for name, metric in {**self._recorded(prefix), **maxima}.items():
+        for name, metric in [*self._recorded(prefix).items(), *self.maxima.items()]:
             assert isinstance(metric, Metric)
-            logged[name] = metric.compute()
-            metric.reset()
+            if name.startswith(prefix) and metric.update_called:
+                logged[name] = metric.compute()
+                metric.reset()
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
