@@ -26,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
 	$(BIN)/rlhf-pipeline pipeline=demo
 
-test: setup  ## the fast tests
-	$(BIN)/python -m pytest
+test: setup  ## the fast tests, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: setup  ## the slow tests: the exact-optimum suite, three seeds of the demo
 	$(BIN)/python -m pytest -m slow
