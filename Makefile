@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow exact mutants lint format lock wheel clean
+.PHONY: help setup demo test test-slow exact mutants kills lint format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -26,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
 	$(BIN)/rlhf-pipeline pipeline=demo
 
-test: setup  ## the fast tests
-	$(BIN)/python -m pytest
+test: setup  ## the fast tests, one process a core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: setup  ## the slow tests: the exact-optimum suite, three seeds of the demo
 	$(BIN)/python -m pytest -m slow
@@ -37,6 +37,9 @@ exact: setup  ## the exact-optimum table of the README
 
 mutants: setup  ## put each known bug in on purpose and count how many the tests catch
 	$(BIN)/python scripts/mutants.py
+
+kills: setup  ## kill 100 runs with SIGKILL at random moments, resume them, compare their ends
+	$(BIN)/python scripts/kill_resume.py
 
 lint: setup  ## ruff, types, dead code
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as Tokenizer_
 
 WORDS = list("abcdefghijklmnopqrstuvwxyz")
@@ -21,37 +21,30 @@ def tiny_tokenizer(pad_is_eos: bool = False, words: list[str] = WORDS) -> Tokeni
     return Tokenizer_(tokenizer_object=backend, eos_token="<eos>", pad_token=pad, unk_token="<unk>")
 
 
+FAMILIES = ["llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma", "gemma2"]
+
+
 def tiny_model(
     family: str = "llama", vocab_size: int = len(WORDS) + 3, hidden: int = 32, layers: int = 2, dropout: float = 0.0
 ) -> PreTrainedModel:
-    """A random Llama or GPT-2, the same at every call; weights are large enough to tell tokens and positions apart."""
+    """A random model of a family, always the same; its weights are large enough to tell tokens and positions apart."""
+    size = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 128,
+    }
+    if family == "gpt2":
+        own = {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
+    else:
+        own = {
+            "intermediate_size": 2 * hidden,
+            "num_key_value_heads": 2,
+            "head_dim": hidden // 4,
+            "attention_dropout": dropout,
+        }
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if family == "llama":
-            config = LlamaConfig(
-                vocab_size=vocab_size,
-                hidden_size=hidden,
-                intermediate_size=2 * hidden,
-                num_hidden_layers=layers,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=128,
-                attention_dropout=dropout,
-                initializer_range=0.2,
-                **ids,
-            )
-            return LlamaForCausalLM(config)
-        config = GPT2Config(
-            vocab_size=vocab_size,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=4,
-            n_positions=128,
-            attn_pdrop=dropout,
-            embd_pdrop=dropout,
-            resid_pdrop=dropout,
-            initializer_range=0.2,
-            **ids,
-        )
-        return GPT2LMHeadModel(config)
+        config = AutoConfig.for_model(family, vocab_size=vocab_size, initializer_range=0.2, **size, **own, **ids)
+        return AutoModelForCausalLM.from_config(config)

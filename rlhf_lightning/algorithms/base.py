@@ -81,7 +81,8 @@ class AlignmentModule(L.LightningModule):
 
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
-        self._metric(name).update(torch.as_tensor(value).detach(), weight)
+        metric = self._metric(name)
+        metric.update(torch.as_tensor(value).detach(), weight)
 
     def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
@@ -105,11 +106,11 @@ class AlignmentModule(L.LightningModule):
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
         """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
         logged: dict[str, Tensor] = {}
-        maxima = {name: m for name, m in self.maxima.items() if name.startswith(prefix)}
-        for name, metric in {**self._recorded(prefix), **maxima}.items():
+        for name, metric in [*self._recorded(prefix).items(), *self.maxima.items()]:
             assert isinstance(metric, Metric)
-            logged[name] = metric.compute()
-            metric.reset()
+            if name.startswith(prefix) and metric.update_called:
+                logged[name] = metric.compute()
+                metric.reset()
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged

@@ -40,7 +40,7 @@ class RewardModule(AlignmentModule):
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The pair loss of the batch over the step's number of prompts."""
-        scores = self.model(batch.input_ids, batch.attention_mask)
+        scores = self.model(batch.input_ids, batch.attention_mask, batch.prompt_lengths)
         loss = ranked_preference_loss(
             scores, batch.pairs, batch.pair_weights, batch.margin, denominator=batch.denominator
         )
@@ -65,7 +65,7 @@ class RewardModule(AlignmentModule):
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         """Accuracy, margin and calibration on held-out pairs, and the scores' mean and standard deviation."""
-        scores = self.model(batch.input_ids, batch.attention_mask)
+        scores = self.model(batch.input_ids, batch.attention_mask, batch.prompt_lengths)
         self.validation.append(self._record("val", scores, batch))
         compared = batch.pairs[batch.pair_weights > 0].unique()  # an answer of several pairs counts once
         self.held_out_scores.append(scores[compared])

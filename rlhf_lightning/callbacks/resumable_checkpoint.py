@@ -22,8 +22,8 @@ class ResumableCheckpoint(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         n = self._every_n_train_steps
-        stepped = n > 0 and trainer.global_step % n == 0 and trainer.global_step != self._last_global_step_saved
-        self._due = self._due or (stepped and not accumulating(trainer, batch_idx))
+        step = trainer.global_step
+        self._due = self._due or (n > 0 and step % n == 0 and step != self._last_global_step_saved)
         if not can_resume_from(trainer, batch_idx):
             return
         if self._due:
@@ -45,18 +45,13 @@ class ResumableCheckpoint(ModelCheckpoint):
         self._save_last_checkpoint(trainer, metrics)
 
 
-def accumulating(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the batch's gradient waits for further ones: gradients are not in a checkpoint."""
-    return (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
-
-
 def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:
     """Whether a checkpoint saved at this batch's end holds all of the run.
 
-    Not so while gradients accumulate, before a validation (a resumed run would leave it out), and at the last batch
-    (the epoch's end, a moment later, is the better point).
+    Not so while gradients accumulate (they are not in a checkpoint), before a validation (a resumed run would leave it
+    out), and at the last batch (the epoch's end, a moment later, is the better point).
     """
-    if trainer.is_last_batch or accumulating(trainer, batch_idx):
+    if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
         return False
     every = trainer.val_check_batch
     counted = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx

@@ -142,11 +142,21 @@ class DeepSpeedStrategy(TypedDict, total=False):
     reduce_bucket_size: Count
 
 
+@strict
+class DDPStrategy(TypedDict, total=False):
+    process_group_backend: Literal["nccl", "gloo", "mpi"] | None
+    gradient_as_bucket_view: bool
+    static_graph: bool
+    find_unused_parameters: bool
+    bucket_cap_mb: Count
+
+
 LIBRARY_SECTIONS: dict[str, Any] = {
     "lightning.Trainer": Trainer,
     "lightning.pytorch.Trainer": Trainer,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.loggers.MLFlowLogger": MLFlowLogger,
+    "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,
     "lightning.pytorch.strategies.DeepSpeedStrategy": DeepSpeedStrategy,
     "transformers.get_constant_schedule_with_warmup": WarmUp,
     "transformers.get_linear_schedule_with_warmup": WarmUp,

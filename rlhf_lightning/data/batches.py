@@ -106,6 +106,11 @@ class PreferenceBatch(Batch):
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
+    @property
+    def prompt_lengths(self) -> Tensor:
+        """`[N]` long, tokens before the answer: the answers of a prompt begin with the same ones."""
+        return self.completion_mask.argmax(dim=1)
+
 
 @dataclass(frozen=True)
 class TokenizedSequence:

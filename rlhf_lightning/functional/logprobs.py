@@ -111,9 +111,9 @@ def chunked_token_logprobs(
         return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
 
     parts = []
-    chunks = zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)
+    chunks = [*zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)]
+    recompute = torch.is_grad_enabled() and len(chunks) > 1  # one chunk's logits are in memory either way
     for chunk in chunks:
-        recompute = torch.is_grad_enabled()
         parts.append(checkpoint(of_chunk, *chunk, use_reentrant=False) if recompute else of_chunk(*chunk))
     logprobs, *entropies = (torch.cat(part).view(labels.shape) for part in zip(*parts, strict=True))
     return logprobs, entropies[0] if with_entropy else None

@@ -4,7 +4,8 @@ Shapes: B rows, L tokens of a padded row, P prompt tokens, T response tokens, K 
 
 Rows are padded on the right here. Under causal attention nothing on the right reaches a token, so no attention mask and
 no position ids are needed, whatever the family (GPT-2 learns positions, Llama rotates them), and padding is never read.
-The language-model head runs at flagged positions only, so [B, L, V] is never built.
+Where it saves work, rows are packed (`models.packing`). The language-model head runs at flagged positions only, so
+[B, L, V] is never built.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.functional import chunked_token_logprobs
+from rlhf_lightning.models.packing import pack, packable
 from rlhf_lightning.models.sharding import as_forward
 
 # Logits alive at a time: 2^25 float32 values are 128 MiB.
@@ -39,6 +41,34 @@ def hidden_states(model: nn.Module, input_ids: Tensor, **kwargs: Any) -> Tensor:
     """The last hidden states [B, L, H] of the backbone, without the language-model head."""
     kwargs.setdefault("use_cache", False)
     return bare_model(model).base_model(input_ids=input_ids, **kwargs).last_hidden_state
+
+
+def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tensor) -> Tensor:
+    """The last hidden states [K, H] of the wanted tokens of right-padded rows, in row-major order.
+
+    Tokens after a row's last wanted one are not computed, and what rows share is computed once, where that pays.
+
+    Args:
+        input_ids: [B, L] token ids.
+        wanted: [B, L] bool, K of them True.
+        shared: [B], how many tokens at the start of a row may be shared with rows that begin with the same ones.
+    """
+    places = torch.arange(1, wanted.shape[1] + 1, device=wanted.device)
+    lengths = (wanted * places).amax(dim=1)
+    if packable(bare_model(model).config.get_text_config(), input_ids.shape[1]):
+        packed = pack(input_ids, lengths, torch.minimum(shared, lengths))
+        if packed is not None:
+            ids, positions, mask, place = packed
+            hidden = hidden_states(model, ids, position_ids=positions, attention_mask=mask)
+            return hidden.flatten(0, 1)[place[wanted]]
+    return hidden_states(model, input_ids)[wanted]
+
+
+def states_before(model: nn.Module, input_ids: Tensor, flags: Tensor) -> Tensor:
+    """The states [K, H] that the flagged tokens of rows [B, L] are predicted from: those of the tokens before them."""
+    flags = flags.bool()
+    previous = torch.cat([flags[:, 1:], torch.zeros_like(flags[:, :1])], dim=1)
+    return hidden_at(model, input_ids, previous, shared=flags.int().argmax(dim=1))
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -78,7 +108,7 @@ def _predict_tokens(
     model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float, with_entropy: bool
 ) -> TokenPredictions:
     wanted = flags.bool()
-    hidden = hidden_states(model, input_ids)[:, :-1][wanted[:, 1:]]
+    hidden = states_before(model, input_ids, wanted)
     return predict_from_hidden(model, hidden, input_ids[wanted], temperature, with_entropy)
 
 

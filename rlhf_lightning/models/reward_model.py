@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.models.adapters import NF4, LoRA
-from rlhf_lightning.models.forward import bare_model, hidden_states
+from rlhf_lightning.models.forward import bare_model, hidden_at
 from rlhf_lightning.models.loading import (
     Dtype,
     load_network,
@@ -28,10 +28,14 @@ class ScoreMoments(NamedTuple):
     std: float
 
 
-def last_hidden(model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def last_hidden(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+) -> Tensor:
     """The hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
-    last = attention_mask.sum(dim=1).long() - 1
-    return hidden_states(model, input_ids)[torch.arange(len(last), device=last.device), last]
+    lengths = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # an empty text is scored by its padding
+    last = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device) == lengths
+    shared = torch.zeros_like(lengths[:, 0]) if prompt_lengths is None else prompt_lengths
+    return hidden_at(model, input_ids, last, shared)
 
 
 class RewardModel(nn.Module):
@@ -46,9 +50,12 @@ class RewardModel(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores [B] of right-padded rows [B, L]."""
-        hidden = last_hidden(self.classifier, input_ids, attention_mask)
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
+        """Scores [B] of right-padded rows [B, L].
+
+        With `prompt_lengths` [B], rows that begin with the same prompt have it computed once.
+        """
+        hidden = last_hidden(self.classifier, input_ids, attention_mask, prompt_lengths)
         return bare_model(self.classifier).score(hidden).squeeze(-1).float()
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import adapter_active, adapters_add_nothing, copy_adapter, has_adapter, load_beside
-from rlhf_lightning.models.forward import bare_model, hidden_states, predict_tokens, right_padded, scatter_tokens
+from rlhf_lightning.models.forward import bare_model, predict_tokens, right_padded, scatter_tokens, states_before
 from rlhf_lightning.models.loading import disable_dropout, fingerprint, freeze
 from rlhf_lightning.models.reward_model import last_hidden
 from rlhf_lightning.models.value_head import ValueHead
@@ -57,7 +57,7 @@ class ActorCritic(nn.Module):
         tokens = predict_tokens(self.policy, ids, flags, temperature, with_entropy)
         hidden = tokens.hidden
         if self.critic is not None:
-            hidden = hidden_states(self.critic, ids)[:, :-1][flags.bool()[:, 1:]]
+            hidden = states_before(self.critic, ids, flags)
         entropy = scatter_tokens(tokens.entropy, mask) if tokens.entropy is not None else None
         return ActorCriticOutput(
             scatter_tokens(tokens.logprobs, mask), scatter_tokens(self.value_head(hidden), mask), entropy
@@ -126,10 +126,10 @@ class SharedRewardModel:
             raise UserError(f"reward.model: {folder} has no score head; train it with experiment=reward")
         self.policy, self.head = policy, heads[0]
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores [B] of right-padded rows [B, L]."""
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
+        """Scores [B] of right-padded rows [B, L]; see `RewardModel.forward`."""
         with adapter_active(self.policy, REWARD):
-            hidden = last_hidden(self.policy, input_ids, attention_mask)
+            hidden = last_hidden(self.policy, input_ids, attention_mask, prompt_lengths)
         return (hidden.to(self.head.dtype) @ self.head.to(hidden.device).T).squeeze(-1).float()
 
     @property

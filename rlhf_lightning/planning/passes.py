@@ -2,7 +2,7 @@
 
 A pass is followed through networks of one and of two layers; every further layer adds what the second one added. The
 peak may lie in another part of the pass for a deep network than for a shallow one, so the parts (layers, output layer,
-embeddings; forward and backward) are followed one by one.
+embeddings; forward and backward) are followed one by one. Rows are as long as they may be, so none is packed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from transformers import DynamicCache
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_from_hidden
-from rlhf_lightning.models.reward_model import RewardModel
 from rlhf_lightning.models.value_head import ValueHead
 from rlhf_lightning.planning.live_bytes import Alive, LiveBytes
 from rlhf_lightning.planning.networks import Network
@@ -166,7 +165,7 @@ def _feed(
 def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: LiveBytes) -> Tensor:
     if network.task == "SEQ_CLS":
         ids = torch.zeros(rows.count, rows.length, dtype=torch.long)
-        return RewardModel(modules[0])(ids, torch.ones_like(ids)).sum()
+        return bare_model(modules[0]).score(hidden_states(modules[0], ids)[:, -1]).float().sum()
     total, hidden = _token_loss(modules[0], rows, loss, live)
     if len(modules) > 1:
         hidden = _scored_hidden(modules[1], rows, live)[0]

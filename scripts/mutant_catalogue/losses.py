@@ -77,8 +77,8 @@ LOSSES = (
             Mutant(
                 "metrics are means of batch means",
                 "algorithms/base.py",
-                "self._metric(name).update(torch.as_tensor(value).detach(), weight)",
-                "self._metric(name).update(torch.as_tensor(value).detach())",
+                "metric.update(torch.as_tensor(value).detach(), weight)",
+                "metric.update(torch.as_tensor(value).detach())",
                 ("algorithms/test_sft.py::test_validation_loss_is_per_token_over_the_whole_set",),
             ),
             Mutant(

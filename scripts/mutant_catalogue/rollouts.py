@@ -12,6 +12,8 @@ FORWARD = "models/forward.py"
 RATIO = "algorithms/test_ppo.py::test_at_learning_rate_zero_every_ratio_is_one"
 DECODED = "rollout/test_native.py::test_log_probabilities_kept_while_decoding_equal_a_forward_pass"
 LOGPROBS = "functional/logprobs.py"
+PACKING = "models/packing.py"
+PACKED = "models/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
 CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
 
 ROLLOUTS = (
@@ -211,12 +213,40 @@ ROLLOUTS = (
             Mutant(
                 "a token is predicted from itself",
                 "models/forward.py",
-                "hidden_states(model, input_ids)[:, :-1]",
-                "hidden_states(model, input_ids)[:, 1:]",
+                "hidden_at(model, input_ids, previous,",
+                "hidden_at(model, input_ids, flags,",
                 (
                     "models/test_forward.py::"
                     "test_response_logprobs_equal_those_of_each_row_alone_through_hugging_face[llama]",
                 ),
+            ),
+            Mutant(
+                "packed answers of a prompt read each other",
+                PACKING,
+                "(same_block & readable).tril()",
+                "same_block.tril()",
+                (f"{PACKED}[llama]",),
+            ),
+            Mutant(
+                "packed prompts read each other",
+                PACKING,
+                "(same_block & readable).tril()",
+                "readable.tril()",
+                (f"{PACKED}[llama]",),
+            ),
+            Mutant(
+                "positions of packed answers do not restart",
+                PACKING,
+                "own = enumerate(rows[row][block.shared : needed[row]], start=block.shared)",
+                "own = enumerate(rows[row][block.shared : needed[row]], start=len(columns))",
+                (f"{PACKED}[gpt2]",),
+            ),
+            Mutant(
+                "rows share a prompt of the same length that is not the same",
+                PACKING,
+                "tuple(rows[row][:start]) if start else (-1, row)",
+                "(start,) if start else (-1, row)",
+                ("models/test_packing.py::test_every_token_is_found_where_it_was_put",),
             ),
             Mutant(
                 "a family's soft-capping is left out",

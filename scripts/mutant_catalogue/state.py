@@ -9,6 +9,9 @@ LOADER = "data/loader.py"
 RESUME = "algorithms/test_resume.py"
 WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
 ONCE = "data/test_loader.py::test_ranks_yield_equally_many_batches_and_every_row_counts_once"
+POINTS = "algorithms/test_resume_points.py"
+ANY_POINT = f"{POINTS}::test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same"
+ANY_KILL = "test_durable.py::test_a_kill_at_any_point_leaves_the_former_or_the_new_checkpoint_whole"
 NEXT_BATCH = "data/test_loader.py::test_a_loaded_state_goes_on_with_the_next_batch_then_with_whole_epochs"
 
 STATE = (
@@ -99,6 +102,76 @@ STATE = (
                 " if k not in frozen}",
                 "}",
                 ("algorithms/test_sft.py::test_only_what_is_trained_is_in_the_checkpoint",),
+            ),
+        ),
+    ),
+    Row(
+        "a kill or a resume loses a part of the run",
+        "at any point of a save a whole checkpoint is there; a run resumed from any checkpoint, within an epoch too, "
+        "ends with the weights and the lines of an uninterrupted one",
+        (
+            Mutant(
+                "the epoch's data starts again where a scheduler has asked for its length",
+                "callbacks/resume.py",
+                "trainer.train_dataloader.load_state_dict(self._position[0])",
+                "pass",
+                (f"{ANY_POINT}[every step]",),
+            ),
+            Mutant(
+                "a checkpoint is saved while gradients accumulate",
+                "callbacks/resumable_checkpoint.py",
+                "if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches != 0:",
+                "if trainer.is_last_batch:",
+                (f"{POINTS}::test_sigterm_lets_an_accumulation_end",),
+            ),
+            Mutant(
+                "a checkpoint is saved before a validation, which a resumed run leaves out",
+                "callbacks/resumable_checkpoint.py",
+                "return not validates",
+                "return True",
+                (f"{ANY_POINT}[not before a validation, but soon after]",),
+            ),
+            Mutant(
+                "the last checkpoint is saved only at the end of training",
+                "callbacks/resumable_checkpoint.py",
+                "if (epoch_due or self._due) and",
+                "if self._due and",
+                (f"{ANY_POINT}[every epoch]",),
+            ),
+            Mutant(
+                "the line of the checkpoint's step is lost",
+                "callbacks/metrics_file.py",
+                "self._logger.append(pending)",
+                "pass",
+                (f"{ANY_POINT}[every second step]", f"{POINTS}::test_an_iteration_of_ppo_is_resumed_with_its_line"),
+            ),
+            Mutant(
+                "what was recorded since the last line is lost",
+                "algorithms/base.py",
+                "self._metric(name).restore(sums)",
+                "pass",
+                (f"{ANY_POINT}[every step]",),
+            ),
+            Mutant(
+                "a checkpoint is renamed before its manifest is written",
+                "durable.py",
+                "    before_rename(hashing)\n    os.replace(beside, path)\n",
+                "    os.replace(beside, path)\n    before_rename(hashing)\n",
+                (ANY_KILL,),
+            ),
+            Mutant(
+                "the manifest forgets the former checkpoint",
+                "durable.py",
+                "[entry, *read_manifest(path)]",
+                "[entry]",
+                (ANY_KILL,),
+            ),
+            Mutant(
+                "SIGTERM saves nothing",
+                "callbacks/sigterm.py",
+                "            self._save(trainer)\n",
+                "            pass\n",
+                (f"{POINTS}::test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same[2]",),
             ),
         ),
     ),

@@ -27,15 +27,15 @@ TEXT = (
             Mutant(
                 "the last token is found by the pad id",
                 MODEL,
-                "attention_mask.sum(dim=1).long() - 1",
-                "(input_ids != self.classifier.config.pad_token_id).sum(dim=1) - 1",
+                "attention_mask.sum(dim=1, keepdim=True)",
+                "(input_ids != bare_model(model).config.pad_token_id).sum(dim=1, keepdim=True)",
                 (LAST_TOKEN,),
             ),
             Mutant(
                 "the last token is the last column",
                 MODEL,
-                "attention_mask.sum(dim=1).long() - 1",
-                "attention_mask.sum(dim=1).long() * 0 - 1",
+                "attention_mask.sum(dim=1, keepdim=True)",
+                "torch.full_like(attention_mask[:, :1], input_ids.shape[1])",
                 (LAST_TOKEN,),
             ),
             Mutant(

@@ -69,10 +69,10 @@ TOKENS = (
                 (f"{GAE}::test_equals_the_looped_definition",),
             ),
             Mutant(
-                "a separate critic sees the token it values",
+                "a separate critic sees a token less than it values",
                 ROLES,
-                "hidden_states(self.critic, ids)[:, :-1]",
-                "hidden_states(self.critic, ids)[:, 1:]",
+                "states_before(self.critic, ids, flags)",
+                "states_before(self.critic, ids, flags.roll(-1, 1))",
                 ("invariants/test_token_values.py::test_a_value_is_of_the_state_before_its_token_in_both_layouts",),
             ),
             Mutant(

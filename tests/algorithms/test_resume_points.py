@@ -150,6 +150,15 @@ def test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same(step: int,
     assert end(run(tmp_path / "cut", tmp_path / "cut/checkpoints/last.ckpt")) == expected
 
 
+def test_sigterm_lets_an_accumulation_end(tmp_path: Path) -> None:
+    expected = end(run(tmp_path / "whole", accumulate_grad_batches=2))
+    with pytest.raises(Terminated):
+        run(tmp_path / "cut", callbacks=[Kill(1)], accumulate_grad_batches=2)  # in the first of two batches
+    last = tmp_path / "cut/checkpoints/last.ckpt"
+    assert read_manifest(last)[0]["global_step"] == 2
+    assert end(run(tmp_path / "cut", last, accumulate_grad_batches=2)) == expected
+
+
 def test_sigterm_stops_ppo_at_once_and_leaves_the_last_iteration(tmp_path: Path) -> None:
     expected = end(run(tmp_path / "whole", kind="ppo"))
     kill = Kill(20)

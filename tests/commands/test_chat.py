@@ -185,8 +185,7 @@ def test_models_that_cannot_talk_are_one_line(empty_folder):
         chat.check(compose_config("chat", ["model=empty"]))
 
 
-def test_a_model_that_is_neither_here_nor_on_the_hub_is_one_line(empty_folder, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_a_model_that_is_neither_here_nor_on_the_hub_is_one_line(empty_folder):
     with pytest.raises(UserError, match=r"^model: no-such-model-anywhere cannot be loaded: ") as caught:
         chat.chat(compose_config("chat", ["model=no-such-model-anywhere"]))
     assert "\n" not in str(caught.value)

@@ -80,13 +80,13 @@ COMMON = [
     *("trainer.accelerator=cpu", "model.path=world/models/llama", "trainer.log_every_n_steps=2"),
 ]
 SFT = [
-    *(*COMMON, "experiment=sft_demo", "data.train=world/sft.jsonl", "data.batch_size=2", "trainer.max_epochs=12"),
+    *(*COMMON, "experiment=sft_demo", "data.train=world/sft.jsonl", "data.batch_size=2", "trainer.max_epochs=4"),
     *("callbacks.checkpoint.every_n_epochs=null", "callbacks.checkpoint.every_n_train_steps=5"),
 ]
 PPO = [
     *(*COMMON, "experiment=ppo_demo", "data.train=world/prompts_train.jsonl", "rollout.batch_size=16"),
     *("reward.model=null", "reward.function=rlhf_lightning.simulation.gold_reward"),
-    *("rollout.max_new_tokens=16", "trainer.max_epochs=12"),
+    *("rollout.max_new_tokens=16", "trainer.max_epochs=5"),
 ]
 
 
@@ -107,7 +107,7 @@ def stop(run: subprocess.Popen[str], folder: Path, lines: int, signum: int) -> t
     return run.returncode, printed
 
 
-CASES = {"sft": (SFT, 20), "ppo": (PPO, 2)}  # killed when metrics.jsonl has so many lines
+CASES = {"sft": (SFT, 10), "ppo": (PPO, 2)}  # killed when metrics.jsonl has so many lines
 
 
 @pytest.mark.parametrize("stage", CASES)

@@ -16,6 +16,7 @@ from rlhf_lightning.models import (
     load_reward_model,
     load_tokenizer,
     response_logprobs,
+    save_model,
 )
 from rlhf_lightning.models.adapters import adapter_active, save_network
 from tests.models.test_forward import rows
@@ -120,7 +121,7 @@ def test_a_reward_model_is_an_adapter_and_a_head_on_the_policys_base(base: Path,
         for name, p in reward.named_parameters():
             if "lora_B" in name or "modules_to_save" in name:
                 p.normal_(std=0.1, generator=generator)
-    reward.save_pretrained(tmp_path / "reward")
+    save_model(reward, tiny_tokenizer(), tmp_path / "reward")
     ids, valid = rows()[2], rows()[3].long()
     alone = load_reward_model(tmp_path / "reward").eval()
     policy = trained(base).eval()

@@ -3,9 +3,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from rlhf_lightning.models import output_head, predict_tokens, response_logprobs, right_padded, scatter_tokens
-from tests.tiny import tiny_model
-
-FAMILIES = ["llama", "gpt2"]
+from tests.tiny import FAMILIES, tiny_model
 
 
 def rows(pad: int = 0) -> tuple[torch.Tensor, ...]:

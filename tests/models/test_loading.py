@@ -5,7 +5,7 @@ import torch
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import disable_dropout, fingerprint, load_causal_lm, load_tokenizer, run_model_folder
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 
 def test_a_run_folder_stands_for_its_exported_model(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_remote_code_needs_a_pinned_revision(tmp_path: Path) -> None:
         load_causal_lm(tmp_path, trust_remote_code=True)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_without_dropout_training_mode_equals_evaluation_mode(family: str) -> None:
     model = tiny_model(family, dropout=0.5)
     ids = torch.arange(3, 11).unsqueeze(0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from rlhf_lightning.models import load_reward_model
+from rlhf_lightning.models import load_reward_model, save_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -35,7 +35,7 @@ def test_a_new_head_is_the_same_at_every_load_and_leaves_the_global_generator_al
 
 def test_saved_folder_loads_with_plain_transformers_and_scores_the_same(folder: Path, tmp_path: Path) -> None:
     model = load_reward_model(folder).eval()
-    model.save_pretrained(tmp_path / "saved")
+    save_model(model, tiny_tokenizer(), tmp_path / "saved")
     ids = torch.tensor([[5, 6, 7, 1]])
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")(ids).logits.squeeze(-1)
     torch.testing.assert_close(plain, model(ids, torch.ones_like(ids)))

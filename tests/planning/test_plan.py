@@ -177,11 +177,11 @@ def test_a_rollout_is_taken_apart_as_well():
     run = replace(
         PPO,
         rows=Rows(1, 24, 16),
-        rollout=replace(PPO.rollout, rows=4000, at_once=4000),
-        reward_model=replace(PPO.reward_model, rows=3000),
+        rollout=replace(PPO.rollout, rows=400, at_once=400),
+        reward_model=replace(PPO.reward_model, rows=150),
     )
     single, combined = advise(run, make_plan(replace(PPO, rows=Rows(1, 24, 16))).peak * 2)
-    assert [change.overrides for change in single][0] == "rollout.generation_batch_size=1"
+    assert single[0].overrides == "rollout.generation_batch_size=1"
     assert combined is not None
     assert combined.overrides == "rollout.generation_batch_size=1 reward.batch_size=1"
 
