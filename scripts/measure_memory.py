@@ -62,13 +62,13 @@ def overrides(case: str, model: str, folder: Path) -> list[str]:
 
 
 def write_rows(case: str, folder: Path) -> None:
-    """Rows that are longer than any limit of the case."""
-    row: dict[str, str] = {"text": WORDS}
+    """Rows that are longer than any limit of the case, and share no beginning that could be computed once."""
+    rows: list[dict[str, str]] = [{"text": WORDS}] * 16
     if "experiment=dpo" in CASES[case]:
-        row = {"prompt": "Tell me a story.", "chosen": WORDS, "rejected": WORDS[::-1]}
+        rows = [{"prompt": "Tell me a story.", "chosen": WORDS, "rejected": WORDS[::-1]}] * 16
     if "experiment=ppo" in CASES[case]:
-        row = {"prompt": WORDS}
-    (folder / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 16)
+        rows = [{"prompt": f"{number} {WORDS}"} for number in range(16)]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def planned(arguments: list[str]) -> int:

@@ -68,6 +68,7 @@ def evaluate(config: dict[str, Any]) -> None:
         reference=config["policies"][reference],
         gold=scorers["gold"],
         proxy=scorers["proxy"],
+        samples_per_prompt=config["samples_per_prompt"],
         max_new_tokens=config["max_new_tokens"],
         temperature=config["temperature"],
         batch_size=config["batch_size"],

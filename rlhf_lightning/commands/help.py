@@ -124,7 +124,7 @@ def evaluate_help(config_dir: str | None = None) -> str:
         "reference": "the policy that the KL is to; default: the baseline",
         "gold.function, gold.model": "the true reward, where it is known",
         "proxy.function, proxy.model": "the reward that was trained on",
-        "max_new_tokens, temperature, batch_size, seed": "how responses are sampled",
+        "samples_per_prompt, max_new_tokens, temperature, batch_size, seed": "how responses are sampled",
         "run_dir": "for the report and summary.json; default outputs/evaluate/<time>",
     }
     return f"""rlhf-evaluate: compare policies on held-out prompts.

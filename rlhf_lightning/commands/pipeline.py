@@ -159,9 +159,10 @@ def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         metrics |= {
             "kl": results.get("objective/kl"),  # replaced by the evaluation's, on unseen prompts, if there is one
             "train_kl": results.get("objective/kl"),
-            "kl_target": kl.get("target"),
             "kl_coef": results.get("kl/coef"),
         }
+        if kl.get("kind", "adaptive") != "fixed":
+            metrics["kl_target"] = kl.get("target")
     return metrics
 
 
@@ -193,6 +194,7 @@ def _evaluate(
         reference=run_dir / settings["reference"] if settings["reference"] else None,
         gold=make_reward(function=settings["gold"]) if settings["gold"] else None,
         proxy=make_reward(model=str(run_dir / settings["proxy"])) if settings["proxy"] else None,
+        samples_per_prompt=settings["samples_per_prompt"],
         max_new_tokens=settings["max_new_tokens"],
         temperature=settings["temperature"],
         batch_size=settings["batch_size"],

@@ -70,6 +70,7 @@ class Evaluation(TypedDict, total=False):
     reference: Text | None
     gold: Text | None
     proxy: Text | None
+    samples_per_prompt: Count
     max_new_tokens: Count
     temperature: NonNegative
     batch_size: Count
@@ -111,6 +112,7 @@ class Evaluate(TypedDict, total=False):
     reference: Text | None
     gold: Score
     proxy: Score
+    samples_per_prompt: Count
     max_new_tokens: Count
     temperature: NonNegative
     batch_size: Count

@@ -46,12 +46,27 @@ def tokenize_completion(
         ended: whether the answer is complete and gets its EOS, once, even if its text ends with one already. False
             for a sampled response that was cut off: an EOS in its text is taken away.
     """
-    rendered = Rendered(
-        render_prompt(tokenizer, prompt),
-        render_completion(tokenizer, prompt, completion, ended=ended),
-        is_conversational(prompt),
-    )
-    return tokenize_rendered(tokenizer, [rendered], ended=ended)[0]
+    return tokenize_completions(tokenizer, [prompt], [completion], [ended])[0]
+
+
+def tokenize_completions(
+    tokenizer: Any, prompts: Sequence[Text], completions: Sequence[Text], ended: Sequence[bool]
+) -> list[tuple[list[int], list[int]]]:
+    """`tokenize_completion` of many rows, in a few calls of the tokenizer."""
+    pairs: list[tuple[list[int], list[int]]] = [([], [])] * len(prompts)
+    for end in (True, False):
+        rows = [i for i, is_ended in enumerate(ended) if bool(is_ended) is end]
+        texts = [
+            Rendered(
+                render_prompt(tokenizer, prompts[i]),
+                render_completion(tokenizer, prompts[i], completions[i], ended=end),
+                is_conversational(prompts[i]),
+            )
+            for i in rows
+        ]
+        for i, pair in zip(rows, tokenize_rendered(tokenizer, texts, ended=end), strict=True):
+            pairs[i] = pair
+    return pairs
 
 
 def tokenize_rendered(

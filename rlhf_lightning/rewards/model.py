@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_lightning.data import tokenize_completion
+from rlhf_lightning.data import tokenize_completions
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     RewardModel,
@@ -69,11 +69,8 @@ class ModelReward:
         """Scores of the responses; `columns` may carry `messages` (conversational prompts) and `ended`."""
         sources = columns.get("messages", prompts)
         ended = columns.get("ended", [True] * len(responses))
-        rows = []
-        for i, response in enumerate(responses):
-            prompt = sources[i] if sources[i] is not None else prompts[i]
-            prompt_ids, ids = tokenize_completion(self.tokenizer, prompt, response, ended=bool(ended[i]))
-            rows.append(prompt_ids + ids)
+        texts = [prompts[i] if source is None else source for i, source in enumerate(sources)]
+        rows = [prompt + ids for prompt, ids in tokenize_completions(self.tokenizer, texts, responses, ended)]
         scores = torch.empty(len(rows))
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), self.batch_size):

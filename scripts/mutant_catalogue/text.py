@@ -160,8 +160,8 @@ TEXT = (
             Mutant(
                 "a response that was cut off is scored with an EOS",
                 REWARD,
-                "ended=bool(ended[i])",
-                "ended=True",
+                "texts, responses, ended)",
+                "texts, responses, [True] * len(texts))",
                 ("rewards/test_rewards.py::test_a_response_that_was_cut_off_is_scored_without_an_eos",),
             ),
             Mutant(

@@ -133,3 +133,11 @@ def test_the_config_of_a_pipeline_holds_every_stage_in_full(recorded, empty_fold
 def test_the_compared_policies_are_the_stages_without_a_reward_model(empty_folder):
     pipeline, stages = composed()
     assert command.policy_stages(pipeline, stages) == ["sft", "ppo", "dpo"]
+
+
+@pytest.mark.parametrize(("kind", "target"), [("adaptive", 2.5), ("multiplicative", 2.5), ("fixed", None)])
+def test_a_target_is_reported_where_a_controller_holds_one(kind, target):
+    config = compose_config("train", ["experiment=ppo", f"algorithm.kl.kind={kind}", "algorithm.kl.target=2.5"])
+    figures = command.stage_metrics({"objective/kl": 2.0, "kl/coef": 0.1}, config)
+    assert figures.get("kl_target") == target
+    assert figures["kl_coef"] == 0.1
