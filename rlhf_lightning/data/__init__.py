@@ -13,7 +13,7 @@ from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.reading import read_rows
 from rlhf_lightning.data.rows import row_format
 from rlhf_lightning.data.templates import render_completion, render_prompt
-from rlhf_lightning.data.tokenization import tokenize_completion, tokenize_completions, tokenize_prompt
+from rlhf_lightning.data.tokenization import tokenize_completions, tokenize_prompt
 
 __all__ = [
     "BatchLoader",
@@ -32,7 +32,6 @@ __all__ = [
     "render_completion",
     "render_prompt",
     "row_format",
-    "tokenize_completion",
     "tokenize_completions",
     "tokenize_prompt",
 ]

@@ -34,25 +34,18 @@ def tokenize_prompts(tokenizer: Any, texts: list[str], templated: Sequence[bool]
     return _with_prefix(tokenizer, _encode(tokenizer, texts), templated)
 
 
-def tokenize_completion(
-    tokenizer: Any, prompt: Text, completion: Text, *, ended: bool = True
-) -> tuple[list[int], list[int]]:
-    """Ids of a prompt and of its completion, not truncated.
-
-    Args:
-        tokenizer: a transformers tokenizer.
-        prompt: a string, or messages.
-        completion: a string (after messages: what the assistant says), or messages.
-        ended: whether the answer is complete and gets its EOS, once, even if its text ends with one already. False
-            for a sampled response that was cut off: an EOS in its text is taken away.
-    """
-    return tokenize_completions(tokenizer, [prompt], [completion], [ended])[0]
-
-
 def tokenize_completions(
     tokenizer: Any, prompts: Sequence[Text], completions: Sequence[Text], ended: Sequence[bool]
 ) -> list[tuple[list[int], list[int]]]:
-    """`tokenize_completion` of many rows, in a few calls of the tokenizer."""
+    """Ids of prompts and of their completions, not truncated, in a few calls of the tokenizer.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        prompts: strings, or messages.
+        completions: strings (after messages: what the assistant says), or messages.
+        ended: whether each answer is complete and gets its EOS, once, even if its text ends with one already. False
+            for a sampled response that was cut off: an EOS in its text is taken away.
+    """
     pairs: list[tuple[list[int], list[int]]] = [([], [])] * len(prompts)
     for end in (True, False):
         rows = [i for i, is_ended in enumerate(ended) if bool(is_ended) is end]

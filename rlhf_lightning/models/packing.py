@@ -19,8 +19,12 @@ from torch import Tensor
 # Families whose attention depends on nothing but the mask and the position ids, each tested. Others (sliding windows,
 # ALiBi, state spaces) are left in rows of their own.
 PACKABLE = ("gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
-# Packing is used where it leaves at most this share of the tokens that padded rows have: its mask is not free.
+# Packing is used where it leaves at most this share of the tokens that padded rows have: its mask is not free. Likewise
+# a row shares its beginning only if that leaves at most this share of its tokens.
 WORTH = 0.9
+# Blocks are at most this many times as long as the longest row: attention grows with the square of a block's length.
+# Two answers always fit in one; of many samples of a prompt, a few.
+WIDEST = 2
 
 
 class Packed(NamedTuple):
@@ -88,16 +92,21 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
 
 
 def _blocks(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[_Block]:
-    """Rows that begin with the same shared tokens form a block; a row that shares nothing is one of its own."""
-    blocks: dict[tuple[int, ...], _Block] = {}
+    """Rows that begin with the same shared tokens form blocks; a row that shares little is one of its own."""
+    blocks: list[_Block] = []
+    open_blocks: dict[tuple[int, ...], _Block] = {}  # the last block of each beginning
+    widest = WIDEST * max(lengths)
     for row, (length, start) in enumerate(zip(lengths, shared, strict=True)):
         if not length:
             continue
-        key = tuple(rows[row][:start]) if start else (-1, row)
-        block = blocks.setdefault(key, _Block(start, [], start))
+        key = tuple(rows[row][:start])
+        block = open_blocks.get(key)
+        if length - start > WORTH * length or block is None or block.size + length - start > widest:
+            block = open_blocks[key] = _Block(start, [], start)
+            blocks.append(block)
         block.rows.append(row)
         block.size += length - start
-    return list(blocks.values())
+    return blocks
 
 
 def _first_fit(blocks: list[_Block]) -> list[list[_Block]]:

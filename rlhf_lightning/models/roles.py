@@ -126,10 +126,10 @@ class SharedRewardModel:
             raise UserError(f"reward.model: {folder} has no score head; train it with experiment=reward")
         self.policy, self.head = policy, heads[0]
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
-        """Scores [B] of right-padded rows [B, L]; see `RewardModel.forward`."""
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores [B] of right-padded rows [B, L]."""
         with adapter_active(self.policy, REWARD):
-            hidden = last_hidden(self.policy, input_ids, attention_mask, prompt_lengths)
+            hidden = last_hidden(self.policy, input_ids, attention_mask)
         return (hidden.to(self.head.dtype) @ self.head.to(hidden.device).T).squeeze(-1).float()
 
     @property

@@ -244,8 +244,8 @@ ROLLOUTS = (
             Mutant(
                 "rows share a prompt of the same length that is not the same",
                 PACKING,
-                "tuple(rows[row][:start]) if start else (-1, row)",
-                "(start,) if start else (-1, row)",
+                "key = tuple(rows[row][:start])",
+                "key = (start,)",
                 ("models/test_packing.py::test_every_token_is_found_where_it_was_put",),
             ),
             Mutant(

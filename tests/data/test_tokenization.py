@@ -7,11 +7,22 @@ from tokenizers.normalizers import Prepend, Replace
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_lightning.data import render_completion, render_prompt, tokenize_completion, tokenize_prompt
+from rlhf_lightning.data import render_completion, render_prompt, tokenize_completions, tokenize_prompt
 from rlhf_lightning.data.tokenization import truncate, truncate_prompt
 from tests.data.conftest import MARKED_TEMPLATE, PLAIN_TEMPLATE, assistant, build_tokenizer, user
 
 EOS, BOS = 2, 1
+
+
+def tokenize_completion(tokenizer, prompt, completion, ended: bool = True) -> tuple[list[int], list[int]]:
+    return tokenize_completions(tokenizer, [prompt], [completion], [ended])[0]
+
+
+def test_rows_that_ended_and_rows_that_were_cut_off_keep_their_order(tokenizer: PreTrainedTokenizerFast) -> None:
+    ended = [True, False, True, False]
+    rows = tokenize_completions(tokenizer, ["a", "b", "c", "d"], ["d", "c", "b", "a"], ended)
+    assert rows == [tokenize_completion(tokenizer, *row) for row in zip("abcd", "dcba", ended, strict=True)]
+    assert [completion[-1] == EOS for _, completion in rows] == ended
 
 
 def tokens(tokenizer: PreTrainedTokenizerFast, ids: list[int]) -> list[str]:

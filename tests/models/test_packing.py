@@ -83,6 +83,26 @@ def test_what_would_not_get_smaller_stays_as_it_is() -> None:
     assert pack(ids, torch.zeros_like(full), torch.zeros_like(full)) is None
 
 
+def test_many_samples_of_one_prompt_do_not_become_one_long_row() -> None:
+    prompt, count = [5, 6, 7, 8], 40
+    ids = torch.tensor([prompt + [20 + i % 5] * (1 + i % 6) + [0] * (5 - i % 6) for i in range(count)])
+    lengths = (ids != 0).sum(dim=1)
+    packed = pack(ids, lengths, torch.full((count,), len(prompt)))
+    assert packed is not None
+    assert packed.input_ids.shape[1] <= 2 * int(lengths.max())
+    assert packed.input_ids.numel() < 0.6 * ids.numel()
+
+
+def test_rows_that_share_only_their_first_token_stay_apart() -> None:
+    """With the loss on all tokens, what rows may share is the BOS."""
+    ids = torch.tensor([[4] + [5 + i] * (3 + 8 * i) + [0] * (16 - 8 * i) for i in range(3)])
+    lengths = (ids != 0).sum(dim=1)
+    packed = pack(ids, lengths, torch.ones(3, dtype=torch.long))
+    assert packed is not None
+    assert int((packed.input_ids == 4).sum()) == 3
+    assert packed.input_ids.shape[1] == int(lengths.max())
+
+
 def test_rows_without_a_wanted_token_are_left_out() -> None:
     ids, flags = batch()
     flags[1:5] = 0
