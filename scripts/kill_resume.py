@@ -4,6 +4,7 @@
     python scripts/kill_resume.py --kills 20 --stages ppo  fewer
     python scripts/kill_resume.py --temporary /dev/shm     temporary files on another file system than the checkpoints
     python scripts/kill_resume.py --devices 2 --kills 8    the command itself on two processes (slower)
+    python scripts/kill_resume.py --devices 2 --trainer fsdp2 --kills 8
 
 Every second kill is at a random moment of the run, every other one inside the saving of its files: before or after one
 of its writes, syncs and renames. Some runs are killed twice. A run is equal if its exported weights, metrics.jsonl,
@@ -246,15 +247,16 @@ def check(code: int, folder: Path) -> None:
 class Commands:
     """Runs a stage's overrides with the command itself, which starts its further processes."""
 
-    def __init__(self, folder: Path, temporary: str | None, overrides: dict[str, list[str]], devices: int) -> None:
-        self.folder, self.overrides, self.devices = folder, overrides, devices
+    def __init__(
+        self, folder: Path, temporary: str | None, overrides: dict[str, list[str]], trainer: list[str]
+    ) -> None:
+        self.folder, self.overrides, self.trainer = folder, overrides, trainer
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **({"TMPDIR": temporary} if temporary else {})}
 
     def start(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
         stage = Path(config["run_dir"]).parts[1]
         own = [f"run_dir={config['run_dir']}", *(["ckpt=last"] if config["ckpt"] else [])]
-        own += [f"trainer.devices={self.devices}", "trainer.strategy=ddp"]
-        command = [sys.executable, str(ROOT / "scripts/train.py"), *self.overrides[stage], *own]
+        command = [sys.executable, str(ROOT / "scripts/train.py"), *self.overrides[stage], *self.trainer, *own]
         output = (self.folder / "output.txt").open("ab")
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, start_new_session=True
@@ -325,7 +327,8 @@ def experiment(arguments: argparse.Namespace, folder: Path) -> list[Stage]:
     forks = Forks(folder, arguments.temporary)
     runs: Forks | Commands = forks
     if arguments.devices > 1:
-        runs = Commands(folder, arguments.temporary, overrides, arguments.devices)
+        trainer = [f"trainer={arguments.trainer}", f"trainer.devices={arguments.devices}"]
+        runs = Commands(folder, arguments.temporary, overrides, trainer)
     needed = {"sft": {"reward", "ppo", "dpo"}, "reward": {"ppo"}}
     for name, users in needed.items():
         if users & set(arguments.stages):
@@ -363,6 +366,7 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--devices", type=int, default=1, help="processes of a run")
+    parser.add_argument("--trainer", choices=("ddp", "fsdp2"), default="ddp", help="how several processes share it")
     parser.add_argument("--temporary", metavar="FOLDER", help="TMPDIR of the runs")
     arguments = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")

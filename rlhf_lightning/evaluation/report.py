@@ -98,16 +98,19 @@ def report_panels(
         if plots.series(history, "objective/scores")[0]:
             continue  # PPO's loss is relative to each rollout's own policy: its course says nothing
         for key in ("train/loss", "val/loss"):
-            if any(row.get(key) is not None for row in history):
+            if sum(row.get(key) is not None for row in history) > 1:  # one point is no course
                 panels.append(Panel(_with_loss(history, key, stage), "", small=True))
     return panels
 
 
 def first_of_each_kind(samples: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
-    """The first `n` rows, taken in turns from each kind of prompt: a fixed choice, nobody picks the good ones."""
+    """The first row of the first `n` prompts, in turns from each kind: a fixed choice, nobody picks the good ones."""
     kinds: dict[Any, list[Mapping[str, Any]]] = {}
+    seen: set[str] = set()
     for row in samples:
-        kinds.setdefault(row["kind"], []).append(row)
+        if row["prompt"] not in seen:
+            kinds.setdefault(row["kind"], []).append(row)
+        seen.add(row["prompt"])
     rounds = range(max((len(rows) for rows in kinds.values()), default=0))
     return [rows[i] for i in rounds for rows in kinds.values() if i < len(rows)][:n]
 

@@ -65,9 +65,10 @@ def test_kills_with_temporary_files_on_another_file_system(stage: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("stage", ["sft", "reward", "ppo", "dpo"])
-def test_kills_of_two_processes(stage: str) -> None:
-    done = script("--kills", "2", "--stages", stage, "--devices", "2")
+def test_kills_of_two_processes(stage: str, trainer: str) -> None:
+    done = script("--kills", "2", "--stages", stage, "--devices", "2", "--trainer", trainer)
     assert done.returncode == 0, done.stdout + done.stderr
     assert equal(done.stdout)[0] == 2
 

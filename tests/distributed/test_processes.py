@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,21 +17,34 @@ from rlhf_lightning.models import load_causal_lm, load_reward_model
 from tests.distributed.worker import NAMES, Echo, save_base, trained
 
 
-def launch(folder: Path, kind: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.distributed.worker", str(folder), kind]
+def launch(folder: Path, kind: str, nodes: int = 1) -> None:
+    """Two processes: of one torchrun agent, or one each of two agents, as on two nodes."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={2 // nodes}"]
+    command += ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-id=test"]
+    if nodes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            command += [f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}", "--local-addr=127.0.0.1"]
+    command += ["-m", "tests.distributed.worker", str(folder), kind, str(nodes)]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
+    printing: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    agents = [subprocess.Popen(command, cwd=root, env=environment, **printing) for _ in range(nodes)]
+    for agent in agents:
+        printed, _ = agent.communicate(timeout=400)
+        assert agent.returncode == 0, printed[-3000:]
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp2"])
+TWO_NODES = [pytest.param((kind, 2), id=f"{kind}, two nodes", marks=pytest.mark.slow) for kind in ("ddp", "fsdp2")]
+
+
+@pytest.fixture(scope="module", params=[pytest.param((kind, 1), id=kind) for kind in ("ddp", "fsdp2")] + TWO_NODES)
 def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp(request.param)
+    kind, nodes = request.param
+    folder = tmp_path_factory.mktemp(f"{kind}{nodes}")
     save_base(folder)
-    launch(folder, request.param)
-    return folder, request.param
+    launch(folder, kind, nodes)
+    return folder, kind
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,11 @@ def evaluation() -> Evaluation:
 
 
 HISTORIES = {
-    "sft": [{"step": 1, "epoch": 0, "train/loss": 2.0}, {"step": 2, "epoch": 0, "train/loss": None, "val/loss": 1.0}],
+    "sft": [
+        {"step": 1, "epoch": 0, "train/loss": 2.0},
+        {"step": 2, "epoch": 0, "train/loss": 1.5, "val/loss": 1.0},
+        {"step": 3, "epoch": 0, "val/loss": 0.9},
+    ],
     "ppo": [
         {"step": 4 * e, "epoch": e, "objective/scores": 0.1 * e, "objective/kl": 0.5 * e, "kl/coef": 0.1}
         for e in range(9)
@@ -138,6 +142,18 @@ def test_the_samples_are_a_fixed_choice_over_the_kinds(evaluation):
     assert [row["prompt"] for row in chosen] == ["prompt 0?", "prompt 1?", "prompt 2?", "prompt 3?"]
     unsafe_first = sorted(evaluation.samples, key=lambda row: row["kind"] != "unsafe")
     assert [row["kind"] for row in first_of_each_kind(unsafe_first, 3)] == ["unsafe", "question", "request"]
+
+
+def test_a_prompt_sampled_several_times_is_shown_once(evaluation):
+    again = [row for row in evaluation.samples for _ in range(4)]
+    assert first_of_each_kind(again, 8) == first_of_each_kind(evaluation.samples, 8)
+
+
+def test_a_loss_that_was_measured_once_has_no_panel(evaluation):
+    once = [{"step": 9, "epoch": 0, "val/loss": 1.0}]
+    twice = [*once, {"step": 18, "epoch": 1, "val/loss": 0.5}]
+    alone, once_more, twice_more = (len(report_panels(evaluation, {"sft": h}, {})) for h in ([], once, twice))
+    assert (once_more - alone, twice_more - alone) == (0, 1)
 
 
 def test_the_terminal_table_fits_and_says_the_figures(evaluation):
