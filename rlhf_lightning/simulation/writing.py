@@ -25,7 +25,7 @@ def write_world(
     demonstrations_per_prompt: int = 10,
     pairs_per_prompt: int = 8,
     answers_per_ranking: int = 6,
-    rankings_per_prompt: int = 15,
+    rankings_per_prompt: int = 13,
     temperature: float = 0.5,
     flip_rate: float = 0.03,
     length_bias: float = 0.0,
