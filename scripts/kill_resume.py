@@ -312,10 +312,18 @@ def kill_and_resume(
     if not ended:
         runs.resumed(config)
     end = end_of(run)
-    if different := [part for part in stage.end if end[part] != stage.end[part]]:
+    if different := [named(part, stage.end[part], end[part]) for part in stage.end if end[part] != stage.end[part]]:
         stage.different.append(f"{stage.name} {run.name}: {', '.join(different)}")
     shutil.rmtree(run)
     return done
+
+
+def named(part: str, whole: Any, resumed: Any) -> str:
+    """The part of a run's end that differs, with its keys if it has some."""
+    if not isinstance(whole, dict):
+        return part
+    keys = [key for key in {**whole, **resumed} if whole.get(key) != resumed.get(key)]
+    return f"{part} ({', '.join(f'{key}: {whole.get(key)} -> {resumed.get(key)}' for key in keys)})"
 
 
 def experiment(arguments: argparse.Namespace, folder: Path) -> list[Stage]:

@@ -53,8 +53,12 @@ class ReproducibleResume(L.Callback):
         checkpoint["metrics"] = {name: x.detach().cpu() for name, x in {**trainer.callback_metrics, **pending}.items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the last metrics until Lightning has cleared its own, and the position in the data."""
+        """Keep the last metrics and the position in the data.
+
+        Lightning clears its metrics before the fit starts; FSDP2's checkpoints are read after that.
+        """
         self._metrics = checkpoint.get("metrics", {})
+        trainer.callback_metrics.update(self._metrics)
         self._position = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
