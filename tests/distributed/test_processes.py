@@ -25,14 +25,18 @@ def launch(folder: Path, kind: str, nodes: int = 1) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             command += [f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}", "--local-addr=127.0.0.1"]
-    command += ["-m", "tests.distributed.worker", str(folder), kind, str(nodes)]
+    command += ["-m", "tests.distributed.worker", str(folder), kind]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
     printing: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     agents = [subprocess.Popen(command, cwd=root, env=environment, **printing) for _ in range(nodes)]
-    for agent in agents:
-        printed, _ = agent.communicate(timeout=400)
-        assert agent.returncode == 0, printed[-3000:]
+    try:
+        for agent in agents:
+            printed, _ = agent.communicate(timeout=400)
+            assert agent.returncode == 0, printed[-3000:]
+    finally:
+        for agent in agents:
+            agent.kill()  # one that still waits for another that failed
 
 
 TWO_NODES = [pytest.param((kind, 2), id=f"{kind}, two nodes", marks=pytest.mark.slow) for kind in ("ddp", "fsdp2")]

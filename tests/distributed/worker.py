@@ -1,6 +1,6 @@
 """What every process of tests/distributed runs: each module for one optimiser step, and what it ended with.
 
-python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.worker FOLDER STRATEGY NODES
+python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.worker FOLDER STRATEGY
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
 
 
-def trainer(folder: Path, strategy: Any, world: int, nodes: int = 1) -> L.Trainer:
-    """A quiet Trainer."""
+def trainer(folder: Path, strategy: Any, world: int) -> L.Trainer:
+    """A quiet Trainer over the processes that torchrun started, on as many nodes as it has agents."""
+    nodes = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
     settings: dict[str, Any] = {
         "max_epochs": 1,
         "accelerator": "cpu",
@@ -106,13 +107,11 @@ def whole(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
 
 
-def trained(
-    folder: Path, name: str, strategy: Any, world: int, engine: Any, nodes: int = 1
-) -> tuple[dict[str, Any], Any]:
+def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> tuple[dict[str, Any], Any]:
     """Weights and metrics after an epoch: two uneven batches, or one iteration of PPO."""
     torch.manual_seed(0)
     module, data = build(name, folder, world, engine)
-    fit = trainer(folder, strategy, world, nodes)
+    fit = trainer(folder, strategy, world)
     fit.fit(module, data)
     weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
     metrics = {key: float(value) for key, value in fit.callback_metrics.items() if not key.startswith(("time", "roll"))}
@@ -122,12 +121,12 @@ def trained(
 
 def main() -> None:
     """Run every module and leave what it ended with in FOLDER."""
-    folder, kind, nodes = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for name in NAMES:
         made: Any = DDPStrategy(process_group_backend="gloo") if kind == "ddp" else FullySharded("gloo")
-        result, module = trained(folder / "base", name, made, world, Echo(), nodes)
+        result, module = trained(folder / "base", name, made, world, Echo())
         module.export(folder / f"{kind}_{name}")
         if rank == 0:
             torch.save(result, folder / f"{kind}_{name}.pt")
@@ -135,7 +134,7 @@ def main() -> None:
     module, _ = build("ppo", folder / "base", world)
     data = PromptDataModule(tiny_tokenizer(), [{"prompt": "a b"}])
     module.rollout = replace(module.rollout, batch_size=64, max_new_tokens=12)
-    trainer(folder, made, world, nodes).fit(module, data)
+    trainer(folder, made, world).fit(module, data)
     sampled = [row["response"] for row in module.last_samples]
     (folder / f"{kind}_samples_{rank}.json").write_text(json.dumps(sampled))
 
