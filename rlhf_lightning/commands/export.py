@@ -14,7 +14,7 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import export_help
 from rlhf_lightning.commands.lineage import TrainingRun, read_run
-from rlhf_lightning.commands.model_card import write_model_card
+from rlhf_lightning.commands.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import UserError
@@ -32,6 +32,8 @@ def export(config: dict[str, Any]) -> None:
     run = check(config)
     write_export(run, Path(config["to"]), config["form"], config["dtype"])
     print(f"exported: {config['to']}")
+    if run.quantized and config["form"] == "merged":
+        print(f"note: {QUANTIZED}")
 
 
 def check(config: Mapping[str, Any]) -> TrainingRun:

@@ -39,6 +39,11 @@ class TrainingRun:
         return "reward_model" in str(self.config["model"].get("_target_", ""))
 
     @property
+    def quantized(self) -> bool:
+        """Whether it was trained on 4-bit weights."""
+        return bool(self.config["model"].get("quantization"))
+
+    @property
     def adapter_base(self) -> str | None:
         """The base of its model, if that is an adapter; None for a whole model."""
         file = self.model_folder / "adapter_config.json"

@@ -27,6 +27,10 @@ ALGORITHMS = {
     "DPOModule": ("dpo", "direct preference optimisation"),
 }
 LIBRARIES = ("rlhf-lightning", "torch", "lightning", "transformers", "peft", "safetensors")
+QUANTIZED = (
+    "The adapter was trained on the base in 4 bits. On the unquantised base, which is what it is merged into, answers "
+    "differ by that rounding; to get those of training, load the base in 4 bits and the adapter on it."
+)
 _NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # of a tracking server's address: cards are published
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -138,6 +142,8 @@ def _introduction(run: TrainingRun, adapter: bool) -> str:
     trained = f"{words} (`{run.algorithm}`)" if words else f"`{run.algorithm}`"
     text = f"{what}, trained by {trained} with rlhf-lightning: `{run.config.get('name')}`, seed "
     text += f"{run.config.get('seed')}."
+    if run.quantized:
+        text += f"\n\n{QUANTIZED}"
     if run.is_reward_model and run.summary.get("val/score_std") is not None:
         mean, std = (_shown(run.summary[f"val/score_{key}"]) for key in ("mean", "std"))
         text += f"\n\nIts scores of held-out answers have mean {mean} and standard deviation {std} (`score_mean` and "

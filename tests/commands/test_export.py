@@ -143,6 +143,15 @@ def test_the_lines_on_the_card_run_as_they_stand(kind, chat, empty_folder, capsy
         assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
+@pytest.mark.parametrize("quantized", [False, True])
+def test_merging_what_was_trained_on_4_bit_weights_says_what_that_changes(quantized, lora_run, capsys):
+    config = json.loads((lora_run / "config.yaml").read_text())
+    config["model"]["quantization"] = {"_target_": "rlhf_lightning.models.NF4"} if quantized else None
+    (lora_run / "config.yaml").write_text(json.dumps(config))
+    run_export(f"run={lora_run}", "to=merged", "form=merged")
+    assert ("4 bits" in capsys.readouterr().out) == quantized
+
+
 def test_dtype_converts_the_weights(full_run, lora_run):
     for run, wanted in ((full_run, torch.float16), (lora_run, torch.bfloat16)):
         name = str(wanted).removeprefix("torch.")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rlhf_lightning.commands.lineage import lineage, read_run
-from rlhf_lightning.commands.model_card import ALGORITHMS, library_versions, model_card
+from rlhf_lightning.commands.model_card import ALGORITHMS, QUANTIZED, library_versions, model_card
 from tests.commands.runs import write_run
 
 
@@ -49,6 +49,12 @@ def test_a_reward_model_says_so_and_shows_the_moments_of_its_scores(empty_folder
     assert front_matter(text)["tags"] == ["rlhf-lightning", "reward-model"]
     assert "mean 1.5 and standard deviation 0.25" in text
     assert "AutoModelForSequenceClassification" in section(text, "Use")
+
+
+@pytest.mark.parametrize("quantization", [None, {"_target_": "rlhf_lightning.models.NF4"}])
+def test_training_on_4_bit_weights_is_said(quantization, empty_folder):
+    run = write_run(empty_folder / "run", model={"path": "org/base", "quantization": quantization})
+    assert (QUANTIZED in card(run)) == (quantization is not None)
 
 
 def test_an_adapter_names_its_own_base_and_peft(empty_folder):
