@@ -42,6 +42,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     config_dir = None
     if arguments[0] == "--config-dir":
         config_dir, arguments = str(ROOT / "examples/extension" / arguments[1]), arguments[2:]
+    if arguments[0] == "-m":
+        arguments = arguments[1:]  # a sweep of one job
     if command == "rlhf-train":
         train.check(compose_config("train", arguments, config_dir))
     elif command == "rlhf-evaluate":

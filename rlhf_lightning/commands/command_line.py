@@ -29,6 +29,17 @@ from rlhf_lightning.commands.composition import (
     config_folder,
     plain_config,
 )
+from rlhf_lightning.commands.launching import (
+    check_jobs,
+    check_processes,
+    has_several_jobs,
+    in_run_folder,
+    in_submitit,
+    is_submitit,
+    launcher_overrides,
+    numbered,
+    waiting_for_jobs,
+)
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.errors import Terminated, UserError
@@ -105,17 +116,33 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def run_hydra_command(command: str, config_name: str, task: Task, help_text: Callable[[str | None], str]) -> None:
-    """A command over one config: compose it and hand it to `task`; help, sweeps and Hydra's own options work too."""
+def run_hydra_command(
+    command: str,
+    config_name: str,
+    task: Task,
+    help_text: Callable[[str | None], str],
+    check: Task = lambda config: None,
+) -> None:
+    """A command over one config: compose it and hand it to `task`; help, sweeps and Hydra's own options work too.
+
+    Args:
+        command: its name.
+        config_name: the top of its configs.
+        task: the command itself.
+        help_text: the page for `--help`, given `--config-dir`.
+        check: raises UserError for what can be known to be wrong with a config before its job is queued.
+    """
 
     def body() -> None:
         arguments = read_arguments(command)
         if arguments.help:
             print(help_text(arguments.config_dir))
         elif is_plain(arguments):
+            if chosen := launcher_overrides(arguments.overrides):
+                raise UserError(f"{chosen[0]}: a launcher runs the jobs of a sweep: {command} -m ...")
             task(compose_config(config_name, arguments.overrides, arguments.config_dir))
         else:
-            _hydra_main(config_name, task, arguments)
+            _hydra_main(config_name, task, check, arguments)
 
     run_command(body)
 
@@ -125,34 +152,42 @@ def is_plain(arguments: argparse.Namespace) -> bool:
     return not any(getattr(arguments, name, None) for name in _HYDRA_OPTIONS)
 
 
-def _hydra_main(config_name: str, task: Task, arguments: argparse.Namespace) -> None:
+def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.Namespace) -> None:
     """Hydra's own entry: `--multirun` through its sweeper and launcher, `--cfg`, `--info`, `--hydra-help`."""
+    several = arguments.multirun and has_several_jobs(config_name, arguments.overrides)
 
     def job(config: DictConfig) -> None:
-        hydra_config: Any = HydraConfig.get()
-        plain = plain_config(config, hydra_config.runtime.choices)
-        if plain.get("run_dir") and arguments.multirun:
-            plain["run_dir"] = f"{plain['run_dir']}_{hydra_config.job.num}"  # jobs of a sweep must not share a folder
-        try:
-            _refuse_processes(plain, hydra_config)
-            task(plain)
-        except UserError as error:
-            # Hydra would hold the exception back and print several lines.
-            _fail(str(error))
+        _run_job(task, config, several)
 
     main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
     try:
-        main(job)()
+        if arguments.multirun and launcher_overrides(arguments.overrides):
+            check_jobs(config_name, arguments.overrides, arguments.config_dir, check)
+        with waiting_for_jobs():
+            main(job)()
     except COMPOSITION_ERRORS as error:
         raise UserError(composition_error(error, config_name, arguments.overrides)) from error
 
 
-def _refuse_processes(config: dict[str, Any], hydra_config: Any) -> None:
-    """Lightning starts further processes by running the command again: each would run the whole sweep."""
-    devices = (config.get("trainer") or {}).get("devices", 1)
-    local = str(hydra_config.launcher._target_).endswith("BasicLauncher")
-    if hydra_config.mode == RunMode.MULTIRUN and local and devices != 1:
-        raise UserError(
-            f"trainer.devices: found {devices}; a sweep (-m) in this process takes trainer.devices=1: loop over the "
-            "values in your shell, or use a launcher that gives each job processes of its own"
-        )
+def _run_job(task: Task, config: DictConfig, several: bool) -> None:
+    """What Hydra calls: a job of a sweep, in this process or in one that submitit has started."""
+    hydra_config: Any = HydraConfig.get()
+    plain = plain_config(config, hydra_config.runtime.choices)
+    launcher, sweep = hydra_config.launcher, hydra_config.mode == RunMode.MULTIRUN
+    if sweep and several:
+        plain = numbered(plain, hydra_config.job.num)
+
+    def body() -> None:
+        if sweep:
+            check_processes(plain, launcher)
+        task(in_run_folder(plain, hydra_config.sweep.dir, hydra_config.job.num) if is_submitit(launcher) else plain)
+
+    if is_submitit(launcher):
+        with in_submitit():
+            run_command(body)
+        return
+    try:
+        body()
+    except UserError as error:
+        # Hydra would hold the exception back and print several lines.
+        _fail(str(error))

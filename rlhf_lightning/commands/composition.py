@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -59,6 +60,13 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
     Raises:
         UserError: one line about what cannot be composed.
     """
+    return compose_with_launcher(config_name, overrides, config_dir)[0]
+
+
+def compose_with_launcher(
+    config_name: str, overrides: Sequence[str], config_dir: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `compose_config`, and Hydra's own section `hydra.launcher`, which says what would run a sweep."""
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")
@@ -66,9 +74,19 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
     with _hydra(config_name):
         try:
             config = compose(config_name, list(overrides), return_hydra_config=True)
-            return plain_config(config, config.hydra.runtime.choices)
+            launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+            return plain_config(config, config.hydra.runtime.choices), launcher
         except COMPOSITION_ERRORS as error:
             raise UserError(composition_error(error, config_name, overrides)) from error
+
+
+def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """The overrides that all jobs of a sweep share, and all those of each job, as Hydra's own sweeper has them."""
+    with _hydra(config_name):
+        parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+        shared = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    return shared, jobs
 
 
 def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:

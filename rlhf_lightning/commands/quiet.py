@@ -42,6 +42,7 @@ _LOGGERS = {
     "lightning.fabric.utilities.distributed": logging.WARNING,
     "lightning.fabric.utilities.seed": logging.WARNING,
     "lightning.pytorch.accelerators.cuda": logging.WARNING,
+    "lightning.pytorch.trainer.connectors.signal_connector": logging.WARNING,  # of SLURM's signals, which we take over
     "bitsandbytes": logging.ERROR,  # kernels that this machine does not have
     "torch.distributed.elastic.multiprocessing.redirects": logging.ERROR,
     "httpx": logging.WARNING,

@@ -29,16 +29,26 @@ def first_process() -> bool:
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
-    """`run_dir`, or the run that `checkpoint` belongs to, or a new `outputs/<name>/<time>`."""
+    """`run_dir`, or the run that `checkpoint` belongs to, or a new `outputs/<name>/<time>`.
+
+    Raises:
+        UserError: processes that would each choose a folder.
+    """
     if config.get("run_dir"):
         return Path(config["run_dir"])
     if shared := os.environ.get(_SHARED):
         return Path(shared)
     folder = checkpoint and run_of_checkpoint(checkpoint)
     if folder is None:
+        if ("trainer" in config or "stages" in config) and _started_from_outside():
+            raise UserError("run_dir: missing; processes that srun or torchrun has started have to agree on the folder")
         folder = _new_folder(OUTPUTS / str(config["name"]))
     os.environ[_SHARED] = str(folder)
     return folder
+
+
+def _started_from_outside() -> bool:
+    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
 
 
 def forget_run_dir() -> None:
@@ -109,9 +119,10 @@ def _of_earlier_run(path: Path) -> str | None:
     return "it is of an earlier run in this folder" if earlier else None
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in a folder has saved one."""
-    return any(_of_earlier_run(path) is None for path in folder.glob("checkpoints/*.ckpt"))
+def has_checkpoint(folder: Path, since_ns: int = 0) -> bool:
+    """Whether the run in a folder has saved one since a time, in nanoseconds of the epoch."""
+    files = [path for path in folder.glob("checkpoints/*.ckpt") if _of_earlier_run(path) is None]
+    return any(_age_key(path) >= since_ns for path in files)
 
 
 def begin_run(folder: Path) -> None:

@@ -46,16 +46,15 @@ class RunResult:
 
 def main() -> None:
     """The entry point of rlhf-train."""
-    run_hydra_command("rlhf-train", "train", train, train_help)
+    run_hydra_command("rlhf-train", "train", train, train_help, check_all)
 
 
 def train(config: dict[str, Any]) -> None:
     """Check the config, then explain it or run it."""
-    check(config)
+    check_all(config)
     if config.get("explain"):
         print(explain(config))
         return
-    check_inputs(config)
     try:
         result = run(config)
     except Terminated:
@@ -63,6 +62,13 @@ def train(config: dict[str, Any]) -> None:
         print_stopped(folder, f"the same command with ckpt=last run_dir={folder}")
         raise
     print_end(result.folder, config)
+
+
+def check_all(config: Mapping[str, Any]) -> None:
+    """`check`, and that what the run reads is there. Raises UserError."""
+    check(config)
+    if not config.get("explain"):
+        check_inputs(config)
 
 
 def check(config: Mapping[str, Any], prefix: str = "") -> None:

@@ -195,6 +195,20 @@ def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(monkeypat
     assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
 
 
+def test_a_sweep_of_one_job_keeps_its_run_dir(monkeypatch, capsys, empty_folder):
+    folders = []
+    monkeypatch.setattr(train, "check_inputs", lambda config: None)
+    monkeypatch.setattr(train, "run", lambda config: folders.append(config["run_dir"]) or train.RunResult(Path(), {}))
+    call_in_process(train.main, "-m", "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    assert folders == ["outputs/demo/sft"]
+
+
+def test_a_launcher_without_a_sweep_is_refused(monkeypatch, capsys, empty_folder):
+    arguments = ("experiment=sft_demo", "hydra/launcher=slurm")
+    code, _, err = call_in_process(train.main, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (2, "error: hydra/launcher=slurm: a launcher runs the jobs of a sweep: rlhf-train -m ...\n")
+
+
 def test_a_sweep_over_several_processes_is_refused(monkeypatch, capsys, empty_folder):
     arguments = ("-m", "experiment=sft_demo", "seed=1,2", "trainer.devices=2")
     code, _, err = call_in_process(train.main, *arguments, monkeypatch=monkeypatch, capsys=capsys)

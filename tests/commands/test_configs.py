@@ -97,7 +97,8 @@ def test_every_class_of_ours_in_the_configs_has_a_schema():
     text = "\n".join(file.read_text() for file in conf_dir().rglob("*.yaml"))
     targets = {line.split("_target_:")[1].split("#")[0].strip() for line in text.splitlines() if "_target_:" in line}
     assert targets
-    assert not targets - set(TARGETS)
+    launchers = {target for target in targets if target.startswith("hydra_plugins.")}  # checked by Hydra and submitit
+    assert not targets - launchers - set(TARGETS)
 
 
 def arguments_of(target: str) -> dict[str, inspect.Parameter]:

@@ -52,6 +52,14 @@ def test_further_processes_of_a_run_find_its_folder():
     assert choose_run_dir({"name": "ppo"}) == first
 
 
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
+def test_processes_that_were_not_started_by_the_first_do_not_choose_a_folder_each(variable, monkeypatch):
+    monkeypatch.setenv(variable, "2")
+    with pytest.raises(UserError, match=r"^run_dir: missing; processes that srun or torchrun has started"):
+        choose_run_dir({"name": "ppo", "run_dir": None, "trainer": {}})
+    assert choose_run_dir({"run_dir": "mine", "trainer": {}}).name == "mine"
+
+
 def test_the_last_checkpoint_is_the_newest_of_the_experiment(empty_folder):
     checkpoint(empty_folder / "outputs" / "ppo" / "a", age=10)
     newest = checkpoint(empty_folder / "outputs" / "ppo" / "b", age=5)
