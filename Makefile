@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+VLLM_VENV ?= .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.ready
 # The machine may keep wheels on disk (a CPU build of torch, say): uv reads that only from its own variable.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow exact mutants kills lint format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm exact mutants kills lint format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -31,6 +34,20 @@ test: setup  ## the fast tests, one process a core
 
 test-slow: setup  ## the slow tests: the exact-optimum suite, three seeds of the demo
 	$(BIN)/python -m pytest -m slow
+
+test-vllm: $(VLLM_STAMP)  ## the tests against vLLM itself, on CPU, in an environment of their own
+	VLLM_CPU_KVCACHE_SPACE=1 OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest -m vllm tests/rollout
+
+# vLLM pins versions of its own. The three packages left out are built for CUDA and break beside a CPU build of torch;
+# text models need none of them.
+$(VLLM_STAMP): pyproject.toml requirements-vllm.txt
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	printf 'torchvision; python_version < "0"\ntorchaudio; python_version < "0"\ntorchcodec; python_version < "0"\n' \
+		> $(VLLM_VENV)/left-out.txt
+	$(VLLM_BIN)/uv pip install --quiet --python $(VLLM_BIN)/python --override $(VLLM_VENV)/left-out.txt \
+		-r requirements-vllm.txt --editable .
+	@touch $@
 
 exact: setup  ## the exact-optimum table of the README
 	$(BIN)/python scripts/exact_table.py
@@ -61,4 +78,4 @@ wheel: setup  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove the virtual environment, outputs and caches
-	rm -rf $(VENV) dist outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) dist outputs .pytest_cache .mypy_cache .ruff_cache

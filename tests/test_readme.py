@@ -14,7 +14,7 @@ from rlhf_lightning.commands.stages import compose_stages, split_overrides
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
-    *(f"docs/{page}.md" for page in ("clusters", "extending", "memory", "models", "results", "resuming")),
+    *(f"docs/{page}.md" for page in ("clusters", "extending", "memory", "models", "results", "resuming", "rollouts")),
     "CONTRIBUTING.md",
 )
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
 from rlhf_lightning.algorithms.ppo_statistics import record_rollout, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
@@ -35,13 +36,13 @@ from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rewards import RewardFunction, check_scores
 from rlhf_lightning.rollout import (
     Generation,
-    NativeEngine,
     Rollout,
     RolloutEngine,
     RolloutLoader,
     RolloutSettings,
     SamplingSettings,
     endless_order,
+    make_engine,
     seeded_generator,
 )
 
@@ -62,10 +63,12 @@ class PPOModule(AlignmentModule):
         ppo_epochs: passes over a rollout.
         num_minibatches: optimiser steps per pass.
         target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
+        importance_cap: tokens count by min(pi_old / pi_engine, cap) in the policy loss, where the engine that sampled
+            computes other probabilities than the trainer; null: all count 1.
         whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
         layout: `shared`, the value is a head on the policy's hidden states; `separate`, a critic of its own.
         seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
-        engine: generates; null: the native engine.
+        engine: generates; null: the one that `rollout` describes.
     """
 
     saves_mid_epoch = False
@@ -87,6 +90,7 @@ class PPOModule(AlignmentModule):
         ppo_epochs: int = 4,
         num_minibatches: int = 4,
         target_kl: float | None = None,
+        importance_cap: float | None = None,
         whiten_advantages: bool = True,
         layout: Literal["shared", "separate"] = "shared",
         seed: int = 0,
@@ -101,6 +105,7 @@ class PPOModule(AlignmentModule):
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.gamma, self.lam, self.whiten_advantages = gamma, lam, whiten_advantages
         self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
+        self.importance_cap = importance_cap
         self.layout, self.seed = layout, seed
         self.engine = engine
         self.kl_controller = self.kl.controller()
@@ -129,7 +134,7 @@ class PPOModule(AlignmentModule):
         if self.engine is None:
             ends = bare_model(policy).generation_config.eos_token_id
             eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-            self.engine = NativeEngine(self.tokenizer.pad_token_id, list(eos_ids), self.rollout.generation_batch_size)
+            self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
 
     @property
     def policy(self) -> Any:
@@ -147,6 +152,12 @@ class PPOModule(AlignmentModule):
                     "callbacks: PPO is checkpointed at the end of an iteration; use every_n_epochs instead of "
                     "every_n_train_steps or train_time_interval"
                 )
+
+    def teardown(self, stage: str) -> None:
+        """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
+        close = getattr(self.engine, "close", None)
+        if close is not None:
+            close()
 
     def train_dataloader(self) -> RolloutLoader:
         """The loader whose every pass is a fresh rollout."""
@@ -187,7 +198,10 @@ class PPOModule(AlignmentModule):
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
-        record_rollout(self, rollout, raw, generation, generated - started)
+        record_gap(self, rollout, generation)
+        if self.importance_cap is not None:
+            rollout.advantages = rollout.advantages * importance_weights(self, rollout, generation, self.importance_cap)
+        record_rollout(self, rollout, raw, generated - started)
         self.record("time/rollout", time.perf_counter() - started)
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
         self._updates_started = time.perf_counter()

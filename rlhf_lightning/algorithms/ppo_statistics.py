@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.functional import kl_estimate, masked_var
-from rlhf_lightning.rollout import Generation, Rollout
+from rlhf_lightning.rollout import Rollout
 
 if TYPE_CHECKING:
     from rlhf_lightning.algorithms.ppo import PPOModule
@@ -25,7 +25,7 @@ def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
 
 
-def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, generation: Generation, seconds: float) -> None:
+def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, seconds: float) -> None:
     """Record the iteration's statistics on the module; `seconds` is the time generation took."""
     mask, n = rollout.mask, len(rollout)
     kl, tokens = response_kl(rollout), mask.sum()
@@ -44,8 +44,6 @@ def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, generation:
         module.record(f"objective/scores/{name}", sum(part) / n, n)
     module.record("value/explained_variance", explained_variance(*everywhere))
     module.record("rollout/tokens_per_second", tokens / seconds)
-    gap = (generation.logprobs - rollout.logprobs).abs() * mask
-    module.record("rollout/logprob_gap", gap.sum() / tokens, tokens)
 
 
 def samples(

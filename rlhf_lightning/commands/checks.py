@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.arithmetic import check_arithmetic
 from rlhf_lightning.commands.tracking import uses_mlflow
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError
 
 _ALGORITHMS = "rlhf_lightning.algorithms."
 _DATA = "rlhf_lightning.data."
@@ -48,6 +49,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         if not config.get("reward"):
             raise UserError("reward: PPO needs it; choose reward=default and set reward.function or reward.model")
         _check_ppo(config["algorithm"])
+        if samples_with_vllm(config):
+            _check_vllm(config)
         _check_strategy(config["trainer"].get("strategy"))
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
@@ -76,6 +79,26 @@ def _check_ppo(algorithm: Mapping[str, Any]) -> None:
         )
     if ptx.get("coef") and not ptx.get("data"):
         raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
+
+
+def samples_with_vllm(config: Mapping[str, Any]) -> bool:
+    """Whether PPO's responses come from vLLM."""
+    return (config.get("rollout") or {}).get("engine") == "vllm"
+
+
+def _check_vllm(config: Mapping[str, Any]) -> None:
+    if config["model"].get("quantization"):
+        raise UserError(
+            "rollout.engine: vLLM would sample from whole weights while the trainer computes with 4-bit ones; choose "
+            "rollout=native, or model/quantization=none"
+        )
+    if (config["model"].get("adapter") or {}).get("use_dora"):
+        raise UserError("model.adapter.use_dora: vLLM has no DoRA; choose rollout=native, or set it to false")
+
+
+def _check_vllm_is_installed(config: Mapping[str, Any]) -> None:
+    if samples_with_vllm(config) and not config["rollout"].get("server") and not importlib.util.find_spec("vllm"):
+        raise UserError(VLLM_NOT_INSTALLED)
 
 
 def _check_strategy(strategy: Any) -> None:
@@ -109,12 +132,13 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
 
 
 def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
-    """Raise UserError for the first model, reward model, data or checkpoint path that does not exist.
+    """Raise UserError for the first model, reward model or data path that does not exist, and for a missing vLLM.
 
     Args:
         config: a training config.
         made: folders that will exist by then, because an earlier stage or `prepare` makes them.
     """
+    _check_vllm_is_installed(config)
     commands = config.get("requires") or {}
     prepared = (config.get("prepare") or {}).get("folder")
     folders = [Path(folder) for folder in (*made, *([prepared] if prepared else []))]

@@ -41,6 +41,7 @@ KEYS = {
     "rollout.batch_size": "PPO: prompts an iteration and process, one response each",
     "rollout.max_new_tokens": "PPO: tokens of a response, at most",
     "rollout.temperature": "PPO: of sampling",
+    "rollout.server": "PPO, rollout=vllm: address of a running `vllm serve`",
     "reward.function | model | components": "PPO: dotted path of a Python function | reward model | weighted sum",
     "algorithm.kl.kind": "PPO: adaptive | fixed | multiplicative coefficient",
     "algorithm.kl.coef": "PPO: (initial) coefficient of the KL term, 1 / nats",

@@ -104,6 +104,21 @@ class Rollout(TypedDict, total=False):
 
 
 @strict
+class VLLMRollout(TypedDict, total=False):
+    engine: Literal["vllm"]
+    max_new_tokens: Count
+    temperature: Positive
+    batch_size: Count
+    generation_batch_size: Count | None
+    server: Annotated[str, Field(pattern="^https?://[^/]+")] | None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
+    sleep: bool
+    sync_dir: Text | None
+    timeout: Positive
+    engine_args: Mapping
+
+
+@strict
 class SFT(TypedDict, total=False):
     pass
 
@@ -132,6 +147,7 @@ class PPO(TypedDict, total=False):
     ppo_epochs: Count
     num_minibatches: Count
     target_kl: Positive | None
+    importance_cap: Positive | None
     whiten_advantages: bool
     layout: Literal["shared", "separate"]
     kl: Mapping
@@ -234,6 +250,7 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.data.PromptDataModule": PromptData,
     "rlhf_lightning.rewards.make_reward": Reward,
     "rlhf_lightning.rollout.RolloutSettings": Rollout,
+    "rlhf_lightning.rollout.VLLMRollout": VLLMRollout,
     "rlhf_lightning.algorithms.SFTModule": SFT,
     "rlhf_lightning.algorithms.RewardModule": RewardModel,
     "rlhf_lightning.algorithms.DPOModule": DPO,

@@ -99,7 +99,7 @@ def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts
     from rlhf_lightning.commands.planned_run import planned_run
     from rlhf_lightning.planning import advice_table, advise, make_plan, plan_table, room
 
-    run = planned_run(config, starts_from_adapter)
+    run = planned_run(config, starts_from_adapter, int(device_gb * 2**30))
     made = make_plan(run)
     text = plan_table(made, device_gb)
     if made.peak > room(device_gb):

@@ -31,12 +31,13 @@ _STRATEGIES = {  # the beginning of a strategy's name -> what it shards
 }
 
 
-def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False) -> Run:
+def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, device_bytes: int = 0) -> Run:
     """A checked training config as the planner's run. Only the configuration of its models is read.
 
     Args:
         config: a training config.
         starts_from_adapter: an earlier stage that has not run yet will leave an adapter as the model.
+        device_bytes: of the device, of which vLLM takes a share.
 
     Raises:
         UserError: no model's configuration can be read.
@@ -60,7 +61,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False) ->
         run = replace(run, rows=replace(run.rows, count=2 * run.rows.count))  # chosen and rejected
     if algorithm == "dpo":
         return replace(run, keeps_reference=not config["algorithm"].get("precompute_reference", False))
-    return _with_rollout(run, config) if algorithm == "ppo" else run
+    return _with_rollout(run, config, device_bytes) if algorithm == "ppo" else run
 
 
 def _algorithm(config: Mapping[str, Any]) -> str:
@@ -141,7 +142,7 @@ def _devices(config: Mapping[str, Any]) -> Devices:
     )
 
 
-def _with_rollout(run: Run, config: Mapping[str, Any]) -> Run:
+def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run:
     settings, algorithm, ptx = config["rollout"], config["algorithm"], config["algorithm"].get("ptx") or {}
     prompt = _length(config["data"].get("max_prompt_length"), run.policy)
     response, rows = settings.get("max_new_tokens", 64), settings.get("batch_size", 64)
@@ -154,9 +155,19 @@ def _with_rollout(run: Run, config: Mapping[str, Any]) -> Run:
         loss=Loss(settings.get("temperature", 1.0), entropy, value=True),
         separate=separate,
         extra=extra,
-        rollout=Rollout(rows, min(rows, settings.get("generation_batch_size") or rows), prompt, response),
+        rollout=_sampled(settings, rows, prompt, response, device_bytes),
         reward_model=_reward_model(config, run.policy, separate),
     )
+
+
+def _sampled(settings: Mapping[str, Any], rows: int, prompt: int, response: int, device_bytes: int) -> Rollout:
+    rollout = Rollout(rows, min(rows, settings.get("generation_batch_size") or rows), prompt, response)
+    if settings.get("engine") != "vllm":
+        return rollout
+    if settings.get("server"):
+        return replace(rollout, engine="server")
+    share, sleeps = settings.get("gpu_memory_utilization", 0.4), settings.get("sleep", False)
+    return replace(rollout, engine="vllm", share=share, device=device_bytes, sleeps=sleeps)
 
 
 def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:

@@ -16,6 +16,7 @@ from rlhf_lightning.errors import UserError
 _HARMLESS = {
     *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
     *("data.val_batch_size", "reward.batch_size"),
+    *(f"rollout.{key}" for key in ("server", "sleep", "sync_dir", "timeout")),
     *(f"trainer.{key}" for key in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch")),
     *(f"trainer.{key}" for key in ("limit_val_batches", "num_sanity_val_steps", "inference_mode", "profiler")),

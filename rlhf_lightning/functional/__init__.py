@@ -7,6 +7,7 @@ stays float64. A wrong shape is a ValueError that names the argument.
 """
 
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, token_rewards
+from rlhf_lightning.functional.importance import truncated_importance_weights
 from rlhf_lightning.functional.kl import kl_estimate
 from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
@@ -40,4 +41,5 @@ __all__ = [
     "ranked_preference_loss",
     "token_logprobs",
     "token_rewards",
+    "truncated_importance_weights",
 ]

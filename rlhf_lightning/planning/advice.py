@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from rlhf_lightning.models import NF4, LoRA
+from rlhf_lightning.planning.passes import generation
 from rlhf_lightning.planning.plan import make_plan
 from rlhf_lightning.planning.run import Run
 
@@ -81,9 +83,26 @@ def _smaller_batches(run: Run) -> Changed:
 
 
 def _fewer_at_once(run: Run) -> Changed:
-    if run.rollout is not None and run.rollout.at_once > run.rows.count:
+    if run.rollout is not None and run.rollout.engine == "native" and run.rollout.at_once > run.rows.count:
         rollout = replace(run.rollout, at_once=run.rows.count)
         yield f"rollout.generation_batch_size={rollout.at_once}", replace(run, rollout=rollout)
+
+
+def _asleep(run: Run) -> Changed:
+    if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
+        yield "rollout.sleep=true", replace(run, rollout=replace(run.rollout, sleeps=True))
+
+
+def _smaller_share(run: Run) -> Changed:
+    """What vLLM needs at the least: its copy of the weights, a tenth more, and the keys and values of one row."""
+    rollout = run.rollout
+    if rollout is None or rollout.engine != "vllm" or not rollout.device:
+        return
+    cache = generation(run.policy, 1, rollout.prompt, rollout.response, run.autocast).cache
+    needed = 1.1 * run.policy.weights().total + cache
+    share = math.ceil(needed / rollout.device * 20) / 20
+    if share < rollout.share:
+        yield f"rollout.gpu_memory_utilization={share:g}", replace(run, rollout=replace(rollout, share=share))
 
 
 def _fewer_scored(run: Run) -> Changed:
@@ -138,6 +157,8 @@ CHANGES: tuple[Callable[[Run], Changed], ...] = (
     _checkpointing,
     _smaller_batches,
     _fewer_at_once,
+    _asleep,
+    _smaller_share,
     _fewer_scored,
     _shared_layout,
     _reference_before,

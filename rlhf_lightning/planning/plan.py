@@ -90,6 +90,8 @@ def _roles(run: Run) -> Iterator[Role]:
         yield _trained(run, "value head", Weights(0, head, head, 0))
     if run.algorithm in ("dpo", "ppo"):
         yield _reference(run, weights)
+    if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
+        yield Role("vLLM", run.rollout.taken, note="rollout.gpu_memory_utilization of the device")
     if run.reward_model is not None:
         scored = run.reward_model
         if scored.shared:
@@ -185,12 +187,14 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     gathered = _gathered_weights(run)
     # Two ids and a mask a prompt token; an id, a mask, two masks of the passes and six figures a response token.
     collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
-    sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
-    name = "rollout: prompts"
-    yield Phase(name, gradients, sampled.prompts.others + collected, logits=sampled.prompts.logits, buffers=gathered)
-    yield Phase(
-        "rollout: sampling", gradients, sampled.step.others + collected, sampled.cache, sampled.step.logits, gathered
-    )
+    if rollout.engine == "native":
+        sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
+        alive = sampled.prompts.others + collected
+        yield Phase("rollout: prompts", gradients, alive, logits=sampled.prompts.logits, buffers=gathered)
+        alive = sampled.step.others + collected
+        yield Phase("rollout: sampling", gradients, alive, sampled.cache, sampled.step.logits, gathered)
+    elif rollout.engine == "vllm" and rollout.sleeps:
+        yield Phase("rollout: vLLM awake", gradients, collected, buffers=gathered + rollout.taken)
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
     name = "rollout: log-probabilities"
     yield Phase(name, gradients, alive.others + collected, logits=alive.logits, buffers=gathered)

@@ -45,12 +45,24 @@ class Rollout:
         rows: prompts an iteration and process.
         at_once: prompts decoded at a time.
         prompt, response: tokens, at most.
+        engine: who samples: the policy itself, vLLM on the same device, or a server elsewhere.
+        share: of the device that vLLM takes; `device` has so many bytes.
+        sleeps: vLLM takes it while it samples only.
     """
 
     rows: int
     at_once: int
     prompt: int
     response: int
+    engine: Literal["native", "vllm", "server"] = "native"
+    share: float = 0.0
+    device: int = 0
+    sleeps: bool = False
+
+    @property
+    def taken(self) -> int:
+        """Bytes that vLLM takes."""
+        return int(self.share * self.device)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from rlhf_lightning.rollout.container import Rollout, RolloutSettings
 from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator
+from rlhf_lightning.rollout.engines import make_engine
 from rlhf_lightning.rollout.loader import RolloutLoader
 from rlhf_lightning.rollout.native import NativeEngine
 from rlhf_lightning.rollout.order import endless_order
+from rlhf_lightning.rollout.vllm_engine import VLLMEngine
+from rlhf_lightning.rollout.vllm_server import VLLMServer
+from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 
 __all__ = [
     "Generation",
@@ -14,6 +18,10 @@ __all__ = [
     "RolloutLoader",
     "RolloutSettings",
     "SamplingSettings",
+    "VLLMEngine",
+    "VLLMRollout",
+    "VLLMServer",
     "endless_order",
+    "make_engine",
     "seeded_generator",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,9 +32,14 @@ class RolloutSettings:
     batch_size: int = 64
     generation_batch_size: int | None = None
 
+    own_engine: ClassVar[str] = "native"
+
     def __post_init__(self) -> None:
-        if self.engine != "native":
-            raise UserError(f"rollout.engine: {self.engine!r} is not an engine; allowed: native")
+        if self.engine != self.own_engine:
+            raise UserError(
+                f"rollout.engine: found {self.engine}, but these are the settings of {self.own_engine}; choose "
+                "rollout=native or rollout=vllm"
+            )
         if self.temperature <= 0:
             raise UserError(f"rollout.temperature: {self.temperature} must be > 0: PPO needs a stochastic policy")
 

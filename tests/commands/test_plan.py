@@ -96,6 +96,18 @@ def test_a_reward_model_that_does_not_exist_yet_is_like_the_policy(model):
     assert adapter.shared
 
 
+def test_the_engine_of_the_rollouts_is_planned(model):
+    ppo = ["experiment=ppo", model, "reward.function=my.fn"]
+    ((config, _),) = configs([*ppo, "rollout=vllm", "rollout.gpu_memory_utilization=0.3", "rollout.sleep=true"])
+    rollout = planned_run(config, device_bytes=1000).rollout
+    assert rollout is not None
+    assert (rollout.engine, rollout.taken, rollout.sleeps) == ("vllm", 300, True)
+    assert "vLLM awake" in plan(config, device_gb=24)
+    served = run_of(*ppo, "rollout=vllm", "rollout.server=http://localhost:8000").rollout
+    assert served is not None
+    assert (served.engine, served.taken) == ("server", 0)
+
+
 def test_stages_of_a_pipeline_are_planned_from_the_first_ones_model(model):
     stages = list(configs(["pipeline=instructgpt", f"stages.sft.{model}", "stages.sft.model/adapter=lora"]))
     assert [config["model"]["path"] for config, _ in stages] == ["tiny"] * 3

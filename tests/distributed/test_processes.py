@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rlhf_lightning.models import load_causal_lm, load_reward_model
 from tests.distributed.worker import NAMES, Echo, save_base, trained
 
 
-def launch(folder: Path, kind: str, nodes: int = 1) -> None:
+def launch(
+    folder: Path, kind: str, nodes: int = 1, worker: str = "tests.distributed.worker", further: Sequence[str] = ()
+) -> None:
     """Two processes: of one torchrun agent, or one each of two agents, as on two nodes."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={2 // nodes}"]
     command += ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-id=test"]
@@ -25,7 +28,7 @@ def launch(folder: Path, kind: str, nodes: int = 1) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             command += [f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}", "--local-addr=127.0.0.1"]
-    command += ["-m", "tests.distributed.worker", str(folder), kind]
+    command += ["-m", worker, str(folder), kind, *further]
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
     printing: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -191,3 +191,38 @@ def test_4_bits_are_not_sharded_and_not_advised_twice():
     words = " ".join(change.overrides for change in advise(run, 2**40)[0])
     assert "fsdp2" not in words
     assert "quantization" not in words
+
+
+def with_vllm(**changes):
+    assert PPO.rollout is not None
+    return replace(PPO, rollout=replace(PPO.rollout, **changes))
+
+
+def test_a_server_takes_nothing_of_the_device():
+    elsewhere = with_vllm(engine="server")
+    assert roles(elsewhere) == roles(PPO)
+    assert phases(elsewhere) == {
+        name: phase for name, phase in phases(PPO).items() if name not in ("rollout: prompts", "rollout: sampling")
+    }
+
+
+def test_vllm_takes_its_share_all_the_time_or_while_it_is_awake():
+    taken = 2**18
+    awake = with_vllm(engine="vllm", share=0.25, device=2**20)
+    assert roles(awake)["vLLM"].weights == taken
+    assert make_plan(awake).peak == make_plan(with_vllm(engine="server")).peak + taken
+    assert "rollout: sampling" not in phases(awake)
+    sleeping = with_vllm(engine="vllm", share=0.25, device=2**20, sleeps=True)
+    assert "vLLM" not in roles(sleeping)
+    assert phases(sleeping)["rollout: vLLM awake"].buffers == taken
+    sharded = replace(sleeping, devices=Devices(4, "fsdp2"))
+    assert phases(sharded)["rollout: vLLM awake"].buffers == taken + POLICY.weights().total
+
+
+def test_advice_for_vllm_is_to_let_it_sleep_and_to_give_it_less():
+    device = 40 * POLICY.weights().total
+    run = with_vllm(engine="vllm", share=0.9, device=device)
+    told = {change.overrides: change.peak for change in advise(run, room=2**50)[0]}
+    assert told["rollout.sleep=true"] == make_plan(with_vllm(engine="vllm", share=0.9, device=device, sleeps=True)).peak
+    assert told["rollout.gpu_memory_utilization=0.05"] < make_plan(run).peak - 0.8 * device
+    assert not any("generation_batch_size" in words for words in told)

@@ -1,0 +1,51 @@
+"""The policy's weights on their way to an engine that holds a copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.models.adapters import TRAINED, base_name, has_adapter, save_network
+from rlhf_lightning.models.forward import bare_model
+
+
+def base_source(model: Any) -> tuple[str, str | None]:
+    """Where the policy's base was loaded from, a folder or a hub name, and the commit of the latter."""
+    bare = bare_model(model)
+    source = base_name(model) if has_adapter(model) else str(bare.config._name_or_path)
+    return source, None if Path(source).is_dir() else getattr(bare.config, "_commit_hash", None)
+
+
+def computing_dtype(model: nn.Module) -> torch.dtype:
+    """The type the trainer computes in: autocast's where it is on, else that of the base weights."""
+    weight = next(bare_model(model).parameters())
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def adapter_rank(model: Any) -> int:
+    """The rank of the trained adapter."""
+    return int(model.peft_config[TRAINED].r)
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a model without adapter by their names in a checkpoint."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    bare = bare_model(model)
+    weights = {name: parameter.detach() for name, parameter in bare.named_parameters()}
+    yield from revert_weight_conversion(bare, weights).items()
+
+
+def write_weights(model: nn.Module, folder: Path) -> None:
+    """Write the weights, or the trained adapter alone, as a Hugging Face or an adapter folder.
+
+    The parameters are read as they are. `state_dict` of a sharded model that is whole for a rollout would spread it
+    again, in this process only, and the next forward pass would wait for the others.
+    """
+    state = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
+    save_network(model, folder, state)

@@ -1,0 +1,128 @@
+"""HTTP to a vLLM server: JSON in, JSON out, a few attempts, and errors that say what to do."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from rlhf_lightning.errors import UserError
+
+CONNECT_SECONDS = 10.0
+TRANSIENT = {502, 503, 504}  # a proxy whose server is not there
+
+
+class RefusedError(UserError):
+    """The server answered that it would not. `status` is HTTP's; `unknown_path`, that there is no such endpoint."""
+
+    def __init__(self, message: str, status: int, unknown_path: bool) -> None:
+        super().__init__(message)
+        self.status, self.unknown_path = status, unknown_path
+
+
+class VLLMClient:
+    """Requests to one server.
+
+    A request that cannot be delivered, or whose connection breaks, is sent again: every request here may be repeated.
+    One that takes too long is not, since the server may still be at work on it.
+
+    Args:
+        address: such as `http://localhost:8000`. The environment variable VLLM_API_KEY is sent along, where it is set.
+        timeout: seconds an answer may take.
+        attempts: of one request.
+        pause: seconds before the second attempt; doubled before each further one.
+    """
+
+    def __init__(self, address: str, timeout: float = 600.0, attempts: int = 5, pause: float = 1.0) -> None:
+        self.address, self.timeout = address.rstrip("/"), timeout
+        self.attempts, self.pause = attempts, pause
+
+    def get(self, path: str) -> Any:
+        """The answer to GET."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The answer to POST, None if it is empty.
+
+        Raises:
+            RefusedError: the server says no.
+            UserError: it does not answer, or not with JSON.
+        """
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
+        trouble = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                time.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                status, text = self._send(method, path, body)
+            except TimeoutError as error:
+                raise UserError(
+                    f"rollout.server: {self.address} has not answered {method} {path} within {self.timeout:g} s; raise "
+                    "rollout.timeout, or go on with ckpt=last once it is well"
+                ) from error
+            except (OSError, http.client.HTTPException) as error:
+                trouble = f"{type(error).__name__}: {error}"
+                continue
+            if status not in TRANSIENT:
+                return self._read(method, path, status, text)
+            trouble = f"HTTP {status}"
+        raise UserError(
+            f"rollout.server: {self.address} does not answer {method} {path} ({trouble}; {self.attempts} attempts); "
+            "start it again, then go on with ckpt=last"
+        )
+
+    def _send(self, method: str, path: str, body: Any) -> tuple[int, str]:
+        parts = urlsplit(self.address)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        connection = kind(parts.netloc, timeout=min(CONNECT_SECONDS, self.timeout))
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("VLLM_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        try:
+            try:
+                connection.connect()
+            except TimeoutError as error:
+                raise ConnectionError("no connection in time") from error
+            connection.sock.settimeout(self.timeout)
+            connection.request(method, parts.path + path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
+        finally:
+            connection.close()
+
+    def _read(self, method: str, path: str, status: int, text: str) -> Any:
+        try:
+            answer = json.loads(text) if text else None
+        except ValueError:
+            answer = text
+        if status >= 400:
+            unknown = status in (404, 405) and isinstance(answer, dict) and answer.get("detail") in _NO_ROUTE
+            raise RefusedError(
+                f"rollout.server: {self.address} refuses {method} {path}: HTTP {status}: {_short(_reason(answer))}",
+                status,
+                unknown,
+            )
+        return answer
+
+
+_NO_ROUTE = ("Not Found", "Method Not Allowed")
+
+
+def _reason(answer: Any) -> str:
+    """The message in an error of OpenAI's form, or of FastAPI's, or all of it."""
+    if isinstance(answer, dict):
+        error = answer.get("error", answer)
+        if isinstance(error, dict):
+            return str(error.get("message") or error.get("detail") or error)
+        return str(error)
+    return str(answer)
+
+
+def _short(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[:limit] + " ..."

@@ -1,0 +1,186 @@
+"""Rollouts by vLLM in the trainer's process, on the trainer's device."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError
+from rlhf_lightning.models.adapters import has_adapter
+from rlhf_lightning.rollout.engine import Generation, SamplingSettings
+from rlhf_lightning.rollout.isolation import isolated
+from rlhf_lightning.rollout.policy_weights import (
+    adapter_rank,
+    base_source,
+    computing_dtype,
+    named_weights,
+    write_weights,
+)
+from rlhf_lightning.rollout.responses import Response, row_seeds, sampling_arguments, to_generation
+from rlhf_lightning.rollout.vllm_settings import VLLMRollout
+
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as the largest rank
+
+# Read by vLLM when it is imported or started; what the user has set stays.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process, so that it is given tensors and no files
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VLLMEngine:
+    """vLLM holds a copy of the base and gets the trained weights before every rollout.
+
+    An adapter travels as files and gets a new name and number each time, since vLLM caches adapters by number and
+    prompts by name; the former one is removed. Without adapter all weights are copied, tensor by tensor, and cached
+    prompts are forgotten.
+
+    Args:
+        pad_id: fills the ends of short responses.
+        eos_ids: any of them ends a response.
+        settings: see VLLMRollout.
+    """
+
+    def __init__(self, pad_id: int, eos_ids: Sequence[int], settings: VLLMRollout) -> None:
+        self.pad_id, self.eos_ids, self.settings = pad_id, sorted(set(eos_ids)), settings
+        self.llm: Any = None
+        self.device: torch.device | None = None
+        self._adapter: Any = None
+        self._syncs = 0
+        self._asleep = False
+        self._made_group = False
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def sync(self, model: nn.Module) -> None:
+        """Give the engine the policy's weights; the first time, start it.
+
+        Raises:
+            UserError: vLLM is not installed, or cannot run this model with these arguments.
+        """
+        self.device = next(model.parameters()).device
+        with isolated():
+            if self.llm is None:
+                self._start(model)
+            self._wake("weights")
+            if has_adapter(model):
+                self._sync_adapter(model)
+            else:
+                self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": named_weights(model)})
+                self.llm.reset_prefix_cache()
+            self._wake("kv_cache")
+        self._asleep = False
+
+    def generate(
+        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
+    ) -> Generation:
+        """One response a prompt, in the order of the prompts; then sleep, if asked to."""
+        assert self.llm is not None and self.device is not None, "call sync(model) first"
+        import vllm
+
+        seeds = row_seeds(len(prompts), generator)
+        parameters = [
+            vllm.SamplingParams(**sampling_arguments(settings, seed, self.eos_ids), detokenize=False) for seed in seeds
+        ]
+        rows = [{"prompt_token_ids": ids} for ids in prompts]
+        with isolated():
+            try:
+                outputs = self.llm.generate(rows, parameters, lora_request=self._adapter, use_tqdm=False)
+            except ValueError as error:  # such as a prompt longer than the engine's max_model_len
+                raise UserError(f"rollout.engine: vLLM refuses a prompt: {error}") from error
+            if self.settings.sleep:
+                self.llm.sleep(level=1 if self._adapter else 2)  # full weights come again, a base does not
+                self._asleep = True
+        responses = [_response(output.outputs[0]) for output in outputs]
+        return to_generation(responses, settings, self.pad_id, self.eos_ids, self.device, "rollout.engine: vLLM")
+
+    def close(self) -> None:
+        """Give the device's memory back. The next `sync` starts the engine again."""
+        if self.llm is None:
+            return
+        self.llm.llm_engine.engine_core.shutdown()
+        self.llm, self._adapter, self._asleep = None, None, False
+        if self._made_group:
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            cleanup_dist_env_and_memory()
+        gc.collect()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _start(self, model: nn.Module) -> None:
+        had_group = distributed.is_initialized()
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if had_group:
+            os.environ.setdefault("RANK", str(distributed.get_rank()))  # torchrun sets it, Lightning does not
+        try:
+            from vllm import LLM
+        except ModuleNotFoundError as error:
+            raise UserError(VLLM_NOT_INSTALLED) from error
+        try:
+            self.llm = LLM(**self._arguments(model, had_group))
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:
+            raise UserError(f"rollout.engine: vLLM cannot start: {error}") from error
+        self._made_group = not had_group and distributed.is_initialized()
+
+    def _arguments(self, model: nn.Module, had_group: bool) -> dict[str, Any]:
+        """Those of `vllm.LLM`: the policy's base, computed as the trainer computes."""
+        source, revision = base_source(model)
+        arguments: dict[str, Any] = {
+            "model": source,
+            "revision": revision,
+            "dtype": str(computing_dtype(model)).removeprefix("torch."),
+            "skip_tokenizer_init": True,
+            "logprobs_mode": "processed_logprobs",  # of the tempered distribution that is sampled from
+            "seed": 0,  # every request has its own
+            "gpu_memory_utilization": self.settings.gpu_memory_utilization,
+            "enable_sleep_mode": self.settings.sleep,
+            "disable_log_stats": True,
+        }
+        if self.settings.generation_batch_size is not None:
+            arguments["max_num_seqs"] = self.settings.generation_batch_size
+        if has_adapter(model):
+            rank = next((size for size in ADAPTER_RANKS if size >= adapter_rank(model)), ADAPTER_RANKS[-1])
+            arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        if had_group:
+            # One engine a process beside the trainer's process group; each works alone.
+            arguments["distributed_executor_backend"] = "external_launcher"
+        return arguments | self.settings.engine_args
+
+    def _sync_adapter(self, model: nn.Module) -> None:
+        from vllm.lora.request import LoRARequest
+
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="rlhf-lightning-", dir=self.settings.sync_dir)
+        former, self._syncs = self._adapter, self._syncs + 1
+        folder = Path(self._folder.name) / str(self._syncs)
+        write_weights(model, folder)
+        if former is not None:
+            self.llm.llm_engine.remove_lora(former.lora_int_id)
+        self._adapter = LoRARequest(f"policy-{self._syncs}", self._syncs, str(folder))
+        try:
+            self.llm.llm_engine.add_lora(self._adapter)
+        except ValueError as error:
+            raise UserError(f"model/adapter: vLLM cannot take this adapter: {error}") from error
+        if former is not None:
+            shutil.rmtree(former.lora_path)
+
+    def _wake(self, part: str) -> None:
+        if self._asleep:
+            self.llm.wake_up(tags=[part])
+
+
+def _response(output: Any) -> Response:
+    """Token ids and log-probabilities of vLLM's CompletionOutput."""
+    tokens = [int(token) for token in output.token_ids]
+    return Response(tokens, [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)])
