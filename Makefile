@@ -78,4 +78,4 @@ wheel: setup  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove the virtual environment, outputs and caches
-	rm -rf $(VENV) $(VLLM_VENV) dist outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) .venv-trl-* dist outputs .pytest_cache .mypy_cache .ruff_cache

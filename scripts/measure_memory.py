@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comparison.memory import ALLOCATOR, resident, restart_peak, unmap
 
 CASES = {
     "SFT, LoRA": ["experiment=sft", "data.loss_on=all", "data.batch_size=2", "model/adapter=lora"],
@@ -43,8 +44,6 @@ PPO = [
     *["algorithm.ppo_epochs=1", "trainer.max_epochs=2", f"reward.function={Path(__file__).stem}.length"],
 ]
 COMMON = ["logger=none", "callbacks.checkpoint=null", "callbacks.progress=null", "+trainer.enable_checkpointing=false"]
-# Freed blocks of this size and above go back to the system at once.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 WORDS = " ".join(f"the {number} birds flew over the old house," for number in range(200))
 
 
@@ -93,10 +92,8 @@ def measured(arguments: list[str]) -> int:
         """Loading has a peak of its own, in main memory; it is not the device's."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            for parameter in pl_module.parameters():
-                if parameter.is_floating_point():
-                    parameter.data = parameter.data.clone()  # one that maps its file keeps all of it resident
-            Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
+            unmap(pl_module.parameters())
+            restart_peak()
 
     config = compose_config("train", arguments)
     tokenizer = load_tokenizer(config["model"]["path"])
@@ -107,12 +104,6 @@ def measured(arguments: list[str]) -> int:
     trainer.callbacks.append(FromTheFirstStep())
     trainer.fit(build_module(config, tokenizer), datamodule)
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before
-
-
-def resident(name: str) -> int:
-    """A figure of this process's memory in bytes: VmRSS is resident, VmHWM its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def in_own_process(kind: str, arguments: list[str]) -> int:

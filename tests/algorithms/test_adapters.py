@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_lightning.algorithms import KLPenalty
-from rlhf_lightning.models import NF4, LoRA, fingerprint, load_causal_lm, load_reward_model
+from rlhf_lightning.models import NF4, LoRA, fingerprint, load_causal_lm, load_reward_model, save_model
 from rlhf_lightning.rewards import make_reward
 from tests.algorithms.conftest import ADAM, dpo, ppo, reward, sft, trainer
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -116,6 +116,26 @@ def test_ppo_on_one_backbone_holds_four_roles_in_little_more_than_one_model(base
     per_adapter = sum(p.numel() for p in adapters(shared.policy).values())
     held = sum(p.numel() for p in shared.parameters())
     assert held == one_model + 3 * per_adapter + 64 + 1
+
+
+@pytest.mark.parametrize(("layout", "least", "most"), [("shared", 1.0, 1.3), ("separate", 3.9, 4.6)])
+def test_shared_roles_hold_at_most_1_3_times_the_bytes_of_one_model(
+    layout: str, least: float, most: float, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    tiny_model(hidden=128).save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    lora = LoRA(rank=2)
+    save_model(load_reward_model(base, adapter=lora), tiny_tokenizer(), tmp_path / "judge")
+    scores = make_reward(model=str(tmp_path / "judge"))
+    module, _ = make("ppo", base, {"adapter": lora}, reward=scores, layout=layout)
+    module.configure_model()
+    tensors = [*module.parameters(), *module.reference._model.parameters()]
+    judge = scores.model
+    tensors += [*judge.parameters()] if layout == "separate" else [*judge.policy.parameters(), judge.head]
+    storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}
+    one_model = sum(p.numel() * p.element_size() for p in load_causal_lm(base).parameters())
+    assert least <= sum(storages.values()) / one_model <= most
 
 
 def test_a_shared_run_is_resumed_bitwise_with_its_reference_and_reward_adapters(base: Path, tmp_path: Path) -> None:

@@ -1,0 +1,125 @@
+"""Ours against TRL and against `generate` of transformers, alternating in one run; writes docs/performance.md.
+
+python scripts/benchmark.py --model SmolLM2-135M --persona persona.jsonl --hh hh.jsonl --selfinstruct selfinstruct.jsonl
+python scripts/benchmark.py --only ppo-2x128 ppo-8x512-lora            # random Llamas: needs no files
+python scripts/benchmark.py --list
+
+Each side is a process that stays alive: ours in this environment, the peer in `.venv-trl-<version>`, which is made when
+it is missing (TRL 1.12.0 for PPO, the last version with it; 1.16.0 for the rest). Both do the same repetition in turn,
+first one to warm up. What was measured is kept in docs/performance.json, so that `--only` renews some rows of the table
+and leaves the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comparison.environments import ROOT
+from comparison.inputs import in_our_order, picked_rows, random_llama, random_prompts, reward_model, write
+from comparison.job import Job
+from comparison.rows import ROWS, Row
+from comparison.table import Measured, circumstances_table, memory_table, ratio_of_speeds, speed_table
+from comparison.workers import Worker, our_worker, peer_worker
+
+from rlhf_lightning.commands.quiet import quieten
+from rlhf_lightning.models import LoRA
+
+PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
+TABLES = "<!-- tables -->"  # stands before and after what is written
+
+
+def jobs(row: Row, given: argparse.Namespace, folder: Path) -> tuple[Job, Job]:
+    """The repetition, ours and the peer's: they differ in the files that hold the same thing."""
+    count = given.rows or row.count
+    if row.llama is not None:
+        model, data = str(random_llama(folder / "model", *row.llama)), str(random_prompts(folder / "prompts.jsonl"))
+        whole = reward_model(folder / "reward", model)
+        own = reward_model(folder / "adapter", model, LoRA()) if row.lora else whole
+        return row.job(model, data, str(own)), row.job(model, data, str(whole))
+    picked = picked_rows(getattr(given, row.data), count)
+    write(folder / "ours.jsonl", picked)
+    write(folder / "peer.jsonl", picked if row.task == "decode" else in_our_order(picked))
+    return row.job(given.model, f"{folder}/ours.jsonl"), row.job(given.model, f"{folder}/peer.jsonl")
+
+
+def compare(row: Row, given: argparse.Namespace) -> Measured:
+    """Alternate the two sides, whichever begins."""
+    with tempfile.TemporaryDirectory() as name:
+        ours_job, peer_job = jobs(row, given, Path(name))
+        with our_worker(given.threads) as ours, peer_worker(row.trl, given.threads) as peer:
+            sides: list[tuple[Worker, Measured]] = [
+                (worker, {**worker.ask("prepare", **asdict(job)), "repeats": []})
+                for worker, job in ((ours, ours_job), (peer, peer_job))
+            ]
+            for worker, _ in sides:
+                worker.ask("repeat")
+            speeds = []
+            for turn in range(given.alternations):
+                speeds.append(ours.ask("speeds"))
+                for worker, kept in sides if turn % 2 == 0 else reversed(sides):
+                    kept["repeats"].append(worker.ask("repeat"))
+    (_, kept_ours), (_, kept_peer) = sides
+    settings = {"alternations": given.alternations, "threads": given.threads}
+    return {**settings, "ours": kept_ours, "peer": kept_peer, "speeds": speeds}
+
+
+def tables(results: dict[str, Measured]) -> str:
+    """Everything that is measured, as Markdown."""
+    return "\n\n".join(table(results) for table in (speed_table, memory_table, circumstances_table))
+
+
+def keep(results: dict[str, Measured]) -> None:
+    """Write the figures, and the tables into the page."""
+    FIGURES.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    before, _, after = PAGE.read_text(encoding="utf-8").split(TABLES)
+    PAGE.write_text(f"{before}{TABLES}\n\n{tables(results)}\n\n{TABLES}{after}", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a Hugging Face folder: SmolLM2-135M")
+    parser.add_argument("--persona", metavar="JSONL", help="preferences with short answers")
+    parser.add_argument("--hh", metavar="JSONL", help="preferences with long prompts")
+    parser.add_argument("--selfinstruct", metavar="JSONL", help="prompt and completion, of mixed lengths")
+    parser.add_argument("--only", nargs="+", metavar="ROW", choices=[row.key for row in ROWS], help="these rows")
+    parser.add_argument("--alternations", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side's products")
+    parser.add_argument("--rows", type=int, help="rows of a repetition, for a quick look at a row that reads a file")
+    parser.add_argument("--dry", action="store_true", help="print, and write nothing")
+    parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
+    given = parser.parse_args()
+    given.chosen = [row for row in ROWS if given.only is None or row.key in given.only]
+    needed = {name for row in given.chosen if row.data for name in ("model", row.data)}
+    missing = sorted(f"--{name}" for name in needed if getattr(given, name) is None)
+    if missing and not given.list:
+        parser.error(f"the chosen rows need {', '.join(missing)}; or choose others with --only")
+    return given
+
+
+def main() -> None:
+    """Measure the chosen rows one by one."""
+    given = parse()
+    if given.list:
+        print("\n".join(f"{row.key:20} {row.what}" for row in ROWS))
+        return
+    quieten()
+    stored: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
+    measured: dict[str, Measured] = {}
+    for row in given.chosen:
+        measured[row.key] = compare(row, given)
+        print(f"{row.key}: {ratio_of_speeds(measured[row.key]):.2f}", file=sys.stderr, flush=True)
+        if not given.dry:
+            keep(stored | measured)
+    print(tables(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What a repetition needs at least, and how fast this machine is: together the roofline column.
+
+Operations are those of matrix products, a multiplication and an addition each counted. Everything that both sides could
+leave out is left out: padding, a prompt computed once for each of its answers, logits where nothing is predicted, and
+what a rollout knows already (log-probabilities and values of its own tokens).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from comparison.job import Job
+from rlhf_lightning.models.forward import bare_model
+
+Counted = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The sizes that arithmetic depends on.
+
+    Args:
+        layers: weights of all layers, without embeddings and output layer.
+        output: weights of the output layer.
+        width: layers times the width of all attention heads of one.
+        adapter: weights of the trained adapter; None: all weights are trained.
+        element: bytes of a weight.
+    """
+
+    layers: int
+    output: int
+    width: int
+    adapter: int | None
+    element: int = 4
+
+    @classmethod
+    def of(cls, model: Any) -> Network:
+        """The sizes of a Hugging Face model, or of the one inside an adapter or a reward model."""
+        bare = bare_model(getattr(model, "classifier", model))
+        config = bare.config.get_text_config()
+        named = [(name, p.numel()) for name, p in bare.named_parameters() if p.ndim == 2]
+        layers = sum(n for name, n in named if ".layers." in name and "lora_" not in name)
+        adapter = sum(n for name, n in named if ".layers." in name and "lora_" in name and ".default." in name)
+        heads = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
+        width = config.num_hidden_layers * (heads or config.hidden_size)
+        return cls(layers, config.vocab_size * config.hidden_size, width, adapter or None)
+
+    def forward(self, tokens: float, attended: float, predicted: float) -> float:
+        """Operations of a forward pass without the adapter.
+
+        Args:
+            tokens: in all rows.
+            attended: pairs of a token and one that it attends to, itself included.
+            predicted: positions with logits.
+        """
+        return 2 * self.layers * tokens + 4 * self.width * attended + 2 * self.output * predicted
+
+    def step(self, tokens: float, attended: float, predicted: float) -> float:
+        """Operations of a forward and a backward pass.
+
+        Going backward, a product costs one for its input, and one more for its weights if they are trained; the
+        adapter's weights are trained in either case.
+        """
+        forward = self.forward(tokens, attended, predicted)
+        if self.adapter is None:
+            return 3 * forward
+        return 2 * forward + 6 * self.adapter * tokens
+
+
+def causal(length: float) -> float:
+    """Pairs of a token and one that it attends to, in a row."""
+    return length * (length + 1) / 2
+
+
+def sft(network: Network, rows: list[tuple[int, int]]) -> Counted:
+    """An epoch over rows of (tokens, labels)."""
+    tokens, attended = sum(n for n, _ in rows), sum(causal(n) for n, _ in rows)
+    return {"operations": network.step(tokens, attended, sum(labels for _, labels in rows))}
+
+
+def preferences(network: Network, rows: list[tuple[int, list[int]]], reference: bool) -> Counted:
+    """An epoch over rows of (prompt tokens, tokens of each answer), of DPO (with a reference) or of a reward model."""
+    answers = sum(sum(lengths) for _, lengths in rows)
+    tokens = answers + sum(prompt for prompt, _ in rows)
+    attended = sum(
+        causal(prompt) + sum(causal(prompt + n) - causal(prompt) for n in lengths) for prompt, lengths in rows
+    )
+    predicted = answers if reference else 0
+    operations = network.step(tokens, attended, predicted)
+    if reference:
+        operations += network.forward(tokens, attended, predicted)
+    return {"operations": operations}
+
+
+def decoding(network: Network, rows: list[tuple[int, int]], slots: int) -> Counted:
+    """Answers to rows of (prompt tokens, response tokens); `slots` rows are decoded at a time, and never idle.
+
+    The weights are read once a step. There are as many steps as the longest response has tokens, or as all responses
+    have, divided by the slots.
+    """
+    tokens = sum(prompt + length - 1 for prompt, length in rows)
+    attended = sum(causal(prompt + length - 1) for prompt, length in rows)
+    predicted = sum(length for _, length in rows)
+    steps = max(max(length for _, length in rows), -(-predicted // slots))
+    return {
+        "decoding_operations": network.forward(tokens, attended, predicted),
+        "decoding_bytes": steps * (network.layers + network.output) * network.element,
+    }
+
+
+def ppo(network: Network, rows: list[tuple[int, int]], job: Job) -> Counted:
+    """Iterations over rows of (prompt tokens, response tokens): decoding, reference, reward model, updates."""
+    lengths = [prompt + response for prompt, response in rows]
+    tokens, attended, predicted = sum(lengths), sum(causal(n) for n in lengths), sum(n for _, n in rows)
+    reference = network.forward(tokens, attended, predicted)
+    reward = network.forward(tokens, attended, 0)
+    update = job.ppo_epochs * network.step(tokens, attended, predicted)
+    drawn = {name: job.iterations * value for name, value in decoding(network, rows, len(rows)).items()}
+    return {"operations": job.iterations * (reference + reward + update), "update_operations": update, **drawn}
+
+
+def measured_speeds(size: int = 2048, megabytes: int = 256, times: int = 3) -> Counted:
+    """The best of a few: operations a second of a float32 matrix product, bytes a second of reading memory."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    vector, matrix = torch.randn(1024), torch.randn(megabytes * 2**20 // 4096, 1024)
+    return {
+        "operations": 2 * size**3 / min(_seconds(lambda: left @ right) for _ in range(times)),
+        "bytes": matrix.nbytes / min(_seconds(lambda: matrix @ vector) for _ in range(times)),
+    }
+
+
+def _seconds(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def floor_seconds(needed: Counted, speeds: Counted) -> float:
+    """The shortest time: all products at the measured peak; in decoding, or the weights read as often as there are
+    steps, whichever takes longer."""
+    products = needed.get("decoding_operations", 0) / speeds["operations"]
+    reading = needed.get("decoding_bytes", 0) / speeds["bytes"]
+    return needed.get("operations", 0) / speeds["operations"] + max(products, reading)
