@@ -189,10 +189,10 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
     if rollout.engine == "native":
         sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
-        alive = sampled.prompts.others + collected
-        yield Phase("rollout: prompts", gradients, alive, logits=sampled.prompts.logits, buffers=gathered)
-        alive = sampled.step.others + collected
-        yield Phase("rollout: sampling", gradients, alive, sampled.cache, sampled.step.logits, gathered)
+        read = sampled.prompts.others + collected
+        yield Phase("rollout: prompts", gradients, read, logits=sampled.prompts.logits, buffers=gathered)
+        stepped = sampled.step.others + collected
+        yield Phase("rollout: sampling", gradients, stepped, sampled.cache, sampled.step.logits, gathered)
     elif rollout.engine == "vllm" and rollout.sleeps:
         yield Phase("rollout: vLLM awake", gradients, collected, buffers=gathered + rollout.taken)
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)

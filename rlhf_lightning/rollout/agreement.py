@@ -28,7 +28,7 @@ def by_first(action: Callable[[], T]) -> T:
     result, failure = _attempt(action) if _rank() == 0 else (None, None)
     result, message = _of_all((result, _message(failure)))[0]
     _raise_first(failure, [message])
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _attempt(action: Callable[[], T]) -> tuple[Any, UserError | None]:

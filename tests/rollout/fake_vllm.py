@@ -91,7 +91,7 @@ class FakeLLM(Backend):
     def __init__(self, **arguments: Any) -> None:
         if arguments.get("enable_sleep_mode") and arguments.get("device") == "cpu":
             raise ValueError("Sleep mode is not supported on current platform.")
-        super().__init__(arguments["model"])
+        super().__init__(arguments["model"], raw_logprobs=arguments["logprobs_mode"] == "raw_logprobs")
         self.arguments, self.requests, self.states = arguments, [], []
         self.llm_engine = SimpleNamespace(
             add_lora=lambda request: self.load_adapter(str(request.lora_int_id), request.lora_path),
@@ -121,6 +121,7 @@ class FakeLLM(Backend):
         self.log.append(f"wake {tags}")
 
     def generate(self, prompts: list[Any], parameters: list[Any], lora_request: Any, use_tqdm: bool) -> list[Any]:
+        assert not use_tqdm, "vLLM's progress bars would run through ours"
         self._spoil()
         self.log.append("generate")
         name = None if lora_request is None else str(lora_request.lora_int_id)
