@@ -115,7 +115,7 @@ class VLLMRollout(TypedDict, total=False):
     sleep: bool
     sync_dir: Text | None
     timeout: Positive
-    engine_args: Mapping
+    engine_args: Mapping | None
 
 
 @strict

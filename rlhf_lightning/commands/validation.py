@@ -188,4 +188,5 @@ def _bounds(metadata: tuple[Any, ...]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     limits = [item for info in metadata for item in getattr(info, "metadata", [])]
     words = [f"{sign} {getattr(it, name):g}" for it in limits for name, sign in signs.items() if hasattr(it, name)]
+    words += [f"like {it.pattern}" for it in limits if getattr(it, "pattern", None)]
     return f" {' and '.join(words)}" if words else ""

@@ -67,9 +67,10 @@ class VLLMEngine:
             UserError: vLLM is not installed, or cannot run this model with these arguments.
         """
         self.device = next(model.parameters()).device
+        computed = computing_dtype(model)  # before the trainer's autocast is left
         with isolated():
             if self.llm is None:
-                self._start(model)
+                self._start(model, computed)
             self._wake("weights")
             if has_adapter(model):
                 self._sync_adapter(model)
@@ -117,7 +118,7 @@ class VLLMEngine:
             self._folder.cleanup()
             self._folder = None
 
-    def _start(self, model: nn.Module) -> None:
+    def _start(self, model: nn.Module, computed: torch.dtype) -> None:
         had_group = distributed.is_initialized()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -128,18 +129,18 @@ class VLLMEngine:
         except ModuleNotFoundError as error:
             raise UserError(VLLM_NOT_INSTALLED) from error
         try:
-            self.llm = LLM(**self._arguments(model, had_group))
+            self.llm = LLM(**self._arguments(model, computed, had_group))
         except (ValueError, RuntimeError, OSError, AssertionError) as error:
             raise UserError(f"rollout.engine: vLLM cannot start: {error}") from error
         self._made_group = not had_group and distributed.is_initialized()
 
-    def _arguments(self, model: nn.Module, had_group: bool) -> dict[str, Any]:
+    def _arguments(self, model: nn.Module, computed: torch.dtype, had_group: bool) -> dict[str, Any]:
         """Those of `vllm.LLM`: the policy's base, computed as the trainer computes."""
         source, revision = base_source(model)
         arguments: dict[str, Any] = {
             "model": source,
             "revision": revision,
-            "dtype": str(computing_dtype(model)).removeprefix("torch."),
+            "dtype": str(computed).removeprefix("torch."),
             "skip_tokenizer_init": True,
             "logprobs_mode": "processed_logprobs",  # of the tempered distribution that is sampled from
             "seed": 0,  # every request has its own
@@ -155,7 +156,7 @@ class VLLMEngine:
         if had_group:
             # One engine a process beside the trainer's process group; each works alone.
             arguments["distributed_executor_backend"] = "external_launcher"
-        return arguments | self.settings.engine_args
+        return arguments | (self.settings.engine_args or {})
 
     def _sync_adapter(self, model: nn.Module) -> None:
         from vllm.lora.request import LoRARequest

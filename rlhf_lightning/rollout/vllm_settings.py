@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rlhf_lightning.errors import UserError
@@ -52,7 +52,7 @@ class VLLMRollout(RolloutSettings):
     sleep: bool = False
     sync_dir: str | None = None
     timeout: float = 600.0
-    engine_args: dict[str, Any] = field(default_factory=dict)
+    engine_args: dict[str, Any] | None = None
 
     own_engine: ClassVar[str] = "vllm"
 
@@ -62,11 +62,11 @@ class VLLMRollout(RolloutSettings):
             raise UserError(
                 "rollout.engine_args: for an engine in this process; beside rollout.server give them to `vllm serve`"
             )
-        for name in self.engine_args:
+        for name, value in (self.engine_args or {}).items():
             if name in OWN_ARGUMENTS:
                 raise UserError(f"rollout.engine_args.{name}: decided by {OWN_ARGUMENTS[name]}; leave it out")
-            if name in ONE_DEVICE and self.engine_args[name] != 1:
+            if name in ONE_DEVICE and value != 1:
                 raise UserError(
-                    f"rollout.engine_args.{name}: found {self.engine_args[name]}; an engine in this process has one "
+                    f"rollout.engine_args.{name}: found {value}; an engine in this process has one "
                     "device; for more use a server: rollout.server=http://host:port"
                 )
