@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -181,10 +180,3 @@ def test_the_peak_of_ppo_is_over_the_models_own_bytes_and_others_are_whole(scrip
 def test_the_update_phase_is_a_share_of_the_products_peak(scripts: Any) -> None:
     ours = {"model": 0, "repeats": repeats(9, 9, 9, update_seconds=4.0, update_operations=16.0)}
     assert scripts("comparison.table").update_share(measured(ours=ours)) == 0.5
-
-
-def test_the_page_shows_the_tables_of_the_stored_figures(scripts: Any) -> None:
-    benchmark = scripts("benchmark")
-    _, shown, _ = benchmark.PAGE.read_text(encoding="utf-8").split(benchmark.TABLES)
-    stored = json.loads(benchmark.FIGURES.read_text(encoding="utf-8"))
-    assert shown.strip() == benchmark.tables(stored)
