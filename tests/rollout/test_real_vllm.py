@@ -19,7 +19,7 @@ import torch
 
 from rlhf_lightning.models import LoRA, load_causal_lm, response_logprobs
 from rlhf_lightning.rollout import SamplingSettings, VLLMEngine, VLLMRollout, VLLMServer, make_engine, seeded_generator
-from tests.rollout.test_vllm_server import GREEDY, PROMPTS, change, native, rows
+from tests.rollout.test_vllm_server import GREEDY, PROMPTS, assert_follows, rows
 from tests.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.vllm
@@ -84,15 +84,7 @@ def load(base: Path, adapter: bool) -> Any:
 def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
     """Greedy tokens are the native engine's after each sync, and the former ones before it; sampled ones have its
     tempered log-probabilities."""
-    sampler.sync(model)
-    first = rows(sampler.generate(PROMPTS, GREEDY))
-    assert first == native(model)
-    for seed in (1, 2):
-        change(model, seed)
-        assert rows(sampler.generate(PROMPTS, GREEDY)) == first != native(model)
-        sampler.sync(model)
-        first = rows(sampler.generate(PROMPTS, GREEDY))
-        assert first == native(model)
+    assert_follows(sampler, model)
     ids, keys = torch.tensor([[5, 6]] * 64), [("rollout", 0, 0, 0), ("rollout", 0, 0, 0), ("rollout", 0, 0, 1)]
     settings, answers = SamplingSettings(max_new_tokens=10, temperature=0.7), []
     for key in keys:

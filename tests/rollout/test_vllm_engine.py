@@ -13,7 +13,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.rollout import SamplingSettings, VLLMEngine, VLLMRollout, seeded_generator
 from tests.rollout.fake_vllm import FakeLLM, install
-from tests.rollout.test_vllm_server import GREEDY, PROMPTS, change, native, policy, rows
+from tests.rollout.test_vllm_server import GREEDY, PROMPTS, assert_follows, change, native, policy, rows
 from tests.tiny import tiny_model
 
 
@@ -39,15 +39,7 @@ def begun(folder: Path, adapter: bool) -> Any:
 @pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
 def test_after_every_sync_it_answers_as_the_policy_and_before_it_as_the_former_one(adapter: bool, base: Path) -> None:
     model, sampler = begun(base, adapter), engine()
-    sampler.sync(model)
-    first = rows(sampler.generate(PROMPTS, GREEDY))
-    assert first == native(model)
-    for seed in (1, 2):
-        change(model, seed)
-        assert rows(sampler.generate(PROMPTS, GREEDY)) == first != native(model)
-        sampler.sync(model)
-        first = rows(sampler.generate(PROMPTS, GREEDY))
-        assert first == native(model)
+    assert_follows(sampler, model)
     assert len(FakeLLM.made) == 1
 
 

@@ -13,7 +13,14 @@ from peft import LoraConfig, get_peft_model
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.models.adapters import TRAINED
-from rlhf_lightning.rollout import NativeEngine, SamplingSettings, VLLMRollout, VLLMServer, seeded_generator
+from rlhf_lightning.rollout import (
+    NativeEngine,
+    RolloutEngine,
+    SamplingSettings,
+    VLLMRollout,
+    VLLMServer,
+    seeded_generator,
+)
 from rlhf_lightning.rollout.vllm_client import VLLMClient
 from tests.rollout.fake_vllm import FakeServer, serving, wait
 from tests.tiny import tiny_model
@@ -68,11 +75,8 @@ def rows(generation: Any) -> list[list[int]]:
     return [ids[mask.bool()].tolist() for ids, mask in zip(generation.tokens, generation.mask, strict=True)]
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
-def test_after_every_sync_it_answers_as_the_policy_and_before_it_as_the_former_one(
-    adapter: bool, base: Path, server: FakeServer
-) -> None:
-    model, sampler = policy(base, adapter), engine(server)
+def assert_follows(sampler: RolloutEngine, model: Any) -> None:
+    """After every sync its greedy tokens are the policy's, and before it the former policy's."""
     sampler.sync(model)
     first = rows(sampler.generate(PROMPTS, GREEDY))
     assert first == native(model)
@@ -82,6 +86,14 @@ def test_after_every_sync_it_answers_as_the_policy_and_before_it_as_the_former_o
         sampler.sync(model)
         first = rows(sampler.generate(PROMPTS, GREEDY))
         assert first == native(model)
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
+def test_after_every_sync_it_answers_as_the_policy_and_before_it_as_the_former_one(
+    adapter: bool, base: Path, server: FakeServer
+) -> None:
+    model, sampler = policy(base, adapter), engine(server)
+    assert_follows(sampler, model)
 
 
 def test_an_adapter_gets_a_new_name_and_the_former_one_goes_with_its_files(base: Path, server: FakeServer) -> None:
