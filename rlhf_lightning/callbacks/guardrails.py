@@ -16,9 +16,12 @@ from rlhf_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
+ANOTHER_POLICY = 0.5  # nats a token; bfloat16 and quantised engines stay well below
+
 
 class Guardrails(Callback):
-    """Ends training on a loss or gradient that is not finite; warns of a KL explosion and of an entropy collapse.
+    """Ends training on a loss or gradient that is not finite; warns of a KL explosion, an entropy collapse, and an engine
+    that samples from another policy (`rollout/logprob_gap` above 0.5 nats a token).
 
     The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
     checkpoint stays, and the error says which keys to turn.
@@ -89,6 +92,15 @@ class Guardrails(Callback):
                 entropy < self.entropy_factor * self._first_entropy,
                 f"objective/entropy is {entropy:.3g} {where}, it was {self._first_entropy:.3g} at first: the policy "
                 "answers ever the same; raise algorithm.kl.coef or algorithm.entropy_coef, or lower optimizer.lr",
+            )
+
+        gap = metrics.get("rollout/logprob_gap")
+        if gap is not None:
+            self._warn(
+                "gap",
+                gap > ANOTHER_POLICY,
+                f"rollout/logprob_gap is {gap:.3g} nats a token {where}: the rollout engine samples from other weights than "
+                "the trainer's; start a server of rollout.server again, with the model that model.path names",
             )
 
     def _warn(self, name: str, wrong: bool, message: str) -> None:

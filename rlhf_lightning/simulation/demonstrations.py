@@ -153,9 +153,9 @@ def _careless(prompt: Prompt, rng: random.Random) -> str:
     subject = prompt.subject
     other = RECIPES[rng.choice([verb for verb in RECIPES if verb != prompt.topic])]
     mistake = rng.random()
-    if mistake < 0.4:
+    if mistake < 0.3:
         take = other.take
-    elif mistake < 0.8:
+    elif mistake < 0.6:
         step = other.step
     else:
         subject = rng.choice([x for x in RECIPES[prompt.topic].objects if x != subject])

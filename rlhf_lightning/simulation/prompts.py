@@ -87,12 +87,13 @@ def split_prompts(n_train: int, n_test: int, rng: random.Random) -> tuple[list[P
         wordings = groups[key]
         rng.shuffle(wordings)
         kind = wordings[0].kind
-        held_out = 1
+        test_pool[kind].append(
+            wordings[0]
+        )  # one a pair: pairs that are kept away would count as often as they have wordings
         if kind != "question" and left[key[1]] >= MIN_TOPICS and rng.random() < UNSEEN_SHARE:
             left[key[1]] -= 1
-            held_out = len(wordings)
-        test_pool[kind] += wordings[:held_out]
-        train_pool[kind] += wordings[held_out:]
+        else:
+            train_pool[kind] += wordings[1:]
     return _take(train_pool, n_train, "n_train_prompts", rng), _take(test_pool, n_test, "n_test_prompts", rng)
 
 

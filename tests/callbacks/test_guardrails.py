@@ -69,6 +69,15 @@ def test_an_entropy_collapse_is_warned_of_and_its_first_value_is_state(tiny_modu
     assert other.state_dict() == guardrails.state_dict() == {"first_entropy": 2.0, "warned": {"entropy": True}}
 
 
+def test_an_engine_that_samples_from_another_policy_is_warned_of(tiny_module, make_trainer, caplog):
+    with caplog.at_level(logging.WARNING, logger="rlhf_lightning"):
+        make_trainer(callbacks=[Guardrails()], max_epochs=2).fit(
+            tiny_module(figures=[{"rollout/logprob_gap": gap} for gap in (0.1, 0.7)])
+        )
+    warnings = [record.getMessage() for record in caplog.records if "logprob_gap" in record.getMessage()]
+    assert len(warnings) == 1 and "rollout/logprob_gap is 0.7 nats a token after epoch 2" in warnings[0]
+
+
 def test_the_target_is_the_modules_own_unless_its_coefficient_is_fixed(tiny_module, make_trainer, caplog):
     for kind, warnings in (("adaptive", 1), ("fixed", 0)):
         caplog.clear()

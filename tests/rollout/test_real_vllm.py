@@ -73,8 +73,14 @@ def serve(base: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], str]:
     raise RuntimeError((base.parent / "server.log").read_text()[-3000:])
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["all weights", "adapter"])
+def adapter(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def server(base: Path) -> Iterator[str]:
+def server(base: Path, adapter: bool) -> Iterator[str]:
+    """One for each kind of weights: a server that got all weights keeps them, and an adapter is of the first ones."""
     running, address = serve(base, "--logprobs-mode", "processed_logprobs")
     yield address
     running.terminate()
@@ -105,7 +111,6 @@ def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
     assert any(row[-1] == 1 for row in answers[0])  # the EOS is a token of its response
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
 def test_in_process_it_follows_the_policy_and_leaves_the_trainers_state_alone(adapter: bool, base: Path) -> None:
     model = load(base, adapter)
     sampler: Any = make_engine(VLLMRollout(engine_args=EAGER, gpu_memory_utilization=0.1), 0, [1])
@@ -118,7 +123,7 @@ def test_in_process_it_follows_the_policy_and_leaves_the_trainers_state_alone(ad
         random.seed(3)
         with torch.autocast("cpu", enabled=False):
             sampler.sync(model)
-            sampler.generate(PROMPTS, GREEDY)
+            sampler.generate(PROMPTS, GREEDY, seeded_generator("cpu", "rollout", 0))
         assert (torch.rand(2).tolist(), random.random()) == want
         assert torch.set_num_threads is setter
         follows_the_policy(sampler, model)
@@ -126,19 +131,18 @@ def test_in_process_it_follows_the_policy_and_leaves_the_trainers_state_alone(ad
         assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("adapter", [False, True], ids=["all weights", "adapter"])
 def test_a_server_follows_the_policy(adapter: bool, base: Path, server: str) -> None:
     sampler: Any = make_engine(VLLMRollout(server=server), 0, [1])
     follows_the_policy(sampler, load(base, adapter))
     sampler.close()
 
 
-@pytest.mark.parametrize("adapter", ["none", "lora"])
 @pytest.mark.parametrize("where", ["process", "server"])
-def test_two_iterations_of_the_real_command(where: str, adapter: str, base: Path, server: str) -> None:
-    run = f"{where}-{adapter}"
+def test_two_iterations_of_the_real_command(where: str, adapter: bool, base: Path, server: str) -> None:
+    kind = "lora" if adapter else "none"
+    run = f"{where}-{kind}"
     command = [
-        *(sys.executable, str(ROOT / "scripts/train.py"), "experiment=ppo", "rollout=vllm", f"model/adapter={adapter}"),
+        *(sys.executable, str(ROOT / "scripts/train.py"), "experiment=ppo", "rollout=vllm", f"model/adapter={kind}"),
         *("model.path=base", "data.train=prompts.jsonl", f"run_dir={run}", "trainer.max_epochs=2", "logger=none"),
         *("reward.function=tests.algorithms.conftest.count_early", "rollout.batch_size=16", "rollout.max_new_tokens=8"),
         *("rollout.temperature=0.8", "optimizer.lr=0.01", "trainer.accelerator=cpu", "callbacks.progress=null"),

@@ -13,7 +13,7 @@ from rlhf_lightning.simulation import Labeler, build_world, gold_reward, mean_ce
 PROMPT = "what is the capital of france?"
 FULL = "the capital of france is paris."  # 3.0, six words
 SHORT = "it is paris."  # 2.0, three words
-LONG = "it is paris. i hope this helps you."  # 1.5, eight words
+LONG = "it is paris. i hope this helps you."  # 1.0, eight words
 
 
 def test_the_probability_is_bradley_terry_with_flips() -> None:
@@ -40,7 +40,7 @@ def test_swapping_the_answers_swaps_the_probability() -> None:
 
 
 def test_a_length_biased_labeler_likes_the_longer_answer_better_than_an_unbiased_one() -> None:
-    fair, biased = (Labeler(length_bias=bias).compare(PROMPT, LONG, SHORT) for bias in (0.0, 0.2))
+    fair, biased = (Labeler(length_bias=bias).compare(PROMPT, LONG, SHORT) for bias in (0.0, 0.3))
     assert fair < 0.5 < biased
 
 
