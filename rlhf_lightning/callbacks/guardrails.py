@@ -20,8 +20,8 @@ ANOTHER_POLICY = 0.5  # nats a token; bfloat16 and quantised engines stay well b
 
 
 class Guardrails(Callback):
-    """Ends training on a loss or gradient that is not finite; warns of a KL explosion, an entropy collapse, and an engine
-    that samples from another policy (`rollout/logprob_gap` above 0.5 nats a token).
+    """Ends training on a loss or gradient that is not finite; warns of a KL explosion, an entropy collapse, and
+    an engine that samples from another policy (`rollout/logprob_gap` above 0.5 nats a token).
 
     The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
     checkpoint stays, and the error says which keys to turn.
@@ -99,8 +99,8 @@ class Guardrails(Callback):
             self._warn(
                 "gap",
                 gap > ANOTHER_POLICY,
-                f"rollout/logprob_gap is {gap:.3g} nats a token {where}: the rollout engine samples from other weights than "
-                "the trainer's; start a server of rollout.server again, with the model that model.path names",
+                f"rollout/logprob_gap is {gap:.3g} nats a token {where}: the rollout engine samples from other weights "
+                "than the trainer's; start a server of rollout.server again, with the model that model.path names",
             )
 
     def _warn(self, name: str, wrong: bool, message: str) -> None:
