@@ -98,6 +98,17 @@ class NF4:
         )
 
 
+def keep_weights_as_they_are(network: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit layers in their first evaluation on a CPU with bfloat16 instructions.
+
+    The repacked layer has its scales in bfloat16, multiplies in bfloat16 whatever `compute_dtype`, and has no backward
+    pass: after one reference pass the adapters below it would get no gradient.
+    """
+    for module in network.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def is_adapter_folder(folder: str | Path) -> bool:
     """Whether the folder holds an adapter alone, and names its base."""
     return (Path(folder) / "adapter_config.json").is_file()

@@ -18,6 +18,7 @@ from rlhf_lightning.models.adapters import (
     add_adapter,
     base_of,
     is_adapter_folder,
+    keep_weights_as_they_are,
     merge_adapter,
     read_adapter_config,
 )
@@ -129,6 +130,8 @@ def load_network(
     if start is not None:
         arguments = {**arguments, "revision": read_adapter_config(folder).revision}
     network, report = auto_class.from_pretrained(base_of(folder), output_loading_info=True, **arguments)
+    if quantization is not None:
+        keep_weights_as_they_are(network)
     return network, list(report["missing_keys"]), start
 
 

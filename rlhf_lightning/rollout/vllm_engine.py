@@ -123,7 +123,9 @@ class VLLMEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if had_group:
-            os.environ.setdefault("RANK", str(distributed.get_rank()))  # torchrun sets it, Lightning does not
+            # torchrun sets both, Lightning in its first process neither.
+            os.environ.setdefault("RANK", str(distributed.get_rank()))
+            os.environ.setdefault("LOCAL_RANK", str((self.device and self.device.index) or 0))
         try:
             from vllm import LLM
         except ModuleNotFoundError as error:

@@ -150,6 +150,24 @@ def test_nf4_holds_a_frozen_base_in_an_eighth_of_float32(base: Path) -> None:
     assert 0 < (exact - close).abs().mean() < 1.0
 
 
+def test_nf4_layers_compute_the_same_and_pass_gradients_on_after_an_evaluation(base: Path) -> None:
+    """bitsandbytes repacks them on CPUs with bfloat16 instructions, where this fails without our switch."""
+    model = load_causal_lm(base, adapter=LoRA(rank=4), quantization=NF4(compute_dtype="float32"), dropout=False)
+    layers = [m for m in model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    assert layers and not any(m.support_avx512bf16_for_cpu for m in layers)
+    results = []
+    for _ in range(2):
+        model.train()
+        answers = response_logprobs(model, *rows())
+        answers.sum().backward()
+        results.append([answers.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+        model.zero_grad()
+        with torch.no_grad():
+            response_logprobs(model.eval(), *rows())
+    assert len(results[0]) == len(results[1])
+    assert all(torch.equal(before, after) for before, after in zip(*results, strict=True))
+
+
 def test_a_reward_models_score_head_stays_in_full_precision(base: Path) -> None:
     reward = load_reward_model(base, adapter=LoRA(rank=4), quantization=NF4())
     heads = {name: p for name, p in reward.named_parameters() if "score" in name}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from copy import deepcopy
 from itertools import combinations
 from math import comb
 from pathlib import Path
@@ -100,8 +102,10 @@ def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
     for key in keys:
         out = sampler.generate(ids.tolist(), settings, seeded_generator("cpu", *key))
         with torch.no_grad():
-            again = response_logprobs(model, ids, torch.ones_like(ids), out.tokens, out.mask, 0.7)
-        torch.testing.assert_close(out.logprobs, again, atol=1e-4, rtol=0)
+            batch = (ids, torch.ones_like(ids), out.tokens, out.mask, 0.7)
+            again, exact = response_logprobs(model, *batch), response_logprobs(deepcopy(model).double(), *batch)
+        # No further from the trainer's than rounding: the weights are large, and so are the logits.
+        assert (out.logprobs - again).abs().max() <= 4 * (again - exact).abs().max()
         answers.append(rows(out))
     assert answers[0] == answers[1]
     assert len({tuple(row) for row in answers[0]}) > 8
@@ -116,18 +120,18 @@ def test_in_process_it_follows_the_policy_and_leaves_the_trainers_state_alone(ad
     sampler: Any = make_engine(VLLMRollout(engine_args=EAGER, gpu_memory_utilization=0.1), 0, [1])
     setter = torch.set_num_threads
     for _ in range(2):  # a closed engine starts again: a pipeline's stages share a process
-        torch.manual_seed(3)
-        random.seed(3)
-        want = (torch.rand(2).tolist(), random.random())
-        torch.manual_seed(3)
-        random.seed(3)
-        with torch.autocast("cpu", enabled=False):
-            sampler.sync(model)
-            sampler.generate(PROMPTS, GREEDY, seeded_generator("cpu", "rollout", 0))
-        assert (torch.rand(2).tolist(), random.random()) == want
-        assert torch.set_num_threads is setter
-        follows_the_policy(sampler, model)
-        sampler.close()
+        with contextlib.closing(sampler):
+            torch.manual_seed(3)
+            random.seed(3)
+            want = (torch.rand(2).tolist(), random.random())
+            torch.manual_seed(3)
+            random.seed(3)
+            with torch.autocast("cpu", enabled=False):
+                sampler.sync(model)
+                sampler.generate(PROMPTS, GREEDY, seeded_generator("cpu", "rollout", 0))
+            assert (torch.rand(2).tolist(), random.random()) == want
+            assert torch.set_num_threads is setter
+            follows_the_policy(sampler, model)
         assert not torch.distributed.is_initialized()
 
 
