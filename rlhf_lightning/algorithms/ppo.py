@@ -9,7 +9,6 @@ Small methods to override: `scores`, `token_rewards`, `advantages`, `loss`, and 
 
 from __future__ import annotations
 
-import time
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,10 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
-from rlhf_lightning.algorithms.ppo_statistics import record_rollout, samples
+from rlhf_lightning.algorithms.ppo_statistics import record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import (
@@ -110,6 +110,7 @@ class PPOModule(AlignmentModule):
         self.engine = engine
         self.kl_controller = self.kl.controller()
         self.reward_moments = RunningMoments()
+        self.stopwatch = Stopwatch()
         self.actor_critic: ActorCritic | None = None
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
@@ -153,6 +154,10 @@ class PPOModule(AlignmentModule):
                     "every_n_train_steps or train_time_interval"
                 )
 
+    def on_train_start(self) -> None:
+        """The first iteration begins."""
+        self.stopwatch.start(self.device)
+
     def teardown(self, stage: str) -> None:
         """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
         close = getattr(self.engine, "close", None)
@@ -184,14 +189,14 @@ class PPOModule(AlignmentModule):
         """Generate, score, penalise, estimate advantages."""
         assert self.engine is not None
         self._stop_updates, self._iteration = False, {}
-        started = time.perf_counter()
+        self.stopwatch.lap("between", self.device)
         prompts = self.prompts()
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
             self.engine.sync(self.policy)
             generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
             sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
             generation = self.engine.generate([row.input_ids for row in prompts], sampling, generator)
-            generated = time.perf_counter()
+            self.stopwatch.lap("rollout", self.device)
             rollout = self.evaluate_tokens(prompts, generation)
             raw = self.scores(prompts, generation)
         rollout.scores = self.shape(raw, generation.ended)
@@ -201,10 +206,9 @@ class PPOModule(AlignmentModule):
         record_gap(self, rollout, generation)
         if self.importance_cap is not None:
             rollout.advantages = rollout.advantages * importance_weights(self, rollout, generation, self.importance_cap)
-        record_rollout(self, rollout, raw, generated - started)
-        self.record("time/rollout", time.perf_counter() - started)
+        record_rollout(self, rollout, raw, self.stopwatch.seconds["rollout"])
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
-        self._updates_started = time.perf_counter()
+        self.stopwatch.lap("score", self.device)
         return rollout
 
     def prompts(self) -> list[PromptRow]:
@@ -351,7 +355,8 @@ class PPOModule(AlignmentModule):
     def on_train_epoch_end(self) -> None:
         """Log the iteration, then let the KL controller react to it."""
         self.record("kl/coef", self.kl_controller.value)
-        self.record("time/update", time.perf_counter() - self._updates_started)
+        self.stopwatch.lap("update", self.device)
+        record_times(self, self.stopwatch.take())
         self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         episodes = self.rollout.batch_size * self.trainer.world_size
         self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)

@@ -208,6 +208,11 @@ class Guardrails(TypedDict, total=False):
 
 
 @strict
+class Instruments(TypedDict, total=False):
+    pass
+
+
+@strict
 class MetricsFile(TypedDict, total=False):
     path: Text | None
 
@@ -261,6 +266,7 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.algorithms.FullySharded": FullySharded,
     "rlhf_lightning.simulation.write_world": World,
     "rlhf_lightning.callbacks.Guardrails": Guardrails,
+    "rlhf_lightning.callbacks.Instruments": Instruments,
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
     "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
     "rlhf_lightning.callbacks.ReproducibleResume": ReproducibleResume,

@@ -23,7 +23,7 @@ _HARMLESS = {
     *(f"trainer.{key}" for key in ("detect_anomaly", "enable_progress_bar")),
 }
 # Callbacks that only watch and save. Any other one may act on the weights, as an average of them does.
-_WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "ProgressBar", "SampleTable", "StopOnSigterm")
+_WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "Instruments", "ProgressBar", "SampleTable", "StopOnSigterm")
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 
