@@ -112,8 +112,7 @@ def needed(batch: Any) -> Tensor:
     """What the rows of a batch need, each alone and without padding: tokens, pairs of a token and one that it reads,
     and predicted tokens, [3] whole numbers."""
     if isinstance(batch, Rollout):
-        lengths = (batch.prompt_mask.sum(dim=1) + batch.mask.sum(dim=1)).long()
-        return _needed(lengths, torch.zeros_like(lengths), batch.mask.sum())
+        return _needed(batch.lengths, torch.zeros_like(batch.lengths), batch.mask.sum())
     lengths = batch.attention_mask.sum(dim=1)
     if isinstance(batch, SequenceBatch):
         return _needed(lengths, torch.zeros_like(lengths), (batch.labels != -100).sum())

@@ -146,6 +146,7 @@ class PPO(TypedDict, total=False):
     lam: Fraction
     ppo_epochs: Count
     num_minibatches: Count
+    tokens_per_microbatch: Count | None
     target_kl: Positive | None
     importance_cap: Positive | None
     whiten_advantages: bool
