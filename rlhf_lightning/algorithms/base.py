@@ -125,9 +125,13 @@ class AlignmentModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        if stepped and self._logs_this_step():
+        if self.logs_after(batch_idx):
             self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
+
+    def logs_after(self, batch_idx: int) -> bool:
+        """Whether this batch ends an optimiser step after which the means are logged."""
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
+        return stepped and self._logs_this_step()
 
     def _logs_this_step(self) -> bool:
         return self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]

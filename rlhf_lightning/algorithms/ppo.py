@@ -9,7 +9,6 @@ Small methods to override: `scores`, `token_rewards`, `advantages`, `loss`, and 
 
 from __future__ import annotations
 
-import time
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,10 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
-from rlhf_lightning.algorithms.ppo_statistics import record_rollout, samples
+from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import (
@@ -43,6 +43,7 @@ from rlhf_lightning.rollout import (
     SamplingSettings,
     endless_order,
     make_engine,
+    rows_by_tokens,
     seeded_generator,
 )
 
@@ -62,6 +63,8 @@ class PPOModule(AlignmentModule):
         gamma, lam: discount and GAE lambda, in [0, 1].
         ppo_epochs: passes over a rollout.
         num_minibatches: optimiser steps per pass.
+        tokens_per_microbatch: a minibatch is computed in parts of rows of similar length, each of at most so many
+            tokens with its padding; null: at once. The loss and its gradient do not depend on it.
         target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
         importance_cap: tokens count by min(pi_old / pi_engine, cap) in the policy loss, where the engine that sampled
             computes other probabilities than the trainer; null: all count 1.
@@ -89,6 +92,7 @@ class PPOModule(AlignmentModule):
         lam: float = 0.95,
         ppo_epochs: int = 4,
         num_minibatches: int = 4,
+        tokens_per_microbatch: int | None = None,
         target_kl: float | None = None,
         importance_cap: float | None = None,
         whiten_advantages: bool = True,
@@ -105,11 +109,12 @@ class PPOModule(AlignmentModule):
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.gamma, self.lam, self.whiten_advantages = gamma, lam, whiten_advantages
         self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
-        self.importance_cap = importance_cap
+        self.tokens_per_microbatch, self.importance_cap = tokens_per_microbatch, importance_cap
         self.layout, self.seed = layout, seed
         self.engine = engine
         self.kl_controller = self.kl.controller()
         self.reward_moments = RunningMoments()
+        self.stopwatch = Stopwatch()
         self.actor_critic: ActorCritic | None = None
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
@@ -153,6 +158,10 @@ class PPOModule(AlignmentModule):
                     "every_n_train_steps or train_time_interval"
                 )
 
+    def on_train_start(self) -> None:
+        """The first iteration begins."""
+        self.stopwatch.start(self.device)
+
     def teardown(self, stage: str) -> None:
         """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
         close = getattr(self.engine, "close", None)
@@ -184,14 +193,14 @@ class PPOModule(AlignmentModule):
         """Generate, score, penalise, estimate advantages."""
         assert self.engine is not None
         self._stop_updates, self._iteration = False, {}
-        started = time.perf_counter()
+        self.stopwatch.lap("between", self.device)
         prompts = self.prompts()
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
             self.engine.sync(self.policy)
             generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
             sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
             generation = self.engine.generate([row.input_ids for row in prompts], sampling, generator)
-            generated = time.perf_counter()
+            self.stopwatch.lap("rollout", self.device)
             rollout = self.evaluate_tokens(prompts, generation)
             raw = self.scores(prompts, generation)
         rollout.scores = self.shape(raw, generation.ended)
@@ -201,10 +210,9 @@ class PPOModule(AlignmentModule):
         record_gap(self, rollout, generation)
         if self.importance_cap is not None:
             rollout.advantages = rollout.advantages * importance_weights(self, rollout, generation, self.importance_cap)
-        record_rollout(self, rollout, raw, generated - started)
-        self.record("time/rollout", time.perf_counter() - started)
+        record_rollout(self, rollout, raw, self.stopwatch.seconds["rollout"])
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
-        self._updates_started = time.perf_counter()
+        self.stopwatch.lap("score", self.device)
         return rollout
 
     def prompts(self) -> list[PromptRow]:
@@ -216,19 +224,20 @@ class PPOModule(AlignmentModule):
         return [rows[i] for i in order[self.global_rank :: world]]
 
     def evaluate_tokens(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
-        """Log-probabilities of policy and reference, and values, in the update's micro-batches."""
+        """Log-probabilities of policy and reference, and values, in parts as large as the update's."""
         assert self.actor_critic is not None and self.reference is not None
         prompt_ids, prompt_mask = (
             x.to(self.device) for x in left_pad([row.input_ids for row in prompts], self.tokenizer.pad_token_id)
         )
-        rows = torch.arange(len(prompts), device=self.device)
+        parts = self.scoring_parts((prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
+        back = torch.cat(parts).argsort()
         policy, reference = [], []
-        for part in rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches):
+        for part in parts:
             tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
             policy.append(self.actor_critic(*tokens, temperature=self.rollout.temperature))
             with self.reference.model(like=prompt_ids) as model:
                 reference.append(response_logprobs(model, *tokens, temperature=self.rollout.temperature))
-        logprobs, values = (torch.cat([getattr(out, name) for out in policy]) for name in ("logprobs", "values"))
+        logprobs, values = (torch.cat([getattr(out, name) for out in policy])[back] for name in ("logprobs", "values"))
         empty = torch.empty_like(logprobs)
         return Rollout(
             prompt_ids,
@@ -237,13 +246,20 @@ class PPOModule(AlignmentModule):
             generation.mask,
             generation.ended,
             logprobs=logprobs,
-            ref_logprobs=torch.cat(reference),
+            ref_logprobs=torch.cat(reference)[back],
             values=values,
             scores=torch.zeros(len(prompts), device=self.device),
             rewards=empty,
             advantages=empty,
             returns=empty,
         )
+
+    def scoring_parts(self, lengths: Tensor) -> list[Tensor]:
+        """Rows of a rollout to compute at a time."""
+        if self.tokens_per_microbatch is not None:
+            return rows_by_tokens(lengths, self.tokens_per_microbatch)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return list(rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches))
 
     def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
         """The reward of every response [B], before normalisation and penalties."""
@@ -297,17 +313,24 @@ class PPOModule(AlignmentModule):
 
     def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
         """The clipped objective of one minibatch."""
-        loss, stats = self.loss(batch)
-        tokens = batch.mask.sum()
-        for name, value in stats.items():
-            if name == "policy/ratio_max":
-                self.record_max(name, value)
-            else:
-                self.record(name, value, tokens)
+        losses, drift = [], torch.zeros((), device=self.device)
+        for part in self.microbatches(batch):
+            loss, stats = self.loss(part)
+            losses.append(loss)
+            record_losses(self, stats, part.mask.sum())
+            drift += stats["policy/approx_kl"] * (part.mask.sum() / batch.mask.sum())
         if self.target_kl is not None:
-            approx_kl = self.sum_over_processes(float(stats["policy/approx_kl"])) / self.trainer.world_size
+            approx_kl = self.sum_over_processes(float(drift)) / self.trainer.world_size
             self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
-        return loss
+        return torch.stack(losses).sum()
+
+    def microbatches(self, batch: Rollout) -> list[Rollout]:
+        """The minibatch in parts whose losses add up to its loss, equally many on every process."""
+        if self.tokens_per_microbatch is None:
+            return [batch]
+        parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes)
+        extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once a minibatch
+        return [batch.select(rows, batch.denominator, more) for rows, more in zip(parts, extra, strict=True)]
 
     def loss(self, batch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to descend, and the statistics to log by their full names."""
@@ -351,7 +374,8 @@ class PPOModule(AlignmentModule):
     def on_train_epoch_end(self) -> None:
         """Log the iteration, then let the KL controller react to it."""
         self.record("kl/coef", self.kl_controller.value)
-        self.record("time/update", time.perf_counter() - self._updates_started)
+        self.stopwatch.lap("update", self.device)
+        record_times(self, self.stopwatch.take())
         self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         episodes = self.rollout.batch_size * self.trainer.world_size
         self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)
@@ -365,6 +389,10 @@ class PPOModule(AlignmentModule):
         if self.trainer.world_size == 1:
             return value
         return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
+
+    def max_over_processes(self, value: int) -> int:
+        """The largest one, on every process."""
+        return int(self.gather(torch.tensor(value, device=self.device)).max())
 
     # ---- checkpoints and export
 

@@ -46,6 +46,23 @@ def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, seconds: fl
     module.record("rollout/tokens_per_second", tokens / seconds)
 
 
+def record_losses(module: PPOModule, stats: dict[str, Tensor], tokens: Tensor) -> None:
+    """Record what the loss returns of a micro-batch: means over its tokens, and the largest ratio."""
+    for name, value in stats.items():
+        if name == "policy/ratio_max":
+            module.record_max(name, value)
+        else:
+            module.record(name, value, tokens)
+
+
+def record_times(module: PPOModule, seconds: dict[str, float]) -> None:
+    """Record the phases of the iteration, and their shares of all the time since the iteration before ended."""
+    whole = sum(seconds.values())
+    for phase in ("rollout", "score", "update"):
+        module.record(f"time/{phase}", seconds[phase])
+        module.record(f"time/share_{phase}", seconds[phase] / whole, whole)
+
+
 def samples(
     tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
 ) -> list[dict[str, Any]]:

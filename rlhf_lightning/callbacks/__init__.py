@@ -2,6 +2,7 @@
 
 from rlhf_lightning.callbacks.checkpoint_io import DurableCheckpointIO
 from rlhf_lightning.callbacks.guardrails import Guardrails
+from rlhf_lightning.callbacks.instruments import Instruments
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.progress import ProgressBar
 from rlhf_lightning.callbacks.resumable_checkpoint import ResumableCheckpoint
@@ -13,6 +14,7 @@ from rlhf_lightning.callbacks.trainable_average import TrainableAverage
 __all__ = [
     "DurableCheckpointIO",
     "Guardrails",
+    "Instruments",
     "MetricsFile",
     "ProgressBar",
     "ReproducibleResume",

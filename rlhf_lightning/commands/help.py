@@ -19,7 +19,7 @@ GROUPS = {
     "optimizer": "",
     "scheduler": "of the learning rate, over all optimiser steps",
     "trainer": "Lightning's Trainer: devices, strategy, precision, length",
-    "callbacks": "checkpoints, metrics.jsonl, guardrails, progress, samples",
+    "callbacks": "checkpoints, metrics.jsonl, guardrails, speed, progress, samples",
     "logger": "where metrics go besides the run folder",
 }
 KEYS = {

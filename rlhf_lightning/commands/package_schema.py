@@ -146,6 +146,7 @@ class PPO(TypedDict, total=False):
     lam: Fraction
     ppo_epochs: Count
     num_minibatches: Count
+    tokens_per_microbatch: Count | None
     target_kl: Positive | None
     importance_cap: Positive | None
     whiten_advantages: bool
@@ -208,6 +209,11 @@ class Guardrails(TypedDict, total=False):
 
 
 @strict
+class Instruments(TypedDict, total=False):
+    pass
+
+
+@strict
 class MetricsFile(TypedDict, total=False):
     path: Text | None
 
@@ -261,6 +267,7 @@ PACKAGE_SECTIONS: dict[str, Any] = {
     "rlhf_lightning.algorithms.FullySharded": FullySharded,
     "rlhf_lightning.simulation.write_world": World,
     "rlhf_lightning.callbacks.Guardrails": Guardrails,
+    "rlhf_lightning.callbacks.Instruments": Instruments,
     "rlhf_lightning.callbacks.MetricsFile": MetricsFile,
     "rlhf_lightning.callbacks.ProgressBar": ProgressBar,
     "rlhf_lightning.callbacks.ReproducibleResume": ReproducibleResume,

@@ -15,7 +15,7 @@ from rlhf_lightning.errors import UserError
 # What may change: a run with another value still means the same, or says itself what is new (a learning rate).
 _HARMLESS = {
     *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
-    *("data.val_batch_size", "reward.batch_size"),
+    *("data.val_batch_size", "reward.batch_size", "algorithm.tokens_per_microbatch"),
     *(f"rollout.{key}" for key in ("server", "sleep", "sync_dir", "timeout")),
     *(f"trainer.{key}" for key in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch")),
@@ -23,7 +23,7 @@ _HARMLESS = {
     *(f"trainer.{key}" for key in ("detect_anomaly", "enable_progress_bar")),
 }
 # Callbacks that only watch and save. Any other one may act on the weights, as an average of them does.
-_WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "ProgressBar", "SampleTable", "StopOnSigterm")
+_WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "Instruments", "ProgressBar", "SampleTable", "StopOnSigterm")
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 

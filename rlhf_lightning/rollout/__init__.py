@@ -4,6 +4,7 @@ from rlhf_lightning.rollout.container import Rollout, RolloutSettings
 from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator
 from rlhf_lightning.rollout.engines import make_engine
 from rlhf_lightning.rollout.loader import RolloutLoader
+from rlhf_lightning.rollout.microbatches import rows_by_tokens
 from rlhf_lightning.rollout.native import NativeEngine
 from rlhf_lightning.rollout.order import endless_order
 from rlhf_lightning.rollout.vllm_engine import VLLMEngine
@@ -23,5 +24,6 @@ __all__ = [
     "VLLMServer",
     "endless_order",
     "make_engine",
+    "rows_by_tokens",
     "seeded_generator",
 ]

@@ -95,6 +95,11 @@ class Rollout(Batch):
         picked.denominator, picked.pretraining = denominator, pretraining
         return picked
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of every row [B], prompt and response."""
+        return (self.prompt_mask.sum(dim=1) + self.mask.sum(dim=1)).long()
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Rollout:
         """The same rollout on another device; dtypes stay."""
         moved = super().to(device, non_blocking)

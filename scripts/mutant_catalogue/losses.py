@@ -8,6 +8,7 @@ PPO = "algorithms/ppo.py"
 LOADER = "data/loader.py"
 SPLIT = "test_gradients_do_not_depend_on_how_a_step_is_split"
 PPO_SPLIT = "algorithms/test_ppo.py::test_gradients_do_not_depend_on_how_a_minibatch_is_split"
+PARTS = "algorithms/test_microbatches.py::test_values_gradients_and_metrics_do_not_depend_on_the_budget"
 WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
 
 LOSSES = (
@@ -42,6 +43,20 @@ LOSSES = (
                 "self.clip_range, denominator=batch.denominator",
                 "self.clip_range",
                 (PPO_SPLIT,),
+            ),
+            Mutant(
+                "a part of a token budget divides by its own tokens",
+                PPO,
+                "batch.select(rows, batch.denominator, more)",
+                "batch.select(rows, float(batch.mask[rows].sum()), more)",
+                (PARTS,),
+            ),
+            Mutant(
+                "every part of a token budget adds the pretraining loss",
+                PPO,
+                "*[None] * (len(parts) - 1)]",
+                "*[batch.pretraining] * (len(parts) - 1)]",
+                (PARTS,),
             ),
             Mutant(
                 "PPO's value loss divides by its micro-batch",

@@ -1,3 +1,4 @@
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,34 @@ def test_the_score_raises_and_the_controller_answers(tmp_path: Path) -> None:
     assert last["kl/coef"] != first["kl/coef"] == pytest.approx(0.01)
     names = "objective/kl objective/entropy objective/rlhf_reward policy/loss policy/approx_kl policy/clip_fraction \
         policy/ratio_mean policy/ratio_max value/loss value/clip_fraction value/explained_variance \
-        rollout/response_length rollout/eos_rate rollout/tokens_per_second time/rollout time/update"
+        rollout/response_length rollout/eos_rate rollout/tokens_per_second"
     assert set(names.split()) <= set(last)
+
+
+def test_every_second_of_an_iteration_is_in_one_phase(tmp_path: Path) -> None:
+    """Also those of a slow callback between two iterations, which are in none of the three."""
+
+    class Slow(L.Callback):
+        def on_train_epoch_start(self, *args: Any) -> None:
+            time.sleep(0.2)
+
+    def reward(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        time.sleep(0.3)
+        return [0.0] * len(responses)
+
+    module, data = ppo(reward=reward)
+    watch = Watch()
+    started = time.perf_counter()
+    trainer(tmp_path, callbacks=[watch, Slow()], max_epochs=2).fit(module, datamodule=data)
+    took = time.perf_counter() - started
+    phases = [watch.last[f"time/{phase}"] for phase in ("rollout", "score", "update")]
+    shares = [watch.last[f"time/share_{phase}"] for phase in ("rollout", "score", "update")]
+    assert phases[1] > 0.3
+    whole = sum(phases) / sum(shares)
+    assert shares == pytest.approx([seconds / whole for seconds in phases])
+    assert sum(phases) + 0.2 <= whole < took
+    tokens = float(module.last_rollout.mask.sum())
+    assert watch.last["rollout/tokens_per_second"] == pytest.approx(tokens / phases[0])
 
 
 def test_pure_sampling_never_shows_a_negative_kl_beyond_its_error(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from rlhf_lightning.callbacks import (
     DurableCheckpointIO,
+    Instruments,
     MetricsFile,
     ReproducibleResume,
     ResumableCheckpoint,
@@ -61,7 +62,7 @@ def run(folder: Path, resume: Path | None = None, kind: str = "sft", **settings:
     torch.manual_seed(9)
     callbacks = [
         Keep(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True, **save),
-        *(MetricsFile(), ReproducibleResume(), StopOnSigterm(), *further),
+        *(MetricsFile(), ReproducibleResume(), StopOnSigterm(), Instruments(), *further),
     ]
     chosen = {"max_epochs": 3, "log_every_n_steps": 2, **settings}
     fit = trainer(folder, enable_checkpointing=True, plugins=[DurableCheckpointIO()], callbacks=callbacks, **chosen)
@@ -73,7 +74,7 @@ def end(fit: Any) -> dict[str, Any]:
     """What must be equal: weights, lines, and the metrics of the summary."""
     lines = [json.loads(line) for line in (Path(fit.default_root_dir) / "metrics.jsonl").read_text().splitlines()]
     metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
-    skipped = ("time/", "tokens_per_second")
+    skipped = ("time/", "perf/", "tokens_per_second")
     network = getattr(fit.lightning_module, "policy", fit.lightning_module.model)
     return {
         "weights": fingerprint(network),

@@ -58,6 +58,14 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ("algorithm.clip_range=0", "algorithm.clip_range: found 0; allowed: a number > 0 and < 1"),
         ("algorithm.kl.target=-3", "algorithm.kl.target: found -3; allowed: a number > 0"),
         ("algorithm.ppo_epochs=0", "algorithm.ppo_epochs: found 0; allowed: a whole number >= 1"),
+        (
+            "algorithm.tokens_per_microbatch=0",
+            "algorithm.tokens_per_microbatch: found 0; allowed: a whole number >= 1 or null",
+        ),
+        (
+            "algorithm.tokens_per_microbatch=few",
+            'algorithm.tokens_per_microbatch: found "few"; allowed: a whole number',
+        ),
         ("rollout.temperature=0", "rollout.temperature: found 0; allowed: a number > 0"),
         ("trainer.devices=0", "trainer.devices: found 0; allowed: a whole number >= 1 or auto"),
         # choices

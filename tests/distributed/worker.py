@@ -27,7 +27,7 @@ from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 GLOBAL_BATCH = 8
 SGD = partial(torch.optim.SGD, lr=1.0)
-NAMES = ("sft", "reward", "dpo", "ppo", "sft_lora", "ppo_lora")
+NAMES = ("sft", "reward", "dpo", "ppo", "sft_lora", "ppo_lora", "ppo_parts", "ppo_lora_parts")
 
 
 class Echo:
@@ -53,8 +53,8 @@ def early(prompts: list[str], responses: list[str], **columns: Any) -> list[floa
 
 def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any, Any]:
     """A module and its data, such that the global batch is the same for any number of processes."""
-    tokenizer, (algorithm, _, adapter) = tiny_tokenizer(), name.partition("_")
-    settings: dict[str, Any] = {"dropout": False, "adapter": LoRA(rank=4) if adapter else None}
+    tokenizer, (algorithm, *variants) = tiny_tokenizer(), name.split("_")
+    settings: dict[str, Any] = {"dropout": False, "adapter": LoRA(rank=4) if "lora" in variants else None}
     load, size = partial(load_causal_lm, folder, **settings), GLOBAL_BATCH // world
     if algorithm == "sft":
         rows = [{"prompt": WORDS[i], "completion": " ".join(WORDS[i : i + 1 + i % 6])} for i in range(15)]
@@ -69,6 +69,8 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             kl=KLPenalty(target=0.5, horizon=20),
             ppo_epochs=2,
             num_minibatches=1,
+            # One process computes the minibatch at once, and two, whose rows differ in length, in equally many parts.
+            tokens_per_microbatch=10 if "parts" in variants and world > 1 else None,
             engine=engine,
         )
         return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])

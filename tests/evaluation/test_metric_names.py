@@ -11,7 +11,7 @@ from rlhf_lightning.evaluation.table import HEADINGS
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(
-    r'f?"((?:train|val|objective|kl|policy|value|rollout|time|rewards|logps|\{split\}|\{prefix\})/?[a-z_/]+)"'
+    r'f?"((?:train|val|objective|kl|policy|value|rollout|time|perf|rewards|logps|\{split\}|\{prefix\})/?[a-z_/]+)"'
 )
 STATISTICS = [
     "policy/approx_kl",
@@ -19,12 +19,19 @@ STATISTICS = [
     "policy/ratio_mean",
     "policy/ratio_max",
     "value/clip_fraction",
+    *(f"time/{what}{phase}" for what in ("", "share_") for phase in ("rollout", "score", "update")),
+    *(f"perf/{what}tokens_per_second" for what in ("", "update_")),
 ]
 
 
 def logged_names() -> set[str]:
-    sources = "\n".join(path.read_text() for path in (ROOT / "rlhf_lightning" / "algorithms").glob("*.py"))
-    names = {name.replace("{split}", "train").replace("{prefix}", "") for name in NAME.findall(sources)}
+    package = ROOT / "rlhf_lightning"
+    files = [*(package / "algorithms").glob("*.py"), package / "callbacks" / "instruments.py"]
+    names = {
+        name.replace("{split}", "train").replace("{prefix}", "")
+        for path in files
+        for name in NAME.findall(path.read_text())
+    }
     return {name for name in names if "/" in name and not name.endswith("/")} | set(STATISTICS)
 
 

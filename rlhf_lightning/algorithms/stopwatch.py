@@ -1,0 +1,37 @@
+"""Where the time of an iteration goes."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+def now(device: torch.device | str) -> float:
+    """Seconds on a clock, read once the device has done what it was given."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+class Stopwatch:
+    """Splits time into phases without a gap: `lap` gives all seconds since the lap before to the phase that ends."""
+
+    def __init__(self) -> None:
+        self.start("cpu")
+
+    def start(self, device: torch.device | str) -> None:
+        """Forget everything before now."""
+        self.seconds: dict[str, float] = {}
+        self._since = now(device)
+
+    def lap(self, phase: str, device: torch.device | str) -> None:
+        """End a phase."""
+        moment = now(device)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + moment - self._since
+        self._since = moment
+
+    def take(self) -> dict[str, float]:
+        """The seconds of every phase since the last call."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds

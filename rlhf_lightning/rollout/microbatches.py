@@ -1,0 +1,44 @@
+"""Rows of similar length together, so that little of a batch is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+
+def rows_by_tokens(lengths: Tensor, budget: int, at_least: Callable[[int], int] = int) -> list[Tensor]:
+    """Every row once, the longest first, in as few parts as hold at most `budget` tokens each, padding included.
+
+    Args:
+        lengths: [B] tokens of every row.
+        budget: tokens of a part: its rows times its longest one. A longer row is a part of its own.
+        at_least: given the number of parts, returns how many there must be (up to B), so that processes can agree.
+
+    Returns:
+        Row numbers, one tensor a part.
+
+    >>> from torch import tensor
+    >>> rows_by_tokens(tensor([2, 5, 3, 9]), budget=8)
+    [tensor([3]), tensor([1]), tensor([2, 0])]
+    >>> rows_by_tokens(tensor([2, 2, 2, 2]), budget=8, at_least=lambda parts: 3)
+    [tensor([0]), tensor([1]), tensor([2, 3])]
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    begins = [0]
+    for row, length in enumerate(lengths[order].tolist()):
+        if row == 0:
+            longest = length
+        elif (row - begins[-1] + 1) * longest > budget:
+            begins.append(row)
+            longest = length
+    for _ in range(at_least(len(begins)) - len(begins)):
+        _halve_the_largest(begins, len(lengths))
+    return list(order.tensor_split(begins[1:]))
+
+
+def _halve_the_largest(begins: list[int], rows: int) -> None:
+    """One part more, of the part with the most rows."""
+    sizes = [end - begin for begin, end in zip(begins, [*begins[1:], rows], strict=True)]
+    part = sizes.index(max(sizes))
+    begins.insert(part + 1, begins[part] + sizes[part] // 2)
