@@ -57,8 +57,8 @@ class NativeEngine:
         missing = [length - len(row.tokens) for row in rows]
         tokens = [row.tokens + [self.pad_id] * n for row, n in zip(rows, missing, strict=True)]
         logprobs = [row.logprobs + [0.0] * n for row, n in zip(rows, missing, strict=True)]
-        mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
         ended = [row.tokens[-1] in self.eos_ids for row in rows]
+        mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
         return Generation(
             torch.tensor(tokens, device=device),
             torch.tensor(mask, dtype=torch.float32, device=device),

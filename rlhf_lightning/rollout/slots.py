@@ -163,6 +163,7 @@ class GrowingCache(DynamicCache):
     def added(self) -> None:
         """The prompts were read: give every row its own copy."""
         self.reorder_cache(cast(torch.LongTensor, self.place.source))
+        self.place.source = None
 
     def open_column(self) -> None:
         """One more token of every row follows."""

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -214,6 +215,17 @@ def test_results_are_float32_whatever_the_default_type() -> None:
         torch.set_default_dtype(torch.float32)
     assert out.logprobs.dtype == out.mask.dtype == torch.float32
     assert out.tokens.dtype == torch.long and out.ended.dtype == torch.bool
+
+
+def test_greedy_tokens_of_an_adapter_equal_hugging_face_generate() -> None:
+    base = tiny_model()
+    plain = [greedy_by_hugging_face(base.eval(), prompt, 12) for prompt in mixed_prompts(12)]
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
+    sampler = NativeEngine(pad_id=0, eos_ids=ENDS, batch_size=5)
+    sampler.sync(model)
+    out = sampler.generate(mixed_prompts(12), SamplingSettings(max_new_tokens=12, temperature=0.0))
+    want = [greedy_by_hugging_face(model, prompt, 12) for prompt in mixed_prompts(12)]
+    assert [kept(out, i) for i in range(12)] == want != plain
 
 
 def test_it_decodes_under_autocast() -> None:
