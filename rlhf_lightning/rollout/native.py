@@ -128,7 +128,7 @@ class Decoding:
         """Start rows in all free slots: read their prompts and draw their first tokens."""
         free = self.slots - len(self.rows)
         new = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
-        for group in _alike(new) if self.cache.refills else [new]:
+        for group in alike(new) if self.cache.refills else [new]:
             self._read(group)
         self._leave()
 
@@ -150,7 +150,7 @@ class Decoding:
         place = self.cache.place
         starts = torch.tensor(place.starts, device=self.device).unsqueeze(1)
         attention = torch.arange(place.begin, place.end, device=self.device) >= starts
-        # The mask as the network makes it from one number a token: on a GPU it would wait for the numbers first.
+        # A finished mask, where one is taken: to make one, transformers looks at the numbers, which waits for a GPU.
         attention = attention[:, None, None] if self.mask_as_is else attention.long()
         logits = self._logits(self.last.unsqueeze(1), attention, place.end - 1 - starts)
         self.last = self._draw(logits, self.rows)
@@ -185,7 +185,7 @@ class Decoding:
         return row.tokens[-1] in self.eos_ids or len(row.tokens) == self.settings.max_new_tokens
 
 
-def _alike(rows: list[Row]) -> list[list[Row]]:
+def alike(rows: list[Row]) -> list[list[Row]]:
     """Rows, the longest prompt first, in groups whose prompts are read together."""
     groups: list[list[Row]] = []
     read = padding = 0

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rollout import Generation, NativeEngine, SamplingSettings, seeded_generator
-from rlhf_lightning.rollout.native import REFILL_AT, Row, _alike, sample
+from rlhf_lightning.rollout.native import REFILL_AT, Row, alike, sample
 from tests.tiny import FAMILIES, tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5]]
@@ -184,7 +184,7 @@ def test_with_nothing_waiting_the_batch_shrinks_with_every_end() -> None:
 
 def test_prompts_are_read_together_while_little_of_it_is_padding() -> None:
     lengths = sorted((1 + 17 * i % 200 for i in range(200)), reverse=True)
-    groups = _alike([Row([5] * length) for length in lengths for _ in range(2)])
+    groups = alike([Row([5] * length) for length in lengths for _ in range(2)])
     assert [len(row.prompt) for group in groups for row in group] == [n for length in lengths for n in (length, length)]
     for group in groups:
         distinct = {len(row.prompt) for row in group}
