@@ -1,32 +1,38 @@
-"""The engine that needs nothing but the policy itself: batched sampling over a key-value cache."""
+"""The engine that needs nothing but the policy itself: sampling over a key-value cache whose slots are used again."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from rlhf_lightning.data import left_pad
 from rlhf_lightning.models.forward import bare_model, output_head
+from rlhf_lightning.models.packing import packable
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
+from rlhf_lightning.rollout.slots import make_cache
 
-# Leave finished rows out of the batch once they are this share of it: copying the cache costs about one step.
-COMPACT_AT = 0.25
+# Prompts wait until this share of the slots is free: those of one forward pass cost less than one at a time.
+REFILL_AT = 0.125
+# Prompts are read together, padded, while the padding is at most this share of what is read, or so many tokens.
+PADDING_SHARE = 0.1
+PADDING_TOKENS = 64
 
 
 class NativeEngine:
-    """Sample with the trainer's own weights; prompts are padded on the left and positions restart at each prompt.
+    """Sample with the trainer's own weights; positions restart at each prompt.
 
-    Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits. Rows that have ended
-    leave the batch, and decoding stops when all have.
+    At most `batch_size` rows are decoded at a time. A row that has ended leaves at once, and waiting prompts, the
+    longest first, take the free slots. A prompt is read once for all its samples that start together.
+    Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits.
     """
 
     def __init__(self, pad_id: int, eos_ids: Sequence[int], batch_size: int | None = None) -> None:
         self.pad_id = pad_id
-        self.eos_ids = torch.tensor(sorted(set(eos_ids)))
+        self.eos_ids = frozenset(eos_ids)
         self.batch_size = batch_size
         self.model: nn.Module | None = None
 
@@ -40,18 +46,25 @@ class NativeEngine:
     ) -> Generation:
         """One response a prompt, in the order of the prompts."""
         assert self.model is not None, "call sync(model) first"
-        size = self.batch_size or len(prompts)
+        rows = [Row(prompt) for prompt in prompts]
         with _evaluating(self.model) as model:
-            parts = [
-                _decode(model, prompts[i : i + size], self.pad_id, self.eos_ids, settings, generator)
-                for i in range(0, len(prompts), size)
-            ]
-        length = max(part[0].shape[1] for part in parts)
-        tokens, mask, logprobs = (
-            torch.cat([_widen(part[k], length, pad) for part in parts]) for k, pad in enumerate((self.pad_id, 0.0, 0.0))
+            decoding = Decoding(model, rows, self, settings, generator)
+            decoding.run()
+        return self._collect(rows, decoding.device)
+
+    def _collect(self, rows: list[Row], device: torch.device) -> Generation:
+        length = max(len(row.tokens) for row in rows)
+        missing = [length - len(row.tokens) for row in rows]
+        tokens = [row.tokens + [self.pad_id] * n for row, n in zip(rows, missing, strict=True)]
+        logprobs = [row.logprobs + [0.0] * n for row, n in zip(rows, missing, strict=True)]
+        ended = [row.tokens[-1] in self.eos_ids for row in rows]
+        mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
+        return Generation(
+            torch.tensor(tokens, device=device),
+            torch.tensor(mask, dtype=torch.float32, device=device),
+            torch.tensor(logprobs, dtype=torch.float32, device=device),
+            torch.tensor(ended, device=device),
         )
-        ended = (torch.isin(tokens, self.eos_ids.to(tokens.device)) & mask.bool()).any(dim=1)
-        return Generation(tokens, mask, logprobs, ended)
 
 
 @contextlib.contextmanager
@@ -64,60 +77,135 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
         model.train(training)
 
 
-def _widen(x: Tensor, length: int, value: float) -> Tensor:
-    return nn.functional.pad(x, (0, length - x.shape[1]), value=value)
+@dataclass
+class Row:
+    """A prompt and the response so far."""
+
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
-def _decode(
-    model: nn.Module,
-    prompts: list[list[int]],
-    pad_id: int,
-    eos_ids: Tensor,
-    settings: SamplingSettings,
-    generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens [B, T], mask [B, T] and log-probabilities [B, T] of one batch."""
-    bare, head = bare_model(model), output_head(model)
-    device = next(bare.parameters()).device
-    ids, attention = (x.to(device) for x in left_pad(prompts, pad_id))
-    eos_ids = eos_ids.to(device)
-    rows, steps = ids.shape[0], settings.max_new_tokens
-    tokens = torch.full((rows, steps), pad_id, dtype=torch.long, device=device)
-    mask = torch.zeros(rows, steps, device=device)
-    logprobs = torch.zeros(rows, steps, device=device)
+class Decoding:
+    """The rows of one call of `generate`: some wait, some are decoded, the others have ended."""
 
-    cache = DynamicCache(config=bare.config.get_text_config())
-    positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-    active = torch.arange(rows, device=device)  # the row of the result that each row of the batch writes to
-    done = torch.zeros(rows, dtype=torch.bool, device=device)
-    step = 0
-    for step in range(steps):
-        out = bare.base_model(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: list[Row],
+        engine: NativeEngine,
+        settings: SamplingSettings,
+        generator: torch.Generator | None,
+    ) -> None:
+        bare = bare_model(model)
+        self.backbone, self.head = bare.base_model, output_head(model)
+        self.device: torch.device = next(bare.parameters()).device
+        self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
+        self.settings, self.generator = settings, generator
+        self.slots = min(engine.batch_size or len(rows), len(rows))
+        # The longest last, to be popped; equal prompts side by side.
+        self.waiting = sorted(rows, key=lambda row: (len(row.prompt), row.prompt))
+        columns = len(self.waiting[-1].prompt) + settings.max_new_tokens - 1  # the last token is not read again
+        config = bare.config.get_text_config()
+        self.cache = make_cache(config, self.slots, columns)
+        self.mask_as_is = packable(config, columns)
+        self.rows: list[Row] = []
+        self.last = torch.empty(0, dtype=torch.long, device=self.device)  # the newest token of each row
+
+    def run(self) -> None:
+        """Decode until all rows have ended."""
+        while self.waiting or self.rows:
+            if self.waiting and self._has_room():
+                self._fill()
+            else:
+                self._step()
+
+    def _has_room(self) -> bool:
+        free = self.slots - len(self.rows)
+        return not self.rows or (self.cache.refills and free >= max(1.0, REFILL_AT * self.slots))
+
+    def _fill(self) -> None:
+        """Start rows in all free slots: read their prompts and draw their first tokens."""
+        free = self.slots - len(self.rows)
+        new = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
+        for group in alike(new) if self.cache.refills else [new]:
+            self._read(group)
+        self._leave()
+
+    def _read(self, new: list[Row]) -> None:
+        number: dict[tuple[int, ...], int] = {}
+        source = [number.setdefault(tuple(row.prompt), len(number)) for row in new]
+        ids, attention = (x.to(self.device) for x in left_pad(list(number), self.pad_id))
+        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+        places = torch.tensor(source, device=self.device)
+        self.cache.add([len(row.prompt) for row in new], places)
+        logits = self._logits(ids, attention, positions)[places]
+        self.cache.added()
+        self.rows += new
+        self.last = torch.cat([self.last, self._draw(logits, new)])
+
+    def _step(self) -> None:
+        """One more token of every row."""
+        self.cache.open_column()
+        place = self.cache.place
+        starts = torch.tensor(place.starts, device=self.device).unsqueeze(1)
+        attention = torch.arange(place.begin, place.end, device=self.device) >= starts
+        # A finished mask, where one is taken: to make one, transformers looks at the numbers, which waits for a GPU.
+        attention = attention[:, None, None] if self.mask_as_is else attention.long()
+        logits = self._logits(self.last.unsqueeze(1), attention, place.end - 1 - starts)
+        self.last = self._draw(logits, self.rows)
+        self._leave()
+
+    def _logits(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
+        """Of the token after the last one, [B, V] float32."""
+        out = self.backbone(
+            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
-        chosen, logprob = sample(head(out.last_hidden_state[:, -1]).float(), settings, generator)
-        live = ~done
-        tokens[active[live], step], logprobs[active[live], step] = chosen[live], logprob[live]
-        mask[active[live], step] = 1.0
-        done = done | torch.isin(chosen, eos_ids)
-        finished = int(done.sum())
-        if finished == len(done):
-            break
-        if finished >= COMPACT_AT * len(done):
-            keep = (~done).nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            chosen, attention, positions = chosen[keep], attention[keep], positions[keep]
-            active, done = active[keep], done[keep]
-        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
-        attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
-    return tokens[:, : step + 1], mask[:, : step + 1], logprobs[:, : step + 1]
+        return self.head(out.last_hidden_state[:, -1]).float()
+
+    def _draw(self, logits: Tensor, rows: list[Row]) -> Tensor:
+        chosen, logprobs = sample(logits, self.settings, self.generator)
+        for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+        return chosen
+
+    def _leave(self) -> None:
+        """Rows that have ended give up their slots; the last rows move there, so that the first slots are in use."""
+        live = [i for i, row in enumerate(self.rows) if not self._ended(row)]
+        if len(live) == len(self.rows):
+            return
+        staying, last = set(live), [i for i in live if i >= len(live)]
+        order = [i if i in staying else last.pop() for i in range(len(live))]
+        self.cache.keep(order)
+        self.rows = [self.rows[i] for i in order]
+        self.last = self.last[torch.tensor(order, dtype=torch.long, device=self.device)]
+
+    def _ended(self, row: Row) -> bool:
+        return row.tokens[-1] in self.eos_ids or len(row.tokens) == self.settings.max_new_tokens
+
+
+def alike(rows: list[Row]) -> list[list[Row]]:
+    """Rows, the longest prompt first, in groups whose prompts are read together."""
+    groups: list[list[Row]] = []
+    read = padding = 0
+    for row in rows:
+        if groups and row.prompt == groups[-1][-1].prompt:
+            groups[-1].append(row)
+            continue
+        longest = len(groups[-1][0].prompt) if groups else 0
+        read, padding = read + longest, padding + longest - len(row.prompt)
+        if not groups or padding > max(PADDING_TOKENS, PADDING_SHARE * read):
+            groups.append([])
+            read, padding = len(row.prompt), 0
+        groups[-1].append(row)
+    return groups
 
 
 def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw one token a row.
+    """Draw one token a row: the first whose cumulative probability exceeds a uniform number.
 
-    With E exponential noise, argmax(logits / temperature - log E) is a draw from the softmax (the Gumbel-max trick):
-    no second softmax and no sorted cumulative sums.
+    One random number a row: exponential noise for every token (the Gumbel-max trick) takes most of the time on a CPU.
 
     Args:
         logits: [B, V] float32.
@@ -129,8 +217,13 @@ def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generato
         chosen = logits.argmax(dim=-1)
         return chosen, _chosen_logprob(logits, chosen)
     scaled = logits / settings.temperature
-    noise = torch.empty_like(scaled).exponential_(generator=generator).clamp_(min=torch.finfo(scaled.dtype).tiny)
-    chosen = (_filtered(scaled, settings) - noise.log_()).argmax(dim=-1)
+    # In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better.
+    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    weights = _filtered(scaled - scaled.amax(dim=-1, keepdim=True), settings).exp_()
+    cumulative = weights.cumsum(dim=-1, dtype=exact)
+    uniform = torch.rand(len(logits), 1, dtype=exact, device=logits.device, generator=generator)
+    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
+    chosen = drawn.squeeze(1).clamp_(max=logits.shape[1] - 1)
     return chosen, _chosen_logprob(scaled, chosen)
 
 

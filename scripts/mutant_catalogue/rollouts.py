@@ -10,7 +10,12 @@ ADAPTERS = "models/adapters.py"
 NATIVE = "rollout/native.py"
 FORWARD = "models/forward.py"
 RATIO = "algorithms/test_ppo.py::test_at_learning_rate_zero_every_ratio_is_one"
+SLOTS = "rollout/slots.py"
 DECODED = "rollout/test_native.py::test_log_probabilities_kept_while_decoding_equal_a_forward_pass"
+GREEDY = "rollout/test_native.py::test_greedy_tokens_equal_hugging_face_generate_row_by_row"
+USED_SLOT = "rollout/test_native.py::test_a_row_in_a_used_slot_reads_nothing_of_the_former_one"
+READ_ONCE = "rollout/test_native.py::test_a_prompt_is_read_once_for_the_samples_that_start_together"
+IDLE = "rollout/test_native.py::test_free_slots_are_filled_so_that_a_long_response_does_not_idle_the_others"
 LOGPROBS = "functional/logprobs.py"
 PACKING = "models/packing.py"
 PACKED = "models/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
@@ -83,7 +88,7 @@ ROLLOUTS = (
                 "positions do not restart at each prompt while decoding",
                 NATIVE,
                 "(attention.cumsum(dim=1) - 1).clamp(min=0)",
-                "torch.arange(attention.shape[1], device=device).expand_as(attention)",
+                "torch.arange(attention.shape[1], device=self.device).expand_as(attention)",
                 (f"{DECODED}[1.0-gpt2]",),
             ),
             Mutant(
@@ -106,6 +111,83 @@ ROLLOUTS = (
                 "flags.gather(1, index) * inside",
                 "flags.gather(1, index)",
                 ("invariants/test_token_values.py::test_a_short_row_beside_a_long_one_keeps_its_own_tokens",),
+            ),
+        ),
+    ),
+    Row(
+        "a row that takes a used slot gets another row's tokens, keys, place or draws",
+        "its log-probabilities are those of a forward pass over it alone, its greedy tokens Hugging Face's; responses "
+        "are in the order of the prompts; a free slot does not wait for the longest response",
+        (
+            Mutant(
+                "a row that started later is at the position of the longest",
+                NATIVE,
+                "place.end - 1 - starts)",
+                "place.end - 1 - starts.clamp(max=place.begin))",
+                (f"{USED_SLOT}[5-llama]", f"{USED_SLOT}[5-gpt2]"),
+            ),
+            Mutant(
+                "a row reads what the former one left in its slot",
+                NATIVE,
+                "torch.arange(place.begin, place.end, device=self.device) >= starts",
+                "torch.arange(place.begin, place.end, device=self.device) >= starts.clamp(max=place.begin)",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "a row changes its slot without its keys",
+                SLOTS,
+                "layer.move(targets, sources)",
+                "layer.move(targets, targets)",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "a row changes its slot without its newest token",
+                NATIVE,
+                "self.last[torch.tensor(order, dtype=torch.long, device=self.device)]",
+                "self.last[: len(order)]",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "columns begin again and the keys stay where they were",
+                SLOTS,
+                "layer.to_front()",
+                "pass",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "all prompts that are read together get the first one's keys",
+                SLOTS,
+                "states[source]",
+                "states[torch.zeros_like(source)]",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "all prompts that are read together get the first one's next token",
+                NATIVE,
+                "positions)[places]",
+                "positions)[torch.zeros_like(places)]",
+                (f"{USED_SLOT}[5-llama]",),
+            ),
+            Mutant(
+                "responses are in the order in which prompts were started",
+                NATIVE,
+                "self._collect(rows,",
+                "self._collect(sorted(rows, key=lambda row: -len(row.prompt)),",
+                (f"{GREEDY}[llama-5]",),
+            ),
+            Mutant(
+                "all rows of a step share a random number",
+                NATIVE,
+                "torch.rand(len(logits), 1,",
+                "torch.rand(1, 1,",
+                (f"{READ_ONCE}[None-llama]",),
+            ),
+            Mutant(
+                "slots are filled only when all are free",
+                NATIVE,
+                "free >= max(1.0, REFILL_AT * self.slots)",
+                "free >= self.slots",
+                (IDLE,),
             ),
         ),
     ),

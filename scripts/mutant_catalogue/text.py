@@ -69,8 +69,8 @@ TEXT = (
             Mutant(
                 "the mask of responses comes from the pad id",
                 "rollout/native.py",
-                "mask[active[live], step] = 1.0",
-                "mask[active[live], step] = (chosen[live] != pad_id).float()",
+                "[[1.0] * (length - n) + [0.0] * n for n in missing]",
+                "[[float(token != self.pad_id) for token in row] for row in tokens]",
                 ("invariants/test_padding_token.py::test_a_run_with_pad_as_eos_equals_one_without[ppo]",),
             ),
         ),

@@ -37,8 +37,8 @@ TOKENS = (
             Mutant(
                 "the EOS is not a token of the response",
                 NATIVE,
-                "live = ~done\n",
-                "live = ~(done | torch.isin(chosen, eos_ids))\n",
+                "[[1.0] * (length - n) + [0.0] * n for n in missing]",
+                "[[1.0] * (length - n - e) + [0.0] * (n + e) for n, e in zip(missing, ended, strict=True)]",
                 ("rollout/test_native.py::test_a_response_ends_with_its_first_eos_and_says_so",),
             ),
             Mutant(
@@ -166,8 +166,15 @@ TOKENS = (
                 "a least length: the EOS cannot be drawn",
                 NATIVE,
                 "head(out.last_hidden_state[:, -1]).float()",
-                "head(out.last_hidden_state[:, -1]).float().index_fill(1, eos_ids, -1e9)",
+                "head(out.last_hidden_state[:, -1]).float().index_fill(1, torch.tensor([*self.eos_ids]), -1e9)",
                 (SAMPLED,),
+            ),
+            Mutant(
+                "a random number is compared with weights that do not add up to 1",
+                NATIVE,
+                "uniform * cumulative[:, -1:]",
+                "uniform",
+                (SAMPLED, "rollout/test_native.py::test_sampling_follows_the_softmax_at_its_temperature"),
             ),
         ),
     ),
