@@ -104,6 +104,7 @@ def keep_weights_as_they_are(network: nn.Module) -> None:
     The repacked layer has its scales in bfloat16, multiplies in bfloat16 whatever `compute_dtype`, and has no backward
     pass: after one reference pass the adapters below it would get no gradient.
     """
+    module: Any
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
