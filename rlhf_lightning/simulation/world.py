@@ -59,7 +59,7 @@ class World:
         return random.Random(f"{purpose}:{self.seed}")
 
 
-def build_world(seed: int = 0, n_train_prompts: int = 900, n_test_prompts: int = 200) -> World:
+def build_world(seed: int = 0, n_train_prompts: int = 1100, n_test_prompts: int = 200) -> World:
     """Build the world of a seed.
 
     Raises:

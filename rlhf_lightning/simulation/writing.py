@@ -13,16 +13,16 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.world import World, build_world
 
-FORMAT = 3  # raised whenever the same arguments would give other files
+FORMAT = 4  # raised whenever the same arguments would give other files
 MANIFEST = "world.json"
 
 
 def write_world(
     folder: str | Path,
     seed: int = 0,
-    n_train_prompts: int = 900,
+    n_train_prompts: int = 1100,
     n_test_prompts: int = 200,
-    demonstrations_per_prompt: int = 9,
+    demonstrations_per_prompt: int = 8,
     pairs_per_prompt: int = 8,
     answers_per_ranking: int = 6,
     rankings_per_prompt: int = 16,
