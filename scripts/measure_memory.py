@@ -44,7 +44,11 @@ PPO = [
     *["algorithm.ppo_epochs=1", "trainer.max_epochs=2", f"reward.function={Path(__file__).stem}.length"],
 ]
 COMMON = ["logger=none", "callbacks.checkpoint=null", "callbacks.progress=null", "+trainer.enable_checkpointing=false"]
-WORDS = " ".join(f"the {number} birds flew over the old house," for number in range(200))
+
+
+def words(first: int = 0) -> str:
+    """A text of about 2,000 tokens; no two have a part in common."""
+    return " ".join(f"the {number} birds flew over the old house," for number in range(first, first + 200))
 
 
 def length(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
@@ -62,11 +66,11 @@ def overrides(case: str, model: str, folder: Path) -> list[str]:
 
 def write_rows(case: str, folder: Path) -> None:
     """Rows that are longer than any limit of the case, and share no beginning that could be computed once."""
-    rows: list[dict[str, str]] = [{"text": WORDS}] * 16
+    rows: list[dict[str, str]] = [{"text": words()}] * 16
     if "experiment=dpo" in CASES[case]:
-        rows = [{"prompt": "Tell me a story.", "chosen": WORDS, "rejected": WORDS[::-1]}] * 16
+        rows = [{"prompt": "Tell me a story.", "chosen": words(), "rejected": words()[::-1]}] * 16
     if "experiment=ppo" in CASES[case]:
-        rows = [{"prompt": f"{number} {WORDS}"} for number in range(16)]
+        rows = [{"prompt": words(200 * number)} for number in range(16)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
