@@ -38,9 +38,7 @@ def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> 
     _check(logits, labels, "logits")
     check_positive(temperature=temperature)
     ignored = labels == IGNORE_INDEX
-    logits = _tempered(logits, temperature).masked_fill(ignored.unsqueeze(-1), 0.0)
-    chosen = logits.gather(-1, labels.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1)
-    return (chosen - logits.logsumexp(-1)).masked_fill(ignored, 0.0)
+    return _chosen(logits.masked_fill(ignored.unsqueeze(-1), 0.0), labels, ignored, temperature)
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -107,7 +105,7 @@ def chunked_token_logprobs(
         ignored = labels == IGNORE_INDEX
         # Blanked before the head: a NaN at padding would reach the head's gradient as 0 * NaN.
         logits = head(hidden.masked_fill(ignored.unsqueeze(-1), 0.0))
-        logprobs = token_logprobs(logits, labels, temperature)
+        logprobs = _chosen(logits, labels, ignored, temperature)
         return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
 
     parts = []
@@ -126,6 +124,12 @@ def _check(scores: Tensor, labels: Tensor, name: str) -> None:
             f"the leading shape of `{name}` {list(scores.shape)}"
         )
     check_integers(labels=labels)
+
+
+def _chosen(logits: Tensor, labels: Tensor, ignored: Tensor, temperature: float) -> Tensor:
+    """`token_logprobs` of finite logits. What autograd keeps of them is one tensor, their log-softmax."""
+    logprobs = _tempered(logits, temperature).log_softmax(-1)
+    return logprobs.gather(-1, labels.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1).masked_fill(ignored, 0.0)
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:

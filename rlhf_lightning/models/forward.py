@@ -37,10 +37,9 @@ def bare_model(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def hidden_states(model: nn.Module, input_ids: Tensor, **kwargs: Any) -> Tensor:
+def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     """The last hidden states [B, L, H] of the backbone, without the language-model head."""
-    kwargs.setdefault("use_cache", False)
-    return bare_model(model).base_model(input_ids=input_ids, **kwargs).last_hidden_state
+    return bare_model(model).base_model(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tensor) -> Tensor:
@@ -55,12 +54,11 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     """
     places = torch.arange(1, wanted.shape[1] + 1, device=wanted.device)
     lengths = (wanted * places).amax(dim=1)
-    if packable(bare_model(model).config.get_text_config(), input_ids.shape[1]):
+    bare = bare_model(model)
+    if packable(bare.config.get_text_config(), input_ids.shape[1]):
         packed = pack(input_ids, lengths, torch.minimum(shared, lengths))
         if packed is not None:
-            ids, positions, mask, place = packed
-            hidden = hidden_states(model, ids, position_ids=positions, attention_mask=mask)
-            return hidden.flatten(0, 1)[place[wanted]]
+            return packed.hidden_states(bare.base_model)[packed.places[wanted]]
     return hidden_states(model, input_ids)[wanted]
 
 

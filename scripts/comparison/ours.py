@@ -24,7 +24,10 @@ from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 
 NO_EOS = [-1]  # a token that no model draws: every response has its full length
-WITHOUT = ["logger=none", "callbacks.checkpoint=null", "callbacks.progress=null", "+trainer.enable_checkpointing=false"]
+WITHOUT = [
+    *("logger=none", "callbacks.checkpoint=null", "+trainer.enable_checkpointing=false"),
+    *("callbacks.progress=null", "+trainer.enable_progress_bar=false"),
+]
 
 
 class Stopwatch(lightning.Callback):
@@ -43,7 +46,8 @@ def overrides(job: Job) -> list[str]:
     """The command line of a job."""
     lines = [
         *(f"experiment={job.task}", f"model.path={job.model}", f"data.train={job.data}", *WITHOUT),
-        *("trainer.accelerator=cpu", f"optimizer.lr={LEARNING_RATE}", f"trainer.max_epochs={job.iterations}"),
+        *("trainer.accelerator=cpu", f"trainer.max_epochs={job.iterations}"),
+        *(f"optimizer.lr={LEARNING_RATE}", "optimizer.fused=true"),  # TRL's is
     ]
     if job.lora:
         lines += ["model/adapter=lora", f"model.adapter.rank={LORA_RANK}", f"model.adapter.alpha={LORA_ALPHA}"]

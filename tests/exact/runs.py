@@ -23,8 +23,8 @@ from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.enumerable import World, tiny_llama
 
 # One set of hyper-parameters for every beta, seed and size of the world; docs/exact.md says why these.
-PPO_ITERATIONS = 200
-PPO_RESPONSES = 1024
+PPO_ITERATIONS = 80
+PPO_RESPONSES = 4096
 PPO_LEARNING_RATE = 5e-4
 PPO_SETTINGS: dict[str, Any] = {
     "clip_range": 0.02,
@@ -137,7 +137,7 @@ class ControllerTrace(L.Callback):
 
 def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
     """PPO with the adaptive controller, from a coefficient far from the one it should find."""
-    kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=5_000)
+    kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=20_000)
     module, trace = ppo_module(world, kl, seed), ControllerTrace()
     seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS, callbacks=[trace])
     last = PPO_ITERATIONS // 4
