@@ -35,7 +35,7 @@ def resume(folder: Any, began: list[str], goes_on: list[str]) -> None:
         ("trainer.devices=2", "trainer.devices: 1 -> 2"),
         ("trainer.precision=bf16-mixed", "trainer.precision: 32-true -> bf16-mixed"),
         ("trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches: 1 -> 2"),
-        ("trainer.max_epochs=31", "trainer.max_epochs: 22 -> 31"),  # its learning rate falls to zero over 22 epochs
+        ("trainer.max_epochs=31", "trainer.max_epochs: 30 -> 31"),  # its learning rate falls to zero over 30 epochs
         (AVERAGE, "callbacks.average: null -> {'_target_': 'rlhf_lightning.callbacks.TrainableAverage'}"),
     ],
 )
