@@ -131,7 +131,7 @@ ENGINES = (
             Mutant(
                 "the engine computes in the trainer's autocast",
                 "rollout/isolation.py",
-                ', torch.autocast("cpu", enabled=False):',
+                ', torch.autocast(kind, enabled=False), torch.autocast("cpu", enabled=False):',
                 ":",
                 (f"{IN_PROCESS}::test_it_computes_in_the_trainers_type_but_not_in_its_context",),
             ),
