@@ -26,6 +26,8 @@ from tests.exact.enumerable import World, tiny_llama
 PPO_ITERATIONS = 80
 PPO_RESPONSES = 4096
 PPO_LEARNING_RATE = 5e-4
+CONTROLLED_ITERATIONS = 200  # the controller needs many small steps, and a mean over its last ones
+CONTROLLED_RESPONSES = 1024
 PPO_SETTINGS: dict[str, Any] = {
     "clip_range": 0.02,
     "ppo_epochs": 4,
@@ -137,10 +139,11 @@ class ControllerTrace(L.Callback):
 
 def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
     """PPO with the adaptive controller, from a coefficient far from the one it should find."""
-    kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=20_000)
-    module, trace = ppo_module(world, kl, seed), ControllerTrace()
-    seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS, callbacks=[trace])
-    last = PPO_ITERATIONS // 4
+    kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=5_000)
+    rollout = RolloutSettings(max_new_tokens=world.length, batch_size=CONTROLLED_RESPONSES)
+    module, trace = ppo_module(world, kl, seed, rollout=rollout), ControllerTrace()
+    seconds = fit(module, world.prompt_data(), max_epochs=CONTROLLED_ITERATIONS, callbacks=[trace])
+    last = CONTROLLED_ITERATIONS // 4
     mean_kl, mean_coef = (sum(values[-last:]) / last for values in (trace.kl, trace.coef))
     return ControllerResult(mean_kl, target, mean_coef, world.beta_for(target), seconds)
 
