@@ -58,7 +58,8 @@ _HYDRA_OPTIONS = (
 
 
 def read_arguments(command: str) -> argparse.Namespace:
-    """Hydra's options and the overrides, from `sys.argv`."""
+    """Hydra's options and the overrides, from `sys.argv`, where `-m` may stand between overrides: it is moved first."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     parser = get_args_parser()
     parser.prog = command
 

@@ -187,11 +187,12 @@ def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
     assert (code, err) == (2, "error: nowhere.jsonl: no such file\n")
 
 
-def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(monkeypatch, capsys, empty_folder):
+@pytest.mark.parametrize("words", [("-m", "experiment=sft_demo"), ("experiment=sft_demo", "-m")])
+def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, monkeypatch, capsys, empty_folder):
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
     monkeypatch.setattr(train, "run", lambda config: folders.append(config["run_dir"]) or train.RunResult(Path(), {}))
-    call_in_process(train.main, "-m", "experiment=sft_demo", "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
+    call_in_process(train.main, *words, "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
 
 
