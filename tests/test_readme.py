@@ -37,7 +37,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
         config = '{"model": {"path": "x"}, "algorithm": {}}'
         (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
-    (tmp_path / "held_out.jsonl").write_text('{"prompt": "Hello"}')
+    for name in {"held_out.jsonl", *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line)}:
+        (tmp_path / name).write_text('{"prompt": "Hello"}')
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
     if arguments[0] == "--config-dir":
