@@ -125,7 +125,7 @@ class VLLMEngine:
         if had_group:
             # torchrun sets both, Lightning in its first process neither.
             os.environ.setdefault("RANK", str(distributed.get_rank()))
-            os.environ.setdefault("LOCAL_RANK", str((self.device and self.device.index) or 0))
+            os.environ.setdefault("LOCAL_RANK", str(next(model.parameters()).device.index or 0))
         try:
             from vllm import LLM
         except ModuleNotFoundError as error:

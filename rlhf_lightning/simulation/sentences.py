@@ -30,7 +30,7 @@ def spell(pattern: str, **slots: str) -> str:
 
 @cache
 def lexicon() -> dict[str, Meaning]:
-    """All sentences of the world (about 3,000), each with its full stop, and their meanings."""
+    """All sentences of the world (about 1,500), each with its full stop, and their meanings."""
     meanings: dict[str, Meaning] = {UNKNOWN: Meaning("unknown")}
     for topic, attribute in ATTRIBUTES.items():
         for value in sorted(set(attribute.values.values())):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -207,3 +208,15 @@ def test_arguments_that_other_keys_decide_are_refused() -> None:
         VLLMRollout(server="http://localhost:8000", engine_args={"max_model_len": 64})
     with pytest.raises(UserError, match="choose rollout=native or rollout=vllm"):
         VLLMRollout(engine="native")
+
+
+def test_beside_a_process_group_that_lightning_started_it_says_which_process_it_is_in(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM reads both from the environment, where Lightning's first process has neither."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
+    engine().sync(policy(base, True))
+    assert (os.environ.pop("RANK"), os.environ.pop("LOCAL_RANK")) == ("0", "0")
