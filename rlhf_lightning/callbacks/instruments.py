@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf_lightning.algorithms import AlignmentModule, DPOModule, PPOModule
 from rlhf_lightning.algorithms.stopwatch import now
 from rlhf_lightning.data import PreferenceBatch, SequenceBatch
+from rlhf_lightning.models.cpu_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout
 
@@ -162,5 +163,5 @@ def peak_operations(device: torch.device | str, dtype: torch.dtype) -> float:
 
 def _seconds(left: Tensor, right: Tensor) -> float:
     started = now(left.device)
-    left @ right
+    product(left, right)
     return now(left.device) - started

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_lightning.functional._arguments import at_least_float32, check_integers, check_positive
@@ -72,11 +74,14 @@ def chunked_token_logprobs(
     temperature: float = 1.0,
     chunk_size: int = 1024,
     with_entropy: bool = False,
+    frozen_head: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """`token_logprobs(head(hidden), labels)` and its entropy without ever holding logits of [B, T, V].
 
     The head runs on `chunk_size` tokens at a time. Where gradients are recorded, a chunk's logits are dropped after the
-    forward pass and computed again in the backward pass, so that memory for logits is chunk_size * V in both.
+    forward pass and computed again in the backward pass, so that memory for logits is chunk_size * V in both. With a
+    frozen head they are computed once: a token's log-probability depends on its own state alone, so its gradient
+    [H] is taken at once, and all that the backward pass does is to scale it.
 
     Args:
         hidden: [B, T, H] (any leading shape), the last hidden states. Not read where the label is -100.
@@ -85,6 +90,7 @@ def chunked_token_logprobs(
         temperature: as in `token_logprobs`.
         chunk_size: tokens a chunk.
         with_entropy: also return the entropy.
+        frozen_head: the head has nothing that is trained.
 
     Returns:
         Log-probabilities [B, T], and entropies [B, T] or None; nats, at least float32, both 0 where the label is -100.
@@ -108,13 +114,38 @@ def chunked_token_logprobs(
         logprobs = _chosen(logits, labels, ignored, temperature)
         return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
 
-    parts = []
+    parts: list[tuple[Any, ...]] = []
     chunks = [*zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)]
     recompute = torch.is_grad_enabled() and len(chunks) > 1  # one chunk's logits are in memory either way
+    at_once = torch.is_grad_enabled() and hidden.requires_grad and frozen_head and not with_entropy
     for chunk in chunks:
-        parts.append(checkpoint(of_chunk, *chunk, use_reentrant=False) if recompute else of_chunk(*chunk))
+        if at_once:
+            parts.append((_WithGradient.apply(of_chunk, *chunk),))
+        elif recompute:
+            parts.append(checkpoint(of_chunk, *chunk, use_reentrant=False))
+        else:
+            parts.append(of_chunk(*chunk))
     logprobs, *entropies = (torch.cat(part).view(labels.shape) for part in zip(*parts, strict=True))
     return logprobs, entropies[0] if with_entropy else None
+
+
+class _WithGradient(torch.autograd.Function):
+    """Numbers [n] that depend on one hidden state each, of [n, H], and on nothing else that is trained."""
+
+    @staticmethod
+    def forward(ctx: Any, of_chunk: Callable[..., tuple[Tensor, ...]], hidden: Tensor, labels: Tensor) -> Tensor:
+        with torch.enable_grad():
+            states = hidden.detach().requires_grad_()
+            numbers = of_chunk(states, labels)[0]
+            (gradient,) = torch.autograd.grad(numbers.sum(), states)
+        ctx.save_for_backward(gradient)
+        return numbers.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[None, Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return None, weights.unsqueeze(-1).to(gradient.dtype) * gradient, None
 
 
 def _check(scores: Tensor, labels: Tensor, name: str) -> None:

@@ -114,9 +114,12 @@ def predict_from_hidden(
     model: nn.Module, hidden: Tensor, labels: Tensor, temperature: float = 1.0, with_entropy: bool = False
 ) -> TokenPredictions:
     """log p(label | hidden state) for hidden states [K, H] and labels [K], by chunks of LOGITS_IN_FLIGHT logits."""
-    chunk = max(64, LOGITS_IN_FLIGHT // bare_model(model).config.get_text_config().vocab_size)
+    bare = bare_model(model)
     logprobs, entropy = chunked_token_logprobs(
-        hidden, output_head(model), labels, temperature, chunk_size=chunk, with_entropy=with_entropy
+        *(hidden, output_head(model), labels, temperature),
+        chunk_size=max(64, LOGITS_IN_FLIGHT // bare.config.get_text_config().vocab_size),
+        with_entropy=with_entropy,
+        frozen_head=not any(p.requires_grad for p in bare.get_output_embeddings().parameters()),
     )
     return TokenPredictions(logprobs, entropy, hidden)
 

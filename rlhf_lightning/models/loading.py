@@ -22,6 +22,7 @@ from rlhf_lightning.models.adapters import (
     merge_adapter,
     read_adapter_config,
 )
+from rlhf_lightning.models.cpu_products import use_fast_products
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -144,7 +145,7 @@ def prepare_to_train(
     activation_checkpointing: bool,
     adapter: LoRA | None,
 ) -> Any:
-    """Dropout, activation checkpointing and the adapter (trained, or merged if none is asked for), in training mode."""
+    """In training mode, with dropout, activation checkpointing and the adapter (merged if none is to be trained)."""
     if activation_checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if adapter is not None:
@@ -153,6 +154,7 @@ def prepare_to_train(
         network = merge_adapter(network, start)
     if not dropout:
         disable_dropout(network)
+    use_fast_products(network)
     return network.train()
 
 

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlhf_lightning.models.cpu_products import rows_to_add
+
 # Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
 # (sliding windows, ALiBi, state spaces) are left in rows of their own.
 PACKABLE = ("gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
@@ -100,6 +102,7 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
         return None
     places = (own.flatten().cumsum(0) - 1).clamp(min=0).view(own.shape)
     places = torch.where(columns < begins, places[lender], places)
+    sources = nn.functional.pad(sources, (0, rows_to_add(len(sources))))  # more of the first token, that none reads
     positions = sources % input_ids.shape[1]
     return Packed(input_ids.flatten()[sources][None], positions[None], places, sources)
 

@@ -151,6 +151,29 @@ class TestChunked:
             assert torch.allclose(plain, chunked, rtol=0, atol=1e-12)
         assert all((result.abs() > 1e-3).any() for result in results[0])
 
+    @pytest.mark.parametrize("chunk_size", [4, 1024])
+    def test_a_frozen_head_runs_once_and_gives_the_same_gradients(self, hidden, head, labels, chunk_size) -> None:
+        labels[0, 3:] = -100
+        head.requires_grad_(False)
+        weights, results, calls = torch.randn(3, 5, dtype=torch.float64), [], []
+
+        def counting_head(states: torch.Tensor) -> torch.Tensor:
+            calls.append(len(states))
+            return head(states)
+
+        for frozen in (False, True):
+            calls.clear()
+            states = hidden.clone().requires_grad_()
+            logprobs, _ = chunked_token_logprobs(
+                states, counting_head, labels, 0.7, chunk_size=chunk_size, frozen_head=frozen
+            )
+            (weights * logprobs).sum().backward()
+            results.append((logprobs.detach(), states.grad))
+        assert sum(calls) == 15
+        for plain, at_once in zip(*results, strict=True):
+            assert torch.allclose(plain, at_once, rtol=0, atol=1e-12)
+        assert (results[1][1][0, 3:] == 0).all() and (results[1][1][1:] != 0).all()
+
     def test_entropy_is_none_unless_asked_for(self, hidden, head, labels) -> None:
         assert chunked_token_logprobs(hidden, head, labels)[1] is None
 

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
@@ -142,7 +144,7 @@ def test_nf4_holds_a_frozen_base_in_an_eighth_of_float32(base: Path) -> None:
     )
     quantised = [p for p in small.parameters() if p.dtype == torch.uint8]
     assert quantised
-    layers = [m for m in full.base_model.modules() if type(m).__name__ in ("Linear", "Conv1D")]
+    layers = [m for m in full.base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
     assert sum(p.numel() for p in quantised) * 2 == sum(m.weight.numel() for m in layers)
     response_logprobs(small, *rows()).sum().backward()
     assert all(p.grad is not None for p in small.parameters() if p.requires_grad)

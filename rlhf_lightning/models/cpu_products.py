@@ -1,0 +1,111 @@
+"""Float32 matrix products on CPUs for which torch's own library has no fast ones.
+
+torch computes float32 products on x86 with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which
+torch ships as well, has AVX-512 kernels for all of them: on an AMD Zen 5 core, 240 GFLOP/s where MKL gives 105. So on
+such a processor the linear layers of a loaded model ask oneDNN. Nothing but the library changes: type, weights, names
+and checkpoints stay, and the results are the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+# Below so many multiplications, or so few rows, calling oneDNN costs more than it saves.
+SMALLEST = 2**22
+FEWEST_ROWS = 16
+# oneDNN compiles a kernel for every shape (a millisecond, half a megabyte) and keeps the last ones; two caches, each
+# with 1,024 by default. The layers of one pass have a dozen shapes.
+KERNELS = 128
+CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+# Many rows are filled up to a multiple of this, so that there are fewer shapes.
+ROWS = 32
+
+
+@functools.cache
+def onednn_is_faster() -> bool:
+    """Whether this machine computes on an x86 CPU with AVX-512 that is not Intel's, and with no GPU."""
+    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
+        return False
+    cpuinfo = Path("/proc/cpuinfo")
+    vendor = "vendor_id\t: AuthenticAMD"
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and cpuinfo.is_file()
+        and vendor in cpuinfo.read_text(encoding="utf-8")
+    )
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right of two matrices, by the library that the layers of a loaded model use."""
+    weight = nn.Parameter(right.T, requires_grad=False)
+    return _linear(left, weight) if onednn_is_faster() and suits(left, weight) else left @ right
+
+
+def rows_to_add(rows: int) -> int:
+    """How many rows would make products of so many come in fewer shapes."""
+    return -rows % ROWS if onednn_is_faster() and rows >= 8 * ROWS else 0
+
+
+def use_fast_products(network: nn.Module) -> None:
+    """Let the network's linear layers ask oneDNN where that is faster; subclasses, 4-bit ones say, are left alone."""
+    if onednn_is_faster():
+        for name in CACHES:
+            os.environ.setdefault(name, str(KERNELS))
+        for module in network.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = FastLinear
+
+
+class FastLinear(nn.Linear):
+    """A linear layer whose large float32 products on a CPU are oneDNN's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y = x W^T + b."""
+        if suits(input, self.weight):
+            product: Tensor = Product.apply(input, self.weight, self.bias)
+            return product
+        return super().forward(input)
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product is one that oneDNN computes faster."""
+    rows = x.numel() // max(1, x.shape[-1])
+    return (
+        rows >= FEWEST_ROWS
+        and rows * weight.numel() >= SMALLEST
+        and x.dtype == weight.dtype == torch.float32
+        and x.is_cpu
+        and type(weight) is nn.Parameter  # not sharded
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+class Product(torch.autograd.Function):
+    """y = x W^T + b with x [..., in], W [out, in], b [out] or None, and its gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return _linear(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wanted, rows = ctx.needs_input_grad, gradient.reshape(-1, gradient.shape[-1])
+        of_x = _linear(rows, weight.T).view(*gradient.shape[:-1], -1) if wanted[0] else None
+        of_weight = _linear(rows.T, x.reshape(-1, x.shape[-1]).T) if wanted[1] else None
+        return of_x, of_weight, rows.sum(dim=0) if wanted[2] else None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
