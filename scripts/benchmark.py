@@ -53,7 +53,10 @@ def compare(row: Row, given: argparse.Namespace) -> Measured:
     """Alternate the two sides, whichever begins."""
     with tempfile.TemporaryDirectory() as name:
         ours_job, peer_job = jobs(row, given, Path(name))
-        with our_worker(given.threads) as ours, peer_worker(row.trl, given.threads) as peer:
+        with (
+            our_worker(given.threads, {"PRODUCTS": given.products}) as ours,
+            peer_worker(row.trl, given.threads) as peer,
+        ):
             sides: list[tuple[Worker, Measured]] = [
                 (worker, {**worker.ask("prepare", **asdict(job)), "repeats": []})
                 for worker, job in ((ours, ours_job), (peer, peer_job))
@@ -93,6 +96,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--alternations", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side's products")
     parser.add_argument("--rows", type=int, help="rows of a repetition, for a quick look at a row that reads a file")
+    parser.add_argument(
+        "--products", choices=["best", "torch"], default="best", help="torch: ours leaves products to torch's library"
+    )
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
     given = parser.parse_args()
@@ -116,7 +122,7 @@ def main() -> None:
     for row in given.chosen:
         measured[row.key] = compare(row, given)
         print(f"{row.key}: {ratio_of_speeds(measured[row.key]):.2f}", file=sys.stderr, flush=True)
-        if not given.dry:
+        if not given.dry and given.products == "best":
             keep(stored | measured)
     print(tables(measured))
 

@@ -158,7 +158,7 @@ def repeats(*seconds: float, peak: int = 0, **more: float) -> list[dict[str, flo
 def measured(**changes: Any) -> dict[str, Any]:
     ours = {"model": 100, "repeats": repeats(1, 2, 5, peak=300, operations=8.0)}
     peer = {"model": 100, "repeats": repeats(6, 3, 8, peak=900)}
-    speeds = [{"operations": 5.0, "bytes": 1.0}, {"operations": 8.0, "bytes": 1.0}]
+    speeds = [{"operations": n, "torch_operations": n, "bytes": 1.0} for n in (5.0, 8.0)]
     return {"alternations": 3, "threads": 1, "ours": ours, "peer": peer, "speeds": speeds, **changes}
 
 

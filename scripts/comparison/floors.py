@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from comparison.job import Job
+from rlhf_lightning.models.cpu_products import product
 from rlhf_lightning.models.forward import bare_model
 
 Counted = dict[str, float]
@@ -62,13 +63,13 @@ class Network:
     def step(self, tokens: float, attended: float, predicted: float) -> float:
         """Operations of a forward and a backward pass.
 
-        Going backward, a product costs one for its input, and one more for its weights if they are trained; the
-        adapter's weights are trained in either case.
+        Going backward, a product costs one for its input, and one more for its weights if they are trained, as the
+        adapter's are in either case. Both factors of attention's products are inputs: three times the forward pass.
         """
         forward = self.forward(tokens, attended, predicted)
         if self.adapter is None:
             return 3 * forward
-        return 2 * forward + 6 * self.adapter * tokens
+        return 2 * forward + 4 * self.width * attended + 6 * self.adapter * tokens
 
 
 def causal(length: float) -> float:
@@ -124,11 +125,13 @@ def ppo(network: Network, rows: list[tuple[int, int]], job: Job) -> Counted:
 
 
 def measured_speeds(size: int = 2048, megabytes: int = 256, times: int = 3) -> Counted:
-    """The best of a few: operations a second of a float32 matrix product, bytes a second of reading memory."""
+    """The best of a few: operations a second of a float32 matrix product, by the library that ours uses and by
+    torch's own, and bytes a second of reading memory."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     vector, matrix = torch.randn(1024), torch.randn(megabytes * 2**20 // 4096, 1024)
     return {
-        "operations": 2 * size**3 / min(_seconds(lambda: left @ right) for _ in range(times)),
+        "operations": 2 * size**3 / min(_seconds(lambda: product(left, right)) for _ in range(times)),
+        "torch_operations": 2 * size**3 / min(_seconds(lambda: left @ right) for _ in range(times)),
         "bytes": matrix.nbytes / min(_seconds(lambda: matrix @ vector) for _ in range(times)),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ from rlhf_lightning.commands.build import build_datamodule, build_module, build_
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.data import PromptDataModule
-from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.models import cpu_products, load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 
+PRODUCTS = "PRODUCTS"  # variable: `torch` leaves products to torch's own library
 NO_EOS = [-1]  # a token that no model draws: every response has its full length
 WITHOUT = [
     *("logger=none", "callbacks.checkpoint=null", "+trainer.enable_checkpointing=false"),
@@ -169,6 +171,8 @@ def networks(module: Any) -> Iterator[Tensor]:
 def main() -> None:
     """Answer requests."""
     quieten()
+    if os.environ.get(PRODUCTS) == "torch":
+        cpu_products.onednn_is_faster = lambda: False
     run: dict[str, Any] = {}
 
     def prepare(**job: Any) -> dict[str, Any]:
