@@ -28,7 +28,7 @@ def resume(folder: Any, began: list[str], goes_on: list[str]) -> None:
         ("data.limit=3", "data.limit: null -> 3"),
         ("seed=4", "seed: 0 -> 4"),
         ("prepare.seed=4", "prepare.seed: 0 -> 4"),
-        ("algorithm.kl.target=3", "algorithm.kl.target: 2.0 -> 3"),
+        ("algorithm.kl.target=3", "algorithm.kl.target: 1.8 -> 3"),
         ("optimizer.weight_decay=0.1", "optimizer.weight_decay: 0.0 -> 0.1"),
         ("rollout.batch_size=256", "rollout.batch_size: 512 -> 256"),
         ("reward.function=a.b", "reward.function: null -> a.b"),
