@@ -93,8 +93,8 @@ def srun(*arguments: str) -> None:
         out, error = (open(_filled(files[name], job, rank), "a") for name in ("--output", "--error"))  # noqa: SIM115
         processes.append(subprocess.Popen(given, env=environment, stdout=out, stderr=error))
     state_file(job, "pids").write_text(" ".join(str(process.pid) for process in processes))
-    while any(process.poll() is None for process in processes):
-        if kill and any(process.returncode for process in processes):
+    while None in (codes := [process.poll() for process in processes]):  # of all: one that has failed may be the last
+        if kill and any(codes):
             for process in processes:
                 process.send_signal(signal.SIGKILL)
         time.sleep(0.05)
