@@ -8,8 +8,10 @@ and checkpoints stay, and the results are the same up to rounding.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 # Below so many multiplications, or so few rows, calling oneDNN costs more than it saves.
 SMALLEST = 2**22
+SMALLEST_PACKED = 2**15  # weights
 FEWEST_ROWS = 16
 # oneDNN compiles a kernel for every shape (a millisecond, half a megabyte) and keeps the last ones; two caches, each
 # with 1,024 by default. The layers of one pass have a dozen shapes.
@@ -64,11 +67,44 @@ def use_fast_products(network: nn.Module) -> None:
                 module.__class__ = FastLinear
 
 
+@contextlib.contextmanager
+def packed_weights(network: nn.Module, rows: int) -> Iterator[None]:
+    """Products without gradients, of about so many rows, read copies of the weights in oneDNN's own layout.
+
+    With few rows, as in decoding, a product is about as fast as its weights are read, and oneDNN reads these copies
+    three times as fast as MKL reads the weights. They are made on entry and freed on exit: one more network's bytes.
+    """
+    layers = [module for module in network.modules() if isinstance(module, FastLinear) and worth_packing(module)]
+    try:
+        for layer in layers:
+            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+        yield
+    finally:
+        for layer in layers:
+            layer.packed = None
+
+
+def worth_packing(layer: nn.Linear) -> bool:
+    """Whether a layer is one that `packed_weights` copies."""
+    weight = layer.weight
+    return (
+        weight.numel() >= SMALLEST_PACKED
+        and weight.dtype == torch.float32
+        and weight.is_cpu
+        and type(weight) is nn.Parameter
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 class FastLinear(nn.Linear):
     """A linear layer whose large float32 products on a CPU are oneDNN's."""
 
+    packed: Tensor | None = None
+
     def forward(self, input: Tensor) -> Tensor:
         """y = x W^T + b."""
+        if self.packed is not None and input.dtype == torch.float32 and not torch.is_grad_enabled():
+            return _linear(input, self.packed, self.bias)
         if suits(input, self.weight):
             product: Tensor = Product.apply(input, self.weight, self.bias)
             return product

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from rlhf_lightning.models.cpu_products import onednn_is_faster
 from rlhf_lightning.planning.networks import Network, Weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
 from rlhf_lightning.planning.run import Run
@@ -189,10 +190,11 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
     if rollout.engine == "native":
         sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
+        buffers = gathered + _packed_weights(run)
         read = sampled.prompts.others + collected
-        yield Phase("rollout: prompts", gradients, read, logits=sampled.prompts.logits, buffers=gathered)
+        yield Phase("rollout: prompts", gradients, read, logits=sampled.prompts.logits, buffers=buffers)
         stepped = sampled.step.others + collected
-        yield Phase("rollout: sampling", gradients, stepped, sampled.cache, sampled.step.logits, gathered)
+        yield Phase("rollout: sampling", gradients, stepped, sampled.cache, sampled.step.logits, buffers)
     elif rollout.engine == "vllm" and rollout.sleeps:
         yield Phase("rollout: vLLM awake", gradients, collected, buffers=gathered + rollout.taken)
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
@@ -232,6 +234,12 @@ def _gathered_weights(run: Run) -> int:
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
     return run.policy.weights().total
+
+
+def _packed_weights(run: Run) -> int:
+    """Decoding on some CPUs reads a copy of the weights: `models.cpu_products.packed_weights`."""
+    plain = run.policy.element == 4 and run.policy.nf4 is None and run.autocast is None
+    return run.policy.weights().total if run.devices.cpu and plain and onednn_is_faster() else 0
 
 
 def _deepspeed_buckets(run: Run) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data import left_pad
+from rlhf_lightning.models.cpu_products import packed_weights
 from rlhf_lightning.models.forward import bare_model, output_head
 from rlhf_lightning.models.packing import packable
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
@@ -47,7 +48,8 @@ class NativeEngine:
         """One response a prompt, in the order of the prompts."""
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
-        with _evaluating(self.model) as model:
+        slots = min(self.batch_size or len(rows), len(rows))
+        with _evaluating(self.model) as model, packed_weights(model, slots):
             decoding = Decoding(model, rows, self, settings, generator)
             decoding.run()
         return self._collect(rows, decoding.device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.models import cpu_products, load_causal_lm
-from rlhf_lightning.models.cpu_products import FastLinear, product, suits, use_fast_products
+from rlhf_lightning.models.cpu_products import FastLinear, packed_weights, product, suits, use_fast_products
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -85,6 +85,26 @@ def test_only_large_float32_products_on_a_cpu_ask(x: Tensor, asked: bool, monkey
     seen = calls(monkeypatch)
     fast(layer(160, x.shape[1], bias=False)).to(x.device, x.dtype)(x)
     assert bool(seen) is asked
+
+
+def test_packed_weights_give_the_same_and_are_gone_afterwards() -> None:
+    network = nn.Sequential(fast(layer(256, 512)), fast(layer(8, 256)))  # the second is too small
+    x = torch.randn(3, 5, 512)
+    with torch.no_grad():
+        plain = network(x)
+        with packed_weights(network, 5):
+            assert network[0].packed is not None and network[1].packed is None
+            torch.testing.assert_close(network(x), plain, rtol=0, atol=1e-5)
+            network[0].packed = torch.ops.mkldnn._reorder_linear_weight(torch.zeros(256, 512), 5)
+            assert torch.equal(network(x), network[1](network[0].bias.expand(3, 5, 256)))  # it is read
+    with packed_weights(network, 5):
+        network(x).sum().backward()
+    assert network[0].weight.grad is not None and network[0].packed is None
+
+
+def test_no_weights_are_packed_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16), packed_weights(linear := fast(layer(256, 512)), 5):
+        assert linear.packed is None
 
 
 def test_autocast_keeps_its_type() -> None:

@@ -52,6 +52,14 @@ def test_all_weights_have_a_gradient_and_the_optimisers_copies():
     assert roles(replace(SFT, optimizer=Optimizer(0)))["policy"].optimizer == 0
 
 
+def test_decoding_reads_a_copy_of_the_weights_on_cpus_where_that_is_faster(monkeypatch):
+    monkeypatch.setattr("rlhf_lightning.planning.plan.onednn_is_faster", lambda: True)
+    assert phases(PPO)["rollout: sampling"].buffers == 0
+    on_a_cpu = replace(PPO, devices=Devices(cpu=True))
+    assert phases(on_a_cpu)["rollout: sampling"].buffers == POLICY.weights().total
+    assert phases(replace(on_a_cpu, autocast=torch.bfloat16))["rollout: sampling"].buffers == 0
+
+
 def test_an_adapter_alone_has_them_where_there_is_one():
     policy = roles(replace(SFT, policy=LORA))["policy"]
     assert policy.gradients == LORA.weights().trainable < policy.weights / 3
