@@ -92,6 +92,7 @@ class Training:
         trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         restart_peak()
         trainer.fit(self.module, self.datamodule)
+        self.module.trainer = None  # which would keep the optimiser's state until the next one stands
         peak, update = resident("VmHWM") - self.before, trainer.callback_metrics.get("time/update")
         return {
             "seconds": stopwatch.seconds,
