@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow, left_pad
@@ -17,8 +16,8 @@ from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_genera
 
 @dataclass(frozen=True)
 class SampledResponse:
-    """One response: its text without special tokens, its length in tokens (EOS included), whether EOS ended it, and
-    its KL estimate against the reference in nats (None without a reference)."""
+    """One response: its text without special tokens (as a reward gets it in PPO), its length in tokens (EOS
+    included), whether EOS ended it, and its KL estimate against the reference in nats (None without a reference)."""
 
     text: str
     length: int
@@ -46,24 +45,22 @@ def sample_responses(
     device = next(model.parameters()).device
     eos_ids = end_of_sequence_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_ids[0]
-    engine = NativeEngine(pad_id=pad_id, eos_ids=eos_ids)
+    engine = NativeEngine(pad_id, eos_ids, batch_size)
     engine.sync(model)
-    generator = seeded_generator(device, "evaluation", seed)
-    responses: list[SampledResponse] = []
-    for start in range(0, len(prompts), batch_size):
-        batch = [list(row.input_ids) for row in prompts[start : start + batch_size]]
-        generation = engine.generate(batch, settings, generator)
-        kl: Tensor | None = None
-        if reference is not None:
-            prompt_ids, prompt_mask = (x.to(device) for x in left_pad(batch, pad_id))
-            inputs = (prompt_ids, prompt_mask, generation.tokens, generation.mask)
+    ids = [list(row.input_ids) for row in prompts]
+    generation = engine.generate(ids, settings, seeded_generator(device, "evaluation", seed))
+    kl: list[float | None] = [None] * len(ids)
+    if reference is not None:
+        kl = []
+        for start in range(0, len(ids), batch_size):
+            part = slice(start, start + batch_size)
+            prompt_ids, prompt_mask = (x.to(device) for x in left_pad(ids[part], pad_id))
+            inputs = (prompt_ids, prompt_mask, generation.tokens[part], generation.mask[part])
             logprobs, ref_logprobs = (
                 response_logprobs(role, *inputs, temperature=settings.temperature) for role in (model, reference)
             )
-            kl = response_kl(logprobs, ref_logprobs, generation.mask)
-        for i in range(len(batch)):
-            length = int(generation.mask[i].sum())
-            text = tokenizer.decode(generation.tokens[i, :length].tolist(), skip_special_tokens=True)
-            ended = bool(generation.ended[i])
-            responses.append(SampledResponse(str(text).strip(), length, ended, None if kl is None else float(kl[i])))
-    return responses
+            kl += response_kl(logprobs, ref_logprobs, generation.mask[part]).tolist()
+    kept = [tokens[mask.bool()] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
+    texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
+    lengths, ended = generation.mask.sum(dim=1).long().tolist(), generation.ended.tolist()
+    return [SampledResponse(*response) for response in zip(texts, lengths, ended, kl, strict=True)]

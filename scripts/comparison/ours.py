@@ -92,7 +92,7 @@ class Training:
         trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         restart_peak()
         trainer.fit(self.module, self.datamodule)
-        self.module.trainer = None  # which would keep the optimiser's state until the next one stands
+        self.module.trainer = self.datamodule.trainer = None  # or the optimiser's state stays beside the next one's
         peak, update = resident("VmHWM") - self.before, trainer.callback_metrics.get("time/update")
         return {
             "seconds": stopwatch.seconds,

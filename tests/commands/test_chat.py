@@ -100,7 +100,7 @@ def test_greedy_answers_are_those_of_the_evaluation(empty_folder):
     ids = tokenize_prompt(tokenizer, [{"role": "user", "content": "a b"}])
     settings = SamplingSettings(max_new_tokens=9, temperature=0.0)
     (wanted,) = sample_responses(model.eval(), tokenizer, [PromptRow(ids, "", {})], settings, batch_size=1, seed=0)
-    assert Conversation(str(path), temperature=0, max_new_tokens=9).answer("a b") == wanted.text
+    assert Conversation(str(path), temperature=0, max_new_tokens=9).answer("a b") == wanted.text.strip()
 
 
 def test_with_a_chat_template_the_conversation_is_the_prompt_until_it_is_reset(empty_folder, monkeypatch):
