@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py --model SmolLM2-135M --persona persona.jsonl --hh hh.jsonl --selfinstruct selfinstruct.jsonl
 python scripts/benchmark.py --only ppo-2x128 ppo-8x512-lora            # random Llamas: needs no files
+python scripts/benchmark.py --only ppo-2x128 --profile                 # which operators ours spends its time in
 python scripts/benchmark.py --list
 
 Each side is a process that stays alive: ours in this environment, the peer in `.venv-trl-<version>`, which is made when
@@ -25,7 +26,14 @@ from comparison.environments import ROOT
 from comparison.inputs import in_our_order, picked_rows, random_llama, random_prompts, reward_model, write
 from comparison.job import Job
 from comparison.rows import ROWS, Row
-from comparison.table import Measured, circumstances_table, memory_table, ratio_of_speeds, speed_table
+from comparison.table import (
+    Measured,
+    circumstances_table,
+    memory_table,
+    profile_table,
+    ratio_of_speeds,
+    speed_table,
+)
 from comparison.workers import Worker, our_worker, peer_worker
 
 from rlhf_lightning.commands.quiet import quieten
@@ -73,6 +81,16 @@ def compare(row: Row, given: argparse.Namespace) -> Measured:
     return {**settings, "ours": kept_ours, "peer": kept_peer, "speeds": speeds}
 
 
+def profile(row: Row, given: argparse.Namespace) -> str:
+    """Where the time of one repetition of ours goes."""
+    with tempfile.TemporaryDirectory() as name:
+        job, _ = jobs(row, given, Path(name))
+        with our_worker(given.threads, {"PRODUCTS": given.products}) as ours:
+            ours.ask("prepare", **asdict(job))
+            ours.ask("repeat")
+            return f"{row.what}\n\n{profile_table(ours.ask('profile')['operators'])}\n"
+
+
 def tables(results: dict[str, Measured]) -> str:
     """Everything that is measured, as Markdown."""
     return "\n\n".join(table(results) for table in (speed_table, memory_table, circumstances_table))
@@ -99,6 +117,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--products", choices=["best", "torch"], default="best", help="torch: ours leaves products to torch's library"
     )
+    parser.add_argument(
+        "--profile", action="store_true", help="print which operators ours spends its time in, and stop"
+    )
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
     given = parser.parse_args()
@@ -117,6 +138,9 @@ def main() -> None:
         print("\n".join(f"{row.key:20} {row.what}" for row in ROWS))
         return
     quieten()
+    if given.profile:
+        print("\n".join(profile(row, given) for row in given.chosen))
+        return
     stored: dict[str, Any] = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.is_file() else {}
     measured: dict[str, Measured] = {}
     for row in given.chosen:

@@ -180,3 +180,8 @@ def test_the_peak_of_ppo_is_over_the_models_own_bytes_and_others_are_whole(scrip
 def test_the_update_phase_is_a_share_of_the_products_peak(scripts: Any) -> None:
     ours = {"model": 0, "repeats": repeats(9, 9, 9, update_seconds=4.0, update_operations=16.0)}
     assert scripts("comparison.table").update_share(measured(ours=ours)) == 0.5
+
+
+def test_the_profile_is_sorted_shares_of_all_that_was_seen(scripts: Any) -> None:
+    table = scripts("comparison.table").profile_table([("aten::add", 1.0, 5), ("aten::mm", 3.0, 2)], rows=1)
+    assert table.splitlines()[2:] == ["| `aten::mm` | 75.0% | 2 |"]

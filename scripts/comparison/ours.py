@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning
 import peft  # noqa: F401  an import is not the model's memory
+import torch
 from torch import Tensor, nn
 
 from comparison import floors
@@ -182,10 +183,17 @@ def main() -> None:
         tensors = networks(built.module) if isinstance(built, Training) else built.policy.parameters()
         return {"resident": storage_bytes(tensors), "model": base_bytes(built.policy)}
 
+    def profile() -> dict[str, Any]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            repeat = run["now"].repeat()
+        operators = [(event.key, event.self_cpu_time_total / 1e6, event.count) for event in seen.key_averages()]
+        return {**repeat, "operators": operators}
+
     answer(
         {
             "prepare": prepare,
             "repeat": lambda: run["now"].repeat(),
+            "profile": profile,
             "speeds": floors.measured_speeds,
         }
     )

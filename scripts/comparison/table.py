@@ -95,5 +95,14 @@ def circumstances_table(results: dict[str, Measured]) -> str:
     return "\n".join(lines)
 
 
+def profile_table(operators: list[tuple[str, float, int]], rows: int = 12) -> str:
+    """Where the time of a repetition goes: seconds inside each operator, the rest (Python, Lightning) included."""
+    total = sum(seconds for _, seconds, _ in operators)
+    lines = ["| operator | share of the time | calls |", "| --- | --- | --- |"]
+    for name, seconds, count in sorted(operators, key=lambda entry: -entry[1])[:rows]:
+        lines.append(f"| `{name}` | {seconds / total:.1%} | {count} |")
+    return "\n".join(lines)
+
+
 def _three(values: list[float]) -> str:
     return " / ".join(f"{value:.3g}" for value in (min(values), median(values), max(values)))

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,20 @@ def test_gradients_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
         weights.append(torch.cat([p.detach().flatten() for p in module.model.parameters()]))
     for other in weights[1:]:
         torch.testing.assert_close(other, weights[0], atol=1e-6, rtol=0)
+
+
+def test_a_fused_optimiser_is_clipped_under_bf16_mixed(tmp_path: Path) -> None:
+    """Lightning refuses to clip a fused optimiser whose gradients might be scaled; in bfloat16 they are not."""
+    moved = []
+    for clip in (1e-8, 1.0):
+        tokenizer = tiny_tokenizer()
+        module = SFTModule(tiny_model, tokenizer, partial(torch.optim.SGD, lr=0.1, fused=True))
+        data = SFTDataModule(tokenizer, sft_rows(), batch_size=4)
+        run = trainer(tmp_path, precision="bf16-mixed", gradient_clip_val=clip)
+        run.fit(module, datamodule=data)
+        pairs = zip(module.model.parameters(), tiny_model().parameters(), strict=True)
+        moved.append(sum(float((after - before).abs().sum()) for after, before in pairs))
+    assert moved[0] < moved[1] / 1000
 
 
 def test_validation_loss_is_per_token_over_the_whole_set(tmp_path: Path) -> None:
