@@ -71,7 +71,7 @@ class AlignmentModule(L.LightningModule):
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             # A fused optimiser can divide gradients by a loss scale, and Lightning would not clip them: there is none.
-            optimizer._step_supports_amp_scaling = False
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.make_scheduler is None:
             return optimizer
         arguments: dict[str, Any] = {"optimizer": optimizer}

@@ -81,7 +81,7 @@ ROWS = [
     Row("dpo-hh", "DPO, hh", "dpo", "rows", 5, 4, 512, 16, memory_aim=0.4, data="hh"),
     Row("reward-persona", "reward model, persona", "reward", "rows", 2, 8, 1024, 64, data="persona"),
     Row("reward-hh", "reward model, hh", "reward", "rows", 3, 4, 512, 16, data="hh"),
-    Row("sft", "SFT, selfinstruct", "sft", "rows", 1.5, 8, 512, 64, data="selfinstruct"),
+    Row("sft", "SFT, selfinstruct", "sft", "rows", 1.5, 8, 512, 32, data="selfinstruct"),
     Row(
         *("decode", "decoding", "decode", "tokens", 2, 16, 512, 48),
         lora=False,
