@@ -214,7 +214,10 @@ def copy_adapter(model: Any, name: str) -> None:
 
 
 def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Tensor]:
-    """Load an adapter folder, frozen, beside the trained adapter; returns its weights that are no LoRA updates."""
+    """Load an adapter folder, frozen, beside the trained adapter; returns its weights that are no LoRA updates.
+
+    It is kept in the type of the base's embeddings: of what is not trained, float32 beside bfloat16 adds bytes only.
+    """
     from peft import set_peft_model_state_dict
 
     config, weights = read_adapter(folder)
@@ -225,6 +228,10 @@ def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Te
     if unexpected := outcome.unexpected_keys:
         raise UserError(f"reward.model: {folder} adapts layers that the policy does not have, such as {unexpected[0]}")
     _freeze_adapter(model, name)
+    dtype = model.get_base_model().get_input_embeddings().weight.dtype
+    for key, parameter in model.named_parameters():
+        if f".{name}." in key:
+            parameter.data = parameter.data.to(dtype)
     return {key: weight for key, weight in weights.items() if key not in updates}
 
 

@@ -164,6 +164,10 @@ class Network:
         head = self.text.hidden_size * 4 if self.task == "SEQ_CLS" else 0
         return self.weights().trainable - head
 
+    def frozen_adapter_bytes(self) -> int:
+        """The same of an adapter that is not trained: it has the base's type, where a trained one is in float32."""
+        return self.adapter_bytes() // (self.cast_to.itemsize if self.cast_to else 4) * self.element
+
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()

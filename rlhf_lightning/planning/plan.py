@@ -96,7 +96,7 @@ def _roles(run: Run) -> Iterator[Role]:
     if run.reward_model is not None:
         scored = run.reward_model
         if scored.shared:
-            yield Role("reward model", scored.network.adapter_bytes(), note="an adapter on the policy's base")
+            yield Role("reward model", scored.network.frozen_adapter_bytes(), note="an adapter on the policy's base")
         else:
             yield Role("reward model", scored.network.weights().total, note="frozen, on every device")
 

@@ -137,6 +137,15 @@ def test_a_reward_model_is_an_adapter_and_a_head_on_the_policys_base(base: Path,
     assert fingerprint(policy) != before  # the adapter lies beside
 
 
+def test_a_frozen_reward_adapter_has_the_bases_type_and_the_trained_one_float32(base: Path, tmp_path: Path) -> None:
+    save_model(load_reward_model(base, adapter=LoRA(rank=4)), tiny_tokenizer(), tmp_path / "reward")
+    policy = load_causal_lm(base, dtype="bfloat16", adapter=LoRA(rank=4))
+    SharedRewardModel(policy, str(tmp_path / "reward"))
+    types = {name: p.dtype for name, p in policy.named_parameters() if "lora_" in name}
+    assert {dtype for name, dtype in types.items() if ".reward." in name} == {torch.bfloat16}
+    assert {dtype for name, dtype in types.items() if ".default." in name} == {torch.float32}
+
+
 def test_nf4_holds_a_frozen_base_in_an_eighth_of_float32(base: Path) -> None:
     full, small = (
         load_causal_lm(base),
