@@ -1,9 +1,9 @@
 """Float32 matrix products on CPUs for which torch's own library has no fast ones.
 
-torch computes float32 products on x86 with MKL, which keeps to AVX2 on processors that are not Intel's. oneDNN, which
-torch ships as well, has AVX-512 kernels for all of them: on an AMD Zen 5 core, 240 GFLOP/s where MKL gives 105. So on
-such a processor the linear layers of a loaded model ask oneDNN. Nothing but the library changes: type, weights, names
-and checkpoints stay, and the results are the same up to rounding.
+torch computes float32 products on x86 with MKL, which keeps to AVX2 on AMD's processors. oneDNN, which torch ships as
+well, has AVX-512 kernels for them: on a Zen 5 core, 240 GFLOP/s where MKL gives 105. So on such a processor the linear
+layers of a loaded model ask oneDNN. Nothing but the library changes: type, weights, names and checkpoints stay, and the
+results are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROWS = 32
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Whether this machine computes on an x86 CPU with AVX-512 that is not Intel's, and with no GPU."""
+    """Whether this machine computes on an AMD CPU with AVX-512, and with no GPU."""
     if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
         return False
     cpuinfo = Path("/proc/cpuinfo")

@@ -68,9 +68,13 @@ def attend_in_rows(
     """Attention [1, N, heads, dim] of packed tokens [1, heads, N, dim], each row by itself; without them, as ever."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    query, key, value = (x.transpose(1, 2)[0][packed.places].transpose(1, 2) for x in (query, key, value))
+    places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's
+    query, key, value = (
+        x[0].transpose(0, 1).index_select(0, places).unflatten(0, packed.places.shape).transpose(1, 2)
+        for x in (query, key, value)
+    )
     out, _ = sdpa_attention_forward(module, query, key, value, None, **{**kwargs, "is_causal": True})
-    return out.flatten(0, 1)[packed.sources][None], None
+    return out.flatten(0, 1).index_select(0, packed.sources)[None], None
 
 
 def packable(config: Any, length: int) -> bool:

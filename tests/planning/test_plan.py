@@ -96,6 +96,9 @@ def test_separate_layout_adds_a_trained_critic_without_an_output_layer():
 def test_a_shared_reward_model_costs_its_adapter():
     shared = replace(PPO, policy=LORA, reward_model=RewardModel(LORA, rows=8, shared=True))
     assert roles(shared)["reward model"].weights == LORA.adapter_bytes()
+    half = replace(LORA, dtype=torch.bfloat16)  # the trained adapter stays in float32, a frozen one does not
+    in_half = replace(shared, policy=half, reward_model=RewardModel(half, rows=8, shared=True))
+    assert roles(in_half)["reward model"].weights == LORA.adapter_bytes() // 2 == half.adapter_bytes() // 2
     assert roles(PPO)["reward model"].weights > roles(shared)["reward model"].weights
 
 
