@@ -19,7 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlhf_lightning.models import row_attention
 from rlhf_lightning.models.cpu_products import rows_to_add
+from rlhf_lightning.models.row_attention import Row
 
 # Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
 # (sliding windows, ALiBi, state spaces) are left in rows of their own.
@@ -38,6 +40,7 @@ class Packed(NamedTuple):
     position_ids: Tensor  # [1, N]
     places: Tensor  # [B, L] long, place in N of each token that is needed; any place for the others
     sources: Tensor  # [N] long, place of each token in the flattened [B * L]
+    rows: list[Row]  # those with tokens
 
     def hidden_states(self, backbone: Any) -> Tensor:
         """What the backbone makes of the tokens, [N, H]."""
@@ -68,6 +71,10 @@ def attend_in_rows(
     """Attention [1, N, heads, dim] of packed tokens [1, heads, N, dim], each row by itself; without them, as ever."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    if row_attention.suits(query, packed.rows, kwargs.get("dropout", 0.0)):
+        flat = (x[0].transpose(0, 1) for x in (query, key, value))
+        return row_attention.attend(*flat, packed.rows, scaling)[None], None
     places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's
     query, key, value = (
         x[0].transpose(0, 1).index_select(0, places).unflatten(0, packed.places.shape).transpose(1, 2)
@@ -97,6 +104,7 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
     """
     device, columns = input_ids.device, torch.arange(input_ids.shape[1], device=input_ids.device)
     lenders = _lenders(input_ids.tolist(), lengths.tolist(), shared.tolist())
+    rows = _rows(lenders, lengths.tolist(), shared.tolist())
     lender = torch.tensor(lenders, device=device)
     borrows = lender != torch.arange(len(lenders), device=device)
     begins = torch.where(borrows, shared, 0).unsqueeze(1)
@@ -108,7 +116,7 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
     places = torch.where(columns < begins, places[lender], places)
     sources = nn.functional.pad(sources, (0, rows_to_add(len(sources))))  # more of the first token, that none reads
     positions = sources % input_ids.shape[1]
-    return Packed(input_ids.flatten()[sources][None], positions[None], places, sources)
+    return Packed(input_ids.flatten()[sources][None], positions[None], places, sources, rows)
 
 
 def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[int]:
@@ -119,3 +127,15 @@ def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> li
         lender = first.setdefault(tuple(rows[row][:start]), row) if start else row
         lenders.append(lender if length - start <= WORTH * length else row)
     return lenders
+
+
+def _rows(lenders: list[int], lengths: list[int], shared: list[int]) -> list[Row]:
+    """Where the rows' tokens are, laid out one row after the other without what they borrow."""
+    starts, rows = [0], []
+    for row, (lender, length) in enumerate(zip(lenders, lengths, strict=True)):
+        borrowed = shared[row] if lender != row else 0
+        start, stop = starts[-1], starts[-1] + length - borrowed
+        starts.append(stop)
+        if stop > start:
+            rows.append(Row(start, stop, starts[lender], starts[lender] + borrowed))
+    return rows

@@ -1,0 +1,180 @@
+"""Causal attention on a CPU, row by row over packed tokens, where rows are long.
+
+torch's own kernel on a CPU takes padded rows, computes the pairs above the diagonal as well (up to 512 keys at a time),
+and reads a prompt that several rows share once for each. Here every row is taken by itself, in tiles of queries that
+read no keys after their own tile, and what a row shares is only read. Products are those of `models.cpu_products`.
+
+Shapes: N packed tokens, H heads of D, K heads of keys and values, each read by G = H / K heads of queries. A row has L
+tokens, of which the first P are another's.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rlhf_lightning.models.cpu_products import product
+
+# Rows of fewer tokens, on average, are left to torch's kernel, which takes them all at once.
+LONG = 128
+# Queries a tile: the weights of a tile stay in the processor's cache.
+TILE = 128
+# Tiles begin and end at multiples of this, so that products come in few shapes.
+STEP = 32
+
+
+class Row(NamedTuple):
+    """Where a row's tokens are among the packed ones: its own, which are its queries, and before them another's."""
+
+    start: int
+    stop: int
+    shared_start: int = 0
+    shared_stop: int = 0
+
+    @property
+    def shared(self) -> int:
+        """P."""
+        return self.shared_stop - self.shared_start
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.shared + self.stop - self.start
+
+    @property
+    def first(self) -> int:
+        """The place in the row at which the first tile begins: at P, or a little before."""
+        return self.shared // STEP * STEP
+
+    @property
+    def last(self) -> int:
+        """The place at which the last tile ends: at L, or a little after."""
+        return -(-self.length // STEP) * STEP
+
+    def queries(self, x: Tensor) -> Tensor:
+        """The row's own tokens [H, last - first, D] of [N, H, D], with zeros where tiles hold no query."""
+        out = x.new_zeros(x.shape[1], self.last - self.first, x.shape[2])
+        self.of_queries(out).copy_(x[self.start : self.stop])
+        return out
+
+    def of_queries(self, x: Tensor) -> Tensor:
+        """The own tokens [L - P, H, D] in what `queries` gives."""
+        return x[:, self.shared - self.first : self.length - self.first].transpose(0, 1)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """All of the row's tokens [K, last, D] of [N, K, D], with zeros after them, which no query reads."""
+        out = x.new_zeros(x.shape[1], self.last, x.shape[2])
+        out[:, : self.shared] = x[self.shared_start : self.shared_stop].transpose(0, 1)
+        out[:, self.shared : self.length] = x[self.start : self.stop].transpose(0, 1)
+        return out
+
+    def add_keys(self, total: Tensor, x: Tensor) -> None:
+        """Add what `keys` took apart to [N, K, D]."""
+        total[self.shared_start : self.shared_stop] += x[:, : self.shared].transpose(0, 1)
+        total[self.start : self.stop] += x[:, self.shared : self.length].transpose(0, 1)
+
+    def tiles(self) -> Iterator[tuple[slice, int]]:
+        """Of each tile, where it is among the queries, and how many keys it reads."""
+        begin = self.first
+        while begin < self.last:
+            end = min(begin // TILE * TILE + TILE, self.last)
+            yield slice(begin - self.first, end - self.first), end
+            begin = end
+
+
+def suits(query: Tensor, rows: Sequence[Row], dropout: float) -> bool:
+    """Whether these rows are computed faster one by one than by torch's kernel."""
+    long = sum(row.length for row in rows) >= LONG * len(rows)
+    return long and query.is_cpu and query.dtype == torch.float32 and not dropout
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], scaling: float) -> Tensor:
+    r"""Of every row's own tokens $\mathrm{softmax}(s\,q k^T + \text{mask})\,v$ over the row's tokens up to each.
+
+    Args:
+        query: [N, H, D].
+        key, value: [N, K, D].
+        rows: N's rows; tokens of none come out as zeros.
+        scaling: the $s$.
+
+    Returns:
+        [N, H, D].
+    """
+    out: Tensor = RowAttention.apply(query, key, value, rows, scaling)
+    return out
+
+
+class RowAttention(torch.autograd.Function):
+    """`attend`. Nothing is kept but its inputs: the backward pass computes the weights again."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], scaling: float) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.rows, ctx.scaling = rows, scaling
+        out = torch.zeros_like(query)
+        for row in rows:
+            queries, keys, values = row.queries(query).mul_(scaling), row.keys(key), row.keys(value)
+            read = torch.empty_like(queries)
+            for tile, head, heads, end in _parts(row, queries, keys):
+                weights = _weights(_flat(queries, heads, tile), keys[head, :end], tile.stop - tile.start)
+                _put(read, heads, tile, product(weights, values[head, :end]))
+            out[row.start : row.stop] = row.of_queries(read)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value = ctx.saved_tensors
+        of_query, of_key, of_value = (torch.zeros_like(x) for x in (query, key, value))
+        for row in ctx.rows:
+            queries, keys, values = row.queries(query).mul_(ctx.scaling), row.keys(key), row.keys(value)
+            gradients, of_queries = row.queries(gradient), torch.empty_like(queries)
+            # Transposed, [K, D, L]: a product with the weights on its right is the faster one.
+            of_keys, of_values = (torch.zeros_like(x.transpose(1, 2)) for x in (keys, values))
+            for tile, head, heads, end in _parts(row, queries, keys):
+                q, g = _flat(queries, heads, tile), _flat(gradients, heads, tile)
+                weights = _weights(q, keys[head, :end], tile.stop - tile.start)
+                of_weights = product(g, values[head, :end].T)
+                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+                _put(of_queries, heads, tile, product(of_scores, keys[head, :end]))
+                of_keys[head, :, :end] += product(q.T.contiguous(), of_scores)
+                of_values[head, :, :end] += product(g.T.contiguous(), weights)
+            of_query[row.start : row.stop] = row.of_queries(of_queries.mul_(ctx.scaling))
+            row.add_keys(of_key, of_keys.transpose(1, 2))
+            row.add_keys(of_value, of_values.transpose(1, 2))
+        return of_query, of_key, of_value, None, None
+
+
+def _parts(row: Row, queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, int, slice, int]]:
+    """Of every tile and head of keys: the tile, the head, the heads of queries that read it, how many keys they read."""
+    group = len(queries) // len(keys)
+    for tile, end in row.tiles():
+        for head in range(len(keys)):
+            yield tile, head, slice(head * group, (head + 1) * group), end
+
+
+def _flat(x: Tensor, heads: slice, tile: slice) -> Tensor:
+    return x[heads, tile].reshape(-1, x.shape[-1])
+
+
+def _put(x: Tensor, heads: slice, tile: slice, flat: Tensor) -> None:
+    part = x[heads, tile]
+    part.copy_(flat.view(part.shape))
+
+
+def _weights(queries: Tensor, keys: Tensor, width: int) -> Tensor:
+    """What each of G * width queries reads of the keys, of which the last are those of the tile itself."""
+    scores = product(queries, keys.T)
+    scores.view(-1, width, len(keys))[:, :, -width:] += _causal(width)
+    return torch.softmax(scores, dim=-1)
+
+
+@functools.cache
+def _causal(width: int) -> Tensor:
+    return torch.full((width, width), -math.inf).triu(1)
