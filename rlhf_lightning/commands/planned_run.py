@@ -46,6 +46,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
     algorithm = _algorithm(config)
     policy = _policy(config, "SEQ_CLS" if algorithm == "reward" else "CAUSAL_LM")
     length = _length(data.get("max_length"), policy)
+    devices = _devices(config)
     run = Run(
         name=str(config.get("name")),
         algorithm=algorithm,  # type: ignore[arg-type]
@@ -54,7 +55,8 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         autocast=_MIXED.get(config["trainer"].get("precision", "32-true")),
         accumulate=config["trainer"].get("accumulate_grad_batches", 1),
         optimizer=_optimizer(config["optimizer"]),
-        devices=_devices(config),
+        loss=Loss(on_cpu=devices.cpu),
+        devices=devices,
         starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
     )
     if algorithm in ("reward", "dpo"):
@@ -152,7 +154,7 @@ def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run
     return replace(
         run,
         rows=Rows(micro_batch, prompt + response, response),
-        loss=Loss(settings.get("temperature", 1.0), entropy, value=True),
+        loss=Loss(settings.get("temperature", 1.0), entropy, value=True, on_cpu=run.devices.cpu),
         separate=separate,
         extra=extra,
         rollout=_sampled(settings, rows, prompt, response, device_bytes),

@@ -20,8 +20,9 @@ from rlhf_lightning.functional import chunked_token_logprobs
 from rlhf_lightning.models.packing import pack, packable
 from rlhf_lightning.models.sharding import as_forward
 
-# Logits alive at a time: 2^25 float32 values are 128 MiB.
+# Logits alive at a time: 128 MiB of float32 values, enough to keep a GPU busy; a CPU is busy with a quarter of them.
 LOGITS_IN_FLIGHT = 2**25
+LOGITS_IN_FLIGHT_ON_CPU = 2**23
 
 
 class TokenPredictions(NamedTuple):
@@ -111,13 +112,22 @@ def _predict_tokens(
 
 
 def predict_from_hidden(
-    model: nn.Module, hidden: Tensor, labels: Tensor, temperature: float = 1.0, with_entropy: bool = False
+    model: nn.Module,
+    hidden: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    on_cpu: bool | None = None,
 ) -> TokenPredictions:
-    """log p(label | hidden state) for hidden states [K, H] and labels [K], by chunks of LOGITS_IN_FLIGHT logits."""
+    """log p(label | hidden state) for hidden states [K, H] and labels [K], by chunks of LOGITS_IN_FLIGHT logits.
+
+    `on_cpu` overrides where the states seem to be, for those that only stand for others.
+    """
     bare = bare_model(model)
+    in_flight = LOGITS_IN_FLIGHT_ON_CPU if (hidden.is_cpu if on_cpu is None else on_cpu) else LOGITS_IN_FLIGHT
     logprobs, entropy = chunked_token_logprobs(
         *(hidden, output_head(model), labels, temperature),
-        chunk_size=max(64, LOGITS_IN_FLIGHT // bare.config.get_text_config().vocab_size),
+        chunk_size=max(64, in_flight // bare.config.get_text_config().vocab_size),
         with_entropy=with_entropy,
         frozen_head=not any(p.requires_grad for p in bare.get_output_embeddings().parameters()),
     )

@@ -23,6 +23,7 @@ from rlhf_lightning.models.adapters import (
     read_adapter_config,
 )
 from rlhf_lightning.models.cpu_products import use_fast_products
+from rlhf_lightning.models.gated_mlp import keep_less
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -154,6 +155,8 @@ def prepare_to_train(
         network = merge_adapter(network, start)
     if not dropout:
         disable_dropout(network)
+    if not activation_checkpointing:
+        keep_less(network)
     use_fast_products(network)
     return network.train()
 

@@ -16,13 +16,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlhf_lightning.models.cpu_products import product
 
-# Rows of fewer tokens, on average, are left to torch's kernel, which takes them all at once.
-LONG = 128
+# What a pair of a query and a key costs here, where it costs torch's kernel 1, and what every tile and head of keys
+# costs besides (measured in float32 on a Zen 5 core).
+PAIR, PART = 0.6, 20_000
 # Queries a tile: the weights of a tile stay in the processor's cache.
 TILE = 128
 # Tiles begin and end at multiples of this, so that products come in few shapes.
@@ -88,10 +89,16 @@ class Row(NamedTuple):
             begin = end
 
 
-def suits(query: Tensor, rows: Sequence[Row], dropout: float) -> bool:
-    """Whether these rows are computed faster one by one than by torch's kernel."""
-    long = sum(row.length for row in rows) >= LONG * len(rows)
-    return long and query.is_cpu and query.dtype == torch.float32 and not dropout
+def suits(query: Tensor, key: Tensor, rows: Sequence[Row], padded: int, dropout: float) -> bool:
+    """Whether rows, which are `padded` pairs of a query and a key if they are put side by side, are faster one by one.
+
+    Queries are [1, H, N, D] and keys [1, K, N, D].
+    """
+    if not query.is_cpu or query.dtype != torch.float32 or dropout:
+        return False
+    heads, key_heads = query.shape[1], key.shape[1]
+    tiles = [(tile.stop - tile.start) * end for row in rows for tile, end in row.tiles()]
+    return PAIR * heads * sum(tiles) + PART * key_heads * len(tiles) < heads * padded
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], scaling: float) -> Tensor:
@@ -152,7 +159,7 @@ class RowAttention(torch.autograd.Function):
 
 
 def _parts(row: Row, queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, int, slice, int]]:
-    """Of every tile and head of keys: the tile, the head, the heads of queries that read it, how many keys they read."""
+    """Of every tile and head of keys: the tile, the head, the heads of queries that read it, and how many keys."""
     group = len(queries) // len(keys)
     for tile, end in row.tiles():
         for head in range(len(keys)):

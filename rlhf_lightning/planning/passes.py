@@ -61,6 +61,7 @@ class Loss:
     temperature: float = 1.0
     entropy: bool = False
     value: bool = False  # a value head on the hidden states
+    on_cpu: bool = False  # logits come in smaller chunks there
 
 
 @functools.lru_cache
@@ -89,7 +90,7 @@ def training_step(
                 with _autocast(autocast):
                     total = _loss(network, modules, rows, loss, live)
                     if extra is not None:
-                        total = total + _token_loss(modules[0], extra, Loss(), live)[0]
+                        total = total + _token_loss(modules[0], extra, Loss(on_cpu=loss.on_cpu), live)[0]
                 live.mark("forward")
                 live.mark("kept")
                 total.backward()
@@ -175,7 +176,7 @@ def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: Li
 def _token_loss(module: Any, rows: Rows, loss: Loss, live: LiveBytes) -> tuple[Tensor, Tensor]:
     """As `predict_tokens`, on rows whose last tokens are flagged: fake tensors hold no flags to look at."""
     hidden, labels = _scored_hidden(module, rows, live)
-    tokens = predict_from_hidden(module, hidden, labels, loss.temperature, loss.entropy)
+    tokens = predict_from_hidden(module, hidden, labels, loss.temperature, loss.entropy, loss.on_cpu)
     total = tokens.logprobs.sum()
     return (total if tokens.entropy is None else total + tokens.entropy.sum()), hidden
 

@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from rlhf_lightning.models import forward as forward_module
 from rlhf_lightning.models import output_head, predict_tokens, response_logprobs, right_padded, scatter_tokens
+from rlhf_lightning.models.forward import predict_from_hidden
 from tests.tiny import FAMILIES, tiny_model
 
 
@@ -84,3 +88,16 @@ def test_soft_capped_logits_equal_hugging_faces() -> None:
     logits = output_head(model)(model.model(ids).last_hidden_state)
     torch.testing.assert_close(logits, model(ids).logits)
     assert logits.abs().max() <= 2.0
+
+
+@pytest.mark.parametrize(("on_cpu", "tokens"), [(None, 2**23 // 64), (True, 2**23 // 64), (False, 2**25 // 64)])
+def test_a_cpu_has_fewer_logits_in_flight(on_cpu: bool | None, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = tiny_model(vocab_size=64), []
+
+    def chunked(*given: Any, chunk_size: int, **more: Any) -> Any:
+        sizes.append(chunk_size)
+        return given[0][:, 0], None
+
+    monkeypatch.setattr(forward_module, "chunked_token_logprobs", chunked)
+    predict_from_hidden(model, torch.zeros(3, 32), torch.zeros(3, dtype=torch.long), on_cpu=on_cpu)
+    assert sizes == [tokens]

@@ -7,6 +7,7 @@ import torch
 
 from rlhf_lightning.models import LoRA, predict_tokens
 from rlhf_lightning.models.adapters import add_adapter
+from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from rlhf_lightning.planning.networks import Network
 from rlhf_lightning.planning.passes import Loss, Rows, forward_pass, generation, training_step
@@ -25,6 +26,8 @@ def real(family, lora=None, checkpointing=False):
     model = tiny_model(family, layers=LAYERS)
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        keep_less(model)
     if lora is not None:
         model = add_adapter(model, lora, "CAUSAL_LM", None, None)
     return model.train()

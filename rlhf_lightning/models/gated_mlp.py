@@ -1,0 +1,80 @@
+"""Gated feed-forward blocks that keep less for the backward pass.
+
+    y = W_down (act(W_gate x) * W_up x)
+
+autograd keeps four tensors as wide as the block: gate, up, act(gate) and the product of the two that W_down reads. The
+last two are elementwise functions of the others, so here they are computed again in the backward pass: half the
+memory of the widest part of a network for two elementwise operations. Values and gradients are the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+Made = tuple[Tensor, Callable[[], Tensor]]
+
+# transformers' blocks of exactly this form.
+GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GemmaMLP")
+
+
+def keep_less(network: nn.Module) -> None:
+    """Let the network's gated blocks compute their elementwise parts again in the backward pass.
+
+    Not for networks under activation checkpointing, which keeps nothing of a layer and has hooks of its own.
+    """
+    for module in network.modules():
+        if type(module).__name__ in GATED and type(module).__module__.startswith("transformers."):
+            module.__class__ = GatedMLP
+
+
+class GatedMLP(nn.Module):
+    """A block of transformers with this forward pass in place of its own; names and weights stay."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+    act_fn: Callable[[Tensor], Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y of x, [..., H] both."""
+        if not torch.is_grad_enabled():
+            unkept: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+            return unkept
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        act, of_gate, of_up = self.act_fn, gate.detach(), up.detach()
+        made: list[Made] = []  # alive until the end, so that no other tensor is taken for one of them
+        again: list[Tensor] = []  # act(gate), made for the product, which the backward pass needs first
+
+        def activate() -> Tensor:
+            return again.pop() if again else act(of_gate)
+
+        def multiply() -> Tensor:
+            again[:] = [act(of_gate)]
+            return again[0] * of_up
+
+        def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
+            return next((make for tensor, make in made if _same(saved, tensor)), saved)
+
+        with saved_tensors_hooks(pack, _unpack):
+            activated = act(gate)
+            made.append((activated, activate))
+            product = activated * up
+            made.append((product, multiply))
+            out: Tensor = self.down_proj(product)
+        made.clear()
+        return out
+
+
+def _same(saved: Tensor, made: Tensor) -> bool:
+    return saved.shape == made.shape and saved.untyped_storage()._cdata == made.untyped_storage()._cdata
+
+
+def _unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    with torch.no_grad():
+        return kept()
