@@ -74,8 +74,8 @@ def attend_in_rows(
     scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
     padded = packed.places.numel() * packed.places.shape[1]
     if row_attention.suits(query, key, packed.rows, padded, kwargs.get("dropout", 0.0)):
-        flat = (x[0].transpose(0, 1) for x in (query, key, value))
-        return row_attention.attend(*flat, packed.rows, scaling)[None], None
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+        return row_attention.attend(query, key, value, packed.rows, scaling)[None], None
     places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's
     query, key, value = (
         x[0].transpose(0, 1).index_select(0, places).unflatten(0, packed.places.shape).transpose(1, 2)
