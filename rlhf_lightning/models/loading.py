@@ -22,6 +22,7 @@ from rlhf_lightning.models.adapters import (
     merge_adapter,
     read_adapter_config,
 )
+from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -155,6 +156,7 @@ def prepare_to_train(
     if not dropout:
         disable_dropout(network)
     use_fast_products(network)
+    keep_freed_memory()
     return network.train()
 
 
