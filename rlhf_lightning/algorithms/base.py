@@ -82,6 +82,11 @@ class AlignmentModule(L.LightningModule):
             "lr_scheduler": {"scheduler": self.make_scheduler(**arguments), "interval": "step"},
         }
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
         metric = self._metric(name)

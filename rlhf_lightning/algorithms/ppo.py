@@ -17,6 +17,7 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
+from rlhf_lightning.algorithms.old_policy import keep_from_engine
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
@@ -66,6 +67,8 @@ class PPOModule(AlignmentModule):
         tokens_per_microbatch: a minibatch is computed in parts of rows of similar length, each of at most so many
             tokens with its padding; null: at once. The loss and its gradient do not depend on it.
         target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
+        old_logprobs: whose are the log-probabilities that ratios and penalties start from: `trainer`, computed again;
+            `engine`, those that the native engine sampled with, and in layout `shared` its values.
         importance_cap: tokens count by min(pi_old / pi_engine, cap) in the policy loss, where the engine that sampled
             computes other probabilities than the trainer; null: all count 1.
         whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
@@ -94,6 +97,7 @@ class PPOModule(AlignmentModule):
         num_minibatches: int = 4,
         tokens_per_microbatch: int | None = None,
         target_kl: float | None = None,
+        old_logprobs: Literal["trainer", "engine"] = "trainer",
         importance_cap: float | None = None,
         whiten_advantages: bool = True,
         layout: Literal["shared", "separate"] = "shared",
@@ -110,7 +114,7 @@ class PPOModule(AlignmentModule):
         self.gamma, self.lam, self.whiten_advantages = gamma, lam, whiten_advantages
         self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
         self.tokens_per_microbatch, self.importance_cap = tokens_per_microbatch, importance_cap
-        self.layout, self.seed = layout, seed
+        self.layout, self.seed, self.old_logprobs = layout, seed, old_logprobs
         self.engine = engine
         self.kl_controller = self.kl.controller()
         self.reward_moments = RunningMoments()
@@ -140,6 +144,8 @@ class PPOModule(AlignmentModule):
             ends = bare_model(policy).generation_config.eos_token_id
             eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
             self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
+        if self.old_logprobs == "engine":
+            keep_from_engine(self.engine, self.actor_critic, self.importance_cap)
 
     @property
     def policy(self) -> Any:
@@ -207,7 +213,8 @@ class PPOModule(AlignmentModule):
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
-        record_gap(self, rollout, generation)
+        if self.old_logprobs == "trainer":
+            record_gap(self, rollout, generation)
         if self.importance_cap is not None:
             rollout.advantages = rollout.advantages * importance_weights(self, rollout, generation, self.importance_cap)
         record_rollout(self, rollout, raw, self.stopwatch.seconds["rollout"])
@@ -234,10 +241,10 @@ class PPOModule(AlignmentModule):
         policy, reference = [], []
         for part in parts:
             tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
-            policy.append(self.actor_critic(*tokens, temperature=self.rollout.temperature))
+            policy.append(self.old_policy(tokens, generation, part))
             with self.reference.model(like=prompt_ids) as model:
                 reference.append(response_logprobs(model, *tokens, temperature=self.rollout.temperature))
-        logprobs, values = (torch.cat([getattr(out, name) for out in policy])[back] for name in ("logprobs", "values"))
+        logprobs, values = (torch.cat(of_parts)[back] for of_parts in zip(*policy, strict=True))
         empty = torch.empty_like(logprobs)
         return Rollout(
             prompt_ids,
@@ -253,6 +260,17 @@ class PPOModule(AlignmentModule):
             advantages=empty,
             returns=empty,
         )
+
+    def old_policy(
+        self, tokens: tuple[Tensor, Tensor, Tensor, Tensor], generation: Generation, rows: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
+        assert self.actor_critic is not None
+        if self.old_logprobs == "trainer":
+            out = self.actor_critic(*tokens, temperature=self.rollout.temperature)
+            return out.logprobs, out.values
+        kept = generation.values
+        return generation.logprobs[rows], self.actor_critic.values(*tokens) if kept is None else kept[rows]
 
     def scoring_parts(self, lengths: Tensor) -> list[Tensor]:
         """Rows of a rollout to compute at a time."""

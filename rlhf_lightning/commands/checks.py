@@ -94,6 +94,11 @@ def _check_vllm(config: Mapping[str, Any]) -> None:
         )
     if (config["model"].get("adapter") or {}).get("use_dora"):
         raise UserError("model.adapter.use_dora: vLLM has no DoRA; choose rollout=native, or set it to false")
+    if config["algorithm"].get("old_logprobs") == "engine":
+        raise UserError(
+            "algorithm.old_logprobs: found engine, but vLLM does not compute as the trainer does; choose "
+            "rollout=native, or algorithm.old_logprobs=trainer"
+        )
 
 
 def _check_vllm_is_installed(config: Mapping[str, Any]) -> None:

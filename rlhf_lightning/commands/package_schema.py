@@ -148,6 +148,7 @@ class PPO(TypedDict, total=False):
     num_minibatches: Count
     tokens_per_microbatch: Count | None
     target_kl: Positive | None
+    old_logprobs: Literal["trainer", "engine"]
     importance_cap: Positive | None
     whiten_advantages: bool
     layout: Literal["shared", "separate"]

@@ -22,6 +22,7 @@ from rlhf_lightning.models.adapters import (
     merge_adapter,
     read_adapter_config,
 )
+from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.gated_mlp import keep_less
 
@@ -158,6 +159,7 @@ def prepare_to_train(
     if not activation_checkpointing:
         keep_less(network)
     use_fast_products(network)
+    keep_freed_memory()
     return network.train()
 
 

@@ -63,6 +63,12 @@ class ActorCritic(nn.Module):
             scatter_tokens(tokens.logprobs, mask), scatter_tokens(self.value_head(hidden), mask), entropy
         )
 
+    def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor:
+        """The values [B, T] alone; 0 off the mask."""
+        ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
+        hidden = states_before(self.policy if self.critic is None else self.critic, ids, flags)
+        return scatter_tokens(self.value_head(hidden), mask)
+
 
 REFERENCE = "reference"  # the adapter that holds a trained start
 REWARD = "reward"  # the adapter of the reward model

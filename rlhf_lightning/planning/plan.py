@@ -72,8 +72,8 @@ class Plan:
 def make_plan(run: Run) -> Plan:
     """Size a run.
 
-    Gradients are alive from a backward pass to the next one's beginning: Lightning frees them between the forward and
-    the backward pass of a step, and keeps them if batches are accumulated.
+    Gradients are alive from a backward pass to the end of the optimiser step, and in forward passes in between if
+    batches are accumulated. DDP's buckets always are, and DeepSpeed's own gradients are counted as if they were.
     """
     roles = tuple(_roles(run))
     gradients = sum(role.gradients for role in roles)
@@ -145,11 +145,20 @@ def _critic(run: Run) -> Network | None:
 
 
 def _phases(run: Run, gradients: int) -> Iterator[Phase]:
+    between = _between_steps(run, gradients)
+    forward = gradients if run.accumulate > 1 else between
     if run.algorithm == "ppo":
-        yield from _rollout_phases(run, gradients)
+        yield from _rollout_phases(run, between)
     if run.algorithm == "dpo":
-        yield _reference_phase(run, gradients)
-    yield from _update_phases(run, gradients)
+        yield _reference_phase(run, forward)
+    yield from _update_phases(run, gradients, forward)
+
+
+def _between_steps(run: Run, gradients: int) -> int:
+    """What is alive of gradients when an optimiser step is over."""
+    if run.devices.sharding in ("none", "fsdp2"):
+        return 0
+    return gradients // run.devices.gradient_copies  # of DDP's two copies, if it has two, the buckets
 
 
 def _reference_phase(run: Run, gradients: int) -> Phase:
@@ -165,10 +174,10 @@ def _reference_phase(run: Run, gradients: int) -> Phase:
     return Phase("reference", 0, alive.others, logits=alive.logits, buffers=weights, before_training=True)
 
 
-def _update_phases(run: Run, gradients: int) -> Iterator[Phase]:
+def _update_phases(run: Run, gradients: int, forward: int) -> Iterator[Phase]:
     step = training_step(run.policy, run.rows, run.loss, run.autocast, _critic(run), run.extra)
     buffers = _gathered_layers(run) + _deepspeed_buckets(run)
-    yield Phase("forward", gradients, step.forward.others, logits=step.forward.logits, buffers=buffers)
+    yield Phase("forward", forward, step.forward.others, logits=step.forward.logits, buffers=buffers)
     buffers = _gathered_layers(run, backward=True) + _deepspeed_buckets(run)
     weights = run.policy.weights()
     first = gradients if run.accumulate > 1 else _share(run, weights.output_layer) * run.devices.gradient_copies

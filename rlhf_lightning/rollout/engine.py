@@ -31,13 +31,15 @@ class Generation:
     """Responses of B prompts, padded on the right to the longest one, T tokens.
 
     `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 off the mask. `mask` is 1.0 on valid
-    tokens, the EOS included. `ended` says which responses produced an EOS.
+    tokens, the EOS included. `ended` says which responses produced an EOS. `values`, if the engine was given a value
+    head, are those of the states the tokens are drawn from, 0 off the mask.
     """
 
     tokens: Tensor  # [B, T] long
     mask: Tensor  # [B, T] float
     logprobs: Tensor  # [B, T] float32
     ended: Tensor  # [B] bool
+    values: Tensor | None = None  # [B, T] float32
 
 
 class RolloutEngine(Protocol):

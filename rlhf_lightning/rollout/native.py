@@ -28,7 +28,8 @@ class NativeEngine:
 
     At most `batch_size` rows are decoded at a time. A row that has ended leaves at once, and waiting prompts, the
     longest first, take the free slots. A prompt is read once for all its samples that start together.
-    Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits.
+    Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits. With a `value_head` it
+    keeps that head's value of the state each token is drawn from as well.
     """
 
     def __init__(self, pad_id: int, eos_ids: Sequence[int], batch_size: int | None = None) -> None:
@@ -36,6 +37,7 @@ class NativeEngine:
         self.eos_ids = frozenset(eos_ids)
         self.batch_size = batch_size
         self.model: nn.Module | None = None
+        self.value_head: nn.Module | None = None
 
     def sync(self, model: nn.Module) -> None:
         """Keep a reference to the policy: its weights are always current."""
@@ -59,6 +61,7 @@ class NativeEngine:
         missing = [length - len(row.tokens) for row in rows]
         tokens = [row.tokens + [self.pad_id] * n for row, n in zip(rows, missing, strict=True)]
         logprobs = [row.logprobs + [0.0] * n for row, n in zip(rows, missing, strict=True)]
+        values = [row.values + [0.0] * n for row, n in zip(rows, missing, strict=True)] if self.value_head else None
         ended = [row.tokens[-1] in self.eos_ids for row in rows]
         mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
         return Generation(
@@ -66,6 +69,7 @@ class NativeEngine:
             torch.tensor(mask, dtype=torch.float32, device=device),
             torch.tensor(logprobs, dtype=torch.float32, device=device),
             torch.tensor(ended, device=device),
+            None if values is None else torch.tensor(values, dtype=torch.float32, device=device),
         )
 
 
@@ -86,6 +90,7 @@ class Row:
     prompt: list[int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
 
 
 class Decoding:
@@ -100,7 +105,7 @@ class Decoding:
         generator: torch.Generator | None,
     ) -> None:
         bare = bare_model(model)
-        self.backbone, self.head = bare.base_model, output_head(model)
+        self.backbone, self.head, self.value_head = bare.base_model, output_head(model), engine.value_head
         self.device: torch.device = next(bare.parameters()).device
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator
@@ -141,10 +146,10 @@ class Decoding:
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
         places = torch.tensor(source, device=self.device)
         self.cache.add([len(row.prompt) for row in new], places)
-        logits = self._logits(ids, attention, positions)[places]
+        states = self._states(ids, attention, positions)
         self.cache.added()
         self.rows += new
-        self.last = torch.cat([self.last, self._draw(logits, new)])
+        self.last = torch.cat([self.last, self._draw(states, new, places)])
 
     def _step(self) -> None:
         """One more token of every row."""
@@ -154,22 +159,27 @@ class Decoding:
         attention = torch.arange(place.begin, place.end, device=self.device) >= starts
         # A finished mask, where one is taken: to make one, transformers looks at the numbers, which waits for a GPU.
         attention = attention[:, None, None] if self.mask_as_is else attention.long()
-        logits = self._logits(self.last.unsqueeze(1), attention, place.end - 1 - starts)
-        self.last = self._draw(logits, self.rows)
+        states = self._states(self.last.unsqueeze(1), attention, place.end - 1 - starts)
+        self.last = self._draw(states, self.rows)
         self._leave()
 
-    def _logits(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
-        """Of the token after the last one, [B, V] float32."""
+    def _states(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
+        """Of the last tokens [B, H]: what the next ones are drawn from."""
         out = self.backbone(
             input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
-        return self.head(out.last_hidden_state[:, -1]).float()
+        states: Tensor = out.last_hidden_state[:, -1]
+        return states
 
-    def _draw(self, logits: Tensor, rows: list[Row]) -> Tensor:
-        chosen, logprobs = sample(logits, self.settings, self.generator)
+    def _draw(self, states: Tensor, rows: list[Row], places: Tensor | slice = slice(None)) -> Tensor:
+        """The next token of every row, drawn from the state at its place."""
+        chosen, logprobs = sample(self.head(states).float()[places], self.settings, self.generator)
         for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
+        if self.value_head is not None:
+            for row, value in zip(rows, self.value_head(states)[places].tolist(), strict=True):
+                row.values.append(value)
         return chosen
 
     def _leave(self) -> None:

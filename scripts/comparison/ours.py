@@ -59,6 +59,7 @@ def overrides(job: Job) -> list[str]:
             *(f"data.max_prompt_length={job.max_length}", f"rollout.max_new_tokens={job.response_length}"),
             *(f"rollout.batch_size={job.batch_size}", f"algorithm.num_minibatches={job.minibatches}"),
             *(f"algorithm.ppo_epochs={job.ppo_epochs}", f"reward.model={job.reward_model}"),
+            "algorithm.old_logprobs=engine",
         ]
     else:
         lines += ["data.val_fraction=0", f"data.batch_size={job.batch_size}", f"data.max_length={job.max_length}"]

@@ -232,3 +232,20 @@ def test_rewards_get_the_rows_columns_and_who_ended(tmp_path: Path) -> None:
     run(tmp_path, module, data)
     assert [f"a {topic}" for topic in seen["topic"]] == seen["prompts"]
     assert seen["ended"] == module.last_rollout.ended.tolist()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_gradients_are_gone_once_a_step_is_done(accumulate: int, tmp_path: Path) -> None:
+    """While responses are sampled and in forward passes there are none, but of batches that the step accumulates."""
+    module, data = ppo()
+    alive: list[bool] = []
+    inner, collect = module.loss, module.collect
+
+    def note(*args: Any) -> None:
+        alive.append(any(parameter.grad is not None for parameter in module.parameters()))
+
+    module.loss = lambda batch: (note(), inner(batch))[1]
+    module.collect = lambda: (note(), collect())[1]
+    trainer(tmp_path, max_epochs=2, accumulate_grad_batches=accumulate).fit(module, datamodule=data)
+    steps = [i % accumulate != 0 for i in range(16 * accumulate)]
+    assert alive == 2 * [False, *steps]

@@ -66,6 +66,7 @@ def test_these_are_accepted(overrides):
             ["rollout=vllm", "model/adapter=lora", "model.adapter.use_dora=true"],
             r"model\.adapter\.use_dora: vLLM has no DoRA; choose rollout=native",
         ),
+        (["rollout=vllm", "algorithm.old_logprobs=engine"], r"algorithm\.old_logprobs: found engine.*=trainer"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_loaded(overrides, message):

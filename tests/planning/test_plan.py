@@ -129,6 +129,17 @@ def test_accumulated_gradients_are_alive_in_the_backward_pass():
     assert twice == roles(SFT)["policy"].gradients > once
 
 
+def test_between_steps_there_are_no_gradients_but_in_buckets():
+    for run in (PPO, SFT):
+        gradients = sum(role.gradients for role in roles(run).values())
+        assert {phase.gradients for name, phase in phases(run).items() if name[:7] in ("forward", "rollout")} == {0}
+        assert phases(replace(run, accumulate=2))["forward"].gradients == gradients
+        for copies in (1, 2):
+            buckets = replace(run, devices=Devices(4, "ddp", copies))
+            assert phases(buckets)["forward"].gradients == gradients
+    assert phases(replace(PPO, accumulate=2))["rollout: sampling"].gradients == 0
+
+
 def test_longer_rows_and_larger_batches_cost_activations():
     small = phases(SFT)["forward"].activations
     assert phases(replace(SFT, rows=Rows(8, 24, 23)))["forward"].activations == pytest.approx(2 * small, rel=0.1)
