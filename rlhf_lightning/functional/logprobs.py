@@ -158,9 +158,31 @@ def _check(scores: Tensor, labels: Tensor, name: str) -> None:
 
 
 def _chosen(logits: Tensor, labels: Tensor, ignored: Tensor, temperature: float) -> Tensor:
-    """`token_logprobs` of finite logits. What autograd keeps of them is one tensor, their log-softmax."""
-    logprobs = _tempered(logits, temperature).log_softmax(-1)
-    return logprobs.gather(-1, labels.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1).masked_fill(ignored, 0.0)
+    """`token_logprobs` of finite logits."""
+    chosen: Tensor = _Chosen.apply(_tempered(logits, temperature), labels.masked_fill(ignored, 0))
+    return chosen.masked_fill(ignored, 0.0)
+
+
+class _Chosen(torch.autograd.Function):
+    """log p_y of softmax(z), [..., V] and [...], and its gradient: 1[v = y] - p_v for every logit.
+
+    What autograd keeps is p. The sum in log p_y = z_y - log sum_v exp(z_v) is that of the largest p, which is at least
+    1 / V: max z - log max p.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        probabilities, labels = logits.softmax(-1), labels.unsqueeze(-1)
+        log_sum = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log()
+        ctx.save_for_backward(probabilities, labels)
+        return (logits.gather(-1, labels) - log_sum).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        probabilities, labels = ctx.saved_tensors
+        gradient = gradient.unsqueeze(-1)
+        return (probabilities * -gradient).scatter_add_(-1, labels, gradient), None
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
