@@ -59,7 +59,7 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     if packable(bare.config.get_text_config(), input_ids.shape[1]):
         packed = pack(input_ids, lengths, torch.minimum(shared, lengths))
         if packed is not None:
-            return packed.hidden_states(bare.base_model)[packed.places[wanted]]
+            return packed.states_at(wanted, bare.base_model)
     return hidden_states(model, input_ids)[wanted]
 
 

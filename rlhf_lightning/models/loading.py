@@ -25,6 +25,7 @@ from rlhf_lightning.models.adapters import (
 from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.gated_mlp import keep_less
+from rlhf_lightning.models.last_layer import read_less
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -148,6 +149,7 @@ def prepare_to_train(
     adapter: LoRA | None,
 ) -> Any:
     """In training mode, with dropout, activation checkpointing and the adapter (merged if none is to be trained)."""
+    read_less(network.base_model)
     if activation_checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if adapter is not None:

@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from rlhf_lightning.models import row_attention
 from rlhf_lightning.models.cpu_products import rows_to_add
+from rlhf_lightning.models.last_layer import reads_less
 from rlhf_lightning.models.row_attention import Row
 
 # Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
@@ -41,9 +42,17 @@ class Packed(NamedTuple):
     places: Tensor  # [B, L] long, place in N of each token that is needed; any place for the others
     sources: Tensor  # [N] long, place of each token in the flattened [B * L]
     rows: list[Row]  # those with tokens
+    read: Tensor | None = None  # [K or a few more] long, places in N of the tokens whose states are asked for
+
+    def states_at(self, wanted: Tensor, backbone: Any) -> Tensor:
+        """What the backbone makes of the wanted tokens [K, H], of flags [B, L] and in their order."""
+        read = self.places[wanted]
+        padded = nn.functional.pad(read, (0, rows_to_add(len(read))))
+        states = self._replace(read=padded).hidden_states(backbone)
+        return states[: len(read)] if reads_less(backbone) else states[read]
 
     def hidden_states(self, backbone: Any) -> Tensor:
-        """What the backbone makes of the tokens, [N, H]."""
+        """What the backbone makes of the tokens, [N, H], or of those that are read."""
         if backbone.config._attn_implementation != IN_ROWS:
             AttentionInterface.register(IN_ROWS, attend_in_rows)
             AttentionMaskInterface.register(IN_ROWS, sdpa_mask)

@@ -1,0 +1,52 @@
+"""The last layer of packed rows computes its feed-forward block only where the network's output is read.
+
+Every token's keys and values are read by those after it, up to the last layer's attention. What follows there, the
+larger part of a layer, works on each token alone, and of a prompt, which is not predicted, nobody reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from torch import Tensor, nn
+
+# transformers' layers of the form h + attend(norm(h)), then h + mlp(norm(h)).
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GemmaDecoderLayer")
+
+
+def read_less(backbone: Any) -> None:
+    """Let the last layer, if it is of such a form, leave out what nobody reads."""
+    layer = backbone.layers[-1] if hasattr(backbone, "layers") else None
+    kind: type[Any] = type(layer)
+    if kind.__name__ in LAYERS and kind.__module__.startswith("transformers."):
+        layer.__class__ = _last(kind)
+
+
+def reads_less(backbone: Any) -> bool:
+    """Whether the backbone's output has the read tokens alone."""
+    return hasattr(backbone, "layers") and isinstance(backbone.layers[-1], LastLayer)
+
+
+class LastLayer(nn.Module):
+    """Mixed into a layer's class. Names and weights stay, and so does what it does where nothing is packed."""
+
+    input_layernorm: nn.Module
+    self_attn: nn.Module
+    post_attention_layernorm: nn.Module
+    mlp: nn.Module
+
+    def forward(self, hidden_states: Tensor, packed: Any = None, **kwargs: Any) -> Tensor:
+        """[1, N, H] to [1, K, H], the tokens that are read; without packed rows, as ever."""
+        if packed is None:
+            whole: Tensor = super().forward(hidden_states, **kwargs)
+            return whole
+        attended, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), packed=packed, **kwargs)
+        read = (hidden_states + attended).index_select(1, packed.read)
+        out: Tensor = read + self.mlp(self.post_attention_layernorm(read))
+        return out
+
+
+@functools.cache
+def _last(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Last{kind.__name__}", (LastLayer, kind), {})
