@@ -18,7 +18,7 @@ LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen
 def read_less(backbone: Any) -> None:
     """Let the last layer, if it is of such a form, leave out what nobody reads."""
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else None
-    kind: type[Any] = type(layer)
+    kind = type(layer)
     if kind.__name__ in LAYERS and kind.__module__.startswith("transformers."):
         layer.__class__ = _last(kind)
 
@@ -48,5 +48,5 @@ class LastLayer(nn.Module):
 
 
 @functools.cache
-def _last(kind: type[nn.Module]) -> type[nn.Module]:
+def _last(kind: Any) -> Any:
     return type(f"Last{kind.__name__}", (LastLayer, kind), {})
