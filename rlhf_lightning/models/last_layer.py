@@ -18,7 +18,7 @@ LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen
 def read_less(backbone: Any) -> None:
     """Let the last layer, if it is of such a form, leave out what nobody reads."""
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else None
-    kind = type(layer)
+    kind: Any = type(layer)
     if kind.__name__ in LAYERS and kind.__module__.startswith("transformers."):
         layer.__class__ = _last(kind)
 
