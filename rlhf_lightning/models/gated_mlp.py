@@ -57,7 +57,11 @@ class GatedMLP(nn.Module):
             return again[0] * of_up
 
         def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
-            return next((make for tensor, make in made if _same(saved, tensor)), saved)
+            for tensor, make in made:
+                if _same(saved, tensor):
+                    shape = saved.shape  # a linear layer may keep a view
+                    return lambda: make().view(shape)
+            return saved
 
         with saved_tensors_hooks(pack, _unpack):
             activated = act(gate)
@@ -70,7 +74,8 @@ class GatedMLP(nn.Module):
 
 
 def _same(saved: Tensor, made: Tensor) -> bool:
-    return saved.shape == made.shape and saved.untyped_storage()._cdata == made.untyped_storage()._cdata
+    whole = saved.numel() == made.numel() and saved.is_contiguous()
+    return whole and saved.untyped_storage()._cdata == made.untyped_storage()._cdata
 
 
 def _unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:

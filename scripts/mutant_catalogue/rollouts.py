@@ -18,6 +18,8 @@ READ_ONCE = "rollout/test_native.py::test_a_prompt_is_read_once_for_the_samples_
 IDLE = "rollout/test_native.py::test_free_slots_are_filled_so_that_a_long_response_does_not_idle_the_others"
 LOGPROBS = "functional/logprobs.py"
 PACKING = "models/packing.py"
+ROW_ATTENTION = "models/row_attention.py"
+BY_TORCH = "models/test_row_attention.py::test_values_and_gradients_are_those_of_torch"
 PACKED = "models/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
 CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
 
@@ -164,8 +166,8 @@ ROLLOUTS = (
             Mutant(
                 "all prompts that are read together get the first one's next token",
                 NATIVE,
-                "positions)[places]",
-                "positions)[torch.zeros_like(places)]",
+                "self._draw(states, new, places)",
+                "self._draw(states, new, torch.zeros_like(places))",
                 (f"{USED_SLOT}[5-llama]",),
             ),
             Mutant(
@@ -329,6 +331,48 @@ ROLLOUTS = (
                 "first.setdefault(tuple(rows[row][:start]), row)",
                 "first.setdefault((start,), row)",
                 ("models/test_packing.py::test_every_token_is_found_where_it_was_put",),
+            ),
+            Mutant(
+                "the gradient of a chosen token's own logit is forgotten",
+                LOGPROBS,
+                ".scatter_add_(-1, labels, gradient), None",
+                ", None",
+                ("functional/test_logprobs.py::test_the_gradient_is_that_of_finite_differences",),
+            ),
+            Mutant(
+                "long rows read the tokens after them",
+                ROW_ATTENTION,
+                "+= _causal(width)",
+                "+= 0.0",
+                (f"{BY_TORCH}[3-3]",),
+            ),
+            Mutant(
+                "no gradient reaches a prompt from the long rows that borrow it",
+                ROW_ATTENTION,
+                "total[self.shared_start : self.shared_stop] +=",
+                "_ =",
+                (f"{BY_TORCH}[6-2]",),
+            ),
+            Mutant(
+                "a long row that borrows a prompt reads it at the wrong place",
+                PACKING,
+                "rows.append(Row(start, stop, starts[lender], starts[lender] + borrowed))",
+                "rows.append(Row(start, stop, 0, borrowed))",
+                ("models/test_row_attention.py::test_rows_know_where_their_tokens_and_those_they_borrow_are",),
+            ),
+            Mutant(
+                "the last layer leaves its attention out",
+                "models/last_layer.py",
+                "(hidden_states + attended).index_select",
+                "hidden_states.index_select",
+                ("models/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[llama]",),
+            ),
+            Mutant(
+                "a gated block makes the product again without its gate",
+                "models/gated_mlp.py",
+                "again[:] = [act(of_gate)]",
+                "again[:] = [of_gate]",
+                ("models/test_gated_mlp.py::test_values_and_gradients_are_the_same_bits[llama]",),
             ),
             Mutant(
                 "a family's soft-capping is left out",

@@ -165,8 +165,8 @@ TOKENS = (
             Mutant(
                 "a least length: the EOS cannot be drawn",
                 NATIVE,
-                "head(out.last_hidden_state[:, -1]).float()",
-                "head(out.last_hidden_state[:, -1]).float().index_fill(1, torch.tensor([*self.eos_ids]), -1e9)",
+                "sample(self.head(states).float()[places],",
+                "sample(self.head(states).float().index_fill(1, torch.tensor([*self.eos_ids]), -1e9)[places],",
                 (SAMPLED,),
             ),
             Mutant(

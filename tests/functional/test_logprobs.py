@@ -41,6 +41,16 @@ def test_logprobs_and_entropy_equal_python(logits, labels, temperature) -> None:
             assert entropies[row, t].item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_gradient_is_that_of_finite_differences(logits, labels) -> None:
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: token_logprobs(z, labels, 0.7), (logits,))
+
+
+def test_a_token_far_below_the_likeliest_keeps_its_log_probability() -> None:
+    logits = torch.tensor([[[0.0, 200.0, -300.0]]])
+    assert token_logprobs(logits.expand(1, 3, 3), torch.tensor([[0, 1, 2]])).tolist() == [[-200.0, 0.0, -500.0]]
+
+
 def test_labels_are_not_shifted(logits, labels) -> None:
     """A change of the logits at t moves the log-probability at t only."""
     changed = logits.clone()

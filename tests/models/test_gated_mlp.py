@@ -35,10 +35,11 @@ def test_values_and_gradients_are_the_same_bits(family: str) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_of_the_widest_tensors_half_are_kept() -> None:
+@pytest.mark.parametrize("shape", [(6,), (2, 3)])
+def test_of_the_widest_tensors_half_are_kept(shape: tuple[int, ...]) -> None:
     model = tiny_model("llama")
     block, config = model.model.layers[0].mlp, model.config
-    x = torch.randn(6, config.hidden_size, requires_grad=True)
+    x = torch.randn(*shape, config.hidden_size, requires_grad=True)
     kept = []
     for _ in range(2):
         with LiveBytes(0) as live:
