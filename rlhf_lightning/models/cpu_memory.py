@@ -22,7 +22,7 @@ def keep_freed_memory() -> None:
     """Let this process keep up to 1 GiB of what tensors free, in blocks of up to 32 MiB each.
 
     glibc gives freed memory at the end of its heap back to the system, and the next step gets it page by page, each
-    one cleared: up to a tenth of the time of a small model. The peak is the same. Nothing changes where a GPU trains,
+    one cleared. The peak is the same. Nothing changes where a GPU trains,
     where either variable of the user's is set, or with another C library. See mallopt(3).
     """
     if torch.cuda.is_available() or sys.platform != "linux" or any(name in os.environ for name, _ in KEPT.values()):
