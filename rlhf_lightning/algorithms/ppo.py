@@ -17,12 +17,12 @@ from torch import Tensor
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
-from rlhf_lightning.algorithms.old_policy import keep_from_engine
+from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engine
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
 from rlhf_lightning.algorithms.stopwatch import Stopwatch
-from rlhf_lightning.data import PromptRow, left_pad
+from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import (
     generalized_advantage_estimate,
@@ -32,7 +32,7 @@ from rlhf_lightning.functional import (
     ppo_value_loss,
     token_rewards,
 )
-from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, response_logprobs, save_model, whole_weights
+from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, save_model, whole_weights
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rewards import RewardFunction, check_scores
 from rlhf_lightning.rollout import (
@@ -145,7 +145,7 @@ class PPOModule(AlignmentModule):
             eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
             self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
         if self.old_logprobs == "engine":
-            keep_from_engine(self.engine, self.actor_critic, self.importance_cap)
+            keep_from_engine(self.engine, self.actor_critic)
 
     @property
     def policy(self) -> Any:
@@ -207,7 +207,7 @@ class PPOModule(AlignmentModule):
             sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
             generation = self.engine.generate([row.input_ids for row in prompts], sampling, generator)
             self.stopwatch.lap("rollout", self.device)
-            rollout = self.evaluate_tokens(prompts, generation)
+            rollout = evaluate_tokens(self, prompts, generation)
             raw = self.scores(prompts, generation)
         rollout.scores = self.shape(raw, generation.ended)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
@@ -229,55 +229,6 @@ class PPOModule(AlignmentModule):
         count = self.rollout.batch_size * world
         order = endless_order(len(rows), self.current_epoch * count, count, "prompts", self.seed)
         return [rows[i] for i in order[self.global_rank :: world]]
-
-    def evaluate_tokens(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
-        """Log-probabilities of policy and reference, and values, in parts as large as the update's."""
-        assert self.actor_critic is not None and self.reference is not None
-        prompt_ids, prompt_mask = (
-            x.to(self.device) for x in left_pad([row.input_ids for row in prompts], self.tokenizer.pad_token_id)
-        )
-        parts = self.scoring_parts((prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
-        back = torch.cat(parts).argsort()
-        policy, reference = [], []
-        for part in parts:
-            tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
-            policy.append(self.old_policy(tokens, generation, part))
-            with self.reference.model(like=prompt_ids) as model:
-                reference.append(response_logprobs(model, *tokens, temperature=self.rollout.temperature))
-        logprobs, values = (torch.cat(of_parts)[back] for of_parts in zip(*policy, strict=True))
-        empty = torch.empty_like(logprobs)
-        return Rollout(
-            prompt_ids,
-            prompt_mask,
-            generation.tokens,
-            generation.mask,
-            generation.ended,
-            logprobs=logprobs,
-            ref_logprobs=torch.cat(reference)[back],
-            values=values,
-            scores=torch.zeros(len(prompts), device=self.device),
-            rewards=empty,
-            advantages=empty,
-            returns=empty,
-        )
-
-    def old_policy(
-        self, tokens: tuple[Tensor, Tensor, Tensor, Tensor], generation: Generation, rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
-        assert self.actor_critic is not None
-        if self.old_logprobs == "trainer":
-            out = self.actor_critic(*tokens, temperature=self.rollout.temperature)
-            return out.logprobs, out.values
-        kept = generation.values
-        return generation.logprobs[rows], self.actor_critic.values(*tokens) if kept is None else kept[rows]
-
-    def scoring_parts(self, lengths: Tensor) -> list[Tensor]:
-        """Rows of a rollout to compute at a time."""
-        if self.tokens_per_microbatch is not None:
-            return rows_by_tokens(lengths, self.tokens_per_microbatch)
-        rows = torch.arange(len(lengths), device=lengths.device)
-        return list(rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches))
 
     def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
         """The reward of every response [B], before normalisation and penalties."""

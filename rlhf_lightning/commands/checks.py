@@ -77,6 +77,11 @@ def _check_ppo(algorithm: Mapping[str, Any]) -> None:
             f"algorithm.kl.estimator: found {kl['estimator']}, whose gradient in the loss does not pull towards the "
             "reference; allowed with algorithm.kl.placement=loss: k2 | k3 | null"
         )
+    if algorithm.get("old_logprobs") == "engine" and algorithm.get("importance_cap") is not None:
+        raise UserError(
+            f"algorithm.importance_cap: found {algorithm['importance_cap']} with algorithm.old_logprobs=engine, which "
+            "leaves nothing to weigh; set it to null, or choose algorithm.old_logprobs=trainer"
+        )
     if ptx.get("coef") and not ptx.get("data"):
         raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-Made = tuple[Tensor, Callable[[], Tensor]]
+from rlhf_lightning.models.families import is_part
 
-# transformers' blocks of exactly this form.
-GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "GemmaMLP")
+Made = tuple[Tensor, Callable[[], Tensor]]
 
 
 def keep_less(network: nn.Module) -> None:
@@ -27,7 +26,7 @@ def keep_less(network: nn.Module) -> None:
     Not for networks under activation checkpointing, which keeps nothing of a layer and has hooks of its own.
     """
     for module in network.modules():
-        if type(module).__name__ in GATED and type(module).__module__.startswith("transformers."):
+        if is_part(module, "MLP"):
             module.__class__ = GatedMLP
 
 

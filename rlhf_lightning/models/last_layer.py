@@ -11,15 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# transformers' layers of the form h + attend(norm(h)), then h + mlp(norm(h)).
-LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GemmaDecoderLayer")
+from rlhf_lightning.models.families import is_part
 
 
 def read_less(backbone: Any) -> None:
     """Let the last layer, if it is of such a form, leave out what nobody reads."""
-    layer = backbone.layers[-1] if hasattr(backbone, "layers") else None
-    kind: Any = type(layer)
-    if kind.__name__ in LAYERS and kind.__module__.startswith("transformers."):
+    layer = backbone.layers[-1] if hasattr(backbone, "layers") else backbone
+    if is_part(layer, "DecoderLayer"):
+        kind: Any = type(layer)
         layer.__class__ = _last(kind)
 
 

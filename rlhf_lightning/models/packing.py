@@ -46,26 +46,21 @@ class Packed(NamedTuple):
 
     def states_at(self, wanted: Tensor, backbone: Any) -> Tensor:
         """What the backbone makes of the wanted tokens [K, H], of flags [B, L] and in their order."""
-        read = self.places[wanted]
-        padded = nn.functional.pad(read, (0, rows_to_add(len(read))))
-        states = self._replace(read=padded).hidden_states(backbone)
-        return states[: len(read)] if reads_less(backbone) else states[read]
-
-    def hidden_states(self, backbone: Any) -> Tensor:
-        """What the backbone makes of the tokens, [N, H], or of those that are read."""
         if backbone.config._attn_implementation != IN_ROWS:
             AttentionInterface.register(IN_ROWS, attend_in_rows)
             AttentionMaskInterface.register(IN_ROWS, sdpa_mask)
             backbone.set_attn_implementation(IN_ROWS)
         finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # so that none is made
+        read = self.places[wanted]
         out = backbone(
             input_ids=self.input_ids,
             position_ids=self.position_ids,
             attention_mask=finished,
             use_cache=False,
-            packed=self,
+            packed=self._replace(read=nn.functional.pad(read, (0, rows_to_add(len(read))))),
         )
-        return out.last_hidden_state[0]
+        states: Tensor = out.last_hidden_state[0]
+        return states[: len(read)] if reads_less(backbone) else states[read]
 
 
 def attend_in_rows(
@@ -113,8 +108,8 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
         The tokens, or None if there are none or hardly fewer.
     """
     device, columns = input_ids.device, torch.arange(input_ids.shape[1], device=input_ids.device)
-    lenders = _lenders(input_ids.tolist(), lengths.tolist(), shared.tolist())
-    rows = _rows(lenders, lengths.tolist(), shared.tolist())
+    needed, begun = lengths.tolist(), shared.tolist()
+    lenders = _lenders(input_ids.tolist(), needed, begun)
     lender = torch.tensor(lenders, device=device)
     borrows = lender != torch.arange(len(lenders), device=device)
     begins = torch.where(borrows, shared, 0).unsqueeze(1)
@@ -126,7 +121,7 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
     places = torch.where(columns < begins, places[lender], places)
     sources = nn.functional.pad(sources, (0, rows_to_add(len(sources))))  # more of the first token, that none reads
     positions = sources % input_ids.shape[1]
-    return Packed(input_ids.flatten()[sources][None], positions[None], places, sources, rows)
+    return Packed(input_ids.flatten()[sources][None], positions[None], places, sources, _rows(lenders, needed, begun))
 
 
 def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[int]:

@@ -61,7 +61,7 @@ class NativeEngine:
         missing = [length - len(row.tokens) for row in rows]
         tokens = [row.tokens + [self.pad_id] * n for row, n in zip(rows, missing, strict=True)]
         logprobs = [row.logprobs + [0.0] * n for row, n in zip(rows, missing, strict=True)]
-        values = [row.values + [0.0] * n for row, n in zip(rows, missing, strict=True)] if self.value_head else None
+        values = [row.values + [0.0] * n for row, n in zip(rows, missing, strict=True)]
         ended = [row.tokens[-1] in self.eos_ids for row in rows]
         mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
         return Generation(
@@ -69,7 +69,7 @@ class NativeEngine:
             torch.tensor(mask, dtype=torch.float32, device=device),
             torch.tensor(logprobs, dtype=torch.float32, device=device),
             torch.tensor(ended, device=device),
-            None if values is None else torch.tensor(values, dtype=torch.float32, device=device),
+            None if self.value_head is None else torch.tensor(values, dtype=torch.float32, device=device),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant_catalogue.rows import Mutant, Row
 
 PPO = "algorithms/ppo.py"
+OLD_POLICY = "algorithms/old_policy.py"
 ROLES = "models/roles.py"
 ADAPTERS = "models/adapters.py"
 NATIVE = "rollout/native.py"
@@ -37,9 +38,9 @@ ROLLOUTS = (
             ),
             Mutant(
                 "temperature dropped in the rollout's log-probabilities",
-                PPO,
-                "self.actor_critic(*tokens, temperature=self.rollout.temperature)",
-                "self.actor_critic(*tokens)",
+                OLD_POLICY,
+                "module.actor_critic(*tokens, temperature=module.rollout.temperature)",
+                "module.actor_critic(*tokens)",
                 (f"{RATIO}[0.7-llama]",),
             ),
             Mutant(
@@ -232,8 +233,8 @@ ROLLOUTS = (
             ),
             Mutant(
                 "temperature dropped for the reference",
-                PPO,
-                "response_logprobs(model, *tokens, temperature=self.rollout.temperature)",
+                OLD_POLICY,
+                "response_logprobs(model, *tokens, temperature=module.rollout.temperature)",
                 "response_logprobs(model, *tokens)",
                 (
                     "invariants/test_reference.py::test_the_first_kl_is_zero_at_any_temperature_and_with_dropout[0.7-model0]",
@@ -365,14 +366,14 @@ ROLLOUTS = (
                 "models/last_layer.py",
                 "(hidden_states + attended).index_select",
                 "hidden_states.index_select",
-                ("models/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[llama]",),
+                ("models/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[Llama-False]",),
             ),
             Mutant(
                 "a gated block makes the product again without its gate",
                 "models/gated_mlp.py",
                 "again[:] = [act(of_gate)]",
                 "again[:] = [of_gate]",
-                ("models/test_gated_mlp.py::test_values_and_gradients_are_the_same_bits[llama]",),
+                ("models/test_gated_mlp.py::test_values_and_gradients_are_the_same_bits[Llama]",),
             ),
             Mutant(
                 "a family's soft-capping is left out",

@@ -87,6 +87,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ("reward.model=null reward.function=fn", 'reward.function: found "fn"; allowed: a dotted path'),
         ("rollout.batch_size=100 algorithm.num_minibatches=8", "rollout.batch_size: found 100; allowed: multiples of"),
         ("algorithm.kl.placement=loss algorithm.kl.estimator=k1", "algorithm.kl.estimator: found k1"),
+        ("algorithm.old_logprobs=engine algorithm.importance_cap=2.0", "algorithm.importance_cap: found 2.0 with"),
         ("algorithm.ptx.coef=1", "algorithm.ptx.data: missing"),
         # Hydra's grammar and interpolations
         ("optimizer.lr", "optimizer.lr: cannot be read as key=value"),

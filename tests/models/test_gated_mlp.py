@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lightning.models import LoRA, gated_mlp, load_causal_lm
-from rlhf_lightning.models.gated_mlp import GATED, GatedMLP, keep_less
+from rlhf_lightning.models import LoRA, load_causal_lm, loading
+from rlhf_lightning.models.families import GATED_FAMILIES
+from rlhf_lightning.models.gated_mlp import GatedMLP, keep_less
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from tests.tiny import tiny_model
-
-FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 
 
 def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -23,9 +22,9 @@ def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", GATED_FAMILIES)
 def test_values_and_gradients_are_the_same_bits(family: str) -> None:
-    model, ids = tiny_model(family), torch.randint(5, 20, (2, 7))
+    model, ids = tiny_model(family.lower()), torch.randint(5, 20, (2, 7))
     logits, before = model(ids).logits, gradients(model, ids)
     keep_less(model)
     assert any(type(module) is GatedMLP for module in model.modules())
@@ -61,9 +60,9 @@ def test_an_adapter_gets_the_same_gradients(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     ids = torch.randint(5, 20, (2, 7))
     results = []
-    for blocks in (GATED, ()):
+    for change in (keep_less, lambda network: None):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gated_mlp, "GATED", blocks)
+            patch.setattr(loading, "keep_less", change)
             torch.manual_seed(0)
             results.append(gradients(load_causal_lm(tmp_path, adapter=LoRA(rank=4)), ids))
     assert results[0] and results[0].keys() == results[1].keys()

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from rlhf_lightning.models import load_causal_lm, load_reward_model, predict_tokens
+from rlhf_lightning.models.families import GATED_FAMILIES
 from rlhf_lightning.models.last_layer import LastLayer, read_less
-from tests.models.test_packing import batch, without_packing
+from tests.models.test_packing import assert_packed_is_padded, batch
 from tests.tiny import tiny_model, tiny_tokenizer
 
-FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_values_and_gradients_are_those_of_padded_rows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = []
-    for packed in (True, False):
-        if not packed:
-            without_packing(monkeypatch)
-        model = tiny_model(family).eval()
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", GATED_FAMILIES)
+def test_values_and_gradients_are_those_of_padded_rows(
+    family: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Any:
+        model = tiny_model(family.lower())
         read_less(model.base_model)
         assert isinstance(model.base_model.layers[-1], LastLayer)
-        tokens = predict_tokens(model, *batch())
-        (tokens.logprobs @ torch.linspace(-1, 1, len(tokens.logprobs)) + tokens.hidden.pow(2).mean()).backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        results.append((tokens.logprobs, tokens.hidden, gradient))
-    for got, expected in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-5 * max(1, float(expected.detach().abs().max())), rtol=0)
+        if checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        return model.train()
+
+    assert_packed_is_padded(make, monkeypatch)
 
 
 def test_only_the_last_block_and_only_the_read_tokens() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,13 +42,13 @@ def without_packing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward_module, "packable", lambda *_: False)
 
 
-@pytest.mark.parametrize("family", PACKABLE)
-def test_values_entropies_and_gradients_are_those_of_padded_rows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_packed_is_padded(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values, entropies, states and gradients of the model that `make` makes, packed and in rows of their own."""
     results = []
     for packed in (True, False):
         if not packed:
             without_packing(monkeypatch)
-        model = tiny_model(family).eval()
+        model = make()
         tokens = predict_tokens(model, *batch(), with_entropy=True)
         assert tokens.entropy is not None
         weights = torch.linspace(-1, 1, len(tokens.logprobs))
@@ -55,6 +57,11 @@ def test_values_entropies_and_gradients_are_those_of_padded_rows(family: str, mo
         results.append((tokens.logprobs, tokens.entropy, tokens.hidden, gradient))
     for got, expected in zip(*results, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5 * max(1, float(expected.detach().abs().max())), rtol=0)
+
+
+@pytest.mark.parametrize("family", PACKABLE)
+def test_values_entropies_and_gradients_are_those_of_padded_rows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_packed_is_padded(lambda: tiny_model(family).eval(), monkeypatch)
 
 
 def test_a_batch_is_packed_at_all() -> None:

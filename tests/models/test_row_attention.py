@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rlhf_lightning.models import predict_tokens, row_attention
 from rlhf_lightning.models.packing import PACKABLE, pack
 from rlhf_lightning.models.row_attention import Row, attend, suits
-from tests.models.test_packing import batch, without_packing
+from tests.models.test_packing import assert_packed_is_padded, batch
 from tests.tiny import tiny_model
 
 # A row alone; one that borrows from it, in the middle of a tile; one of one token; one that borrows up to a tile's end.
@@ -85,17 +85,7 @@ def test_long_rows_on_a_cpu_in_float32_without_dropout() -> None:
 @pytest.mark.parametrize("family", PACKABLE)
 def test_a_network_gives_what_it_gives_for_padded_rows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_attention, "suits", lambda *_: True)
-    results = []
-    for packed in (True, False):
-        if not packed:
-            without_packing(monkeypatch)
-        model = tiny_model(family).eval()
-        tokens = predict_tokens(model, *batch())
-        (tokens.logprobs @ torch.linspace(-1, 1, len(tokens.logprobs))).backward()
-        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-        results.append((tokens.logprobs, gradient))
-    for got, expected in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-5 * max(1, float(expected.detach().abs().max())), rtol=0)
+    assert_packed_is_padded(lambda: tiny_model(family).eval(), monkeypatch)
 
 
 def test_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
