@@ -25,6 +25,11 @@ class SamplingSettings:
     top_k: int = 0
     top_p: float = 1.0
 
+    @property
+    def filters(self) -> bool:
+        """Whether tokens are left out before one is drawn."""
+        return self.top_k > 0 or self.top_p < 1.0
+
 
 @dataclass
 class Generation:

@@ -53,7 +53,8 @@ class NativeEngine:
         slots = min(self.batch_size or len(rows), len(rows))
         with _evaluating(self.model) as model, packed_weights(model, slots):
             decoding = Decoding(model, rows, self, settings, generator)
-            decoding.run()
+            with torch.inference_mode():  # spares every small operation some bookkeeping
+                decoding.run()
         return self._collect(rows, decoding.device)
 
     def _collect(self, rows: list[Row], device: torch.device) -> Generation:
@@ -227,20 +228,17 @@ def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generato
     """
     if settings.temperature == 0.0:
         chosen = logits.argmax(dim=-1)
-        return chosen, _chosen_logprob(logits, chosen)
+        return chosen, logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=-1)
     scaled = logits / settings.temperature
+    scaled -= scaled.amax(dim=-1, keepdim=True)
     # In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
-    weights = _filtered(scaled - scaled.amax(dim=-1, keepdim=True), settings).exp_()
-    cumulative = weights.cumsum(dim=-1, dtype=exact)
+    cumulative = _filtered(scaled, settings).exp().cumsum(dim=-1, dtype=exact)
+    total = cumulative[:, -1:]
     uniform = torch.rand(len(logits), 1, dtype=exact, device=logits.device, generator=generator)
-    drawn = torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)
-    chosen = drawn.squeeze(1).clamp_(max=logits.shape[1] - 1)
-    return chosen, _chosen_logprob(scaled, chosen)
-
-
-def _chosen_logprob(logits: Tensor, chosen: Tensor) -> Tensor:
-    return logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=-1)
+    drawn = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=logits.shape[1] - 1)
+    log_sum = scaled.logsumexp(dim=-1, keepdim=True) if settings.filters else total.log().to(scaled.dtype)
+    return drawn.squeeze(1), (scaled.gather(1, drawn) - log_sum).squeeze(1)
 
 
 def _filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:

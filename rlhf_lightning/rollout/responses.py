@@ -39,7 +39,7 @@ def sampling_arguments(settings: SamplingSettings, seed: int, eos_ids: Sequence[
         UserError: top-k or top-p, which would change the log-probabilities that are reported; a temperature that vLLM
             would not take as it is.
     """
-    if settings.top_k > 0 or settings.top_p < 1.0:
+    if settings.filters:
         raise UserError(
             "rollout.engine: vLLM's log-probabilities are those after top-k and top-p; choose rollout=native"
         )
