@@ -138,8 +138,15 @@ class Product(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wanted, rows = ctx.needs_input_grad, gradient.reshape(-1, gradient.shape[-1])
         of_x = _linear(rows, weight.T).view(*gradient.shape[:-1], -1) if wanted[0] else None
-        of_weight = _linear(rows.T, x.reshape(-1, x.shape[-1]).T) if wanted[1] else None
+        of_weight = _of_weight(rows, x.reshape(-1, x.shape[-1])) if wanted[1] else None
         return of_x, of_weight, rows.sum(dim=0) if wanted[2] else None
+
+
+def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
+    """G^T X, [out, in]. oneDNN takes a copy of the transposed left factor, so that is to be the narrower of the two."""
+    if gradient.shape[1] > x.shape[1]:
+        return _linear(x.T, gradient.T).T
+    return _linear(gradient.T, x.T)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from torch import nn
 
 # h + attend(norm(h)), then h + mlp(norm(h)), with a gated mlp. Each is tested.
@@ -13,3 +16,9 @@ def is_part(module: nn.Module, part: str) -> bool:
     kind = type(module)
     names = {f"{family}{part}" for family in GATED_FAMILIES}
     return kind.__name__ in names and kind.__module__.startswith("transformers.")
+
+
+@functools.cache
+def mixed(mixin: type, kind: type) -> Any:
+    """A module's class with the mixin's forward pass before its own."""
+    return type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})

@@ -6,20 +6,18 @@ larger part of a layer, works on each token alone, and of a prompt, which is not
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_lightning.models.families import is_part
+from rlhf_lightning.models.families import is_part, mixed
 
 
 def read_less(backbone: Any) -> None:
     """Let the last layer, if it is of such a form, leave out what nobody reads."""
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else backbone
     if is_part(layer, "DecoderLayer"):
-        kind: Any = type(layer)
-        layer.__class__ = _last(kind)
+        layer.__class__ = mixed(LastLayer, type(layer))
 
 
 def reads_less(backbone: Any) -> bool:
@@ -44,8 +42,3 @@ class LastLayer(nn.Module):
         read = (hidden_states + attended).index_select(1, packed.read)
         out: Tensor = read + self.mlp(self.post_attention_layernorm(read))
         return out
-
-
-@functools.cache
-def _last(kind: Any) -> Any:
-    return type(f"Last{kind.__name__}", (LastLayer, kind), {})

@@ -26,6 +26,7 @@ from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.models.last_layer import read_less
+from rlhf_lightning.models.rms_norm import use_short_norms
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -161,6 +162,7 @@ def prepare_to_train(
     if not activation_checkpointing:
         keep_less(network)
     use_fast_products(network)
+    use_short_norms(network)
     keep_freed_memory()
     return network.train()
 

@@ -1,0 +1,68 @@
+"""RMS norms whose backward pass is written out.
+
+    y = w x r,   r = (mean(x^2) + eps)^(-1/2),   over the last dimension
+
+autograd walks back through the seven operations of transformers' form one by one, and keeps the normalised states for
+the weight. Written out (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467), with x' = x r and g' = g w,
+
+    dx = r (g' - x' mean(g' x')),   dw = sum over tokens of g x'
+
+it takes half the time on a CPU and keeps x alone, which the residual connection keeps already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from rlhf_lightning.models.families import is_part, mixed
+
+
+def use_short_norms(network: nn.Module) -> None:
+    """Give the network's norms this backward pass, where they are of such a form.
+
+    Not Gemma's, which multiply by 1 + w; there the epsilon has another name.
+    """
+    for module in network.modules():
+        if is_part(module, "RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.__class__ = mixed(ShortNorm, type(module))
+
+
+class ShortNorm(nn.Module):
+    """Mixed into a norm's class. Names and weights stay; on GPUs and in other types than float32 nothing changes."""
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """y of x, [..., H] both."""
+        if hidden_states.is_cpu and hidden_states.dtype == self.weight.dtype == torch.float32:
+            normed: Tensor = RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
+            return normed
+        whole: Tensor = super().forward(hidden_states)
+        return whole
+
+
+class RMSNorm(torch.autograd.Function):
+    """y of x [..., H], weight [H] and epsilon, and the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.epsilon = epsilon
+        return nn.functional.rms_norm(x, weight.shape, weight, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        width = x.shape[-1]
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = length.square_().div_(width).add_(ctx.epsilon).rsqrt_()
+        normed, of_normed = x * scale, gradient * weight
+        of_weight = (gradient * normed).flatten(0, -2).sum(dim=0) if ctx.needs_input_grad[1] else None
+        along = torch.linalg.vecdot(of_normed, normed).div_(-width).unsqueeze(-1)
+        return of_normed.addcmul_(normed, along).mul_(scale), of_weight, None
