@@ -23,6 +23,7 @@ from rlhf_lightning.commands.run_folder import (
 from rlhf_lightning.commands.schema import Pipeline
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
+from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
 from rlhf_lightning.commands.train import check, print_end, print_stopped, run
 from rlhf_lightning.commands.validation import MISSING, validate
@@ -31,6 +32,7 @@ from rlhf_lightning.errors import Terminated, UserError
 
 def main() -> None:
     """The entry point of rlhf-pipeline."""
+    restart_without_thread_caches("rlhf-pipeline")
     run_command(_main)
 
 

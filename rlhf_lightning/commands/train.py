@@ -31,6 +31,7 @@ from rlhf_lightning.commands.run_folder import (
 )
 from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
+from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import check_tracking, log_run_files, register_model, ui_command, uses_mlflow
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import Terminated
@@ -46,6 +47,7 @@ class RunResult:
 
 def main() -> None:
     """The entry point of rlhf-train."""
+    restart_without_thread_caches("rlhf-train")
     run_hydra_command("rlhf-train", "train", train, train_help, check_all)
 
 

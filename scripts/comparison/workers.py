@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.environments import ROOT, peer_python
+from rlhf_lightning.commands import thread_caches
 
 SCRIPTS = ROOT / "scripts"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
@@ -72,8 +73,9 @@ class Worker:
 
 
 def our_worker(threads: int, environment: dict[str, str] | None = None) -> Worker:
-    """Ours, in this environment."""
-    return Worker(Path(sys.executable), "comparison.ours", threads, [SCRIPTS, ROOT], environment or {})
+    """Ours, in this environment, and as `rlhf-train` starts it."""
+    environment = {**thread_caches.OFF, **(environment or {})}
+    return Worker(Path(sys.executable), "comparison.ours", threads, [SCRIPTS, ROOT], environment)
 
 
 def peer_worker(trl: str, threads: int, environment: dict[str, str] | None = None) -> Worker:
