@@ -18,7 +18,12 @@ def is_part(module: nn.Module, part: str) -> bool:
     return kind.__name__ in names and kind.__module__.startswith("transformers.")
 
 
+def mix_in(mixin: Any, module: nn.Module) -> None:
+    """Give a module the mixin's forward pass before its own. Names and weights stay."""
+    kind: Any = type(module)
+    module.__class__ = _mixed(mixin, kind)
+
+
 @functools.cache
-def mixed(mixin: type, kind: type) -> Any:
-    """A module's class with the mixin's forward pass before its own."""
+def _mixed(mixin: Any, kind: Any) -> Any:
     return type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})

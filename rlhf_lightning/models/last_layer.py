@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_lightning.models.families import is_part, mixed
+from rlhf_lightning.models.families import is_part, mix_in
 
 
 def read_less(backbone: Any) -> None:
     """Let the last layer, if it is of such a form, leave out what nobody reads."""
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else backbone
     if is_part(layer, "DecoderLayer"):
-        layer.__class__ = mixed(LastLayer, type(layer))
+        mix_in(LastLayer, layer)
 
 
 def reads_less(backbone: Any) -> bool:
@@ -26,7 +26,7 @@ def reads_less(backbone: Any) -> bool:
 
 
 class LastLayer(nn.Module):
-    """Mixed into a layer's class. Names and weights stay, and so does what it does where nothing is packed."""
+    """Mixed into a layer's class. What it does where nothing is packed stays."""
 
     input_layernorm: nn.Module
     self_attn: nn.Module

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlhf_lightning.models.families import is_part, mixed
+from rlhf_lightning.models.families import is_part, mix_in
 
 
 def use_short_norms(network: nn.Module) -> None:
@@ -28,18 +28,18 @@ def use_short_norms(network: nn.Module) -> None:
     """
     for module in network.modules():
         if is_part(module, "RMSNorm") and hasattr(module, "variance_epsilon"):
-            module.__class__ = mixed(ShortNorm, type(module))
+            mix_in(ShortNorm, module)
 
 
 class ShortNorm(nn.Module):
-    """Mixed into a norm's class. Names and weights stay; on GPUs and in other types than float32 nothing changes."""
+    """Mixed into a norm's class. In other types than float32 nothing changes."""
 
     weight: Tensor
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """y of x, [..., H] both."""
-        if hidden_states.is_cpu and hidden_states.dtype == self.weight.dtype == torch.float32:
+        if hidden_states.dtype == self.weight.dtype == torch.float32:
             normed: Tensor = RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
             return normed
         whole: Tensor = super().forward(hidden_states)

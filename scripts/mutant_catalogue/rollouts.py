@@ -46,9 +46,16 @@ ROLLOUTS = (
             Mutant(
                 "temperature dropped by the engine's log-probabilities",
                 NATIVE,
-                "return chosen, _chosen_logprob(scaled, chosen)",
-                "return chosen, _chosen_logprob(logits, chosen)",
+                "(scaled.gather(1, drawn) - log_sum)",
+                "(logits.gather(1, drawn) - logits.logsumexp(dim=-1, keepdim=True))",
                 (f"{DECODED}[0.7-llama]",),
+            ),
+            Mutant(
+                "the engine's log-probabilities are those after top-k and top-p",
+                NATIVE,
+                "if settings.filters else",
+                "if False else",
+                ("rollout/test_native.py::test_log_probabilities_are_those_before_top_k_and_top_p",),
             ),
             Mutant(
                 "dropout left on in the policy",
@@ -374,6 +381,20 @@ ROLLOUTS = (
                 "again[:] = [act(of_gate)]",
                 "again[:] = [of_gate]",
                 ("models/test_gated_mlp.py::test_values_and_gradients_are_the_same_bits[Llama]",),
+            ),
+            Mutant(
+                "a norm's gradient leaves out that its scale depends on the input",
+                "models/rms_norm.py",
+                "of_normed.addcmul_(normed, along).mul_(scale)",
+                "of_normed.mul_(scale)",
+                ("models/test_rms_norm.py::test_gradients_are_those_of_differences",),
+            ),
+            Mutant(
+                "the gradient of a wide layer's weight is of the other shape",
+                "models/cpu_products.py",
+                "return _linear(x.T, gradient.T).T",
+                "return _linear(x.T, gradient.T).view(gradient.shape[1], -1)",
+                ("models/test_cpu_products.py::test_values_and_gradients_are_those_of_double_precision",),
             ),
             Mutant(
                 "a family's soft-capping is left out",

@@ -172,8 +172,8 @@ TOKENS = (
             Mutant(
                 "a random number is compared with weights that do not add up to 1",
                 NATIVE,
-                "uniform * cumulative[:, -1:]",
-                "uniform",
+                "uniform * total,",
+                "uniform,",
                 (SAMPLED, "rollout/test_native.py::test_sampling_follows_the_softmax_at_its_temperature"),
             ),
         ),

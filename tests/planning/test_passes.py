@@ -8,6 +8,7 @@ import torch
 from rlhf_lightning.models import LoRA, predict_tokens
 from rlhf_lightning.models.adapters import add_adapter
 from rlhf_lightning.models.gated_mlp import keep_less
+from rlhf_lightning.models.rms_norm import use_short_norms
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from rlhf_lightning.planning.networks import Network
 from rlhf_lightning.planning.passes import Loss, Rows, forward_pass, generation, training_step
@@ -28,6 +29,7 @@ def real(family, lora=None, checkpointing=False):
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
         keep_less(model)
+    use_short_norms(model)
     if lora is not None:
         model = add_adapter(model, lora, "CAUSAL_LM", None, None)
     return model.train()

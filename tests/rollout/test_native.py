@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from rlhf_lightning.functional import token_logprobs
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rollout import Generation, NativeEngine, SamplingSettings, seeded_generator
@@ -278,3 +279,10 @@ def test_top_k_and_top_p_keep_only_what_they_say() -> None:
     assert set(sample(logits, SamplingSettings(top_k=2), generator)[0].tolist()) == {0, 1}
     assert set(sample(logits, SamplingSettings(top_p=0.9), generator)[0].tolist()) == {0, 1, 2}
     assert set(sample(logits, SamplingSettings(top_p=0.5), generator)[0].tolist()) == {0}
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 2}, {"top_p": 0.9}, {"top_k": 3, "top_p": 0.9}])
+def test_log_probabilities_are_those_before_top_k_and_top_p(settings: dict[str, Any]) -> None:
+    logits = torch.randn(500, 4, generator=seeded_generator("cpu", 1)) * 2
+    drawn, logprobs = sample(logits, SamplingSettings(temperature=0.7, **settings), seeded_generator("cpu", 0))
+    torch.testing.assert_close(logprobs, token_logprobs(logits, drawn, temperature=0.7))
