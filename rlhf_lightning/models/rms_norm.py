@@ -7,7 +7,7 @@ the weight. Written out (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.074
 
     dx = r (g' - x' mean(g' x')),   dw = sum over tokens of g x'
 
-it takes half the time on a CPU and keeps x alone, which the residual connection keeps already.
+it takes fewer operations and keeps x alone, which the residual connection keeps already.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         width = x.shape[-1]
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

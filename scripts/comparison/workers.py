@@ -74,8 +74,8 @@ class Worker:
 
 def our_worker(threads: int, environment: dict[str, str] | None = None) -> Worker:
     """Ours, in this environment, and as `rlhf-train` starts it."""
-    environment = {**thread_caches.OFF, **(environment or {})}
-    return Worker(Path(sys.executable), "comparison.ours", threads, [SCRIPTS, ROOT], environment)
+    started = {name: os.environ.get(name, value) for name, value in thread_caches.OFF.items()}
+    return Worker(Path(sys.executable), "comparison.ours", threads, [SCRIPTS, ROOT], {**started, **(environment or {})})
 
 
 def peer_worker(trl: str, threads: int, environment: dict[str, str] | None = None) -> Worker:
