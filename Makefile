@@ -10,6 +10,8 @@ VLLM_STAMP := $(VLLM_VENV)/.ready
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# How the commands get on the path: the last line of `make setup` and `make demo`.
+ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-vllm exact mutants kills lint format lock wheel clean
@@ -18,6 +20,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
 
 setup: $(STAMP)  ## virtual environment, pinned packages, editable install (skipped when done)
+	$(ACTIVATE)
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,13 +29,14 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
+demo: $(STAMP)  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
 	$(BIN)/rlhf-pipeline pipeline=demo
+	$(ACTIVATE)
 
-test: setup  ## the fast tests, one process a core
+test: $(STAMP)  ## the fast tests, one process a core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-slow: setup  ## the slow tests: the exact-optimum suite, three seeds of the demo
+test-slow: $(STAMP)  ## the slow tests: the exact-optimum suite, three seeds of the demo
 	$(BIN)/python -m pytest -m slow
 
 test-vllm: $(VLLM_STAMP)  ## the tests against vLLM itself, on CPU, in an environment of their own
@@ -49,32 +53,32 @@ $(VLLM_STAMP): pyproject.toml requirements-vllm.txt
 		-r requirements-vllm.txt --editable .
 	@touch $@
 
-exact: setup  ## the exact-optimum table of the README
+exact: $(STAMP)  ## the exact-optimum table of the README
 	$(BIN)/python scripts/exact_table.py
 
-mutants: setup  ## put each known bug in on purpose and count how many the tests catch
+mutants: $(STAMP)  ## put each known bug in on purpose and count how many the tests catch
 	$(BIN)/python scripts/mutants.py
 
-kills: setup  ## kill 100 runs with SIGKILL at random moments, resume them, compare their ends
+kills: $(STAMP)  ## kill 100 runs with SIGKILL at random moments, resume them, compare their ends
 	$(BIN)/python scripts/kill_resume.py
 
-lint: setup  ## ruff, types, dead code
+lint: $(STAMP)  ## ruff, types, dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vulture
 
-format: setup  ## rewrite the files as ruff likes them
+format: $(STAMP)  ## rewrite the files as ruff likes them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: setup  ## resolve pyproject.toml into requirements.lock again
+lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	@# CUDA packages are left out of the lock: torch brings its own where it needs them, and a CPU build needs none.
 	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
 		--no-header --constraint requirements.in pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
-wheel: setup  ## build the wheel into dist/
+wheel: $(STAMP)  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove the virtual environment, outputs and caches
