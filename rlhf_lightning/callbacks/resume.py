@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.optim import Optimizer
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.data import BatchLoader
+
+log = logging.getLogger(__name__)
 
 
 class ReproducibleResume(L.Callback):
@@ -37,6 +40,7 @@ class ReproducibleResume(L.Callback):
         state = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_device": torch.cuda.current_device() if torch.cuda.is_available() else 0,
             "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, cached),
             "python": (version, list(internal), gauss),
         }
@@ -81,12 +85,30 @@ class ReproducibleResume(L.Callback):
         if state is None:
             return  # of another number of processes
         torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        restore_cuda(state["cuda"], state.get("cuda_device", 0))
         name, keys, *rest = state["numpy"]
         np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
         version, internal, gauss = state["python"]
         random.setstate((version, tuple(internal), gauss))
+
+
+def restore_cuda(states: list[Tensor], own: int) -> None:
+    """Put the states of the CUDA devices back, as far as these are visible now.
+
+    Args:
+        states: one for each device that was visible when they were saved.
+        own: which of them this process computed on. Its state goes to the device that the process computes on now.
+    """
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if visible == 0 or not states:
+        if bool(visible) != bool(states):
+            was, now = ("a GPU", "a CPU") if states else ("a CPU", "a GPU")
+            log.warning(f"ckpt: saved on {was}, resumed on {now}: dropout draws other numbers than without the resume")
+        return
+    for device, state in enumerate(states[:visible]):
+        torch.cuda.set_rng_state(state, device)
+    if own < len(states):
+        torch.cuda.set_rng_state(states[own], torch.cuda.current_device())
 
 
 def base_rates(optimizer: Optimizer) -> list[float]:

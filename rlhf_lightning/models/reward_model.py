@@ -102,7 +102,7 @@ def load_reward_model(
     classifier, missing, start = load_network(classes, path, {**arguments, "num_labels": 1}, adapter, quantization)
     if any(name.startswith("score") for name in missing):
         weight = classifier.score.weight
-        noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(weight.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
     return RewardModel(

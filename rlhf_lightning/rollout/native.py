@@ -216,9 +216,9 @@ def alike(rows: list[Row]) -> list[list[Row]]:
 
 
 def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Draw one token a row: the first whose cumulative probability exceeds a uniform number.
+    """Draw one token per row: the first whose cumulative probability exceeds a uniform number.
 
-    One random number a row: exponential noise for every token (the Gumbel-max trick) takes most of the time on a CPU.
+    One random number per row: exponential noise for every token (the Gumbel-max trick) takes most of the time on a CPU.
 
     Args:
         logits: [B, V] float32.
@@ -233,7 +233,7 @@ def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generato
     scaled -= scaled.amax(dim=-1, keepdim=True)
     # In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
-    cumulative = _filtered(scaled, settings).exp().cumsum(dim=-1, dtype=exact)
+    cumulative = _running_sum(_filtered(scaled, settings).exp(), exact)
     total = cumulative[:, -1:]
     uniform = torch.rand(len(logits), 1, dtype=exact, device=logits.device, generator=generator)
     drawn = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=logits.shape[1] - 1)
@@ -248,7 +248,20 @@ def _filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if settings.top_p < 1.0:
         ordered, order = logits.sort(dim=-1, descending=True)
-        before = ordered.softmax(dim=-1).cumsum(dim=-1) - ordered.softmax(dim=-1)
+        before = _running_sum(ordered.softmax(dim=-1)) - ordered.softmax(dim=-1)
         outside = torch.zeros_like(logits, dtype=torch.bool).scatter(1, order, before >= settings.top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits
+
+
+def _running_sum(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Cumulative sums [B, V] of numbers from 0 to 1.
+
+    On CUDA those of floats depend on which threads end first, and deterministic algorithms refuse them. Whole numbers
+    have one sum in any order: there the numbers are rounded to multiples of a unit (2^-47 for a vocabulary of 32,000)
+    that is as small as 64 bits allow.
+    """
+    if not x.is_cuda:
+        return x.cumsum(dim=-1, dtype=dtype)
+    units = 2.0 ** (62 - x.shape[-1].bit_length())
+    return (x.double() * units).long().cumsum(dim=-1).double().div_(units).to(dtype)

@@ -1,0 +1,359 @@
+"""Every kind of run on the pretended device, in a process of its own: python -m tests.devices.scenarios FOLDER
+
+Writes `results.json`: scenario -> what went wrong, the facts that it reports, and its waits by phase.
+"""
+
+from __future__ import annotations
+
+import tests.devices.pretended as pretended  # isort: skip  # before torch
+
+import json
+import logging
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, RewardShaping, SFTModule
+from rlhf_lightning.callbacks import (
+    Guardrails,
+    Instruments,
+    MetricsFile,
+    ReproducibleResume,
+    ResumableCheckpoint,
+    SampleTable,
+)
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.evaluation import evaluate_policies
+from rlhf_lightning.models import load_causal_lm, load_reward_model, save_model
+from rlhf_lightning.models.adapters import NF4, LoRA
+from rlhf_lightning.rewards import FunctionReward, ModelReward, WeightedSum
+from rlhf_lightning.rollout import NativeEngine, RolloutSettings, SamplingSettings, seeded_generator
+from tests.devices.waits import Wait
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer
+
+Waits = Counter[Wait]
+SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {}
+LORA = LoRA(rank=2, alpha=4)
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+SAMPLING = SamplingSettings(max_new_tokens=12)
+
+
+def scenario(function: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dict[str, Any]]:
+    SCENARIOS[function.__name__] = function
+    return function
+
+
+class Phases(L.Callback):
+    """The waits from the start of every batch to the next one, and from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[Waits] = []
+        self.epochs: list[Waits] = []
+
+    def _mark(self, marks: list[Waits]) -> None:
+        marks.append(Counter(pretended.waits.counts))
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._mark(self.batches)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._mark(self.epochs)
+
+    def between(self, marks: list[Waits], i: int) -> Waits:
+        return marks[i + 1] - marks[i]
+
+
+def fit(folder: Path, module: Any, data: Any, **settings: Any) -> tuple[Any, Phases]:
+    phases = Phases()
+    callbacks = [Guardrails(), Instruments(), MetricsFile(), ReproducibleResume(), SampleTable(), phases]
+    if settings.pop("checkpoints", False):
+        callbacks.append(ResumableCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1))
+        settings["enable_checkpointing"] = True
+    resume = settings.pop("resume", None)
+    defaults: dict[str, Any] = {
+        "accelerator": "cuda",
+        "devices": 1,
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "log_every_n_steps": 100,
+        "gradient_clip_val": 1.0,
+        "default_root_dir": folder,
+    }
+    trainer = L.Trainer(**{**defaults, **settings}, callbacks=callbacks)
+    trainer.fit(module, data, ckpt_path=resume)
+    return trainer, phases
+
+
+def where(module: Any) -> str:
+    """The device that the losses came from: the weights are on the CPU again once a fit has ended."""
+    return str(module.trainer.strategy.root_device)
+
+
+# ---- one step and more of every module
+
+
+def base(folder: Path, name: str = "base") -> Path:
+    if not (folder / name).is_dir():
+        tiny_model().save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
+    return folder / name
+
+
+def sequences(n: int = 8) -> list[dict[str, str]]:
+    return [{"prompt": WORDS[i % 3], "completion": " ".join(WORDS[i : i + 1 + i % 4])} for i in range(n)]
+
+
+def pairs(n: int = 8) -> list[dict[str, str]]:
+    return [
+        {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3 + i % 3]), "rejected": WORDS[i + 1]} for i in range(n)
+    ]
+
+
+def prompts(n: int = 16) -> list[dict[str, str]]:
+    return [{"prompt": " ".join(WORDS[i : i + 1 + i % 4])} for i in range(n)]
+
+
+def early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    """Words from the first half of the alphabet."""
+    return [float(sum(word < "n" for word in response.split())) for response in responses]
+
+
+def supervised(folder: Path, **arguments: Any) -> tuple[Any, Any]:
+    model = partial(load_causal_lm, base(folder), **arguments)
+    return SFTModule(model, tiny_tokenizer(), ADAM), SFTDataModule(
+        tiny_tokenizer(), sequences(), sequences(4), batch_size=2
+    )
+
+
+def reward(folder: Path, **arguments: Any) -> tuple[Any, Any]:
+    model = partial(load_reward_model, base(folder), **arguments)
+    return RewardModule(model, tiny_tokenizer(), ADAM), PreferenceDataModule(
+        tiny_tokenizer(), pairs(), pairs(4), batch_size=2
+    )
+
+
+def preferences(folder: Path, model: dict[str, Any] | None = None, **arguments: Any) -> tuple[Any, Any]:
+    load = partial(load_causal_lm, base(folder), **(model or {}))
+    return DPOModule(load, tiny_tokenizer(), ADAM, **arguments), PreferenceDataModule(
+        tiny_tokenizer(), pairs(), pairs(4), batch_size=2
+    )
+
+
+def ppo(folder: Path, model: dict[str, Any] | None = None, **arguments: Any) -> tuple[Any, Any]:
+    load = partial(load_causal_lm, base(folder), **(model or {}))
+    settings: dict[str, Any] = {
+        "reward": early,
+        "rollout": RolloutSettings(max_new_tokens=12, batch_size=8, generation_batch_size=4),
+        "kl": KLPenalty(target=2.0, horizon=100),
+        "ppo_epochs": 2,
+        "num_minibatches": 2,
+        **arguments,
+    }
+    return PPOModule(load, tiny_tokenizer(), ADAM, **settings), PromptDataModule(tiny_tokenizer(), prompts())
+
+
+def steps(phases: Phases) -> dict[str, Any]:
+    """The waits of a step that is not the first one and logs nothing."""
+    return {"step": phases.between(phases.batches, 1)}
+
+
+def iterations(phases: Phases) -> dict[str, Any]:
+    """The waits of an iteration and, of those, of a step in its midst."""
+    return {"iteration": phases.between(phases.epochs, 0), "step": phases.between(phases.batches, 1)}
+
+
+@scenario
+def sft(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *supervised(folder))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def sft_lora(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *supervised(folder, adapter=LORA))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def sft_nf4(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *supervised(folder, adapter=LORA, quantization=NF4()))
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def new_score_head(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *reward(folder))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def new_score_head_lora(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *reward(folder, adapter=LORA))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def dpo(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *preferences(folder))
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def dpo_lora(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *preferences(folder, {"adapter": LORA}))
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def dpo_precomputed(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *preferences(folder, precompute_reference=True))
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def ppo_separate(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *ppo(folder, layout="separate"))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def ppo_shared_lora(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *ppo(folder, {"adapter": LORA}, target_kl=1.0, shaping=RewardShaping(normalize=True)))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def ppo_in_parts(folder: Path) -> dict[str, Any]:
+    trainer, phases = fit(folder, *ppo(folder, tokens_per_microbatch=64, old_logprobs="engine", entropy_coef=0.01))
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def ppo_scored_by_models(folder: Path) -> dict[str, Any]:
+    """A reward model of its own network, and a weighted sum of it with a function."""
+    classifier = base(folder, "scores")
+    save_model(load_reward_model(classifier), tiny_tokenizer(), classifier)
+    parts = {"model": ModelReward(classifier, batch_size=4), "early": early}
+    trainer, phases = fit(folder, *ppo(folder, reward=WeightedSum(parts, {"model": 1.0, "early": 0.5})))
+    assert str(parts["model"].model.device) == "cuda:0"  # type: ignore[attr-defined]
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def ppo_deterministic(folder: Path) -> dict[str, Any]:
+    try:
+        trainer, _ = fit(folder, *ppo(folder, layout="separate"), deterministic=True, max_epochs=1)
+        return {"on": where(trainer.lightning_module)}
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@scenario
+def resumed(folder: Path) -> dict[str, Any]:
+    """A run of two iterations, and one that is resumed after the first."""
+    weights = []
+    for name, epochs in (("whole", [2]), ("halves", [1, 2])):
+        for n in epochs:
+            L.seed_everything(n if n != epochs[0] else 0, verbose=False)  # another process has other random states
+            last = folder / name / "checkpoints" / "last.ckpt"
+            run = fit(
+                folder / name,
+                *ppo(folder, {"adapter": LORA}),
+                checkpoints=True,
+                max_epochs=n,
+                resume=last if last.exists() else None,
+            )
+        weights.append([p.detach().cpu() for p in run[0].lightning_module.parameters() if p.requires_grad])
+    return {"equal": all(torch.equal(a, b) for a, b in zip(*weights, strict=True))}
+
+
+# ---- the engine
+
+
+def sampled(model: Any, sampling: SamplingSettings = SAMPLING, rows: int = 24, slots: int = 8) -> tuple[Any, Waits]:
+    device = next(model.parameters()).device
+    engine = NativeEngine(0, [1, 3, 4, 5, 6], slots)
+    engine.sync(model)
+    ids = [[3 + (i * 7 + j) % 20 for j in range(1 + i % 5)] for i in range(rows)]
+    with pretended.waits.counted() as counted:
+        generation = engine.generate(ids, sampling, seeded_generator(device, "test"))
+    return generation, counted
+
+
+@scenario
+def engine(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for family in ("llama", "gpt2", "gemma2"):
+        generation, waits = sampled(tiny_model(family).to("cuda"))
+        facts[family] = {"waits": waits, "tokens": int(generation.mask.sum()), "ended": int(generation.ended.sum())}
+    return facts
+
+
+# ---- what comes after training
+
+
+@scenario
+def evaluation(folder: Path) -> dict[str, Any]:
+    classifier = base(folder, "scores")
+    save_model(load_reward_model(classifier), tiny_tokenizer(), classifier)
+    rows = folder / "prompts.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in prompts()))
+    with pretended.waits.counted() as waits:
+        result = evaluate_policies(
+            {"a": base(folder), "b": base(folder)},
+            rows,
+            baseline="a",
+            reference=base(folder),
+            gold=FunctionReward("tests.devices.scenarios.early"),
+            proxy=ModelReward(classifier),
+            max_new_tokens=12,
+            batch_size=8,
+        )
+    return {"kl": result.metrics["b"]["kl"], "waits": waits}
+
+
+def plain(value: Any) -> Any:
+    """Counts of waits as rows of [kind, operation, line, library, times]."""
+    if isinstance(value, Counter):
+        return [[*wait, n] for wait, n in value.most_common()]
+    return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def main(folder: Path, names: list[str]) -> None:
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    out: dict[str, Any] = {}
+    with pretended.device():
+        for name in names or SCENARIOS:
+            own = folder / name
+            own.mkdir()
+            L.seed_everything(0, verbose=False)
+            try:
+                out[name] = {"error": None, **plain(SCENARIOS[name](own))}
+            except Exception:
+                out[name] = {"error": traceback.format_exc()}
+    out["notes"] = {"error": None, **pretended.waits.notes}
+    (folder / "results.json").write_text(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,60 @@
+"""What makes the host wait for a device: which operations do, and a count of them by line."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+PACKAGE = "/rlhf_lightning/"
+LIBRARIES = "site-packages/"
+
+
+class Wait(NamedTuple):
+    """One kind of wait at one place."""
+
+    kind: str  # read (to the host), send (to the device), size (a shape that depends on values), sync
+    operation: str
+    line: str  # the innermost line of ours, "rollout/native.py:_draw"; of a library where none of ours is on the stack
+    library: str  # the function of a library that asks, "" where the line itself does
+
+
+class Waits:
+    """Counts waits while it is on."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[Wait] = Counter()
+        self.notes: Counter[str] = Counter()
+
+    def add(self, kind: str, operation: str) -> None:
+        """One more, at the place that asks for it."""
+        self.counts[Wait(kind, operation, *_place())] += 1
+
+    def note(self, what: str) -> None:
+        """Something that works, and that may not be meant."""
+        self.notes[f"{what} at {_place()[0]}"] += 1
+
+    @contextmanager
+    def counted(self) -> Iterator[Counter[Wait]]:
+        """The waits within a block alone."""
+        outer, self.counts = self.counts, Counter()
+        inner = self.counts
+        try:
+            yield inner
+        finally:
+            self.counts = outer + inner
+
+
+def _place() -> tuple[str, str]:
+    ours, library = "", ""
+    frame = sys._getframe(2)
+    while frame is not None and not ours:
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if PACKAGE in file and LIBRARIES not in file and "/tests/" not in file:
+            ours = f"{file.rpartition(PACKAGE)[2]}:{function}"
+        elif not library and LIBRARIES in file and "/torch/" not in file:
+            library = f"{file.rpartition(LIBRARIES)[2]}:{function}"
+        frame = frame.f_back
+    return ours or "-", library
