@@ -8,11 +8,13 @@ After the rename the former entry is taken out. Needs no torch: a broken checkpo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,19 +47,50 @@ Write = Callable[[Any], object]  # takes a HashingFile, a file as far as torch.s
 def write_durably(path: Path, write: Write, before_rename: Write = lambda file: None) -> None:
     """Call `write` on a hidden file beside the target, sync it, call `before_rename`, and rename it over the target."""
     beside = _beside(path)
-    with beside.open("wb") as file:
-        hashing = HashingFile(file)
-        write(hashing)
-        file.flush()
-        os.fsync(file.fileno())
-    before_rename(hashing)
-    os.replace(beside, path)
+    try:
+        with _new_file(beside) as file:
+            hashing = HashingFile(file)
+            write(hashing)
+            file.flush()
+            os.fsync(file.fileno())
+        before_rename(hashing)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)  # a full disk needs the room
+        raise
     _sync_folder(path.parent)
+
+
+def _new_file(path: Path) -> BinaryIO:
+    """A file that did not exist before: what lies at that name, a link that somebody has planted even, is removed."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
 
 
 def write_text_durably(path: Path, text: str) -> None:
     """A reader sees the whole new text or the whole former one."""
     write_durably(path, lambda file: file.write(text.encode()))
+
+
+@contextlib.contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """A new folder that takes the target's place at the end, by two renames; an error leaves the target as it was."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
+        new, former = Path(beside) / "new", Path(beside) / "former"
+        new.mkdir()
+        yield new
+        if not target.exists():
+            os.replace(new, target)
+            return
+        os.replace(target, former)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            os.replace(former, target)
+            raise
+    _sync_folder(target.parent)
 
 
 def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:

@@ -1,6 +1,9 @@
-"""The exceptions that are no bug: the input is wrong, or the run was told to stop."""
+"""The exceptions that are not bugs: the input is wrong, or the run was told to stop."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -15,6 +18,55 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+
+@contextmanager
+def blaming(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever is raised inside into a `UserError` that begins with `what`.
+
+    For calls whose outcome lies in the user's hands: reading their files, loading their model, calling their function.
+    `SystemExit` is turned as well, so that a function of theirs cannot end the run as if it had succeeded. Out of
+    memory is not blamed on the input.
+
+    Args:
+        what: the key or file, and what could not be done with it, such as `model.path: x cannot be loaded`.
+        advice: the next step, after the reason.
+
+    Raises:
+        UserError: `what: reason; advice`.
+    """
+    try:
+        yield
+    except (UserError, Terminated, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{what}: {reason(error)}{f'; {advice}' if advice else ''}") from error
+
+
+def reason(error: BaseException, longest: int = 300) -> str:
+    """Return what an exception says, on one line; its class as well where the message does not explain itself.
+
+    >>> reason(KeyError("a")), reason(ValueError("no such\\nthing"))
+    ("KeyError: 'a'", 'no such')
+    """
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror[0].lower()}{error.strerror[1:]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if len(text) > longest:
+        text = f"{text[:longest]}..."
+    explains_itself = isinstance(error, OSError | ValueError | RuntimeError | ImportError) and " " in text
+    return text if explains_itself else f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or the device ran out of memory: Python's own error, or torch's."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 VLLM_NOT_INSTALLED = (

@@ -1,18 +1,22 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
-Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (with its traceback), 130 Ctrl-C,
-143 SIGTERM (a training run has saved a checkpoint then).
+Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (three lines, and a file with the
+traceback), 130 Ctrl-C, 143 SIGTERM (a training run has saved a checkpoint then).
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -42,9 +46,17 @@ from rlhf_lightning.commands.launching import (
 )
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.run_folder import first_process
-from rlhf_lightning.errors import Terminated, UserError
+from rlhf_lightning.errors import Terminated, UserError, is_out_of_memory, reason
+from rlhf_lightning.outside_text import on_one_line
+from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 
 Task = Callable[[dict[str, Any]], object]
+_DEBUG = "RLHF_LIGHTNING_DEBUG"
+# What the system refuses: files that are not there or may not be used, and a disk without room.
+_OF_THE_SYSTEM = {
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
+}
 _HYDRA_OPTIONS = (
     "multirun",
     "cfg",
@@ -60,6 +72,7 @@ _HYDRA_OPTIONS = (
 def read_arguments(command: str) -> argparse.Namespace:
     """Hydra's options and the overrides, from `sys.argv`, where `-m` may stand between overrides: it is moved first."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    _take_debug()
     parser = get_args_parser()
     parser.prog = command
 
@@ -74,24 +87,68 @@ def run_command(body: Callable[[], None]) -> None:
     """Run a command's body; wrong input becomes one line on stderr and exit code 2."""
     # Hydra reports errors itself, in several lines and with exit code 1, unless it is told to leave them alone.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # an extension's modules may lie in the user's folder
+    take_working_folder_off_path()
+    import_from_working_folder()
     quieten()
     try:
         with _terminated_by_sigterm():
             body()
-    except UserError as error:
-        _fail(str(error))
     except Terminated:
         # Lightning kills this process if one that it has started ends with another code than 0.
         sys.exit(143 if first_process() else 0)
-    except FileNotFoundError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{error.filename}: no such file")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+    except BrokenPipeError:  # `rlhf-plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get(_DEBUG):
+            traceback.print_exc()
+        if (message := as_user_error(error)) is not None:
+            _fail(message)
+        report_bug(error)
+        sys.exit(1)
+
+
+def _take_debug() -> None:
+    """Take `debug=true` out of `sys.argv`; the processes that Lightning starts inherit it."""
+    for word in [word for word in sys.argv[1:] if word.partition("=")[0] == "debug"]:
+        value = word.partition("=")[2].lower()
+        if value not in ("true", "false"):
+            raise UserError(f'debug: found "{value}"; allowed: true, false')
+        sys.argv.remove(word)
+        os.environ.pop(_DEBUG, None)
+        if value == "true":
+            os.environ[_DEBUG] = "1"
+
+
+def as_user_error(error: Exception) -> str | None:
+    """The one line for an exception whose cause is the user's to mend, or None for a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    if is_out_of_memory(error):
+        return (
+            f"out of memory: {reason(error)}; rlhf-plan with the same overrides says what the run needs and what to "
+            "change"
+        )
+    if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+        return reason(error)
+    return None
+
+
+def report_bug(error: Exception) -> None:
+    """Print three lines about an unexpected exception, and write its traceback to a file of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "rlhf_lightning" in frame.filename] or frames
+    where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    with tempfile.NamedTemporaryFile("w", prefix="rlhf-lightning-", suffix=".txt", delete=False) as file:
+        file.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
+    sys.stderr.write(
+        f"unexpected error: {on_one_line(f'{type(error).__name__}: {reason(error)}')}{where}\n"
+        "This looks like a bug in rlhf-lightning, not a mistake of yours; please report it with the traceback.\n"
+        f"traceback: {file.name} (debug=true prints it)\n"
+    )
 
 
 @contextmanager
@@ -113,7 +170,7 @@ def _terminated_by_sigterm() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {on_one_line(message)}\n")
     sys.exit(2)
 
 

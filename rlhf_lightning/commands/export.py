@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import export_help
-from rlhf_lightning.commands.lineage import TrainingRun, read_run
+from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
 from rlhf_lightning.commands.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.durable import replacing_folder, write_text_durably
 from rlhf_lightning.errors import UserError
 
+MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 
@@ -69,16 +68,46 @@ def find_run(path: str) -> TrainingRun:
 
 
 def _check_target(target: Path, run: TrainingRun, overwrite: bool) -> None:
+    if target.is_symlink():
+        raise UserError(f"to: {target} is a link; give the folder that it leads to, or another one")
     if target.exists() and not target.is_dir():
         raise UserError(f"to: {target} is a file; allowed: a folder")
-    if run.folder.resolve().is_relative_to(target.resolve()) or target.resolve() == run.model_folder.resolve():
-        raise UserError(f"to: {target} holds the run itself; choose another folder")
+    _check_sources(target, run)
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:
         raise UserError(f"to: {target} exists and is not empty; choose another folder, or overwrite=true")
-    if not any((target / file).is_file() for file in _MODEL_FILES):
-        raise UserError(f"to: {target} holds no model, so it is not overwritten; choose another folder")
+    if not (target / MARKER).is_file():
+        raise UserError(
+            f"to: {target} was not written by rlhf-export (it has no {MARKER}), so it is not overwritten; choose "
+            "another folder, or delete it yourself"
+        )
+    if strangers := sorted(path.name for path in target.iterdir() if path.name not in _exported_files(target)):
+        raise UserError(
+            f"to: {target} holds what rlhf-export has not written ({', '.join(strangers[:3])}), so it is not "
+            "overwritten; move it, or choose another folder"
+        )
+
+
+def _check_sources(target: Path, run: TrainingRun) -> None:
+    """Raise UserError if the target is, or holds, something that the run was made from."""
+    runs, first = lineage(run)
+    sources = [run.folder, *(each.folder for each in runs), *([Path(first)] if Path(first).is_dir() else [])]
+    if run.adapter_base and Path(run.adapter_base).is_dir():
+        sources.append(Path(run.adapter_base))
+    for source in sources:
+        inside = target.resolve() == source.resolve() / "model" or source.resolve().is_relative_to(target.resolve())
+        if inside:
+            what = "the run itself" if source == run.folder else f"{source}, which the run was made from"
+            raise UserError(f"to: {target} holds {what}; choose another folder")
+
+
+def _exported_files(target: Path) -> set[str]:
+    """What the marker of an export says was written."""
+    try:
+        return {MARKER, *json.loads((target / MARKER).read_text(encoding="utf-8"))["files"]}
+    except (ValueError, KeyError, TypeError):
+        return {MARKER}
 
 
 def _check_adapter(run: TrainingRun, dtype: str | None) -> None:
@@ -94,26 +123,15 @@ def write_export(run: TrainingRun, target: Path, form: str, dtype: str | None) -
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
-    with _replacing(target) as folder:
+    with replacing_folder(target) as folder:
         if form == "adapter":
             _copy_adapter(run, folder)
         else:
             _save_merged(run, folder, dtype)
         chat = bool(load_tokenizer(folder).chat_template)
         write_model_card(run, folder, name=target.resolve().name, load_from=str(target), chat=chat)
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A new folder that takes the target's place at the end; an error leaves the target as it was."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
-        new, former = Path(beside) / "new", Path(beside) / "former"
-        new.mkdir()
-        yield new
-        if target.exists():
-            os.replace(target, former)
-        os.replace(new, target)
+        files = sorted(path.name for path in folder.iterdir())
+        write_text_durably(folder / MARKER, json.dumps({"run": str(run.folder), "files": files}, indent=2) + "\n")
 
 
 def _save_merged(run: TrainingRun, folder: Path, dtype: str | None) -> None:

@@ -22,6 +22,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
 Mapping = dict[str, Any]
 
 
@@ -29,7 +30,7 @@ Mapping = dict[str, Any]
 class Train(TypedDict, total=False):
     """The top level of rlhf-train."""
 
-    name: Text | None
+    name: Name | None
     seed: Required[Annotated[int, Field(ge=0, le=2**32 - 1)]]
     run_dir: Text | None
     ckpt: Text | None
@@ -80,13 +81,13 @@ class Evaluation(TypedDict, total=False):
 class Pipeline(TypedDict, total=False):
     """The top level of rlhf-pipeline."""
 
-    name: Text | None
+    name: Name | None
     seed: Required[Annotated[int, Field(ge=0, le=2**32 - 1)]]
     run_dir: Text | None
     explain: bool
     logger: Mapping | None
     prepare: Mapping | None
-    stages: Required[dict[str, Stage]]
+    stages: Required[dict[Name, Stage]]
     evaluation: Evaluation
 
 

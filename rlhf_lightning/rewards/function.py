@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.working_folder import import_from_working_folder
 
 
 class RewardFunction(Protocol):
@@ -28,15 +28,17 @@ def check_scores(scores: Sequence[Any], n: int, name: str) -> list[float]:
     Raises:
         UserError: wrong length, a value that is no number, or NaN or infinity. Nothing is ever broadcast.
     """
-    if not hasattr(scores, "__len__"):
+    if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
         raise UserError(f"reward {name}: returned {type(scores).__name__}, expected a list of {n} numbers")
     if len(scores) != n:
         raise UserError(f"reward {name}: returned {len(scores)} scores for {n} responses")
     out = []
     for i, score in enumerate(scores):
+        if isinstance(score, str | bytes):  # float() would read "1" as 1
+            raise UserError(f"reward {name}: score {i} is {score!r}, expected a number")
         try:
             value = float(score)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"reward {name}: score {i} is {score!r}, expected a number") from None
         if not math.isfinite(value):
             raise UserError(f"reward {name}: score {i} is {value}, expected a finite number")
@@ -45,7 +47,7 @@ def check_scores(scores: Sequence[Any], n: int, name: str) -> list[float]:
 
 
 class FunctionReward:
-    """A Python function by its dotted path, `my_pkg.my_fn`; the current folder is on the path.
+    """A Python function by its dotted path, `my_pkg.my_fn`; modules of the working folder are found.
 
     Raises:
         UserError: there is no such module or function.
@@ -56,14 +58,38 @@ class FunctionReward:
         module_name, _, attribute = function.rpartition(".")
         if not module_name:
             raise UserError(f"reward.function: {function!r} is not a dotted path such as my_pkg.my_fn")
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.insert(0, here)
+        import_from_working_folder()
         try:
-            self.function = getattr(importlib.import_module(module_name), attribute)
-        except ImportError as error:
-            raise UserError(f"reward.function: cannot import {module_name}: {error}") from error
+            with blaming(f"reward.function: cannot import {module_name}"):
+                module = importlib.import_module(module_name)
+            self.function = getattr(module, attribute)
         except AttributeError:
             raise UserError(f"reward.function: {module_name} has no {attribute!r}") from None
+        _check_signature(self.function, function)
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        return check_scores(self.function(prompts, responses, **columns), len(responses), self.name)
+        with blaming(f"reward.function: {self.name} failed"):
+            scores = self.function(prompts, responses, **columns)
+        return check_scores(scores, len(responses), self.name)
+
+
+def _check_signature(function: Any, name: str) -> None:
+    """Raise UserError for something that cannot be called as `function(prompts, responses, ended=..., **columns)`."""
+    if not callable(function):
+        raise UserError(f"reward.function: {name} is not a function ({type(function).__name__})")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a builtin that does not say
+        return
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise UserError(
+            f"reward.function: {name}{signature} does not take **columns, which carry the rows' other columns and "
+            "whether each response ended; add **columns to its parameters"
+        )
+    try:
+        signature.bind([], [])
+    except TypeError as error:
+        raise UserError(
+            f"reward.function: {name}{signature} cannot be called as (prompts, responses, **columns): {error}"
+        ) from None

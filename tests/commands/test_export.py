@@ -165,15 +165,39 @@ def test_without_a_dtype_a_folder_keeps_its_own(full_run):
     assert AutoModelForCausalLM.from_pretrained("my_model").dtype == torch.bfloat16
 
 
-def test_a_model_that_is_there_is_replaced_only_on_request(full_run):
-    old = Path("my_model")
-    write_model(old)
-    (old / "old.txt").write_text("x")
+def test_an_export_that_is_there_is_replaced_only_on_request(full_run):
+    run_export(f"run={full_run}", "to=my_model", "dtype=bfloat16")
     with pytest.raises(UserError, match=r"^to: my_model exists and is not empty; .* overwrite=true"):
         run_export(f"run={full_run}", "to=my_model")
-    run_export(f"run={full_run}", "to=my_model", "overwrite=true")
-    assert not (old / "old.txt").exists()
-    assert (old / "README.md").is_file()
+    run_export(f"run={full_run}", "to=my_model", "dtype=float32", "overwrite=true")
+    assert AutoModelForCausalLM.from_pretrained("my_model").dtype == torch.float32
+    assert (Path("my_model") / "README.md").is_file()
+
+
+def test_only_what_rlhf_export_wrote_is_overwritten(full_run):
+    write_model(Path("somebodys"))
+    with pytest.raises(UserError, match="somebodys was not written by rlhf-export"):
+        run_export(f"run={full_run}", "to=somebodys", "overwrite=true")
+    run_export(f"run={full_run}", "to=my_model")
+    Path("my_model/notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"my_model holds what rlhf-export has not written \(notes.txt\)"):
+        run_export(f"run={full_run}", "to=my_model", "overwrite=true")
+    assert Path("my_model/notes.txt").read_text() == "mine"
+
+
+def test_nothing_is_written_through_a_link(full_run):
+    run_export(f"run={full_run}", "to=my_model")
+    Path("link").symlink_to("my_model")
+    with pytest.raises(UserError, match="link is a link"):
+        run_export(f"run={full_run}", "to=link", "overwrite=true")
+
+
+def test_the_base_of_a_run_is_never_overwritten(full_run):
+    run_export(f"run={full_run}", "to=base")
+    write_run(Path("runs/dpo"), begins_from="base", algorithm="DPOModule")
+    write_model(Path("runs/dpo/model"))
+    with pytest.raises(UserError, match=r"^to: base holds base, which the run was made from"):
+        run_export("run=runs/dpo", "to=base", "overwrite=true")
 
 
 def test_an_empty_folder_is_filled(full_run):
@@ -183,7 +207,7 @@ def test_an_empty_folder_is_filled(full_run):
 
 
 def test_an_error_halfway_leaves_what_was_there_and_nothing_beside_it(full_run, monkeypatch):
-    write_model(Path("my_model"))
+    run_export(f"run={full_run}", "to=my_model")
     before = sorted(path.name for path in Path().iterdir())
 
     def full_disk(*args: Any, **kwargs: Any) -> None:
@@ -208,7 +232,7 @@ def test_the_run_itself_is_never_overwritten(target, full_run):
 def test_what_holds_no_model_is_never_overwritten(full_run):
     Path("letters").mkdir()
     Path("letters/love.txt").write_text("x")
-    with pytest.raises(UserError, match="holds no model, so it is not overwritten"):
+    with pytest.raises(UserError, match="letters was not written by rlhf-export"):
         run_export(f"run={full_run}", "to=letters", "overwrite=true")
     with pytest.raises(UserError, match="is a file"):
         run_export(f"run={full_run}", "to=letters/love.txt", "overwrite=true")
