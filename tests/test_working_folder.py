@@ -19,7 +19,9 @@ def python(code: str, folder: Path) -> str:
 
 
 def test_a_reward_and_its_own_imports_are_found(tmp_path):
-    (tmp_path / "mine.py").write_text("import beside\n\ndef score(prompts, responses, **columns):\n    return beside.N\n")
+    (tmp_path / "mine.py").write_text(
+        "import beside\n\ndef score(prompts, responses, **columns):\n    return beside.N\n"
+    )
     (tmp_path / "beside.py").write_text("N = [1.0]\n")
     code = "from rlhf_lightning.rewards.function import FunctionReward\nprint(FunctionReward('mine.score')([''], ['']))"
     assert python(code, tmp_path).strip() == "[1.0]"

@@ -45,6 +45,7 @@ from rlhf_lightning.commands.launching import (
     waiting_for_jobs,
 )
 from rlhf_lightning.commands.quiet import quieten
+from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.errors import Terminated, UserError, is_out_of_memory, reason
 from rlhf_lightning.outside_text import on_one_line
@@ -143,9 +144,9 @@ def report_bug(error: Exception) -> None:
     ours = [frame for frame in frames if "rlhf_lightning" in frame.filename] or frames
     where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
     with tempfile.NamedTemporaryFile("w", prefix="rlhf-lightning-", suffix=".txt", delete=False) as file:
-        file.write(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
+        file.write(shown(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"))
     sys.stderr.write(
-        f"unexpected error: {on_one_line(f'{type(error).__name__}: {reason(error)}')}{where}\n"
+        f"unexpected error: {on_one_line(shown(f'{type(error).__name__}: {reason(error)}'))}{where}\n"
         "This looks like a bug in rlhf-lightning, not a mistake of yours; please report it with the traceback.\n"
         f"traceback: {file.name} (debug=true prints it)\n"
     )
@@ -170,7 +171,7 @@ def _terminated_by_sigterm() -> Iterator[None]:
 
 
 def _fail(message: str) -> NoReturn:
-    sys.stderr.write(f"error: {on_one_line(message)}\n")
+    sys.stderr.write(f"error: {on_one_line(shown(message))}\n")
     sys.exit(2)
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -18,8 +19,9 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_lightning.commands.redaction import remember_environment
 from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, reason
 
 HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
@@ -78,6 +80,31 @@ def compose_with_launcher(
             return plain_config(config, config.hydra.runtime.choices), launcher
         except COMPOSITION_ERRORS as error:
             raise UserError(composition_error(error, config_name, overrides)) from error
+        except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+            raise UserError(unreadable_config(error, config_dir)) from error
+
+
+def unreadable_config(error: Exception, config_dir: str | None) -> str:
+    """What is wrong with a config file that cannot be read: the file, the line, and the reason."""
+    where = f"--config-dir: {config_dir}" if config_dir else "config"
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
+        name = mark.name.strip('"') if mark.name and not mark.name.startswith("<") else where
+        return f"{name}, line {mark.line + 1}: {error.problem or error.context}"
+    if isinstance(error, UnicodeDecodeError):
+        files = sorted(Path(config_dir).rglob("*.yaml")) if config_dir else []
+        broken = [file for file in files if not _is_utf8(file)]
+        return f"{broken[0] if broken else where}: it is not UTF-8 ({reason(error)}); save it as UTF-8"
+    return f"{where}: a config file cannot be read: {reason(error)}"
+
+
+def _is_utf8(file: Path) -> bool:
+    try:
+        file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
@@ -92,6 +119,7 @@ def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], 
 def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed config without Hydra's own node, resolved; its name is the experiment's or pipeline's by default."""
     container = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
+    remember_environment(container)
     plain: dict[str, Any] = OmegaConf.to_container(container, resolve=True)  # type: ignore[assignment]
     if "name" in plain and plain["name"] is None:
         chosen = choices.get("experiment") or choices.get("pipeline")

@@ -17,7 +17,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
+from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.durable import write_text_durably
+from rlhf_lightning.outside_text import as_code, for_markdown, for_terminal
 
 # Class -> tag on the hub, and what it does in words.
 ALGORITHMS = {
@@ -32,7 +34,6 @@ QUANTIZED = (
     "differ by that rounding; to get those of training, load the base in 4 bits and the adapter on it."
 )
 _NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")  # of a tracking server's address: cards are published
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -55,16 +56,16 @@ def model_card(run: TrainingRun, name: str, load_from: str, adapter: bool, chat:
     former, base = lineage(run)
     sections = {
         "": _introduction(run, adapter),
-        "Use": f"```python\n{loading_code(run, load_from, adapter, chat)}\n```",
+        "Use": _fenced(loading_code(run, load_from, adapter, chat), "python"),
         "Data": _table(("split", "source", "rows"), _data(run)),
         "Metrics": _metrics(run.summary),
         "Lineage": _lineage(run, former, base),
         "Config": _config(run.config),
         "Versions": ", ".join(f"{library} {number}" for library, number in library_versions().items()) + ".",
     }
-    parts = [_front_matter(run, str(run.adapter_base) if adapter else base, adapter), f"# {name}"]
+    parts = [_front_matter(run, str(run.adapter_base) if adapter else base, adapter), f"# {for_markdown(name)}"]
     parts += [f"## {title}\n\n{text}" if title else text for title, text in sections.items() if text]
-    return "\n\n".join(parts) + "\n"
+    return shown("\n\n".join(parts) + "\n")
 
 
 def library_versions() -> dict[str, str]:
@@ -135,13 +136,13 @@ def _on_the_hub(base: str) -> bool:
 
 def _introduction(run: TrainingRun, adapter: bool) -> str:
     kind = "reward model" if run.is_reward_model else "language model"
-    what = f"A {kind} begun from `{run.begins_from}`"
+    what = f"A {kind} begun from {as_code(run.begins_from)}"
     if adapter:
-        what = f"A {kind} as an adapter for `{run.adapter_base}`"
+        what = f"A {kind} as an adapter for {as_code(str(run.adapter_base))}"
     words = ALGORITHMS.get(run.algorithm, ("", ""))[1]
-    trained = f"{words} (`{run.algorithm}`)" if words else f"`{run.algorithm}`"
-    text = f"{what}, trained by {trained} with rlhf-lightning: `{run.config.get('name')}`, seed "
-    text += f"{run.config.get('seed')}."
+    trained = f"{words} ({as_code(run.algorithm)})" if words else as_code(run.algorithm)
+    name, seed = as_code(str(run.config.get("name"))), for_markdown(str(run.config.get("seed")))
+    text = f"{what}, trained by {trained} with rlhf-lightning: {name}, seed {seed}."
     if run.quantized:
         text += f"\n\n{QUANTIZED}"
     if run.is_reward_model and run.summary.get("val/score_std") is not None:
@@ -156,16 +157,16 @@ def _data(run: TrainingRun) -> Iterator[tuple[str, str, str]]:
     held_out = data.get("val") or (f"{data['val_fraction']:g} of train's prompts" if data.get("val_fraction") else None)
     for split, source in (("train", data.get("train")), ("val", held_out)):
         if source:
-            yield split, str(source), str(summary.get(f"{split}_rows", ""))
+            yield split, for_markdown(str(source)), str(summary.get(f"{split}_rows", ""))
 
 
 def _metrics(summary: Mapping[str, Any]) -> str:
-    rows = [(f"`{name}`", _shown(value)) for name, value in summary.items() if name not in _NO_METRICS]
+    rows = [(as_code(name), for_markdown(_shown(value))) for name, value in summary.items() if name not in _NO_METRICS]
     return _table(("final metric", "value"), iter(rows))
 
 
 def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
-    lines = [*(_link(each) for each in (run, *former)), f"`{base}`, the base model"]
+    lines = [*(_link(each) for each in (run, *former)), f"{as_code(base)}, the base model"]
     text = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
     for name, value in _reward_sources(run.config.get("reward") or {}):
         text += f"\n\n{name}: {value}"
@@ -174,7 +175,8 @@ def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
 
 def _link(run: TrainingRun) -> str:
     words = ALGORITHMS.get(run.algorithm, ("", run.algorithm))[1]
-    return f"`{run.folder}`: {words} (`{run.config.get('name')}`, seed {run.config.get('seed')})"
+    name, seed = as_code(str(run.config.get("name"))), for_markdown(str(run.config.get("seed")))
+    return f"{as_code(str(run.folder))}: {for_markdown(words)} ({name}, seed {seed})"
 
 
 def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
@@ -182,14 +184,22 @@ def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple
     for kind, title in (("model", "Reward model"), ("function", "Reward function")):
         if reward.get(kind):
             trained = read_run(reward[kind]) if kind == "model" else None
-            yield f"{title}{part}", _link(trained) if trained else f"`{reward[kind]}`"
+            yield f"{title}{part}", _link(trained) if trained else as_code(str(reward[kind]))
     for name, component in (reward.get("components") or {}).items():
-        yield from _reward_sources(component, f", part {name} with weight {component.get('weight', 1.0):g}")
+        weight = for_markdown(_shown(component.get("weight", 1.0)))
+        yield from _reward_sources(component, f", part {for_markdown(name)} with weight {weight}")
 
 
 def _config(config: Mapping[str, Any]) -> str:
-    text = _CREDENTIALS.sub("", _yaml(config))
-    return f"```yaml\n{text}\n```"
+    logger = {key: value for key, value in (config.get("logger") or {}).items() if key != "tags"}  # may hold anything
+    kept = {**config, "logger": logger} if logger else config
+    return _fenced(for_terminal(_yaml(without_secrets(kept))), "yaml")
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block that nothing in the text can end."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _yaml(values: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.commands.redaction import without_secrets
 from rlhf_lightning.commands.run_folder import first_process, run_of_checkpoint
 from rlhf_lightning.errors import UserError
 
@@ -37,7 +38,11 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     if folder is None:
         return
     former: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    changes = {key: (old, new) for key, old, new in differences(former, config) if key not in _SILENT}
+    changes = {
+        key: (old, new)
+        for key, old, new in differences(without_secrets(former), without_secrets(config))
+        if key not in _SILENT
+    }
     refused = [key for key in changes if changes_meaning(key, former, config)]
     if first_process():
         for key, (old, new) in changes.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.commands.redaction import without_secrets
 from rlhf_lightning.durable import manifest_of, what_is_broken, write_text_durably
 from rlhf_lightning.errors import UserError
 
@@ -135,7 +136,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The composed config, before anything else, and without the summary of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_secrets(config))))
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

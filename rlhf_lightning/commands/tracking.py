@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.errors import UserError
 
 _PATIENCE = 3.0  # seconds; MLflow itself retries a dead server for four minutes
@@ -29,15 +32,26 @@ def check_tracking(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE).close()
+        urllib.request.urlopen(_health_request(uri), timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
         return  # it answers; whether it is MLflow shows at the first call
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
-            f"logger.tracking_uri: no answer from {uri} ({reason}); start the server, correct the address, "
+            f"logger.tracking_uri: no answer from {shown(uri)} ({reason}); start the server, correct the address, "
             "or use logger=none"
         ) from error
+
+
+def _health_request(uri: str) -> urllib.request.Request:
+    """A user and password in the address go into a header: urllib takes them for a port."""
+    parts = urllib.parse.urlsplit(uri)
+    credentials, _, host = parts.netloc.rpartition("@")
+    address = urllib.parse.urlunsplit((parts.scheme, host, f"{parts.path.rstrip('/')}/health", "", ""))
+    if not credentials:
+        return urllib.request.Request(address)
+    encoded = base64.b64encode(urllib.parse.unquote(credentials).encode()).decode()
+    return urllib.request.Request(address, headers={"Authorization": f"Basic {encoded}"})
 
 
 def artifact_location(uri: str) -> str | None:
@@ -49,7 +63,7 @@ def artifact_location(uri: str) -> str | None:
 
 def ui_command(uri: str) -> str:
     """The command that opens MLflow's pages on a store."""
-    return f"open {uri}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return f"open {shown(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}"
 
 
 def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -59,7 +73,7 @@ def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, st
     {'optimizer.lr': '0.1', 'optimizer.betas': '[0.9, 0.99]'}
     """
     flat: dict[str, str] = {}
-    for name, value in config.items():
+    for name, value in without_secrets(config).items():
         key = f"{prefix}{name}".replace(":", "_").replace("@", "_")
         if isinstance(value, Mapping) and value:
             flat |= flat_parameters(value, f"{key}.")

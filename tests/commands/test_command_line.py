@@ -172,19 +172,72 @@ def test_a_key_with_dashes_says_how_keys_are_written(monkeypatch, capsys):
     assert "--optimizer.lr=1; keys are written without dashes" in err
 
 
-def test_errors_that_are_not_the_users_keep_their_traceback(monkeypatch, capsys, empty_folder):
+def test_a_bug_is_three_lines_and_a_file_with_the_traceback(monkeypatch, capsys, empty_folder):
     def broken(config):
-        raise RuntimeError("a bug")
+        raise RuntimeError("a bug with https://ana:hunter2@host")
 
     monkeypatch.setattr(train, "check", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    lines = err.splitlines()
+    assert code == 1
+    assert len(lines) == 3
+    assert lines[0].startswith("unexpected error: RuntimeError")
+    traceback = Path(lines[2].removeprefix("traceback: ").removesuffix(" (debug=true prints it)"))
+    assert "in broken" in traceback.read_text()
+    assert "hunter2" not in err + traceback.read_text()
+    traceback.unlink()
+
+
+def test_debug_prints_the_traceback_of_a_bug_and_of_wrong_input(monkeypatch, capsys, empty_folder):
+    monkeypatch.setenv("RLHF_LIGHTNING_DEBUG", "")
+    words = ("experiment=sft_demo", "optimizer.lrr=1", "debug=true")
+    code, _, err = call_in_process(train.main, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error: optimizer.lrr: no such key")
+
+
+def test_debug_is_true_or_false(monkeypatch, capsys, empty_folder):
+    code, _, err = call_in_process(train.main, "debug=maybe", monkeypatch=monkeypatch, capsys=capsys)
+    assert (code, err) == (2, 'error: debug: found "maybe"; allowed: true, false\n')
 
 
 def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
     monkeypatch.setattr(train, "run", lambda config: Path("nowhere.jsonl").read_text())
     code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, err) == (2, "error: nowhere.jsonl: no such file\n")
+    assert (code, err) == (2, "error: nowhere.jsonl: no such file or directory\n")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "x.ckpt"), OSError(27, "File too large"), MemoryError()]
+)
+def test_what_the_machine_refuses_is_one_line(error, monkeypatch, capsys, empty_folder):
+    def refused(config):
+        raise error
+
+    monkeypatch.setattr(train, "run", refused)
+    code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("broken.yaml", b"a: [1\nb: }", "broken.yaml, line 2"),
+        ("latin.yaml", "name: caf\xe9".encode("latin-1"), "latin.yaml: it is not UTF-8"),
+        ("tab.yaml", b"a:\n\tb: 1", "tab.yaml, line 2"),
+    ],
+)
+def test_a_broken_config_file_is_named(name, content, line, monkeypatch, capsys, empty_folder):
+    folder = Path("mine/experiment")
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+    words = ("--config-dir", "mine", f"experiment={Path(name).stem}")
+    code, _, err = call_in_process(train.main, *words, monkeypatch=monkeypatch, capsys=capsys)
+    assert code == 2
+    assert line in err
+    assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("words", [("-m", "experiment=sft_demo"), ("experiment=sft_demo", "-m")])

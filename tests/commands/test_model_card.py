@@ -88,10 +88,10 @@ def test_the_config_is_the_runs_without_the_password_of_its_tracking_server(empt
     logger = {"tracking_uri": "https://me:secret@server:5000/path", "mail": "me@server"}
     text = card(write_run(empty_folder / "sft", logger=logger))
     block = section(text, "Config").removeprefix("```yaml\n").removesuffix("\n```")
-    shown = yaml.safe_load(block)
+    config = yaml.safe_load(block)
     assert "secret" not in text
-    assert shown["logger"] == {"tracking_uri": "https://server:5000/path", "mail": "me@server"}
-    assert shown["data"]["train"] == "rows.jsonl"
+    assert config["logger"] == {"tracking_uri": "https://***@server:5000/path", "mail": "me@server"}
+    assert config["data"]["train"] == "rows.jsonl"
 
 
 def test_the_lineage_goes_through_the_runs_down_to_the_base_and_names_the_reward_model(empty_folder):

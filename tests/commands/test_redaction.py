@@ -1,0 +1,80 @@
+"""Secrets are used, and never shown, saved or logged."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.lineage import read_run
+from rlhf_lightning.commands.model_card import model_card
+from rlhf_lightning.commands.redaction import shown, without_secrets
+from rlhf_lightning.commands.resuming import differences
+from rlhf_lightning.commands.run_folder import write_config
+from rlhf_lightning.commands.tracking import _health_request, flat_parameters, ui_command
+from tests.commands.runs import write_run
+
+PASSWORD = "hunter2-and-more"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://ana:{PASSWORD}@host/path",
+        f"postgresql+psycopg2://ana:{PASSWORD}@host:5432/db",
+        f"http://{PASSWORD}@host",
+        f"https://host/x?a=1&api_key={PASSWORD}&b=2",
+        f"https://host/x?X-Amz-Signature={PASSWORD}",
+        f"two: http://a:{PASSWORD}@b and http://c:{PASSWORD}@d",
+    ],
+)
+def test_no_password_of_an_address_is_shown(text):
+    assert PASSWORD not in shown(text)
+    assert "host" in shown(text) or "b and" in shown(text)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["api_key", "token", "hf_token", "OPENAI_API_KEY", "password", "db-password", "client_secret", "Authorization"],
+)
+def test_a_value_under_a_key_that_says_so_is_hidden(key):
+    assert without_secrets({"logger": {"tags": {key: PASSWORD}}}) == {"logger": {"tags": {key: "***"}}}
+
+
+@pytest.mark.parametrize("key", ["max_new_tokens", "tokens_per_microbatch", "eos_token_id", "token_budget", "monkey"])
+def test_other_keys_stay(key):
+    assert without_secrets({key: 8}) == {key: 8}
+
+
+def test_a_value_from_the_environment_is_saved_as_the_expression_that_gives_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("RLHF_TEST_SECRET", PASSWORD)
+    overrides = [
+        "experiment=sft",
+        "model.path=x",
+        "data.train=x.jsonl",
+        "+logger.tags.who='${oc.env:RLHF_TEST_SECRET}'",
+    ]
+    config = compose_config("train", overrides)
+    assert config["logger"]["tags"]["who"] == PASSWORD  # it is used
+    write_config(tmp_path, config)
+    saved = (tmp_path / "config.yaml").read_text()
+    assert PASSWORD not in saved
+    assert "${oc.env:RLHF_TEST_SECRET}" in saved
+    assert PASSWORD not in json.dumps(flat_parameters(config))
+    assert PASSWORD not in shown(f"found {PASSWORD}")
+    assert list(differences(without_secrets(config), without_secrets(config))) == []
+
+
+def test_a_card_has_neither_the_logger_nor_a_password(tmp_path):
+    logger = {"tracking_uri": f"https://ana:{PASSWORD}@host", "tags": {"note": PASSWORD}}
+    run = read_run(write_run(tmp_path / "run", logger=logger, data={"train": f"https://a:{PASSWORD}@b/x.jsonl"}))
+    assert run is not None
+    assert PASSWORD not in model_card(run, "name", "name", adapter=False, chat=False)
+
+
+def test_an_address_with_a_password_is_asked_with_it_in_a_header():
+    request = _health_request(f"http://ana:{PASSWORD}@127.0.0.1:5000/mlflow/")
+    assert request.full_url == "http://127.0.0.1:5000/mlflow/health"
+    assert request.get_header("Authorization").startswith("Basic ")
+    assert PASSWORD not in ui_command(f"http://ana:{PASSWORD}@127.0.0.1:5000")
