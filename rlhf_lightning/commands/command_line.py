@@ -45,8 +45,8 @@ from rlhf_lightning.commands.launching import (
     waiting_for_jobs,
 )
 from rlhf_lightning.commands.quiet import quieten
+from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import shown
-from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.errors import Terminated, UserError, is_out_of_memory, reason
 from rlhf_lightning.outside_text import on_one_line
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path

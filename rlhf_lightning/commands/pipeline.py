@@ -13,9 +13,9 @@ from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
+from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
-    first_process,
     read_json_lines,
     write_config,
     write_summary,

@@ -9,8 +9,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.commands.run_folder import first_process, run_of_checkpoint
+from rlhf_lightning.commands.run_folder import run_of_checkpoint
 from rlhf_lightning.errors import UserError
 
 # What may change: a run with another value still means the same, or says itself what is new (a learning rate).

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.commands.ranks import first_process, started_from_outside
 from rlhf_lightning.commands.redaction import without_secrets
 from rlhf_lightning.durable import manifest_of, what_is_broken, write_text_durably
 from rlhf_lightning.errors import UserError
@@ -21,12 +22,6 @@ _SHARED = "RLHF_LIGHTNING_RUN_DIR"
 _SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
 _STARTED = ".started"  # in checkpoints/: those older than it are of an earlier run in the same folder
-
-
-def first_process() -> bool:
-    """Whether this process writes the run's files: rank 0 of Lightning's launcher, torchrun or SLURM."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return int(next((rank for rank in ranks if rank), "0")) == 0
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
@@ -41,15 +36,18 @@ def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) ->
         return Path(shared)
     folder = checkpoint and run_of_checkpoint(checkpoint)
     if folder is None:
-        if ("trainer" in config or "stages" in config) and _started_from_outside():
-            raise UserError("run_dir: missing; processes that srun or torchrun has started have to agree on the folder")
+        if ("trainer" in config or "stages" in config) and (started_from_outside() or _has_nodes(config)):
+            raise UserError(
+                "run_dir: missing; the processes of srun, torchrun or several nodes have to agree on the folder"
+            )
         folder = _new_folder(OUTPUTS / str(config["name"]))
     os.environ[_SHARED] = str(folder)
     return folder
 
 
-def _started_from_outside() -> bool:
-    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))
+def _has_nodes(config: Mapping[str, Any]) -> bool:
+    nodes = (config.get("trainer") or {}).get("num_nodes", 1)
+    return isinstance(nodes, int) and nodes > 1
 
 
 def forget_run_dir() -> None:

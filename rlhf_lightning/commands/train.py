@@ -17,12 +17,12 @@ from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
+from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.resuming import check_same_run
 from rlhf_lightning.commands.run_folder import (
     begin_run,
     choose_run_dir,
     find_checkpoint,
-    first_process,
     forget_run_dir,
     has_checkpoint,
     read_json_lines,

@@ -10,7 +10,6 @@ from rlhf_lightning.commands.run_folder import (
     begin_run,
     choose_run_dir,
     find_checkpoint,
-    first_process,
     forget_run_dir,
     has_checkpoint,
 )
@@ -52,11 +51,14 @@ def test_further_processes_of_a_run_find_its_folder():
     assert choose_run_dir({"name": "ppo"}) == first
 
 
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
-def test_processes_that_were_not_started_by_the_first_do_not_choose_a_folder_each(variable, monkeypatch):
-    monkeypatch.setenv(variable, "2")
-    with pytest.raises(UserError, match=r"^run_dir: missing; processes that srun or torchrun has started"):
-        choose_run_dir({"name": "ppo", "run_dir": None, "trainer": {}})
+@pytest.mark.parametrize(
+    ("variables", "nodes"), [({"WORLD_SIZE": "2"}, 1), ({"SLURM_NTASKS": "2"}, 1), ({"NODE_RANK": "0"}, 1), ({}, 2)]
+)
+def test_processes_that_were_not_started_by_the_first_do_not_choose_a_folder_each(variables, nodes, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"^run_dir: missing; the processes of srun, torchrun or several nodes"):
+        choose_run_dir({"name": "ppo", "run_dir": None, "trainer": {"num_nodes": nodes}})
     assert choose_run_dir({"run_dir": "mine", "trainer": {}}).name == "mine"
 
 
@@ -183,15 +185,3 @@ def test_a_new_run_in_an_old_folder_does_not_show_the_old_summary(empty_folder):
     run_folder.write_summary(empty_folder, {"a": 1})
     run_folder.write_config(empty_folder, {"name": "x"})
     assert not (empty_folder / "summary.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("variables", "first"),
-    [({}, True), ({"LOCAL_RANK": "1"}, False), ({"RANK": "4", "LOCAL_RANK": "0"}, False), ({"RANK": "0"}, True)],
-)
-def test_only_rank_0_writes(variables, first, monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert first_process() is first
