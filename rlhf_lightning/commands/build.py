@@ -11,6 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.arithmetic import is_ppo
+from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_history, log_parameters
+from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
 from rlhf_lightning.errors import UserError
 
@@ -62,8 +64,17 @@ def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningData
     return datamodule
 
 
-def build_trainer(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None) -> Trainer:
-    """Lightning's Trainer with the run folder, the logger and the callbacks."""
+def build_trainer(
+    config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None = None
+) -> Trainer:
+    """Lightning's Trainer with the run folder, the logger and the callbacks.
+
+    Args:
+        config: a checked training config.
+        run_dir: the run folder.
+        parent_run_id: MLflow's id of the pipeline that the run belongs to.
+        checkpoint: what the run resumes.
+    """
     callbacks = []
     for name, section in (config.get("callbacks") or {}).items():
         extra: dict[str, Any] = {}
@@ -74,7 +85,7 @@ def build_trainer(config: Mapping[str, Any], run_dir: Path, parent_run_id: str |
     trainer: Trainer = build(
         config["trainer"],
         "trainer",
-        logger=_build_logger(config, run_dir, parent_run_id) or False,
+        logger=_build_logger(config, run_dir, parent_run_id, checkpoint) or False,
         callbacks=callbacks,
         plugins=_plugins(config["trainer"].get("plugins")),
         default_root_dir=run_dir,
@@ -96,19 +107,29 @@ def _plugins(chosen: Any) -> list[Any]:
     return plugins if has_own else [*plugins, DurableCheckpointIO()]
 
 
-def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None) -> Any:
+def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None) -> Any:
     if not uses_mlflow(config):
         return build(config.get("logger"), "logger")
-    section = config["logger"]
+    section, uri = config["logger"], config["logger"]["tracking_uri"]
     tags = {**(section.get("tags") or {}), "run_dir": str(run_dir)}
     if parent_run_id:
         tags["mlflow.parentRunId"] = parent_run_id
+    mine = first_process()  # the others' loggers do nothing
+    former = section.get("run_id") or (live_run(run_dir, uri) if mine and checkpoint is not None else None)
     logger = build(
-        section,
+        {**section, "run_id": former},
         "logger",
         run_name=section.get("run_name") or str(config["name"]),
         tags=tags,
-        artifact_location=section.get("artifact_location") or artifact_location(section["tracking_uri"]),
+        artifact_location=section.get("artifact_location") or artifact_location(uri),
     )
-    logger.log_hyperparams(flat_parameters(config))
+    if not mine:
+        return logger
+    client, run_id = logger.experiment, logger.run_id
+    if former is not None:
+        go_on(client, run_id, tags)
+    elif checkpoint is not None:
+        log_history(client, run_id, checkpoint, logs_at_epoch_end=is_ppo(config))
+    log_parameters(client, run_id, flat_parameters(config))
+    keep_run(run_dir, uri, run_id)
     return logger

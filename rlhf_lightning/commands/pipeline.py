@@ -107,7 +107,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     if first_process():
         write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
     build(pipeline["prepare"], "prepare")
-    parent = _parent_run(pipeline)
+    parent = _parent_run(pipeline, run_dir)
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
     skipped = skipped_stages(pipeline, [stage.name for stage in stages])
     try:
@@ -168,12 +168,18 @@ def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     return metrics
 
 
-def _parent_run(pipeline: Mapping[str, Any]) -> PipelineRun | None:
+def _parent_run(pipeline: Mapping[str, Any], run_dir: Path) -> PipelineRun | None:
     if not uses_mlflow(pipeline) or not first_process():
         return None
     logger = pipeline["logger"]
     check_tracking(logger["tracking_uri"])
-    return PipelineRun(logger["tracking_uri"], logger.get("experiment_name", "rlhf-lightning"), pipeline["name"])
+    return PipelineRun(
+        logger["tracking_uri"],
+        logger.get("experiment_name", "rlhf-lightning"),
+        pipeline["name"],
+        folder=run_dir,
+        goes_on=bool(pipeline.get("from")),
+    )
 
 
 def _evaluate(

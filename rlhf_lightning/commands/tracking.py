@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_parameters
 from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.errors import UserError
 
@@ -83,26 +84,37 @@ def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, st
 
 
 class PipelineRun:
-    """The parent run of a pipeline: stage runs name it in their tag `mlflow.parentRunId`."""
+    """The parent run of a pipeline: stage runs name it in their tag `mlflow.parentRunId`.
 
-    def __init__(self, uri: str, experiment_name: str, name: str) -> None:
+    Args:
+        uri: of the tracking store.
+        experiment_name: of MLflow's experiment, made if there is none.
+        name: of a new run.
+        folder: of the pipeline, which keeps the run's id.
+        goes_on: the pipeline begins with a later stage: its former run goes on.
+    """
+
+    def __init__(self, uri: str, experiment_name: str, name: str, folder: Path, goes_on: bool = False) -> None:
         from mlflow import MlflowClient
 
         self.client = MlflowClient(uri)
-        experiment = self.client.get_experiment_by_name(experiment_name)
-        if experiment is not None:
-            experiment_id = experiment.experiment_id
+        former = live_run(folder, uri) if goes_on else None
+        if former is not None:
+            self.run_id = former
+            go_on(self.client, former, {})
         else:
-            experiment_id = self.client.create_experiment(experiment_name, artifact_location(uri))
-        self.run_id = self.client.create_run(experiment_id, run_name=name).info.run_id
+            self.run_id = self.client.create_run(self._experiment(uri, experiment_name), run_name=name).info.run_id
+        keep_run(folder, uri, self.run_id)
+
+    def _experiment(self, uri: str, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        return str(self.client.create_experiment(name, artifact_location(uri)))
 
     def finish(self, metrics: Mapping[str, float], config: Mapping[str, Any], files: Iterable[Path]) -> None:
         """Log the summary, the config and the report, and end the run."""
-        from mlflow.entities import Param
-
-        log_parameters = [Param(key, value) for key, value in flat_parameters(config).items()]
-        for start in range(0, len(log_parameters), 100):
-            self.client.log_batch(self.run_id, params=log_parameters[start : start + 100])
+        log_parameters(self.client, self.run_id, flat_parameters(config))
         for name, value in metrics.items():
             self.client.log_metric(self.run_id, metric_name(name), value)
         for file in files:

@@ -119,7 +119,7 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
     module = build_module(config, tokenizer)
     datamodule = build_datamodule(config, tokenizer)
-    trainer = build_trainer(config, run_dir, parent_run_id)
+    trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint)
     except Terminated:

@@ -82,7 +82,7 @@ def test_other_loggers_are_left_alone():
 def test_a_pipeline_run_holds_summary_config_and_files(empty_folder):
     report = empty_folder / "report.html"
     report.write_text("<p>")
-    run = PipelineRun("sqlite:///mlflow.db", "experiment", "demo")
+    run = PipelineRun("sqlite:///mlflow.db", "experiment", "demo", empty_folder)
     run.finish({"ppo.kl": 3.0}, {"seed": 1, "stages": {"ppo": {"experiment": "ppo_demo"}}}, [report])
     stored = run.client.get_run(run.run_id)
     assert stored.data.metrics == {"ppo.kl": 3.0}

@@ -1,0 +1,230 @@
+"""A resumed run goes on in its own MLflow run, wherever that can be found, and begins a whole one where it cannot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from rlhf_lightning.commands import pipeline as pipeline_command
+from rlhf_lightning.commands import train
+from rlhf_lightning.commands.build import _build_logger
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.mlflow_runs import FILE, keep_run, live_run
+from rlhf_lightning.commands.run_folder import write_config
+from rlhf_lightning.commands.tracking import PipelineRun
+from rlhf_lightning.durable import save_with_manifest
+from tests.commands.runs import write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One for all tests: to make one takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def other_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('other')}/mlflow.db"
+
+
+class Folder:
+    """Runs in the working folder that log a loss and a checkpoint per step, in an MLflow experiment of their own."""
+
+    def __init__(self, store: str, experiment: str) -> None:
+        self.store, self.experiment = store, experiment
+
+    def run(
+        self,
+        last: int,
+        *overrides: str,
+        run_dir: str = "run",
+        checkpoint: str | None = None,
+        store: str | None = None,
+        parent: str | None = None,
+    ) -> str:
+        """Steps up to `last`, after those of the checkpoint. Returns the run's id."""
+        logger = [f"logger.tracking_uri={store or self.store}", f"logger.experiment_name={self.experiment}"]
+        config = compose_config("train", ["experiment=sft_demo", "logger.synchronous=true", *logger, *overrides])
+        file, folder = Path(checkpoint) if checkpoint else None, Path(run_dir)
+        first = json.loads(file.read_text())["step"] if file else 0
+        write_config(folder, config)
+        opened = _build_logger(config, folder, parent, file)
+        self.status = opened.experiment.get_run(opened.run_id).info.status
+        with (folder / "metrics.jsonl").open("a") as lines:
+            for step in range(first + 1, last + 1):
+                opened.log_metrics({"train/loss": step / 10}, step - 1)  # Lightning's count
+                lines.write(json.dumps({"step": step, "epoch": 0, "train/loss": step / 10}) + "\n")
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        content = json.dumps({"step": last}).encode()
+        save_with_manifest(folder / "checkpoints/last.ckpt", lambda file: file.write(content), global_step=last)
+        opened.finalize("success")
+        return str(opened.run_id)
+
+    def runs(self, store: str | None = None) -> list[Any]:
+        client = MlflowClient(store or self.store)
+        experiment = client.get_experiment_by_name(self.experiment)
+        return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+    def losses(self, run_id: str, store: str | None = None) -> list[tuple[int, float]]:
+        history = MlflowClient(store or self.store).get_metric_history(run_id, "train/loss")
+        return [(point.step, point.value) for point in history]
+
+
+@pytest.fixture
+def folder(store: str, empty_folder: Path, request: pytest.FixtureRequest) -> Folder:
+    return Folder(store, request.node.name)
+
+
+LAST = "run/checkpoints/last.ckpt"
+ALL = [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)]
+
+
+def test_a_resumed_run_goes_on_in_its_own(folder: Folder) -> None:
+    first = folder.run(2)
+    before = folder.runs()[0].info
+    assert folder.run(4, checkpoint=LAST) == first
+    assert folder.status == "RUNNING"
+    (found,) = folder.runs()
+    assert folder.losses(first) == ALL
+    assert found.info.status == "FINISHED"
+    assert found.info.end_time > before.end_time
+
+
+def test_parameters_are_logged_once_and_a_changed_one_is_a_tag(folder: Folder) -> None:
+    folder.run(2, "optimizer.lr=0.5")
+    folder.run(4, "optimizer.lr=0.1", "ckpt=last", checkpoint=LAST)
+    folder.run(6, "optimizer.lr=0.1", "ckpt=last", checkpoint=LAST)
+    (found,) = folder.runs()
+    assert found.data.params["optimizer.lr"] == "0.5"
+    assert {tag: value for tag, value in found.data.tags.items() if tag.startswith("changed.")} == {
+        "changed.optimizer.lr": "0.1"
+    }
+
+
+def test_a_new_run_in_the_same_folder_is_a_new_one(folder: Folder) -> None:
+    assert folder.run(2) != folder.run(2)
+    assert folder.run(4, checkpoint=LAST) == folder.runs()[-1].info.run_id
+
+
+def test_where_its_run_was_deleted_a_new_one_holds_the_earlier_steps_too(folder: Folder) -> None:
+    first = folder.run(2)
+    MlflowClient(folder.store).delete_run(first)
+    second = folder.run(4, checkpoint=LAST)
+    assert second != first
+    assert folder.losses(second) == ALL
+    assert folder.run(5, checkpoint=LAST) == second
+
+
+def test_in_another_store_a_new_one_holds_the_earlier_steps_and_each_store_keeps_its_own(
+    folder: Folder, other_store: str
+) -> None:
+    first = folder.run(2)
+    second = folder.run(4, checkpoint=LAST, store=other_store)
+    assert folder.losses(second, other_store) == ALL
+    assert folder.run(5, checkpoint=LAST) == first
+    assert folder.run(6, checkpoint=LAST, store=other_store) == second
+
+
+def test_a_copied_folder_gets_a_whole_run_of_its_own_and_the_original_keeps_its(folder: Folder) -> None:
+    first = folder.run(2)
+    shutil.copytree("run", "copy")
+    last = "copy/checkpoints/last.ckpt"
+    second = folder.run(4, run_dir="copy", checkpoint=last)
+    assert folder.losses(second) == ALL
+    assert folder.run(5, run_dir="copy", checkpoint=last) == second
+    assert folder.run(3, checkpoint=LAST) == first
+    assert folder.losses(first) == ALL[:3]
+
+
+def test_a_folder_that_was_moved_keeps_its_run(folder: Folder) -> None:
+    first = folder.run(2)
+    shutil.move("run", "moved")
+    assert folder.run(4, run_dir="moved", checkpoint="moved/checkpoints/last.ckpt") == first
+    assert folder.runs()[0].data.tags["run_dir"] == "moved"
+
+
+def test_a_checkpoint_of_another_folder_brings_its_history(folder: Folder) -> None:
+    first = folder.run(2)
+    shutil.copy(LAST, "early.ckpt")
+    shutil.copy(f"{LAST}.manifest.json", "run/checkpoints/early.ckpt.manifest.json")
+    shutil.move("early.ckpt", "run/checkpoints/early.ckpt")
+    folder.run(3, checkpoint=LAST)
+    second = folder.run(4, run_dir="other", checkpoint="run/checkpoints/early.ckpt")
+    assert second != first
+    assert folder.losses(second) == ALL  # step 3 is this run's own
+
+
+def test_a_run_that_the_user_names_is_taken(folder: Folder) -> None:
+    first = folder.run(2)
+    assert folder.run(4, f"+logger.run_id={first}", run_dir="other", checkpoint=LAST) == first
+
+
+def test_other_processes_leave_the_store_alone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.run(2)
+    config = compose_config("train", ["experiment=sft_demo", f"logger.tracking_uri={folder.store}"])
+    monkeypatch.setenv("NODE_RANK", "1")
+    _build_logger(config, Path("another"), None, None)
+    assert MlflowClient(folder.store).get_experiment_by_name("rlhf-lightning") is None
+    assert not Path("another", FILE).exists()
+
+
+def test_a_stage_that_is_resumed_keeps_its_run_under_the_pipelines(folder: Folder) -> None:
+    name = folder.experiment
+    former = PipelineRun(folder.store, name, "pipe", Path("pipe"))
+    stage = folder.run(2, run_dir="pipe/sft", parent=former.run_id)
+    former.fail()
+    again = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
+    assert again.run_id == former.run_id
+    assert again.client.get_run(again.run_id).info.status == "RUNNING"
+    last = "pipe/sft/checkpoints/last.ckpt"
+    assert folder.run(4, run_dir="pipe/sft", checkpoint=last, parent=again.run_id) == stage
+    again.finish({"sft.loss": 1.0}, {"seed": 1}, [])
+    again.finish({"sft.loss": 1.0}, {"seed": 2}, [])  # changed since then
+    parent = again.client.get_run(again.run_id)
+    assert (parent.info.status, parent.data.params["seed"], parent.data.tags["changed.seed"]) == ("FINISHED", "1", "2")
+
+    again.client.delete_run(again.run_id)
+    new = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
+    assert folder.run(5, run_dir="pipe/sft", checkpoint=last, parent=new.run_id) == stage
+    assert new.client.get_run(stage).data.tags["mlflow.parentRunId"] == new.run_id != former.run_id
+
+
+def test_a_pipeline_that_begins_with_a_later_stage_goes_on_in_its_run(folder: Folder) -> None:
+    logger = compose_config("pipeline", ["pipeline=demo", f"logger.tracking_uri={folder.store}"])["logger"]
+    whole = {"logger": logger, "name": "demo", "from": None}
+    first = pipeline_command._parent_run(whole, Path("pipe"))
+    assert first is not None
+    assert live_run(Path("pipe"), folder.store) == first.run_id
+    later = pipeline_command._parent_run({**whole, "from": "ppo"}, Path("pipe"))
+    assert later is not None and later.run_id == first.run_id
+    new = pipeline_command._parent_run(whole, Path("pipe"))
+    assert new is not None and new.run_id != first.run_id
+
+
+def test_rlhf_train_goes_on_in_the_run_of_the_checkpoints_folder(store: str, empty_folder: Path) -> None:
+    write_model(empty_folder / "base")
+    rows = [{"prompt": "a b", "completion": "c d e"[: 1 + 2 * (i % 3)]} for i in range(4)]
+    (empty_folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["experiment=sft", "scheduler=constant", "model.path=base", "data.train=rows.jsonl", "data.batch_size=2"]
+    settings += ["data.val_fraction=0", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1"]
+    settings += ["callbacks.progress=null", "callbacks.instruments=null", f"logger.tracking_uri={store}"]
+    settings += ["logger.experiment_name=trained"]
+    train.run(compose_config("train", [*settings, "run_dir=run"]))
+    resumed = compose_config("train", [*settings, f"ckpt={LAST}", "trainer.max_epochs=2", "optimizer.lr=0.1"])
+    assert train.run(resumed).folder == empty_folder / "run"
+    client = MlflowClient(store)
+    (found,) = client.search_runs([client.get_experiment_by_name("trained").experiment_id])
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [0, 1, 2, 3]
+    assert found.info.status == "FINISHED"
+
+
+def test_the_password_of_a_store_is_not_kept(tmp_path: Path) -> None:
+    keep_run(tmp_path, "https://ana:hunter2@host/", "some-id")
+    assert "hunter2" not in (tmp_path / FILE).read_text()
