@@ -5,10 +5,13 @@ The unit matters: KL here is per response, the sum over its tokens, in nats; hor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rlhf_lightning.errors import UserError
+
+FARTHEST = 1e6  # a moving coefficient stays within this factor of its first one, so that it can come back
 
 
 class KLController(Protocol):
@@ -39,43 +42,93 @@ class FixedKLController:
         self.value = state["value"]
 
 
-class AdaptiveKLController(FixedKLController):
+class MovingKLController(FixedKLController):
+    """A coefficient that is multiplied after every iteration, and stays above 0.
+
+    Args:
+        init_coef: the first coefficient, > 0: 0 times any factor is 0.
+        target: KL per response to hold, in nats, > 0.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    def __init__(self, init_coef: float, target: float) -> None:
+        super().__init__(init_coef)
+        _check_positive("algorithm.kl.coef", init_coef, "a coefficient that is only ever multiplied stays 0")
+        _check_positive("algorithm.kl.target", target)
+        self.target = target
+        self._range = (init_coef / FARTHEST, init_coef * FARTHEST)
+
+    def update(self, kl: float, n_episodes: int) -> None:
+        """Take the next coefficient, kept within its range.
+
+        Raises:
+            UserError: `kl` is NaN, of which nothing follows. The coefficient stays as it is.
+        """
+        if math.isnan(kl):
+            raise UserError(
+                "objective/kl is nan: the log-probabilities of the policy or the reference are not finite; resume from "
+                "the last checkpoint with a lower optimizer.lr or trainer.precision=32-true"
+            )
+        if n_episodes < 0:
+            raise ValueError(f"`n_episodes` is {n_episodes}; expected 0 or more")
+        lowest, highest = self._range
+        self.value = min(max(self.moved(kl, n_episodes), lowest), highest)
+
+    def moved(self, kl: float, n_episodes: int) -> float:
+        """The next coefficient: this one times a number above 0."""
+        raise NotImplementedError
+
+
+class AdaptiveKLController(MovingKLController):
     """Proportional control in log space (Ziegler et al. 2019, equation 4).
 
-        e = clip((KL - target) / target, -0.2, 0.2);    coef <- coef (1 + e n_episodes / horizon)
+        e = clip((KL - target) / target, -0.2, 0.2);    coef <- coef (1 + e min(n_episodes / horizon, 1))
+
+    The minimum is not in the paper, where iterations are far shorter than the horizon. Without it the coefficient turns
+    negative, and KL is rewarded, once an iteration has more than five horizons' episodes.
 
     Args:
         init_coef: the first coefficient, > 0.
         target: KL per response to hold, in nats (6 in the paper).
-        horizon: in episodes (10,000 in the paper); n_episodes / horizon is the largest relative step over 0.2.
+        horizon: in episodes (10,000 in the paper); n_episodes / horizon is the largest relative step over 0.2. One
+            update is a step of at most 0.2, however short the horizon.
     """
 
     def __init__(self, init_coef: float, target: float, horizon: int) -> None:
-        super().__init__(init_coef)
-        self.target, self.horizon = target, horizon
+        super().__init__(init_coef, target)
+        _check_positive("algorithm.kl.horizon", horizon)
+        self.horizon = horizon
 
-    def update(self, kl: float, n_episodes: int) -> None:
-        """Raise the coefficient when the policy is too far, lower it when it is too near."""
+    def moved(self, kl: float, n_episodes: int) -> float:
+        """Higher when the policy is too far, lower when it is too near."""
         error = min(max((kl - self.target) / self.target, -0.2), 0.2)
-        self.value *= 1 + error * n_episodes / self.horizon
+        return self.value * (1 + error * min(n_episodes, self.horizon) / self.horizon)
 
 
-class MultiplicativeKLController(FixedKLController):
+class MultiplicativeKLController(MovingKLController):
     """Times or over `factor` beyond a band around the target (Schulman et al. 2017, section 4).
 
     KL > factor * target: coef <- coef * factor;    KL < target / factor: coef <- coef / factor;    else unchanged.
     """
 
     def __init__(self, init_coef: float, target: float, factor: float = 1.5) -> None:
-        super().__init__(init_coef)
-        self.target, self.factor = target, factor
+        super().__init__(init_coef, target)
+        if not 1 < factor < math.inf:
+            raise UserError(f"factor: found {factor}; must be above 1")
+        self.factor = factor
 
-    def update(self, kl: float, n_episodes: int) -> None:
+    def moved(self, kl: float, n_episodes: int) -> float:
         """One step, whatever the number of episodes."""
         if kl > self.target * self.factor:
-            self.value *= self.factor
-        elif kl < self.target / self.factor:
-            self.value /= self.factor
+            return self.value * self.factor
+        return self.value / self.factor if kl < self.target / self.factor else self.value
+
+
+def _check_positive(key: str, value: float, why: str = "") -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"{key}: found {value}; must be above 0{why and ': ' + why}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +137,9 @@ class KLPenalty:
 
     Args:
         kind: `adaptive`, `multiplicative` or `fixed` coefficient.
-        coef: the coefficient, or the first one.
-        target: KL per response to hold, in nats (not used by `fixed`).
-        horizon: of the adaptive controller, in episodes.
+        coef: the coefficient, or the first one; above 0 unless it is fixed.
+        target: KL per response to hold, in nats; null where `fixed` has none.
+        horizon: of the adaptive controller, in episodes; null where the others have none.
         estimator: of the penalty: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
         placement: `reward` subtracts it from every token's reward; `loss` adds it to the loss. In the loss k2 has the
             gradient of KL(policy || reference) on fresh samples, exact for one token; over several it holds the
@@ -95,8 +148,8 @@ class KLPenalty:
 
     kind: Literal["adaptive", "multiplicative", "fixed"] = "adaptive"
     coef: float = 0.1
-    target: float = 6.0
-    horizon: int = 10_000
+    target: float | None = 6.0
+    horizon: int | None = 10_000
     estimator: Literal["k1", "k2", "k3", "abs"] | None = None
     placement: Literal["reward", "loss"] = "reward"
 
@@ -106,16 +159,25 @@ class KLPenalty:
                 f"algorithm.kl.estimator: {self.estimator} in the loss does not pull towards the reference "
                 "(k1's gradient is zero on average); use k2 or k3 with algorithm.kl.placement=loss"
             )
+        if not 0 <= self.coef < math.inf:
+            raise UserError(f"algorithm.kl.coef: found {self.coef}; must be at least 0 and finite")
+        self.controller()  # refuses what its kind cannot work with
 
     def controller(self) -> KLController:
         """A fresh controller of this kind."""
         if self.kind == "fixed":
             return FixedKLController(self.coef)
-        if self.kind == "adaptive":
-            return AdaptiveKLController(self.coef, self.target, self.horizon)
+        if self.kind not in ("adaptive", "multiplicative"):
+            raise UserError(f"algorithm.kl.kind: {self.kind!r} is not one of adaptive, multiplicative, fixed")
+        if self.target is None:
+            raise UserError(
+                f"algorithm.kl.target: missing; algorithm.kl.kind={self.kind} moves the coefficient to hold it"
+            )
         if self.kind == "multiplicative":
             return MultiplicativeKLController(self.coef, self.target)
-        raise UserError(f"algorithm.kl.kind: {self.kind!r} is not one of adaptive, multiplicative, fixed")
+        if self.horizon is None:
+            raise UserError("algorithm.kl.horizon: missing; algorithm.kl.kind=adaptive needs it, in episodes")
+        return AdaptiveKLController(self.coef, self.target, self.horizon)
 
     @property
     def kl_kind(self) -> str:

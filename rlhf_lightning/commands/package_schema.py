@@ -161,8 +161,8 @@ class PPO(TypedDict, total=False):
 class KLPenalty(TypedDict, total=False):
     kind: Literal["adaptive", "fixed", "multiplicative"]
     coef: NonNegative
-    target: Positive
-    horizon: Count
+    target: Positive | None
+    horizon: Count | None
     estimator: Literal["k1", "k2", "k3", "abs"] | None
     placement: Literal["reward", "loss"]
 

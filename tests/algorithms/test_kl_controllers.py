@@ -1,3 +1,6 @@
+import math
+from typing import Any
+
 import pytest
 
 from rlhf_lightning.algorithms import AdaptiveKLController, FixedKLController, KLPenalty, MultiplicativeKLController
@@ -39,6 +42,76 @@ def test_the_closed_loop_settles_within_a_tenth_of_the_target(kind: str) -> None
         controller.update(kl * (1 + 0.1 * (-1) ** step), n_episodes=256)
     band = 0.1 if kind == "adaptive" else 0.5  # the multiplicative one promises its band, a factor of 1.5
     assert all(abs(kl - 5.0) <= band * 5.0 for kl in history[-50:])
+
+
+@pytest.mark.parametrize("n_episodes", [0, 1, 49, 50, 128, 250, 251, 500, 100_000])
+@pytest.mark.parametrize("kl", [-math.inf, -3.0, 0.0, 5.9, 6.0, 6.5, 60.0, math.inf])
+def test_an_adaptive_coefficient_is_positive_and_moves_by_at_most_a_fifth(kl: float, n_episodes: int) -> None:
+    """With more than five horizons' episodes in one iteration equation 4 alone is negative."""
+    controller = AdaptiveKLController(init_coef=0.2, target=6.0, horizon=50)
+    controller.update(kl, n_episodes)
+    assert 0.8 * 0.2 <= controller.value <= 1.2 * 0.2
+    if n_episodes <= 50:
+        error = min(max((kl - 6.0) / 6.0, -0.2), 0.2)
+        assert controller.value == 0.2 * (1 + error * n_episodes / 50)  # the paper's, to the bit
+
+
+@pytest.mark.parametrize(("horizon", "n_episodes"), [(10, 128), (1, 4096), (50, 251)])
+def test_a_horizon_shorter_than_an_iteration_settles(horizon: int, n_episodes: int) -> None:
+    """The same policy as above, for which equation 4 alone swings ever wider."""
+    controller = AdaptiveKLController(init_coef=0.05, target=5.0, horizon=horizon)
+    for _ in range(200):
+        kl = 4.0 / controller.value
+        controller.update(kl, n_episodes)
+    assert kl == pytest.approx(5.0, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: AdaptiveKLController(0.1, 6.0, 10), lambda: MultiplicativeKLController(0.1, 6.0)]
+)
+@pytest.mark.parametrize("extreme", [0.0, math.inf])
+def test_a_coefficient_comes_back_from_where_ten_thousand_iterations_have_driven_it(make: Any, extreme: float) -> None:
+    controller = make()
+    for _ in range(10_000):
+        controller.update(extreme, 64)
+    assert 0 < controller.value < math.inf
+    for _ in range(200):
+        controller.update(math.inf - extreme if extreme == 0 else 0.0, 64)
+    assert (controller.value > 0.1) == (extreme == 0)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "multiplicative"])
+def test_a_kl_that_is_nan_is_an_error_and_leaves_the_coefficient(kind: str) -> None:
+    controller = KLPenalty(kind=kind).controller()  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="objective/kl is nan"):
+        controller.update(math.nan, 64)
+    assert controller.value == 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"coef": 0.0}, r"coef: found 0\.0; must be above 0: a coefficient that is only ever multiplied stays 0"),
+        ({"coef": 0, "kind": "multiplicative"}, "coef: found 0; must be above 0"),
+        ({"coef": -0.1}, r"coef: found -0\.1"),
+        ({"coef": -0.1, "kind": "fixed"}, r"coef: found -0\.1; must be at least 0"),
+        ({"coef": math.nan}, "coef: found nan"),
+        ({"coef": math.inf}, "coef: found inf"),
+        ({"target": 0.0}, r"target: found 0\.0; must be above 0"),
+        ({"target": -1.0, "kind": "multiplicative"}, r"target: found -1\.0"),
+        ({"target": None}, "target: missing; algorithm.kl.kind=adaptive"),
+        ({"horizon": 0}, "horizon: found 0; must be above 0"),
+        ({"horizon": None}, "horizon: missing"),
+    ],
+)
+def test_what_no_controller_can_work_with_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^algorithm\.kl\.{message}"):
+        KLPenalty(**settings)
+
+
+def test_a_fixed_coefficient_may_be_0_and_needs_neither_target_nor_horizon() -> None:
+    assert KLPenalty(kind="fixed", coef=0.0, target=None, horizon=None).controller().value == 0.0
+    assert KLPenalty(kind="multiplicative", horizon=None).controller().value == 0.1
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "multiplicative", "fixed"])
