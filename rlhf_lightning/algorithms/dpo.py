@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.durable import write_durably
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.functional import dpo_loss, implicit_rewards
+from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
+from rlhf_lightning.functional.preference import LOSS_TYPES, SMOOTHED
 from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
-
-LOSS_TYPES = ("sigmoid", "ipo", "hinge")
 
 
 class DPOModule(AlignmentModule):
@@ -28,8 +28,9 @@ class DPOModule(AlignmentModule):
 
     Args:
         beta: strength of the pull to the reference, > 0.
-        loss_type: sigmoid, ipo (on per-token means, as its authors do) or hinge.
-        label_smoothing: probability that a label is wrong, in [0, 0.5) (conservative DPO; sigmoid only).
+        loss_type: sigmoid, ipo (on means per token, see `functional.answer_logps`) or hinge.
+        label_smoothing: probability that a label is wrong, in [0, 0.5) (conservative DPO). Of sigmoid only; the others
+            refuse it.
         precompute_reference: compute the reference's log-probabilities once before training, keep them in
             `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
     """
@@ -46,6 +47,15 @@ class DPOModule(AlignmentModule):
         super().__init__(*args, **kwargs)
         if loss_type not in LOSS_TYPES:
             raise UserError(f"algorithm.loss_type: {loss_type!r} is not one of {', '.join(LOSS_TYPES)}")
+        if not 0 < beta < math.inf:
+            raise UserError(f"algorithm.beta: found {beta}; must be above 0")
+        if not 0 <= label_smoothing < 0.5:
+            raise UserError(f"algorithm.label_smoothing: found {label_smoothing}; must be in [0, 0.5)")
+        if label_smoothing and loss_type not in SMOOTHED:
+            raise UserError(
+                f"algorithm.label_smoothing: found {label_smoothing}, but loss_type={loss_type} has none; set it to 0, "
+                "or choose algorithm.loss_type=sigmoid"
+            )
         self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
         self.precompute_reference = precompute_reference
         self.reference: Reference | None = None
@@ -94,9 +104,8 @@ class DPOModule(AlignmentModule):
         reference = self.reference_logps(batch)
         tokens = predict_tokens(self.model, batch.input_ids, batch.completion_mask)
         policy = scatter_tokens(tokens.logprobs, batch.completion_mask).sum(dim=1)
-        if self.loss_type == "ipo":
-            lengths = batch.completion_mask.sum(dim=1).clamp(min=1)
-            policy, reference = policy / lengths, reference / lengths
+        lengths = batch.completion_mask.sum(dim=1)
+        policy, reference = (answer_logps(sums, lengths, self.loss_type) for sums in (policy, reference))
         chosen, rejected = batch.pairs.unbind(dim=1)
         losses = dpo_loss(
             policy[chosen],

@@ -12,7 +12,7 @@ from rlhf_lightning.functional.kl import kl_estimate
 from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
 from rlhf_lightning.functional.ppo import ppo_policy_loss, ppo_value_loss
-from rlhf_lightning.functional.preference import dpo_loss, implicit_rewards
+from rlhf_lightning.functional.preference import answer_logps, dpo_loss, implicit_rewards
 from rlhf_lightning.functional.reward import (
     bradley_terry_loss,
     calibration_error,
@@ -23,6 +23,7 @@ from rlhf_lightning.functional.reward import (
 
 __all__ = [
     "IGNORE_INDEX",
+    "answer_logps",
     "bradley_terry_loss",
     "calibration_error",
     "centering_penalty",

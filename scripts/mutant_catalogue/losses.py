@@ -142,8 +142,8 @@ LOSSES = (
             Mutant(
                 "IPO sums over tokens",
                 "algorithms/dpo.py",
-                "policy, reference = policy / lengths, reference / lengths",
-                "pass",
+                "(answer_logps(sums, lengths, self.loss_type) for sums in (policy, reference))",
+                "(answer_logps(sums, lengths) for sums in (policy, reference))",
                 ("invariants/test_losses.py::test_ipo_compares_means_over_tokens",),
             ),
             Mutant(

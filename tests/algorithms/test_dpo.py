@@ -111,6 +111,22 @@ def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Pat
     assert {"logps/chosen", "logps/rejected", "rewards/chosen", "rewards/rejected"} <= set(run.callback_metrics)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=hinge has none"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=ipo has none"),
+        ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; must be in \[0, 0\.5\)"),
+        ({"label_smoothing": -0.1}, r"label_smoothing: found -0\.1"),
+        ({"beta": 0.0}, r"beta: found 0\.0; must be above 0"),
+        ({"beta": math.inf, "loss_type": "ipo"}, "beta: found inf"),
+    ],
+)
+def test_a_setting_that_the_loss_does_not_have_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^algorithm\.{message}"):
+        dpo(**settings)
+
+
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(UserError, match=r"algorithm\.loss_type: 'dpo'"):
         dpo(loss_type="dpo")

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from rlhf_lightning.functional import dpo_loss, implicit_rewards
+from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
 
-LOSS_TYPES = ["sigmoid", "ipo", "hinge"]
+SMOOTHINGS = [("sigmoid", 0.0), ("sigmoid", 0.1), ("sigmoid", 1.0), ("ipo", 0.0), ("hinge", 0.0)]
 
 
 def _logps(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -23,12 +23,11 @@ def _oracle(pc: float, pr: float, rc: float, rr: float, beta: float, eps: float,
     if loss_type == "sigmoid":
         return (1 - eps) * math.log1p(math.exp(-beta * h)) + eps * math.log1p(math.exp(beta * h))
     if loss_type == "ipo":
-        return (1 - eps) * (h - 0.5 / beta) ** 2 + eps * (-h - 0.5 / beta) ** 2
-    return (1 - eps) * max(0.0, 1 - beta * h) + eps * max(0.0, 1 + beta * h)
+        return (h - 0.5 / beta) ** 2
+    return max(0.0, 1 - beta * h)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize(("loss_type", "label_smoothing"), SMOOTHINGS)
 def test_equals_the_literal_formula(loss_type, label_smoothing) -> None:
     logps = _logps()
     losses = dpo_loss(*logps, beta=0.3, label_smoothing=label_smoothing, loss_type=loss_type)
@@ -41,35 +40,50 @@ def test_at_the_reference_the_loss_is_log_2() -> None:
     assert dpo_loss(pc, pr, pc, pr).tolist() == pytest.approx([math.log(2)] * 6)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_soft_labels_apply_row_by_row(loss_type) -> None:
+def test_soft_labels_apply_row_by_row() -> None:
     logps = _logps()
     soft = torch.tensor([0.0, 0.1, 0.25, 0.5, 0.9, 1.0], dtype=torch.float64)
-    losses = dpo_loss(*logps, label_smoothing=soft, loss_type=loss_type)
+    losses = dpo_loss(*logps, label_smoothing=soft)
     for row, eps in enumerate(soft.tolist()):
-        alone = dpo_loss(*(x[row : row + 1] for x in logps), label_smoothing=eps, loss_type=loss_type)
+        alone = dpo_loss(*(x[row : row + 1] for x in logps), label_smoothing=eps)
         assert losses[row].item() == pytest.approx(alone.item(), abs=1e-12)
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_a_flipped_label_is_the_swapped_pair(loss_type) -> None:
+def test_a_flipped_label_is_the_swapped_pair() -> None:
     pc, pr, rc, rr = _logps()
-    flipped = dpo_loss(pc, pr, rc, rr, label_smoothing=1.0, loss_type=loss_type)
-    assert torch.allclose(flipped, dpo_loss(pr, pc, rr, rc, loss_type=loss_type))
+    flipped = dpo_loss(pc, pr, rc, rr, label_smoothing=1.0)
+    assert torch.allclose(flipped, dpo_loss(pr, pc, rr, rc))
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.1, 0.3])
-def test_ipo_is_least_at_its_target_log_ratio(eps) -> None:
-    """h* = (1 - 2 eps) / (2 beta): Azar et al. 2023."""
+@pytest.mark.parametrize("loss_type", ["ipo", "hinge"])
+@pytest.mark.parametrize("smoothing", [0.1, 1.0, torch.zeros(6)], ids=["0.1", "1.0", "soft labels"])
+def test_label_smoothing_is_refused_by_losses_without_it(loss_type, smoothing) -> None:
+    with pytest.raises(ValueError, match=f"`label_smoothing` is given, but loss_type='{loss_type}' has none"):
+        dpo_loss(*_logps(), label_smoothing=smoothing, loss_type=loss_type)
+
+
+def test_ipo_is_least_at_its_target_log_ratio() -> None:
+    """h* = 1 / (2 beta): Azar et al. 2023."""
     beta, zero = 0.25, torch.zeros(1, dtype=torch.float64)
-    h = torch.tensor([(1 - 2 * eps) / (2 * beta)], dtype=torch.float64, requires_grad=True)
-    loss = dpo_loss(h, zero, zero, zero, beta, eps, "ipo")
+    h = torch.tensor([1 / (2 * beta)], dtype=torch.float64, requires_grad=True)
+    loss = dpo_loss(h, zero, zero, zero, beta, loss_type="ipo")
     loss.sum().backward()
     assert h.grad.item() == pytest.approx(0, abs=1e-12)
-    if eps == 0:
-        assert loss.item() == 0
+    assert loss.item() == 0
     for step in (-0.1, 0.1):
-        assert dpo_loss(h + step, zero, zero, zero, beta, eps, "ipo").item() > loss.item()
+        assert dpo_loss(h + step, zero, zero, zero, beta, loss_type="ipo").item() > loss.item()
+
+
+def test_an_answer_counts_by_its_sum_and_for_ipo_by_its_mean_per_token() -> None:
+    sums, lengths = torch.tensor([-6.0, -1.0, 0.0], dtype=torch.float16), torch.tensor([3, 1, 0])
+    for loss_type, expected in (("sigmoid", [-6, -1, 0]), ("hinge", [-6, -1, 0]), ("ipo", [-2, -1, 0])):
+        found = answer_logps(sums, lengths, loss_type)
+        assert found.tolist() == expected
+        assert found.dtype == torch.float32
+    with pytest.raises(ValueError, match="`loss_type` is 'kto'"):
+        answer_logps(sums, lengths, "kto")
+    with pytest.raises(ValueError, match=r"`lengths` has shape \[2\]"):
+        answer_logps(sums, lengths[:2])
 
 
 @pytest.mark.parametrize("probability", [0.5, 0.7, 0.99])
@@ -87,10 +101,10 @@ def test_hinge_stops_pushing_beyond_its_margin() -> None:
     assert h.grad.tolist() == [-0.25, 0.0]
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
-def test_gradients(loss_type) -> None:
+@pytest.mark.parametrize(("loss_type", "label_smoothing"), SMOOTHINGS)
+def test_gradients(loss_type, label_smoothing) -> None:
     logps = [x.requires_grad_() for x in _logps()]
-    assert torch.autograd.gradcheck(lambda *x: dpo_loss(*x, 0.3, 0.1, loss_type), logps)
+    assert torch.autograd.gradcheck(lambda *x: dpo_loss(*x, 0.3, label_smoothing, loss_type), logps)
 
 
 def test_extreme_margins_stay_finite() -> None:
