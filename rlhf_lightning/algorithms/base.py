@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
 from rlhf_lightning.models import save_model, shard
+
+log = logging.getLogger(__name__)
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
@@ -53,6 +58,7 @@ class AlignmentModule(L.LightningModule):
         self.model: Any = None
         self.metrics = nn.ModuleDict()
         self.maxima = nn.ModuleDict()
+        self.rate: float | None = None  # the learning rate of the last optimiser step
         self.strict_loading = False  # frozen weights are not in the checkpoint
 
     def configure_model(self) -> None:
@@ -74,16 +80,34 @@ class AlignmentModule(L.LightningModule):
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.make_scheduler is None:
             return optimizer
-        arguments: dict[str, Any] = {"optimizer": optimizer}
-        if "num_training_steps" in inspect.signature(self.make_scheduler).parameters:
-            arguments["num_training_steps"] = int(self.trainer.estimated_stepping_batches)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(**arguments), "interval": "step"},
+            "lr_scheduler": {"scheduler": self._scheduler(self.make_scheduler, optimizer), "interval": "step"},
         }
+
+    def _scheduler(self, make: SchedulerFactory, optimizer: Optimizer) -> LRScheduler:
+        """The scheduler, told how many optimiser steps are planned.
+
+        Raises:
+            UserError: it asks for the number of steps of a run without an end.
+        """
+        asks = "num_training_steps" in inspect.signature(make).parameters
+        warm_up = getattr(make, "keywords", {}).get("num_warmup_steps") or 0
+        if not asks and not warm_up:
+            return make(optimizer=optimizer)
+        steps = self.trainer.estimated_stepping_batches
+        if asks and not math.isfinite(steps):
+            raise UserError(ENDLESS_SCHEDULE)
+        if 0 < steps <= warm_up:
+            log.warning(
+                f"scheduler.num_warmup_steps: found {warm_up}, and the run has {int(steps)} optimiser steps: the "
+                "learning rate never reaches optimizer.lr"
+            )
+        return make(optimizer=optimizer, **({"num_training_steps": int(steps)} if asks else {}))
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
+        self.rate = float(optimizer.param_groups[0]["lr"])
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 
@@ -101,9 +125,15 @@ class AlignmentModule(L.LightningModule):
         return metric
 
     def _recorded(self, prefix: str = "") -> dict[str, WeightedMean]:
-        """The metrics with something recorded since they were last logged."""
+        """The means with something recorded since they were last logged."""
         metrics = {name: self._metric(name) for name in self.metrics if name.startswith(prefix)}
         return {name: metric for name, metric in metrics.items() if metric.update_called}
+
+    def _unlogged(self, prefix: str = "") -> list[tuple[str, Metric]]:
+        """The means and then the maxima with something recorded since they were last logged."""
+        maxima = [(name, metric) for name, metric in self.maxima.items() if name.startswith(prefix)]
+        recorded: list[tuple[str, Metric]] = [*self._recorded(prefix).items()]
+        return recorded + [(name, m) for name, m in maxima if isinstance(m, Metric) and m.update_called]
 
     def record_max(self, name: str, value: Tensor) -> None:
         """Add to the maximum of a metric, over all batches and processes since it was last logged."""
@@ -112,13 +142,16 @@ class AlignmentModule(L.LightningModule):
         self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
-        """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged."""
+        """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged.
+
+        With them, if they are not those of a validation: the learning rate of the last optimiser step.
+        """
         logged: dict[str, Tensor] = {}
-        for name, metric in [*self._recorded(prefix).items(), *self.maxima.items()]:
-            assert isinstance(metric, Metric)
-            if name.startswith(prefix) and metric.update_called:
-                logged[name] = metric.compute()
-                metric.reset()
+        for name, metric in self._unlogged(prefix):
+            logged[name] = metric.compute()
+            metric.reset()
+        if self.rate is not None and not prefix:
+            logged["lr"] = torch.tensor(self.rate, device=self.device)
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
@@ -148,7 +181,8 @@ class AlignmentModule(L.LightningModule):
         """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""
         if not self._logs_this_step():
             return {}
-        return {name: float(metric.compute()) for name, metric in self._recorded().items()}
+        pending = {name: float(metric.compute()) for name, metric in self._unlogged()}
+        return {**pending, "lr": float(torch.tensor(self.rate))} if pending and self.rate is not None else pending
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set."""
@@ -158,13 +192,18 @@ class AlignmentModule(L.LightningModule):
         """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-        unlogged = {} if self._logs_this_step() else self._recorded()
-        checkpoint["recorded"] = of_every_process({name: metric.sums() for name, metric in unlogged.items()})
+        unlogged = [] if self._logs_this_step() else self._unlogged()
+        sums = {name: metric.sums() for name, metric in unlogged if isinstance(metric, WeightedMean)}
+        checkpoint["recorded"] = of_every_process(sums)
+        maxima = {name: metric.max_value.cpu() for name, metric in unlogged if isinstance(metric, MaxMetric)}
+        checkpoint["recorded_maxima"] = of_every_process(maxima)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what was recorded since it was last logged."""
         for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():
             self._metric(name).restore(sums)
+        for name, value in (of_this_process(checkpoint.get("recorded_maxima", [])) or {}).items():
+            self.record_max(name, value.to(self.device))
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""

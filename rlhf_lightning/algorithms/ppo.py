@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
@@ -21,6 +22,7 @@ from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engi
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.algorithms.schedule import go_to, scheduled_step, steps_per_iteration
 from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
@@ -124,6 +126,7 @@ class PPOModule(AlignmentModule):
         self.last_rollout: Rollout | None = None
         self.last_samples: list[dict[str, Any]] = []
         self._stop_updates = False
+        self._first_step = 0  # of this iteration
         self._iteration: dict[str, Tensor] = {}
 
     # ---- set-up
@@ -157,6 +160,12 @@ class PPOModule(AlignmentModule):
         """Move the reward's network to the policy's device."""
         if hasattr(self.reward, "to"):
             self.reward.to(self.device)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "val_prompts", None) and not is_overridden("validation_step", self):
+            raise UserError(
+                "data.val or data.val_fraction: PPO has no validation; leave both out, and compare policies on "
+                "held-out prompts with rlhf-evaluate"
+            )
         for callback in self.trainer.checkpoint_callbacks:
             if getattr(callback, "_every_n_train_steps", 0) or getattr(callback, "_train_time_interval", None):
                 raise UserError(
@@ -198,7 +207,7 @@ class PPOModule(AlignmentModule):
     def collect(self) -> Rollout:
         """Generate, score, penalise, estimate advantages."""
         assert self.engine is not None
-        self._stop_updates, self._iteration = False, {}
+        self._stop_updates, self._iteration, self._first_step = False, {}, self.global_step
         self.stopwatch.lap("between", self.device)
         prompts = self.prompts()
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
@@ -340,8 +349,25 @@ class PPOModule(AlignmentModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """PPO logs once an iteration, at the epoch's end."""
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Go to where the run is on the schedule, by iterations: `target_kl` may have left out steps of them."""
+        if metric is not None or not hasattr(scheduler, "last_epoch"):
+            super().lr_scheduler_step(scheduler, metric)
+            return
+        steps = steps_per_iteration(self.trainer)
+        done = steps if self.iteration_ended else self.global_step - self._first_step
+        go_to(scheduler, scheduled_step(self.trainer, self.current_epoch * steps + done))
+
+    @property
+    def iteration_ended(self) -> bool:
+        """Whether all of this iteration's updates are done: its minibatches, or those up to `target_kl`."""
+        return self.trainer.is_last_batch or self._stop_updates
+
     def on_train_epoch_end(self) -> None:
-        """Log the iteration, then let the KL controller react to it."""
+        """Log the iteration, then let schedule and KL controller react to it."""
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step" and not config.reduce_on_plateau:
+                self.lr_scheduler_step(config.scheduler, None)
         self.record("kl/coef", self.kl_controller.value)
         self.stopwatch.lap("update", self.device)
         record_times(self, self.stopwatch.take())

@@ -24,7 +24,8 @@ class RewardModule(AlignmentModule):
     the ordinary chosen and rejected pair.
 
     Args:
-        center_coef: weight of the centring penalty, which fixes the free constant (Eisenstein et al. 2023).
+        center_coef: weight of the centring penalty, the squared sum of a pair's two scores, which fixes the free
+            constant (Eisenstein et al. 2023; theirs is 0.01).
 
     Attributes:
         moments: mean and standard deviation of the scores of all held-out answers, each counted once, at the last
@@ -63,6 +64,11 @@ class RewardModule(AlignmentModule):
         self.record(f"{split}/mean_reward", (better + worse).sum() / max(2 * n, 1), n)
         return better, worse
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget what a validation that did not end has left."""
+        self.validation.clear()
+        self.held_out_scores.clear()
+
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         """Accuracy, margin and calibration on held-out pairs, and the scores' mean and standard deviation."""
         scores = self.model(batch.input_ids, batch.attention_mask, batch.prompt_lengths)
@@ -78,7 +84,10 @@ class RewardModule(AlignmentModule):
         confidence = logsigmoid((better - worse).abs()).exp()
         error = calibration_error(confidence, (better > worse).float())
         self.log("val/calibration_error", error, sync_dist=True, batch_size=len(better))
+        former = self.moments
         self._log_moments(torch.cat(self.held_out_scores))
+        if self.trainer.sanity_checking:
+            self.moments = former  # of a few answers, before training
         self.held_out_scores.clear()
 
     def _log_moments(self, scores: Tensor) -> None:
@@ -96,7 +105,8 @@ class RewardModule(AlignmentModule):
         checkpoint["score_moments"] = list(self.moments) if self.moments else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the moments."""
+        """Restore what was recorded since it was last logged, and the moments."""
+        super().on_load_checkpoint(checkpoint)
         moments = checkpoint.get("score_moments")
         self.moments = ScoreMoments(*moments) if moments else None
 

@@ -25,7 +25,7 @@ from rlhf_lightning.callbacks import (
 from rlhf_lightning.durable import read_manifest, what_is_broken
 from rlhf_lightning.errors import Terminated
 from rlhf_lightning.models import fingerprint
-from tests.algorithms.conftest import ppo, sft, trainer
+from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 from tests.tiny import tiny_model
 
 DROPOUT = partial(tiny_model, "gpt2", dropout=0.2)
@@ -57,7 +57,8 @@ def run(folder: Path, resume: Path | None = None, kind: str = "sft", **settings:
     """A run of 3 epochs of 5 batches; PPO: 3 iterations of 16 steps."""
     save: dict[str, Any] = settings.pop("save", {"every_n_epochs": 1})
     further: list[Callback] = settings.pop("callbacks", [])
-    module, data = ppo() if kind == "ppo" else sft(DROPOUT)
+    makers = {"ppo": ppo, "dpo": dpo, "reward": partial(reward, folder), "sft": partial(sft, DROPOUT)}
+    module, data = makers[kind]()
     module.make_scheduler = LINEAR
     torch.manual_seed(9)
     callbacks = [
@@ -118,6 +119,26 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same(case: s
             (tmp_path / "metrics.jsonl").write_bytes(left)
             torch.manual_seed(1234)  # another process has other random states
             assert end(run(tmp_path, path, **settings)) == expected, f"from step {step}"
+
+
+class LargestLoss(Callback):
+    """Records a maximum beside the means."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
+        pl_module.record_max("train/loss_max", outputs["loss"])
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward"])
+def test_a_row_does_not_depend_on_a_resume_within_its_window(kind: str, tmp_path: Path) -> None:
+    """Rows of 4 steps in epochs of 5, cut after the first, second and third step of a window."""
+    settings: dict[str, Any] = {"kind": kind, "save": EVERY_STEP, "log_every_n_steps": 4}
+    expected = end(run(tmp_path, callbacks=[LargestLoss()], **settings))
+    assert [line["step"] for line in expected["lines"] if "train/loss" in line] == [4, 8, 12]
+    assert "train/loss_max" in expected["metrics"]
+    for step in (5, 6, 7, 13):
+        path = tmp_path / "checkpoints" / f"{step}.ckpt"
+        (tmp_path / "metrics.jsonl").write_bytes(path.with_suffix(".jsonl").read_bytes())
+        assert end(run(tmp_path, path, callbacks=[LargestLoss()], **settings)) == expected, f"from step {step}"
 
 
 def test_an_iteration_of_ppo_is_resumed_with_its_line(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Settings of training that would do nothing beside another one are refused in one line, before torch is imported."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_lightning.commands import combinations
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.train import check
+from rlhf_lightning.errors import UserError
+
+LINEAR = "scheduler: it needs to know where the run ends, and trainer.max_epochs=-1 has no end"
+
+
+def complaint(overrides: str) -> str:
+    with pytest.raises(UserError) as error:
+        check(compose_config("train", overrides.split()))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("algorithm.kl.coef=0", "algorithm.kl.coef: found 0 with algorithm.kl.kind=adaptive"),
+        ("algorithm.kl.coef=0.0 algorithm.kl.kind=multiplicative", "algorithm.kl.coef: found 0 with"),
+        ("algorithm.kl.kind=fixed", "algorithm.kl.target: found 1.8, but algorithm.kl.kind=fixed has none"),
+        ("algorithm.kl.kind=multiplicative", "algorithm.kl.horizon: found 2000, but algorithm.kl.kind=multiplicative"),
+        ("algorithm.kl.target=null", "algorithm.kl.target: found null, but algorithm.kl.kind=adaptive needs it"),
+        ("algorithm.kl.horizon=null", "algorithm.kl.horizon: found null"),
+        ("data.val=prompts.jsonl", "data.val: found prompts.jsonl, but PPO has no validation"),
+        ("data.val_fraction=0.1", "data.val_fraction: found 0.1, but PPO has no validation"),
+        ("trainer.limit_train_batches=3", "trainer.limit_train_batches: found 3, but PPO would leave out"),
+        ("trainer.limit_train_batches=1", "trainer.limit_train_batches: found 1, but PPO would leave out"),
+        ("trainer.limit_train_batches=0.5", "trainer.limit_train_batches: found 0.5, but PPO"),
+        ("trainer.overfit_batches=1", "trainer.overfit_batches: found 1, but PPO"),
+        ("trainer.val_check_interval=0.5", "trainer.val_check_interval: found 0.5, but PPO has no validation"),
+        ("algorithm.ppo_epochs=1 algorithm.num_minibatches=1", "algorithm.target_kl: found 0.02, but an iteration"),
+        ("algorithm.ptx.data=text.jsonl", "algorithm.ptx.data: found text.jsonl, but algorithm.ptx.coef=0"),
+        ("trainer.max_epochs=-1", LINEAR),
+        ("trainer.max_epochs=-1 scheduler=cosine trainer.max_time=00:01:00:00", LINEAR),
+    ],
+)
+def test_a_setting_of_ppo_that_would_do_nothing_is_refused(overrides: str, expected: str) -> None:
+    assert expected in complaint(f"experiment=ppo_demo {overrides}")
+
+
+@pytest.mark.parametrize("loss_type", ["hinge", "ipo"])
+def test_label_smoothing_is_refused_by_losses_without_it(loss_type: str) -> None:
+    found = complaint(f"experiment=dpo_demo algorithm.loss_type={loss_type} algorithm.label_smoothing=0.1")
+    assert found.startswith(f"algorithm.label_smoothing: found 0.1, but algorithm.loss_type={loss_type} has none")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "experiment=ppo_demo algorithm.kl.kind=fixed algorithm.kl.target=null algorithm.kl.horizon=null",
+        "experiment=ppo algorithm.kl.kind=fixed algorithm.kl.coef=0 model.path=a data.train=b reward.model=c",
+        "experiment=ppo_demo trainer.limit_train_batches=1.0 data.val_fraction=0",
+        "experiment=ppo_demo trainer.max_epochs=-1 trainer.max_steps=100",
+        "experiment=ppo_demo trainer.max_epochs=-1 scheduler=constant",
+        "experiment=dpo_demo algorithm.label_smoothing=0.1",
+        "experiment=sft_demo trainer.max_epochs=-1 trainer.max_steps=100 trainer.limit_train_batches=3",
+    ],
+)
+def test_what_has_an_effect_is_taken(overrides: str) -> None:
+    check(compose_config("train", overrides.split()))
+
+
+def test_the_defaults_that_every_kind_of_penalty_is_given_are_those_of_the_config() -> None:
+    kl = compose_config("train", ["experiment=ppo"])["algorithm"]["kl"]
+    assert {name: kl[name] for name in combinations.KL_DEFAULTS} == combinations.KL_DEFAULTS
