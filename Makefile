@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-vllm exact mutants kills lint format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm exact mutants kills check-gpu lint format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -61,6 +61,9 @@ mutants: $(STAMP)  ## put each known bug in on purpose and count how many the te
 
 kills: $(STAMP)  ## kill 100 runs with SIGKILL at random moments, resume them, compare their ends
 	$(BIN)/python scripts/kill_resume.py
+
+check-gpu: $(STAMP)  ## what only a GPU can answer, in eight minutes (without one: python scripts/check_gpu.py --cpu)
+	$(BIN)/python scripts/check_gpu.py
 
 lint: $(STAMP)  ## ruff, types, dead code
 	$(BIN)/ruff check .

@@ -1,0 +1,62 @@
+"""Steps of the large network with LoRA: planned against measured memory, and the share of the peak that they use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from comparison.memory import resident, restart_peak, unmap
+
+from gpu_checks.findings import Finding
+from gpu_checks.runs import REWARD, UNSAVED, config_of, fit
+from gpu_checks.setting import Setting, demonstrations, preferences, prompts
+from rlhf_lightning.commands.planned_run import planned_run
+from rlhf_lightning.planning import make_plan
+
+
+class FromTheFirstStep(lightning.Callback):
+    """Bytes before training, which has a peak of its own while it loads."""
+
+    before = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            unmap(pl_module.parameters())
+            restart_peak()
+
+
+def check_task(setting: Setting, task: str) -> Iterator[Finding]:
+    """Peak and utilisation of a task's steps, all rows as long as the plan takes them to be."""
+    sizes = setting.sizes
+    count, half = sizes.rows * sizes.steps, sizes.length // 2
+    made = {"sft": demonstrations(count, half, half), "dpo": preferences(count, half, half)}
+    rows = setting.rows(task, made.get(task) or prompts(count, 3 * sizes.length // 4))
+    overrides = [f"data.train={rows}", "model/adapter=lora", "trainer.log_every_n_steps=1", *UNSAVED]
+    if setting.device == "cuda":
+        overrides += ["model.dtype=bfloat16", "trainer.precision=bf16-mixed"]
+    if task == "ppo":
+        overrides += [REWARD, f"rollout.batch_size={4 * sizes.rows}", "algorithm.num_minibatches=4"]
+        overrides += [f"rollout.max_new_tokens={sizes.length // 4}", f"data.max_prompt_length={3 * sizes.length // 4}"]
+        overrides += ["algorithm.ppo_epochs=1", "trainer.max_epochs=2"]
+    else:
+        overrides += [f"data.batch_size={sizes.rows}", f"data.max_length={sizes.length}"]
+        overrides += [f"trainer.max_steps={sizes.steps}"]
+    config = config_of(setting, task, setting.llama("large"), overrides)
+    plan = make_plan(planned_run(config)).peak
+    before = resident("VmRSS")
+    trainer, _ = fit(config, [FromTheFirstStep()])
+    peak = torch.cuda.max_memory_allocated() if setting.device == "cuda" else resident("VmHWM") - before
+    yield Finding("planned peak", plan / 2**20, "MiB")
+    yield Finding("measured peak", peak / 2**20, "MiB")
+    yield Finding("planned / measured", plan / peak)
+    metrics = trainer.callback_metrics
+    speed = metrics.get("perf/tokens_per_second", metrics.get("perf/update_tokens_per_second"))
+    yield Finding("model FLOP utilisation", 100 * float(metrics["perf/mfu"]), "%")
+    yield Finding("peak of a square product", float(metrics["perf/peak_teraflops"]), "TFLOP/s")
+    yield Finding("training", float(speed), "tokens/s")
+    if "rollout/tokens_per_second" in metrics:
+        yield Finding("rollout", float(metrics["rollout/tokens_per_second"]), "tokens/s")

@@ -1,0 +1,54 @@
+"""Runs as rlhf-train makes them: every algorithm trains, saves and exports, and a resumed run ends in the same bits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from gpu_checks.findings import Finding, holds
+from gpu_checks.runs import REWARD, TASKS, config_of, small_rows
+from gpu_checks.setting import Setting
+from rlhf_lightning.commands.train import run
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def config_for(setting: Setting, task: str, name: str, more: list[str]) -> dict[str, Any]:
+    """A run of two epochs, or iterations, whose steps change the weights."""
+    overrides = [f"data.train={small_rows(setting, task)}", "trainer.max_epochs=2", "optimizer.lr=1e-3", *more]
+    overrides += ["+trainer.enable_progress_bar=false", "callbacks.instruments=null"]
+    if task == "ppo":
+        overrides += [REWARD, "rollout.batch_size=8", "rollout.max_new_tokens=12", "algorithm.num_minibatches=2"]
+        overrides += ["algorithm.ppo_epochs=1", "data.max_prompt_length=64"]
+    else:
+        overrides += ["data.batch_size=4"]
+    return config_of(setting, task, setting.llama("small"), overrides, name)
+
+
+def check(setting: Setting) -> Iterator[Finding]:
+    """Uninterrupted against resumed runs."""
+    for task in TASKS:
+        for precision in PRECISIONS if task == "ppo" else PRECISIONS[:1]:
+            name = f"{task}-{precision}"
+            whole = config_for(setting, task, f"{name}-whole", [f"trainer.precision={precision}"])
+            run(copy.deepcopy(whole))
+            first = config_for(setting, task, f"{name}-resumed", [f"trainer.precision={precision}"])
+            first["trainer"]["max_epochs"] = 1
+            run(copy.deepcopy(first))
+            half = weights(first)
+            run({**copy.deepcopy(first), "ckpt": "last", "trainer": {**first["trainer"], "max_epochs": 2}})
+            ends = weights(whole)
+            moved = any(not torch.equal(ends[key], half[key]) for key in ends)
+            yield holds(f"{task}, {precision}: the second half of the run changes the weights", moved)
+            same = all(torch.equal(ends[key], value) for key, value in weights(first).items())
+            yield holds(f"{task}, {precision}: a resumed run ends in the same bits", same)
+
+
+def weights(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What a run has exported."""
+    return load_file(Path(config["run_dir"]) / "model" / "model.safetensors")
