@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers import PreTrainedTokenizerFast as Tokenizer_
+
+from rlhf_lightning.models import load_reward_model, save_model
 
 WORDS = list("abcdefghijklmnopqrstuvwxyz")
 
@@ -48,3 +52,12 @@ def tiny_model(
         torch.manual_seed(0)
         config = AutoConfig.for_model(family, vocab_size=vocab_size, initializer_range=0.2, **size, **own, **ids)
         return AutoModelForCausalLM.from_config(config)
+
+
+def write_reward_model(folder: Path, model: PreTrainedModel | None = None, pad_is_eos: bool = False) -> Path:
+    """A reward model on a tiny backbone, with its tokenizer."""
+    backbone, tokenizer = model or tiny_model(), tiny_tokenizer(pad_is_eos)
+    backbone.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_model(load_reward_model(folder), tokenizer, folder)
+    return folder

@@ -18,6 +18,7 @@ from torchmetrics import MaxMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
+from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
 from rlhf_lightning.models import save_model, shard
@@ -64,8 +65,18 @@ class AlignmentModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the networks, once."""
         if self.model is None:
-            self.model = self.load_model()
+            self.model = self.load_trainable()
             self.shard(self.model)
+
+    def load_trainable(self) -> Any:
+        """The network to train.
+
+        Raises:
+            UserError: nothing or next to nothing of it is trainable.
+        """
+        network = self.load_model()
+        check_trains(network)
+        return network
 
     def shard(self, network: Any) -> None:
         """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""

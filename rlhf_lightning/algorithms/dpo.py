@@ -64,7 +64,7 @@ class DPOModule(AlignmentModule):
     def configure_model(self) -> None:
         """The policy without dropout, and its reference."""
         if self.model is None:
-            self.model = self.load_model()
+            self.model = self.load_trainable()
             disable_dropout(self.model)
             self.reference = Reference(self.model, self.load_model)
             self.shard(self.model)

@@ -135,7 +135,7 @@ class PPOModule(AlignmentModule):
         """Policy, value function, reference and engine."""
         if self.actor_critic is not None:
             return
-        policy = self.load_model()
+        policy = self.load_trainable()
         critic = bare_model(self.load_model()).base_model if self.layout == "separate" else None
         self.actor_critic = ActorCritic(policy, critic)
         shared = self.layout == "shared"

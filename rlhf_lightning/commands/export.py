@@ -116,7 +116,7 @@ def _check_adapter(run: TrainingRun, dtype: str | None) -> None:
     if dtype is not None:
         raise UserError("dtype: an adapter is exported as it was trained; use form=merged, or leave dtype out")
     if (Path(run.adapter_base) / "adapter_config.json").is_file():
-        raise UserError(f"form: the base of this adapter is itself an adapter ({run.adapter_base}); use form=merged")
+        raise UserError(f"run: the base of its adapter is itself an adapter ({run.adapter_base}); merge that first")
 
 
 def write_export(run: TrainingRun, target: Path, form: str, dtype: str | None) -> None:
@@ -135,14 +135,14 @@ def write_export(run: TrainingRun, target: Path, form: str, dtype: str | None) -
 
 
 def _save_merged(run: TrainingRun, folder: Path, dtype: str | None) -> None:
-    from rlhf_lightning.models import load_causal_lm, load_reward_model, load_tokenizer, save_model, score_moments
+    from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
 
     # The folder of a whole model knows its own type; an adapter was trained on a base of the config's.
     trained_in = run.config["model"].get("dtype", "auto") if run.adapter_base else "auto"
     precision: Any = dtype or trained_in
     model: Any
     if run.is_reward_model:
-        model = load_reward_model(run.model_folder, dtype=precision)
+        model = load_scorer(run.model_folder, dtype=precision, as_trained=False)
         model.keep_moments(score_moments(run.model_folder))
     else:
         model = load_causal_lm(run.model_folder, dtype=precision)

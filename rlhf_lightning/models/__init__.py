@@ -20,7 +20,7 @@ from rlhf_lightning.models.loading import (
     load_tokenizer,
     run_model_folder,
 )
-from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, score_moments
+from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, load_scorer, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference, SharedRewardModel
 from rlhf_lightning.models.saving import end_of_sequence_ids, save_model
 from rlhf_lightning.models.sharding import as_forward, shard, whole_weights
@@ -45,6 +45,7 @@ __all__ = [
     "load_causal_lm",
     "load_config",
     "load_reward_model",
+    "load_scorer",
     "load_tokenizer",
     "output_head",
     "predict_tokens",

@@ -151,49 +151,43 @@ def read_adapter_config(folder: str | Path) -> Any:
     return PeftConfig.from_pretrained(str(folder))
 
 
-def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], start: str | None, revision: Any) -> Any:
-    """The model with a trainable adapter, new or begun from the adapter folder `start`.
+def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: Any) -> Any:
+    """The model with a new trainable adapter.
 
     Raises:
-        UserError: the adapter of `start` has another shape than the one asked for.
+        UserError: none of the model's layers has one of the names.
     """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model
 
-    config = lora.config(task, revision)
-    adapted = get_peft_model(model, config)
-    if start is not None:
-        saved, weights = read_adapter(start)
-        _check_same_shape(saved, config, start)
-        new = get_peft_model_state_dict(adapted)  # with a score head, which a language model's adapter does not have
-        updates = {name: weight for name, weight in weights.items() if "lora_" in name or name in new}
-        other = sorted(updates.keys() - new.keys())
-        if other:
-            raise UserError(f"model.adapter.target_modules: {start} adapts other layers, such as {other[0]}")
-        set_peft_model_state_dict(adapted, new | updates)
-    return adapted
-
-
-def _check_same_shape(saved: Any, wanted: Any, folder: str) -> None:
-    pairs = {"rank": "r", "alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
-    for key, name in pairs.items():
-        if getattr(saved, name) != getattr(wanted, name):
-            raise UserError(
-                f"model.adapter.{key}: found {getattr(wanted, name)}, but the adapter that training begins from "
-                f"({folder}) has {getattr(saved, name)}; set model.adapter.{key}={getattr(saved, name)}, or merge that "
-                "adapter into its base first: rlhf-export"
-            )
-
-
-def merge_adapter(model: Any, folder: str | Path) -> Any:
-    """The model with the adapter of a folder added to its weights."""
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    try:
+        return get_peft_model(model, lora.config(task, revision))
+    except ValueError as error:
+        if "target modules" not in str(error).lower():
+            raise
+        raise UserError(
+            f"model.adapter.target_modules: found {lora.target_modules}; no layer of the model has such a name; "
+            "allowed: all-linear, or names of linear layers, such as [q_proj, v_proj]"
+        ) from error
 
 
 def has_adapter(model: nn.Module) -> bool:
     """Whether the model is a base with adapters."""
     return hasattr(model, "disable_adapter")
+
+
+def can_be_switched(model: Any) -> bool:
+    """Whether the trained adapter is LoRA on linear layers and nothing else, so that others can take its place.
+
+    What else peft trains (copies of whole layers, biases, rows of the embedding) stays when an adapter is switched.
+    """
+    config = model.peft_config[TRAINED]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    parts = tuple(f".lora_{part}.{TRAINED}" for part in ("A", "B", "magnitude_vector"))
+    return (
+        config.bias == "none"
+        and not config.target_parameters
+        and all(any(part in name for part in parts) for name in trained)
+    )
 
 
 def adapters_add_nothing(model: nn.Module) -> bool:

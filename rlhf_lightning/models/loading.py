@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
     LoRA,
@@ -19,13 +20,13 @@ from rlhf_lightning.models.adapters import (
     base_of,
     is_adapter_folder,
     keep_weights_as_they_are,
-    merge_adapter,
     read_adapter_config,
 )
 from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.models.last_layer import read_less
+from rlhf_lightning.models.loaded_weights import read_network
 from rlhf_lightning.models.rms_norm import use_short_norms
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
@@ -120,11 +121,12 @@ def load_network(
     arguments: dict[str, Any],
     adapter: LoRA | None,
     quantization: NF4 | None,
-) -> tuple[Any, list[str], str | None]:
-    """The network of the base, the names of weights its folder does not have, and the adapter folder on top, if any.
+    new: str | None = None,
+) -> tuple[Any, bool, str | None]:
+    """The network of the base, whether the layer that may be `new` is, and the adapter folder on top, if any.
 
     Raises:
-        UserError: 4 bits without an adapter.
+        UserError: 4 bits without an adapter; weights that the folder lacks, see `read_network`.
     """
     folder = run_model_folder(path)
     if quantization is not None:
@@ -134,10 +136,13 @@ def load_network(
     start = folder if is_adapter_folder(folder) else None
     if start is not None:
         arguments = {**arguments, "revision": read_adapter_config(folder).revision}
-    network, report = auto_class.from_pretrained(base_of(folder), output_loading_info=True, **arguments)
+    base = base_of(folder)
+    if is_adapter_folder(base):
+        raise UserError(f"model.path: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
+    network, is_new = read_network(auto_class, base, arguments, new)
     if quantization is not None:
         keep_weights_as_they_are(network)
-    return network, list(report["missing_keys"]), start
+    return network, is_new, start
 
 
 def prepare_to_train(
@@ -153,10 +158,14 @@ def prepare_to_train(
     read_less(network.base_model)
     if activation_checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
-    if adapter is not None:
-        network = add_adapter(network, adapter, task, start, revision)
-    elif start is not None:
-        network = merge_adapter(network, start)
+    if start is not None:
+        begun = begin_from_adapter(network, start, task, adapter)
+        # Merged into 4-bit weights, the update would be rounded to them: there it stays beside them.
+        network = (
+            begun if adapter is not None or getattr(network, "is_quantized", False) else merge_adapter(begun, start)
+        )
+    elif adapter is not None:
+        network = add_adapter(network, adapter, task, revision)
     if not dropout:
         disable_dropout(network)
     if not activation_checkpointing:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlhf_lightning.models.adapters import NF4, LoRA
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, hidden_at
+from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
 from rlhf_lightning.models.loading import (
     Dtype,
     load_network,
@@ -99,8 +101,10 @@ def load_reward_model(
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
     classes = AutoModelForSequenceClassification
-    classifier, missing, start = load_network(classes, path, {**arguments, "num_labels": 1}, adapter, quantization)
-    if any(name.startswith("score") for name in missing):
+    classifier, is_new, start = load_network(
+        classes, path, {**arguments, "num_labels": 1}, adapter, quantization, new=HEAD
+    )
+    if is_new:
         weight = classifier.score.weight
         noise = torch.randn(weight.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         with torch.no_grad():
@@ -108,3 +112,37 @@ def load_reward_model(
     return RewardModel(
         prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter)
     )
+
+
+def load_scorer(
+    path: str | Path, dtype: Dtype = "float32", attn_implementation: str | None = "sdpa", as_trained: bool = True
+) -> RewardModel:
+    """A reward model to score with: its score head comes from its folder, and is never new.
+
+    Args:
+        as_trained: keep a base in 4 bits if the adapter on it was trained on one: it scores as it did then. False: the
+            adapter is merged into the unquantised base.
+
+    Raises:
+        UserError: the folder has no score head, or more than one label; others as `load_causal_lm`.
+    """
+    folder = run_model_folder(path)
+    arguments = {**pretrained_arguments(dtype, attn_implementation, None, False), "num_labels": 1}
+    adapter = is_adapter_folder(folder)
+    if adapter and not any(f".{HEAD}." in name for name in read_adapter(folder)[1]):
+        raise UserError(f"model.path: {path} {NO_HEAD}")
+    bits = quantization_of(folder) if adapter and as_trained else None
+    if bits is not None:
+        arguments["quantization_config"] = bits
+    classifier, _, start = load_network(
+        AutoModelForSequenceClassification, path, arguments, None, None, new=HEAD if adapter else None
+    )
+    return RewardModel(prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None))
+
+
+def quantization_of(folder: str | Path) -> dict[str, Any] | None:
+    """How the base of a reward model's adapter was quantised when it was trained; None: not at all, or not known."""
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    found: dict[str, Any] | None = config.get("quantization_config")
+    return found

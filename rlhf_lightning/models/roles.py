@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.adapters import adapter_active, adapters_add_nothing, copy_adapter, has_adapter, load_beside
+from rlhf_lightning.models.adapters import (
+    adapter_active,
+    adapters_add_nothing,
+    can_be_switched,
+    copy_adapter,
+    has_adapter,
+    load_beside,
+)
 from rlhf_lightning.models.forward import bare_model, predict_tokens, right_padded, scatter_tokens, states_before
 from rlhf_lightning.models.loading import disable_dropout, fingerprint, freeze
 from rlhf_lightning.models.reward_model import last_hidden
@@ -79,14 +86,15 @@ class Reference:
 
     Beside a policy with an adapter it costs next to nothing: the adapter switched off if it still adds nothing, and
     otherwise (a policy that starts from an SFT adapter is not its base) a frozen copy of that adapter. It is a frozen
-    copy of the whole network for a policy without adapter, or if `share` is False.
+    copy of the whole network for a policy without adapter, for an adapter that trains more than LoRA's matrices, or
+    if `share` is False.
 
     It is no nn.Module, so that a frozen copy is neither a parameter of the run nor part of its checkpoints; it is
     loaded again from where it came from, and `fingerprint` tells whether it is still the same.
     """
 
     def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module], share: bool = True) -> None:
-        self.shared = share and has_adapter(policy)
+        self.shared = share and has_adapter(policy) and can_be_switched(policy)
         self.adapters_off = self.shared and adapters_add_nothing(policy)
         self._model = policy if self.shared else freeze(load_copy())
         if self.shared and not self.adapters_off:

@@ -16,7 +16,7 @@ from rlhf_lightning.models import (
     ScoreMoments,
     SharedRewardModel,
     freeze,
-    load_reward_model,
+    load_scorer,
     load_tokenizer,
     run_model_folder,
     score_moments,
@@ -51,7 +51,7 @@ class ModelReward:
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
         """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
-        return freeze(load_reward_model(self.folder))  # type: ignore[return-value]
+        return freeze(load_scorer(self.folder))  # type: ignore[return-value]
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Score with an adapter on the policy's own base, if that is what this reward model is."""

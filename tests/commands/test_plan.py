@@ -79,7 +79,7 @@ def test_a_policy_that_starts_from_an_adapter_needs_its_copy(empty_folder):
     base = tiny_model()
     base.save_pretrained("base")
     base.name_or_path = "base"
-    add_adapter(base, LoRA(), "CAUSAL_LM", None, None).save_pretrained("adapter")
+    add_adapter(base, LoRA(), "CAUSAL_LM", None).save_pretrained("adapter")
     run = run_of("experiment=dpo", "model.path=adapter", "model/adapter=lora")
     assert run.starts_from_adapter
     assert make_plan(run).roles[1].weights > 0

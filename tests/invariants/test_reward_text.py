@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rlhf_lightning.rewards import ModelReward
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_tokenizer, write_reward_model
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'q' if m['role'] == 'user' else 'a' }} {{ m['content'] }} {% endfor %}"
@@ -19,8 +19,7 @@ TEMPLATE = (
 def test_a_conversation_is_rendered_by_the_reward_models_template_not_by_the_policys(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(tmp_path)
-    tiny_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(write_reward_model(tmp_path))
     reward = ModelReward(tmp_path)
     messages = [[{"role": "user", "content": "b c"}]]
     rendered = ["z y b c x"]  # what the policy's own template made of it

@@ -29,7 +29,7 @@ def test_weights_are_those_of_the_loaded_model(family, layers):
 @pytest.mark.parametrize("layers", [2, 5])
 def test_an_adapter_is_counted_as_peft_makes_it(family, layers):
     lora = LoRA(rank=4)
-    real = add_adapter(tiny_model(family, layers=layers), lora, "CAUSAL_LM", None, None)
+    real = add_adapter(tiny_model(family, layers=layers), lora, "CAUSAL_LM", None)
     weights = network(family, layers, lora=lora).weights()
     assert weights.trainable == parameter_bytes(real, (True,)) > 0
     assert weights.frozen == parameter_bytes(real, (False,))

@@ -31,7 +31,7 @@ def real(family, lora=None, checkpointing=False):
         keep_less(model)
     use_short_norms(model)
     if lora is not None:
-        model = add_adapter(model, lora, "CAUSAL_LM", None, None)
+        model = add_adapter(model, lora, "CAUSAL_LM", None)
     return model.train()
 
 

@@ -8,7 +8,7 @@ import pytest
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import load_tokenizer
 from rlhf_lightning.rewards import FunctionReward, ModelReward, WeightedSum, check_scores, make_reward
-from tests.tiny import WORDS, tiny_model, tiny_tokenizer
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer, write_reward_model
 
 
 def count_words(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
@@ -65,9 +65,7 @@ def test_exactly_one_source_of_scores() -> None:
 
 @pytest.fixture
 def reward_folder(tmp_path: Path) -> Path:
-    tiny_model().save_pretrained(tmp_path / "rm")
-    tiny_tokenizer().save_pretrained(tmp_path / "rm")
-    return tmp_path / "rm"
+    return write_reward_model(tmp_path / "rm")
 
 
 def test_scores_do_not_depend_on_batch_size_or_order(reward_folder: Path) -> None:
@@ -84,7 +82,7 @@ def test_permuting_the_reward_models_ids_does_not_change_the_reward(reward_folde
     random.Random(0).shuffle(order)
     old = [0, 1, 2, *order]  # the new id i stands for the word that had id old[i]
     model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data[old]
-    model.save_pretrained(tmp_path / "permuted")
+    write_reward_model(tmp_path / "permuted", model)
     tiny_tokenizer(words=[WORDS[i - 3] for i in order]).save_pretrained(tmp_path / "permuted")
     assert load_tokenizer(tmp_path / "permuted").get_vocab() != load_tokenizer(reward_folder).get_vocab()
     texts = (["a b", "c"], ["d e", "f g h"])
@@ -101,8 +99,7 @@ def test_pad_equal_to_eos_does_not_change_a_score(tmp_path: Path) -> None:
     scores = []
     for pad_is_eos in (False, True):
         folder = tmp_path / str(pad_is_eos)
-        tiny_model().save_pretrained(folder)
-        tiny_tokenizer(pad_is_eos).save_pretrained(folder)
+        write_reward_model(folder, pad_is_eos=pad_is_eos)
         scores.append(ModelReward(folder)(["a", "b c"], ["d", "e f g h"]))
     assert scores[0] == scores[1]
 

@@ -1,0 +1,41 @@
+"""Whether a network that is about to be trained trains at all."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.forward import bare_model
+
+
+def check_trains(network: nn.Module) -> None:
+    """See that at least one weight matrix inside the network's layers is trainable.
+
+    That is the least that changes what layers compute beyond a shift or a scale, and any LoRA of rank 1 has it. What
+    lies outside them (embeddings, output layer, score head) and single vectors (biases, norms) do not count.
+
+    Raises:
+        UserError: no such matrix is trainable.
+    """
+    outside = {id(parameter) for part in _outside_the_layers(network) for parameter in part.parameters()}
+    total = trained = 0
+    for parameter in network.parameters():
+        total += parameter.numel()
+        if parameter.requires_grad:
+            trained += parameter.numel()
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # DeepSpeed's, of a parameter that is spread
+            if len(shape) >= 2 and id(parameter) not in outside:
+                return
+    raise UserError(
+        f"model.path: next to nothing of the model would be trained ({trained:,} of {total:,} numbers, and no weight "
+        "matrix of its layers): its weights are frozen, or in 4 or 8 bits; unfreeze them, or train an adapter: "
+        "model/adapter=lora"
+    )
+
+
+def _outside_the_layers(network: nn.Module) -> list[nn.Module]:
+    """Embeddings, and the output layer of a language model or of a classifier."""
+    bare = bare_model(getattr(network, "classifier", network))
+    parts = [module for module in network.modules() if isinstance(module, nn.Embedding)]
+    output = getattr(bare, "get_output_embeddings", lambda: None)()
+    return [part for part in (*parts, output, getattr(bare, "score", None)) if isinstance(part, nn.Module)]

@@ -1,0 +1,93 @@
+"""Reading a network from its folder: every weight comes from there, or it is an error that names the weight.
+
+transformers draws what a folder lacks at random and says so in a report; a network like that trains, and is another
+one. What the folder has beyond the network (the head of another task) is left out, unless it is a part of the network's
+own layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from safetensors import SafetensorError
+
+from rlhf_lightning.errors import UserError
+
+HEAD = "score"  # the name of the output layer in transformers' sequence classifiers
+NO_HEAD = "has no score head, so it is not a reward model; train one with experiment=reward"
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DataParallel, torch.compile and FSDP put in front
+
+
+def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: str | None = None) -> tuple[Any, bool]:
+    """The network with all its weights read, and whether those that may be new are.
+
+    Args:
+        auto_class: the class of transformers that reads it.
+        source: a Hugging Face folder or a hub name.
+        arguments: of `from_pretrained`.
+        new: the name of the one layer that the folder may lack; None: it must hold everything.
+
+    Raises:
+        UserError: the folder lacks weights, has some of another shape, or has layers that the network has not.
+    """
+    try:
+        network, report = auto_class.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+    except (OSError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"model.path: {source} cannot be loaded: {reason}") from error
+    lacking = [name for name in sorted(report["missing_keys"]) if new is None or not name.startswith(f"{new}.")]
+    unexpected = _own_layers(network, report["unexpected_keys"])
+    if lacking:
+        raise UserError(f"model.path: {source} {_lacks(lacking, unexpected)}")
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(f"model.path: {source} {_misfit(name, list(found), list(wanted))}")
+    if unexpected:
+        raise UserError(
+            f"model.path: {source} holds {_several(unexpected)}, which the network of its config.json does not have; "
+            "correct config.json (such as its number of layers), or save the model again"
+        )
+    _note_untied(network)
+    return network, bool(report["missing_keys"])
+
+
+def _own_layers(network: Any, names: Collection[str]) -> list[str]:
+    """Those of the names that belong to the network's own parts, and not to the head of another task."""
+    own = {name for part in (network, network.base_model) for name, _ in part.named_children()}
+    buffers = {name for name, _ in network.named_buffers()}
+    wanted = {*own, network.base_model_prefix, *_WRAPPERS}
+    return sorted(name for name in names if name.split(".")[0] in wanted and name not in buffers)
+
+
+def _lacks(lacking: Sequence[str], unexpected: Sequence[str]) -> str:
+    if all(name.startswith(f"{HEAD}.") for name in lacking):
+        return NO_HEAD
+    text = f"lacks {_several(lacking)} of the network in its config.json; left as they are they would be random. "
+    wrapper = next((name.split(".")[0] for name in unexpected if name.split(".")[0] in _WRAPPERS), None)
+    if wrapper is not None:
+        return f'{text}Its names begin with "{wrapper}.": save the model inside the wrapper, or take that off the names'
+    if all(name.startswith(("lm_head.", "embed_out.")) for name in lacking):
+        return (
+            f"{text}It has no output layer: a reward model's folder is not a language model; give the model before it"
+        )
+    return f"{text}Save the whole model again, or correct config.json"
+
+
+def _misfit(name: str, found: list[int], wanted: list[int]) -> str:
+    if name.split(".")[0] in (HEAD, "classifier"):
+        return f"has {found[0]} labels ({name} is {found}); a reward model has exactly one"
+    return f"does not fit its config.json: {name} is {found}, the network needs {wanted}; save the model again"
+
+
+def _several(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} weights, such as {names[0]}"
+
+
+def _note_untied(network: Any) -> None:
+    """Write into the config that the output layer has weights of its own, where a folder has them in spite of it."""
+    read, written = network.get_input_embeddings(), network.get_output_embeddings()
+    if read is not None and written is not None and getattr(written, "weight", None) is not read.weight:
+        network.config.tie_word_embeddings = False
+        network.config.get_text_config().tie_word_embeddings = False
