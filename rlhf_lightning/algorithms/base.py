@@ -22,6 +22,14 @@ from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
 from rlhf_lightning.models import save_model, shard
+from rlhf_lightning.models.precision import (
+    WEIGHTS,
+    KeepsTypes,
+    cast_weights,
+    check_precision,
+    check_weights,
+    default_type,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[..., LRScheduler]
 
 
-class AlignmentModule(L.LightningModule):
+class AlignmentModule(KeepsTypes, L.LightningModule):
     """A LightningModule over a Hugging Face model that trains, logs and exports it.
 
     A subclass builds its networks in `configure_model` (Lightning calls it once the strategy is known; call it by hand
@@ -74,9 +82,33 @@ class AlignmentModule(L.LightningModule):
         Raises:
             UserError: nothing or next to nothing of it is trainable.
         """
-        network = self.load_model()
+        network = self.new_network()
         check_trains(network)
         return network
+
+    def new_network(self) -> Any:
+        """Load the network once more, with its weights in the type that the trainer's precision gives them.
+
+        Raises:
+            UserError: a precision, or a type of weights, that does not train.
+        """
+        precision = self.precision
+        check_precision(precision)
+        with default_type(torch.float32):
+            network = self.load_model()
+        dtype = WEIGHTS[precision]
+        if dtype is not None:
+            cast_weights(network, dtype)
+        check_weights(network, precision)
+        return network
+
+    @property
+    def precision(self) -> str:
+        """The trainer's precision; without a trainer, Lightning's default."""
+        try:
+            return str(self.trainer.precision)
+        except RuntimeError:
+            return "32-true"
 
     def shard(self, network: Any) -> None:
         """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
@@ -125,7 +157,7 @@ class AlignmentModule(L.LightningModule):
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
         metric = self._metric(name)
-        metric.update(torch.as_tensor(value).detach(), weight)
+        metric.update(torch.as_tensor(value, dtype=torch.float32).detach(), weight)
 
     def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
@@ -149,7 +181,7 @@ class AlignmentModule(L.LightningModule):
     def record_max(self, name: str, value: Tensor) -> None:
         """Add to the maximum of a metric, over all batches and processes since it was last logged."""
         if name not in self.maxima:
-            self.maxima[name] = MaxMetric().to(self.device)
+            self.maxima[name] = MaxMetric().set_dtype(torch.float32).to(self.device)
         self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:

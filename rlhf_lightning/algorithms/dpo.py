@@ -66,7 +66,7 @@ class DPOModule(AlignmentModule):
         if self.model is None:
             self.model = self.load_trainable()
             disable_dropout(self.model)
-            self.reference = Reference(self.model, self.load_model)
+            self.reference = Reference(self.model, self.new_network)
             self.shard(self.model)
 
     def on_fit_start(self) -> None:
@@ -77,14 +77,16 @@ class DPOModule(AlignmentModule):
         path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
         batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
         tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
-        key = self.reference.fingerprint() + tokens.hexdigest()
+        key = f"{self.reference.fingerprint()}{tokens.hexdigest()} {self.precision}"
         saved = torch.load(path, weights_only=True) if path.is_file() else {}
         table = saved["table"] if saved.get("key") == key else {}
         if not table:
-            for batch in batches:
-                logps = self.reference_logps(batch.to(self.device)).tolist()
-                table.update(zip(batch.row_ids.tolist(), logps, strict=True))
+            with self.trainer.precision_plugin.forward_context():
+                for batch in batches:
+                    logps = self.reference_logps(batch.to(self.device)).tolist()
+                    table.update(zip(batch.row_ids.tolist(), logps, strict=True))
             if self.trainer.is_global_zero:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 write_durably(path, lambda file: torch.save({"key": key, "table": table}, file))
         self.reference_table = table
         if not self.reference.adapters_off:
@@ -94,7 +96,8 @@ class DPOModule(AlignmentModule):
     def reference_logps(self, batch: PreferenceBatch) -> Tensor:
         """log pi_ref of every answer [N], in nats."""
         if self.reference_table:
-            return torch.tensor([self.reference_table[int(i)] for i in batch.row_ids], device=batch.input_ids.device)
+            table = [self.reference_table[int(i)] for i in batch.row_ids]
+            return torch.tensor(table, dtype=torch.float32, device=batch.input_ids.device)
         assert self.reference is not None
         with self.reference.model(like=batch.input_ids) as model:
             return sequence_logprobs(model, batch.input_ids, batch.completion_mask)

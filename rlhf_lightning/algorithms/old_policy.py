@@ -60,7 +60,7 @@ def evaluate_tokens(module: PPOModule, prompts: list[PromptRow], generation: Gen
         logprobs=logprobs,
         ref_logprobs=torch.cat(reference)[back],
         values=values,
-        scores=torch.zeros(len(prompts), device=module.device),
+        scores=torch.zeros(len(prompts), dtype=torch.float32, device=module.device),
         rewards=empty,
         advantages=empty,
         returns=empty,

@@ -136,10 +136,10 @@ class PPOModule(AlignmentModule):
         if self.actor_critic is not None:
             return
         policy = self.load_trainable()
-        critic = bare_model(self.load_model()).base_model if self.layout == "separate" else None
+        critic = bare_model(self.new_network()).base_model if self.layout == "separate" else None
         self.actor_critic = ActorCritic(policy, critic)
         shared = self.layout == "shared"
-        self.reference = Reference(policy, self.load_model, share=shared)
+        self.reference = Reference(policy, self.new_network, share=shared)
         if shared and hasattr(self.reward, "share_backbone"):
             self.reward.share_backbone(policy)
         self.shard(self.actor_critic)
@@ -248,7 +248,7 @@ class PPOModule(AlignmentModule):
         columns["ended"] = generation.ended.tolist()
         scores = self.reward([row.text for row in prompts], responses, **columns)
         name = getattr(self.reward, "name", type(self.reward).__name__)
-        return torch.tensor(check_scores(scores, len(prompts), name), device=self.device)
+        return torch.tensor(check_scores(scores, len(prompts), name), dtype=torch.float32, device=self.device)
 
     def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Normalise, clip, and charge for a missing EOS."""
@@ -291,7 +291,7 @@ class PPOModule(AlignmentModule):
 
     def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
         """The clipped objective of one minibatch."""
-        losses, drift = [], torch.zeros((), device=self.device)
+        losses, drift = [], torch.zeros((), dtype=torch.float32, device=self.device)
         for part in self.microbatches(batch):
             loss, stats = self.loss(part)
             losses.append(loss)
@@ -383,7 +383,8 @@ class PPOModule(AlignmentModule):
         """The same number on every process."""
         if self.trainer.world_size == 1:
             return value
-        return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
+        tensor = torch.tensor(value, dtype=torch.float32, device=self.device)
+        return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def max_over_processes(self, value: int) -> int:
         """The largest one, on every process."""

@@ -19,8 +19,8 @@ class WeightedMean(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add a mean `value` over `weight` items; a value of weight 0 is not read."""

@@ -77,7 +77,7 @@ def attend_in_rows(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
     padded = packed.places.numel() * packed.places.shape[1]
-    if row_attention.suits(query, key, packed.rows, padded, kwargs.get("dropout", 0.0)):
+    if row_attention.suits(query, key, value, packed.rows, padded, kwargs.get("dropout", 0.0)):
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
         return row_attention.attend(query, key, value, packed.rows, scaling)[None], None
     places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's

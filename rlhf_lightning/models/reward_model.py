@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from rlhf_lightning.compat import loads_in_float32
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, hidden_at
@@ -21,6 +22,7 @@ from rlhf_lightning.models.loading import (
     pretrained_arguments,
     run_model_folder,
 )
+from rlhf_lightning.models.precision import KeepsTypes, compute_in_float32
 
 
 class ScoreMoments(NamedTuple):
@@ -40,17 +42,18 @@ def last_hidden(
     return hidden_at(model, input_ids, last, shared)
 
 
-class RewardModel(nn.Module):
+class RewardModel(KeepsTypes):
     """r(prompt, answer): the score head at the last valid token (Ouyang et al. 2022, section 3.4).
 
     The network is transformers' sequence classifier with one label, so that its folder loads anywhere. The last token
     is found by the attention mask, never by looking for the pad token: the classifier's own pooling reads the wrong
-    position when pad == eos.
+    position when pad == eos. The head is computed in float32, whatever the type of the backbone.
     """
 
     def __init__(self, classifier: PreTrainedModel) -> None:
         super().__init__()
         self.classifier = classifier
+        compute_in_float32(bare_model(classifier).score)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
         """Scores [B] of right-padded rows [B, L].
@@ -58,7 +61,8 @@ class RewardModel(nn.Module):
         With `prompt_lengths` [B], rows that begin with the same prompt have it computed once.
         """
         hidden = last_hidden(self.classifier, input_ids, attention_mask, prompt_lengths)
-        return bare_model(self.classifier).score(hidden).squeeze(-1).float()
+        scores: Tensor = bare_model(self.classifier).score(hidden)
+        return scores.squeeze(-1)
 
     @property
     def device(self) -> torch.device:
@@ -101,12 +105,15 @@ def load_reward_model(
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
     classes = AutoModelForSequenceClassification
-    classifier, is_new, start = load_network(
-        classes, path, {**arguments, "num_labels": 1}, adapter, quantization, new=HEAD
-    )
+    with loads_in_float32("score.weight"):
+        classifier, is_new, start = load_network(
+            classes, path, {**arguments, "num_labels": 1}, adapter, quantization, new=HEAD
+        )
+    compute_in_float32(classifier.score)
     if is_new:
         weight = classifier.score.weight
-        noise = torch.randn(weight.shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        generator = torch.Generator("cpu").manual_seed(0)
+        noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device="cpu")
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
     return RewardModel(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional._arguments import at_least_float32
 from rlhf_lightning.models.adapters import (
     adapter_active,
     adapters_add_nothing,
@@ -20,6 +21,7 @@ from rlhf_lightning.models.adapters import (
 )
 from rlhf_lightning.models.forward import bare_model, predict_tokens, right_padded, scatter_tokens, states_before
 from rlhf_lightning.models.loading import disable_dropout, fingerprint, freeze
+from rlhf_lightning.models.precision import KeepsTypes, match_types, without_autocast
 from rlhf_lightning.models.reward_model import last_hidden
 from rlhf_lightning.models.value_head import ValueHead
 
@@ -34,7 +36,7 @@ class ActorCriticOutput(NamedTuple):
     entropy: Tensor | None
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(KeepsTypes):
     """A policy and its value function over response tokens.
 
     Layout `shared`: the value head reads the policy's hidden states, one trunk for both. Layout `separate`: the critic
@@ -96,7 +98,7 @@ class Reference:
     def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module], share: bool = True) -> None:
         self.shared = share and has_adapter(policy) and can_be_switched(policy)
         self.adapters_off = self.shared and adapters_add_nothing(policy)
-        self._model = policy if self.shared else freeze(load_copy())
+        self._policy, self._model = policy, policy if self.shared else freeze(load_copy())
         if self.shared and not self.adapters_off:
             copy_adapter(policy, REFERENCE)
 
@@ -110,6 +112,7 @@ class Reference:
         else:
             if next(self._model.parameters()).device != like.device:
                 self._model.to(like.device)
+            match_types(self._model, self._policy)  # else the first KL would be that of two roundings
             yield self._model
 
     def fingerprint(self) -> str:
@@ -144,7 +147,9 @@ class SharedRewardModel:
         """Scores [B] of right-padded rows [B, L]."""
         with adapter_active(self.policy, REWARD):
             hidden = last_hidden(self.policy, input_ids, attention_mask)
-        return (hidden.to(self.head.dtype) @ self.head.to(hidden.device).T).squeeze(-1).float()
+        hidden = at_least_float32(hidden)
+        with without_autocast(hidden.device):
+            return (hidden @ self.head.to(hidden).T).squeeze(-1)
 
     @property
     def device(self) -> torch.device:

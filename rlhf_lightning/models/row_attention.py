@@ -89,12 +89,14 @@ class Row(NamedTuple):
             begin = end
 
 
-def suits(query: Tensor, key: Tensor, rows: Sequence[Row], padded: int, dropout: float) -> bool:
+def suits(query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], padded: int, dropout: float) -> bool:
     """Whether rows, which are `padded` pairs of a query and a key if they are put side by side, are faster one by one.
 
-    Queries are [1, H, N, D] and keys [1, K, N, D].
+    Queries are [1, H, N, D], keys and values [1, K, N, D].
     """
-    if not query.is_cpu or query.dtype != torch.float32 or dropout:
+    if not query.is_cpu or dropout or torch.is_autocast_enabled("cpu"):  # autocast chooses the type of torch's kernel
+        return False
+    if not query.dtype == key.dtype == value.dtype == torch.float32:
         return False
     heads, key_heads = query.shape[1], key.shape[1]
     tiles = [(tile.stop - tile.start) * end for row in rows for tile, end in row.tiles()]
@@ -184,4 +186,4 @@ def _weights(queries: Tensor, keys: Tensor, width: int) -> Tensor:
 
 @functools.cache
 def _causal(width: int) -> Tensor:
-    return torch.full((width, width), -math.inf).triu(1)
+    return torch.full((width, width), -math.inf, dtype=torch.float32).triu(1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from rlhf_lightning.models.precision import Float32Linear
 
 
 class ValueHead(nn.Module):
@@ -14,10 +17,11 @@ class ValueHead(nn.Module):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
+        self.linear = Float32Linear(hidden_size, 1, dtype=torch.float32)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Values [...] of hidden states [..., H]."""
-        return self.linear(hidden.to(self.linear.weight.dtype)).squeeze(-1).float()
+        values: Tensor = self.linear(hidden)
+        return values.squeeze(-1)

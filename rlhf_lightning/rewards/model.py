@@ -71,7 +71,7 @@ class ModelReward:
         ended = columns.get("ended", [True] * len(responses))
         texts = [prompts[i] if source is None else source for i, source in enumerate(sources)]
         rows = [prompt + ids for prompt, ids in tokenize_completions(self.tokenizer, texts, responses, ended)]
-        scores = torch.empty(len(rows))
+        scores = torch.empty(len(rows), dtype=torch.float32)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), self.batch_size):
             picked = by_length[start : start + self.batch_size]

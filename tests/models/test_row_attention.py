@@ -74,12 +74,12 @@ def test_tiles_cover_every_query_once_and_come_in_few_sizes() -> None:
 
 def test_long_rows_on_a_cpu_in_float32_without_dropout() -> None:
     query, key, long, short = torch.zeros(1, 9, 1, 8), torch.zeros(1, 3, 1, 8), [Row(0, 500)], [Row(0, 40)]
-    assert suits(query, key, long, 500**2, 0.0)
-    assert not suits(query, key, short, 40**2, 0.0)
-    assert suits(query, key, short, 500**2, 0.0)  # beside a long one, padded as far
-    assert not suits(query, key, long, 500**2, 0.1)
-    assert not suits(query.bfloat16(), key.bfloat16(), long, 500**2, 0.0)
-    assert not suits(query.to("meta"), key.to("meta"), long, 500**2, 0.0)
+    assert suits(query, key, key, long, 500**2, 0.0)
+    assert not suits(query, key, key, short, 40**2, 0.0)
+    assert suits(query, key, key, short, 500**2, 0.0)  # beside a long one, padded as far
+    assert not suits(query, key, key, long, 500**2, 0.1)
+    assert not suits(query.bfloat16(), key.bfloat16(), key.bfloat16(), long, 500**2, 0.0)
+    assert not suits(query.to("meta"), key.to("meta"), key.to("meta"), long, 500**2, 0.0)
 
 
 @pytest.mark.parametrize("family", PACKABLE)

@@ -1,0 +1,157 @@
+"""Which type every part of a run has, whatever the trainer's precision.
+
+A half precision such as `bf16-true` casts all that a module holds, and autocast all that matrix products read. Only the
+weights of networks are meant. Buffers (the frequencies of rotary positions), adapters and the heads of one number
+(values, scores) stay in float32, and the heads compute in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rlhf_lightning.compat import GuardedCasts, kept_in_float32
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional._arguments import at_least_float32
+
+# What each of Lightning's precisions makes of the weights; None: they stay as they were loaded.
+WEIGHTS: dict[str, torch.dtype | None] = {
+    "32-true": None,
+    "bf16-mixed": None,
+    "16-mixed": None,
+    "bf16-true": torch.bfloat16,
+    "64-true": torch.float64,
+}
+
+
+def check_precision(precision: str) -> None:
+    """Raise UserError for a precision of Lightning's that these modules do not train in."""
+    if precision in WEIGHTS:
+        return
+    reason = {
+        "16-true": "nothing scales gradients there, and those below 6e-8 are lost",
+        "transformer-engine": "it exchanges linear layers, those of heads and adapters included",
+        "transformer-engine-float16": "it exchanges linear layers, those of heads and adapters included",
+    }.get(precision, "for 4-bit weights choose model/quantization=nf4")
+    raise UserError(f'trainer.precision: found "{precision}"; allowed: {" | ".join(WEIGHTS)}; {reason}')
+
+
+def check_weights(network: nn.Module, precision: str) -> None:
+    """Raise UserError for float16 weights that would be trained, or whose gradients nothing scales."""
+    half = {parameter.requires_grad for parameter in network.parameters() if parameter.dtype == torch.float16}
+    if True in half:
+        raise UserError(
+            "model.dtype: float16 weights cannot be trained (updates and gradients fall below what the type holds); "
+            "choose model.dtype=float32 with trainer.precision=16-mixed or bf16-mixed, or an adapter on frozen weights"
+        )
+    if half and precision != "16-mixed":
+        raise UserError(
+            f"model.dtype: float16 weights need trainer.precision=16-mixed, which scales gradients; found {precision}; "
+            "choose model.dtype=bfloat16 or float32"
+        )
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of this name belongs to an adapter."""
+    return any(part.startswith("lora_") or part == "modules_to_save" for part in name.split("."))
+
+
+def weights_to_cast(root: nn.Module) -> list[nn.Parameter]:
+    """The weights of networks: no adapters, no heads in float32, nothing that transformers leaves in float32."""
+    kept: set[int] = set()
+    for module in root.modules():
+        if isinstance(module, Float32Linear) and not module.follows_casts:
+            kept |= {id(parameter) for parameter in module.parameters()}
+        if parts := kept_in_float32(module):
+            kept |= {id(p) for name, p in module.named_parameters() if any(part in name for part in parts)}
+    return [p for name, p in root.named_parameters() if id(p) not in kept and not is_adapter(name)]
+
+
+def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
+    """Give the weights of a network this type; 4-bit ones stay."""
+    for parameter in weights_to_cast(network):
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+
+
+def match_types(network: nn.Module, like: nn.Module) -> None:
+    """Give the weights of a network the types that those of the same names have in another one."""
+    types = {name: parameter.dtype for name, parameter in like.named_parameters()}
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and types.get(name, parameter.dtype) != parameter.dtype:
+            parameter.data = parameter.data.to(types[name])
+
+
+class KeepsTypes(GuardedCasts):
+    """A module of which a cast changes the weights of networks, and nothing else; heads and adapters may get wider."""
+
+    def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
+        weights = weights_to_cast(self)
+        free = {id(tensor) for weight in weights for tensor in (weight, weight.grad)}
+
+        def keep(before: Tensor, after: Tensor) -> Tensor:
+            if after.dtype == before.dtype or id(before) in free or _wider_parameter(before, after):
+                return after
+            return before.to(after.device)
+
+        return keep
+
+
+def _wider_parameter(before: Tensor, after: Tensor) -> bool:
+    return isinstance(before, nn.Parameter) and after.dtype.itemsize > before.dtype.itemsize
+
+
+class Float32Linear(GuardedCasts, nn.Linear):
+    """A linear layer for few numbers that are read as they are: computed in at least float32, not under autocast.
+
+    Attributes:
+        follows_casts: let a cast to a narrower type reach the weights; products stay in float32.
+    """
+
+    follows_casts = False
+
+    def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
+        def keep(before: Tensor, after: Tensor) -> Tensor:
+            narrower = after.dtype.itemsize < before.dtype.itemsize
+            return before.to(after.device) if narrower and not self.follows_casts else after
+
+        return keep
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x W^T + b."""
+        x = at_least_float32(input)
+        with without_autocast(x.device):
+            return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+def compute_in_float32(head: nn.Module) -> None:
+    """Let the linear layers of a head, or of the copies that an adapter keeps of it, be computed in float32."""
+    for module in head.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Float32Linear
+            module.weight.data = at_least_float32(module.weight.data)
+            if module.bias is not None:
+                module.bias.data = at_least_float32(module.bias.data)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast off, on devices that have it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def default_type(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors have this type unless they are given one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
