@@ -196,10 +196,16 @@ class PreferenceDataModule(RowDataModule):
         return self._loader("train", collate_preferences, self.batch_size, weights, shuffle=True)
 
     def reference_batches(self) -> Iterator[PreferenceBatch]:
-        """Every answer of every split once, in order, whatever this process's share: what a reference table covers."""
-        for rows in self._rows.values():
-            for start in range(0, len(rows), self.batch_size):
-                yield collate_preferences(rows[start : start + self.batch_size], pad_id=pad_id(self.tokenizer))
+        """Every answer of every split once, whatever this process's share: what a reference table covers.
+
+        They are the batches of the first epoch and of validation. In half precision a row's numbers depend on the rows
+        beside it, and the first loss is exact where policy and reference see a row in the same company.
+        """
+        yield from self.train_dataloader().of_every_rank()
+        if "val" in self._rows:
+            val = self.val_dataloader()
+            assert isinstance(val, BatchLoader)
+            yield from val.of_every_rank()
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
         if "val" not in self._rows:

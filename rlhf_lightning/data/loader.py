@@ -128,6 +128,13 @@ class BatchLoader:
             self._position = step + 1
             yield batch
 
+    def of_every_rank(self) -> Iterator[Any]:
+        """The batches of this epoch of all ranks, every row once; nothing is counted as handed out."""
+        for global_batch in self._global_batches():
+            for rank in range(self.world_size):
+                if rows := global_batch[rank :: self.world_size]:
+                    yield self.collate([self.rows[i] for i in rows])
+
     def _signature(self) -> dict[str, int]:
         return {
             "rows": len(self.rows),

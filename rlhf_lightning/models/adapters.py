@@ -102,12 +102,15 @@ def keep_weights_as_they_are(network: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit layers in their first evaluation on a CPU with bfloat16 instructions.
 
     The repacked layer has its scales in bfloat16, multiplies in bfloat16 whatever `compute_dtype`, and has no backward
-    pass: after one reference pass the adapters below it would get no gradient.
+    pass: after one reference pass the adapters below it would get no gradient. And every layer's first forward pass
+    would cast its bias to `compute_dtype`, so that the reference's hash changes: it is cast here.
     """
     module: Any
     for module in network.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+        if getattr(module, "compute_dtype", None) is not None and getattr(module, "bias", None) is not None:
+            module.bias.data = module.bias.data.to(module.compute_dtype)
 
 
 def is_adapter_folder(folder: str | Path) -> bool:

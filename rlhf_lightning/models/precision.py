@@ -62,14 +62,20 @@ def is_adapter(name: str) -> bool:
 
 
 def weights_to_cast(root: nn.Module) -> list[nn.Parameter]:
-    """The weights of networks: no adapters, no heads in float32, nothing that transformers leaves in float32."""
+    """The weights of networks: no adapters, no heads, no 4-bit layers, nothing that transformers leaves in float32."""
     kept: set[int] = set()
     for module in root.modules():
-        if isinstance(module, Float32Linear) and not module.follows_casts:
+        head = isinstance(module, Float32Linear) and not module.follows_casts
+        if head or _in_four_bits(module):
             kept |= {id(parameter) for parameter in module.parameters()}
         if parts := kept_in_float32(module):
             kept |= {id(p) for name, p in module.named_parameters() if any(part in name for part in parts)}
     return [p for name, p in root.named_parameters() if id(p) not in kept and not is_adapter(name)]
+
+
+def _in_four_bits(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and not weight.is_floating_point()
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
