@@ -64,12 +64,12 @@ def peer(setting: Setting, task: str, rows: Path) -> float:
 
         seconds = 0.0
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
             if state.global_step == WARM_UP:
                 wait(setting.device)
                 self.seconds = -time.perf_counter()
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def on_train_end(self, *args: Any, **kwargs: Any) -> None:
             wait(setting.device)
             self.seconds += time.perf_counter()
 
