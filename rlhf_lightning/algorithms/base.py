@@ -18,6 +18,7 @@ from torchmetrics import MaxMetric, Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
+from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import WeightedMean
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
@@ -114,6 +115,10 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
         if self.device_mesh is not None:
             shard(network, self.device_mesh["data_parallel"])
+
+    def on_fit_start(self) -> None:
+        """Refuse rows that the model cannot read, now that both are there."""
+        check_rows(self, self.model, "data.max_length")
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""

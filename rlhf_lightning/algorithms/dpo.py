@@ -70,7 +70,18 @@ class DPOModule(AlignmentModule):
             self.shard(self.model)
 
     def on_fit_start(self) -> None:
-        """Fill the reference table, from its file if that was made by this reference for these tokens."""
+        """Fill the reference table, from its file if that was made by this reference for these tokens.
+
+        Raises:
+            UserError: an answer whose first token nothing comes before: it has no probability.
+        """
+        super().on_fit_start()
+        for report in getattr(self.trainer.datamodule, "report", {}).values():  # type: ignore[attr-defined]
+            if report.without_prompt:
+                raise UserError(
+                    f"{report.source}, row {report.without_prompt[0]}: the prompt is empty and the tokenizer has no "
+                    "BOS, so nothing predicts the first token of an answer; give the row a prompt, or remove it"
+                )
         if not self.precompute_reference:
             return
         assert self.reference is not None

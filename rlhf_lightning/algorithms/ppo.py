@@ -22,6 +22,7 @@ from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engi
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.algorithms.row_limits import check_rows, check_sequences
 from rlhf_lightning.algorithms.schedule import go_to, scheduled_step, steps_per_iteration
 from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow
@@ -36,7 +37,7 @@ from rlhf_lightning.functional import (
 )
 from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, save_model, whole_weights
 from rlhf_lightning.models.forward import bare_model
-from rlhf_lightning.rewards import RewardFunction, check_scores
+from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import (
     Generation,
     Rollout,
@@ -157,7 +158,10 @@ class PPOModule(AlignmentModule):
         return self.actor_critic.policy
 
     def on_fit_start(self) -> None:
-        """Move the reward's network to the policy's device."""
+        """Move the reward's network to the policy's device, and refuse rows that a network cannot read."""
+        check_rows(self, self.policy, "data.max_prompt_length", self.rollout.max_new_tokens)
+        if hasattr(self.reward, "check_length"):
+            self.reward.check_length(self.rollout.max_new_tokens)
         if hasattr(self.reward, "to"):
             self.reward.to(self.device)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -186,6 +190,7 @@ class PPOModule(AlignmentModule):
     def train_dataloader(self) -> RolloutLoader:
         """The loader whose every pass is a fresh rollout."""
         self.ptx.load(self.tokenizer, self.seed)
+        check_sequences(self, self.policy, self.ptx.rows, "algorithm.ptx.max_length")
         steps = self.ppo_epochs * self.num_minibatches
         return RolloutLoader(
             self.collect,
@@ -241,14 +246,9 @@ class PPOModule(AlignmentModule):
 
     def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
         """The reward of every response [B], before normalisation and penalties."""
-        kept = [tokens[mask.bool()] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
-        responses = self.tokenizer.batch_decode(kept, skip_special_tokens=True)
-        names = {name for row in prompts for name in row.columns} - {"ended"}
-        columns: dict[str, Any] = {name: [row.columns.get(name) for row in prompts] for name in sorted(names)}
-        columns["ended"] = generation.ended.tolist()
-        scores = self.reward([row.text for row in prompts], responses, **columns)
-        name = getattr(self.reward, "name", type(self.reward).__name__)
-        return torch.tensor(check_scores(scores, len(prompts), name), dtype=torch.float32, device=self.device)
+        ended = generation.ended.tolist()
+        scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        return torch.tensor(scores, dtype=torch.float32, device=self.device)
 
     def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Normalise, clip, and charge for a missing EOS."""

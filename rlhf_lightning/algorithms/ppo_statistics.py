@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.data import PromptRow
+from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
 from rlhf_lightning.rollout import Rollout
 
@@ -67,13 +67,12 @@ def samples(
     tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
 ) -> list[dict[str, Any]]:
     """The first responses as text, with score and KL (nats per response), for the sample table."""
-    kl = response_kl(rollout)
+    kl, shown = response_kl(rollout), slice(min(limit, len(prompts)))
+    tokens, masks = rollout.response_ids[shown], rollout.mask[shown].bool()
+    responses = [ids[mask].tolist() for ids, mask in zip(tokens, masks, strict=True)]
+    asked = [row.input_ids for row in prompts[shown]]
+    texts = response_texts(tokenizer, asked, responses, rollout.ended[shown].tolist())
     return [
-        {
-            "prompt": prompts[i].text,
-            "response": tokenizer.decode(rollout.response_ids[i][rollout.mask[i].bool()], skip_special_tokens=True),
-            "score": round(float(raw[i]), 4),
-            "kl": round(float(kl[i]), 4),
-        }
-        for i in range(min(limit, len(prompts)))
+        {"prompt": row.text, "response": text, "score": round(float(score), 4), "kl": round(float(nats), 4)}
+        for row, text, score, nats in zip(prompts[shown], texts, raw[shown], kl[shown], strict=True)
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.data import SequenceBatch, SFTDataModule, collate_sequences
+from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence, collate_sequences
 from rlhf_lightning.data.datamodules import pad_id
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import endless_order
@@ -27,6 +27,7 @@ class PretrainingMix:
     data: str | None = None
     batch_size: int = 8
     max_length: int = 512
+    rows: list[TokenizedSequence] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.coef and self.data is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
-from transformers import GenerationConfig, TextStreamer
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.generation.streamers import BaseStreamer
 
-from rlhf_lightning.data import tokenize_prompt
-from rlhf_lightning.data.templates import Message
+from rlhf_lightning.data import response_texts, tokenize_prompt
+from rlhf_lightning.data.messages import Message
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
+from rlhf_lightning.models.limits import check_tokens
 
 
 class Conversation:
@@ -25,7 +28,7 @@ class Conversation:
         seed: the answer to a turn is a function of (seed, number of the turn, conversation).
 
     Raises:
-        UserError: a system message for a tokenizer without a chat template.
+        UserError: a system message for a tokenizer without a chat template; a token that the model has no embedding of.
     """
 
     def __init__(
@@ -43,16 +46,18 @@ class Conversation:
         self.model = load_causal_lm(path, dtype="auto").eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed
+        self.ends = end_of_sequence_ids(self.model, self.tokenizer)
         self.settings = GenerationConfig(
             do_sample=temperature > 0,
             temperature=temperature or 1.0,
             top_k=0,
             top_p=1.0,
             repetition_penalty=1.0,
-            eos_token_id=end_of_sequence_ids(self.model, self.tokenizer),
+            eos_token_id=self.ends,
             pad_token_id=self.tokenizer.pad_token_id,
         )
         self.reset()
+        self._prompt("a", None)  # tokens of the chat template that the model does not have are known at once
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -62,11 +67,10 @@ class Conversation:
     @torch.no_grad()
     def answer(self, text: str) -> str:
         """Answer one line: print the answer while it is drawn, remember it, and return it."""
-        question = [*self.messages, {"role": "user", "content": text}]
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         # The start of a long conversation gives way, so that an answer still fits in.
         longest = max(limit - self.max_new_tokens, limit // 2) if limit else None
-        ids = tokenize_prompt(self.tokenizer, question if self.tokenizer.chat_template else text, longest)
+        question, ids = self._prompt(text, longest)
         self.settings.max_new_tokens = min(self.max_new_tokens, limit - len(ids)) if limit else self.max_new_tokens
         prompt = torch.tensor([ids], device=self.model.device)
         torch.manual_seed(self.seed + self.turn)
@@ -74,9 +78,56 @@ class Conversation:
             prompt,
             attention_mask=torch.ones_like(prompt),
             generation_config=self.settings,
-            streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
+            streamer=AnswerPrinter(self.tokenizer, ids, self.ends),
         )
-        said = str(self.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)).strip()
+        said = _text(self.tokenizer, ids, output[0, len(ids) :].tolist(), self.ends).strip()
         self.messages = [*question, {"role": "assistant", "content": said}]
         self.turn += 1
         return said
+
+    def _prompt(self, text: str, longest: int | None) -> tuple[list[Message], list[int]]:
+        """The conversation with the user's next line, and the tokens that its answer starts from."""
+        question = [*self.messages, {"role": "user", "content": text}]
+        ids = tokenize_prompt(self.tokenizer, question if self.tokenizer.chat_template else text, longest)
+        check_tokens(self.model, self.tokenizer, ids, "model")
+        return question, ids
+
+
+class AnswerPrinter(BaseStreamer):
+    """Prints an answer while it is drawn: the text that `response_texts` gives, from its first visible character.
+
+    Args:
+        tokenizer: of the model.
+        prompt: what is answered.
+        ends: end-of-sequence ids; the one that ends the answer is not printed.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: list[int], ends: list[int]) -> None:
+        self.tokenizer, self.prompt, self.ends = tokenizer, prompt, ends
+        self.tokens: list[int] | None = None  # the first call brings the prompt
+        self.printed = 0
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt, then the answer's tokens one by one."""
+        if self.tokens is None:
+            self.tokens = []
+            return
+        self.tokens += value.flatten().tolist()
+        self._print(self._answer().rstrip("\N{REPLACEMENT CHARACTER}"))  # the rest of a character is still to come
+
+    def end(self) -> None:
+        """The answer is complete."""
+        self._print(self._answer())
+        print(flush=True)
+
+    def _answer(self) -> str:
+        return _text(self.tokenizer, self.prompt, self.tokens or [], self.ends).lstrip()
+
+    def _print(self, text: str) -> None:
+        print(text[self.printed :], end="", flush=True)
+        self.printed = max(self.printed, len(text))
+
+
+def _text(tokenizer: PreTrainedTokenizerBase, prompt: list[int], answer: list[int], ends: list[int]) -> str:
+    ended = bool(answer) and answer[-1] in ends
+    return response_texts(tokenizer, [prompt], [answer], [ended])[0]

@@ -9,6 +9,7 @@ from rlhf_lightning.data.batches import (
 )
 from rlhf_lightning.data.collation import collate_preferences, collate_sequences, left_pad
 from rlhf_lightning.data.datamodules import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.data.decoding import response_texts
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.reading import read_rows
 from rlhf_lightning.data.rows import row_format
@@ -31,6 +32,7 @@ __all__ = [
     "read_rows",
     "render_completion",
     "render_prompt",
+    "response_texts",
     "row_format",
     "tokenize_completions",
     "tokenize_prompt",

@@ -124,6 +124,10 @@ class TokenizedSequence:
         """Its share of the loss: the label tokens that count."""
         return float(len(self.labels) - self.labels.count(IGNORED))
 
+    def sequences(self) -> list[list[int]]:
+        """What a model reads of the row."""
+        return [self.input_ids]
+
     def emptied(self) -> TokenizedSequence:
         return replace(self, labels=[IGNORED] * len(self.labels))
 
@@ -139,6 +143,10 @@ class TokenizedPreference:
     margin: float | None = None
     weight: float = 1.0
 
+    def sequences(self) -> list[list[int]]:
+        """What a model reads of the row."""
+        return [self.prompt_ids + answer for answer in self.answers]
+
     def emptied(self) -> TokenizedPreference:
         return replace(self, weight=0.0)
 
@@ -150,6 +158,10 @@ class PromptRow:
     input_ids: list[int]
     text: str
     columns: dict
+
+    def sequences(self) -> list[list[int]]:
+        """What a model reads of the row."""
+        return [self.input_ids]
 
     def to(self, device: torch.device | str) -> PromptRow:
         """Itself: there is nothing to move, and Lightning need not walk through it."""

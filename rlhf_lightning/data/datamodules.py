@@ -13,9 +13,10 @@ from lightning.pytorch import LightningDataModule
 from rlhf_lightning.data import preparation
 from rlhf_lightning.data.batches import PreferenceBatch, PromptRow
 from rlhf_lightning.data.collation import collate_preferences, collate_sequences
+from rlhf_lightning.data.files import without_none
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.preparation import LOSS_ON, Numbered
-from rlhf_lightning.data.reading import read_rows
+from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.report import Report
 from rlhf_lightning.data.rows import Source, split_by_prompt
 from rlhf_lightning.errors import UserError
@@ -29,7 +30,7 @@ class RowDataModule(LightningDataModule):
 
     Args:
         tokenizer: a loaded transformers tokenizer.
-        train: a file, folder or hub name (see `read_rows`), or the rows themselves.
+        train: a file, folder or hub name (see `read_records`), or the rows themselves.
         val: the same for validation; of a folder or hub name its split `test`, unless `name:split` says another.
         seed: of the order of batches and of the split.
         val_fraction: without `val`, this share of train's prompts is held out.
@@ -84,9 +85,15 @@ class RowDataModule(LightningDataModule):
 
     def _read(self, source: Source, split: str) -> tuple[list[dict[str, Any]], str]:
         if isinstance(source, str | Path):
-            rows = read_rows(source, split=split, limit=self.limit).to_list()
-            return [_without_none(row) for row in rows], str(source)
-        return [_without_none(dict(row)) for row in source][: self.limit], f"data.{'val' if split == 'test' else split}"
+            rows, name = read_records(source, split=split, limit=self.limit), str(source)
+        else:
+            given = source if isinstance(source, list) else [without_none(dict(row)) for row in source]
+            rows, name = [dict(row) for row in given][: self.limit], f"data.{'val' if split == 'test' else split}"
+        return [{column: value for column, value in row.items() if value is not None} for row in rows], name
+
+    def tokenized_rows(self) -> list[Any]:
+        """The tokenised rows of every split."""
+        return [row for rows in self._rows.values() for row in rows]
 
     @property
     def train_rows(self) -> list[Any]:
@@ -282,10 +289,3 @@ def pad_id(tokenizer: Any) -> int:
     if found is None:
         raise UserError("the tokenizer has neither a pad nor an EOS token; set `eos_token` in its config")
     return found
-
-
-def _without_none(value: Any) -> Any:
-    """Without the None that a columnar file puts where a row, or a message, has no such column."""
-    if isinstance(value, dict):
-        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
-    return [_without_none(inner) for inner in value] if isinstance(value, list) else value

@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_lightning.data.batches import IGNORED, PromptRow, TokenizedPreference, TokenizedSequence
+from rlhf_lightning.data.decoding import decode_exactly
+from rlhf_lightning.data.messages import Options, Text, template_options
 from rlhf_lightning.data.report import Report
-from rlhf_lightning.data.rows import allowed_formats, row_format, row_prompt, split_messages, split_preference
+from rlhf_lightning.data.row_values import (
+    checked_answers,
+    checked_row,
+    checked_texts,
+    finite_number,
+    is_true,
+    ranked_pairs,
+)
+from rlhf_lightning.data.rows import row_format, row_prompt, split_messages, split_preference
 from rlhf_lightning.data.templates import (
-    Text,
     assistant_tokens,
     is_conversational,
     render_completion,
@@ -92,8 +101,11 @@ def preferences(
     texts: list[Rendered] = []
     for row in ranked:
         with _blamed_on(source, row.index):
-            prompt, templated = render_prompt(tokenizer, row.prompt), is_conversational(row.prompt)
-            answers = [render_completion(tokenizer, row.prompt, answer, before=prompt) for answer in row.answers]
+            prompt, templated = render_prompt(tokenizer, row.prompt, row.options), is_conversational(row.prompt)
+            answers = [
+                render_completion(tokenizer, row.prompt, answer, before=prompt, options=row.options)
+                for answer in row.answers
+            ]
             texts += [Rendered(prompt, answer, templated) for answer in answers]
     encoded = iter(tokenize_rendered(tokenizer, texts))
     prepared = []
@@ -108,6 +120,8 @@ def preferences(
         if not pairs:
             report.dropped["no two answers differ"] += 1
             continue
+        if not short:
+            report.without_prompt.append(row.index + 1)
         row_ids = [first_id + row.index * most + k for k in range(len(cut))]
         prepared.append(TokenizedPreference(short, cut, pairs, row_ids, row.margin))
     report.kept = len(prepared)
@@ -123,7 +137,8 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
     for index, row in rows:
         with _blamed_on(source, index):
             questions.append(_question(row))
-            texts.append(render_prompt(tokenizer, questions[-1]))
+            options = template_options(row, is_conversational(questions[-1]))
+            texts.append(render_prompt(tokenizer, questions[-1], options))
     encoded = tokenize_prompts(tokenizer, texts, [is_conversational(question) for question in questions])
     prepared = []
     for (_, row), question, text, ids in zip(rows, questions, texts, encoded, strict=True):
@@ -136,6 +151,8 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
         columns = {name: value for name, value in row.items() if name not in taken}
         if is_conversational(question):
             columns["messages"] = question
+        if len(short) < len(ids):  # what the policy answers is what is left
+            text = decode_exactly(tokenizer, short[1:] if short[0] == tokenizer.bos_token_id else short)
         prepared.append(PromptRow(short, text, columns))
     report.kept = len(prepared)
     report.check("check the rows")
@@ -149,6 +166,7 @@ class _Ranked:
     answers: list[Text]
     pairs: list[tuple[int, int]]
     margin: float | None = None
+    options: Options = field(default_factory=dict)
 
 
 @contextmanager
@@ -160,37 +178,13 @@ def _blamed_on(source: str, index: int) -> Iterator[None]:
         raise UserError(f"{source}, row {index + 1}: {error}") from error
 
 
-def _format_of(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> str:
-    kind = row_format(row)
-    if kind not in allowed:
-        found = ", ".join(sorted(name for name, value in row.items() if value is not None))
-        raise UserError(f"columns {found}: not a format for {purpose}; allowed are {allowed_formats(allowed)}")
-    for name in ("prompt", "completion", "messages", "chosen", "rejected"):
-        if row.get(name) is not None:
-            _check_text(name, row[name])
-    return kind
-
-
-def _check_text(name: str, value: Any) -> None:
-    if isinstance(value, str):
-        return
-    messages = isinstance(value, list) and all(isinstance(message, dict) for message in value)
-    if not messages or not all(isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value):
-        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
-
-
-def _true(label: Any) -> bool:
-    if label not in (True, False):  # 0 and 1 as well
-        raise UserError(f"label={label!r}: allowed are true and false")
-    return bool(label)
-
-
 def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendered | None:
-    kind = _format_of(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
+    kind, row = checked_row(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
     if kind == "text":
         return Rendered("", row["text"])
+    options = template_options(row, kind == "messages" or is_conversational(row["prompt"]))
     if kind == "messages" and loss_on == "all":
-        return Rendered("", render_conversation(tokenizer, row["messages"]), templated=True)
+        return Rendered("", render_conversation(tokenizer, row["messages"], options), templated=True)
     if kind == "messages":
         prompt, completion = split_messages(row["messages"])
         if not completion:
@@ -199,10 +193,10 @@ def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendere
             )
     else:
         prompt, completion = row["prompt"], row["completion"]
-        if kind == "labelled" and not _true(row["label"]):
+        if kind == "labelled" and not is_true(row["label"]):
             return None
-    before = render_prompt(tokenizer, prompt)
-    after = render_completion(tokenizer, prompt, completion, before=before)
+    before = render_prompt(tokenizer, prompt, options)
+    after = render_completion(tokenizer, prompt, completion, before=before, options=options)
     return Rendered(before, after, is_conversational(prompt))
 
 
@@ -210,8 +204,8 @@ def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tupl
     encoded = []
     for index, row in rows:
         with _blamed_on(report.source, index):
-            kind = _format_of(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages"))
-            if kind == "labelled" and not _true(row["label"]):
+            kind, row = checked_row(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages"))
+            if kind == "labelled" and not is_true(row["label"]):
                 report.dropped["label is false"] += 1
                 continue
             messages = row["messages"] if kind == "messages" else row["prompt"]
@@ -219,7 +213,9 @@ def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tupl
                 raise UserError(
                     "data.loss_on=assistant: the row holds plain strings, not messages; use data.loss_on=completion"
                 )
-            ids, mask = assistant_tokens(tokenizer, messages if kind == "messages" else [*messages, *row["completion"]])
+            answer = [] if kind == "messages" else row["completion"]
+            answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+            ids, mask = assistant_tokens(tokenizer, [*messages, *answer], template_options(row, templated=True))
         turn = len(mask) - 1  # the last assistant turn is the answer, which keeps its start if the row is cut
         while turn and mask[turn - 1]:
             turn -= 1
@@ -232,45 +228,38 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
     labelled: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for index, row in rows:
         with _blamed_on(source, index):
-            kind = _format_of(row, "preferences", ("preference", "ranked", "labelled"))
+            kind, row = checked_row(row, "preferences", ("preference", "ranked", "labelled"))
             if kind == "preference":
                 prompt, chosen, rejected = split_preference(row)
-                margin = None if row.get("margin") is None else float(row["margin"])
-                ranked.append(_Ranked(index, prompt, [chosen, rejected], [(0, 1)], margin))
+                margin = None if row.get("margin") is None else finite_number("margin", row["margin"])
+                options = template_options(row, is_conversational(prompt))
+                ranked.append(_Ranked(index, prompt, [chosen, rejected], [(0, 1)], margin, options))
             elif kind == "ranked":
-                ranked.append(_Ranked(index, row["prompt"], row["responses"], _ranked_pairs(row)))
+                answers = checked_answers(row)
+                options = template_options(row, is_conversational(row["prompt"]))
+                ranked.append(_Ranked(index, row["prompt"], answers, ranked_pairs(row), None, options))
             else:
-                _true(row["label"])
-                labelled.setdefault(json.dumps(row["prompt"], sort_keys=True), []).append((index, row))
+                row["label"] = is_true(row["label"])
+                options = template_options(row, is_conversational(row["prompt"]))
+                asked = json.dumps([row["prompt"], options], sort_keys=True, default=repr)
+                labelled.setdefault(asked, []).append((index, {**row, "options": options}))
     for group in labelled.values():
         good = [row["completion"] for _, row in group if row["label"]]
         bad = [row["completion"] for _, row in group if not row["label"]]
         pairs = [(i, len(good) + j) for i in range(len(good)) for j in range(len(bad))]
         if pairs:
-            ranked.append(_Ranked(group[0][0], group[0][1]["prompt"], good + bad, pairs))
+            first = group[0][1]
+            ranked.append(_Ranked(group[0][0], first["prompt"], good + bad, pairs, None, first["options"]))
         else:
             report.dropped["prompt without both a true and a false answer"] += len(group)
     return [row for row in ranked if row.pairs or report.dropped.update(["no two answers differ"])]
 
 
-def _ranked_pairs(row: dict[str, Any]) -> list[tuple[int, int]]:
-    """(better, worse) of all answers that are not tied: C(K, 2) of K distinct ranks."""
-    answers = row["responses"]
-    if not isinstance(answers, list) or len(answers) < 2:
-        raise UserError("responses: allowed is a list of at least 2 answers, the best first")
-    for answer in answers:
-        _check_text("responses", answer)
-    ranks = row["ranks"] if row.get("ranks") is not None else range(len(answers))
-    if len(ranks) != len(answers):
-        raise UserError(f"ranks: {len(ranks)} for {len(answers)} responses; allowed is one each, 1 for the best")
-    return [(i, j) for i in range(len(answers)) for j in range(len(answers)) if ranks[i] < ranks[j]]
-
-
 def _question(row: dict[str, Any]) -> Text:
+    row = row | checked_texts(row)
     prompt = row_prompt(row)
     if "prompt" not in row and row_format(row) == "text":
         raise UserError("columns hold no prompt to answer; rename `text` to `prompt`, if that is what it is")
     if "prompts" in row:
         raise UserError("column prompts: reward functions are given the prompts by that name; rename the column")
-    _check_text("prompt", prompt)
     return prompt

@@ -18,6 +18,7 @@ class Report:
         kept: tokenised rows; true and false answers to one prompt become one.
         truncated: rows that lost tokens of their prompt or of an answer.
         dropped: rows left out, by reason.
+        without_prompt: kept rows (numbered from 1) in which nothing comes before the answer, not even a BOS.
     """
 
     source: str
@@ -25,6 +26,7 @@ class Report:
     kept: int = 0
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    without_prompt: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         reasons = "".join(f", {count} dropped ({reason})" for reason, count in self.dropped.items())

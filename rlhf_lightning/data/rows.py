@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from rlhf_lightning.data.templates import Text
+from rlhf_lightning.data.messages import Text
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,19 +64,50 @@ def allowed_formats(names: Iterable[str] = tuple(FORMATS)) -> str:
 def split_preference(row: dict[str, Any]) -> tuple[Text, Text, Text]:
     """Prompt, chosen and rejected of a preference row.
 
-    Without a `prompt` column it is what both answers start with: whole messages, or text up to the last white space
-    that both share (white space stays with the answers).
+    Without a `prompt` column it is what both answers start with: whole messages up to the assistant's, or text up to
+    the last white space that both share (white space stays with the answers). Answers that are whole conversations, as
+    in TRL's `ultrafeedback_binarized`, are split too where the row has a `prompt` beside them.
 
     >>> split_preference({"chosen": "The sky is blue.", "rejected": "The sky is black."})
     ('The sky is', ' blue.', ' black.')
+
+    Raises:
+        UserError: one answer is text and the other messages, the prompt is not that of the conversations, or these
+            differ before the last thing that the user says.
     """
-    chosen, rejected = row["chosen"], row["rejected"]
-    if row.get("prompt") is not None:
-        return row["prompt"], chosen, rejected
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise UserError("chosen and rejected: one is a string and the other messages; both must be of one kind")
+    if isinstance(chosen, str):
+        return (prompt, chosen, rejected) if prompt is not None else _split_text(chosen, rejected)
+    if isinstance(prompt, list) and not (chosen[: len(prompt)] == prompt == rejected[: len(prompt)]):
+        return prompt, chosen, rejected
+    length = 0 if prompt is None or isinstance(prompt, str) else len(prompt)
+    if not length:
+        while length < min(len(chosen), len(rejected)) and chosen[length] == rejected[length]:
+            length += 1
+        while length and chosen[length - 1].get("role") == "assistant":  # an answer that both share is not asked
+            length -= 1
+    shared = chosen[:length]
+    if isinstance(prompt, str) and prompt.strip() not in {str(message.get("content")).strip() for message in shared}:
+        raise UserError(
+            "prompt: it is text, and not among the messages that chosen and rejected begin with; give it as messages, "
+            "or leave the column out"
+        )
+    answers = (chosen[length:], rejected[length:])
+    if any(message.get("role") in ("user", "system") for answer in answers for message in answer):
+        raise UserError(
+            "chosen and rejected: the conversations differ before the user's last message, so the user's words would "
+            "be learned as an answer; both must share all but the last answer"
+        )
+    return shared, *answers
+
+
+def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     length = 0
     while length < min(len(chosen), len(rejected)) and chosen[length] == rejected[length]:
         length += 1
-    if isinstance(chosen, str) and chosen != rejected:  # not inside a word
+    if chosen != rejected:  # not inside a word
         words = re.match(r".*(?=\s)", chosen[:length], re.DOTALL)
         length = len(words.group()) if words else 0
     return chosen[:length], chosen[length:], rejected[length:]
@@ -88,7 +119,8 @@ def row_prompt(row: dict[str, Any]) -> Text:
     Raises:
         UserError: no known format.
     """
-    if row.get("prompt") is not None:
+    conversations = isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list)
+    if row.get("prompt") is not None and not conversations:
         return row["prompt"]
     kind = row_format(row)
     if kind == "preference":
@@ -110,7 +142,7 @@ def split_by_prompt(rows: Sequence[dict[str, Any]], fraction: float, seed: int) 
     Raises:
         UserError: there is only one prompt.
     """
-    keys = [json.dumps(row_prompt(row), sort_keys=True) for row in rows]
+    keys = [json.dumps(row_prompt(row), sort_keys=True, default=repr) for row in rows]
     prompts = list(dict.fromkeys(keys))
     if len(prompts) < 2:
         raise UserError(

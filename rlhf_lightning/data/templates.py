@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeAlias
+from typing import Any
 
+from rlhf_lightning.data.messages import (
+    Message,
+    Options,
+    Text,
+    check_read,
+    check_rendered,
+    checked_text,
+    for_template,
+)
 from rlhf_lightning.errors import UserError
 
-Message: TypeAlias = dict[str, Any]
-Text: TypeAlias = "str | list[Message]"
+NO_OPTIONS: Options = {}
 
 
 def is_conversational(text: Text) -> bool:
@@ -16,8 +24,8 @@ def is_conversational(text: Text) -> bool:
     return not isinstance(text, str)
 
 
-def chat_template(tokenizer: Any) -> str:
-    """The tokenizer's chat template.
+def chat_template(tokenizer: Any, options: Options = NO_OPTIONS) -> str:
+    """The tokenizer's chat template, of several the one for `options` (tools have one of their own).
 
     Raises:
         UserError: it has none.
@@ -27,25 +35,32 @@ def chat_template(tokenizer: Any) -> str:
             f"the rows hold messages, and the tokenizer of {_name(tokenizer)} has no chat template; use a chat model, "
             "set `chat_template` in its tokenizer_config.json, or turn the messages into plain strings"
         )
-    return str(tokenizer.get_chat_template())
+    return str(tokenizer.get_chat_template(tools=options.get("tools")))
 
 
-def render_prompt(tokenizer: Any, prompt: Text) -> str:
+def render_prompt(tokenizer: Any, prompt: Text, options: Options = NO_OPTIONS) -> str:
     """The text that generation starts from.
 
     A string is unchanged. Messages are rendered by the chat template with its generation prompt; if the last one is the
-    assistant's, that message is left open, to be continued.
+    assistant's, that message is left open, to be continued. `options` are what else the template is given, such as
+    `tools` (see `template_options`).
     """
     if isinstance(prompt, str):
         return prompt
     chat_template(tokenizer)
     if prompt and prompt[-1].get("role") == "assistant":
-        return _apply(tokenizer, prompt, continue_final_message=True)
-    return _apply(tokenizer, prompt, add_generation_prompt=True)
+        return _apply(tokenizer, prompt, options, continue_final_message=True)
+    return _apply(tokenizer, prompt, options, add_generation_prompt=True)
 
 
 def render_completion(
-    tokenizer: Any, prompt: Text, completion: Text, *, ended: bool = True, before: str | None = None
+    tokenizer: Any,
+    prompt: Text,
+    completion: Text,
+    *,
+    ended: bool = True,
+    before: str | None = None,
+    options: Options = NO_OPTIONS,
 ) -> str:
     """The text that follows `render_prompt(tokenizer, prompt)`.
 
@@ -61,14 +76,14 @@ def render_completion(
         if not isinstance(completion, str):
             raise UserError("a plain prompt has messages as its completion; both must be strings, or both messages")
         return completion
-    before = render_prompt(tokenizer, prompt) if before is None else before
+    before = render_prompt(tokenizer, prompt, options) if before is None else before
     if isinstance(completion, str):
         if prompt and prompt[-1].get("role") == "assistant":  # continues an open message
             opened, prompt = prompt[-1], prompt[:-1]
             completion = [{**opened, "content": opened["content"] + completion}]
         else:
             completion = [{"role": "assistant", "content": completion}]
-    whole = _apply(tokenizer, [*prompt, *completion], continue_final_message=not ended)
+    whole = _apply(tokenizer, [*prompt, *completion], options, continue_final_message=not ended)
     if not whole.startswith(before):
         raise UserError(
             f"the chat template of {_name(tokenizer)} renders an answered conversation differently from the prompt it "
@@ -78,13 +93,15 @@ def render_completion(
     return whole[len(before) :]
 
 
-def render_conversation(tokenizer: Any, messages: list[Message]) -> str:
+def render_conversation(tokenizer: Any, messages: list[Message], options: Options = NO_OPTIONS) -> str:
     """All messages as the chat template renders them, without a generation prompt."""
     chat_template(tokenizer)
-    return _apply(tokenizer, messages)
+    return _apply(tokenizer, messages, options)
 
 
-def assistant_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[int], list[int]]:
+def assistant_tokens(
+    tokenizer: Any, messages: list[Message], options: Options = NO_OPTIONS
+) -> tuple[list[int], list[int]]:
     """Token ids of a conversation and a mask, 1 on what the assistant wrote, by the template's `{% generation %}`.
 
     The EOS after an assistant's turn is the assistant's too, whether or not the block covers it, and what follows the
@@ -93,17 +110,20 @@ def assistant_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[int]
     Raises:
         UserError: the template has no such block, or no message is the assistant's.
     """
-    if not re.search(r"{%-?\s*generation\b", chat_template(tokenizer)):
+    template = chat_template(tokenizer, options)
+    if not re.search(r"{%-?\s*generation\b", template):
         raise UserError(
             f"data.loss_on=assistant: the chat template of {_name(tokenizer)} does not mark what the assistant writes; "
             "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
         )
+    _apply(tokenizer, messages, options)  # its checks, and its errors in one line
     encoded = tokenizer.apply_chat_template(
-        messages,
+        for_template(messages, template),
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
         tokenizer_kwargs={"verbose": False},
+        **options,
     )
     ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
     if not any(mask):
@@ -115,19 +135,30 @@ def assistant_tokens(tokenizer: Any, messages: list[Message]) -> tuple[list[int]
         if ids[position] == eos and mask[position - 1] and ids[position - 1] != eos:
             mask[position] = 1
     last = max(position for position, flag in enumerate(mask) if flag)
+    end = last  # the block may also cover the white space that the template puts after the EOS
+    while mask[end] and ids[end] != eos and not tokenizer.decode(ids[end]).strip():
+        end -= 1
+    last = end if mask[end] and ids[end] == eos else last
     ids, mask = ids[: last + 1], mask[: last + 1]
     return (ids, mask) if ids[-1] == eos else ([*ids, eos], [*mask, 1])
 
 
-def _apply(tokenizer: Any, messages: list[Message], **options: bool) -> str:
+def _apply(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> str:
+    template, name = chat_template(tokenizer, options), _name(tokenizer)
+    checked = checked_text("messages", messages)
+    assert not isinstance(checked, str)
+    messages = for_template(checked, template)
+    check_read(checked, options, template, name)
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options, **flags)
     except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"the chat template of {_name(tokenizer)} refuses the messages ({roles}): {error}; "
-            "mend the row or the template"
+            f"the chat template of {name} refuses the messages ({roles}): {reason}; mend the row or the template"
         ) from error
+    check_rendered(checked, options, rendered, name)
+    return str(rendered)
 
 
 def _name(tokenizer: Any) -> str:

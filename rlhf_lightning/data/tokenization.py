@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_lightning.data.templates import Text, is_conversational, render_completion, render_prompt
+from rlhf_lightning.data.decoding import decode_after
+from rlhf_lightning.data.messages import Options, Text
+from rlhf_lightning.data.templates import NO_OPTIONS, is_conversational, render_completion, render_prompt
 from rlhf_lightning.errors import UserError
 
 
@@ -35,7 +37,11 @@ def tokenize_prompts(tokenizer: Any, texts: list[str], templated: Sequence[bool]
 
 
 def tokenize_completions(
-    tokenizer: Any, prompts: Sequence[Text], completions: Sequence[Text], ended: Sequence[bool]
+    tokenizer: Any,
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    ended: Sequence[bool],
+    options: Sequence[Options] | None = None,
 ) -> list[tuple[list[int], list[int]]]:
     """Ids of prompts and of their completions, not truncated, in a few calls of the tokenizer.
 
@@ -45,14 +51,16 @@ def tokenize_completions(
         completions: strings (after messages: what the assistant says), or messages.
         ended: whether each answer is complete and gets its EOS, once, even if its text ends with one already. False
             for a sampled response that was cut off: an EOS in its text is taken away.
+        options: what else the chat template is given, for each row.
     """
+    given = [NO_OPTIONS] * len(prompts) if options is None else options
     pairs: list[tuple[list[int], list[int]]] = [([], [])] * len(prompts)
     for end in (True, False):
         rows = [i for i, is_ended in enumerate(ended) if bool(is_ended) is end]
         texts = [
             Rendered(
-                render_prompt(tokenizer, prompts[i]),
-                render_completion(tokenizer, prompts[i], completions[i], ended=end),
+                render_prompt(tokenizer, prompts[i], given[i]),
+                render_completion(tokenizer, prompts[i], completions[i], ended=end, options=given[i]),
                 is_conversational(prompts[i]),
             )
             for i in rows
@@ -133,25 +141,57 @@ def _encode_after(
 ) -> list[list[int]]:
     results: list[list[int] | None] = [None] * len(prompts)
     if tokenizer.is_fast and prompts:
-        joint = tokenizer(
-            [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)],
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
+        joint, offset_mapping = _encode_with_offsets(
+            tokenizer, [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         )
-        for row, (ids, offsets) in enumerate(zip(joint["input_ids"], joint["offset_mapping"], strict=True)):
-            split, boundary = len(prompt_ids[row]), len(prompts[row])
-            unchanged = ids[:split] == prompt_ids[row]
-            clean = (not split or offsets[split - 1][1] <= boundary) and all(
-                start >= boundary for start, _ in offsets[split : split + 1]
-            )
-            if unchanged and clean:
-                results[row] = ids[split:]
+        for row, (ids, offsets) in enumerate(zip(joint, offset_mapping, strict=True)):
+            if _splits_at(ids, offsets, prompt_ids[row], len(prompts[row])):
+                results[row] = ids[len(prompt_ids[row]) :]
     alone = [row for row, ids in enumerate(results) if ids is None]
     for row, ids in zip(alone, _encode(tokenizer, [completions[row] for row in alone]), strict=True):
-        results[row] = ids
+        results[row] = _same_text(tokenizer, prompt_ids[row], completions[row], ids)
     return [ids for ids in results if ids is not None]
+
+
+def _encode_with_offsets(tokenizer: Any, texts: list[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    encoded = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True, verbose=False
+    )
+    return encoded["input_ids"], encoded["offset_mapping"]
+
+
+def _splits_at(ids: list[int], offsets: list[tuple[int, int]], before: list[int], boundary: int) -> bool:
+    """Whether ids begin with those of the text before `boundary`, and no token spans it."""
+    split = len(before)
+    if ids[:split] != before:
+        return False
+    inside = not split or offsets[split - 1][1] <= boundary
+    return inside and all(start >= boundary for start, _ in offsets[split : split + 1])
+
+
+CONTEXTS = ("\n", ".", "a", " ", "0")
+
+
+def _same_text(tokenizer: Any, prompt_ids: list[int], completion: str, alone: list[int]) -> list[int]:
+    """Ids of a completion that read, after the prompt, as the completion does.
+
+    Tokenised alone, a text gets a space in front from SentencePiece-like tokenizers; behind one character of context it
+    does not. Where no context helps (the tokenizer's decoding is not exact) the ids are those of the text alone.
+    """
+    if not tokenizer.is_fast or not completion or decode_after(tokenizer, prompt_ids, alone) == completion:
+        return alone
+    encoded = zip(
+        CONTEXTS,
+        *_encode_with_offsets(tokenizer, [context + completion for context in CONTEXTS]),
+        _encode(tokenizer, list(CONTEXTS)),
+        strict=True,
+    )
+    for context, ids, offsets, before in encoded:
+        if _splits_at(ids, offsets, before, len(context)):
+            candidate = ids[len(before) :]
+            if decode_after(tokenizer, prompt_ids, candidate) == completion:
+                return candidate
+    return alone
 
 
 def _with_prefix(tokenizer: Any, encoded: list[list[int]], templated: Sequence[bool]) -> list[list[int]]:

@@ -17,7 +17,7 @@ from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
-from rlhf_lightning.rewards import RewardFunction, check_scores
+from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import SamplingSettings
 
 
@@ -64,16 +64,19 @@ def evaluate_policies(
     sampled: dict[str, list[SampledResponse]] = {}
     scores: dict[str, dict[str, list[float]]] = {}
     for name, path in policies.items():
+        tokenizer = load_tokenizer(path)
         sampled[name] = sample_responses(
             _load(path, device),
-            load_tokenizer(path),
+            tokenizer,
             rows[name],
             settings,
             batch_size=batch_size,
             seed=seed,
             reference=reference_model,
         )
-        scores[name] = {key: score_responses(key, scorer, rows[name], sampled[name]) for key, scorer in scorers.items()}
+        scores[name] = {
+            key: score_responses(key, scorer, tokenizer, rows[name], sampled[name]) for key, scorer in scorers.items()
+        }
 
     metrics = {}
     for name in policies:
@@ -95,14 +98,15 @@ def read_prompts(
 
 
 def score_responses(
-    key: str, scorer: RewardFunction, rows: Sequence[PromptRow], responses: Sequence[SampledResponse]
+    key: str,
+    scorer: RewardFunction,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[PromptRow],
+    responses: Sequence[SampledResponse],
 ) -> list[float]:
-    """The scorer's number for each response, checked. It gets what a reward gets in PPO: the rows' columns, `ended`."""
-    names = dict.fromkeys(name for row in rows for name in row.columns)
-    columns: dict[str, list[Any]] = {name: [row.columns.get(name) for row in rows] for name in names}
-    columns["ended"] = [response.ended for response in responses]
-    scores = scorer([row.text for row in rows], [response.text for response in responses], **columns)
-    return check_scores(scores, len(rows), key)
+    """The scorer's number for each response, checked. It gets what a reward gets in PPO."""
+    tokens, ended = [response.tokens for response in responses], [response.ended for response in responses]
+    return score_samples(scorer, tokenizer, rows, tokens, ended, key)
 
 
 def policy_metrics(

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lightning.data import PromptRow, left_pad
+from rlhf_lightning.data import PromptRow, left_pad, response_texts
 from rlhf_lightning.evaluation.divergence import response_kl
 from rlhf_lightning.models import end_of_sequence_ids, response_logprobs
+from rlhf_lightning.models.limits import check_positions, check_tokens
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
 
 
 @dataclass(frozen=True)
 class SampledResponse:
-    """One response: its text without special tokens (as a reward gets it in PPO), its length in tokens (EOS
-    included), whether EOS ended it, and its KL estimate against the reference in nats (None without a reference)."""
+    """One response: its text (as a reward gets it in PPO), its tokens (EOS included) and their number, whether EOS
+    ended it, and its KL estimate against the reference in nats (None without a reference)."""
 
     text: str
     length: int
     ended: bool
     kl: float | None
+    tokens: list[int]
 
 
 @torch.no_grad()
@@ -45,6 +47,14 @@ def sample_responses(
     device = next(model.parameters()).device
     eos_ids = end_of_sequence_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos_ids[0]
+    check_tokens(model, tokenizer, [pad_id, *(token for row in prompts for token in row.input_ids)], "policies")
+    longest = max(len(row.input_ids) for row in prompts)
+    check_positions(
+        model,
+        longest + settings.max_new_tokens,
+        f"max_new_tokens: found {settings.max_new_tokens}, the longest prompt has {longest} tokens",
+        "both together must be at most {limit}",
+    )
     engine = NativeEngine(pad_id, eos_ids, batch_size)
     engine.sync(model)
     ids = [list(row.input_ids) for row in prompts]
@@ -60,7 +70,6 @@ def sample_responses(
                 response_logprobs(role, *inputs, temperature=settings.temperature) for role in (model, reference)
             )
             kl += response_kl(logprobs, ref_logprobs, generation.mask[part]).tolist()
-    kept = [tokens[mask.bool()] for tokens, mask in zip(generation.tokens, generation.mask, strict=True)]
-    texts = tokenizer.batch_decode(kept, skip_special_tokens=True)
-    lengths, ended = generation.mask.sum(dim=1).long().tolist(), generation.ended.tolist()
-    return [SampledResponse(*response) for response in zip(texts, lengths, ended, kl, strict=True)]
+    tokens, ended = generation.responses(), generation.ended.tolist()
+    texts, lengths = response_texts(tokenizer, ids, tokens, ended), map(len, tokens)
+    return [SampledResponse(*response) for response in zip(texts, lengths, ended, kl, tokens, strict=True)]

@@ -2,6 +2,16 @@
 
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
 from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.samples import SampledTokens, score_samples
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
-__all__ = ["FunctionReward", "ModelReward", "RewardFunction", "WeightedSum", "check_scores", "make_reward"]
+__all__ = [
+    "FunctionReward",
+    "ModelReward",
+    "RewardFunction",
+    "SampledTokens",
+    "WeightedSum",
+    "check_scores",
+    "make_reward",
+    "score_samples",
+]

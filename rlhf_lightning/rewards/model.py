@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_lightning.data import tokenize_completions
+from rlhf_lightning.data.messages import Text
+from rlhf_lightning.data.tokenization import truncate_prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     RewardModel,
@@ -22,14 +25,29 @@ from rlhf_lightning.models import (
     score_moments,
 )
 from rlhf_lightning.models.adapters import base_name, base_of, has_adapter, is_adapter_folder
+from rlhf_lightning.models.limits import check_tokens, positions
 from rlhf_lightning.rewards.function import check_scores
+from rlhf_lightning.rewards.reading import (
+    Tokens,
+    as_answer,
+    reads_the_same,
+    row_options,
+    sampled_rows,
+    shown_prompt,
+    text_rows,
+)
+from rlhf_lightning.rewards.samples import SampledTokens
+
+log = logging.getLogger(__name__)
 
 
 class ModelReward:
-    """Score text with a reward model, through the model's own tokenizer.
+    """Score responses with a reward model.
 
-    Responses are tokenised again from their text by the function that prepared the reward model's training data, so it
-    sees what it saw in training whichever tokenizer the policy has. A response that was cut off gets no EOS.
+    Where the policy's tokenizer is the model's own, the sampled ids are scored as they are. Otherwise responses are
+    tokenised again from their text by the function that prepared the reward model's training data, so it sees what it
+    saw in training whichever tokenizer the policy has. A response that was cut off gets no EOS. A prompt that does not
+    fit into the model's positions beside its response keeps its end; `truncated` counts them.
 
     Args:
         path: a run folder, a Hugging Face folder or a hub name.
@@ -41,8 +59,11 @@ class ModelReward:
         UserError: `standardize` of a model without moments, or one that gave all held-out answers the same score.
     """
 
+    reads_tokens = True
+
     def __init__(self, path: str | Path, batch_size: int = 32, standardize: bool = False) -> None:
         self.name = "model"
+        self.truncated = 0
         self.folder = run_model_folder(path)
         self.tokenizer = load_tokenizer(path)
         self.batch_size = batch_size
@@ -66,11 +87,16 @@ class ModelReward:
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        """Scores of the responses; `columns` may carry `messages` (conversational prompts) and `ended`."""
-        sources = columns.get("messages", prompts)
-        ended = columns.get("ended", [True] * len(responses))
-        texts = [prompts[i] if source is None else source for i, source in enumerate(sources)]
-        rows = [prompt + ids for prompt, ids in tokenize_completions(self.tokenizer, texts, responses, ended)]
+        """Scores of the responses.
+
+        `columns` may carry `messages` (conversational prompts), `tools`, `chat_template_kwargs`, `ended`, and
+        `sampled`: the tokens themselves (see SampledTokens).
+
+        Raises:
+            UserError: tokens that the model has no embedding of, or a response that leaves no position for a prompt.
+        """
+        ended = [bool(end) for end in columns.get("ended", [True] * len(responses))]
+        rows = self._fitting(self.rows(prompts, responses, ended, columns))
         scores = torch.empty(len(rows), dtype=torch.float32)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), self.batch_size):
@@ -78,6 +104,68 @@ class ModelReward:
             scores[picked] = self._score([rows[i] for i in picked])
         scores = (scores - self.moments.mean) / self.moments.std
         return check_scores(scores.tolist(), len(responses), self.name)
+
+    def rows(
+        self, prompts: Sequence[str], responses: Sequence[str], ended: Sequence[bool], columns: dict[str, Any]
+    ) -> list[Tokens]:
+        """The ids of prompts and responses that the model reads."""
+        messages = columns.get("messages") or [None] * len(prompts)
+        options = row_options(columns, messages)
+        sampled = columns.get("sampled")
+        asked: list[Text] = [text if said is None else said for text, said in zip(prompts, messages, strict=True)]
+        if not isinstance(sampled, SampledTokens):
+            return text_rows(self.tokenizer, asked, responses, ended, options)
+        templated = any(said is not None for said in messages)
+        if reads_the_same(self.tokenizer, sampled.tokenizer, templated):
+            return sampled_rows(self.tokenizer, sampled, asked, ended, options)
+        said = [
+            as_answer(sampled.tokenizer, asked[i], response, ended[i], options[i])
+            for i, response in enumerate(responses)
+        ]
+        asked = [
+            prompt if isinstance(prompt, str) else shown_prompt(sampled, prompts[i], prompt, self.tokenizer, options[i])
+            for i, prompt in enumerate(asked)
+        ]
+        return text_rows(self.tokenizer, asked, said, ended, options)
+
+    def _fitting(self, rows: list[Tokens]) -> list[list[int]]:
+        """Prompt and response of every row, with as much of the prompt's end as the model has positions for."""
+        limit = positions(self.network)
+        fitting = []
+        for prompt, response in rows:
+            room = None if limit is None else limit - len(response)
+            if room is not None and room < min(len(prompt), 1):
+                raise UserError(
+                    f"reward.model: a response has {len(response)} tokens, and {self.folder} has {limit} positions for "
+                    f"prompt and response; set rollout.max_new_tokens to less than {limit}"
+                )
+            short = truncate_prompt(prompt, room, self.tokenizer.bos_token_id)
+            if len(short) < len(prompt):
+                self.truncated += 1
+                if self.truncated == 1:
+                    log.warning(
+                        "reward.model: prompts lose their start where %s has fewer positions (%d) than prompt and "
+                        "response have tokens; data.max_prompt_length shortens them for the policy too",
+                        self.folder,
+                        limit,
+                    )
+            fitting.append(short + response)
+        check_tokens(self.network, self.tokenizer, (token for row in fitting for token in row), "reward.model")
+        return fitting
+
+    def check_length(self, max_new_tokens: int) -> None:
+        """Raise UserError if a response of so many tokens leaves no position for a prompt."""
+        limit = positions(self.network)
+        if limit is not None and max_new_tokens >= limit:
+            raise UserError(
+                f"rollout.max_new_tokens: found {max_new_tokens}, and {self.folder} (reward.model) has {limit} "
+                f"positions for prompt and response; set it to less than {limit}"
+            )
+
+    @property
+    def network(self) -> nn.Module:
+        """The network whose embeddings and positions are used: the policy's, if the backbone is shared."""
+        return self.model.policy if isinstance(self.model, SharedRewardModel) else self.model.classifier
 
     def _score(self, rows: list[list[int]]) -> torch.Tensor:
         device = self.model.device

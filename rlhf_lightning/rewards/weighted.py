@@ -11,6 +11,7 @@ from torch import nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
 from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.samples import SampledTokens
 
 
 class WeightedSum:
@@ -20,6 +21,8 @@ class WeightedSum:
         rewards: the parts, by name.
         weights: their weights, by the same names.
     """
+
+    reads_tokens = True
 
     def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
         if set(rewards) != set(weights):
@@ -41,10 +44,20 @@ class WeightedSum:
             if hasattr(reward, "share_backbone"):
                 reward.share_backbone(policy)
 
+    def check_length(self, max_new_tokens: int) -> None:
+        """Raise UserError if a part cannot read a response of so many tokens."""
+        for reward in self.rewards.values():
+            if hasattr(reward, "check_length"):
+                reward.check_length(max_new_tokens)
+
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         n = len(responses)
+        texts = {name: column for name, column in columns.items() if not isinstance(column, SampledTokens)}
         self.parts = {
-            name: check_scores(reward(prompts, responses, **columns), n, name) for name, reward in self.rewards.items()
+            name: check_scores(
+                reward(prompts, responses, **(columns if getattr(reward, "reads_tokens", False) else texts)), n, name
+            )
+            for name, reward in self.rewards.items()
         }
         return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
 

@@ -46,6 +46,11 @@ class Generation:
     ended: Tensor  # [B] bool
     values: Tensor | None = None  # [B, T] float32
 
+    def responses(self) -> list[list[int]]:
+        """The valid token ids of every response, EOS included."""
+        lengths = self.mask.sum(dim=1).long().tolist()
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
+
 
 class RolloutEngine(Protocol):
     """Anything that turns prompts into responses with the policy's current weights."""

@@ -17,6 +17,7 @@ NOTHING_LEFT = (
 )
 FIRST_EOS = "data/test_datamodules.py::test_the_label_at_the_first_eos_is_learned"
 ONE_EOS = "data/test_tokenization.py::test_an_ended_answer_has_one_eos_at_its_end"
+SEES_ALL = "invariants/test_sampling.py::test_a_reward_reads_every_token_but_the_eos_that_ends_the_response"
 CHECKED = "rewards/test_rewards.py::test_a_wrong_answer_of_a_reward_is_never_broadcast"
 
 TEXT = (
@@ -150,8 +151,8 @@ TEXT = (
             Mutant(
                 "the reward model reads the policy's chat template",
                 REWARD,
-                'sources = columns.get("messages", prompts)',
-                "sources = prompts",
+                "[text if said is None else said for text, said in zip(prompts, messages, strict=True)]",
+                "list(prompts)",
                 (
                     "invariants/test_reward_text.py::"
                     "test_a_conversation_is_rendered_by_the_reward_models_template_not_by_the_policys",
@@ -160,16 +161,37 @@ TEXT = (
             Mutant(
                 "a response that was cut off is scored with an EOS",
                 REWARD,
-                "texts, responses, ended)",
-                "texts, responses, [True] * len(texts))",
+                "return text_rows(self.tokenizer, asked, responses, ended, options)",
+                "return text_rows(self.tokenizer, asked, responses, [True] * len(asked), options)",
                 ("rewards/test_rewards.py::test_a_response_that_was_cut_off_is_scored_without_an_eos",),
             ),
             Mutant(
-                "rewards read special tokens",
-                "algorithms/ppo.py",
-                "batch_decode(kept, skip_special_tokens=True)",
-                "batch_decode(kept)",
-                ("invariants/test_sampling.py::test_a_reward_reads_words_and_no_special_tokens",),
+                "rewards do not see special tokens",
+                "data/decoding.py",
+                "skip_special_tokens=False",
+                "skip_special_tokens=True",
+                (SEES_ALL,),
+            ),
+            Mutant(
+                "responses are decoded without their prompt",
+                "data/decoding.py",
+                "decode_after(tokenizer, prompt, response[:-1]",
+                "decode_after(tokenizer, [], response[:-1]",
+                ("data/test_decoding.py::test_a_response_continues_the_text_of_its_prompt",),
+            ),
+            Mutant(
+                "equal tokenizers are not noticed",
+                "rewards/reading.py",
+                "first is not None and first == second",
+                "False",
+                ("rewards/test_reading.py::test_sampled_ids_are_scored_where_the_tokenizers_are_equal",),
+            ),
+            Mutant(
+                "tokenizers with other merges pass for equal",
+                "rewards/reading.py",
+                'parts = ("model", "normalizer"',
+                'parts = ("normalizer"',
+                ("rewards/test_reading.py::test_tokenizers_are_compared_by_all_that_makes_ids",),
             ),
         ),
     ),
@@ -228,8 +250,8 @@ TEXT = (
             Mutant(
                 "PPO broadcasts what the reward returned",
                 "algorithms/ppo.py",
-                "torch.tensor(check_scores(scores, len(prompts), name), device=self.device)",
-                "torch.tensor([float(x) for x in scores], device=self.device).expand(len(prompts))",
+                "scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)",
+                "scores = [self.reward([r.text for r in prompts], ended)[0]] * len(prompts)",
                 ("algorithms/test_ppo.py::test_a_reward_of_the_wrong_length_stops_the_run",),
             ),
         ),

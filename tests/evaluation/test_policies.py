@@ -138,16 +138,16 @@ def test_the_sampled_kl_is_the_enumerated_one(tmp_path, temperature):
     assert exact > 0.1
 
 
-def test_a_response_keeps_its_spaces_as_in_ppo(tmp_path, monkeypatch):
-    """After a prompt that is plain text, a reward model reads another word without the space between them."""
+def test_a_response_is_the_text_that_continues_the_prompt(tmp_path):
     save_model(tmp_path / "0", 0)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "0")
-    monkeypatch.setattr(type(tokenizer), "batch_decode", lambda self, rows, **options: [" a b "] * len(rows))
-    rows = [PromptRow(input_ids=[2, 3], text="a b", columns={})] * 3
+    rows = [PromptRow(input_ids=[2, 3], text="<unk> a", columns={})] * 8
     policy = LlamaForCausalLM.from_pretrained(tmp_path / "0")
-    responses = sample_responses(policy, tokenizer, rows, SamplingSettings(2), batch_size=2, seed=0)
-    assert [response.text for response in responses] == [" a b "] * 3
-    assert all(response.kl is None and 1 <= response.length <= 2 for response in responses)
+    responses = sample_responses(policy, tokenizer, rows, SamplingSettings(3), batch_size=4, seed=0)
+    for response in responses:
+        whole = tokenizer.decode([2, 3, *response.tokens[: response.length - response.ended]])
+        assert "<unk> a" + response.text == whole
+        assert response.kl is None and response.length == len(response.tokens) <= 3
 
 
 def test_mistakes_are_named(folders, prompts_file, tmp_path):

@@ -79,7 +79,8 @@ def test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations() -> None:
     assert set(drawn.values()) == {3}
 
 
-def test_a_reward_reads_words_and_no_special_tokens(tmp_path: Path) -> None:
+def test_a_reward_reads_every_token_but_the_eos_that_ends_the_response(tmp_path: Path) -> None:
+    """A policy that writes special tokens is seen to do so, by rewards and in the sample table."""
     seen: list[str] = []
 
     def reward(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
@@ -89,5 +90,12 @@ def test_a_reward_reads_words_and_no_special_tokens(tmp_path: Path) -> None:
     settings = RolloutSettings(max_new_tokens=16, batch_size=32)
     module, data = ppo(reward=reward, rollout=settings, ppo_epochs=1, num_minibatches=1)
     trainer(tmp_path).fit(module, datamodule=data)
-    assert module.last_rollout.ended.any()
-    assert len(seen) == 32 and not any("<eos>" in text or "<pad>" in text for text in seen)
+    rollout, tokenizer = module.last_rollout, tiny_tokenizer()
+    wanted = []
+    for ids, mask, ended in zip(rollout.response_ids, rollout.mask.bool(), rollout.ended, strict=True):
+        words = tokenizer.convert_ids_to_tokens(ids[mask].tolist())
+        wanted.append("".join(f" {word}" for word in (words[:-1] if ended else words)))
+    assert rollout.ended.any()
+    assert any("<pad>" in text for text in wanted)
+    assert seen == wanted
+    assert [row["response"] for row in module.last_samples] == wanted[:16]

@@ -1,0 +1,48 @@
+"""Whether a model can read the rows it is given: checked once both are there, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lightning.models import RewardModel
+from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.limits import check_positions, check_tokens
+
+if TYPE_CHECKING:
+    from rlhf_lightning.algorithms.base import AlignmentModule
+
+
+def check_rows(module: AlignmentModule, network: Any, key: str, longest_response: int = 0) -> None:
+    """Raise UserError for token ids without an embedding, and for rows longer than the model's positions.
+
+    Args:
+        module: has a trainer with the data.
+        network: what reads them.
+        key: the setting that shortens the rows.
+        longest_response: tokens that sampling may add to a row.
+    """
+    data = getattr(module.trainer, "datamodule", None)
+    splits = getattr(data, "tokenized_rows", None)
+    if splits is not None:
+        check_sequences(module, network, splits(), key, longest_response)
+
+
+def check_sequences(
+    module: AlignmentModule, network: Any, rows: Iterable[Any], key: str, longest_response: int = 0
+) -> None:
+    """The same for given rows."""
+    sequences = [ids for row in rows if hasattr(row, "sequences") for ids in row.sequences()]
+    if not sequences or network is None:
+        return
+    network = bare_model(network.classifier if isinstance(network, RewardModel) else network)
+    tokenizer = module.tokenizer
+    own = [i for i in (tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
+    check_tokens(network, tokenizer, [*own, *(max(ids, default=0) for ids in sequences)], "model.path")
+    longest = max(map(len, sequences))
+    sampled = f" and rollout.max_new_tokens is {longest_response}" if longest_response else ""
+    whose = "prompt" if longest_response else "row"
+    advice = f"set {key} to at most {{limit}}" + (" less rollout.max_new_tokens" if longest_response else "")
+    check_positions(
+        network, longest + longest_response, f"{key}: the longest {whose} has {longest} tokens{sampled}", advice
+    )

@@ -1,0 +1,48 @@
+"""Sampled tokens into text, exactly: what follows the prompt's text, with the space and the special tokens in it.
+
+A response decoded alone loses its first space with SentencePiece-like tokenizers ("weretwo friends"), and with special
+tokens skipped a policy that writes `<|im_start|>user` is not seen to do so. Here
+
+    text of the prompt + text of the response == text of prompt and response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def decode_exactly(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of tokens: special ones included, and no white space tidied away."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of `ids` where `before` comes first.
+
+    A BOS in front is not context: what follows it is the start of a text. If a character begins in `before`, it belongs
+    to `ids`.
+    """
+    before = list(before)
+    if before and before[0] == tokenizer.bos_token_id:
+        before = before[1:]
+    head, whole = decode_exactly(tokenizer, before), decode_exactly(tokenizer, [*before, *ids])
+    shared = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
+    return whole[shared:]
+
+
+def response_texts(
+    tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended: Sequence[bool]
+) -> list[str]:
+    """The text of every response as it continues its prompt, without the token that ended it.
+
+    Args:
+        tokenizer: of the policy.
+        prompts: token ids, without padding.
+        responses: token ids, without padding; the last one of an ended response is its end-of-sequence token.
+        ended: which responses have one.
+    """
+    return [
+        decode_after(tokenizer, prompt, response[:-1] if end else response)
+        for prompt, response, end in zip(prompts, responses, ended, strict=True)
+    ]

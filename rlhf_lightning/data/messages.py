@@ -1,0 +1,192 @@
+"""Messages of a conversation as rows hold them, made into what chat templates read; what they cannot say is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from rlhf_lightning.errors import UserError
+
+Message: TypeAlias = dict[str, Any]
+Text: TypeAlias = "str | list[Message]"
+Options: TypeAlias = Mapping[str, Any]  # what the chat template is given besides the messages
+
+NAMES_ONLY = ("tool_call_id", "id")  # they say which message it is, not what it says
+TURNS = ("assistant", "tool")  # templates may rewrite these: leave old thoughts out, wrap results in JSON
+# Columns that other formats put beside the prompt, and that would change what it asks.
+ELSEWHERE = (
+    "system", "system_prompt", "history", "documents", "functions",
+    "image", "images", "video", "videos", "audio", "audios",
+)  # fmt: skip
+_OWN_ARGUMENTS = (  # of `apply_chat_template`, not of a template
+    "conversation", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message",
+    "tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask",
+    "tokenizer_kwargs", "messages",
+)  # fmt: skip
+
+
+def checked_text(name: str, value: Any) -> Text:
+    """A string, or messages with `role` and `content`, without the fields that are None.
+
+    Content that comes in parts of text is put together, and a tool call's arguments that are JSON text are parsed.
+
+    Raises:
+        UserError: anything else.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{name}: character {error.start} is half of a surrogate pair, which no text holds"
+            ) from error
+        return value
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
+    if not value:
+        raise UserError(f"{name}: the list holds no message; allowed is a string, or a list of at least one message")
+    return [_checked_message(name, message) for message in value]
+
+
+def _checked_message(name: str, message: Message) -> Message:
+    message = {field: value for field, value in message.items() if value is not None}
+    content = message.get("content")
+    if isinstance(content, list):
+        content = message["content"] = _joined(name, content)
+    if content is None and message.get("tool_calls"):
+        content = message["content"] = ""
+    if not isinstance(message.get("role"), str) or not isinstance(content, str):
+        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
+    checked_text(name, content)
+    if message.get("tool_calls"):
+        message["tool_calls"] = [_parsed_call(name, call) for call in message["tool_calls"]]
+    return message
+
+
+def _joined(name: str, parts: list[Any]) -> str:
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+        if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
+            raise UserError(f"{name}: a part of a message's content is of type {kind}; only text is read")
+    return "".join(part["text"] for part in parts)
+
+
+def _parsed_call(name: str, call: Any) -> Any:
+    """The call with its arguments as an object: a template would quote their text a second time."""
+    if not isinstance(call, dict):
+        raise UserError(f"{name}: tool_calls holds {type(call).__name__}; allowed is a list of objects")
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": _parsed_call(name, call["function"])}
+    if isinstance(call.get("arguments"), str):
+        try:
+            arguments = json.loads(call["arguments"] or "{}")
+        except json.JSONDecodeError as error:
+            raise UserError(f"{name}: the arguments of a tool call are not JSON ({error.msg})") from error
+        return {**call, "arguments": arguments}
+    return call
+
+
+def template_options(row: Mapping[str, Any], templated: bool) -> Options:
+    """What a row gives the chat template besides its messages: TRL's columns `tools` and `chat_template_kwargs`.
+
+    Raises:
+        UserError: they are not what they should be, or the row is plain text, which no template renders; a column that
+            would belong into the prompt.
+    """
+    for name in ELSEWHERE:
+        if row.get(name):
+            raise UserError(
+                f"column {name}: it would change what the prompt asks, and is not rendered; put it into the prompt's "
+                "messages, or rename the column if it is not part of the prompt"
+            )
+    tools, others = row.get("tools"), row.get("chat_template_kwargs")
+    tools, others = _from_json("tools", tools), _from_json("chat_template_kwargs", others)
+    if tools and not isinstance(tools, list):
+        raise UserError(f"tools: allowed is a list of JSON schemas, found {type(tools).__name__}")
+    if others and not isinstance(others, dict):
+        raise UserError(f"chat_template_kwargs: allowed is an object, found {type(others).__name__}")
+    for name in others or {}:
+        if name in _OWN_ARGUMENTS:
+            raise UserError(f"chat_template_kwargs: {name} is not a setting of a template; remove it")
+    options = {**({"tools": [_from_json("tools", tool) for tool in tools]} if tools else {}), **(others or {})}
+    if options and not templated:
+        raise UserError(
+            f"{' and '.join(name for name in ('tools', 'chat_template_kwargs') if row.get(name))}: only a chat "
+            "template renders them, and the prompt is plain text; give it as messages"
+        )
+    return options
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: not JSON ({error.msg} at column {error.colno}): {value[:60]!r}") from error
+
+
+def keep_known(options: Options, template: str) -> Options:
+    """Without the settings that a template does not have; tools stay."""
+    return {name: value for name, value in options.items() if name == "tools" or _reads(template, name)}
+
+
+def for_template(messages: list[Message], template: str) -> list[Message]:
+    """Messages with an empty content beside tool calls as the template tells it apart: None or an empty string."""
+    asks = re.search(r"content['\"\])\s]*(?:is|==|!=)\s*(?:not\s+)?none", template, re.IGNORECASE)
+    return [
+        {**message, "content": None} if asks and message.get("tool_calls") and not message["content"] else message
+        for message in messages
+    ]
+
+
+def check_read(messages: list[Message], options: Options, template: str, name: str) -> None:
+    """Raise UserError for what a template does not read: it would be left out without a word.
+
+    Args:
+        messages: checked ones.
+        options: what the template is given besides.
+        template: its source.
+        name: whose it is, for the message.
+    """
+    fields = {field: value for message in messages for field, value in message.items() if value not in ("", [], {})}
+    for field in sorted(fields.keys() - {"role", "content", *NAMES_ONLY}):
+        if not _reads(template, field):
+            raise UserError(
+                f"a message has the field {field!r}, which the chat template of {name} does not read; remove the "
+                "field, or use a template that renders it"
+            )
+    for option in options:
+        if not _reads(template, option):
+            key = "tools" if option == "tools" else f"chat_template_kwargs: {option}"
+            raise UserError(f"{key}: the chat template of {name} does not read it; remove it, or use another template")
+
+
+def _reads(template: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", template) is not None
+
+
+def check_rendered(messages: list[Message], options: Options, rendered: str, name: str) -> None:
+    """Raise UserError for a message or a tool that does not appear in what the template made."""
+    for message in messages:
+        if message["role"] not in TURNS and message["content"].strip() not in rendered:
+            raise UserError(
+                f"the chat template of {name} leaves out what the role {message['role']!r} says; "
+                "use roles that it knows (such as user and assistant)"
+            )
+        for call in message.get("tool_calls") or ():
+            if (called := _name_of(call)) is not None and called not in rendered:
+                raise UserError(f"the chat template of {name} leaves out the call of the tool {called!r}")
+    for tool in options.get("tools") or ():
+        if (offered := _name_of(tool)) is not None and offered not in rendered:
+            raise UserError(f"tools: the chat template of {name} leaves out the tool {offered!r}")
+
+
+def _name_of(tool: Any) -> str | None:
+    if not isinstance(tool, dict):
+        return getattr(tool, "__name__", None)
+    function = tool.get("function")
+    found = (function if isinstance(function, dict) else tool).get("name")
+    return found if isinstance(found, str) else None

@@ -1,0 +1,73 @@
+"""The values of a row, checked: texts, labels, numbers, ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_lightning.data.messages import Text, checked_text
+from rlhf_lightning.data.rows import allowed_formats, row_format
+from rlhf_lightning.errors import UserError
+
+
+def checked_row(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The row's format, and the row with its texts checked."""
+    kind = row_format(row)
+    if kind not in allowed:
+        found = ", ".join(sorted(name for name, value in row.items() if value is not None))
+        raise UserError(f"columns {found}: not a format for {purpose}; allowed are {allowed_formats(allowed)}")
+    return kind, row | checked_texts(row)
+
+
+def checked_texts(row: dict[str, Any]) -> dict[str, Text]:
+    names = ("text", "prompt", "completion", "messages", "chosen", "rejected")
+    texts = {name: checked_text(name, row[name]) for name in names if row.get(name) is not None}
+    for name, wanted in (("text", True), ("messages", False)):
+        if name in texts and isinstance(texts[name], str) is not wanted:
+            kinds = ("a string", "a list of messages")
+            raise UserError(f"{name}: allowed is {kinds[not wanted]}, found {kinds[wanted]}")
+    return texts
+
+
+def is_true(label: Any) -> bool:
+    """A label as written in JSON (true, 1) or in a table ("true", "1")."""
+    written = {"true": True, "1": True, "false": False, "0": False}
+    if isinstance(label, str) and label.strip().lower() in written:
+        return written[label.strip().lower()]
+    if not isinstance(label, bool | int | float) or label not in (True, False):
+        raise UserError(f"label={label!r}: allowed are true and false (or 1 and 0)")
+    return bool(label)
+
+
+def finite_number(name: str, value: Any) -> float:
+    """A number, also one that is written as text.
+
+    Raises:
+        UserError: no number, or not a finite one.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name}: allowed are finite numbers, found {value!r}")
+    return number
+
+
+def checked_answers(row: dict[str, Any]) -> list[Text]:
+    answers = row["responses"]
+    if not isinstance(answers, list) or len(answers) < 2:
+        raise UserError("responses: allowed is a list of at least 2 answers, the best first")
+    return [checked_text("responses", answer) for answer in answers]
+
+
+def ranked_pairs(row: dict[str, Any]) -> list[tuple[int, int]]:
+    """(better, worse) of all answers that are not tied: C(K, 2) of K distinct ranks."""
+    count = len(row["responses"])
+    ranks = row["ranks"] if row.get("ranks") is not None else range(count)
+    if not isinstance(ranks, list | range) or len(ranks) != count:
+        found = len(ranks) if isinstance(ranks, list) else repr(ranks)
+        raise UserError(f"ranks: {found} for {count} responses; allowed is one each, 1 for the best")
+    numbers = [finite_number("ranks", rank) for rank in ranks]
+    return [(i, j) for i in range(count) for j in range(count) if numbers[i] < numbers[j]]

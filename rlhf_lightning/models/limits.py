@@ -1,0 +1,59 @@
+"""What a model can read at most: token ids with an embedding, and rows as long as its positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from rlhf_lightning.errors import UserError
+
+
+def positions(network: nn.Module) -> int | None:
+    """The longest row a model was made for, in tokens; None for one that has no such limit."""
+    config: Any = getattr(network, "config", None)
+    if config is None:
+        return None
+    text = config.get_text_config()
+    found = getattr(text, "max_position_embeddings", None)
+    return int(found) if isinstance(found, int) and found > 0 else None
+
+
+def embeddings(network: nn.Module) -> int:
+    """How many token ids have an embedding: 0, ..., n - 1."""
+    weight: Any = network.get_input_embeddings().weight  # type: ignore[operator]
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 keeps the shape apart from the empty weight
+
+
+def check_tokens(network: nn.Module, tokenizer: Any, ids: Iterable[int], key: str) -> None:
+    """Raise UserError for the first largest id that the model has no embedding of.
+
+    Args:
+        network: what reads the ids.
+        tokenizer: what made them.
+        ids: token ids of rows, or a few that stand for them.
+        key: the setting that names the model.
+    """
+    highest, count = max(ids, default=0), embeddings(network)
+    if highest >= count:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise UserError(
+            f"{key}: the tokenizer's token {token!r} has the id {highest}, and the model has {count} embeddings (ids 0 "
+            f"to {count - 1}); use the tokenizer that belongs to the model, or enlarge it with "
+            "model.resize_token_embeddings(len(tokenizer)) and save both"
+        )
+
+
+def check_positions(network: nn.Module, longest: int, what: str, advice: str) -> None:
+    """Raise UserError if rows of `longest` tokens are longer than the model's positions.
+
+    Args:
+        network: what reads the rows.
+        longest: tokens of the longest row.
+        what: the setting that decides it, and what is so long.
+        advice: what to do, with `{limit}` where the number of positions goes.
+    """
+    limit = positions(network)
+    if limit is not None and longest > limit:
+        raise UserError(f"{what}, and the model has {limit} positions; {advice.format(limit=limit)}")

@@ -1,0 +1,55 @@
+"""Sampled responses to a reward: their text as it continues the prompt, and for those that read them the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_lightning.data import PromptRow, response_texts
+from rlhf_lightning.rewards.function import check_scores
+
+
+@dataclass(frozen=True)
+class SampledTokens:
+    """What a policy read and wrote, as token ids of its tokenizer without padding; an EOS is a response's last token.
+
+    A reward that sets `reads_tokens = True` is called with `sampled=` such an object besides the texts.
+    """
+
+    tokenizer: Any
+    prompts: list[list[int]]
+    responses: list[list[int]]
+
+
+def score_samples(
+    reward: Any,
+    tokenizer: Any,
+    prompts: Sequence[PromptRow],
+    responses: Sequence[list[int]],
+    ended: Sequence[bool],
+    name: str | None = None,
+) -> list[float]:
+    """The reward of every response, checked.
+
+    Args:
+        reward: see RewardFunction. Its `columns` are those of the prompts' rows, and `ended`.
+        tokenizer: of the policy.
+        prompts: what was answered.
+        responses: token ids without padding, the EOS included.
+        ended: which responses have one.
+        name: of the reward in an error; default: its own.
+
+    Raises:
+        UserError: the reward returned other than one finite number for each response.
+    """
+    ids = [list(row.input_ids) for row in prompts]
+    names = {name for row in prompts for name in row.columns} - {"ended"}
+    columns: dict[str, Any] = {name: [row.columns.get(name) for row in prompts] for name in sorted(names)}
+    columns["ended"] = list(ended)
+    if getattr(reward, "reads_tokens", False):
+        columns["sampled"] = SampledTokens(tokenizer, ids, list(responses))
+    texts = response_texts(tokenizer, ids, responses, ended)
+    scores = reward([row.text for row in prompts], texts, **columns)
+    own_name = str(getattr(reward, "name", type(reward).__name__))
+    return check_scores(scores, len(prompts), name or own_name)
