@@ -16,7 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import ModelReward, SampledTokens, WeightedSum, score_samples
 from rlhf_lightning.rewards.reading import reads_the_same
 from tests.subwords import KINDS, TEXT, subword_tokenizer
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import tiny_model, tiny_tokenizer, write_reward_model
 
 CHAT = (  # the end of a turn is not the EOS
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -29,7 +29,7 @@ TRIMMING = (
 
 
 def save(folder: Path, tokenizer: Any, family: str = "llama") -> ModelReward:
-    tiny_model(family, vocab_size=len(tokenizer)).save_pretrained(folder)
+    write_reward_model(folder, tiny_model(family, vocab_size=len(tokenizer)))
     tokenizer.save_pretrained(folder)
     return ModelReward(folder)
 
@@ -191,7 +191,7 @@ def test_prompts_beyond_the_positions_keep_their_end_and_are_counted(
 def test_a_token_without_an_embedding_is_one_line(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.add_tokens(["new"])
-    tiny_model().save_pretrained(tmp_path)
+    write_reward_model(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"reward\.model: the tokenizer's token 'new' has the id 29, and the model has"):
         ModelReward(tmp_path)(["a"], ["new"])
