@@ -82,7 +82,7 @@ def _policy(config: Mapping[str, Any], task: Any) -> Network:
         architecture=architecture,
         task=task,
         dtype=_dtype(model.get("dtype", "float32"), architecture),
-        attn_implementation=model.get("attn_implementation", "sdpa"),
+        attn_implementation=model.get("attn_implementation"),
         lora=build(model.get("adapter"), "model.adapter"),
         nf4=build(model.get("quantization"), "model.quantization"),
         activation_checkpointing=model.get("activation_checkpointing", False),

@@ -10,11 +10,13 @@ Where it saves work, rows are packed (`models.packing`). The language-model head
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlhf_lightning.functional import chunked_token_logprobs
 from rlhf_lightning.models.packing import pack, packable
@@ -38,9 +40,17 @@ def bare_model(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
+def backbone(model: nn.Module) -> Any:
+    """The network without its head. A few families name another part than that `base_model`."""
+    bare = bare_model(model)
+    if bare.base_model is bare and bare.get_output_embeddings() is not None:
+        return next((child for child in bare.children() if isinstance(child, PreTrainedModel)), bare)
+    return bare.base_model
+
+
 def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     """The last hidden states [B, L, H] of the backbone, without the language-model head."""
-    return bare_model(model).base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+    return backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tensor) -> Tensor:
@@ -59,7 +69,7 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     if packable(bare.config.get_text_config(), input_ids.shape[1]):
         packed = pack(input_ids, lengths, torch.minimum(shared, lengths))
         if packed is not None:
-            return packed.states_at(wanted, bare.base_model)
+            return packed.states_at(wanted, backbone(model))
     return hidden_states(model, input_ids)[wanted]
 
 
@@ -73,6 +83,8 @@ def states_before(model: nn.Module, input_ids: Tensor, flags: Tensor) -> Tensor:
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """The map from hidden states to logits, with the scaling and soft-capping that some families add after it."""
     bare = bare_model(model)
+    if uses_own_head(model):
+        return partial(_own_head, bare)
     linear, config = bare.get_output_embeddings(), bare.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
     scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite divides
@@ -85,6 +97,40 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     return head
+
+
+def use_own_head(model: nn.Module, own: bool = True) -> None:
+    """Take logits from the model's own forward pass instead of its output embeddings: for heads that do more."""
+    bare_model(model).own_head = own
+
+
+def uses_own_head(model: nn.Module) -> bool:
+    """Whether logits come from the model's own forward pass."""
+    return bool(getattr(bare_model(model), "own_head", False))
+
+
+class _States(dict[str, Any]):
+    """Stands for a backbone's output: the hidden states, and None for everything else."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None if name.startswith("_") else self.get(name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self["last_hidden_state"] if key == 0 else super().__getitem__(key)
+
+
+def _own_head(bare: Any, hidden: Tensor) -> Tensor:
+    """The logits [K, V] of hidden states [K, H]: the model's forward pass with these in place of its backbone's."""
+    body, ids = backbone(bare), torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    before = body.__dict__.get("forward")
+    body.forward = lambda *args, **kwargs: _States(last_hidden_state=hidden.unsqueeze(0))
+    try:
+        logits: Tensor = bare.forward(input_ids=ids, use_cache=False).logits
+    finally:
+        del body.forward
+        if before is not None:
+            body.forward = before
+    return logits[0]
 
 
 def predict_tokens(
@@ -129,9 +175,13 @@ def predict_from_hidden(
         *(hidden, output_head(model), labels, temperature),
         chunk_size=max(64, in_flight // bare.config.get_text_config().vocab_size),
         with_entropy=with_entropy,
-        frozen_head=not any(p.requires_grad for p in bare.get_output_embeddings().parameters()),
+        frozen_head=not any(p.requires_grad for p in _head_parameters(bare)),
     )
     return TokenPredictions(logprobs, entropy, hidden)
+
+
+def _head_parameters(bare: Any) -> Iterable[nn.Parameter]:
+    return bare.parameters() if uses_own_head(bare) else bare.get_output_embeddings().parameters()
 
 
 def right_padded(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,12 @@ from rlhf_lightning.models.adapters import (
 )
 from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
+from rlhf_lightning.models.dropout import disable_dropout, silence
 from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.models.last_layer import read_less
 from rlhf_lightning.models.loaded_weights import read_network
 from rlhf_lightning.models.rms_norm import use_short_norms
+from rlhf_lightning.models.self_check import check_causal_lm, plain_forward
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -89,7 +91,7 @@ def pretrained_arguments(
 def load_causal_lm(
     path: str | Path,
     dtype: Dtype = "float32",
-    attn_implementation: str | None = "sdpa",
+    attn_implementation: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     dropout: bool = True,
@@ -139,10 +141,29 @@ def load_network(
     base = base_of(folder)
     if is_adapter_folder(base):
         raise UserError(f"model.path: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
-    network, is_new = read_network(auto_class, base, arguments, new)
+    try:
+        network, is_new = read_network(auto_class, base, arguments, new)
+    except (ValueError, ImportError) as error:
+        if attention_refused(error, arguments["attn_implementation"]):
+            raise UserError(_attention_message(arguments["attn_implementation"], folder, error)) from error
+        raise
     if quantization is not None:
         keep_weights_as_they_are(network)
     return network, is_new, start
+
+
+def attention_refused(error: Exception, asked: str | None) -> bool:
+    """Whether transformers refused the attention implementation that was asked for."""
+    words = ("attn_implementation", "attention implementation", "scaled_dot_product_attention", "flash", "flex")
+    return asked is not None and any(word in str(error).lower() for word in words)
+
+
+def _attention_message(asked: str | None, folder: str, error: Exception) -> str:
+    reason = str(error).strip().split(". ")[0].splitlines()[0]
+    return (
+        f"model.attn_implementation: found {asked}, which {folder} cannot use ({reason}); allowed: eager, or null for "
+        "what the family supports"
+    )
 
 
 def prepare_to_train(
@@ -166,6 +187,7 @@ def prepare_to_train(
         )
     elif adapter is not None:
         network = add_adapter(network, adapter, task, revision)
+    plain = None if on_meta(network) else plain_forward(network)  # before parts get forward passes of ours
     if not dropout:
         disable_dropout(network)
     if not activation_checkpointing:
@@ -173,21 +195,14 @@ def prepare_to_train(
     use_fast_products(network)
     use_short_norms(network)
     keep_freed_memory()
+    if plain is not None and task == "CAUSAL_LM":
+        check_causal_lm(network, plain)
     return network.train()
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, in modules and in the attention layers that keep it as a number.
-
-    Policy and reference are compared token by token: with dropout on, the ratio of a policy to itself is not 1.
-    The training flag stays free for activation checkpointing, which reads it.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout", "attn_dropout_prob"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+def on_meta(network: nn.Module) -> bool:
+    """Whether the network has shapes alone, as a plan needs it."""
+    return any(parameter.is_meta for parameter in network.parameters())
 
 
 def load_config(path: str | Path, revision: str | None = None) -> Any:
@@ -197,7 +212,7 @@ def load_config(path: str | Path, revision: str | None = None) -> Any:
 
 def freeze(model: nn.Module) -> nn.Module:
     """Turn gradients and dropout off for good: what a reference or a reward model needs."""
-    disable_dropout(model)
+    silence(model)
     return model.requires_grad_(False).eval()
 
 

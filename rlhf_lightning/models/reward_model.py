@@ -90,7 +90,7 @@ def score_moments(path: str | Path) -> ScoreMoments | None:
 def load_reward_model(
     path: str | Path,
     dtype: Dtype = "float32",
-    attn_implementation: str | None = "sdpa",
+    attn_implementation: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     dropout: bool = False,
@@ -122,7 +122,7 @@ def load_reward_model(
 
 
 def load_scorer(
-    path: str | Path, dtype: Dtype = "float32", attn_implementation: str | None = "sdpa", as_trained: bool = True
+    path: str | Path, dtype: Dtype = "float32", attn_implementation: str | None = None, as_trained: bool = True
 ) -> RewardModel:
     """A reward model to score with: its score head comes from its folder, and is never new.
 

@@ -60,7 +60,7 @@ class Network:
     architecture: Any = field(compare=False)
     task: Literal["CAUSAL_LM", "SEQ_CLS"]
     dtype: torch.dtype
-    attn_implementation: str | None = "sdpa"
+    attn_implementation: str | None = None
     lora: LoRA | None = None
     nf4: NF4 | None = None
     activation_checkpointing: bool = False

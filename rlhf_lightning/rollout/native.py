@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from rlhf_lightning.data import left_pad
 from rlhf_lightning.models.cpu_products import packed_weights
-from rlhf_lightning.models.forward import bare_model, output_head
+from rlhf_lightning.models.forward import backbone, bare_model, output_head
 from rlhf_lightning.models.packing import packable
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
 from rlhf_lightning.rollout.slots import make_cache
+from rlhf_lightning.rollout.uncached import UncachedDecoding, decoding_of
 
 # Prompts wait until this share of the slots is free: those of one forward pass cost less than one at a time.
 REFILL_AT = 0.125
@@ -37,11 +38,12 @@ class NativeEngine:
         self.eos_ids = frozenset(eos_ids)
         self.batch_size = batch_size
         self.model: nn.Module | None = None
+        self.decoding: type[Decoding] | type[UncachedDecoding] = Decoding
         self.value_head: nn.Module | None = None
 
     def sync(self, model: nn.Module) -> None:
         """Keep a reference to the policy: its weights are always current."""
-        self.model = model
+        self.model, self.decoding = model, decoding_of(model)
 
     @torch.no_grad()
     def generate(
@@ -52,7 +54,7 @@ class NativeEngine:
         rows = [Row(prompt) for prompt in prompts]
         slots = min(self.batch_size or len(rows), len(rows))
         with _evaluating(self.model) as model, packed_weights(model, slots):
-            decoding = Decoding(model, rows, self, settings, generator)
+            decoding = self.decoding(model, rows, self, settings, generator)
             with torch.inference_mode():  # spares every small operation some bookkeeping
                 decoding.run()
         return self._collect(rows, decoding.device)
@@ -106,7 +108,7 @@ class Decoding:
         generator: torch.Generator | None,
     ) -> None:
         bare = bare_model(model)
-        self.backbone, self.head, self.value_head = bare.base_model, output_head(model), engine.value_head
+        self.backbone, self.head, self.value_head = backbone(model), output_head(model), engine.value_head
         self.device: torch.device = next(bare.parameters()).device
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator

@@ -1,0 +1,108 @@
+"""Every source of noise in a network's training mode, switched off.
+
+Policy and reference are compared token by token: with dropout on, the ratio of a policy to itself is not 1. The
+training flag stays free for activation checkpointing, which reads it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.self_check import distance, ordinary_tokens, roundoff, untouched
+
+# What families call the probability of a dropout, of leaving out a layer, and the noise of a router of experts.
+NOISY = ("drop", "jitter", "noise")
+TOKENS = 8
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout probability to 0, whatever its name and wherever it is kept, and see that it works.
+
+    Probabilities are read from modules (`nn.Dropout.p`, `self.attention_dropout`) or, by some families, from the
+    configuration; that one stays as it is, since it is saved with the model, and the layers read a copy.
+
+    Raises:
+        UserError: two forward passes in training mode still differ.
+    """
+    silence(model)
+    if training_differs(model):
+        parts: list[Any] = [*model.modules()]
+        for module in parts:
+            config = getattr(module, "config", None)
+            if config is not None and module is not bare_model(model) and not isinstance(config, WithoutDropout):
+                module.config = WithoutDropout(config)
+        if training_differs(model):
+            bare: Any = bare_model(model)
+            raise UserError(
+                f"model.path: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
+                "training mode than in evaluation mode, or others each time, with every dropout probability at 0; DPO "
+                "and PPO compare the two; choose another model"
+            )
+
+
+def silence(model: nn.Module) -> None:
+    """Set every dropout probability that a module keeps to 0."""
+    for module in model.modules():
+        is_dropout = "dropout" in type(module).__name__.lower()
+        for name, value in [*vars(module).items()]:
+            if isinstance(value, float) and (_noisy(name) or (is_dropout and name == "p")):
+                setattr(module, name, 0.0)
+
+
+def training_differs(model: nn.Module) -> bool:
+    """Whether a Hugging Face model gives the same tokens other numbers in training mode, or others each time."""
+    bare: Any = bare_model(model)
+    if not isinstance(bare, PreTrainedModel) or any(parameter.is_meta for parameter in bare.parameters()):
+        return False
+    with untouched(model), torch.no_grad():
+        ids = ordinary_tokens(model, TOKENS).unsqueeze(0)
+        model.eval()
+        expected = _result(bare, ids)
+        model.train()
+        before = _random_states(ids.device)
+        found = _result(bare, ids)
+        if not distance(found, expected, roundoff(model, found)).small:
+            return True
+        if all(torch.equal(a, b) for a, b in zip(before, _random_states(ids.device), strict=True)):
+            return False  # no random number was drawn
+        return any(not torch.equal(found, _result(bare, ids)) for _ in range(4))
+
+
+def _result(bare: Any, ids: Tensor) -> Tensor:
+    out = bare(input_ids=ids, use_cache=False)
+    result: Tensor = out.logits if "logits" in out else out.last_hidden_state
+    return result
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    numpy: Any = np.random.get_state()
+    states = [torch.get_rng_state(), torch.tensor([*numpy[1].tolist(), numpy[2]]), torch.tensor(random.getstate()[1])]
+    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _noisy(name: str) -> bool:
+    return any(part in name.lower() for part in NOISY)
+
+
+class WithoutDropout:
+    """A configuration as it is, but with every dropout probability at 0. What is set is set in the configuration."""
+
+    def __init__(self, config: Any) -> None:
+        object.__setattr__(self, "of", config)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "of" not in vars(self):
+            raise AttributeError(name)
+        value = getattr(self.of, name)
+        return 0.0 if isinstance(value, float) and _noisy(name) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.of, name, value)

@@ -1,0 +1,125 @@
+"""Sampling without a cache, and the choice between that and the cache.
+
+A cache is faster by far, but not every family keeps its past in one that ours can feed: state spaces, decoders with
+positions of their own, sparse attention. Reading the whole row again for every token is right for every network whose
+forward pass is.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_tokens
+from rlhf_lightning.models.self_check import TOLERANCE, ordinary_tokens, roundoff, untouched
+from rlhf_lightning.rollout.engine import SamplingSettings
+
+log = logging.getLogger(__name__)
+
+# The check's prompts: more than its slots, so that one is read into a slot that another row has left.
+PROMPTS, SLOTS, NEW_TOKENS = (8, 5, 3), 2, 4
+# As in `models.self_check`, in units of roundoff * spread of the logits.
+ROUNDINGS = 16
+
+
+class UncachedDecoding:
+    """The rows of one call of `generate`, each read from its start for every token. Arguments as `native.Decoding`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        rows: list[Any],
+        engine: Any,
+        settings: SamplingSettings,
+        generator: torch.Generator | None,
+    ) -> None:
+        self.model, self.head, self.value_head = model, output_head(model), engine.value_head
+        self.device: torch.device = next(bare_model(model).parameters()).device
+        self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
+        self.settings, self.generator = settings, generator
+        self.waiting = sorted(rows, key=lambda row: len(row.prompt))  # the longest last, to be popped
+        self.slots = min(engine.batch_size or len(rows), len(rows))
+
+    def run(self) -> None:
+        """Decode until all rows have ended."""
+        rows: list[Any] = []
+        while rows or self.waiting:
+            while self.waiting and len(rows) < self.slots:
+                rows.append(self.waiting.pop())
+            self._step(rows)
+            rows = [row for row in rows if not self._ended(row)]
+
+    def _step(self, rows: list[Any]) -> None:
+        """One more token of every row."""
+        from rlhf_lightning.rollout.native import sample
+
+        states = self._states([row.prompt + row.tokens for row in rows])
+        chosen, logprobs = sample(self.head(states).float(), self.settings, self.generator)
+        values = [] if self.value_head is None else self.value_head(states).tolist()
+        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            row.values += values[i : i + 1]
+
+    def _states(self, rows: list[list[int]]) -> Tensor:
+        """The states [B, H] of the last tokens of rows."""
+        longest = max(map(len, rows))
+        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], device=self.device)
+        last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
+        return hidden_states(self.model, ids)[torch.arange(len(rows), device=self.device), last]
+
+    def _ended(self, row: Any) -> bool:
+        return row.tokens[-1] in self.eos_ids or len(row.tokens) == self.settings.max_new_tokens
+
+
+def decoding_of(model: nn.Module) -> Any:
+    """How to decode with a network: `Decoding`, or `UncachedDecoding` if the cache gives other probabilities.
+
+    Found out once, on a few tokens, by comparing what is drawn from a cache with a forward pass over whole rows.
+    """
+    from rlhf_lightning.rollout.native import Decoding
+
+    bare = bare_model(model)
+    if not hasattr(bare, "decodes_with_cache"):
+        with untouched(model), torch.no_grad():
+            model.eval()
+            gap, allowed = _gap(model, Decoding)
+        bare.decodes_with_cache = gap <= allowed
+        if not bare.decodes_with_cache:
+            log.warning(
+                "%s: its cache does not fit this engine (difference %.2g nats, allowed %.1g); every token is drawn "
+                "from a forward pass over its whole row, which is right and slower",
+                *(bare.config.model_type, gap, allowed),
+            )
+    return Decoding if bare.decodes_with_cache else UncachedDecoding
+
+
+def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
+    """How far the log-probabilities of drawn tokens are from those of whole rows (mean, nats), and how far they may."""
+    from rlhf_lightning.rollout.native import NativeEngine, Row
+
+    tokens = ordinary_tokens(model, sum(PROMPTS)).tolist()
+    rows = [Row(tokens[sum(PROMPTS[:i]) :][:length]) for i, length in enumerate(PROMPTS)]
+    device = next(bare_model(model).parameters()).device
+    settings = SamplingSettings(max_new_tokens=NEW_TOKENS)
+    engine = NativeEngine(pad_id=tokens[0], eos_ids=[], batch_size=SLOTS)
+    try:
+        decoding(model, list(rows), engine, settings, torch.Generator(device).manual_seed(0)).run()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a family's code does with a cache that it does not know
+        log.info("cached decoding fails: %s", error)
+        return float("inf"), TOLERANCE
+    gaps, allowed = [], TOLERANCE
+    for row in rows:
+        ids = torch.tensor([row.prompt + row.tokens], device=device)
+        flags = torch.zeros_like(ids)
+        flags[:, len(row.prompt) :] = 1
+        whole = predict_tokens(model, ids, flags)
+        gaps += (whole.logprobs - torch.tensor(row.logprobs, device=device)).abs().tolist()
+        spread = float(output_head(model)(whole.hidden).float().std(dim=-1).max())
+        allowed = max(allowed, ROUNDINGS * roundoff(model, whole.hidden) * spread)
+    return sum(gaps) / len(gaps), allowed
