@@ -1,0 +1,10 @@
+"""Bad inputs as data: a name, a command with its words, what is prepared, and what the answer must name."""
+
+from bad_input_catalogue.case import Case
+from bad_input_catalogue.configs import CONFIGS
+from bad_input_catalogue.data import DATA
+from bad_input_catalogue.models import MODELS
+from bad_input_catalogue.rewards import REWARDS
+from bad_input_catalogue.runs import RUNS
+
+CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS]

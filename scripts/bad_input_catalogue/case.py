@@ -1,0 +1,86 @@
+"""One bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def nothing(folder: Path) -> None:
+    """Prepare nothing."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bad input.
+
+    Args:
+        name: of the case.
+        command: `train`, `pipeline`, `plan`, `evaluate`, `export` or `chat`.
+        words: the command line.
+        names: a regular expression for what the line must name.
+        prepare: changes the fixtures in the given folder, which is the working folder.
+        code: the exit code.
+        further_lines: on standard error beside the one that says what is wrong, such as a warning.
+        fast: whether it is among those that the default tests run.
+    """
+
+    name: str
+    command: str
+    words: list[str]
+    names: str
+    prepare: Callable[[Path], object] = field(default=nothing)
+    code: int = 2
+    further_lines: int = 0
+    fast: bool = False
+
+
+TINY = ["logger=none", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "callbacks.instruments=null"]
+SFT = [
+    "experiment=sft",
+    "model.path=model",
+    "data.train=rows.jsonl",
+    "data.val_fraction=0",
+    "scheduler=constant",
+    *TINY,
+]
+REWARD = [
+    "experiment=reward",
+    "model.path=model",
+    "data.train=pairs.jsonl",
+    "data.val_fraction=0",
+    "scheduler=constant",
+    *TINY,
+]
+DPO = [
+    "experiment=dpo",
+    "model.path=model",
+    "data.train=pairs.jsonl",
+    "data.val_fraction=0",
+    "scheduler=constant",
+    *TINY,
+]
+PPO = [
+    *("experiment=ppo", "model.path=model", "data.train=prompts.jsonl", "reward.function=mine.score"),
+    *("rollout.batch_size=4", "rollout.max_new_tokens=4", "algorithm.num_minibatches=1", "algorithm.ppo_epochs=1"),
+    *("trainer.max_epochs=1", *TINY),
+]
+EVALUATE = ["policies={a: model, b: run}", "baseline=a", "prompts=prompts.jsonl", "max_new_tokens=4"]
+
+
+def changed(words: list[str], *others: str) -> list[str]:
+    """The words with others in place of those that set the same key."""
+    keys = {other.partition("=")[0].lstrip("+~") for other in others}
+    return [*(word for word in words if word.partition("=")[0] not in keys), *others]
+
+
+def writes(name: str, content: str | bytes) -> Callable[[Path], object]:
+    """Something that writes a file."""
+
+    def write(folder: Path) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return write

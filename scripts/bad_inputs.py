@@ -1,0 +1,181 @@
+"""Give every command bad input, and see that each answer is one line that names what is wrong.
+
+    python scripts/bad_inputs.py                 all of them; exit 1 if one is answered badly
+    python scripts/bad_inputs.py --only yaml     those whose name contains the text
+    python scripts/bad_inputs.py --list          names and commands, without running
+    python scripts/bad_inputs.py --show          what each command printed
+
+Answered well means: exit code 2; one line on standard error that begins with `error: ` and names the key or file; no
+traceback; and nothing in the folder of a finished run has changed. Every case runs in a folder of its own, in a fork of
+this process, which has imported the heavy libraries once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import importlib
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bad_input_catalogue import CASES, Case
+from bad_input_catalogue.fixtures import FINISHED, write_fixtures
+
+PRELOADED = (
+    "torch",
+    "lightning.pytorch",
+    "transformers",
+    "peft",
+    "datasets",
+    "torchmetrics",
+    "mlflow",
+    "hydra",
+    "rich",
+)
+SECONDS = 120  # for one case, also on a slow machine
+
+
+class Answer:
+    """What a command did: exit code (None: it had to be killed), and what it printed."""
+
+    def __init__(self, code: int | None, out: str, err: str, changed: list[str]) -> None:
+        self.code, self.out, self.err, self.changed = code, out, err, changed
+
+    def fault(self, case: Case) -> str:
+        """What is wrong with the answer, or nothing."""
+        if self.code is None:
+            return f"no answer within {SECONDS} s"
+        if self.code != case.code:
+            return f"exit code {self.code}"
+        if "Traceback (most recent call last)" in self.err + self.out:
+            return "a traceback"
+        errors = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        if len(errors) != 1:
+            return f"{len(errors)} lines that begin with error:"
+        if not re.search(case.names, errors[0]):
+            return f"the line does not name {case.names!r}"
+        if len(errors[0]) > 600:
+            return f"the line has {len(errors[0])} characters"
+        others = [line for line in self.err.splitlines() if line.strip() and line != errors[0]]
+        if len(others) > case.further_lines:
+            return f"{len(others)} further lines on standard error"
+        return f"changed in the folder of a finished run: {', '.join(self.changed)}" if self.changed else ""
+
+
+def answer(case: Case, fixtures: Path) -> Answer:
+    """Run a case in a copy of the fixtures, in a process of its own."""
+    with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch:
+        folder = Path(scratch) / "work"
+        shutil.copytree(fixtures, folder, symlinks=True)
+        before = digests(folder / FINISHED)
+        out, err = Path(scratch) / "out", Path(scratch) / "err"
+        pid = os.fork()
+        if pid == 0:
+            _run(case, folder, out, err)
+        code = _wait(pid)
+        after = digests(folder / FINISHED)
+        changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        for path in folder.rglob("*"):  # what a case has made unreadable
+            if not path.is_symlink() and path.is_dir():
+                path.chmod(0o755)
+        return Answer(code, out.read_text(errors="replace"), err.read_text(errors="replace"), changed)
+
+
+def _run(case: Case, folder: Path, out: Path, err: Path) -> None:
+    """The child: never returns."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        for path, number in ((out, 1), (err, 2)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path(__file__).parent))]
+        case.prepare(folder)
+        sys.argv = [f"rlhf-{case.command}", *case.words]
+        importlib.import_module(f"rlhf_lightning.commands.{case.command}").main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(pid: int) -> int | None:
+    limit = time.monotonic() + SECONDS
+    while time.monotonic() < limit:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The content of every file in a folder, by its name."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def preload() -> None:
+    """Import what every case would import, before the first fork; one thread, so that forks are safe."""
+    from rlhf_lightning.commands.quiet import quieten
+
+    quieten()
+    for name in PRELOADED:
+        importlib.import_module(name)
+    import torch
+
+    torch.set_num_threads(1)
+    gc.freeze()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="run the cases whose name contains this")
+    parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    parser.add_argument("--show", action="store_true", help="print what each command printed")
+    arguments = parser.parse_args()
+    cases = [case for case in CASES if arguments.only in case.name]
+    if arguments.list:
+        for case in cases:
+            print(f"{case.name:40} rlhf-{case.command} {' '.join(case.words)}")
+        return 0
+    preload()
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="bad-inputs-") as scratch:
+        fixtures = Path(scratch) / "fixtures"
+        write_fixtures(fixtures)
+        for case in cases:
+            given = answer(case, fixtures)
+            fault = given.fault(case)
+            bad += bool(fault)
+            print(f"{'BAD ' if fault else 'good'} {case.name}{f': {fault}' if fault else ''}", flush=True)
+            if arguments.show or fault:
+                lines = given.err.strip().splitlines()
+                print(
+                    "".join(f"       {line[:300]}\n" for line in (lines if arguments.show else lines[-4:])),
+                    end="",
+                    flush=True,
+                )
+    print(f"{len(cases) - bad} of {len(cases)} answered well")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
