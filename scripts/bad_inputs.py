@@ -13,32 +13,17 @@ this process, which has imported the heavy libraries once.
 from __future__ import annotations
 
 import argparse
-import gc
 import hashlib
-import importlib
-import os
 import re
 import shutil
-import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from bad_input_catalogue import CASES, Case
 from bad_input_catalogue.fixtures import FINISHED, write_fixtures
+from forked_command import preload, run_command
 
-PRELOADED = (
-    "torch",
-    "lightning.pytorch",
-    "transformers",
-    "peft",
-    "datasets",
-    "torchmetrics",
-    "mlflow",
-    "hydra",
-    "rich",
-)
 SECONDS = 120  # for one case, also on a slow machine
 
 
@@ -75,74 +60,16 @@ def answer(case: Case, fixtures: Path) -> Answer:
         folder = Path(scratch) / "work"
         shutil.copytree(fixtures, folder, symlinks=True)
         before = digests(folder / FINISHED)
-        out, err = Path(scratch) / "out", Path(scratch) / "err"
-        pid = os.fork()
-        if pid == 0:
-            _run(case, folder, out, err)
-        code = _wait(pid)
+        code, out, err = run_command(case.command, case.words, folder, case.prepare, Path(scratch), SECONDS)
         after = digests(folder / FINISHED)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-        for path in folder.rglob("*"):  # what a case has made unreadable
-            if not path.is_symlink() and path.is_dir():
-                path.chmod(0o755)
-        return Answer(code, out.read_text(errors="replace"), err.read_text(errors="replace"), changed)
-
-
-def _run(case: Case, folder: Path, out: Path, err: Path) -> None:
-    """The child: never returns."""
-    code = 1
-    try:
-        os.setsid()
-        os.chdir(folder)
-        for path, number in ((out, 1), (err, 2)):
-            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path(__file__).parent))]
-        case.prepare(folder)
-        sys.argv = [f"rlhf-{case.command}", *case.words]
-        importlib.import_module(f"rlhf_lightning.commands.{case.command}").main()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _wait(pid: int) -> int | None:
-    limit = time.monotonic() + SECONDS
-    while time.monotonic() < limit:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+        return Answer(code, out, err, changed)
 
 
 def digests(folder: Path) -> dict[str, str]:
     """The content of every file in a folder, by its name."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def preload() -> None:
-    """Import what every case would import, before the first fork; one thread, so that forks are safe."""
-    from rlhf_lightning.commands.quiet import quieten
-
-    quieten()
-    for name in PRELOADED:
-        importlib.import_module(name)
-    import torch
-
-    torch.set_num_threads(1)
-    gc.freeze()
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ class Case:
     fast: bool = False
 
 
-TINY = ["logger=none", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "callbacks.instruments=null"]
+TINY = ["logger=none", "trainer.accelerator=cpu", "callbacks.instruments=null", "callbacks.progress=null"]
 SFT = [
     "experiment=sft",
     "model.path=model",

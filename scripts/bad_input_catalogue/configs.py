@@ -32,7 +32,7 @@ CONFIGS = [
     _config("latin-1", "name: café".encode("latin-1"), r"mine\.yaml: it is not UTF-8", fast=True),
     _config("tab", "a:\n\tb: 1", r"mine\.yaml, line 2"),
     _config("duplicate key", "# @package _global_\nseed: 1\nseed: 2", r"mine\.yaml|seed"),
-    _config("a list", "- 1\n- 2", r"mine|list"),
+    _config("a list", "- 1\n- 2", r"mine|list|experiment"),
     _config("NUL bytes", b"a: \x00b", r"mine\.yaml|config"),
     _config("a python tag", "a: !!python/object/apply:os.system [echo]", r"mine\.yaml, line 1"),
     _config("unknown default", "# @package _global_\ndefaults:\n  - override /algorithm: nope", r"algorithm"),

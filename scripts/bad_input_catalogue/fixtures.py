@@ -60,9 +60,9 @@ def _write_adapter(folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
     adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = "model"
     adapted.save_pretrained(folder / "adapter")
     AutoTokenizer.from_pretrained(folder / "model").save_pretrained(folder / "adapter")
+    edit_json("adapter/adapter_config.json", base_model_name_or_path="model")(folder)
 
 
 def _write_run(folder: Path) -> None:
