@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
 
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 
@@ -18,9 +19,9 @@ COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 class SampleTable(Callback):
     """Keeps a few responses of a PPO rollout: rows of epoch, prompt, response, score and kl (nats, the response's sum).
 
-    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`. The
-    module offers them as `last_samples: list[dict]`; a module without it is left alone. A resumed run drops the rows
-    of epochs it will do again.
+    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`.
+    The module offers them as `last_samples: list[dict]`; a module without it is left alone. A resumed run drops the
+    rows of epochs it will do again.
 
     Args:
         every_n_epochs: epochs 0, n, 2n, ... and the last one are kept.
@@ -50,12 +51,18 @@ class SampleTable(Callback):
         with path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
-            if isinstance(logger, MLFlowLogger) and logger.run_id is not None:
-                table = {key: [row[key] for row in rows] for key in COLUMNS}
-                logger.experiment.log_table(logger.run_id, table, "samples.json")
+            if isinstance(logger, MLFlowLogger):
+                _log_table(logger, {key: [row[key] for row in rows] for key in COLUMNS})
 
     def _file(self, trainer: Trainer) -> Path:
         return self.path or Path(trainer.default_root_dir) / "samples.jsonl"
+
+
+def _log_table(logger: MLFlowLogger, table: dict[str, list[Any]]) -> None:
+    if isinstance(logger, SteadyMLFlowLogger):
+        logger.submit(lambda client, run_id: client.log_table(run_id, table, "samples.json"))
+    elif logger.run_id is not None:
+        logger.experiment.log_table(logger.run_id, table, "samples.json")
 
 
 def _plain(value: Any) -> Any:

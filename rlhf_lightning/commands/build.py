@@ -13,11 +13,14 @@ from omegaconf import OmegaConf
 from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_history, log_parameters
 from rlhf_lightning.commands.ranks import first_process
+from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
+
+    from rlhf_lightning.callbacks import SteadyMLFlowLogger
 
 
 def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
@@ -116,20 +119,23 @@ def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str |
         tags["mlflow.parentRunId"] = parent_run_id
     mine = first_process()  # the others' loggers do nothing
     former = section.get("run_id") or (live_run(run_dir, uri) if mine and checkpoint is not None else None)
-    logger = build(
-        {**section, "run_id": former},
+    logger: SteadyMLFlowLogger = build(
+        {**section, "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "run_id": former},
         "logger",
         run_name=section.get("run_name") or str(config["name"]),
         tags=tags,
         artifact_location=section.get("artifact_location") or artifact_location(uri),
+        store=shown(uri),
     )
-    if not mine:
-        return logger
-    client, run_id = logger.experiment, logger.run_id
-    if former is not None:
-        go_on(client, run_id, tags)
-    elif checkpoint is not None:
-        log_history(client, run_id, checkpoint, logs_at_epoch_end=is_ppo(config))
-    log_parameters(client, run_id, flat_parameters(config))
-    keep_run(run_dir, uri, run_id)
+
+    def begin(client: Any, run_id: str) -> None:
+        if former is not None:
+            go_on(client, run_id, tags)
+        elif checkpoint is not None:
+            log_history(client, run_id, checkpoint, logs_at_epoch_end=is_ppo(config))
+        log_parameters(client, run_id, flat_parameters(config))
+        keep_run(run_dir, uri, run_id)
+
+    if mine:
+        logger.open(begin)
     return logger

@@ -197,6 +197,27 @@ data, config, final metrics, the runs it went through, and the lines of Python t
 was."""
 
 
+def track_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-track."""
+    keys = {
+        "run": "the run folder of a training run",
+        "tracking_uri": "the MLflow store; default: the run's own (give it again if it has a password)",
+    }
+    return f"""rlhf-track: sends a run to its MLflow store again, where the store has missed a part of it.
+
+usage: rlhf-track run=<run folder> [key=value ...]
+
+examples
+  rlhf-track run=outputs/demo/ppo
+  rlhf-track run=outputs/demo/ppo tracking_uri=http://server:5000
+
+keys (key=value)
+{_table(keys)}
+
+A store that does not answer does not stop a run: metrics.jsonl in the run folder has everything. What the store has
+already is not sent twice."""
+
+
 def chat_help(config_dir: str | None = None) -> str:
     """The page of rlhf-chat."""
     keys = {

@@ -156,6 +156,7 @@ LIBRARY_SECTIONS: dict[str, Any] = {
     "lightning.pytorch.Trainer": Trainer,
     "lightning.pytorch.callbacks.ModelCheckpoint": ModelCheckpoint,
     "lightning.pytorch.loggers.MLFlowLogger": MLFlowLogger,
+    "rlhf_lightning.callbacks.SteadyMLFlowLogger": MLFlowLogger,
     "lightning.pytorch.strategies.DDPStrategy": DDPStrategy,
     "lightning.pytorch.strategies.DeepSpeedStrategy": DeepSpeedStrategy,
     "transformers.get_constant_schedule_with_warmup": WarmUp,

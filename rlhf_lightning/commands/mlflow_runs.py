@@ -18,7 +18,8 @@ from rlhf_lightning.commands.run_folder import read_json_lines, run_of_checkpoin
 from rlhf_lightning.durable import read_manifest, write_text_durably
 
 FILE = "mlflow.json"
-_PER_REQUEST = 100  # parameters; of metrics MLflow takes more
+_PER_REQUEST = 100  # parameters
+_METRICS_PER_REQUEST = 1000
 _OF_A_COMMAND = {"ckpt", "run_dir", "resume_anyway", "explain"}  # say how a run was called, not what it is
 
 
@@ -41,7 +42,7 @@ def live_run(folder: Path, uri: str) -> str | None:
 
 def keep_run(folder: Path, uri: str, run_id: str) -> None:
     """Note the folder's run in a store, beside its runs in other stores."""
-    content = {"folder": str(folder.resolve()), "runs": {**_own_runs(folder), _store(uri): run_id}}
+    content = {**_read(folder), "folder": str(folder.resolve()), "runs": {**_own_runs(folder), _store(uri): run_id}}
     folder.mkdir(parents=True, exist_ok=True)
     write_text_durably(folder / FILE, json.dumps(content, indent=2) + "\n")
 
@@ -85,6 +86,40 @@ def log_history(client: Any, run_id: str, checkpoint: Path, logs_at_epoch_end: b
         at = max(0, row.get("step", 0) - (not logs_at_epoch_end))
         values = {name: value for name, value in row.items() if name != "step" and value is not None}
         client.log_batch(run_id, metrics=[Metric(name, value, now, at) for name, value in values.items()])
+
+
+def mark_behind(folder: Path, uri: str) -> None:
+    """Note that the store has not got all of the run."""
+    kept = _read(folder)
+    behind = sorted({*kept.get("behind", []), _store(uri)})
+    write_text_durably(folder / FILE, json.dumps({**kept, "behind": behind}, indent=2) + "\n")
+
+
+def clear_behind(folder: Path, uri: str) -> None:
+    """Note that it has."""
+    kept = _read(folder)
+    kept["behind"] = [store for store in kept.get("behind", []) if store != _store(uri)]
+    write_text_durably(folder / FILE, json.dumps(kept, indent=2) + "\n")
+
+
+def log_missing(client: Any, run_id: str, folder: Path, logs_at_epoch_end: bool) -> int:
+    """Log the values of `metrics.jsonl` that the run does not have; returns how many. Arguments as `log_history`."""
+    from mlflow.entities import Metric
+
+    wanted: dict[str, dict[int, float]] = {}
+    for row in read_json_lines(folder / "metrics.jsonl"):
+        at = max(0, row.get("step", 0) - (not logs_at_epoch_end))
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                wanted.setdefault(name, {})[at] = value
+    now = int(time.time() * 1000)
+    points = []
+    for name, values in wanted.items():
+        known = {point.step for point in client.get_metric_history(run_id, name)}
+        points += [Metric(name, value, now, at) for at, value in values.items() if at not in known]
+    for start in range(0, len(points), _METRICS_PER_REQUEST):
+        client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_REQUEST])
+    return len(points)
 
 
 def _step_of(checkpoint: Path) -> int | None:

@@ -133,6 +133,14 @@ class Export(TypedDict, total=False):
 
 
 @strict
+class Track(TypedDict, total=False):
+    """The top level of rlhf-track."""
+
+    run: Required[Text]
+    tracking_uri: Text | None
+
+
+@strict
 class Chat(TypedDict, total=False):
     """The top level of rlhf-chat."""
 

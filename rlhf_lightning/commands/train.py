@@ -32,7 +32,14 @@ from rlhf_lightning.commands.run_folder import (
 from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
-from rlhf_lightning.commands.tracking import check_tracking, log_run_files, register_model, ui_command, uses_mlflow
+from rlhf_lightning.commands.tracking import (
+    check_tracking,
+    finish_tracking,
+    log_run_files,
+    register_model,
+    ui_command,
+    uses_mlflow,
+)
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import Terminated
 
@@ -103,7 +110,7 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         check_same_run(config, checkpoint)
     run_dir = choose_run_dir(config, checkpoint)
     if uses_mlflow(config):
-        check_tracking(config["logger"]["tracking_uri"])
+        check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
 
     import lightning
 
@@ -135,7 +142,8 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         log_run_files(trainer.loggers, run_dir)
         if config.get("register"):
             version = register_model(trainer.loggers, config["register"])
-            print(f"registered: {config['register']}, version {version}")
+            print(f"registered: {config['register']}, version {version or 'none, for the store does not answer'}")
+        finish_tracking(config, run_dir)
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
     return RunResult(run_dir, summary)
