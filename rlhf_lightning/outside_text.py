@@ -11,7 +11,7 @@ import re
 
 # C0 and C1 control characters but for newline and tab, DEL, and what changes the reading direction of the text around.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#~$!])")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
 
 
 def for_terminal(text: str) -> str:

@@ -36,7 +36,7 @@ def test_ordinary_text_stays():
         ("two\nlines", "two lines"),
         ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
         ("[x](javascript:alert(1))", r"\[x\](javascript:alert(1))"),
-        ("![x](http://a.b/c.png)", r"\!\[x\](http://a.b/c.png)"),
+        ("![x](http://a.b/c.png)", r"!\[x\](http://a.b/c.png)"),
         ("`code`", r"\`code\`"),
     ],
 )
