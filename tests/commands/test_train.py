@@ -106,8 +106,8 @@ def test_a_target_that_cannot_be_imported_names_its_key():
 
 def test_wrong_input_inside_a_nested_section_is_not_wrapped():
     section = {"_target_": "builtins.dict", "kl": {"_target_": "rlhf_lightning.algorithms.KLPenalty", "kind": "x"}}
-    built = build(section, "algorithm")
-    assert built["kl"].kind == "x"
+    with pytest.raises(UserError, match=r"^algorithm.kl.kind"):
+        build(section, "algorithm")
     section["kl"] = {"_target_": "rlhf_lightning.algorithms.PretrainingMix", "coef": 1.0}
     with pytest.raises(UserError, match=r"^algorithm.ptx.data"):
         build(section, "algorithm")
