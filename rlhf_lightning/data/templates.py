@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from rlhf_lightning.data.limits import limited
 from rlhf_lightning.data.messages import (
     Message,
     Options,
@@ -117,14 +118,15 @@ def assistant_tokens(
             "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
         )
     _apply(tokenizer, messages, options)  # its checks, and its errors in one line
-    encoded = tokenizer.apply_chat_template(
-        for_template(messages, template),
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        tokenizer_kwargs={"verbose": False},
-        **options,
-    )
+    with limited():
+        encoded = tokenizer.apply_chat_template(
+            for_template(messages, template),
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            tokenizer_kwargs={"verbose": False},
+            **options,
+        )
     ids, mask = list(encoded["input_ids"]), list(encoded["assistant_masks"])
     if not any(mask):
         raise UserError(
@@ -150,7 +152,8 @@ def _apply(tokenizer: Any, messages: list[Message], options: Options, **flags: b
     messages = for_template(checked, template)
     check_read(checked, options, template, name)
     try:
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options, **flags)
+        with limited():
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options, **flags)
     except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
         reason = " ".join(str(error).split())
