@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rlhf_lightning.data.limits import limited
 from rlhf_lightning.data.messages import (
     Message,
     Options,
@@ -15,6 +14,7 @@ from rlhf_lightning.data.messages import (
     checked_text,
     for_template,
 )
+from rlhf_lightning.data.template_limits import limited
 from rlhf_lightning.errors import UserError
 
 NO_OPTIONS: Options = {}

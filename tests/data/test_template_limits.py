@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from rlhf_lightning.data import limits
-from rlhf_lightning.data.limits import limited
+from rlhf_lightning.data import template_limits as limits
+from rlhf_lightning.data.template_limits import limited
 from rlhf_lightning.data.templates import render_conversation
 from rlhf_lightning.errors import UserError
 from tests.tiny import tiny_tokenizer
