@@ -19,6 +19,7 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
 from rlhf_lightning.algorithms.kl_controllers import KLPenalty
 from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engine
+from rlhf_lightning.algorithms.part_gradients import PartGradients
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
@@ -67,8 +68,9 @@ class PPOModule(AlignmentModule):
         gamma, lam: discount and GAE lambda, in [0, 1].
         ppo_epochs: passes over a rollout.
         num_minibatches: optimiser steps per pass.
-        tokens_per_microbatch: a minibatch is computed in parts of rows of similar length, each of at most so many
-            tokens with its padding; null: at once. The loss and its gradient do not depend on it.
+        tokens_per_microbatch: a micro-batch is computed in parts of rows of similar length, each of at most so many
+            tokens with its padding, forward and backward one after the other; null: at once. The loss and its gradient
+            do not depend on it.
         target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
         old_logprobs: whose are the log-probabilities that ratios and penalties start from: `trainer`, computed again;
             `engine`, those that the native engine sampled with, and in layout `shared` its values.
@@ -128,6 +130,7 @@ class PPOModule(AlignmentModule):
         self.last_samples: list[dict[str, Any]] = []
         self._stop_updates = False
         self._first_step = 0  # of this iteration
+        self._part_gradients = PartGradients()
         self._iteration: dict[str, Tensor] = {}
 
     # ---- set-up
@@ -291,16 +294,20 @@ class PPOModule(AlignmentModule):
 
     def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
         """The clipped objective of one minibatch."""
-        losses, drift = [], torch.zeros((), dtype=torch.float32, device=self.device)
-        for part in self.microbatches(batch):
-            loss, stats = self.loss(part)
-            losses.append(loss)
+        drift, parts = torch.zeros((), dtype=torch.float32, device=self.device), self.microbatches(batch)
+        losses = self._part_gradients.losses(self, parts, batch_idx)
+        for part, (_, stats) in zip(parts, losses, strict=True):
             record_losses(self, stats, part.mask.sum())
             drift += stats["policy/approx_kl"] * (part.mask.sum() / batch.mask.sum())
         if self.target_kl is not None:
             approx_kl = self.sum_over_processes(float(drift)) / self.trainer.world_size
             self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
-        return torch.stack(losses).sum()
+        return torch.stack([loss for loss, _ in losses]).sum()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Not between `training_step` and the backward pass, where some parts' gradients are there already."""
+        if not self._part_gradients.keep_gradients():
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def microbatches(self, batch: Rollout) -> list[Rollout]:
         """The minibatch in parts whose losses add up to its loss, equally many on every process."""

@@ -115,6 +115,104 @@ def test_the_network_reads_fewer_tokens_where_rows_are_not_packed(tmp_path: Path
     assert read[1] < 0.8 * read[0]
 
 
+class Alive:
+    """Bytes that graphs hold for the backward pass, now, at most, and whenever a part's forward pass begins."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self.before: list[int] = []
+        self.parts: list[int] = []
+
+    class Held:
+        def __init__(self, owner: Alive, tensor: torch.Tensor) -> None:
+            self.owner, self.tensor, self.size = owner, tensor, tensor.numel() * tensor.element_size()
+            owner.now += self.size
+            owner.peak = max(owner.peak, owner.now)
+
+        def __del__(self) -> None:
+            self.owner.now -= self.size
+
+    def pack(self, tensor: torch.Tensor) -> Any:
+        return tensor if isinstance(tensor, torch.nn.Parameter) else Alive.Held(self, tensor)
+
+    @staticmethod
+    def unpack(held: Any) -> torch.Tensor:
+        tensor: torch.Tensor = held.tensor if isinstance(held, Alive.Held) else held
+        return tensor
+
+
+def saved(folder: Path, budget: int | None, **settings: Any) -> Alive:
+    """What the updates of an iteration save for their backward passes."""
+    alive = Alive()
+    precision = settings.pop("precision", "32-true")
+    accumulate = settings.pop("accumulate_grad_batches", 1)
+    model = settings.pop("model", tiny_model)
+    rollout = RolloutSettings(max_new_tokens=12, batch_size=16)
+    module, data = ppo(model, optimizer=SLOW, rollout=rollout, tokens_per_microbatch=budget, ppo_epochs=1, **settings)
+    inner = module.loss
+
+    def loss(batch: Any) -> Any:
+        alive.before.append(alive.now)
+        result = inner(batch)
+        alive.parts.append(alive.now - alive.before[-1])
+        return result
+
+    module.loss = loss
+    with torch.autograd.graph.saved_tensors_hooks(alive.pack, alive.unpack):
+        trainer(folder, precision=precision, accumulate_grad_batches=accumulate).fit(module, data)
+    return alive
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_minibatches": 2, "accumulate_grad_batches": 2},
+        {"layout": "separate", "entropy_coef": 0.1, "kl": KL_IN_LOSS},
+        {"precision": "bf16-mixed"},
+        {"model": partial(tiny_model, "gpt2")},
+    ],
+    ids=["plain", "accumulated", "separate critic, entropy, KL in the loss", "bf16-mixed", "gpt2"],
+)
+def test_the_graph_of_one_part_is_alive_at_a_time(settings: dict[str, Any], tmp_path: Path) -> None:
+    """What is saved for the backward pass is counted, not the memory of the process, which keeps what was freed."""
+    whole, parts = saved(tmp_path, None, **settings), saved(tmp_path, 24, **settings)
+    assert len(parts.parts) > 2 * len(whole.parts)
+    assert min(parts.parts) > 0
+    assert parts.before == [0] * len(parts.parts)
+    assert parts.peak <= 1.2 * max(parts.parts)
+    assert parts.peak < 0.5 * whole.peak
+
+
+def test_parts_under_autocast_are_the_minibatch_at_once(tmp_path: Path) -> None:
+    """Autocast casts a weight once for all parts: the graph of the first must not take it along."""
+    gradients: list[list[torch.Tensor]] = []
+    for budget in (None, 24):
+        module, data = ppo(optimizer=SLOW, tokens_per_microbatch=budget, ppo_epochs=1, num_minibatches=1)
+        seen = Seen()
+        trainer(tmp_path, callbacks=[seen], precision="bf16-mixed").fit(module, data)
+        gradients.append(seen.gradients)
+    for whole, parts in zip(*gradients, strict=True):
+        assert float((whole - parts).norm()) < 0.02 * float(whole.norm())  # bfloat16 rounds to 1 in 256
+
+
+def test_gradients_left_by_a_run_that_was_broken_off_are_not_added(tmp_path: Path) -> None:
+    expected = run(tmp_path, 24).gradients
+    module, data = ppo(
+        optimizer=SLOW,
+        tokens_per_microbatch=24,
+        rollout=RolloutSettings(max_new_tokens=12, batch_size=16),
+        num_minibatches=2,
+        ppo_epochs=2,
+    )
+    module.configure_model()
+    for p in module.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    seen = Seen()
+    trainer(tmp_path, callbacks=[seen]).fit(module, data)
+    compare(seen.gradients, expected)
+
+
 class Uneven:
     """An engine whose every fourth response is long."""
 
