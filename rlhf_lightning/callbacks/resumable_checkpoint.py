@@ -14,9 +14,18 @@ class ResumableCheckpoint(ModelCheckpoint):
     - `last.ckpt` is saved at the end of every `every_n_epochs`-th epoch, also with `save_top_k=0`: Lightning 2.6 then
       saves it only when training ends.
     - What is due within an epoch waits until `can_resume_from`, at most for a validation or to the epoch's end.
+    - Where `max_steps`, `max_time` or `should_stop` cuts an epoch, it is saved after the last step and not at the
+      epoch's end, which Lightning would resume from as if the epoch were done; a stop waits for the end of the
+      optimiser step. A module that cannot resume within an epoch (PPO) keeps the checkpoint of the epoch before.
     """
 
     _due = False
+    _stop = False
+    _cut = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._due = self._stop = self._cut = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -24,6 +33,12 @@ class ResumableCheckpoint(ModelCheckpoint):
         n = self._every_n_train_steps
         step = trainer.global_step
         self._due = self._due or (n > 0 and step % n == 0 and step != self._last_global_step_saved)
+        self._stop_after_the_step(trainer, batch_idx)
+        if self._ends_here(trainer) and getattr(pl_module, "saves_mid_epoch", True):
+            due = self._due or self._epoch_due(trainer)
+            if due and within_epoch(trainer, batch_idx) and not self._should_skip_saving_checkpoint(trainer):
+                self._save(trainer)
+            return
         if not can_resume_from(trainer, batch_idx):
             return
         if self._due:
@@ -32,11 +47,32 @@ class ResumableCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        ended = trainer.is_last_batch or getattr(pl_module, "iteration_ended", False)
+        self._cut = not ended and not getattr(pl_module, "saves_mid_epoch", True)
+        if self._cut:
+            return
         super().on_train_epoch_end(trainer, pl_module)
-        n = self.every_n_epochs or 0
-        epoch_due = n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
-        if (epoch_due or self._due) and not self._should_skip_saving_checkpoint(trainer):
+        if (self._epoch_due(trainer) or self._due) and not self._should_skip_saving_checkpoint(trainer):
             self._save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._cut:
+            super().on_train_end(trainer, pl_module)
+
+    def _stop_after_the_step(self, trainer: Trainer, batch_idx: int) -> None:
+        """Hold a stop back while gradients accumulate: they are not in a checkpoint."""
+        self._stop = self._stop or trainer.should_stop
+        trainer.should_stop = self._stop and ends_step(trainer, batch_idx)
+
+    def _ends_here(self, trainer: Trainer) -> bool:
+        """Whether training ends after this batch."""
+        step, epoch = trainer.global_step, trainer.current_epoch
+        may_stop = step >= (trainer.min_steps or 0) and epoch >= (trainer.min_epochs or 0)
+        return (trainer.should_stop and may_stop) or 0 <= trainer.max_steps <= step
+
+    def _epoch_due(self, trainer: Trainer) -> bool:
+        n = self.every_n_epochs or 0
+        return n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         self._due = False
@@ -51,9 +87,19 @@ def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:
     Not so while gradients accumulate (they are not in a checkpoint), before a validation (a resumed run would leave it
     out), and at the last batch (the epoch's end, a moment later, is the better point).
     """
-    if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+    if not within_epoch(trainer, batch_idx):
         return False
     every = trainer.val_check_batch
     counted = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx
     validates = trainer.enable_validation and every not in (None, float("inf")) and (counted + 1) % int(every) == 0
     return not validates
+
+
+def within_epoch(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether this batch ends an optimiser step, and not the epoch."""
+    return not trainer.is_last_batch and ends_step(trainer, batch_idx)
+
+
+def ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the optimiser steps after this batch."""
+    return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0

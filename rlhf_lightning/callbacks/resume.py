@@ -32,6 +32,7 @@ class ReproducibleResume(L.Callback):
         self._metrics: dict[str, Tensor] = {}
         self._position: list[dict[str, Any]] = []
         self._rates: list[tuple[Optimizer, list[float]]] = []
+        self._max_steps: int | None = None  # while the loops are restored
 
     def state_dict(self) -> dict[str, Any]:
         """The states of Python, NumPy, torch and every CUDA device, now, of every process."""
@@ -69,9 +70,14 @@ class ReproducibleResume(L.Callback):
         """Put the metrics back, and note the learning rates before the checkpoint's replace them."""
         trainer.callback_metrics.update(self._metrics)
         self._rates = [(optimizer, base_rates(optimizer)) for optimizer in trainer.optimizers]
+        if trainer.ckpt_path is not None:
+            # With a limit on steps Lightning resumes the end of an epoch as its middle, and leaves the next one out.
+            self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the states back, and a changed learning rate in."""
+        if self._max_steps is not None:
+            trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._restored is None:
             return
         # Lightning leaves it out if the loader was made before the checkpoint was read, and a scheduler that asks for

@@ -6,6 +6,10 @@ from mutant_catalogue.rows import Mutant, Row
 
 KL = "algorithms/kl_controllers.py"
 CONTROLLERS = "algorithms/test_kl_controllers.py"
+PPO = "algorithms/ppo.py"
+POINTS = "algorithms/test_resume_points.py"
+CUT = f"{POINTS}::test_a_run_that_ended_within_an_epoch_goes_on_there"
+PARTS = "algorithms/test_microbatches.py::test_values_gradients_and_metrics_do_not_depend_on_the_budget"
 SCHEDULE = "algorithms/test_schedule.py"
 
 ARITHMETIC = (
@@ -69,6 +73,60 @@ ARITHMETIC = (
                 "if loss_type not in SMOOTHED and",
                 "if False and",
                 ("functional/test_preference.py::test_label_smoothing_is_refused_by_losses_without_it",),
+            ),
+        ),
+    ),
+    Row(
+        "a token budget that does not bound memory",
+        "the graph of one part at a time is alive, and loss, gradients and metrics are those of the minibatch at once",
+        (
+            Mutant(
+                "the graphs of all parts are kept",
+                "algorithms/part_gradients.py",
+                "whole = isinstance(trainer.strategy, DeepSpeedStrategy)",
+                "whole = True",
+                ("algorithms/test_microbatches.py::test_the_graph_of_one_part_is_alive_at_a_time[plain]",),
+            ),
+            Mutant(
+                "the parts' gradients are thrown away before the last one's",
+                PPO,
+                "if not self._part_gradients.keep_gradients():",
+                "if True:",
+                (PARTS,),
+            ),
+            Mutant(
+                "parts are not scaled with accumulated batches",
+                "algorithms/part_gradients.py",
+                "loss = loss / trainer.accumulate_grad_batches",
+                "loss = loss + 0.0",
+                ("algorithms/test_microbatches.py::test_the_budget_and_accumulated_batches_go_together",),
+            ),
+        ),
+    ),
+    Row(
+        "an epoch that was cut counts as done",
+        "a run that `max_steps`, `max_time` or a stop ended within an epoch goes on there; PPO does the iteration anew",
+        (
+            Mutant(
+                "a checkpoint counts an iteration that was cut as done",
+                "callbacks/resumable_checkpoint.py",
+                "        if self._cut:\n            return\n",
+                "",
+                (f"{CUT}[max_steps within an iteration]",),
+            ),
+            Mutant(
+                "an epoch that was cut is saved at its end alone",
+                "callbacks/resumable_checkpoint.py",
+                "if due and within_epoch(trainer, batch_idx) and",
+                "if False and",
+                (f"{CUT}[max_steps within an epoch]",),
+            ),
+            Mutant(
+                "a run with a limit on steps leaves an epoch out when it is resumed",
+                "callbacks/resume.py",
+                "self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1",
+                "pass",
+                (f"{POINTS}::test_a_run_with_a_limit_on_steps_is_resumed_from_the_end_of_an_epoch",),
             ),
         ),
     ),

@@ -120,8 +120,8 @@ STATE = (
             Mutant(
                 "a checkpoint is saved while gradients accumulate",
                 "callbacks/resumable_checkpoint.py",
-                "if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches != 0:",
-                "if trainer.is_last_batch:",
+                "return not trainer.is_last_batch and ends_step(trainer, batch_idx)",
+                "return not trainer.is_last_batch",
                 (f"{POINTS}::test_sigterm_lets_an_accumulation_end",),
             ),
             Mutant(
@@ -134,7 +134,7 @@ STATE = (
             Mutant(
                 "the last checkpoint is saved only at the end of training",
                 "callbacks/resumable_checkpoint.py",
-                "if (epoch_due or self._due) and",
+                "if (self._epoch_due(trainer) or self._due) and",
                 "if self._due and",
                 (f"{ANY_POINT}[every epoch]",),
             ),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from rlhf_lightning.callbacks import (
     DurableCheckpointIO,
@@ -29,6 +29,7 @@ from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 from tests.tiny import tiny_model
 
 DROPOUT = partial(tiny_model, "gpt2", dropout=0.2)
+CONSTANT = partial(get_constant_schedule_with_warmup, num_warmup_steps=2)
 LINEAR = partial(get_linear_schedule_with_warmup, num_warmup_steps=2)
 
 
@@ -59,7 +60,7 @@ def run(folder: Path, resume: Path | None = None, kind: str = "sft", **settings:
     further: list[Callback] = settings.pop("callbacks", [])
     makers = {"ppo": ppo, "dpo": dpo, "reward": partial(reward, folder), "sft": partial(sft, DROPOUT)}
     module, data = makers[kind]()
-    module.make_scheduler = LINEAR
+    module.make_scheduler = settings.pop("scheduler", LINEAR)
     torch.manual_seed(9)
     callbacks = [
         Keep(folder / "checkpoints", save_top_k=0, save_last=True, save_on_train_epoch_end=True, **save),
@@ -121,6 +122,64 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same(case: s
             assert end(run(tmp_path, path, **settings)) == expected, f"from step {step}"
 
 
+class Stop(Callback):
+    """Asks the trainer to stop, as `max_time` does, after a batch."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and not trainer.is_last_batch:
+            trainer.should_stop = True
+
+
+CUTS: dict[str, tuple[dict[str, Any], dict[str, int], list[int]]] = {
+    "max_steps within an epoch": ({}, {"max_steps": 7}, [5, 7]),
+    "max_steps at an epoch's end": ({}, {"max_steps": 10}, [5, 10]),
+    "max_steps with accumulation": ({"accumulate_grad_batches": 2}, {"max_steps": 4}, [3, 4]),
+    "max_steps where a validation is due": ({"val_check_interval": 2}, {"max_steps": 7}, [5, 7]),
+    "a stop": ({}, {"stop": 7}, [5, 7]),
+    "a stop while gradients accumulate": ({"accumulate_grad_batches": 2}, {"stop": 3}, [3, 4]),
+    "max_steps within an iteration": ({"kind": "ppo"}, {"max_steps": 20}, [16]),
+    "max_steps at an iteration's end": ({"kind": "ppo"}, {"max_steps": 32}, [16, 32]),
+    "a stop within an iteration": ({"kind": "ppo"}, {"stop": 20}, [16]),
+}
+
+
+@pytest.mark.parametrize("case", CUTS)
+def test_a_run_that_ended_within_an_epoch_goes_on_there(case: str, tmp_path: Path) -> None:
+    """Lightning would take the epoch for done. An iteration of PPO, which cannot be resumed within, is done anew."""
+    settings, limit, saved = CUTS[case]
+    settings = {**settings, "scheduler": CONSTANT}  # a schedule spans `max_steps`
+    expected = end(run(tmp_path / "whole", **settings))
+    cut = {name: value for name, value in limit.items() if name != "stop"}
+    run(tmp_path / "cut", **settings, **cut, callbacks=[Stop(limit["stop"])] if "stop" in limit else [])
+    assert steps(tmp_path / "cut") == saved
+    found = end(run(tmp_path / "cut", tmp_path / f"cut/checkpoints/{saved[-1]}.ckpt", **settings))
+    if "val_check_interval" in settings:  # the validation that was due after the last step belonged to the cut run
+        assert found["weights"] == expected["weights"]
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize(("kind", "limit", "first"), [("sft", 12, 5), ("ppo", 40, 16)])
+def test_a_run_with_a_limit_on_steps_is_resumed_from_the_end_of_an_epoch(
+    kind: str, limit: int, first: int, tmp_path: Path
+) -> None:
+    """Lightning alone would leave the next epoch out."""
+    expected = end(run(tmp_path, kind=kind, max_steps=limit))
+    path = tmp_path / "checkpoints" / f"{first}.ckpt"
+    (tmp_path / "metrics.jsonl").write_bytes(path.with_suffix(".jsonl").read_bytes())
+    resumed = run(tmp_path, path, kind=kind, max_steps=limit)
+    assert end(resumed) == expected
+    assert resumed.max_steps == limit
+
+
+def test_an_iteration_that_ends_before_it_is_done_leaves_no_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, kind="ppo", max_steps=3)
+    assert steps(tmp_path) == []
+
+
 class LargestLoss(Callback):
     """Records a maximum beside the means."""
 
@@ -130,12 +189,12 @@ class LargestLoss(Callback):
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "reward"])
 def test_a_row_does_not_depend_on_a_resume_within_its_window(kind: str, tmp_path: Path) -> None:
-    """Rows of 4 steps in epochs of 5, cut after the first, second and third step of a window."""
+    """Rows of 4 steps in epochs of 5, cut after the second and the first step of a window."""
     settings: dict[str, Any] = {"kind": kind, "save": EVERY_STEP, "log_every_n_steps": 4}
     expected = end(run(tmp_path, callbacks=[LargestLoss()], **settings))
     assert [line["step"] for line in expected["lines"] if "train/loss" in line] == [4, 8, 12]
     assert "train/loss_max" in expected["metrics"]
-    for step in (5, 6, 7, 13):
+    for step in (6, 13):
         path = tmp_path / "checkpoints" / f"{step}.ckpt"
         (tmp_path / "metrics.jsonl").write_bytes(path.with_suffix(".jsonl").read_bytes())
         assert end(run(tmp_path, path, callbacks=[LargestLoss()], **settings)) == expected, f"from step {step}"
