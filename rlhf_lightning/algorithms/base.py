@@ -68,7 +68,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         self.model: Any = None
         self.metrics = nn.ModuleDict()
         self.maxima = nn.ModuleDict()
-        self.rate: float | None = None  # the learning rate of the last optimiser step
+        self.rate: Tensor | None = None  # the learning rate of the last optimiser step
         self.strict_loading = False  # frozen weights are not in the checkpoint
 
     def configure_model(self) -> None:
@@ -155,7 +155,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
-        self.rate = float(optimizer.param_groups[0]["lr"])
+        self.rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 
@@ -199,7 +199,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
             logged[name] = metric.compute()
             metric.reset()
         if self.rate is not None and not prefix:
-            logged["lr"] = torch.tensor(self.rate, device=self.device)
+            logged["lr"] = self.rate.to(self.device)
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
@@ -230,7 +230,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         if not self._logs_this_step():
             return {}
         pending = {name: float(metric.compute()) for name, metric in self._unlogged()}
-        return {**pending, "lr": float(torch.tensor(self.rate))} if pending and self.rate is not None else pending
+        return {**pending, "lr": float(self.rate)} if pending and self.rate is not None else pending
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation set."""
