@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import subprocess
@@ -28,6 +29,14 @@ def setting(scripts: Any, tmp_path: Path) -> Any:
     tiny = made.Llama(2, 32, 2, 1, spread=0.2)
     (tmp_path / "own").mkdir()
     return made.Setting("cpu", made.Sizes(tiny, tiny, tiny, length=32, rows=2, steps=2, repeats=1), tmp_path / "own")
+
+
+def test_nothing_of_the_package_imports_mlflow_as_it_is_imported() -> None:
+    for path in (ROOT / "rlhf_lightning").rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "mlflow" for name in names), path
 
 
 def failed(findings: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -14,20 +15,20 @@ from gpu_checks.findings import Finding, holds
 from gpu_checks.setting import Setting
 
 PACKAGES = ("torch", "lightning", "transformers", "datasets", "peft", "bitsandbytes", "trl", "mlflow")
-OPTIONAL = {
-    "matplotlib",
-    "vllm",
-    "submitit",
-    "rich",
-}  # what the reports, an engine, SLURM and tables on a terminal need
 
 
-class NoMLflow:
-    """An importer that has never heard of MLflow."""
+class Without:
+    """A finder of modules that does not find one of them."""
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.split(".")[0] == "mlflow":
-            raise ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+    def __init__(self, finder: Any, package: str) -> None:
+        self.finder, self.package = finder, package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """None for the package and what is in it."""
+        return None if name.split(".")[0] == self.package else self.finder.find_spec(name, path, target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.finder, name)
 
 
 def check(setting: Setting) -> Iterator[Finding]:
@@ -41,7 +42,7 @@ def check(setting: Setting) -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(0)
         name = f"{properties.name}, compute capability {properties.major}.{properties.minor}, CUDA {torch.version.cuda}"
         yield Finding(name, properties.total_memory / 2**30, "GiB")
-    sys.meta_path.insert(0, NoMLflow())  # type: ignore[arg-type]
+    sys.meta_path[:] = [Without(finder, "mlflow") for finder in sys.meta_path]  # type: ignore[misc]
     yield from imported()
 
 
@@ -55,6 +56,5 @@ def imported() -> Iterator[Finding]:
             importlib.import_module(module.name)
             count += 1
         except ModuleNotFoundError as error:
-            missing = (error.name or "").split(".")[0]
-            yield holds(f"{module.name} needs {missing}, which is optional", missing in OPTIONAL)
+            yield holds(f"{module.name} imports without {error.name}", False)
     yield holds("modules that import without mlflow", count > 0, count)
