@@ -22,7 +22,7 @@ _LEARNS_FROM = {
     "DPOModule": ("PreferenceDataModule", "data=preference"),
     "PPOModule": ("PromptDataModule", "data=prompts"),
 }
-_DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+_DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet")
 
 
 def check_data_kind(config: Mapping[str, Any]) -> None:
@@ -192,11 +192,11 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 def missing_locally(value: str) -> bool:
     """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names.
 
-    The name of a split may follow: `org/name:test`, `my_folder:test`.
+    The name of a split may follow: `org/name:test`, `my_folder:test`, `org/name:configuration:test`.
     """
     if Path(value).expanduser().exists():
         return False
-    value = re.sub(r":[\w.-]+$", "", value)
+    value = re.sub(r"(?<=/)([\w.-]+):[^:/]+(:[\w.-]+)$|:[\w.-]+$", r"\1", value)
     path = Path(value).expanduser()
     if path.exists():
         return False

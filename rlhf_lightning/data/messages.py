@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from rlhf_lightning.errors import UserError
@@ -14,6 +14,7 @@ Text: TypeAlias = "str | list[Message]"
 Options: TypeAlias = Mapping[str, Any]  # what the chat template is given besides the messages
 
 NAMES_ONLY = ("tool_call_id", "id")  # they say which message it is, not what it says
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # templates that read them may leave out those of old turns
 TURNS = ("assistant", "tool")  # templates may rewrite these: leave old thoughts out, wrap results in JSON
 # Columns that other formats put beside the prompt, and that would change what it asks.
 ELSEWHERE = (
@@ -55,12 +56,11 @@ def _checked_message(name: str, message: Message) -> Message:
     content = message.get("content")
     if isinstance(content, list):
         content = message["content"] = _joined(name, content)
-    if content is None and message.get("tool_calls"):
-        content = message["content"] = ""
-    if not isinstance(message.get("role"), str) or not isinstance(content, str):
+    calls = isinstance(message.get("tool_calls"), list) and message["tool_calls"]
+    if not isinstance(message.get("role"), str) or not isinstance("" if calls and content is None else content, str):
         raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
-    checked_text(name, content)
-    if message.get("tool_calls"):
+    checked_text(name, content or "")
+    if calls:
         message["tool_calls"] = [_parsed_call(name, call) for call in message["tool_calls"]]
     return message
 
@@ -133,27 +133,40 @@ def keep_known(options: Options, template: str) -> Options:
     return {name: value for name, value in options.items() if name == "tools" or _reads(template, name)}
 
 
-def for_template(messages: list[Message], template: str) -> list[Message]:
-    """Messages with an empty content beside tool calls as the template tells it apart: None or an empty string."""
-    asks = re.search(r"content['\"\])\s]*(?:is|==|!=)\s*(?:not\s+)?none", template, re.IGNORECASE)
-    return [
-        {**message, "content": None} if asks and message.get("tool_calls") and not message["content"] else message
-        for message in messages
-    ]
+def spellings(messages: list[Message]) -> list[list[Message]]:
+    """The messages as they are, and with an empty content beside tool calls written in the other ways that there are.
+
+    Templates tell an absent content and an empty one apart, each in its own way, and may leave the calls out for one.
+    """
+
+    def spelled(content: dict[str, str]) -> list[Message]:
+        return [
+            {**{field: value for field, value in message.items() if field != "content"}, **content}
+            if message.get("tool_calls") and not message.get("content")
+            else message
+            for message in messages
+        ]
+
+    ways = [messages, spelled({}), spelled({"content": ""})]
+    return [way for i, way in enumerate(ways) if way not in ways[:i]]
 
 
-def check_read(messages: list[Message], options: Options, template: str, name: str) -> None:
+def check_read(
+    messages: list[Message], options: Options, template: str, name: str, render: Callable[[list[Message]], str]
+) -> None:
     """Raise UserError for what a template does not read: it would be left out without a word.
 
     Args:
-        messages: checked ones.
+        messages: as the template is given them.
         options: what the template is given besides.
         template: its source.
         name: whose it is, for the message.
+        render: renders messages by it.
     """
-    fields = {field: value for message in messages for field, value in message.items() if value not in ("", [], {})}
-    for field in sorted(fields.keys() - {"role", "content", *NAMES_ONLY}):
-        if not _reads(template, field):
+    for field in sorted({field for message in messages for field in _further_fields(message)}):
+        without = [{key: value for key, value in message.items() if key != field} for message in messages]
+        seen = _reads(template, field) and (field in THOUGHTS or render(without) != render(messages))
+        if not seen:
             raise UserError(
                 f"a message has the field {field!r}, which the chat template of {name} does not read; remove the "
                 "field, or use a template that renders it"
@@ -164,6 +177,11 @@ def check_read(messages: list[Message], options: Options, template: str, name: s
             raise UserError(f"{key}: the chat template of {name} does not read it; remove it, or use another template")
 
 
+def _further_fields(message: Message) -> set[str]:
+    names = {*NAMES_ONLY, "name"} if message["role"] == "tool" else {*NAMES_ONLY}
+    return {field for field, value in message.items() if value not in ("", [], {})} - {"role", "content"} - names
+
+
 def _reads(template: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(name)}\b", template) is not None
 
@@ -171,14 +189,11 @@ def _reads(template: str, name: str) -> bool:
 def check_rendered(messages: list[Message], options: Options, rendered: str, name: str) -> None:
     """Raise UserError for a message or a tool that does not appear in what the template made."""
     for message in messages:
-        if message["role"] not in TURNS and message["content"].strip() not in rendered:
+        if message["role"] not in TURNS and (message.get("content") or "").strip() not in rendered:
             raise UserError(
                 f"the chat template of {name} leaves out what the role {message['role']!r} says; "
                 "use roles that it knows (such as user and assistant)"
             )
-        for call in message.get("tool_calls") or ():
-            if (called := _name_of(call)) is not None and called not in rendered:
-                raise UserError(f"the chat template of {name} leaves out the call of the tool {called!r}")
     for tool in options.get("tools") or ():
         if (offered := _name_of(tool)) is not None and offered not in rendered:
             raise UserError(f"tools: the chat template of {name} leaves out the tool {offered!r}")

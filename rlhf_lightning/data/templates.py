@@ -12,7 +12,7 @@ from rlhf_lightning.data.messages import (
     check_read,
     check_rendered,
     checked_text,
-    for_template,
+    spellings,
 )
 from rlhf_lightning.data.template_limits import limited
 from rlhf_lightning.errors import UserError
@@ -117,10 +117,10 @@ def assistant_tokens(
             f"data.loss_on=assistant: the chat template of {_name(tokenizer)} does not mark what the assistant writes; "
             "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
         )
-    _apply(tokenizer, messages, options)  # its checks, and its errors in one line
+    _, given = _render(tokenizer, messages, options)  # with its checks, and its errors in one line
     with limited():
         encoded = tokenizer.apply_chat_template(
-            for_template(messages, template),
+            given,
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
@@ -146,22 +146,42 @@ def assistant_tokens(
 
 
 def _apply(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> str:
-    template, name = chat_template(tokenizer, options), _name(tokenizer)
+    return _render(tokenizer, messages, options, **flags)[0]
+
+
+def _render(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> tuple[str, list[Message]]:
+    """What the template makes of the messages, and the messages as they were given to it."""
     checked = checked_text("messages", messages)
     assert not isinstance(checked, str)
-    messages = for_template(checked, template)
-    check_read(checked, options, template, name)
+    ways = spellings(checked)
+    for way in ways[:-1]:
+        try:
+            return _rendered(tokenizer, way, options, **flags), way
+        except UserError:
+            continue
+    return _rendered(tokenizer, ways[-1], options, **flags), ways[-1]
+
+
+def _rendered(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> str:
+    template, name = chat_template(tokenizer, options), _name(tokenizer)
+
+    def render(given: list[Message]) -> str:
+        return str(tokenizer.apply_chat_template(given, tokenize=False, **options, **flags))
+
     try:
         with limited():
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options, **flags)
+            rendered = render(messages)
+            check_read(messages, options, template, name, render)
+    except UserError:
+        raise
     except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
         reason = " ".join(str(error).split())
         raise UserError(
             f"the chat template of {name} refuses the messages ({roles}): {reason}; mend the row or the template"
         ) from error
-    check_rendered(checked, options, rendered, name)
-    return str(rendered)
+    check_rendered(messages, options, rendered, name)
+    return rendered
 
 
 def _name(tokenizer: Any) -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
 from rlhf_lightning.data.batches import IGNORED
+from rlhf_lightning.data.rows import split_by_prompt
 from rlhf_lightning.errors import UserError
 from tests.data.conftest import assistant, build_tokenizer, user
 
@@ -330,3 +331,85 @@ def test_a_column_that_a_row_leaves_empty_does_not_count(
     """A columnar file fills what a row does not have with None, in messages too."""
     path = write_jsonl([{"text": "a"}, {"prompt": "a", "completion": "b"}])
     assert learned(tokenizer, path) == ["a <eos>", "b <eos>"]  # type: ignore[arg-type]
+
+
+def messages(*contents: str) -> list[dict[str, str]]:
+    return [user(content) if turn % 2 == 0 else assistant(content) for turn, content in enumerate(contents)]
+
+
+@pytest.mark.parametrize("prompt", [None, "a", [user("a")]])
+def test_answers_that_are_whole_conversations_are_split(chat_tokenizer: PreTrainedTokenizerFast, prompt: Any) -> None:
+    """TRL's `ultrafeedback_binarized`, which has scores too, and the older form with the prompt as text beside."""
+    row = {"prompt": prompt, "chosen": messages("a", "b"), "rejected": messages("a", "c d"), "score_chosen": 1.5}
+    (found,) = prepared(PreferenceDataModule(chat_tokenizer, [row]))
+    assert chat_tokenizer.decode(found.prompt_ids) == "<bos> user : a assistant :"
+    assert [chat_tokenizer.decode(ids) for ids in found.answers] == ["b <eos>", "c d <eos>"]
+    (asked,) = prepared(PromptDataModule(chat_tokenizer, [row]))
+    assert asked.text == "<bos>user : a\nassistant : "
+    other = {"chosen": messages("x", "b"), "rejected": messages("x", "c")}
+    train, held_out = split_by_prompt([row, other], 0.5, 0)
+    assert sorted(train + held_out) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "z", "chosen": messages("a", "b"), "rejected": messages("a", "c")}, "prompt: it is text, and not"),
+        (
+            {"chosen": messages("a", "b", "c", "d"), "rejected": messages("a", "x", "c", "d")},
+            "the conversations differ before the user's last message",
+        ),
+        ({"chosen": "a b", "rejected": messages("a", "b")}, "one is a string and the other messages"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin: allowed are finite numbers"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "margin: .* found nan"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": ["first", "2"]}, "ranks: .* found 'first'"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": [None, 2]}, "ranks: .* found None"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": "12"}, "ranks: '12' for 2 responses"),
+        ({"prompt": "a", "completion": "b", "label": "good"}, "label='good': allowed are true and false"),
+        ({"prompt": "a", "completion": "b", "label": 2}, "label=2: allowed are true and false"),
+    ],
+)
+def test_preferences_that_mean_nothing_are_refused(
+    chat_tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"row 1: .*{message}"):
+        PreferenceDataModule(chat_tokenizer, [row]).setup()
+
+
+def test_an_answer_that_both_conversations_share_is_not_left_open(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    row = {"chosen": messages("a", "b"), "rejected": messages("a", "b")}
+    other = {"chosen": messages("a", "b"), "rejected": messages("a", "c")}
+    data = PreferenceDataModule(chat_tokenizer, [row, other])
+    assert len(prepared(data)) == 1
+    assert data.report["train"].dropped == {"no two answers differ": 1}
+
+
+def test_numbers_and_labels_may_be_written_as_text(tokenizer: PreTrainedTokenizerFast) -> None:
+    ranked = {"prompt": "a", "responses": ["b", "c", "d"], "ranks": ["10", "2", "2.0"]}
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "0.5"}
+    labelled = [
+        {"prompt": "x", "completion": word, "label": label}
+        for word, label in (("b", "true"), ("c", "False"), ("d", 0), ("e", 1.0))
+    ]
+    first, second, third = prepared(PreferenceDataModule(tokenizer, [ranked, pair, *labelled]))
+    assert first.pairs == [(1, 0), (2, 0)]
+    assert second.margin == 0.5
+    assert third.pairs == [(0, 2), (0, 3), (1, 2), (1, 3)]
+    assert learned(tokenizer, labelled) == ["b <eos>", "e <eos>"]
+
+
+def test_labelled_answers_with_other_tools_are_not_of_one_prompt(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    chat_tokenizer.chat_template = "{{ tools }}" + chat_tokenizer.chat_template
+    rows = [
+        {"prompt": [user("a")], "completion": [assistant(said)], "label": good, "tools": [{"name": tool}]}
+        for tool in ("x", "y")
+        for said, good in (("b", True), ("c", False))
+    ]
+    assert len(prepared(PreferenceDataModule(chat_tokenizer, rows))) == 2
+
+
+def test_a_truncated_prompt_is_shown_as_it_is_answered(chat_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": "a b c d"}, {"prompt": [user("a b c d")]}]
+    plain, chat = prepared(PromptDataModule(chat_tokenizer, rows, max_prompt_length=4))
+    assert plain.text == "b c d"
+    assert chat.text == "d assistant :"
