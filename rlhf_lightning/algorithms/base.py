@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MaxMetric, Metric
+from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
-from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
 from rlhf_lightning.models import save_model, shard
 from rlhf_lightning.models.precision import (
@@ -162,12 +162,12 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
         metric = self._metric(name)
-        metric.update(torch.as_tensor(value, dtype=torch.float32).detach(), weight)
+        metric.update(value.detach() if isinstance(value, Tensor) else value, weight)
 
     def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
         if key not in self.metrics:
-            self.metrics[key] = WeightedMean().to(self.device)
+            self.metrics[key] = WeightedMean(self.device)
         metric = self.metrics[key]
         assert isinstance(metric, WeightedMean)
         return metric
@@ -186,7 +186,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     def record_max(self, name: str, value: Tensor) -> None:
         """Add to the maximum of a metric, over all batches and processes since it was last logged."""
         if name not in self.maxima:
-            self.maxima[name] = MaxMetric().set_dtype(torch.float32).to(self.device)
+            self.maxima[name] = Maximum(self.device)
         self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
@@ -198,8 +198,9 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         for name, metric in self._unlogged(prefix):
             logged[name] = metric.compute()
             metric.reset()
+        logged = on_host(logged)  # loggers, callbacks and the screen read each number on its own
         if self.rate is not None and not prefix:
-            logged["lr"] = self.rate.to(self.device)
+            logged["lr"] = self.rate
         # Means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
@@ -229,7 +230,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""
         if not self._logs_this_step():
             return {}
-        pending = {name: float(metric.compute()) for name, metric in self._unlogged()}
+        pending = {name: float(x) for name, x in on_host({name: m.compute() for name, m in self._unlogged()}).items()}
         return {**pending, "lr": float(self.rate)} if pending and self.rate is not None else pending
 
     def on_validation_epoch_end(self) -> None:
@@ -242,9 +243,9 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         unlogged = [] if self._logs_this_step() else self._unlogged()
         sums = {name: metric.sums() for name, metric in unlogged if isinstance(metric, WeightedMean)}
-        checkpoint["recorded"] = of_every_process(sums)
-        maxima = {name: metric.max_value.cpu() for name, metric in unlogged if isinstance(metric, MaxMetric)}
-        checkpoint["recorded_maxima"] = of_every_process(maxima)
+        checkpoint["recorded"] = of_every_process(on_host(sums))
+        maxima = {name: metric.value for name, metric in unlogged if isinstance(metric, Maximum)}
+        checkpoint["recorded_maxima"] = of_every_process(on_host(maxima))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what was recorded since it was last logged."""

@@ -17,6 +17,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
 from rlhf_lightning.functional.preference import LOSS_TYPES, SMOOTHED
 from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
+from rlhf_lightning.models.transfer import to_device
 
 
 class DPOModule(AlignmentModule):
@@ -107,8 +108,8 @@ class DPOModule(AlignmentModule):
     def reference_logps(self, batch: PreferenceBatch) -> Tensor:
         """log pi_ref of every answer [N], in nats."""
         if self.reference_table:
-            table = [self.reference_table[int(i)] for i in batch.row_ids]
-            return torch.tensor(table, dtype=torch.float32, device=batch.input_ids.device)
+            logps = [self.reference_table[i] for i in batch.row_ids.tolist()]
+            return to_device(logps, batch.input_ids.device, torch.float32)
         assert self.reference is not None
         with self.reference.model(like=batch.input_ids) as model:
             return sequence_logprobs(model, batch.input_ids, batch.completion_mask)

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ActorCritic, response_logprobs
+from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout import Generation, NativeEngine, Rollout, RolloutEngine, rows_by_tokens
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def evaluate_tokens(module: PPOModule, prompts: list[PromptRow], generation: Gen
     """Log-probabilities of policy and reference, and values, in parts as large as the update's."""
     assert module.reference is not None
     prompt_ids, prompt_mask = (
-        x.to(module.device) for x in left_pad([row.input_ids for row in prompts], module.tokenizer.pad_token_id)
+        to_device(x, module.device) for x in left_pad([row.input_ids for row in prompts], module.tokenizer.pad_token_id)
     )
     parts = _parts(module, (prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
     back = torch.cat(parts).argsort()

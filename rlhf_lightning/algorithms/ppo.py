@@ -38,6 +38,7 @@ from rlhf_lightning.functional import (
 )
 from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, save_model, whole_weights
 from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import (
     Generation,
@@ -251,7 +252,7 @@ class PPOModule(AlignmentModule):
         """The reward of every response [B], before normalisation and penalties."""
         ended = generation.ended.tolist()
         scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)
-        return torch.tensor(scores, dtype=torch.float32, device=self.device)
+        return to_device(scores, self.device, torch.float32)
 
     def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Normalise, clip, and charge for a missing EOS."""
@@ -395,6 +396,8 @@ class PPOModule(AlignmentModule):
 
     def max_over_processes(self, value: int) -> int:
         """The largest one, on every process."""
+        if self.trainer.world_size == 1:
+            return value
         return int(self.gather(torch.tensor(value, device=self.device)).max())
 
     # ---- checkpoints and export

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
-from rlhf_lightning.rollout import Rollout
+from rlhf_lightning.rollout import Rollout, token_rows
 
 if TYPE_CHECKING:
     from rlhf_lightning.algorithms.ppo import PPOModule
@@ -67,12 +68,13 @@ def samples(
     tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
 ) -> list[dict[str, Any]]:
     """The first responses as text, with score and KL (nats per response), for the sample table."""
-    kl, shown = response_kl(rollout), slice(min(limit, len(prompts)))
-    tokens, masks = rollout.response_ids[shown], rollout.mask[shown].bool()
-    responses = [ids[mask].tolist() for ids, mask in zip(tokens, masks, strict=True)]
-    asked = [row.input_ids for row in prompts[shown]]
-    texts = response_texts(tokenizer, asked, responses, rollout.ended[shown].tolist())
+    asked, responses = (
+        [row.input_ids for row in prompts[:limit]],
+        token_rows(rollout.response_ids, rollout.mask)[:limit],
+    )
+    ended, scores, kls = torch.stack([rollout.ended.float(), raw, response_kl(rollout)])[:, :limit].tolist()
+    texts = response_texts(tokenizer, asked, responses, [bool(end) for end in ended])
     return [
-        {"prompt": row.text, "response": text, "score": round(float(score), 4), "kl": round(float(nats), 4)}
-        for row, text, score, nats in zip(prompts[shown], texts, raw[shown], kl[shown], strict=True)
+        {"prompt": row.text, "response": text, "score": round(score, 4), "kl": round(kl, 4)}
+        for row, text, score, kl in zip(prompts[:limit], texts, scores, kls, strict=True)
     ]

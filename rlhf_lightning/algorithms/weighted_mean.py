@@ -1,4 +1,4 @@
-"""A mean that is exact over batches of any size and over processes."""
+"""A mean and a maximum that are exact over batches of any size and over processes, and never wait for a device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class WeightedMean(Metric):
     total: Tensor
     weight: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        with torch.device(device):
+            super().__init__()
+            for name in ("total", "weight"):
+                self.add_state(name, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add a mean `value` over `weight` items; a value of weight 0 is not read."""
-        weight = torch.as_tensor(weight, dtype=torch.float32, device=self.total.device)
-        value = torch.as_tensor(value, dtype=torch.float32, device=self.total.device)
+        weight, value = (number_on(x, self.total.device) for x in (weight, value))
         self.total += torch.where(weight > 0, value * weight, 0.0)
         self.weight += weight
 
@@ -34,11 +34,45 @@ class WeightedMean(Metric):
         return torch.where(self.weight > 0, self.total / self.weight.clamp(min=1e-12), 0.0)
 
     def sums(self) -> Tensor:
-        """The two sums of this process, for a checkpoint."""
-        return torch.stack([self.total, self.weight]).cpu()
+        """The two sums of this process [2], for a checkpoint."""
+        return torch.stack([self.total, self.weight])
 
     def restore(self, sums: Tensor) -> None:
         """Go on from the sums of a checkpoint, to the bit."""
         self.reset()
         self.update(0.0)  # so that torchmetrics knows of data
         self.total, self.weight = sums.to(self.total.device).unbind()
+
+
+class Maximum(Metric):
+    """The largest value. NaN stays NaN, which torchmetrics' MaxMetric looks for, and drops, at every update."""
+
+    full_state_update = False
+    value: Tensor
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        with torch.device(device):
+            super().__init__()
+            self.add_state("value", torch.full((), -torch.inf, dtype=torch.float32), dist_reduce_fx="max")
+
+    def update(self, value: Tensor) -> None:
+        """Take a value into account."""
+        self.value = torch.maximum(self.value, number_on(value, self.value.device))
+
+    def compute(self) -> Tensor:
+        """The largest one so far."""
+        return self.value
+
+
+def number_on(value: Tensor | float, device: torch.device) -> Tensor:
+    """A float32 number on the device. One of Python is written there, not copied, which would wait for the device."""
+    if isinstance(value, Tensor):
+        return value.to(device, torch.float32)
+    return torch.full((), value, dtype=torch.float32, device=device)
+
+
+def on_host(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of one shape, read from their device at once: each read on its own would wait for it."""
+    if not values:
+        return {}
+    return dict(zip(values, torch.stack([*values.values()]).cpu(), strict=True))

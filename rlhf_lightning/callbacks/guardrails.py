@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from rlhf_lightning.errors import UserError
@@ -38,22 +39,32 @@ class Guardrails(Callback):
         self.entropy_factor = entropy_factor
         self._first_entropy: float | None = None
         self._warned: dict[str, bool] = {}
+        self._losses: list[Tensor] = []  # since the last optimiser step
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._losses.clear()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         # With several processes one rank's NaN reaches every rank's gradients, where all stop together; an error on
         # one rank alone would leave the others waiting.
-        if trainer.world_size == 1 and not bool(torch.isfinite(loss.detach()).all()):
-            raise self._error(trainer, "train/loss", float(loss.detach()))
+        if trainer.world_size == 1:
+            self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        losses, self._losses = [loss.float().sum() for loss in self._losses], []
         plugin = trainer.precision_plugin
-        if isinstance(plugin, MixedPrecision) and plugin.scaler is not None:
-            return  # 16-bit loss scaling meets infinite gradients by design and skips those steps itself
+        scales = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if gradients:
-            norm = float(torch.nn.utils.get_total_norm(gradients))
-            if not math.isfinite(norm):
-                raise self._error(trainer, "the gradient norm", norm)
+        # 16-bit loss scaling meets infinite gradients by design and skips those steps itself.
+        norms = [whole(torch.nn.utils.get_total_norm(gradients))] if gradients and not scales else []
+        if not losses and not norms:
+            return
+        read = torch.stack([*losses, *(norm.float() for norm in norms)]).tolist()  # one wait for a GPU per step
+        for value in read[: len(losses)]:
+            if not math.isfinite(value):
+                raise self._error(trainer, "train/loss", value)
+        if norms and not math.isfinite(read[-1]):
+            raise self._error(trainer, "the gradient norm", read[-1])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("val/loss")
@@ -74,7 +85,8 @@ class Guardrails(Callback):
         self._warned = dict(state_dict["warned"])
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        logged, watched = trainer.callback_metrics, ("objective/kl", "objective/entropy", "rollout/logprob_gap")
+        metrics = {name: float(logged[name]) for name in watched if name in logged}
         where = f"after epoch {trainer.current_epoch} (step {trainer.global_step})"
         kl, target = metrics.get("objective/kl"), self.kl_target or _kl_target(pl_module)
         if kl is not None and target:
@@ -116,6 +128,11 @@ class Guardrails(Callback):
             "a lower optimizer.lr, or with resume_anyway=true and a smaller trainer.gradient_clip_val or "
             "trainer.precision=32-true or bf16-mixed"
         )
+
+
+def whole(x: Tensor) -> Tensor:
+    """A number that is spread over the processes, in one piece."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def _kl_target(pl_module: LightningModule) -> float | None:

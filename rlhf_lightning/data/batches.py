@@ -12,10 +12,10 @@ import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Self
 
 IGNORED = -100  # the label that torch's cross-entropy leaves out
@@ -35,8 +35,12 @@ class Batch:
     denominator: float
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """A copy with every tensor on `device`; dtypes stay."""
+        """A copy with every tensor on `device`; dtypes stay.
+
+        From ordinary memory CUDA takes a copy at once; a call that blocks would wait for all that the GPU was given.
+        """
         moved = copy.copy(self)
+        non_blocking = non_blocking or torch.device(device).type == "cuda"
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(moved, name, value.to(device, non_blocking=non_blocking))

@@ -12,6 +12,7 @@ from rlhf_lightning.data import PromptRow, left_pad, response_texts
 from rlhf_lightning.evaluation.divergence import response_kl
 from rlhf_lightning.models import end_of_sequence_ids, response_logprobs
 from rlhf_lightning.models.limits import check_positions, check_tokens
+from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
 
 
@@ -64,7 +65,7 @@ def sample_responses(
         kl = []
         for start in range(0, len(ids), batch_size):
             part = slice(start, start + batch_size)
-            prompt_ids, prompt_mask = (x.to(device) for x in left_pad(ids[part], pad_id))
+            prompt_ids, prompt_mask = (to_device(x, device) for x in left_pad(ids[part], pad_id))
             inputs = (prompt_ids, prompt_mask, generation.tokens[part], generation.mask[part])
             logprobs, ref_logprobs = (
                 response_logprobs(role, *inputs, temperature=settings.temperature) for role in (model, reference)

@@ -67,9 +67,9 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     lengths = (wanted * places).amax(dim=1)
     bare = bare_model(model)
     if packable(bare.config.get_text_config(), input_ids.shape[1]):
-        packed = pack(input_ids, lengths, torch.minimum(shared, lengths))
+        packed = pack(input_ids, lengths, torch.minimum(shared, lengths), wanted)
         if packed is not None:
-            return packed.states_at(wanted, backbone(model))
+            return packed.states(backbone(model))
     return hidden_states(model, input_ids)[wanted]
 
 
@@ -154,7 +154,7 @@ def _predict_tokens(
 ) -> TokenPredictions:
     wanted = flags.bool()
     hidden = states_before(model, input_ids, wanted)
-    return predict_from_hidden(model, hidden, input_ids[wanted], temperature, with_entropy)
+    return predict_from_hidden(model, hidden, flagged(input_ids, wanted, len(hidden)), temperature, with_entropy)
 
 
 def predict_from_hidden(
@@ -203,7 +203,19 @@ def right_padded(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, 
 def scatter_tokens(values: Tensor, mask: Tensor) -> Tensor:
     """Put K values, in row-major order, where `mask` [B, T] is nonzero; 0 elsewhere."""
     out = values.new_zeros(mask.shape)
-    return out.masked_scatter(mask.bool(), values)
+    if values.is_cpu:
+        return out.masked_scatter(mask.bool(), values)
+    return out.view(-1).index_copy(0, _places(mask, len(values)), values).view(mask.shape)
+
+
+def flagged(x: Tensor, flags: Tensor, count: int) -> Tensor:
+    """x[flags], in row-major order, of which it is known how many there are: a GPU need not be asked."""
+    return x[flags] if x.is_cpu else x.flatten()[_places(flags, count)]
+
+
+def _places(flags: Tensor, count: int) -> Tensor:
+    """Places [count] of the flags in the flattened tensor, in their order."""
+    return flags.flatten().bool().to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
 def response_logprobs(

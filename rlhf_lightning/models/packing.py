@@ -23,6 +23,7 @@ from rlhf_lightning.models import row_attention
 from rlhf_lightning.models.cpu_products import rows_to_add
 from rlhf_lightning.models.last_layer import reads_less
 from rlhf_lightning.models.row_attention import Row
+from rlhf_lightning.models.transfer import to_device
 
 # Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
 # (sliding windows, ALiBi, state spaces) are left in rows of their own.
@@ -42,25 +43,25 @@ class Packed(NamedTuple):
     places: Tensor  # [B, L] long, place in N of each token that is needed; any place for the others
     sources: Tensor  # [N] long, place of each token in the flattened [B * L]
     rows: list[Row]  # those with tokens
-    read: Tensor | None = None  # [K or a few more] long, places in N of the tokens whose states are asked for
+    read: Tensor  # [K or a few more] long, places in N of the tokens whose states are asked for
+    wanted: int  # K
 
-    def states_at(self, wanted: Tensor, backbone: Any) -> Tensor:
-        """What the backbone makes of the wanted tokens [K, H], of flags [B, L] and in their order."""
+    def states(self, backbone: Any) -> Tensor:
+        """What the backbone makes of the wanted tokens [K, H], in row-major order."""
         if backbone.config._attn_implementation != IN_ROWS:
             AttentionInterface.register(IN_ROWS, attend_in_rows)
             AttentionMaskInterface.register(IN_ROWS, sdpa_mask)
             backbone.set_attn_implementation(IN_ROWS)
         finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # so that none is made
-        read = self.places[wanted]
         out = backbone(
             input_ids=self.input_ids,
             position_ids=self.position_ids,
             attention_mask=finished,
             use_cache=False,
-            packed=self._replace(read=nn.functional.pad(read, (0, rows_to_add(len(read))))),
+            packed=self,
         )
         states: Tensor = out.last_hidden_state[0]
-        return states[: len(read)] if reads_less(backbone) else states[read]
+        return states[: self.wanted] if reads_less(backbone) else states[self.read[: self.wanted]]
 
 
 def attend_in_rows(
@@ -96,32 +97,41 @@ def packable(config: Any, length: int) -> bool:
     return config.model_type in PACKABLE and attention in ("sdpa", IN_ROWS) and (window is None or length <= window)
 
 
-def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor) -> Packed | None:
-    """Lay right-padded rows out without their padding.
+def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor, wanted: Tensor | None = None) -> Packed | None:
+    """Lay right-padded rows out without their padding. The layout is made on the CPU: one read, one send.
 
     Args:
         input_ids: [B, L] token ids.
         lengths: [B], how many of a row's tokens are needed; 0 leaves the row out.
         shared: [B], at most `lengths`: so many tokens are computed once for all rows that begin with the same ones.
+        wanted: [B, L] bool, the tokens whose states are asked for, all within `lengths`; None: none.
 
     Returns:
         The tokens, or None if there are none or hardly fewer.
     """
-    device, columns = input_ids.device, torch.arange(input_ids.shape[1], device=input_ids.device)
-    needed, begun = lengths.tolist(), shared.tolist()
-    lenders = _lenders(input_ids.tolist(), needed, begun)
-    lender = torch.tensor(lenders, device=device)
-    borrows = lender != torch.arange(len(lenders), device=device)
+    device, size = input_ids.device, input_ids.shape[1]
+    wanted = torch.zeros_like(input_ids) if wanted is None else wanted
+    facts = torch.cat([input_ids, wanted, lengths.unsqueeze(1), shared.unsqueeze(1)], dim=1).cpu()
+    ids, wanted, (lengths, shared) = facts[:, :size], facts[:, size : 2 * size].bool(), facts[:, -2:].unbind(1)
+    columns, needed, begun = torch.arange(size, device="cpu"), lengths.tolist(), shared.tolist()
+    lenders = _lenders(ids.tolist(), needed, begun)
+    lender = torch.tensor(lenders, device="cpu")
+    borrows = lender != torch.arange(len(lenders), device="cpu")
     begins = torch.where(borrows, shared, 0).unsqueeze(1)
     own = (columns >= begins) & (columns < lengths.unsqueeze(1))
     sources = own.flatten().nonzero().squeeze(1)
-    if not 0 < len(sources) <= WORTH * input_ids.numel():
+    if not 0 < len(sources) <= WORTH * ids.numel():
         return None
     places = (own.flatten().cumsum(0) - 1).clamp(min=0).view(own.shape)
     places = torch.where(columns < begins, places[lender], places)
     sources = nn.functional.pad(sources, (0, rows_to_add(len(sources))))  # more of the first token, that none reads
-    positions = sources % input_ids.shape[1]
-    return Packed(input_ids.flatten()[sources][None], positions[None], places, sources, _rows(lenders, needed, begun))
+    read = places[wanted]
+    count, read = len(read), nn.functional.pad(read, (0, rows_to_add(len(read))))
+    parts = [ids.flatten()[sources], sources % size, places.flatten(), sources, read]
+    sent = to_device(torch.cat(parts), device).split([len(part) for part in parts])
+    tokens, positions, flat, sources, read = sent
+    rows = _rows(lenders, needed, begun)
+    return Packed(tokens[None], positions[None], flat.view(own.shape), sources, rows, read, count)
 
 
 def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[int]:

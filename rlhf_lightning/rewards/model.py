@@ -26,6 +26,7 @@ from rlhf_lightning.models import (
 )
 from rlhf_lightning.models.adapters import base_name, base_of, has_adapter, is_adapter_folder
 from rlhf_lightning.models.limits import check_tokens, positions
+from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.rewards.reading import (
     Tokens,
@@ -170,8 +171,8 @@ class ModelReward:
     def _score(self, rows: list[list[int]]) -> torch.Tensor:
         device = self.model.device
         length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+        ids = to_device([row + [0] * (length - len(row)) for row in rows], device)
+        mask = to_device([[1] * len(row) + [0] * (length - len(row)) for row in rows], device)
         return self.model(ids, mask).cpu()
 
 

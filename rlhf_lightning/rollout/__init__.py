@@ -1,7 +1,7 @@
 """Rollouts: engines that generate, the container, and the loader that turns a rollout into minibatches."""
 
 from rlhf_lightning.rollout.container import Rollout, RolloutSettings
-from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator
+from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator, token_rows
 from rlhf_lightning.rollout.engines import make_engine
 from rlhf_lightning.rollout.loader import RolloutLoader
 from rlhf_lightning.rollout.microbatches import rows_by_tokens
@@ -26,4 +26,5 @@ __all__ = [
     "make_engine",
     "rows_by_tokens",
     "seeded_generator",
+    "token_rows",
 ]

@@ -48,8 +48,13 @@ class Generation:
 
     def responses(self) -> list[list[int]]:
         """The valid token ids of every response, EOS included."""
-        lengths = self.mask.sum(dim=1).long().tolist()
-        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
+        return token_rows(self.tokens, self.mask)
+
+
+def token_rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
+    """The valid tokens of every row [B, T], read from their device at once."""
+    rows = torch.where(mask.bool(), tokens, -1).tolist()
+    return [[token for token in row if token >= 0] for row in rows]
 
 
 class RolloutEngine(Protocol):

@@ -8,6 +8,7 @@ import torch
 
 from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.container import Rollout
 
 
@@ -59,10 +60,11 @@ class RolloutLoader:
     def __iter__(self) -> Iterator[Rollout]:
         rollout = self.collect()
         generator, device = self.order(), rollout.mask.device
+        lengths = rollout.mask.sum(dim=1).cpu()
         for epoch in range(self.ppo_epochs):
-            shuffled = torch.randperm(len(rollout), generator=generator).to(device)
+            shuffled = torch.randperm(len(rollout), generator=generator, device="cpu")
             for i, minibatch in enumerate(shuffled.chunk(self.num_minibatches)):
-                tokens = self.total(float(rollout.mask[minibatch].sum()))
+                tokens = self.total(float(lengths[minibatch].sum()))
                 pretraining = self.pretraining(epoch * self.num_minibatches + i)
-                for rows in minibatch.chunk(self.accumulate):
+                for rows in to_device(minibatch, device).chunk(self.accumulate):
                     yield rollout.select(rows, tokens / (self.accumulate * self.world_size), pretraining)

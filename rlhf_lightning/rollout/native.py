@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,8 @@ from rlhf_lightning.data import left_pad
 from rlhf_lightning.models.cpu_products import packed_weights
 from rlhf_lightning.models.forward import backbone, bare_model, output_head
 from rlhf_lightning.models.packing import packable
+from rlhf_lightning.models.transfer import to_device
+from rlhf_lightning.rollout.drawn import Drawn, Row
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
 from rlhf_lightning.rollout.slots import make_cache
 from rlhf_lightning.rollout.uncached import UncachedDecoding, decoding_of
@@ -22,13 +23,16 @@ REFILL_AT = 0.125
 # Prompts are read together, padded, while the padding is at most this share of what is read, or so many tokens.
 PADDING_SHARE = 0.1
 PADDING_TOKENS = 64
+# On a GPU the host looks which rows have ended once in so many tokens: a row that has is decoded so long in vain.
+LOOK_EVERY = 8
 
 
 class NativeEngine:
     """Sample with the trainer's own weights; positions restart at each prompt.
 
-    At most `batch_size` rows are decoded at a time. A row that has ended leaves at once, and waiting prompts, the
-    longest first, take the free slots. A prompt is read once for all its samples that start together.
+    At most `batch_size` rows are decoded at a time. A row that has ended leaves at once (on a GPU when the host looks
+    next, see LOOK_EVERY), and waiting prompts, the longest first, take the free slots. A prompt is read once for all
+    its samples that start together.
     Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits. With a `value_head` it
     keeps that head's value of the state each token is drawn from as well.
     """
@@ -49,7 +53,7 @@ class NativeEngine:
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """One response a prompt, in the order of the prompts."""
+        """One response per prompt, in the order of the prompts."""
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
         slots = min(self.batch_size or len(rows), len(rows))
@@ -57,22 +61,20 @@ class NativeEngine:
             decoding = self.decoding(model, rows, self, settings, generator)
             with torch.inference_mode():  # spares every small operation some bookkeeping
                 decoding.run()
-        return self._collect(rows, decoding.device)
+        return self._collect(rows, decoding.drawn)
 
-    def _collect(self, rows: list[Row], device: torch.device) -> Generation:
+    def _collect(self, rows: list[Row], drawn: Drawn) -> Generation:
+        """Cut to the longest response; what was drawn after a row's end is blanked."""
         length = max(len(row.tokens) for row in rows)
-        missing = [length - len(row.tokens) for row in rows]
-        tokens = [row.tokens + [self.pad_id] * n for row, n in zip(rows, missing, strict=True)]
-        logprobs = [row.logprobs + [0.0] * n for row, n in zip(rows, missing, strict=True)]
-        values = [row.values + [0.0] * n for row, n in zip(rows, missing, strict=True)]
-        ended = [row.tokens[-1] in self.eos_ids for row in rows]
-        mask = [[1.0] * (length - n) + [0.0] * n for n in missing]
+        device = drawn.tokens.device
+        facts = to_device([[len(row.tokens) for row in rows], [row.ended for row in rows]], device)
+        valid = torch.arange(length, device=device) < facts[0].unsqueeze(1)
         return Generation(
-            torch.tensor(tokens, device=device),
-            torch.tensor(mask, dtype=torch.float32, device=device),
-            torch.tensor(logprobs, dtype=torch.float32, device=device),
-            torch.tensor(ended, device=device),
-            None if self.value_head is None else torch.tensor(values, dtype=torch.float32, device=device),
+            drawn.valid(drawn.tokens, valid, self.pad_id),
+            valid.float(),
+            drawn.valid(drawn.logprobs, valid, 0.0),
+            facts[1].bool(),
+            None if drawn.values is None else drawn.valid(drawn.values, valid, 0.0),
         )
 
 
@@ -86,18 +88,14 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
         model.train(training)
 
 
-@dataclass
-class Row:
-    """A prompt and the response so far."""
-
-    prompt: list[int]
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
 class Decoding:
-    """The rows of one call of `generate`: some wait, some are decoded, the others have ended."""
+    """The rows of one call of `generate`: some wait, some are decoded, the others have ended.
+
+    On a CPU the host sees every token as soon as it is drawn. To see one, it would wait until a GPU has done all that
+    it was given: there tokens stay on the device, the host looks every LOOK_EVERY of them, and it knows by itself when
+    a row is as long as it may be. The uniform number behind a token is then one of (row, position), so that samples do
+    not depend on when the host looks.
+    """
 
     def __init__(
         self,
@@ -113,6 +111,7 @@ class Decoding:
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator
         self.slots = min(engine.batch_size or len(rows), len(rows))
+        self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
         # The longest last, to be popped; equal prompts side by side.
         self.waiting = sorted(rows, key=lambda row: (len(row.prompt), row.prompt))
         columns = len(self.waiting[-1].prompt) + settings.max_new_tokens - 1  # the last token is not read again
@@ -121,6 +120,14 @@ class Decoding:
         self.mask_as_is = packable(config, columns)
         self.rows: list[Row] = []
         self.last = torch.empty(0, dtype=torch.long, device=self.device)  # the newest token of each row
+        self.places = torch.empty(0, dtype=torch.long, device=self.device)  # where each row's next one is put
+        self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
+        self.unseen: list[tuple[list[Row], Tensor]] = []  # what was drawn since the host looked
+        self.uniform: Tensor | None = None
+        if self.look_every > 1 and settings.temperature > 0:
+            count, exact = len(self.drawn.tokens), _exact(self.device)
+            self.uniform = torch.rand(count, 1, dtype=exact, device=self.device, generator=generator)
+        self._starts: tuple[list[int], Tensor] = [], self.last
 
     def run(self) -> None:
         """Decode until all rows have ended."""
@@ -140,31 +147,36 @@ class Decoding:
         new = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
         for group in alike(new) if self.cache.refills else [new]:
             self._read(group)
-        self._leave()
+        self._look()
 
     def _read(self, new: list[Row]) -> None:
         number: dict[tuple[int, ...], int] = {}
         source = [number.setdefault(tuple(row.prompt), len(number)) for row in new]
-        ids, attention = (x.to(self.device) for x in left_pad(list(number), self.pad_id))
+        ids, attention = (to_device(x, self.device) for x in left_pad(list(number), self.pad_id))
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-        places = torch.tensor(source, device=self.device)
+        begins = [self.drawn.place(row) for row in new]
+        places, begin = to_device([source, begins], self.device)
         self.cache.add([len(row.prompt) for row in new], places)
         states = self._states(ids, attention, positions)
         self.cache.added()
         self.rows += new
-        self.last = torch.cat([self.last, self._draw(states, new, places)])
+        self.last = torch.cat([self.last, self._draw(states, new, begin, places)])
+        self.places = torch.cat([self.places, begin + 1])
 
     def _step(self) -> None:
         """One more token of every row."""
         self.cache.open_column()
         place = self.cache.place
-        starts = torch.tensor(place.starts, device=self.device).unsqueeze(1)
+        if self._starts[0] is not place.starts:
+            self._starts = place.starts, to_device(place.starts, self.device).unsqueeze(1)
+        starts = self._starts[1]
         attention = torch.arange(place.begin, place.end, device=self.device) >= starts
         # A finished mask, where one is taken: to make one, transformers looks at the numbers, which waits for a GPU.
         attention = attention[:, None, None] if self.mask_as_is else attention.long()
         states = self._states(self.last.unsqueeze(1), attention, place.end - 1 - starts)
-        self.last = self._draw(states, self.rows)
-        self._leave()
+        self.last = self._draw(states, self.rows, self.places)
+        self.places = self.places + 1
+        self._look()
 
     def _states(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
         """Of the last tokens [B, H]: what the next ones are drawn from."""
@@ -174,16 +186,26 @@ class Decoding:
         states: Tensor = out.last_hidden_state[:, -1]
         return states
 
-    def _draw(self, states: Tensor, rows: list[Row], places: Tensor | slice = slice(None)) -> Tensor:
-        """The next token of every row, drawn from the state at its place."""
-        chosen, logprobs = sample(self.head(states).float()[places], self.settings, self.generator)
-        for row, token, logprob in zip(rows, chosen.tolist(), logprobs.tolist(), strict=True):
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-        if self.value_head is not None:
-            for row, value in zip(rows, self.value_head(states)[places].tolist(), strict=True):
-                row.values.append(value)
+    def _draw(self, states: Tensor, rows: list[Row], put: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+        """The next token of every row, drawn from the state at its place, and kept where it is `put`."""
+        uniform = None if self.uniform is None else self.uniform[put]
+        chosen, logprobs = sample(self.head(states).float()[places], self.settings, self.generator, uniform)
+        values = None if self.value_head is None else self.value_head(states)[places]
+        self.drawn.put(rows, put, chosen, logprobs, values)
+        self.unseen.append((list(rows), chosen))
         return chosen
+
+    def _look(self) -> None:
+        """Read the tokens since the last look, if it is time; rows that have ended leave."""
+        full = any(row.drawn == self.settings.max_new_tokens for row in self.rows)
+        if len(self.unseen) < self.look_every and not full:
+            return
+        tokens = iter(torch.cat([chosen for _, chosen in self.unseen]).tolist())
+        for rows, _ in self.unseen:
+            for row in rows:
+                row.read(next(tokens), self.eos_ids)
+        self.unseen.clear()
+        self._leave()
 
     def _leave(self) -> None:
         """Rows that have ended give up their slots; the last rows move there, so that the first slots are in use."""
@@ -194,10 +216,11 @@ class Decoding:
         order = [i if i in staying else last.pop() for i in range(len(live))]
         self.cache.keep(order)
         self.rows = [self.rows[i] for i in order]
-        self.last = self.last[torch.tensor(order, dtype=torch.long, device=self.device)]
+        kept = to_device(order, self.device, torch.long)
+        self.last, self.places = self.last[kept], self.places[kept]
 
     def _ended(self, row: Row) -> bool:
-        return row.tokens[-1] in self.eos_ids or len(row.tokens) == self.settings.max_new_tokens
+        return row.ended or len(row.tokens) == self.settings.max_new_tokens
 
 
 def alike(rows: list[Row]) -> list[list[Row]]:
@@ -217,13 +240,16 @@ def alike(rows: list[Row]) -> list[list[Row]]:
     return groups
 
 
-def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, settings: SamplingSettings, generator: torch.Generator | None, uniform: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw one token per row: the first whose cumulative probability exceeds a uniform number.
 
     One random number per row: exponential noise for every token (the Gumbel-max trick) takes most of the time on a CPU.
 
     Args:
         logits: [B, V] float32.
+        uniform: [B, 1], the random numbers; null: drawn from `generator`.
 
     Returns:
         token ids [B] and their log-probabilities [B] in nats under the tempered, unfiltered distribution.
@@ -233,14 +259,19 @@ def sample(logits: Tensor, settings: SamplingSettings, generator: torch.Generato
         return chosen, logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - logits.logsumexp(dim=-1)
     scaled = logits / settings.temperature
     scaled -= scaled.amax(dim=-1, keepdim=True)
-    # In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better.
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64
+    exact = _exact(logits.device)
     cumulative = _running_sum(_filtered(scaled, settings).exp(), exact)
     total = cumulative[:, -1:]
-    uniform = torch.rand(len(logits), 1, dtype=exact, device=logits.device, generator=generator)
+    if uniform is None:
+        uniform = torch.rand(len(logits), 1, dtype=exact, device=logits.device, generator=generator)
     drawn = torch.searchsorted(cumulative, uniform * total, right=True).clamp_(max=logits.shape[1] - 1)
     log_sum = scaled.logsumexp(dim=-1, keepdim=True) if settings.filters else total.log().to(scaled.dtype)
     return drawn.squeeze(1), (scaled.gather(1, drawn) - log_sum).squeeze(1)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:

@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
+from rlhf_lightning.models.transfer import to_device
+
 
 @dataclass
 class Place:
@@ -137,7 +139,7 @@ class SlotCache(Cache):
         """Leave only these rows, in this order. Those that change places may only go where another one ended."""
         moved = [(slot, row) for slot, row in enumerate(rows) if slot != row]
         if moved:
-            targets, sources = torch.tensor(moved, device=self.buffers[0].keys.device).unbind(1)
+            targets, sources = to_device(moved, self.buffers[0].keys.device).unbind(1)
             for layer in self.buffers:
                 layer.move(targets, sources)
         self.place.hold([self.place.starts[row] for row in rows], self.place.end)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_tokens
 from rlhf_lightning.models.self_check import TOLERANCE, ordinary_tokens, roundoff, untouched
+from rlhf_lightning.models.transfer import to_device
+from rlhf_lightning.rollout.drawn import Drawn, Row
 from rlhf_lightning.rollout.engine import SamplingSettings
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class UncachedDecoding:
     def __init__(
         self,
         model: nn.Module,
-        rows: list[Any],
+        rows: list[Row],
         engine: Any,
         settings: SamplingSettings,
         generator: torch.Generator | None,
@@ -42,37 +44,38 @@ class UncachedDecoding:
         self.settings, self.generator = settings, generator
         self.waiting = sorted(rows, key=lambda row: len(row.prompt))  # the longest last, to be popped
         self.slots = min(engine.batch_size or len(rows), len(rows))
+        self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
 
     def run(self) -> None:
         """Decode until all rows have ended."""
-        rows: list[Any] = []
+        rows: list[Row] = []
         while rows or self.waiting:
             while self.waiting and len(rows) < self.slots:
                 rows.append(self.waiting.pop())
             self._step(rows)
             rows = [row for row in rows if not self._ended(row)]
 
-    def _step(self, rows: list[Any]) -> None:
+    def _step(self, rows: list[Row]) -> None:
         """One more token of every row."""
         from rlhf_lightning.rollout.native import sample
 
         states = self._states([row.prompt + row.tokens for row in rows])
         chosen, logprobs = sample(self.head(states).float(), self.settings, self.generator)
-        values = [] if self.value_head is None else self.value_head(states).tolist()
-        for i, (row, token, logprob) in enumerate(zip(rows, chosen.tolist(), logprobs.tolist(), strict=True)):
-            row.tokens.append(token)
-            row.logprobs.append(logprob)
-            row.values += values[i : i + 1]
+        values = None if self.value_head is None else self.value_head(states)
+        places = to_device([self.drawn.place(row) for row in rows], self.device)
+        self.drawn.put(rows, places, chosen, logprobs, values)
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            row.read(token, self.eos_ids)
 
     def _states(self, rows: list[list[int]]) -> Tensor:
         """The states [B, H] of the last tokens of rows."""
         longest = max(map(len, rows))
-        ids = torch.tensor([row + [self.pad_id] * (longest - len(row)) for row in rows], device=self.device)
-        last = torch.tensor([len(row) - 1 for row in rows], device=self.device)
+        ids = to_device([row + [self.pad_id] * (longest - len(row)) for row in rows], self.device)
+        last = to_device([len(row) - 1 for row in rows], self.device)
         return hidden_states(self.model, ids)[torch.arange(len(rows), device=self.device), last]
 
-    def _ended(self, row: Any) -> bool:
-        return row.tokens[-1] in self.eos_ids or len(row.tokens) == self.settings.max_new_tokens
+    def _ended(self, row: Row) -> bool:
+        return row.ended or len(row.tokens) == self.settings.max_new_tokens
 
 
 def decoding_of(model: nn.Module) -> Any:
@@ -99,7 +102,7 @@ def decoding_of(model: nn.Module) -> Any:
 
 def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
     """How far the log-probabilities of drawn tokens are from those of whole rows (mean, nats), and how far they may."""
-    from rlhf_lightning.rollout.native import NativeEngine, Row
+    from rlhf_lightning.rollout.native import NativeEngine
 
     tokens = ordinary_tokens(model, sum(PROMPTS)).tolist()
     rows = [Row(tokens[sum(PROMPTS[:i]) :][:length]) for i, length in enumerate(PROMPTS)]
@@ -107,7 +110,8 @@ def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
     settings = SamplingSettings(max_new_tokens=NEW_TOKENS)
     engine = NativeEngine(pad_id=tokens[0], eos_ids=[], batch_size=SLOTS)
     try:
-        decoding(model, list(rows), engine, settings, torch.Generator(device).manual_seed(0)).run()
+        decoded = decoding(model, rows, engine, settings, torch.Generator(device).manual_seed(0))
+        decoded.run()
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a family's code does with a cache that it does not know
@@ -119,7 +123,7 @@ def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
         flags = torch.zeros_like(ids)
         flags[:, len(row.prompt) :] = 1
         whole = predict_tokens(model, ids, flags)
-        gaps += (whole.logprobs - torch.tensor(row.logprobs, device=device)).abs().tolist()
+        gaps += (whole.logprobs - decoded.drawn.logprobs.view(len(rows), -1)[row.number]).abs().tolist()
         spread = float(output_head(model)(whole.hidden).float().std(dim=-1).max())
         allowed = max(allowed, ROUNDINGS * roundoff(model, whole.hidden) * spread)
     return sum(gaps) / len(gaps), allowed

@@ -153,8 +153,8 @@ ROLLOUTS = (
             Mutant(
                 "a row changes its slot without its newest token",
                 NATIVE,
-                "self.last[torch.tensor(order, dtype=torch.long, device=self.device)]",
-                "self.last[: len(order)]",
+                "self.last[kept], self.places[kept]",
+                "self.last[: len(order)], self.places[kept]",
                 (f"{USED_SLOT}[5-llama]",),
             ),
             Mutant(
@@ -174,8 +174,8 @@ ROLLOUTS = (
             Mutant(
                 "all prompts that are read together get the first one's next token",
                 NATIVE,
-                "self._draw(states, new, places)",
-                "self._draw(states, new, torch.zeros_like(places))",
+                "self._draw(states, new, begin, places)",
+                "self._draw(states, new, begin, torch.zeros_like(places))",
                 (f"{USED_SLOT}[5-llama]",),
             ),
             Mutant(
@@ -329,8 +329,8 @@ ROLLOUTS = (
             Mutant(
                 "positions of packed rows do not restart",
                 PACKING,
-                "positions = sources % input_ids.shape[1]",
-                "positions = torch.arange(len(sources), device=device)",
+                "[sources], sources % size,",
+                "[sources], torch.arange(len(sources)),",
                 (f"{PACKED}[gpt2]",),
             ),
             Mutant(

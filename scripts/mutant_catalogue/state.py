@@ -196,8 +196,8 @@ STATE = (
             Mutant(
                 "PPO divides by the tokens of its own process",
                 "rollout/loader.py",
-                "self.total(float(rollout.mask[minibatch].sum()))",
-                "float(rollout.mask[minibatch].sum())",
+                "self.total(float(lengths[minibatch].sum()))",
+                "float(lengths[minibatch].sum())",
                 ("invariants/test_losses.py::test_a_minibatch_is_divided_by_the_tokens_of_all_processes",),
             ),
         ),

@@ -70,8 +70,8 @@ TEXT = (
             Mutant(
                 "the mask of responses comes from the pad id",
                 "rollout/native.py",
-                "[[1.0] * (length - n) + [0.0] * n for n in missing]",
-                "[[float(token != self.pad_id) for token in row] for row in tokens]",
+                "valid.float(),",
+                "(valid & (drawn.valid(drawn.tokens, valid, self.pad_id) != self.pad_id)).float(),",
                 ("invariants/test_padding_token.py::test_a_run_with_pad_as_eos_equals_one_without[ppo]",),
             ),
         ),

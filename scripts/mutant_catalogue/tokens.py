@@ -37,8 +37,8 @@ TOKENS = (
             Mutant(
                 "the EOS is not a token of the response",
                 NATIVE,
-                "[[1.0] * (length - n) + [0.0] * n for n in missing]",
-                "[[1.0] * (length - n - e) + [0.0] * (n + e) for n, e in zip(missing, ended, strict=True)]",
+                "torch.arange(length, device=device) < facts[0].unsqueeze(1)",
+                "torch.arange(length, device=device) < (facts[0] - facts[1]).unsqueeze(1)",
                 ("rollout/test_native.py::test_a_response_ends_with_its_first_eos_and_says_so",),
             ),
             Mutant(

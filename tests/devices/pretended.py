@@ -71,6 +71,7 @@ CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 COPIES = ("copy_", "copy", "_to_copy", "_foreach_copy_")
 INDEXED = ("index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_")
 SIZED = ("nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "bincount")
+SIZED += ("masked_scatter_backward",)
 # torch.use_deterministic_algorithms: those that raise on CUDA, and kthvalue and median, which do as well.
 ALWAYS_RANDOM = ("put_", "histc", "kthvalue", "median", "nll_loss2d_forward", "max_unpool2d", "max_unpool3d")
 

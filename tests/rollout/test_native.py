@@ -13,7 +13,8 @@ from rlhf_lightning.functional import token_logprobs
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rollout import Generation, NativeEngine, SamplingSettings, seeded_generator
-from rlhf_lightning.rollout.native import REFILL_AT, Row, alike, sample
+from rlhf_lightning.rollout.drawn import Row
+from rlhf_lightning.rollout.native import REFILL_AT, alike, sample
 from tests.tiny import FAMILIES, tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5]]

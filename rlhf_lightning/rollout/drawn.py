@@ -1,0 +1,56 @@
+"""What has been drawn: on the device, and as far as the host has read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Row:
+    """A prompt, and what the host knows of its response."""
+
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)  # those that it has read, up to the first EOS
+    ended: bool = False
+    number: int = 0  # among all rows
+    drawn: int = 0  # tokens, read or not
+
+    def read(self, token: int, eos_ids: frozenset[int]) -> None:
+        """The next of the drawn tokens, which counts unless an EOS came before it."""
+        if not self.ended:
+            self.tokens.append(token)
+            self.ended = token in eos_ids
+
+
+class Drawn:
+    """Tokens, their log-probabilities and values, each [B * T], on the device; what is not drawn yet is 0."""
+
+    def __init__(self, rows: list[Row], longest: int, device: torch.device, with_values: bool) -> None:
+        for number, row in enumerate(rows):
+            row.number = number
+        self.longest = longest
+        self.tokens = torch.zeros(len(rows) * longest, dtype=torch.long, device=device)
+        self.logprobs = torch.zeros(len(rows) * longest, dtype=torch.float32, device=device)
+        self.values = torch.zeros_like(self.logprobs) if with_values else None
+
+    def place(self, row: Row) -> int:
+        """Where the row's next token is put."""
+        return row.number * self.longest + row.drawn
+
+    def put(
+        self, rows: list[Row], places: Tensor, tokens: Tensor, logprobs: Tensor, values: Tensor | None = None
+    ) -> None:
+        """Store one token of each row, at its place."""
+        self.tokens.index_copy_(0, places, tokens)
+        self.logprobs.index_copy_(0, places, logprobs)
+        if self.values is not None and values is not None:
+            self.values.index_copy_(0, places, values)
+        for row in rows:
+            row.drawn += 1
+
+    def valid(self, drawn: Tensor, mask: Tensor, fill: float) -> Tensor:
+        """What was drawn as [B, T'], cut to the mask's columns and filled off the mask."""
+        return drawn.view(len(mask), self.longest)[:, : mask.shape[1]].masked_fill(~mask, fill)
