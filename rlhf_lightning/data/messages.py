@@ -28,6 +28,14 @@ _OWN_ARGUMENTS = (  # of `apply_chat_template`, not of a template
 )  # fmt: skip
 
 
+class Arguments(dict[str, Any]):
+    """The arguments of a tool call that were written as JSON text, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(json.loads(text or "{}"))
+        self.text = text
+
+
 def checked_text(name: str, value: Any) -> Text:
     """A string, or messages with `role` and `content`, without the fields that are None.
 
@@ -81,9 +89,9 @@ def _parsed_call(name: str, call: Any) -> Any:
         return {**call, "function": _parsed_call(name, call["function"])}
     if isinstance(call.get("arguments"), str):
         try:
-            arguments = json.loads(call["arguments"] or "{}")
-        except json.JSONDecodeError as error:
-            raise UserError(f"{name}: the arguments of a tool call are not JSON ({error.msg})") from error
+            arguments = Arguments(call["arguments"])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{name}: the arguments of a tool call are not a JSON object ({error})") from error
         return {**call, "arguments": arguments}
     return call
 
@@ -134,21 +142,36 @@ def keep_known(options: Options, template: str) -> Options:
 
 
 def spellings(messages: list[Message]) -> list[list[Message]]:
-    """The messages as they are, and with an empty content beside tool calls written in the other ways that there are.
+    """The messages as they are, and with their tool calls written in the other ways that there are.
 
-    Templates tell an absent content and an empty one apart, each in its own way, and may leave the calls out for one.
+    Templates tell an absent content and an empty one apart, each in its own way, and may leave the calls out for one;
+    most want arguments as an object, some as JSON text.
     """
-
-    def spelled(content: dict[str, str]) -> list[Message]:
-        return [
-            {**{field: value for field, value in message.items() if field != "content"}, **content}
-            if message.get("tool_calls") and not message.get("content")
-            else message
-            for message in messages
-        ]
-
-    ways = [messages, spelled({}), spelled({"content": ""})]
+    ways = [
+        [_respelled(message, content, as_text) if message.get("tool_calls") else message for message in messages]
+        for as_text in (False, True)
+        for content in (None, "absent", "empty")
+    ]
     return [way for i, way in enumerate(ways) if way not in ways[:i]]
+
+
+def _respelled(message: Message, content: str | None, as_text: bool) -> Message:
+    if content is not None and not message.get("content"):
+        message = {field: value for field, value in message.items() if field != "content"}
+        message |= {"content": ""} if content == "empty" else {}
+    return (
+        {**message, "tool_calls": [_arguments_as_text(call) for call in message["tool_calls"]]} if as_text else message
+    )
+
+
+def _arguments_as_text(call: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(call.get("function"), dict):
+        return {**call, "function": _arguments_as_text(call["function"])}
+    arguments = call.get("arguments")
+    if not isinstance(arguments, dict):
+        return call
+    written = arguments.text if isinstance(arguments, Arguments) else json.dumps(arguments, ensure_ascii=False)
+    return {**call, "arguments": written}
 
 
 def check_read(

@@ -153,13 +153,14 @@ def _render(tokenizer: Any, messages: list[Message], options: Options, **flags: 
     """What the template makes of the messages, and the messages as they were given to it."""
     checked = checked_text("messages", messages)
     assert not isinstance(checked, str)
-    ways = spellings(checked)
-    for way in ways[:-1]:
+    refused: UserError | None = None
+    for way in spellings(checked):
         try:
             return _rendered(tokenizer, way, options, **flags), way
-        except UserError:
-            continue
-    return _rendered(tokenizer, ways[-1], options, **flags), ways[-1]
+        except UserError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
 
 
 def _rendered(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> str:

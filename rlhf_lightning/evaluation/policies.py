@@ -198,4 +198,4 @@ def _rows_of_each(
 def _shown(row: PromptRow) -> str:
     """What the user said last, rather than the chat template's markup."""
     messages = row.columns.get("messages")
-    return str(messages[-1]["content"]) if messages else row.text
+    return str(messages[-1].get("content") or row.text) if messages else row.text

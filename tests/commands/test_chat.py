@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,8 @@ from rlhf_lightning.evaluation.sampling import sample_responses
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import SamplingSettings
 from tests.commands.runs import write_adapter, write_model
+from tests.subwords import subword_tokenizer
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,3 +192,32 @@ def test_a_model_that_is_neither_here_nor_on_the_hub_is_one_line(empty_folder):
     with pytest.raises(UserError, match=r"^model: no-such-model-anywhere cannot be loaded: ") as caught:
         chat.chat(compose_config("chat", ["model=no-such-model-anywhere"]))
     assert "\n" not in str(caught.value)
+
+
+def test_an_answer_is_the_text_that_continues_the_prompt_special_tokens_included(empty_folder, monkeypatch, capsys):
+    tokenizer = subword_tokenizer("prepend")
+    tiny_model(vocab_size=len(tokenizer)).save_pretrained(empty_folder / "model")
+    tokenizer.save_pretrained(empty_folder / "model")
+    conversation = Conversation(str(empty_folder / "model"))
+    drawn = tokenizer.convert_tokens_to_ids(["▁", "w", "ere", "<|im_start|>", "<0xE2>", "<0x82>", "<0xAC>", "</s>"])
+
+    def generate(ids: torch.Tensor, streamer: Any, **kwargs: object) -> torch.Tensor:
+        streamer.put(ids)
+        for token in drawn:
+            streamer.put(torch.tensor([token]))
+        streamer.end()
+        return torch.cat([ids, torch.tensor([drawn])], dim=1)
+
+    monkeypatch.setattr(conversation.model, "generate", generate)
+    assert conversation.answer("Tom") == "were<|im_start|>€"
+    assert capsys.readouterr().out == "were<|im_start|>€\n"
+
+
+def test_chat_tokens_that_the_model_has_no_embedding_of_are_one_line(empty_folder):
+    path = write_model(empty_folder / "model", chat=True)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>"]})
+    tokenizer.chat_template = "<|user|>" + tokenizer.chat_template
+    tokenizer.save_pretrained(path)
+    with pytest.raises(UserError, match=r"^model: the tokenizer's token '<\|user\|>' has the id"):
+        Conversation(str(path))

@@ -69,6 +69,16 @@ def test_tools_and_calls_are_rendered_as_the_template_does(
     assert shown(tool_tokenizer, messages) == shown(tool_tokenizer, messages, loss_on="all") == wanted + "</s>"
 
 
+@pytest.mark.parametrize("arguments", [{"zone": "utc"}, '{"zone":  "utc"}'])
+def test_arguments_are_text_for_a_template_that_wants_text(
+    tool_tokenizer: PreTrainedTokenizerFast, arguments: Any
+) -> None:
+    tool_tokenizer.chat_template = tool_tokenizer.chat_template.replace("arguments | tojson", "arguments + ''")
+    said = {"role": "assistant", "tool_calls": [{"function": {"name": "clock", "arguments": arguments}}]}
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    assert f"clock {text}<|im_end|>" in shown(tool_tokenizer, {"prompt": [user("a")], "completion": [said]})
+
+
 def test_settings_of_the_template_change_prompts(tool_tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [
         {"prompt": [user("a")], "chat_template_kwargs": {"think": False}},

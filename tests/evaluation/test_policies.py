@@ -158,3 +158,14 @@ def test_mistakes_are_named(folders, prompts_file, tmp_path):
         evaluate_policies(folders, prompts_file, "sft", reference=other)
     with pytest.raises(UserError, match="gold: returned 1 scores for 3"):
         evaluate_policies(folders, prompts_file, "sft", gold=lambda prompts, responses, **columns: [1.0])
+
+
+def test_prompts_that_a_policy_cannot_read_are_one_line(folders, prompts_file):
+    with pytest.raises(UserError, match=r"max_new_tokens: found 5000, the longest prompt has 3 tokens, and the model"):
+        evaluate_policies(folders, prompts_file, "sft", max_new_tokens=5000)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folders["sft"])
+    tokenizer.add_tokens(["new"])
+    tokenizer.save_pretrained(folders["sft"])
+    prompts_file.write_text('{"prompt": "a new"}\n')
+    with pytest.raises(UserError, match=r"policies: the tokenizer's token 'new' has the id 7"):
+        evaluate_policies({"sft": folders["sft"]}, prompts_file, "sft")
