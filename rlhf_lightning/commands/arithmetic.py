@@ -57,10 +57,9 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
     accumulate = trainer.get("accumulate_grad_batches", 1)
     minibatches, passes = algorithm["num_minibatches"], algorithm["ppo_epochs"]
     steps = passes * minibatches
-    iterations = _limited(trainer, trainer.get("max_epochs") or 0, steps)
-    return {
+    iterations = _epochs(trainer, steps)
+    counts = {
         "processes": world,
-        "iterations": iterations,
         "prompts per iteration": responses,
         "responses per iteration": responses,
         "passes over a rollout": passes,
@@ -69,6 +68,12 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
         "micro-batches per minibatch and process": accumulate,
         "responses per micro-batch": responses // world // minibatches // accumulate,
         "optimiser steps per iteration": steps,
+    }
+    if iterations is None:
+        return counts
+    return {
+        "iterations": iterations,
+        **counts,
         "responses in total": responses * iterations,
         "optimiser steps in total": _steps(trainer, steps * iterations),
     }
@@ -92,14 +97,16 @@ def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
         return counts
     if data.get("val") is None:
         rows -= int(rows * data.get("val_fraction", 0.0))
-    steps = math.ceil(math.ceil(rows / rows_per_batch) / accumulate)
-    epochs = _limited(trainer, trainer.get("max_epochs") or 0, steps)
+    batches = _batches(trainer, math.ceil(rows / rows_per_batch))
+    steps = math.ceil(batches / accumulate)
+    counts |= {"rows": rows, "optimiser steps per epoch": steps}
+    epochs = _epochs(trainer, steps)
+    if epochs is None:
+        return counts
     return {
         **counts,
-        "rows": rows,
         "epochs": epochs,
-        "optimiser steps per epoch": steps,
-        "rows in total": rows * epochs,
+        "rows in total": min(rows, batches * rows_per_batch) * epochs,
         "optimiser steps in total": _steps(trainer, steps * epochs),
     }
 
@@ -125,6 +132,8 @@ def explain(config: Mapping[str, Any]) -> str:
         lines.append(f"  {name:<{width}}  {value:>10,}  {key}{note if name == 'processes' else ''}".rstrip())
     if "rows" not in counts and not is_ppo(config):
         lines.append(f"  rows of {config['data'].get('train')} are known when it is read; totals follow from them")
+    elif "optimiser steps in total" not in counts:
+        lines.append("  there is no end: trainer.max_epochs=-1")
     return "\n".join(lines)
 
 
@@ -144,13 +153,23 @@ _KEYS = {
 }
 
 
-def _limited(trainer: Mapping[str, Any], epochs: int, steps_per_epoch: int) -> int:
-    """Epochs that `trainer.max_steps` leaves, the last one perhaps in part."""
+def _batches(trainer: Mapping[str, Any], batches: int) -> int:
+    """Batches of an epoch that the trainer takes."""
+    fast = trainer.get("fast_dev_run") or 0
+    limit = int(fast) if fast else trainer.get("overfit_batches") or trainer.get("limit_train_batches")
+    if limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def _epochs(trainer: Mapping[str, Any], steps_per_epoch: int) -> int | None:
+    """Epochs that `trainer.max_steps` leaves, the last one perhaps in part; None where there is no end."""
+    epochs = 1 if trainer.get("fast_dev_run") else trainer.get("max_epochs") or 0
     limit = trainer.get("max_steps", -1)
     if limit is None or limit < 0:
-        return epochs
-    reached = math.ceil(limit / steps_per_epoch)
-    return reached if epochs <= 0 else min(epochs, reached)
+        return epochs if epochs >= 0 else None
+    reached = math.ceil(limit / max(steps_per_epoch, 1))
+    return reached if epochs < 0 else min(epochs, reached)
 
 
 def _steps(trainer: Mapping[str, Any], steps: int) -> int:

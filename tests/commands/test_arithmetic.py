@@ -42,16 +42,49 @@ def test_max_steps_ends_ppo_early():
     assert counts["optimiser steps in total"] == 100
 
 
+def test_without_an_end_there_are_no_totals(rows):
+    for counts in (ppo_arithmetic(ppo(max_epochs=-1)), supervised_arithmetic(supervised(rows, max_epochs=-1))):
+        assert counts["processes"] > 0
+        assert not {"iterations", "epochs", "optimiser steps in total"} & set(counts)
+        assert all(count > 0 for count in counts.values())
+    assert "there is no end: trainer.max_epochs=-1" in explain(ppo(max_epochs=-1))
+    assert ppo_arithmetic(ppo(max_epochs=-1, max_steps=100))["optimiser steps in total"] == 100
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps", "total"),
+    [
+        ({"limit_train_batches": 5}, 3, 120),
+        ({"limit_train_batches": 500}, 7, 300),
+        ({"limit_train_batches": 0.5}, 3, 144),
+        ({"limit_train_batches": 1.0}, 7, 300),
+        ({"overfit_batches": 2, "limit_train_batches": 5}, 1, 48),
+        ({"fast_dev_run": True}, 1, 8),
+        ({"fast_dev_run": 3}, 2, 24),
+    ],
+)
+def test_batches_that_the_trainer_leaves_out_are_not_counted(rows, limit, steps, total):
+    """Of 13 batches, two to a step, in 3 epochs (a fast_dev_run has one)."""
+    counts = supervised_arithmetic(supervised(rows, **limit))
+    assert counts["optimiser steps per epoch"] == steps
+    assert counts["rows in total"] == total
+
+
 def test_responses_that_do_not_divide_are_refused_with_sizes_that_do():
     with pytest.raises(ValueError, match=r"rollout.batch_size: found 64; .* = 24, such as 48 or 72"):
         ppo_arithmetic(ppo(accumulate_grad_batches=3))
 
 
-def supervised(train: str, **data) -> dict:
+TRAINER = {"max_epochs", "limit_train_batches", "overfit_batches", "fast_dev_run"}
+
+
+def supervised(train: str, **settings) -> dict:
+    limits = {name: value for name, value in settings.items() if name in TRAINER}
+    data = {name: value for name, value in settings.items() if name not in TRAINER}
     return {
         "name": "sft",
         "algorithm": {},
-        "trainer": {"devices": 2, "max_epochs": 3, "accumulate_grad_batches": 2},
+        "trainer": {"devices": 2, "max_epochs": 3, "accumulate_grad_batches": 2, **limits},
         "data": {"train": train, "batch_size": 4, **data},
     }
 
