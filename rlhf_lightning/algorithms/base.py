@@ -155,7 +155,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
-        self.rate = torch.tensor(optimizer.param_groups[0]["lr"], dtype=torch.float32)
+        self.rate = torch.tensor(float(optimizer.param_groups[0]["lr"]), dtype=torch.float32)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 
@@ -224,7 +224,8 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         return stepped and self._logs_this_step()
 
     def _logs_this_step(self) -> bool:
-        return self.global_step % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return every > 0 and self.global_step % every == 0
 
     def pending_metrics(self) -> dict[str, float]:
         """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""

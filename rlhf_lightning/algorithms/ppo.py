@@ -352,7 +352,7 @@ class PPOModule(AlignmentModule):
         """Mean negative log-likelihood of the PPO-ptx rows; every micro-batch of a step carries the same rows."""
         assert batch.pretraining is not None
         rows = batch.pretraining
-        return -predict_tokens(self.policy, rows.input_ids, rows.labels != -100).logprobs.mean()
+        return -predict_tokens(self.policy, rows.input_ids, rows.labels != -100).logprobs.sum() / rows.denominator
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """PPO logs once an iteration, at the epoch's end."""

@@ -42,9 +42,14 @@ class PretrainingMix:
             self.rows, self.pad_id, self.seed = module.train_rows, pad_id(tokenizer), seed
 
     def batch(self, step: int, rank: int, world_size: int) -> SequenceBatch | None:
-        """The rows of optimiser step `step`, a function of (seed, step, rank)."""
+        """The rows of optimiser step `step`, a function of (seed, step, rank).
+
+        Their denominator is the step's tokens over the processes, whose mean is then one over all tokens.
+        """
         if not self.coef:
             return None
         count = self.batch_size * world_size
-        picked = endless_order(len(self.rows), step * count, count, "ptx", self.seed)[rank::world_size]
-        return collate_sequences([self.rows[i] for i in picked], self.pad_id)
+        picked = [self.rows[i] for i in endless_order(len(self.rows), step * count, count, "ptx", self.seed)]
+        batch = collate_sequences(picked[rank::world_size], self.pad_id)
+        batch.denominator = sum(row.weight for row in picked) / world_size
+        return batch

@@ -41,8 +41,9 @@ class RunningMoments:
 
     @property
     def std(self) -> float:
-        """Population standard deviation; 1 before there is any spread."""
-        return (self.m2 / self.count) ** 0.5 if self.m2 > 0 else 1.0
+        """Population standard deviation; 1 before there is any spread beyond the rounding of float32."""
+        std = (self.m2 / self.count) ** 0.5 if self.m2 > 0 else 0.0
+        return std if std > 1e-6 * abs(self.mean) else 1.0
 
     def state_dict(self) -> dict[str, float]:
         return {"count": self.count, "mean": self.mean, "m2": self.m2}

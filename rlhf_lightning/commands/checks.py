@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.arithmetic import check_arithmetic
-from rlhf_lightning.commands.combinations import check_dpo_combinations, check_ppo_combinations, check_schedule
+from rlhf_lightning.commands.combinations import (
+    check_dpo_combinations,
+    check_ppo_combinations,
+    check_schedule,
+    check_validation_interval,
+)
 from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError
 
@@ -59,6 +64,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
     check_schedule(config)
+    check_validation_interval(config["trainer"])
     if config["model"].get("quantization") and not config["model"].get("adapter"):
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if config.get("reward"):

@@ -83,6 +83,17 @@ def check_dpo_combinations(algorithm: Mapping[str, Any]) -> None:
         )
 
 
+def check_validation_interval(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError for a share of an epoch where validations are counted over epochs."""
+    every = trainer.get("val_check_interval")
+    over_epochs = trainer.get("check_val_every_n_epoch", 1) is None
+    if over_epochs and not isinstance(every, int):
+        raise UserError(
+            f"trainer.val_check_interval: found {'null' if every is None else every}, but "
+            "trainer.check_val_every_n_epoch=null counts batches over epochs; give a whole number of batches"
+        )
+
+
 def check_schedule(config: Mapping[str, Any]) -> None:
     """Raise UserError for a schedule that ends where the run ends, and a run without an end."""
     scheduler, trainer = config.get("scheduler") or {}, config["trainer"]

@@ -14,6 +14,7 @@ from rlhf_lightning.data import preparation
 from rlhf_lightning.data.batches import PreferenceBatch, PromptRow
 from rlhf_lightning.data.collation import collate_preferences, collate_sequences
 from rlhf_lightning.data.files import without_none
+from rlhf_lightning.data.limits import check_validation_batches, training_batches
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.preparation import LOSS_ON, Numbered
 from rlhf_lightning.data.reading import read_records
@@ -103,20 +104,22 @@ class RowDataModule(LightningDataModule):
     def _loader(
         self, split: str, collate: Any, batch_size: int, weights: Sequence[float], shuffle: bool = False
     ) -> BatchLoader:
-        trainer, rows = self.trainer, self._rows[split]
+        trainer: Any = self.trainer
+        rows = self._rows[split]
         world_size = trainer.world_size if trainer else 1
         batches = None
+        whole = -(-len(rows) // (batch_size * world_size))
         if trainer and shuffle:
-            limit = trainer.limit_train_batches
-            whole = -(-len(rows) // (batch_size * world_size))
-            batches = limit if isinstance(limit, int) else int(whole * limit)
+            batches = training_batches(trainer, whole, validates="val" in self._rows)
+        elif trainer:
+            check_validation_batches(trainer, whole)
         return BatchLoader(
             rows,
             partial(collate, pad_id=pad_id(self.tokenizer)),
             batch_size,
             weights=weights,
             seed=self.seed,
-            shuffle=shuffle,
+            shuffle=shuffle and not (trainer and trainer.overfit_batches),  # the same batches in every epoch
             rank=trainer.global_rank if trainer else 0,
             world_size=world_size,
             accumulate=trainer.accumulate_grad_batches if trainer and shuffle else 1,

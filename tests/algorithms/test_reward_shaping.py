@@ -24,6 +24,16 @@ def test_constant_scores_do_not_divide_by_zero() -> None:
     assert shaped.tolist() == [0.0] * 4
 
 
+def test_scores_that_differ_by_rounding_are_constant() -> None:
+    """0.1 + 0.2 beside 0.3 would otherwise be scores of -1 and 1."""
+    scores = torch.tensor([0.3, 0.3, 0.3, 0.3]) + torch.tensor([0.0, 3e-8, 0.0, -3e-8])
+    assert scores.std() > 0
+    moments = RunningMoments()
+    moments.update(scores)
+    shaped = shape_scores(scores, torch.ones(4).bool(), RewardShaping(normalize=True), moments)
+    assert shaped.abs().max() < 1e-6
+
+
 def test_normalise_then_clip_then_charge_for_a_missing_eos() -> None:
     moments = RunningMoments()
     moments.load_state_dict({"count": 2.0, "mean": 1.0, "m2": 8.0})  # std 2

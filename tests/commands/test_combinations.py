@@ -45,6 +45,12 @@ def test_a_setting_of_ppo_that_would_do_nothing_is_refused(overrides: str, expec
     assert expected in complaint(f"experiment=ppo_demo {overrides}")
 
 
+@pytest.mark.parametrize(("interval", "shown"), [("null", "null"), ("0.5", "0.5")])
+def test_validations_counted_over_epochs_are_counted_in_batches(interval: str, shown: str) -> None:
+    trainer = f"trainer.check_val_every_n_epoch=null trainer.val_check_interval={interval}"
+    assert f"trainer.val_check_interval: found {shown}, but" in complaint(f"experiment=sft_demo {trainer}")
+
+
 @pytest.mark.parametrize("loss_type", ["hinge", "ipo"])
 def test_label_smoothing_is_refused_by_losses_without_it(loss_type: str) -> None:
     found = complaint(f"experiment=dpo_demo algorithm.loss_type={loss_type} algorithm.label_smoothing=0.1")
@@ -61,6 +67,7 @@ def test_label_smoothing_is_refused_by_losses_without_it(loss_type: str) -> None
         "experiment=ppo_demo trainer.max_epochs=-1 scheduler=constant",
         "experiment=dpo_demo algorithm.label_smoothing=0.1",
         "experiment=sft_demo trainer.max_epochs=-1 trainer.max_steps=100 trainer.limit_train_batches=3",
+        "experiment=sft_demo trainer.check_val_every_n_epoch=null trainer.val_check_interval=50",
     ],
 )
 def test_what_has_an_effect_is_taken(overrides: str) -> None:
