@@ -32,6 +32,7 @@ class Train(TypedDict, total=False):
 
     name: Name | None
     seed: Required[Annotated[int, Field(ge=0, le=2**32 - 1)]]
+    matmul_precision: Literal["highest", "high", "medium"]
     run_dir: Text | None
     ckpt: Text | None
     resume_anyway: bool

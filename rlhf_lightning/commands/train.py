@@ -43,6 +43,8 @@ from rlhf_lightning.commands.tracking import (
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import Terminated
 
+HIGHEST = "highest"  # torch's default of `matmul_precision`
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -100,10 +102,24 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
 def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResult:
     """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
 
+    Nothing of the run stays in memory: the next stage, or the evaluation, loads networks of its own.
+
     Args:
         config: a checked training config.
         parent_run_id: MLflow's id of the pipeline that this run belongs to.
     """
+    result = _run(config, parent_run_id)
+
+    import torch
+
+    from rlhf_lightning.models.release import release_memory
+
+    torch.set_float32_matmul_precision(HIGHEST)
+    release_memory()
+    return result
+
+
+def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     started = time.monotonic()
     checkpoint = find_checkpoint(config)
     if checkpoint is not None:
@@ -113,6 +129,7 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
 
     import lightning
+    import torch
 
     from rlhf_lightning.commands.build import build, build_datamodule, build_module, build_trainer
     from rlhf_lightning.models import load_tokenizer
@@ -122,6 +139,7 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
         if checkpoint is None:
             begin_run(run_dir)
     build(config.get("prepare"), "prepare")
+    torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
     module = build_module(config, tokenizer)

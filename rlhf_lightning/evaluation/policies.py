@@ -17,6 +17,7 @@ from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.release import release_memory
 from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import SamplingSettings
 
@@ -77,6 +78,7 @@ def evaluate_policies(
         scores[name] = {
             key: score_responses(key, scorer, tokenizer, rows[name], sampled[name]) for key, scorer in scorers.items()
         }
+        release_memory()  # the next policy is loaded
 
     metrics = {}
     for name in policies:

@@ -20,8 +20,9 @@ from rlhf_lightning.models.adapters import (
     load_beside,
 )
 from rlhf_lightning.models.forward import bare_model, predict_tokens, right_padded, scatter_tokens, states_before
-from rlhf_lightning.models.loading import disable_dropout, fingerprint, freeze
+from rlhf_lightning.models.loading import disable_dropout, freeze
 from rlhf_lightning.models.precision import KeepsTypes, match_types, without_autocast
+from rlhf_lightning.models.remembered_hash import RememberedHash
 from rlhf_lightning.models.reward_model import last_hidden
 from rlhf_lightning.models.value_head import ValueHead
 
@@ -101,6 +102,7 @@ class Reference:
         self._policy, self._model = policy, policy if self.shared else freeze(load_copy())
         if self.shared and not self.adapters_off:
             copy_adapter(policy, REFERENCE)
+        self._hash = RememberedHash()
 
     @contextlib.contextmanager
     def model(self, like: Tensor) -> Iterator[nn.Module]:
@@ -118,7 +120,8 @@ class Reference:
     def fingerprint(self) -> str:
         """Hash of the reference's weights; it must never change, within a run or across a resume."""
         if not self.shared:
-            return fingerprint(self._model)
+            match_types(self._model, self._policy)  # as it is when it is used
+            return self._hash.of(self._model)
         frozen = nn.ParameterDict(
             {
                 name.replace(".", "/"): p
@@ -126,7 +129,7 @@ class Reference:
                 if not p.requires_grad and f".{REWARD}." not in name
             }
         )
-        return fingerprint(frozen)
+        return self._hash.of(frozen)
 
 
 class SharedRewardModel:

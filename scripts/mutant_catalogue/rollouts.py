@@ -248,6 +248,16 @@ ROLLOUTS = (
                 ),
             ),
             Mutant(
+                "a reference that has moved keeps the hash it had",
+                "models/remembered_hash.py",
+                "_of_any_process(network, marks != self._marks)",
+                "_of_any_process(network, not self._hash)",
+                (
+                    "models/test_roles.py::test_the_reference_hash_ignores_training_and_sees_tampering",
+                    "models/test_remembered_hash.py::test_one_number_written_in_place_is_seen",
+                ),
+            ),
+            Mutant(
                 "a resume accepts another reference",
                 PPO,
                 'if self.reference.fingerprint() != state["reference"]:',

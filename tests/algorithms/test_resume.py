@@ -71,3 +71,9 @@ def test_a_tampered_key_of_a_ppo_checkpoint_is_noticed(key: str, tmp_path: Path)
         module = train("ppo", tmp_path, {"every_n_epochs": 99}, {"max_epochs": 2}, str(path))
         restored = getattr(module, key).state_dict()
         assert restored == state["ppo"][key]
+
+
+def test_a_reference_in_half_precision_is_known_again(tmp_path: Path) -> None:
+    half = {"precision": "bf16-true"}
+    train("ppo", tmp_path, {"every_n_epochs": 1}, {"max_epochs": 1, **half})
+    train("ppo", tmp_path, {"every_n_epochs": 99}, {"max_epochs": 2, **half}, str(tmp_path / "checkpoints/cut.ckpt"))
