@@ -128,7 +128,8 @@ def random_llama(size: Llama, device: str) -> Any:
     )
     torch.manual_seed(0)
     with torch.device(device):
-        return LlamaForCausalLM(config).to(torch.float32 if size.width < 2048 else torch.bfloat16)
+        network = LlamaForCausalLM(config).to(torch.float32 if size.width < 2048 else torch.bfloat16)
+    return network.cpu()
 
 
 def words(generator: random.Random, count: int) -> str:

@@ -9,7 +9,7 @@ import torch
 from gpu_checks.agreement import one_step
 from gpu_checks.comparing import distance, median_seconds
 from gpu_checks.findings import Finding, holds
-from gpu_checks.resume import config_for, weights
+from gpu_checks.resume import config_for, equal, weights
 from gpu_checks.runs import small_rows
 from gpu_checks.setting import Setting
 from rlhf_lightning.commands.train import run
@@ -25,8 +25,7 @@ def check(setting: Setting) -> Iterator[Finding]:
         run(config)
         ends.append(weights(config))
     torch.use_deterministic_algorithms(False)
-    same = all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-    yield holds("trainer.deterministic=true: PPO runs, twice with the same end", same)
+    yield holds("trainer.deterministic=true: PPO runs, twice with the same end", equal(*ends))
     yield from tf32(setting)
 
 
