@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.checks import check_reward, missing_locally
+from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, write_summary
@@ -25,6 +26,7 @@ def main() -> None:
 def check(config: Mapping[str, Any]) -> None:
     """Everything that can be known to be wrong without importing torch."""
     validate(config, Evaluate)
+    check_samples(config)
     policies = config["policies"]
     if not policies:
         raise UserError("policies: none given; allowed: {name: folder, ...}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
 from rlhf_lightning.commands.checks import check_inputs
+from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
@@ -48,6 +49,7 @@ def _main() -> None:
     if pipeline["stages"] == MISSING:
         raise UserError(f"pipeline: missing; give pipeline={' | '.join(options('pipeline', arguments.config_dir))}")
     validate(pipeline, Pipeline)
+    _check_evaluation(pipeline["evaluation"], own)
     run_dir = choose_run_dir(pipeline)
     stages = compose_stages(pipeline, run_dir, of_stages, arguments.config_dir)
     check_pipeline(pipeline, run_dir, stages)
@@ -80,6 +82,14 @@ def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[
         for name in evaluation["policies"] or []:
             _check_name("evaluation.policies", name, names)
         _check_name("evaluation.proxy", evaluation["proxy"], names)
+
+
+def _check_evaluation(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise UserError for settings of an evaluation that will not be, or that contradict each other."""
+    check_samples(settings, "evaluation.")
+    given = [each for each in overrides if each.lstrip("+").startswith("evaluation.")]
+    if settings["prompts"] is None and given and not given[0].startswith("evaluation.prompts"):
+        raise UserError(f"{given[0]}: nothing is evaluated; give evaluation.prompts, or leave it out")
 
 
 def _check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:

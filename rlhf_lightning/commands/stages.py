@@ -75,6 +75,16 @@ def compose_stages(
             if stage.get(key) is not None and stage[key] not in names[:i]:
                 allowed = ", ".join(names[:i]) or "none, this is the first"
                 raise UserError(f'stages.{name}.{key}: found "{stage[key]}"; allowed: an earlier stage ({allowed})')
+        given = [
+            *(stage.get("overrides") or {}),
+            *(re.split("=", each)[0].lstrip("+") for each in of_stages.get(name, [])),
+        ]
+        for key, model in (("model_from", "model.path"), ("reward_from", "reward.model")):
+            if stage.get(key) and model in given:
+                raise UserError(
+                    f"stages.{name}.{model}: the stage takes the model of {key}={stage[key]}; set one of the two "
+                    f"(stages.{name}.{key}=null)"
+                )
         overrides = _overrides(name, stage, pipeline, run_dir) + list(of_stages.get(name, []))
         with keys_under(f"stages.{name}."):
             config = compose_config("train", overrides, config_dir)

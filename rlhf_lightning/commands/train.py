@@ -13,6 +13,7 @@ from typing import Any
 
 from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
+from rlhf_lightning.commands.effects import check_effects
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
@@ -97,6 +98,7 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
     validate(config, Train, prefix)
     with keys_under(prefix):
         check_sections(config)
+        check_effects(config)
 
 
 def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResult:
