@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import pickletools
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -133,18 +134,68 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
 
 
 def what_is_broken(path: Path) -> str | None:
-    """Why a checkpoint cannot be resumed from, or None if it is complete.
+    """Why a checkpoint cannot be read, or None if it is complete.
 
-    With a manifest, its size and hash must be an entry's. Without one (another tool's, a sharded folder) it must look
-    whole: a file by its zip directory, which torch writes last; a folder by the index that is written last.
+    With a manifest, its size and hash must be an entry's. Without one (another tool's, a folder) it must look whole: a
+    file by its zip directory, which torch writes last; a folder as `_what_a_folder_lacks` says.
     """
     if path.is_dir():
-        return None if (path / ".metadata").is_file() else "the folder has no .metadata, its index"
+        return _what_a_folder_lacks(path)
     if not path.is_file():
         return "it does not exist"
     if manifest_of(path).exists():
         return _differs_from_manifest(path)
     return None if zipfile.is_zipfile(path) else "it has no manifest and is not a whole zip archive, as torch writes it"
+
+
+def why_not_resumed(path: Path) -> str | None:
+    """Why no run resumes exactly from a checkpoint that is whole, as its manifest says."""
+    size = path.stat().st_size if path.is_file() else None
+    entries = [entry for entry in read_manifest(path) if size in (None, entry.get("size"))]
+    reason = entries[0].get("cannot_resume") if entries else None
+    return None if reason is None else str(reason)
+
+
+def _what_a_folder_lacks(path: Path) -> str | None:
+    """Why a checkpoint of several files is not complete.
+
+    A distributed one (FSDP) has its index `.metadata` and Lightning's `meta.pt`, both written last. DeepSpeed's names
+    the folder of its files in `latest`: the states of the model, and of the optimiser a part for every process.
+    """
+    if (path / "latest").is_file():
+        return _what_deepspeed_lacks(path / (path / "latest").read_text(encoding="utf-8").strip())
+    if not (path / ".metadata").is_file():
+        return "the folder has neither .metadata, the index of FSDP's checkpoints, nor latest, DeepSpeed's"
+    if not list(path.glob("*.distcp")):
+        return "the folder has no *.distcp files, which hold the states"
+    return (
+        None if zipfile.is_zipfile(path / "meta.pt") else "the folder has no whole meta.pt, which Lightning writes last"
+    )
+
+
+def _what_deepspeed_lacks(path: Path) -> str | None:
+    states = sorted(path.glob("*_states.pt"))
+    models = [file for file in states if file.name.endswith("model_states.pt")]
+    parts = [file for file in states if file.name.endswith("optim_states.pt")]
+    if not models:
+        return f"the folder has no model states in {path.name}/"
+    for file in states:
+        if not zipfile.is_zipfile(file):
+            return f"{path.name}/{file.name} is not whole"
+    processes = max(_processes(models[0]), len([file for file in models if "zero_pp_rank" in file.name]))
+    if parts and len(parts) < processes:
+        return f"{path.name}/ has optimiser states of {len(parts)} of {processes} processes"
+    return None
+
+
+def _processes(states: Path) -> int:
+    """`dp_world_size` in a file of torch's, read without torch and without running what it says."""
+    with zipfile.ZipFile(states) as archive:
+        name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
+        operations = list(pickletools.genops(archive.read(name))) if name else []
+    key = next((i for i, (_, value, _) in enumerate(operations) if value == "dp_world_size"), len(operations))
+    numbers = [int(str(value)) for operation, value, _ in operations[key:] if operation.name.startswith("BININT")]
+    return numbers[0] if numbers else 0
 
 
 def _differs_from_manifest(path: Path) -> str | None:

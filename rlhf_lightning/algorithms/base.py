@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -18,6 +19,7 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
+from rlhf_lightning.algorithms.resume_points import interrupted, mark
 from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
@@ -238,8 +240,13 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         """Log the means over the validation set."""
         self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
 
+    def interrupted(self) -> str | None:
+        """What the run is in the middle of, where a checkpoint cannot be resumed from exactly; None elsewhere."""
+        return interrupted(self.trainer)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
+        mark(checkpoint, self.interrupted())
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         unlogged = [] if self._logs_this_step() else self._unlogged()
@@ -249,7 +256,13 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         checkpoint["recorded_maxima"] = of_every_process(on_host(maxima))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was recorded since it was last logged."""
+        """Restore what was recorded since it was last logged.
+
+        Raises:
+            UserError: the checkpoint is one from which a run does not resume exactly.
+        """
+        if (reason := checkpoint.get("cannot_resume")) and self.trainer.state.fn == TrainerFn.FITTING:
+            raise UserError(f"ckpt: {reason}; resume from another one (ckpt=last finds the newest that is whole)")
         for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():
             self._metric(name).restore(sums)
         for name, value in (of_this_process(checkpoint.get("recorded_maxima", [])) or {}).items():

@@ -22,6 +22,7 @@ from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engi
 from rlhf_lightning.algorithms.part_gradients import PartGradients
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
+from rlhf_lightning.algorithms.resume_points import at_epoch_start
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
 from rlhf_lightning.algorithms.row_limits import check_rows, check_sequences
 from rlhf_lightning.algorithms.schedule import go_to, scheduled_step, steps_per_iteration
@@ -129,7 +130,7 @@ class PPOModule(AlignmentModule):
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
         self.last_samples: list[dict[str, Any]] = []
-        self._stop_updates = False
+        self._stop_updates = self._collected = False
         self._first_step = 0  # of this iteration
         self._part_gradients = PartGradients()
         self._iteration: dict[str, Tensor] = {}
@@ -197,7 +198,7 @@ class PPOModule(AlignmentModule):
         check_sequences(self, self.policy, self.ptx.rows, "algorithm.ptx.max_length")
         steps = self.ppo_epochs * self.num_minibatches
         return RolloutLoader(
-            self.collect,
+            self._begin_iteration,
             order=lambda: seeded_generator("cpu", "minibatches", self.seed, self.current_epoch, self.global_rank),
             batch_size=self.rollout.batch_size,
             ppo_epochs=self.ppo_epochs,
@@ -209,6 +210,16 @@ class PPOModule(AlignmentModule):
                 self.current_epoch * steps + step, self.global_rank, self.trainer.world_size
             ),
         )
+
+    def _begin_iteration(self) -> Rollout:
+        self._collected = True
+        return self.collect()
+
+    def interrupted(self) -> str | None:
+        """An iteration, from its rollout to the KL controller's reaction to it."""
+        if self._collected:
+            return "an iteration, whose rollout a resumed run would collect again with other weights"
+        return at_epoch_start(self.trainer)
 
     # ---- collection: everything here runs without gradients, once an iteration
 
@@ -382,6 +393,7 @@ class PPOModule(AlignmentModule):
         self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         episodes = self.rollout.batch_size * self.trainer.world_size
         self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)
+        self._collected = not self.iteration_ended  # one that trainer.max_steps has cut short stays unfinished
 
     def pending_metrics(self) -> dict[str, float]:
         """Those of the iteration that has just ended."""

@@ -25,7 +25,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        facts = {key: checkpoint[key] for key in ("epoch", "global_step") if key in checkpoint}
+        facts = {key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint}
         save_with_manifest(target, lambda file: torch.save(checkpoint, file), **facts)
 
     def remove_checkpoint(self, path: str | Path) -> None:

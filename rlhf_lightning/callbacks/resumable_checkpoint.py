@@ -74,6 +74,11 @@ class ResumableCheckpoint(ModelCheckpoint):
         n = self.every_n_epochs or 0
         return n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        ask: Any = getattr(pl_module, "interrupted", lambda: None)
+        if ask() is None:  # else it would put a checkpoint that no run resumes from in the place of the last good one
+            super().on_exception(trainer, pl_module, exception)
+
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         metrics = self._monitor_candidates(trainer)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_history, log_parameters
-from rlhf_lightning.commands.ranks import first_process
+from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
 from rlhf_lightning.errors import UserError
@@ -99,15 +99,23 @@ def build_trainer(
 
 
 def _plugins(chosen: Any) -> list[Any]:
-    """The user's own, and ours that writes checkpoints, unless one of theirs does."""
-    from lightning.fabric.plugins import CheckpointIO
+    """The user's own, and, where theirs do not, ours that write checkpoints and keep Lightning from requeueing jobs.
+
+    Its handler would save wherever the run is; `StopOnSigterm` saves where a run resumes exactly.
+    """
+    from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     from rlhf_lightning.callbacks import DurableCheckpointIO
 
     listed = [] if chosen is None else chosen if isinstance(chosen, list) else [chosen]
     plugins = [build(each, "trainer.plugins") if isinstance(each, Mapping) else each for each in listed]
-    has_own = any(isinstance(plugin, CheckpointIO) for plugin in plugins)
-    return plugins if has_own else [*plugins, DurableCheckpointIO()]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(DurableCheckpointIO())
+    chosen_by_user = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
+    if under_srun() and not chosen_by_user and not TorchElasticEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    return plugins
 
 
 def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None) -> Any:

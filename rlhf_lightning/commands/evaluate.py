@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.checks import check_reward, missing_locally
-from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.commands.schema import Evaluate

@@ -10,9 +10,9 @@ from typing import Any
 
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
 from rlhf_lightning.commands.checks import check_inputs
-from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (

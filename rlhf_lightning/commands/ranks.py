@@ -28,11 +28,27 @@ def started_from_outside() -> bool:
     return size > 1 or rank > 0 or _number("LOCAL_RANK") > 0 or says_node
 
 
+def under_srun() -> bool:
+    """Whether SLURM has started this process; in an interactive allocation the variables are of the shell."""
+    return bool(os.environ.get("SLURM_NTASKS")) and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def slurm_job() -> str:
+    """The SLURM job that this is, by a name that it keeps when it is queued again; empty outside of one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def queued_again() -> bool:
+    """Whether this SLURM job has run before."""
+    return bool(slurm_job()) and _number("SLURM_RESTART_COUNT") > 0
+
+
 def _place() -> tuple[int, int]:
     """Rank and number of the processes that the launcher has started; of Lightning's own, rank and number of nodes."""
     if os.environ.get("RANK"):
         return _number("RANK"), _number("WORLD_SIZE", 1)
-    if os.environ.get("SLURM_NTASKS") and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+    if under_srun():
         return _number("SLURM_PROCID"), _number("SLURM_NTASKS", 1)
     if os.environ.keys() >= _LSF:
         return _number("JSM_NAMESPACE_RANK"), _number("JSM_NAMESPACE_SIZE", 1)

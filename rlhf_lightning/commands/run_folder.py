@@ -12,9 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lightning.commands.ranks import first_process, started_from_outside
+from rlhf_lightning.commands.ranks import first_process, queued_again, slurm_job, started_from_outside, under_srun
 from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.durable import manifest_of, what_is_broken, write_text_durably
+from rlhf_lightning.durable import manifest_of, what_is_broken, why_not_resumed, write_text_durably
 from rlhf_lightning.errors import UserError
 
 # Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
@@ -64,8 +64,9 @@ def _new_folder(parent: Path) -> Path:
 
 def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """The folder of the run that saved a checkpoint: its run goes on there."""
-    folder = checkpoint.absolute().parents[1]
-    return folder if (folder / "config.yaml").is_file() else None
+    above = checkpoint.absolute().parents
+    # Lightning's own, of a SLURM job, lies in the run folder itself.
+    return next((folder for folder in (above[1], above[0]) if (folder / "config.yaml").is_file()), None)
 
 
 def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
@@ -77,21 +78,42 @@ def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
     Raises:
         UserError: there is none, or the one that is named is broken.
     """
-    if not config.get("ckpt"):
+    chosen = config.get("ckpt") or ("last" if _was_interrupted(config) else None)
+    if not chosen:
         return None
     if not first_process() and (shared := os.environ.get(_SHARED_CHECKPOINT)):
         return Path(shared)
-    checkpoint = _newest_complete(config) if config["ckpt"] == "last" else _named(Path(config["ckpt"]))
+    checkpoint = _newest_complete(config) if chosen == "last" else _named(Path(chosen))
     os.environ[_SHARED_CHECKPOINT] = str(checkpoint)
     return checkpoint
 
 
+def _was_interrupted(config: Mapping[str, Any]) -> bool:
+    """Whether this SLURM job was queued again after it had saved a checkpoint in this very run."""
+    folder = Path(config["run_dir"]) if config.get("run_dir") else None
+    started = folder and folder / "checkpoints" / _STARTED
+    if folder is None or not queued_again() or not started or not started.is_file():
+        return False
+    return started.read_text(encoding="utf-8") == slurm_job() and has_checkpoint(folder)
+
+
+def refuse_foreign_resume(folder: Path) -> None:
+    """Raise UserError if Lightning would resume, unasked, what it has saved for another SLURM job in this folder."""
+    for file in sorted(folder.glob("*hpc_ckpt_*")) if under_srun() else ():
+        raise UserError(
+            f"run_dir: {file} is a checkpoint that Lightning has saved for a SLURM job, and would resume unasked; "
+            f"resume it with ckpt={file}, or remove it"
+        )
+
+
 def _named(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"ckpt: {path} does not exist")
-    # Another tool's checkpoint has no manifest: whether it can be read shows when it is loaded.
-    if manifest_of(path).exists() and (problem := what_is_broken(path)):
+        raise UserError(f"ckpt: {path} does not exist; allowed: the path of a checkpoint, or last")
+    # Another tool's file has no manifest: whether it can be read shows when it is loaded.
+    if (manifest_of(path).exists() or path.is_dir()) and (problem := what_is_broken(path)):
         raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")
+    if reason := why_not_resumed(path):
+        raise UserError(f"ckpt: {path}: {reason}; take another one, or ckpt=last")
     return path
 
 
@@ -100,7 +122,7 @@ def _newest_complete(config: Mapping[str, Any]) -> Path:
     root = Path(run_dir) if run_dir else OUTPUTS / str(config["name"])
     pattern = "checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"
     for path in sorted(root.glob(pattern), key=_age_key, reverse=True):
-        problem = _of_earlier_run(path) or what_is_broken(path)
+        problem = _of_earlier_run(path) or what_is_broken(path) or why_not_resumed(path)
         if problem is None:
             return path
         if first_process():
@@ -120,14 +142,18 @@ def _of_earlier_run(path: Path) -> str | None:
 
 def has_checkpoint(folder: Path, since_ns: int = 0) -> bool:
     """Whether the run in a folder has saved one since a time, in nanoseconds of the epoch."""
-    files = [path for path in folder.glob("checkpoints/*.ckpt") if _of_earlier_run(path) is None]
+    files = [
+        path
+        for path in folder.glob("checkpoints/*.ckpt")
+        if _of_earlier_run(path) is None and why_not_resumed(path) is None
+    ]
     return any(_age_key(path) >= since_ns for path in files)
 
 
 def begin_run(folder: Path) -> None:
     """Mark the start of a new run, whose `ckpt=last` must not find what an earlier one has left in its folder."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_text_durably(folder / "checkpoints" / _STARTED, "")
+    write_text_durably(folder / "checkpoints" / _STARTED, slurm_job())
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

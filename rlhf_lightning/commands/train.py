@@ -13,8 +13,8 @@ from typing import Any
 
 from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
-from rlhf_lightning.commands.effects import check_effects
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.effects import check_effects
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
@@ -27,6 +27,7 @@ from rlhf_lightning.commands.run_folder import (
     forget_run_dir,
     has_checkpoint,
     read_json_lines,
+    refuse_foreign_resume,
     write_config,
     write_summary,
 )
@@ -127,6 +128,8 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     if checkpoint is not None:
         check_same_run(config, checkpoint)
     run_dir = choose_run_dir(config, checkpoint)
+    if checkpoint is None:
+        refuse_foreign_resume(run_dir)
     if uses_mlflow(config):
         check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
 

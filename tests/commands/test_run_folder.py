@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
+import torch
 
 from rlhf_lightning import durable
 from rlhf_lightning.commands import run_folder
@@ -12,6 +14,7 @@ from rlhf_lightning.commands.run_folder import (
     find_checkpoint,
     forget_run_dir,
     has_checkpoint,
+    refuse_foreign_resume,
 )
 from rlhf_lightning.durable import manifest_of, save_with_manifest
 from rlhf_lightning.errors import UserError
@@ -130,16 +133,145 @@ def test_another_tools_checkpoint_is_taken_when_it_is_named(empty_folder):
     assert find_checkpoint({"ckpt": str(file)}) == file
 
 
-def test_the_last_checkpoint_may_be_a_sharded_folder(empty_folder, capsys):
+def write_states(path, **content) -> None:
+    """A file as torch writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
+
+
+def fsdp(folder) -> None:
+    """As Lightning's FSDP strategies save it: shards, their index, and what is not sharded last."""
+    write_states(folder / "meta.pt", epoch=1)
+    (folder / "__0_0.distcp").write_bytes(b"x")
+    (folder / ".metadata").write_bytes(b"x")
+
+
+def deepspeed(folder) -> None:
+    """As DeepSpeed saves the state of ZeRO-2 on two processes, `latest` last."""
+    states = folder / "checkpoint"
+    write_states(states / "mp_rank_00_model_states.pt", module={}, dp_world_size=2, mp_world_size=1, global_steps=70)
+    for rank in range(2):
+        write_states(states / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt", optimizer_state_dict={})
+    (folder / "zero_to_fp32.py").write_text("")
+    (folder / "latest").write_text("checkpoint")
+
+
+def deepspeed_3(folder) -> None:
+    """ZeRO-3: every process has states of the model, too."""
+    states = folder / "checkpoint"
+    for rank in range(2):
+        name = f"zero_pp_rank_{rank}_mp_rank_00"
+        write_states(states / f"{name}_model_states.pt", dp_world_size=2)
+        write_states(states / f"{name}_optim_states.pt", optimizer_state_dict={})
+    (folder / "latest").write_text("checkpoint")
+
+
+def cut_short(file) -> None:
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("write", [fsdp, deepspeed, deepspeed_3])
+def test_the_last_checkpoint_may_be_a_folder(write, empty_folder, capsys):
     whole, half = (empty_folder / "run" / "checkpoints" / name for name in ("a.ckpt", "b.ckpt"))
+    write(whole)
+    half.mkdir(parents=True)
+    (half / "__0_0.distcp").write_bytes(b"x")
     for age, folder in ((2, whole), (1, half)):
-        folder.mkdir(parents=True)
-        (folder / "__0_0.distcp").write_bytes(b"x")
-        if folder == whole:
-            (folder / ".metadata").write_bytes(b"x")
         os.utime(folder, (1e9 - age, 1e9 - age))
     assert find_checkpoint({"ckpt": "last", "run_dir": str(empty_folder / "run")}) == whole
-    assert "b.ckpt is passed over: the folder has no .metadata" in capsys.readouterr().err
+    assert "b.ckpt is passed over: the folder has neither .metadata" in capsys.readouterr().err
+    assert find_checkpoint({"ckpt": str(whole)}) == whole
+
+
+@pytest.mark.parametrize(
+    ("write", "damage", "reason"),
+    [
+        (fsdp, lambda folder: (folder / ".metadata").unlink(), "the folder has neither .metadata"),
+        (fsdp, lambda folder: (folder / "meta.pt").unlink(), "the folder has no whole meta.pt"),
+        (fsdp, lambda folder: cut_short(folder / "meta.pt"), "the folder has no whole meta.pt"),
+        (fsdp, lambda folder: (folder / "__0_0.distcp").unlink(), r"the folder has no \*.distcp files"),
+        (deepspeed, lambda folder: (folder / "latest").unlink(), "the folder has neither .metadata"),
+        (
+            deepspeed,
+            lambda folder: cut_short(folder / "checkpoint/mp_rank_00_model_states.pt"),
+            "checkpoint/mp_rank_00_model_states.pt is not whole",
+        ),
+        (
+            deepspeed,
+            lambda folder: (folder / "checkpoint/bf16_zero_pp_rank_1_mp_rank_00_optim_states.pt").unlink(),
+            "checkpoint/ has optimiser states of 1 of 2 processes",
+        ),
+        (
+            deepspeed_3,
+            lambda folder: (folder / "checkpoint/zero_pp_rank_0_mp_rank_00_optim_states.pt").unlink(),
+            "checkpoint/ has optimiser states of 1 of 2 processes",
+        ),
+        (
+            deepspeed_3,
+            lambda folder: [file.unlink() for file in folder.glob("checkpoint/*model_states.pt")],
+            "the folder has no model states in checkpoint/",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_complete_is_passed_over_and_refused_by_name(write, damage, reason, empty_folder, capsys):
+    folder = empty_folder / "run/checkpoints/last.ckpt"
+    write(folder)
+    damage(folder)
+    with pytest.raises(UserError, match=r"^ckpt: no whole checkpoint"):
+        find_checkpoint({"ckpt": "last", "run_dir": str(empty_folder / "run")})
+    assert re.search(f"last.ckpt is passed over: {reason}", capsys.readouterr().err)
+    with pytest.raises(UserError, match=f"^ckpt: .*last.ckpt is broken: {reason}"):
+        find_checkpoint({"ckpt": str(folder)})
+
+
+def test_a_checkpoint_from_within_an_iteration_is_passed_over_and_refused_by_name(empty_folder, capsys):
+    run = empty_folder / "run"
+    older = checkpoint(run, age=10, name="epoch=0001.ckpt")
+    newest = run / "checkpoints" / "on_exception.ckpt"
+    reason = "it was saved within an iteration"
+    save_with_manifest(newest, lambda opened: opened.write(b"weights"), cannot_resume=reason)
+    os.utime(newest, (1e9 - 5, 1e9 - 5))
+    assert find_checkpoint({"ckpt": "last", "run_dir": str(run)}) == older
+    assert f"on_exception.ckpt is passed over: {reason}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"^ckpt: .*on_exception.ckpt: {reason}; take another one"):
+        find_checkpoint({"ckpt": str(newest)})
+    older.unlink()
+    assert not has_checkpoint(run)
+
+
+@pytest.mark.parametrize("ckpt", ["best", "hpc"])
+def test_lightnings_own_words_are_no_checkpoints(ckpt, empty_folder):
+    with pytest.raises(UserError, match=rf"^ckpt: {ckpt} does not exist; allowed: the path of a checkpoint, or last"):
+        find_checkpoint({"ckpt": ckpt})
+
+
+def test_what_lightning_has_saved_for_a_slurm_job_is_of_the_run_and_is_not_taken_unasked(empty_folder, monkeypatch):
+    run = empty_folder / "run"
+    checkpoint(run, age=1)
+    file = run / "hpc_ckpt_1.ckpt"
+    save_with_manifest(file, lambda opened: opened.write(b"weights"))
+    assert run_folder.run_of_checkpoint(file) == run
+    refuse_foreign_resume(run)  # elsewhere Lightning does not look for it
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with pytest.raises(UserError, match=r"^run_dir: .*hpc_ckpt_1.ckpt is a checkpoint that Lightning has saved"):
+        refuse_foreign_resume(run)
+
+
+def test_a_slurm_job_that_is_queued_again_goes_on_from_its_own_checkpoint(empty_folder, monkeypatch):
+    run, config = empty_folder / "run", {"run_dir": str(empty_folder / "run"), "ckpt": None}
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    begin_run(run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert find_checkpoint(config) is None  # it had not saved yet
+    file = checkpoint(run, age=-4e9)
+    assert find_checkpoint(config) == file
+    assert find_checkpoint({**config, "run_dir": None}) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")  # another job, even if it was queued again, too
+    assert find_checkpoint(config) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.delenv("SLURM_RESTART_COUNT")
+    assert find_checkpoint(config) is None
 
 
 def test_a_new_run_does_not_find_what_an_earlier_one_left_in_its_folder(empty_folder, capsys):

@@ -1,0 +1,37 @@
+"""Which checkpoints a run resumes from exactly, however they were made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+WEIGHTS_ONLY = "it holds the weights alone, without the optimiser and the place in the run"
+
+
+def interrupted(trainer: L.Trainer) -> str | None:
+    """What a run is in the middle of, which its resumption would do half or twice: `a step`; None between steps.
+
+    A checkpoint that is saved then can be made by anything: `trainer.save_checkpoint()` in a hook, an exception, a
+    signal, a callback of another project.
+    """
+    batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    if not batch.ready == batch.started == batch.processed:
+        return "a step"
+    if batch.ready % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+        return "the accumulation of gradients"
+    return at_epoch_start(trainer)
+
+
+def at_epoch_start(trainer: L.Trainer) -> str | None:
+    """The start of an epoch, but the first: Lightning would leave the epoch out."""
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    return "the start of an epoch" if epoch.ready != epoch.started and trainer.global_step > 0 else None
+
+
+def mark(checkpoint: dict[str, Any], within: str | None) -> None:
+    """Note in a checkpoint why no run resumes from it."""
+    if within is not None:
+        checkpoint["cannot_resume"] = f"it was saved within {within}"
+    elif "optimizer_states" not in checkpoint:
+        checkpoint["cannot_resume"] = WEIGHTS_ONLY
