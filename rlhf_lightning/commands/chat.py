@@ -50,7 +50,9 @@ def chat(config: dict[str, Any]) -> None:
     check(config)
     from rlhf_lightning.commands.conversation import Conversation
 
-    settings = {key: config[key] for key in ("system", "temperature", "max_new_tokens", "seed")}
+    settings = {
+        key: config[key] for key in ("system", "temperature", "max_new_tokens", "seed", "dtype", "attn_implementation")
+    }
     conversations = {}
     for key in ("model", "compare_with"):
         if config[key] is not None:

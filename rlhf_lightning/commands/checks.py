@@ -147,6 +147,16 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "
             f"{prefix}model, or in a part: {prefix}components.<name>.standardize"
         )
+    loading = [
+        key
+        for key, default in (("dtype", "float32"), ("attn_implementation", None))
+        if reward.get(key, default) != default
+    ]
+    if loading and not reward.get("model"):
+        raise UserError(
+            f"{prefix}{loading[0]}: only a reward model is loaded with it; set it with {prefix}model, or in a part: "
+            f"{prefix}components.<name>.{loading[0]}"
+        )
     function = reward.get("function")
     if function and "." not in function:
         raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')

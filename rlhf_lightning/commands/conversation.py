@@ -12,6 +12,7 @@ from rlhf_lightning.data.messages import Message
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.limits import check_tokens
+from rlhf_lightning.models.loading import Dtype
 
 
 class Conversation:
@@ -25,6 +26,7 @@ class Conversation:
         system: a system message before the first turn.
         temperature: the logits are divided by it; 0 takes the most likely token.
         max_new_tokens: longest answer, in tokens, EOS included.
+        dtype, attn_implementation: of the network, see `load_causal_lm`.
         seed: the answer to a turn is a function of (seed, number of the turn, conversation).
 
     Raises:
@@ -39,11 +41,13 @@ class Conversation:
         temperature: float = 1.0,
         max_new_tokens: int = 256,
         seed: int = 0,
+        dtype: Dtype = "auto",
+        attn_implementation: str | None = None,
     ) -> None:
         self.tokenizer = load_tokenizer(path)
         if system is not None and not self.tokenizer.chat_template:
             raise UserError(f"system: the tokenizer of {path} has no chat template, so a message cannot be set apart")
-        self.model = load_causal_lm(path, dtype="auto").eval()
+        self.model = load_causal_lm(path, dtype, attn_implementation).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed
         self.ends = end_of_sequence_ids(self.model, self.tokenizer)

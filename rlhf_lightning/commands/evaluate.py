@@ -38,13 +38,19 @@ def check(config: Mapping[str, Any]) -> None:
     paths = {f"policies.{name}": path for name, path in policies.items()} | {"prompts": config["prompts"]}
     for key in ("gold", "proxy"):
         reward = config.get(key) or {}
-        if any(reward.values()):
+        if _scores(reward):
             check_reward(reward, f"{key}.")
+        elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
+            raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
         if reward.get("model"):
             paths[f"{key}.model"] = reward["model"]
     for key, path in paths.items():
         if missing_locally(path):
             raise UserError(f"{key}: {path} does not exist")
+
+
+def _scores(reward: Mapping[str, Any]) -> bool:
+    return bool(reward.get("function") or reward.get("model"))
 
 
 def evaluate(config: dict[str, Any]) -> None:
@@ -59,9 +65,7 @@ def evaluate(config: dict[str, Any]) -> None:
     from rlhf_lightning.rewards import make_reward
 
     write_config(folder, config)
-    scorers = {
-        key: make_reward(**config[key]) if any((config.get(key) or {}).values()) else None for key in ("gold", "proxy")
-    }
+    scorers = {key: make_reward(**config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
     reference = config.get("reference") or config["baseline"]
     evaluation = evaluate_policies(
         policies=config["policies"],
@@ -75,6 +79,8 @@ def evaluate(config: dict[str, Any]) -> None:
         temperature=config["temperature"],
         batch_size=config["batch_size"],
         seed=config["seed"],
+        dtype=config["dtype"],
+        attn_implementation=config["attn_implementation"],
     )
     files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
     write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})

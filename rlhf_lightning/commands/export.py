@@ -29,7 +29,7 @@ def main() -> None:
 def export(config: dict[str, Any]) -> None:
     """Check the config, write the folder, and say where it is."""
     run = check(config)
-    write_export(run, Path(config["to"]), config["form"], config["dtype"])
+    write_export(run, Path(config["to"]), config["form"], config["dtype"], config.get("attn_implementation"))
     print(f"exported: {config['to']}")
     if run.quantized and config["form"] == "merged":
         print(f"note: {QUANTIZED}")
@@ -45,7 +45,7 @@ def check(config: Mapping[str, Any]) -> TrainingRun:
     run = find_run(config["run"])
     _check_target(Path(config["to"]), run, config["overwrite"])
     if config["form"] == "adapter":
-        _check_adapter(run, config["dtype"])
+        _check_adapter(run, config["dtype"], config.get("attn_implementation"))
     return run
 
 
@@ -110,16 +110,22 @@ def _exported_files(target: Path) -> set[str]:
         return {MARKER}
 
 
-def _check_adapter(run: TrainingRun, dtype: str | None) -> None:
+def _check_adapter(run: TrainingRun, dtype: str | None, attn_implementation: str | None) -> None:
     if run.adapter_base is None:
         raise UserError(f"form: {run.folder} trained all weights, there is no adapter; use form=merged")
     if dtype is not None:
         raise UserError("dtype: an adapter is exported as it was trained; use form=merged, or leave dtype out")
+    if attn_implementation is not None:
+        raise UserError(
+            "attn_implementation: no model is loaded to export an adapter; use form=merged, or leave it out"
+        )
     if (Path(run.adapter_base) / "adapter_config.json").is_file():
         raise UserError(f"run: the base of its adapter is itself an adapter ({run.adapter_base}); merge that first")
 
 
-def write_export(run: TrainingRun, target: Path, form: str, dtype: str | None) -> None:
+def write_export(
+    run: TrainingRun, target: Path, form: str, dtype: str | None, attn_implementation: str | None = None
+) -> None:
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
@@ -127,14 +133,14 @@ def write_export(run: TrainingRun, target: Path, form: str, dtype: str | None) -
         if form == "adapter":
             _copy_adapter(run, folder)
         else:
-            _save_merged(run, folder, dtype)
+            _save_merged(run, folder, dtype, attn_implementation)
         chat = bool(load_tokenizer(folder).chat_template)
         write_model_card(run, folder, name=target.resolve().name, load_from=str(target), chat=chat)
         files = sorted(path.name for path in folder.iterdir())
         write_text_durably(folder / MARKER, json.dumps({"run": str(run.folder), "files": files}, indent=2) + "\n")
 
 
-def _save_merged(run: TrainingRun, folder: Path, dtype: str | None) -> None:
+def _save_merged(run: TrainingRun, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
     from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
 
     # The folder of a whole model knows its own type; an adapter was trained on a base of the config's.
@@ -142,10 +148,10 @@ def _save_merged(run: TrainingRun, folder: Path, dtype: str | None) -> None:
     precision: Any = dtype or trained_in
     model: Any
     if run.is_reward_model:
-        model = load_scorer(run.model_folder, dtype=precision, as_trained=False)
+        model = load_scorer(run.model_folder, precision, attn_implementation, as_trained=False)
         model.keep_moments(score_moments(run.model_folder))
     else:
-        model = load_causal_lm(run.model_folder, dtype=precision)
+        model = load_causal_lm(run.model_folder, precision, attn_implementation)
     save_model(model, load_tokenizer(run.model_folder), folder)
 
 

@@ -95,7 +95,7 @@ def pipeline_help(config_dir: str | None = None) -> str:
         "stages.<stage>.<key>": "any key of rlhf-train, for that stage",
         "stages.<stage>.experiment": "the experiment of a stage",
         "stages.<stage>.model_from, reward_from": "the earlier stages it begins from",
-        "evaluation.*": "prompts, baseline, reference, gold and proxy reward, sampling",
+        "evaluation.*": "prompts, baseline, reference, gold and proxy reward, sampling, dtype",
     }
     return f"""rlhf-pipeline: several stages as one run, each from the run folders of earlier ones, then an evaluation.
 
@@ -126,6 +126,7 @@ def evaluate_help(config_dir: str | None = None) -> str:
         "gold.function, gold.model": "the true reward, where it is known",
         "proxy.function, proxy.model": "the reward that was trained on",
         "samples_per_prompt, max_new_tokens, temperature, batch_size, seed": "how responses are sampled",
+        "dtype, attn_implementation": "of policies and reference; gold.dtype, proxy.dtype: of a reward model",
         "run_dir": "for the report and summary.json; default outputs/evaluate/<time>",
     }
     return f"""rlhf-evaluate: compare policies on held-out prompts.
@@ -178,6 +179,7 @@ def export_help(config_dir: str | None = None) -> str:
         "to": "the folder to write; it must not exist, or be empty",
         "form": "merged: a whole model, a LoRA run's adapter added to its base | adapter: the adapter alone",
         "dtype": "float32 | bfloat16 | float16; default: as the run trained it",
+        "attn_implementation": "to load the model with; default: what the family has",
         "overwrite": "true: replace a model that is there already",
     }
     return f"""rlhf-export: a run's model as a folder that plain transformers or peft loads, with a model card.
@@ -227,6 +229,7 @@ def chat_help(config_dir: str | None = None) -> str:
         "temperature": "of sampling; 0: the most likely token",
         "max_new_tokens": "tokens of an answer, at most",
         "seed": "the same seed and the same lines give the same answers",
+        "dtype, attn_implementation": "of the networks; default: the checkpoint's, and what the family has",
     }
     return f"""rlhf-chat: talk to a model in the terminal.
 

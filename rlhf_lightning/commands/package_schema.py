@@ -11,6 +11,7 @@ from rlhf_lightning.commands.library_schema import ModelCheckpoint
 from rlhf_lightning.commands.schema import (
     BelowOne,
     Count,
+    Dtype,
     Fraction,
     Mapping,
     NonNegative,
@@ -19,8 +20,6 @@ from rlhf_lightning.commands.schema import (
     Whole,
     strict,
 )
-
-Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @strict
@@ -92,6 +91,8 @@ class Reward(TypedDict, total=False):
     components: dict[str, Mapping] | None
     batch_size: Count
     standardize: bool
+    dtype: Dtype
+    attn_implementation: Text | None
 
 
 @strict

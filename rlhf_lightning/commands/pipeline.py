@@ -205,18 +205,20 @@ def _evaluate(
     from rlhf_lightning.rewards import make_reward
 
     names = policy_stages(pipeline, stages)
+    loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
     evaluation = evaluate_policies(
         policies={name: run_dir / name for name in names},
         prompts_file=settings["prompts"],
         baseline=settings["baseline"],
         reference=run_dir / settings["reference"] if settings["reference"] else None,
         gold=make_reward(function=settings["gold"]) if settings["gold"] else None,
-        proxy=make_reward(model=str(run_dir / settings["proxy"])) if settings["proxy"] else None,
+        proxy=make_reward(model=str(run_dir / settings["proxy"]), **loading) if settings["proxy"] else None,
         samples_per_prompt=settings["samples_per_prompt"],
         max_new_tokens=settings["max_new_tokens"],
         temperature=settings["temperature"],
         batch_size=settings["batch_size"],
         seed=pipeline["seed"],
+        **loading,
     )
     summary |= evaluation.flat()
     histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in stages}

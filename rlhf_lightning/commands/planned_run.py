@@ -180,7 +180,9 @@ def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) ->
     if not paths:
         return None
     rows, shareable = reward.get("batch_size", 32), policy.lora is not None and not separate
-    frozen = Network(policy.source, policy.architecture, "SEQ_CLS", torch.float32)
+    frozen = Network(
+        policy.source, policy.architecture, "SEQ_CLS", _dtype(reward.get("dtype", "float32"), policy.architecture)
+    )
     if not any(Path(path).exists() for path in paths):
         return RewardModel(policy if shareable else frozen, rows, shareable)
     networks = [replace(frozen, source=path, architecture=read_architecture(path)) for path in paths]

@@ -24,6 +24,7 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
 Mapping = dict[str, Any]
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @strict
@@ -76,6 +77,8 @@ class Evaluation(TypedDict, total=False):
     max_new_tokens: Count
     temperature: NonNegative
     batch_size: Count
+    dtype: Dtype
+    attn_implementation: Text | None
 
 
 @strict
@@ -102,6 +105,8 @@ class Score(TypedDict, total=False):
 
     function: Text | None
     model: Text | None
+    dtype: Dtype
+    attn_implementation: Text | None
 
 
 @strict
@@ -119,6 +124,8 @@ class Evaluate(TypedDict, total=False):
     temperature: NonNegative
     batch_size: Count
     seed: Whole
+    dtype: Dtype
+    attn_implementation: Text | None
     run_dir: Text | None
 
 
@@ -130,6 +137,7 @@ class Export(TypedDict, total=False):
     to: Required[Text]
     form: Literal["merged", "adapter"]
     dtype: Literal["float32", "bfloat16", "float16"] | None
+    attn_implementation: Text | None
     overwrite: bool
 
 
@@ -151,3 +159,5 @@ class Chat(TypedDict, total=False):
     temperature: NonNegative
     max_new_tokens: Count
     seed: Whole
+    dtype: Dtype
+    attn_implementation: Text | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.release import release_memory
 from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import SamplingSettings
@@ -38,6 +40,8 @@ def evaluate_policies(
     max_prompt_length: int = 512,
     limit: int | None = None,
     detector: RefusalDetector | None = None,
+    dtype: Dtype = "float32",
+    attn_implementation: str | None = None,
 ) -> Evaluation:
     """Samples every policy on the same prompts with the same seed, scores the responses, and summarises.
 
@@ -47,6 +51,7 @@ def evaluate_policies(
         reference: what the KL is against; None (or temperature 0, where samples do not estimate it) leaves it out.
         gold, proxy: the true score where there is one, and the one that was trained on.
         limit: the first so many prompts only.
+        dtype, attn_implementation: of policies and reference, see `load_causal_lm`.
 
     Raises:
         UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or
@@ -55,19 +60,20 @@ def evaluate_policies(
     if baseline not in policies:
         raise UserError(f"baseline={baseline!r} is not among the policies; choose one of {', '.join(policies)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    load = partial(_load, device=device, dtype=dtype, attn_implementation=attn_implementation)
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     scorers = {name: scorer for name, scorer in (("gold", gold), ("proxy", proxy)) if scorer is not None}
     for scorer in scorers.values():
         if hasattr(scorer, "to"):
             scorer.to(device)
     rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
-    reference_model = _load(reference, device) if reference is not None and temperature > 0 else None
+    reference_model = load(reference) if reference is not None and temperature > 0 else None
     sampled: dict[str, list[SampledResponse]] = {}
     scores: dict[str, dict[str, list[float]]] = {}
     for name, path in policies.items():
         tokenizer = load_tokenizer(path)
         sampled[name] = sample_responses(
-            _load(path, device),
+            load(path),
             tokenizer,
             rows[name],
             settings,
@@ -162,8 +168,8 @@ def _sample_rows(
     return table
 
 
-def _load(path: str | Path, device: str) -> PreTrainedModel:
-    model = load_causal_lm(path)
+def _load(path: str | Path, device: str, dtype: Dtype, attn_implementation: str | None) -> PreTrainedModel:
+    model = load_causal_lm(path, dtype, attn_implementation)
     model.to(device)
     return model.eval()
 

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import bare_model
-from rlhf_lightning.models.self_check import distance, ordinary_tokens, roundoff, untouched
+from rlhf_lightning.models.self_check import ROUNDINGS, TOLERANCE, distance, ordinary_tokens, roundoff, untouched
 
-# What families call the probability of a dropout, of leaving out a layer, and the noise of a router of experts.
-NOISY = ("drop", "jitter", "noise")
+# What families call the probability of a dropout or of leaving out a layer, and the noise of a router of experts.
+DROPOUT, NOISE = ("drop",), ("jitter", "noise")
 TOKENS = 8
 
 
@@ -33,28 +33,53 @@ def disable_dropout(model: nn.Module) -> None:
         UserError: two forward passes in training mode still differ.
     """
     silence(model)
+    if not training_differs(model):
+        return
+    _silence_noise(model)
+    parts: list[Any] = [*model.modules()]
+    for module in parts:
+        config = getattr(module, "config", None)
+        if config is not None and module is not bare_model(model) and not isinstance(config, WithoutDropout):
+            module.config = WithoutDropout(config)
     if training_differs(model):
-        parts: list[Any] = [*model.modules()]
-        for module in parts:
-            config = getattr(module, "config", None)
-            if config is not None and module is not bare_model(model) and not isinstance(config, WithoutDropout):
-                module.config = WithoutDropout(config)
-        if training_differs(model):
-            bare: Any = bare_model(model)
-            raise UserError(
-                f"model.path: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
-                "training mode than in evaluation mode, or others each time, with every dropout probability at 0; DPO "
-                "and PPO compare the two; choose another model"
-            )
+        bare: Any = bare_model(model)
+        raise UserError(
+            f"model.path: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
+            "training mode than in evaluation mode, or others each time, with every dropout probability at 0; DPO and "
+            "PPO compare the two; choose another model"
+        )
 
 
 def silence(model: nn.Module) -> None:
     """Set every dropout probability that a module keeps to 0."""
+    _set_to_zero(model, DROPOUT)
+
+
+def _silence_noise(model: nn.Module) -> None:
+    """Set what modules call noise to 0, unless that changes evaluation: some name a threshold so (PhiMoE's router)."""
+    bare: Any = bare_model(model)
+    with untouched(model), torch.no_grad():
+        model.eval()
+        ids = ordinary_tokens(model, TOKENS).unsqueeze(0)
+        before = _result(bare, ids)
+        changed = _set_to_zero(model, NOISE)
+        after = _result(bare, ids)
+    if not torch.equal(before, after):
+        for module, name, value in changed:
+            setattr(module, name, value)
+
+
+def _set_to_zero(model: nn.Module, words: tuple[str, ...]) -> list[tuple[nn.Module, str, float]]:
+    """Set the numbers that modules keep under such names to 0; returns what they were."""
+    changed = []
     for module in model.modules():
-        is_dropout = "dropout" in type(module).__name__.lower()
+        is_dropout = words is DROPOUT and "dropout" in type(module).__name__.lower()
         for name, value in [*vars(module).items()]:
-            if isinstance(value, float) and (_noisy(name) or (is_dropout and name == "p")):
+            named = any(word in name.lower() for word in words) or (is_dropout and name == "p")
+            if isinstance(value, float) and named:
+                changed.append((module, name, value))
                 setattr(module, name, 0.0)
+    return changed
 
 
 def training_differs(model: nn.Module) -> bool:
@@ -69,7 +94,12 @@ def training_differs(model: nn.Module) -> bool:
         model.train()
         before = _random_states(ids.device)
         found = _result(bare, ids)
-        if not distance(found, expected, roundoff(model, found)).small:
+        allowed = roundoff(model, found)
+        if found.shape[-1] == 1:  # a classifier's score, which is no distribution
+            wrong = not torch.allclose(found, expected, rtol=ROUNDINGS * allowed, atol=TOLERANCE)
+        else:
+            wrong = not distance(found, expected, allowed).small
+        if wrong:
             return True
         if all(torch.equal(a, b) for a, b in zip(before, _random_states(ids.device), strict=True)):
             return False  # no random number was drawn
@@ -77,7 +107,10 @@ def training_differs(model: nn.Module) -> bool:
 
 
 def _result(bare: Any, ids: Tensor) -> Tensor:
-    out = bare(input_ids=ids, use_cache=False)
+    try:
+        out = bare(input_ids=ids, use_cache=False)
+    except TypeError:  # of a family without a cache
+        out = bare(input_ids=ids)
     result: Tensor = out.logits if "logits" in out else out.last_hidden_state
     return result
 
@@ -86,10 +119,6 @@ def _random_states(device: torch.device) -> list[Tensor]:
     numpy: Any = np.random.get_state()
     states = [torch.get_rng_state(), torch.tensor([*numpy[1].tolist(), numpy[2]]), torch.tensor(random.getstate()[1])]
     return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-
-
-def _noisy(name: str) -> bool:
-    return any(part in name.lower() for part in NOISY)
 
 
 class WithoutDropout:
@@ -102,7 +131,7 @@ class WithoutDropout:
         if name.startswith("__") or "of" not in vars(self):
             raise AttributeError(name)
         value = getattr(self.of, name)
-        return 0.0 if isinstance(value, float) and _noisy(name) else value
+        return 0.0 if isinstance(value, float) and "drop" in name.lower() else value
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self.of, name, value)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.functional import chunked_token_logprobs
+from rlhf_lightning.models.limits import check_row
 from rlhf_lightning.models.packing import pack, packable
 from rlhf_lightning.models.sharding import as_forward
 
@@ -50,6 +51,7 @@ def backbone(model: nn.Module) -> Any:
 
 def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     """The last hidden states [B, L, H] of the backbone, without the language-model head."""
+    check_row(bare_model(model), input_ids.shape[1])
     return backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
@@ -66,6 +68,7 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     places = torch.arange(1, wanted.shape[1] + 1, device=wanted.device)
     lengths = (wanted * places).amax(dim=1)
     bare = bare_model(model)
+    check_row(bare, input_ids.shape[1])
     if packable(bare.config.get_text_config(), input_ids.shape[1]):
         packed = pack(input_ids, lengths, torch.minimum(shared, lengths), wanted)
         if packed is not None:
@@ -131,6 +134,34 @@ def _own_head(bare: Any, hidden: Tensor) -> Tensor:
         if before is not None:
             body.forward = before
     return logits[0]
+
+
+def last_hidden(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+) -> Tensor:
+    """The hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
+    lengths = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # an empty text is scored by its padding
+    last = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device) == lengths
+    shared = torch.zeros_like(lengths[:, 0]) if prompt_lengths is None else prompt_lengths
+    return hidden_at(model, input_ids, last, shared)
+
+
+def scores_by_itself(classifier: nn.Module, own: bool) -> None:
+    """Score with the classifier's own forward pass (or no more) instead of a layer over the last valid token."""
+    bare_model(classifier).own_pooling = own
+
+
+def score_rows(
+    classifier: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
+) -> Tensor:
+    """The scores [B, labels] of right-padded rows [B, L]."""
+    bare = bare_model(classifier)
+    if not getattr(bare, "own_pooling", False):
+        scores: Tensor = bare.score(last_hidden(classifier, input_ids, attention_mask, prompt_lengths))
+        return scores
+    pad = bare.config.get_text_config().pad_token_id or 0
+    ids = input_ids.masked_fill(attention_mask == 0, pad)
+    return bare(input_ids=ids, attention_mask=attention_mask).logits
 
 
 def predict_tokens(

@@ -17,7 +17,9 @@ def positions(network: nn.Module) -> int | None:
         return None
     text = config.get_text_config()
     found = getattr(text, "max_position_embeddings", None)
-    return int(found) if isinstance(found, int) and found > 0 else None
+    longest = int(found) if isinstance(found, int) and found > 0 else None
+    steady = getattr(network, "row_limit", None)
+    return min((limit for limit in (longest, steady) if limit is not None), default=None)
 
 
 def embeddings(network: nn.Module) -> int:
@@ -57,3 +59,15 @@ def check_positions(network: nn.Module, longest: int, what: str, advice: str) ->
     limit = positions(network)
     if limit is not None and longest > limit:
         raise UserError(f"{what}, and the model has {limit} positions; {advice.format(limit=limit)}")
+
+
+def check_row(network: nn.Module, tokens: int) -> None:
+    """Raise UserError if rows of so many tokens would change what the network says of shorter ones."""
+    limit = getattr(network, "row_limit", None)
+    if limit is not None and tokens > limit:
+        config: Any = network.config
+        raise UserError(
+            f"model.path: the rotary angles of {type(network).__name__} (model_type {config.model_type}) depend on the "
+            f"longest row of a batch beyond {limit} tokens; found a row of {tokens}; allowed: at most {limit} "
+            "(data.max_length, or data.max_prompt_length + rollout.max_new_tokens)"
+        )

@@ -29,7 +29,8 @@ from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.models.last_layer import read_less
 from rlhf_lightning.models.loaded_weights import read_network
 from rlhf_lightning.models.rms_norm import use_short_norms
-from rlhf_lightning.models.self_check import check_causal_lm, plain_forward
+from rlhf_lightning.models.row_limit import keep_row_limit
+from rlhf_lightning.models.self_check import check_causal_lm, check_classifier, plain_forward
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -143,27 +144,25 @@ def load_network(
         raise UserError(f"model.path: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
     try:
         network, is_new = read_network(auto_class, base, arguments, new)
-    except (ValueError, ImportError) as error:
-        if attention_refused(error, arguments["attn_implementation"]):
-            raise UserError(_attention_message(arguments["attn_implementation"], folder, error)) from error
+    except UserError:
         raise
+    except (ValueError, ImportError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+        raise UserError(_cannot_load(arguments["attn_implementation"], base, error)) from error
     if quantization is not None:
         keep_weights_as_they_are(network)
     return network, is_new, start
 
 
-def attention_refused(error: Exception, asked: str | None) -> bool:
-    """Whether transformers refused the attention implementation that was asked for."""
+def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
+    """What transformers says of a model that it cannot build, in one line, with the key that asked for it."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     words = ("attn_implementation", "attention implementation", "scaled_dot_product_attention", "flash", "flex")
-    return asked is not None and any(word in str(error).lower() for word in words)
-
-
-def _attention_message(asked: str | None, folder: str, error: Exception) -> str:
-    reason = str(error).strip().split(". ")[0].splitlines()[0]
-    return (
-        f"model.attn_implementation: found {asked}, which {folder} cannot use ({reason}); allowed: eager, or null for "
-        "what the family supports"
-    )
+    if attention is not None and any(word in reason.lower() for word in words):
+        return (
+            f"model.attn_implementation: found {attention}, which {folder} cannot use ({reason.split('. ')[0]}); "
+            "allowed: eager, or null for what the family supports"
+        )
+    return f"model.path: {folder} cannot be loaded: {reason}"
 
 
 def prepare_to_train(
@@ -195,8 +194,9 @@ def prepare_to_train(
     use_fast_products(network)
     use_short_norms(network)
     keep_freed_memory()
-    if plain is not None and task == "CAUSAL_LM":
-        check_causal_lm(network, plain)
+    if plain is not None:
+        keep_row_limit(network)
+        (check_causal_lm if task == "CAUSAL_LM" else check_classifier)(network, plain)
     return network.train()
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.compat import loads_in_float32
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
-from rlhf_lightning.models.forward import bare_model, hidden_at
+from rlhf_lightning.models.forward import bare_model, score_rows
 from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
 from rlhf_lightning.models.loading import (
     Dtype,
@@ -32,37 +32,28 @@ class ScoreMoments(NamedTuple):
     std: float
 
 
-def last_hidden(
-    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
-) -> Tensor:
-    """The hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
-    lengths = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # an empty text is scored by its padding
-    last = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device) == lengths
-    shared = torch.zeros_like(lengths[:, 0]) if prompt_lengths is None else prompt_lengths
-    return hidden_at(model, input_ids, last, shared)
-
-
 class RewardModel(KeepsTypes):
     """r(prompt, answer): the score head at the last valid token (Ouyang et al. 2022, section 3.4).
 
     The network is transformers' sequence classifier with one label, so that its folder loads anywhere. The last token
     is found by the attention mask, never by looking for the pad token: the classifier's own pooling reads the wrong
-    position when pad == eos. The head is computed in float32, whatever the type of the backbone.
+    position when pad == eos. Families whose scores are something else (an encoder's) are scored by their own forward
+    pass, if that reads no padding (`self_check.check_classifier`). The head is computed in float32, whatever the type
+    of the backbone.
     """
 
     def __init__(self, classifier: PreTrainedModel) -> None:
         super().__init__()
         self.classifier = classifier
-        compute_in_float32(bare_model(classifier).score)
+        if hasattr(bare_model(classifier), HEAD):
+            compute_in_float32(bare_model(classifier).score)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
         """Scores [B] of right-padded rows [B, L].
 
         With `prompt_lengths` [B], rows that begin with the same prompt have it computed once.
         """
-        hidden = last_hidden(self.classifier, input_ids, attention_mask, prompt_lengths)
-        scores: Tensor = bare_model(self.classifier).score(hidden)
-        return scores.squeeze(-1)
+        return score_rows(self.classifier, input_ids, attention_mask, prompt_lengths).squeeze(-1).float()
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +100,8 @@ def load_reward_model(
         classifier, is_new, start = load_network(
             classes, path, {**arguments, "num_labels": 1}, adapter, quantization, new=HEAD
         )
-    compute_in_float32(classifier.score)
+    if hasattr(classifier, HEAD):
+        compute_in_float32(classifier.score)
     if is_new:
         weight = classifier.score.weight
         generator = torch.Generator("cpu").manual_seed(0)

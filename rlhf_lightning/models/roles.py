@@ -19,11 +19,17 @@ from rlhf_lightning.models.adapters import (
     has_adapter,
     load_beside,
 )
-from rlhf_lightning.models.forward import bare_model, predict_tokens, right_padded, scatter_tokens, states_before
+from rlhf_lightning.models.forward import (
+    bare_model,
+    last_hidden,
+    predict_tokens,
+    right_padded,
+    scatter_tokens,
+    states_before,
+)
 from rlhf_lightning.models.loading import disable_dropout, freeze
 from rlhf_lightning.models.precision import KeepsTypes, match_types, without_autocast
 from rlhf_lightning.models.remembered_hash import RememberedHash
-from rlhf_lightning.models.reward_model import last_hidden
 from rlhf_lightning.models.value_head import ValueHead
 
 Layout = Literal["shared", "separate"]

@@ -22,7 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models.forward import backbone, bare_model, hidden_at, output_head, use_own_head
+from rlhf_lightning.models.forward import (
+    backbone,
+    bare_model,
+    hidden_at,
+    output_head,
+    score_rows,
+    scores_by_itself,
+    use_own_head,
+)
 
 # Tokens of the rows. All begin with the same ones, so that a shared prompt is computed once.
 LENGTHS, SHARED = (14, 11, 9, 7), 3
@@ -49,7 +57,7 @@ def plain_forward(network: nn.Module) -> Plain:
         UserError: the network cannot read plain text.
     """
     large = sum(parameter.numel() for parameter in bare_model(network).parameters()) > LARGE
-    rows = _rows(network, LENGTHS[:2] if large else LENGTHS)
+    rows: list[Tensor] = _attempt(network, partial(_rows, network, LENGTHS[:2] if large else LENGTHS))
     with untouched(network), torch.no_grad():
         network.eval()
         outputs = [_attempt(network, partial(_own, network, row)) for row in (rows[1:] if large else rows)]
@@ -75,6 +83,41 @@ def check_causal_lm(network: nn.Module, plain: Plain) -> None:
         noisy = not found.small and found.allowed > TOLERANCE and found.nats <= 4 * _noise(network, plain)
         if not found.small and not noisy:
             raise UserError(f"{_family(network)}: {_fault(network, plain)}; {found}. {_OTHER_FAMILY}")
+
+
+def check_classifier(network: nn.Module, plain: Plain) -> None:
+    """Compare scores of our path with those of the plain forward pass.
+
+    A family whose scores are not a layer over the last token (an encoder pools its first one) is scored by its own
+    forward pass, with a mask over the padding, if that gives what each row alone gets.
+
+    Raises:
+        UserError: they differ. The message has the family, the difference of the scores and the tolerance.
+    """
+    theirs = torch.cat([logits[:1] for logits in plain.outputs]).float()
+    allowed = max(TOLERANCE, ROUNDINGS * roundoff(network, *plain.outputs) * max(1.0, float(theirs.abs().max())))
+    gaps = []
+    with untouched(network), torch.no_grad():
+        network.eval()
+        for own in (False, True):
+            scores_by_itself(network, own)
+            ours = _try(partial(_scores, network, plain.rows))
+            gap = float("inf") if ours is None else float((ours[-len(theirs) :] - theirs).abs().max())
+            if gap <= allowed:
+                return
+            gaps.append(gap)
+    raise UserError(
+        f"{_family(network)}: rows of a batch get other scores than each row alone in the model's own forward pass; "
+        f"found a difference of {min(gaps):.2g}, allowed {allowed:.1g}. {_OTHER_FAMILY}"
+    )
+
+
+def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
+    """The scores [B, labels] of the rows, read together."""
+    lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
+    ids = torch.stack([torch.cat([row, rows[0][len(row) :].flip(0)]) for row in rows])
+    mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
+    return score_rows(network, ids, mask.long(), torch.zeros_like(lengths)).float()
 
 
 _OTHER_FAMILY = "Choose another model: docs/models.md lists the families that are right"

@@ -26,6 +26,7 @@ from rlhf_lightning.models import (
 )
 from rlhf_lightning.models.adapters import base_name, base_of, has_adapter, is_adapter_folder
 from rlhf_lightning.models.limits import check_tokens, positions
+from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.rewards.reading import (
@@ -55,6 +56,7 @@ class ModelReward:
         batch_size: responses scored at a time.
         standardize: return (score - mean) / std, with the moments of the scores of held-out answers that the model
             carries: the unit is then one standard deviation, whatever model it is.
+        dtype, attn_implementation: of the network, see `load_causal_lm`; one that shares the policy's base has its.
 
     Raises:
         UserError: `standardize` of a model without moments, or one that gave all held-out answers the same score.
@@ -62,18 +64,26 @@ class ModelReward:
 
     reads_tokens = True
 
-    def __init__(self, path: str | Path, batch_size: int = 32, standardize: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        batch_size: int = 32,
+        standardize: bool = False,
+        dtype: Dtype = "float32",
+        attn_implementation: str | None = None,
+    ) -> None:
         self.name = "model"
         self.truncated = 0
         self.folder = run_model_folder(path)
         self.tokenizer = load_tokenizer(path)
         self.batch_size = batch_size
+        self.dtype, self.attn_implementation = dtype, attn_implementation
         self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
 
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
         """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
-        return freeze(load_scorer(self.folder))  # type: ignore[return-value]
+        return freeze(load_scorer(self.folder, self.dtype, self.attn_implementation))  # type: ignore[return-value]
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Score with an adapter on the policy's own base, if that is what this reward model is."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.samples import SampledTokens
@@ -68,6 +69,8 @@ def make_reward(
     components: Mapping[str, Mapping[str, Any]] | None = None,
     batch_size: int = 32,
     standardize: bool = False,
+    dtype: Dtype = "float32",
+    attn_implementation: str | None = None,
 ) -> RewardFunction:
     """The reward that the settings name: exactly one of the first three.
 
@@ -77,6 +80,7 @@ def make_reward(
         components: `{name: {function or model, weight}}`, summed with their weights (1 if not given).
         batch_size: responses that a reward model scores at a time.
         standardize: of a reward model: see ModelReward. A component has a setting of its own.
+        dtype, attn_implementation: of a reward model, see `load_causal_lm`. A component has settings of its own.
 
     Raises:
         UserError: none or more than one is given, or something other than a reward model is to be standardised.
@@ -90,10 +94,15 @@ def make_reward(
             "reward.standardize: only a reward model carries the mean and std of its scores; set it with reward.model, "
             "or in a part: reward.components.<name>.standardize"
         )
+    if not model and (dtype != "float32" or attn_implementation is not None):
+        raise UserError(
+            "reward.dtype and reward.attn_implementation: only a reward model is loaded with them; set them with "
+            "reward.model, or in a part: reward.components.<name>.dtype"
+        )
     if function:
         return FunctionReward(function)
     if model:
-        return ModelReward(model, batch_size, standardize)
+        return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
     assert components is not None
     weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
     parts = {

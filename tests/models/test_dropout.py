@@ -54,6 +54,24 @@ def test_noise_that_cannot_be_switched_off_is_refused() -> None:
         disable_dropout(model)
 
 
+def test_the_noise_of_a_router_is_off() -> None:
+    model: Any = noisy("mixtral", num_key_value_heads=2, num_local_experts=2)
+    assert model.model.layers[0].mlp.jitter_noise == 0.5
+    disable_dropout(model)
+    assert not training_differs(model)
+
+
+def test_a_threshold_that_is_called_noise_stays() -> None:
+    """PhiMoE's router reads `router_jitter_noise` in evaluation mode too, and samples its experts in training mode."""
+    model: Any = noisy("phimoe", num_key_value_heads=2, num_local_experts=4, initializer_range=0.2)
+    before = [module.router_jitter_noise for module in model.modules() if hasattr(module, "router_jitter_noise")]
+    with pytest.raises(UserError, match=r"phimoe.*training mode"):
+        disable_dropout(model)
+    assert before == [
+        module.router_jitter_noise for module in model.modules() if hasattr(module, "router_jitter_noise")
+    ]
+
+
 def test_numbers_that_are_drawn_and_not_used_do_no_harm() -> None:
     model: Any = tiny_model("llama")
     model.model.norm.register_forward_hook(lambda m, _, out: (torch.rand(1), out)[1])

@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from rlhf_lightning.models import load_reward_model, save_model
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import load_reward_model, load_scorer, save_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -41,3 +42,27 @@ def test_saved_folder_loads_with_plain_transformers_and_scores_the_same(folder: 
     torch.testing.assert_close(plain, model(ids, torch.ones_like(ids)))
     again = load_reward_model(tmp_path / "saved").eval()
     torch.testing.assert_close(again(ids, torch.ones_like(ids)), plain)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "opt", "ctrl"])
+def test_any_classifier_scores_a_padded_row_as_it_scores_that_row_alone(kind: str, tmp_path: Path) -> None:
+    size = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = AutoConfig.for_model(kind, **size, intermediate_size=64, pad_token_id=0, num_labels=1)
+    torch.manual_seed(0)
+    plain = AutoModelForSequenceClassification.from_config(config).eval()
+    plain.save_pretrained(tmp_path)
+    model = load_scorer(tmp_path).eval()
+    ids, lengths = torch.randint(3, 60, (3, 12)), (12, 9, 4)
+    mask = torch.tensor([[1] * n + [0] * (12 - n) for n in lengths])
+    with torch.no_grad():
+        scores = model(ids, mask)
+        alone = torch.stack([plain(input_ids=row[None, :n]).logits[0, 0] for row, n in zip(ids, lengths, strict=True)])
+    torch.testing.assert_close(scores, alone, atol=1e-5, rtol=0)
+
+
+def test_scores_that_depend_on_the_padding_are_refused(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("fnet", vocab_size=60, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"FNet.*other scores than each row alone.*allowed"):
+        load_scorer(tmp_path)

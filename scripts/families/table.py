@@ -1,0 +1,75 @@
+"""The verdicts as a table for the terminal and as the list of docs/models.md."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+
+import transformers
+
+from families.judge import Verdict
+
+BEGIN, END = "<!-- families: written by scripts/sweep_families.py --write -->", "<!-- families: end -->"
+
+
+def table(verdicts: Sequence[Verdict]) -> str:
+    """One line per family, and the counts."""
+    lines = [f"{v.family:28} {v.outcome:10} {_detail(v)}" for v in verdicts]
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    names = ("right", "refused", "wrong", "traceback", "not built")
+    return "\n".join([*lines, "", ", ".join(f"{counts[name]} {name}" for name in names)])
+
+
+def _detail(verdict: Verdict) -> str:
+    if verdict.outcome != "right":
+        return verdict.reason
+    return f"{verdict.nats:.0e} nats{'' if verdict.cached else ', sampled without a cache'}"
+
+
+def documented(verdicts: Sequence[Verdict]) -> str:
+    """The list of docs/models.md."""
+    cached = [v.family for v in verdicts if v.outcome == "right" and v.cached]
+    uncached = [v.family for v in verdicts if v.outcome == "right" and not v.cached]
+    unknown = [v.family for v in verdicts if v.outcome == "not built"]
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.outcome not in ("right", "not built"):
+            reasons.setdefault(_cause(verdict.reason), []).append(verdict.family)
+    parts = [
+        f"Of the {len(verdicts)} causal families of transformers {transformers.__version__}:",
+        _paragraph(f"**Right ({len(cached)}), sampled with a cache**", cached),
+        _paragraph(f"**Right ({len(uncached)}), sampled without a cache, which is slower**", uncached),
+        *(_paragraph(f"**Refused ({len(names)}): {cause}**", names) for cause, names in sorted(reasons.items())),
+    ]
+    if unknown:
+        parts.append(_paragraph(f"**Not tried ({len(unknown)}): no tiny model can be built**", unknown))
+    return "\n\n".join(parts)
+
+
+def _cause(reason: str) -> str:
+    if "not a causal language model" in reason:
+        maybe = "config.is_decoder=true makes it one" in reason
+        return (
+            f"later tokens change the probabilities of earlier ones{'; config.is_decoder=true helps' if maybe else ''}"
+        )
+    if "each row alone" in reason:
+        return "rows of a batch get other log-probabilities than each row alone"
+    if "cannot be loaded" in reason:
+        return "`AutoModelForCausalLM` does not read what it has written of them"
+    return "their own forward pass needs more than a row of tokens" if "cannot read" in reason else reason
+
+
+def _paragraph(title: str, names: Sequence[str]) -> str:
+    return textwrap.fill(f"{title}: {', '.join(f'`{name}`' for name in names)}.", 120, break_on_hyphens=False)
+
+
+def replace_list(page: str, verdicts: Sequence[Verdict]) -> str:
+    """The page with the list of these verdicts between its two marks."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
+        lambda _: f"{BEGIN}\n\n{documented(verdicts)}\n\n{END}",
+        page,
+        flags=re.DOTALL,
+    )
