@@ -29,14 +29,19 @@ FAMILIES = ["llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma", "gemma2"]
 
 
 def tiny_model(
-    family: str = "llama", vocab_size: int = len(WORDS) + 3, hidden: int = 32, layers: int = 2, dropout: float = 0.0
+    family: str = "llama",
+    vocab_size: int = len(WORDS) + 3,
+    hidden: int = 32,
+    layers: int = 2,
+    dropout: float = 0.0,
+    positions: int = 128,
 ) -> PreTrainedModel:
     """A random model of a family, always the same; its weights are large enough to tell tokens and positions apart."""
     size = {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": 4,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": positions,
     }
     if family == "gpt2":
         own = {"attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.compat import GuardedCasts, kept_in_float32
 from rlhf_lightning.errors import UserError
@@ -150,6 +151,34 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+@contextlib.contextmanager
+def held_casts(network: nn.Module) -> Iterator[None]:
+    """Let linear layers hold their weights in autocast's type, where it is on, for many passes without gradients.
+
+    Lightning's autocast keeps no casts: decoding would cast every weight for every token. The numbers are the same.
+    They are made on entry and freed on exit: half of float32 weights. Not for DoRA, which reads the norms of weights.
+    """
+    kind = next(network.parameters()).device.type
+    held: list[tuple[nn.Module, str, nn.Parameter]] = []
+    dora = any(getattr(module, "lora_magnitude_vector", None) for module in network.modules())
+    if torch.is_autocast_enabled(kind) and not dora:
+        held = [
+            (module, name, parameter)
+            for module in network.modules()
+            if isinstance(module, nn.Linear | Conv1D) and not isinstance(module, Float32Linear)
+            for name, parameter in module.named_parameters(recurse=False)
+            if type(parameter) is nn.Parameter and parameter.dtype == torch.float32
+        ]
+    try:
+        for module, name, parameter in held:
+            cast = parameter.detach().to(torch.get_autocast_dtype(kind))
+            setattr(module, name, nn.Parameter(cast, requires_grad=False))
+        yield
+    finally:
+        for module, name, parameter in held:
+            setattr(module, name, parameter)
 
 
 @contextlib.contextmanager

@@ -122,7 +122,7 @@ def _reference_before(run: Run) -> Changed:
 
 
 def _bfloat16(run: Run) -> Changed:
-    if run.policy.element < 4:
+    if run.policy.element < 4 or (run.autocast is not None and run.policy.lora is None):
         return
     if run.policy.lora is not None:  # the adapter stays in float32
         policy = replace(run.policy, dtype=torch.bfloat16)
@@ -131,8 +131,8 @@ def _bfloat16(run: Run) -> Changed:
             replace(run, policy=policy, autocast=torch.bfloat16),
         )
     else:
-        policy = replace(run.policy, dtype=torch.bfloat16, cast_to=torch.bfloat16)
-        yield "model.dtype=bfloat16 trainer.precision=bf16-true", replace(run, policy=policy, autocast=None)
+        # Not bf16-true: an update of the usual learning rates leaves most bfloat16 weights as they are.
+        yield "trainer.precision=bf16-mixed", replace(run, autocast=torch.bfloat16)
 
 
 def _lora(run: Run) -> Changed:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
+from rlhf_lightning.models.precision import cast_weights, compute_in_float32
 
 # Attention as in training, where rows are padded on the right and there is no mask. transformers cannot look into a
 # fake tensor to see that none is needed; for a kind of attention that it has no mask function for, it makes none.
@@ -53,7 +54,7 @@ class Network:
         task: a language model or a scalar reward model.
         dtype: of the weights as they are loaded.
         attn_implementation: `eager` keeps attention weights [heads, L, L]; all others keep queries, keys and values.
-        cast_to: the type that a precision such as bf16-true turns every weight into afterwards.
+        cast_to: the type that a precision such as bf16-true gives the weights afterwards, but not adapters and heads.
     """
 
     source: str
@@ -106,12 +107,13 @@ class Network:
             network = classes.from_config(architecture, dtype=self.dtype, attn_implementation=attention)
             if self.nf4 is not None:
                 _put_in_four_bits(network, self.nf4)
+            if self.task == "SEQ_CLS":
+                compute_in_float32(network.score)
             network = prepare_to_train(
                 network, self.task, None, None, self.dropout, self.activation_checkpointing, self.lora
             )
-        for parameter in network.parameters():
-            if self.cast_to is not None and parameter.is_floating_point():
-                parameter.data = parameter.data.to(self.cast_to)
+        if self.cast_to is not None:
+            cast_weights(network, self.cast_to)
         return network
 
     def fake(self, mode: FakeTensorMode, depth: int) -> Any:
@@ -166,7 +168,7 @@ class Network:
 
     def frozen_adapter_bytes(self) -> int:
         """The same of an adapter that is not trained: it has the base's type, where a trained one is in float32."""
-        return self.adapter_bytes() // (self.cast_to.itemsize if self.cast_to else 4) * self.element
+        return self.adapter_bytes() // 4 * self.element
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -87,7 +87,7 @@ def _roles(run: Run) -> Iterator[Role]:
         critic = _critic(run)
         if critic is not None:
             yield _trained(run, "critic", critic.weights())
-        head = (run.policy.text.hidden_size + 1) * (run.policy.cast_to.itemsize if run.policy.cast_to else 4)
+        head = (run.policy.text.hidden_size + 1) * 4
         yield _trained(run, "value head", Weights(0, head, head, 0))
     if run.algorithm in ("dpo", "ppo"):
         yield _reference(run, weights)
@@ -122,7 +122,7 @@ def _reference(run: Run, weights: Weights) -> Role:
     if not run.keeps_reference and run.policy.lora is None:
         return Role("reference", 0, note="a frozen copy before training, then let go")
     if _has_reference_copy(run):
-        return Role("reference", _reference_copy(run).weights().total, note="a frozen copy, on every device")
+        return Role("reference", weights.total, note="a frozen copy, on every device")
     if run.starts_from_adapter:
         return Role("reference", run.policy.adapter_bytes(), note="a frozen copy of the adapter")
     return Role("reference", 0, note="the policy with its adapter off")
@@ -130,11 +130,6 @@ def _reference(run: Run, weights: Weights) -> Role:
 
 def _has_reference_copy(run: Run) -> bool:
     return run.policy.lora is None or (run.algorithm == "ppo" and run.separate)
-
-
-def _reference_copy(run: Run) -> Network:
-    """It is no part of the module that the trainer casts or shards."""
-    return replace(run.policy, cast_to=None)
 
 
 def _critic(run: Run) -> Network | None:
@@ -165,12 +160,10 @@ def _reference_phase(run: Run, gradients: int) -> Phase:
     if not _has_reference_copy(run):
         alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
         return Phase("reference", gradients, alive.others, logits=alive.logits, buffers=_gathered_layers(run))
-    copy = _reference_copy(run)
+    alive = forward_pass(run.policy, run.rows, run.loss, run.autocast, frozen=True)
     if run.keeps_reference:
-        alive = forward_pass(copy, run.rows, run.loss, run.autocast, frozen=True)
         return Phase("reference", gradients, alive.others, logits=alive.logits)
-    alive = forward_pass(copy, run.rows, run.loss, frozen=True)  # before the first step there is no autocast
-    weights = copy.weights().total
+    weights = run.policy.weights().total
     return Phase("reference", 0, alive.others, logits=alive.logits, buffers=weights, before_training=True)
 
 
@@ -246,7 +239,12 @@ def _gathered_weights(run: Run) -> int:
 
 
 def _packed_weights(run: Run) -> int:
-    """Decoding on some CPUs reads a copy of the weights: `models.cpu_products.packed_weights`."""
+    """Decoding reads a copy of the weights on some CPUs (`models.cpu_products.packed_weights`) and under autocast.
+
+    In `generation` autocast keeps its copies of trained weights itself.
+    """
+    if run.autocast is not None and run.policy.lora is not None and run.policy.nf4 is None:
+        return run.policy.weights().frozen * run.autocast.itemsize // 4 if run.policy.element == 4 else 0
     plain = run.policy.element == 4 and run.policy.nf4 is None and run.autocast is None
     return run.policy.weights().total if run.devices.cpu and plain and onednn_is_faster() else 0
 

@@ -12,6 +12,7 @@ from rlhf_lightning.data import left_pad
 from rlhf_lightning.models.cpu_products import packed_weights
 from rlhf_lightning.models.forward import backbone, bare_model, output_head
 from rlhf_lightning.models.packing import packable
+from rlhf_lightning.models.precision import held_casts
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.drawn import Drawn, Row
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
@@ -57,7 +58,7 @@ class NativeEngine:
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
         slots = min(self.batch_size or len(rows), len(rows))
-        with _evaluating(self.model) as model, packed_weights(model, slots):
+        with _evaluating(self.model) as model, packed_weights(model, slots), held_casts(model):
             decoding = self.decoding(model, rows, self, settings, generator)
             with torch.inference_mode():  # spares every small operation some bookkeeping
                 decoding.run()

@@ -1,0 +1,204 @@
+"""What is computed in which type: sums, heads, long rows, decoding; and which precisions are refused."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models import (
+    LoRA,
+    RewardModel,
+    SharedRewardModel,
+    ValueHead,
+    load_causal_lm,
+    load_reward_model,
+    save_model,
+)
+from rlhf_lightning.models.forward import predict_tokens
+from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
+from tests.algorithms.conftest import dpo, ppo, sft, trainer
+from tests.tiny import tiny_model, tiny_tokenizer
+
+BFLOAT16 = HalfPrecision("bf16-true")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    tiny_model(hidden=64).save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+def test_sums_of_thousands_of_values_are_those_of_float64() -> None:
+    """In bfloat16 a sum of ones ends at 256."""
+    module, _ = sft()
+    values = torch.rand(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with BFLOAT16.forward_context():
+        for i, value in enumerate(values.tolist()):
+            module.record("mean", value if i % 2 else torch.tensor(value, dtype=torch.float64), 1 + i % 3)
+            module.record_max("max", torch.tensor(value, dtype=torch.float32))
+        BFLOAT16.convert_module(module)  # as at a second fit, or after a resume
+    weights = torch.arange(len(values)) % 3 + 1
+    assert float(module.metrics["mean"].compute()) == pytest.approx(float((values * weights).sum() / weights.sum()))
+    assert module.metrics["mean"].compute().dtype == torch.float32
+    assert float(module.maxima["max"].compute()) == float(values.max().float())
+
+
+def test_a_cast_reaches_the_weights_alone(base: Path) -> None:
+    module, _ = ppo(partial(load_causal_lm, base, adapter=LoRA(rank=4)))
+    module.configure_model()
+    before = {name: b.clone() for name, b in module.named_buffers()}
+    for cast in (lambda: module.to(torch.bfloat16), module.bfloat16, module.half):
+        cast()
+        types = {name: p.dtype for name, p in module.named_parameters()}
+        kept = {name for name, dtype in types.items() if dtype == torch.float32}
+        assert kept == {name for name in types if "lora_" in name or "value_head" in name}
+    assert before and all(torch.equal(b, before[name]) for name, b in module.named_buffers())
+    module.double()
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
+
+
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])
+def test_heads_are_computed_in_float32_whatever_surrounds_them(cast: torch.dtype) -> None:
+    head = ValueHead(64).to(cast)
+    assert {p.dtype for p in head.parameters()} == {torch.float32}
+    torch.nn.init.normal_(head.linear.weight, std=5)
+    states = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    with BFLOAT16.forward_context(), torch.autocast("cpu", torch.bfloat16):
+        values = head(states)
+    exact = states.double() @ head.linear.weight.double()[0]
+    assert values.dtype == torch.float32
+    assert torch.allclose(values.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(rank=4)], ids=["full", "lora"])
+def test_a_score_head_keeps_its_digits_over_a_half_precision_export(
+    adapter: LoRA | None, base: Path, tmp_path: Path
+) -> None:
+    model = load_reward_model(base, dtype="bfloat16", adapter=adapter)
+    ids, mask = torch.arange(3, 13).view(2, 5), torch.ones(2, 5, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = model(ids, mask)
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float())
+    save_model(model, tiny_tokenizer(), tmp_path / "out")
+    for dtype in ("bfloat16",) if adapter else ("bfloat16", "auto"):
+        again = load_reward_model(tmp_path / "out", dtype=dtype, adapter=adapter)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(again(ids, mask), scores), dtype
+
+
+def test_a_reward_model_on_the_policys_base_scores_in_float32(base: Path, tmp_path: Path) -> None:
+    judge = load_reward_model(base, adapter=LoRA(rank=4))
+    save_model(judge, tiny_tokenizer(), tmp_path / "judge")
+    shared = SharedRewardModel(load_causal_lm(base, adapter=LoRA(rank=4)), str(tmp_path / "judge"))
+    ids, mask = torch.arange(3, 13).view(2, 5), torch.ones(2, 5, dtype=torch.long)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        scores, alone = shared(ids, mask), judge(ids, mask)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, alone)
+
+
+def test_any_classifier_gets_a_head_in_float32(base: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    model = RewardModel(AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.bfloat16))
+    assert model.to(torch.bfloat16)(torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3)).dtype == torch.float32
+    assert model.classifier.score.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral", "qwen2", "qwen3", "gemma"])
+def test_rows_of_hundreds_of_tokens_train_under_autocast_on_a_cpu(family: str) -> None:
+    """Long rows take another path through attention there; rotary positions leave queries in float32."""
+    model = tiny_model(family, positions=512)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 29, (3, 500), generator=generator)
+    flags = torch.arange(500) > torch.tensor([[10], [10], [450]])
+    flags[1, 60:] = False
+    exact = predict_tokens(model, ids, flags).logprobs
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        logprobs = predict_tokens(model, ids, flags).logprobs
+        with torch.no_grad():
+            assert torch.equal(predict_tokens(model, ids, flags).logprobs, logprobs)
+    logprobs.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert float((logprobs - exact).abs().mean()) < 0.1
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of tensors of at least so many numbers to bfloat16."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self.least, self.count = least, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.bfloat16 and out.numel() >= self.least:
+            whole = [x for x in args if isinstance(x, torch.Tensor) and x.dtype == torch.float32]
+            self.count += bool(whole) and whole[0].shape == out.shape
+        return out
+
+
+@pytest.mark.parametrize("adapter", [None, LoRA(rank=4)], ids=["full", "lora"])
+def test_decoding_casts_every_weight_once_and_draws_the_same(
+    adapter: LoRA | None, base: Path, monkeypatch: Any
+) -> None:
+    model = load_causal_lm(base, adapter=adapter)
+    prompts, settings = [[3, 4, 5], [6, 7]], SamplingSettings(max_new_tokens=12)
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.weight.numel() >= 64 * 29]
+    parameters = dict(model.named_parameters())
+
+    def generate() -> tuple[Any, int]:
+        engine = NativeEngine(0, [1])
+        engine.sync(model)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), Casts(64 * 29) as casts:
+            return engine.generate(prompts, settings, seeded_generator("cpu", "x")), casts.count
+
+    held, casts = generate()
+    assert casts == len(linear)
+    assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
+    monkeypatch.setattr("rlhf_lightning.rollout.native.held_casts", lambda model: torch.no_grad())
+    plain, more = generate()
+    assert more > casts
+    assert torch.equal(held.tokens, plain.tokens)
+    assert torch.equal(held.logprobs, plain.logprobs)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "adapter", "message"),
+    [
+        ("16-true", "float32", None, "trainer.precision: found .16-true.*bf16-true"),
+        ("32-true", "float16", None, "model.dtype: float16 weights cannot be trained"),
+        ("32-true", "float16", LoRA(rank=4), "model.dtype: float16 weights need trainer.precision=16-mixed"),
+        ("bf16-mixed", "float16", LoRA(rank=4), "model.dtype: float16 weights need trainer.precision=16-mixed"),
+    ],
+)
+def test_what_float16_cannot_do_is_refused(
+    precision: Any, dtype: Any, adapter: LoRA | None, message: str, base: Path, tmp_path: Path
+) -> None:
+    module, data = sft(partial(load_causal_lm, base, dtype=dtype, adapter=adapter))
+    with pytest.raises(UserError, match=message) as refusal:
+        trainer(tmp_path, precision=precision).fit(module, data)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "64-true"])
+def test_any_type_of_weights_under_any_precision_starts_at_its_reference(
+    precision: Any, dtype: Any, base: Path, tmp_path: Path
+) -> None:
+    still = partial(torch.optim.SGD, lr=0.0)
+    module, data = dpo(partial(load_causal_lm, base, dtype=dtype), optimizer=still)
+    fit = trainer(tmp_path, precision=precision)
+    fit.fit(module, data)
+    assert float(fit.callback_metrics["train/loss"]) == pytest.approx(math.log(2), abs=1e-7)
+    assert {p.dtype for p in module.reference._model.parameters()} == {p.dtype for p in module.model.parameters()}
