@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.algorithms.lost_updates import warn_of_lost_updates
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.algorithms.resume_points import interrupted, mark
 from rlhf_lightning.algorithms.row_limits import check_rows
@@ -116,7 +117,8 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     def shard(self, network: Any) -> None:
         """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
         if self.device_mesh is not None:
-            shard(network, self.device_mesh["data_parallel"])
+            gathered = torch.bfloat16 if self.precision == "bf16-mixed" else None
+            shard(network, self.device_mesh["data_parallel"], gathered)
 
     def on_fit_start(self) -> None:
         """Refuse rows that the model cannot read, now that both are there."""
@@ -128,6 +130,8 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             # A fused optimiser can divide gradients by a loss scale, and Lightning would not clip them: there is none.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        if self.trainer.is_global_zero:
+            warn_of_lost_updates(optimizer)
         if self.make_scheduler is None:
             return optimizer
         return {

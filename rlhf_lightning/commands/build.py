@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.arithmetic import is_ppo
+from rlhf_lightning.commands.check_types import check_trainer
 from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_history, log_parameters
 from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import shown
@@ -95,6 +96,7 @@ def build_trainer(
         use_distributed_sampler=False,  # the loaders shard themselves
         enable_model_summary=False,
     )
+    check_trainer(config, trainer)
     return trainer
 
 

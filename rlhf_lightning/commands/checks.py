@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.arithmetic import check_arithmetic
+from rlhf_lightning.commands.check_types import check_types
 from rlhf_lightning.commands.combinations import (
     check_dpo_combinations,
     check_ppo_combinations,
@@ -65,6 +66,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
     check_schedule(config)
     check_validation_interval(config["trainer"])
+    check_types(config)
     if config["model"].get("quantization") and not config["model"].get("adapter"):
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if config.get("reward"):

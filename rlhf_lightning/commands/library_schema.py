@@ -29,7 +29,7 @@ class Trainer(TypedDict, total=False):
     devices: Count | Literal["auto"] | list[Whole]
     num_nodes: Count
     strategy: Text | Mapping
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "transformer-engine"]
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true"]
     max_epochs: Annotated[int, Field(ge=-1)]
     min_epochs: Count | None
     max_steps: Annotated[int, Field(ge=-1)]

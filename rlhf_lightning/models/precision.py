@@ -86,9 +86,20 @@ def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def compute_as(dtype: torch.dtype, root: nn.Module) -> None:
+    """Note on modules that they compute with another type than they keep weights in, as sharded ones may."""
+    for module in root.modules():
+        if not isinstance(module, Float32Linear):
+            module.computes_as = dtype  # type: ignore[assignment]  # a parameter would not keep it: FSDP makes new ones
+
+
 def match_types(network: nn.Module, like: nn.Module) -> None:
-    """Give the weights of a network the types that those of the same names have in another one."""
-    types = {name: parameter.dtype for name, parameter in like.named_parameters()}
+    """Give the weights of a network the types that those of the same names are computed with in another one."""
+    types = {
+        f"{prefix}.{name}".lstrip("."): getattr(module, "computes_as", parameter.dtype)
+        for prefix, module in like.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    }
     for name, parameter in network.named_parameters():
         if parameter.is_floating_point() and types.get(name, parameter.dtype) != parameter.dtype:
             parameter.data = parameter.data.to(types[name])

@@ -12,27 +12,40 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.precision import Float32Linear, compute_as
 
 
-def shard(root: nn.Module, mesh: DeviceMesh) -> None:
+def shard(root: nn.Module, mesh: DeviceMesh, gathered: torch.dtype | None = None) -> None:
     """Spread `root` over the processes of `mesh`, the layers of its decoders one by one.
+
+    Args:
+        gathered: the type in which weights are sent and computed with, heads in float32 excepted; None: their own.
+            What is kept, trained and added up over processes stays as it is.
 
     Raises:
         UserError: weights in 4 bits, which cannot be split.
     """
     if any(not parameter.dtype.is_floating_point for parameter in root.parameters()):
         raise UserError("model.quantization: 4-bit weights cannot be sharded; use trainer=ddp, or 16-bit weights")
+    # Without casting inputs: masks are floats, and their sums have to be exact.
+    policy = MixedPrecisionPolicy(gathered, None if gathered is None else torch.float32, cast_forward_inputs=False)
+    for module in [*root.modules()]:
+        if isinstance(module, Float32Linear):
+            fully_shard(module, mesh=mesh)
     for module in [*root.modules()]:
         if isinstance(module, GradientCheckpointingLayer):  # transformers' class of decoder layers
-            fully_shard(module, mesh=mesh)
-    fully_shard(root, mesh=mesh)
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(root, mesh=mesh, mp_policy=policy)
+    if gathered is not None:
+        compute_as(gathered, root)
 
 
 def as_forward(root: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:

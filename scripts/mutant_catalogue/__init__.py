@@ -5,12 +5,13 @@ from __future__ import annotations
 from mutant_catalogue.arithmetic import ARITHMETIC
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.losses import LOSSES
+from mutant_catalogue.precisions import PRECISIONS
 from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.state import STATE
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
 
-ROWS: tuple[Row, ...] = (*ROLLOUTS, *ENGINES, *TOKENS, *TEXT, *LOSSES, *ARITHMETIC, *STATE)
+ROWS: tuple[Row, ...] = (*ROLLOUTS, *ENGINES, *TOKENS, *TEXT, *LOSSES, *ARITHMETIC, *STATE, *PRECISIONS)
 
 __all__ = ["ROWS", "Mutant", "Row"]

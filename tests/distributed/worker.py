@@ -83,7 +83,7 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
 
 
-def trainer(folder: Path, strategy: Any, world: int) -> L.Trainer:
+def trainer(folder: Path, strategy: Any, world: int, precision: Any = "32-true") -> L.Trainer:
     """A quiet Trainer over the processes that torchrun started, on as many nodes as it has agents."""
     nodes = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
     settings: dict[str, Any] = {
@@ -92,6 +92,7 @@ def trainer(folder: Path, strategy: Any, world: int) -> L.Trainer:
         "devices": world // nodes,
         "num_nodes": nodes,
         "strategy": strategy,
+        "precision": precision,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,

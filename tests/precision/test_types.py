@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlhf_lightning.algorithms import DPOModule
+from rlhf_lightning.data import PreferenceDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     LoRA,
@@ -20,12 +23,14 @@ from rlhf_lightning.models import (
     ValueHead,
     load_causal_lm,
     load_reward_model,
+    row_attention,
     save_model,
 )
 from rlhf_lightning.models.forward import predict_tokens
+from rlhf_lightning.models.precision import WEIGHTS
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
 from tests.algorithms.conftest import dpo, ppo, sft, trainer
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 BFLOAT16 = HalfPrecision("bf16-true")
 
@@ -202,3 +207,88 @@ def test_any_type_of_weights_under_any_precision_starts_at_its_reference(
     fit.fit(module, data)
     assert float(fit.callback_metrics["train/loss"]) == pytest.approx(math.log(2), abs=1e-7)
     assert {p.dtype for p in module.reference._model.parameters()} == {p.dtype for p in module.model.parameters()}
+
+
+def long_pairs(n: int = 16) -> list[dict[str, str]]:
+    """Rows of many lengths, so that batches have many shapes."""
+    numbers = torch.randint(0, 26, (n, 3, 40), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [[" ".join(WORDS[k] for k in ids[: 3 + ids[0]]) for ids in row] for row in numbers]
+    return [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in texts]
+
+
+class Losses(L.Callback):
+    """The loss of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_a_precomputed_reference_is_that_of_the_first_epoch(precision: Any, tmp_path: Path) -> None:
+    """In half precision a row's numbers depend on the shape of its batch."""
+    tokenizer, still = tiny_tokenizer(), partial(torch.optim.SGD, lr=0.0)
+    module = DPOModule(partial(tiny_model, hidden=256), tokenizer, still, precompute_reference=True)
+    watch = Losses()
+    data = PreferenceDataModule(tokenizer, long_pairs(), batch_size=4)
+    trainer(tmp_path / "new", precision=precision, callbacks=[watch]).fit(module, data)
+    assert {f"{loss:.7f}" for loss in watch.losses} == {"0.6931472"}
+
+
+def test_a_stored_reference_is_of_one_precision(base: Path, tmp_path: Path) -> None:
+    still = partial(torch.optim.SGD, lr=0.0)
+    for precision in ("32-true", "bf16-mixed", "32-true"):
+        module, data = dpo(partial(load_causal_lm, base), optimizer=still, precompute_reference=True)
+        fit = trainer(tmp_path, precision=precision)
+        fit.fit(module, data)
+        assert float(fit.callback_metrics["train/loss"]) == pytest.approx(math.log(2), abs=1e-7)
+
+
+def test_autocast_leaves_long_rows_to_torch() -> None:
+    x = torch.randn(1, 2, 500, 8)
+    assert row_attention.suits(x, x, x, [row_attention.Row(0, 500)], 500**2, 0.0)
+    assert not row_attention.suits(x, x, x.bfloat16(), [row_attention.Row(0, 500)], 500**2, 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not row_attention.suits(x, x, x, [row_attention.Row(0, 500)], 500**2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "adapter", "rate", "warns"),
+    [
+        ("float32", "bf16-true", None, 1e-5, True),
+        ("bfloat16", "32-true", None, 1e-5, True),
+        ("bfloat16", "bf16-mixed", None, 1e-5, True),
+        ("float32", "bf16-true", None, 1e-1, False),
+        ("float32", "bf16-mixed", None, 1e-5, False),
+        ("float32", "bf16-true", LoRA(rank=4), 1e-5, False),
+    ],
+)
+def test_updates_that_16_bit_weights_do_not_take_are_told(
+    dtype: Any, precision: Any, adapter: LoRA | None, rate: float, warns: bool, base: Path, tmp_path: Path, caplog: Any
+) -> None:
+    module, data = sft(partial(load_causal_lm, base, dtype=dtype, adapter=adapter))
+    module.make_optimizer = partial(torch.optim.AdamW, lr=rate)
+    module.configure_model()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    fit = trainer(tmp_path, precision=precision, max_steps=1)
+    with caplog.at_level("WARNING", logger="rlhf_lightning"):
+        fit.fit(module, data)
+    told = [record.getMessage() for record in caplog.records if "optimizer.lr" in record.getMessage()]
+    assert bool(told) == warns
+    if warns:  # what it says is what the step did
+        share = float(told[0].split(" changes ")[1].split("%")[0]) / 100
+        trained = {n: p for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
+        changed = sum(int((p != before[n].to(p.dtype)).sum()) for n, p in trained.items() if "embed" not in n)
+        count = sum(p.numel() for n, p in trained.items() if "embed" not in n)
+        assert share == pytest.approx(changed / count, abs=0.02)
+        assert "trainer.precision=bf16-mixed" in told[0]
+
+
+def test_the_precisions_that_configs_allow_are_those_that_modules_take() -> None:
+    from typing import get_args, get_type_hints
+
+    from rlhf_lightning.commands.library_schema import Trainer
+
+    assert set(get_args(get_type_hints(Trainer)["precision"])) == set(WEIGHTS)

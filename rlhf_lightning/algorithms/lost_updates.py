@@ -1,0 +1,51 @@
+"""Updates that are too small for the type of the weights: adding them changes nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 2**16  # numbers of a parameter that are looked at
+LEAST = 0.5  # of the weights that should change
+
+
+@torch.no_grad()
+def share_changed(weight: Tensor, step: float) -> float:
+    """The share of numbers that are another one after `step` is added or subtracted, in their type.
+
+    A number in bfloat16 has 8 significant bits: a step below 1/512 to 1/256 of it is lost.
+
+    >>> share_changed(torch.tensor([1.0, 0.001], dtype=torch.bfloat16), 1e-4)
+    0.5
+    """
+    flat = weight.detach().flatten()
+    some = flat[:: max(1, len(flat) // SAMPLE)]
+    changed = [(some.float() + signed).to(some.dtype) != some for signed in (step, -step)]
+    return float(torch.cat(changed).double().mean())
+
+
+def warn_of_lost_updates(optimizer: Optimizer) -> None:
+    """Warn if most weights in half precision stay as they are after an update of the learning rate's size.
+
+    That is the size of Adam's updates and of its relatives'; SGD's depend on the gradients.
+    """
+    counts = [0.0, 0.0]
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if "betas" in group and parameter.is_floating_point() and parameter.dtype.itemsize < 4:
+                local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+                if local.numel():
+                    counts[0] += share_changed(local, float(group["lr"])) * local.numel()
+                    counts[1] += local.numel()
+    if counts[1] and counts[0] / counts[1] < LEAST:
+        rate = float(optimizer.param_groups[0]["lr"])
+        log.warning(
+            f"optimizer.lr: an update of {rate:g} changes {counts[0] / counts[1]:.1%} "
+            "of the 16-bit weights, the others are rounded back; train float32 weights (model.dtype=float32 "
+            "trainer.precision=bf16-mixed), or an adapter (model/adapter=lora), which stays in float32"
+        )
