@@ -89,7 +89,7 @@ class DPOModule(AlignmentModule):
         path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
         batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
         tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
-        key = f"{self.reference.fingerprint()}{tokens.hexdigest()} {self.precision}"
+        key = self.reference.fingerprint() + tokens.hexdigest() + f" {self.precision}"
         saved = torch.load(path, weights_only=True) if path.is_file() else {}
         table = saved["table"] if saved.get("key") == key else {}
         if not table:

@@ -71,7 +71,7 @@ PRECISIONS = (
             Mutant(
                 "a stored reference of another precision is taken",
                 "algorithms/dpo.py",
-                " {self.precision}",
+                ' + f" {self.precision}"',
                 "",
                 (f"{TYPES}::test_a_stored_reference_is_of_one_precision",),
             ),
