@@ -47,7 +47,7 @@ class Drawn:
         self.tokens.index_copy_(0, places, tokens)
         self.logprobs.index_copy_(0, places, logprobs)
         if self.values is not None and values is not None:
-            self.values.index_copy_(0, places, values)
+            self.values.index_copy_(0, places, values.to(self.values))
         for row in rows:
             row.drawn += 1
 

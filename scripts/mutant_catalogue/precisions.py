@@ -43,15 +43,15 @@ PRECISIONS = (
             Mutant(
                 "sums of metrics have the default type",
                 "algorithms/weighted_mean.py",
-                'add_state("total", torch.zeros((), dtype=torch.float32)',
-                'add_state("total", torch.zeros(())',
+                "add_state(name, torch.zeros((), dtype=torch.float32)",
+                "add_state(name, torch.zeros(())",
                 (f"{TYPES}::test_sums_of_thousands_of_values_are_those_of_float64",),
             ),
             Mutant(
                 "scores of a reward have the default type",
                 "algorithms/ppo.py",
-                "check_scores(scores, len(prompts), name), dtype=torch.float32,",
-                "check_scores(scores, len(prompts), name),",
+                "return to_device(scores, self.device, torch.float32)",
+                "return to_device(scores, self.device)",
                 (f"{STARTS}[bf16-true-full-ppo shared-llama]",),
             ),
             Mutant(
