@@ -17,7 +17,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
     Lightning stages it in the temporary folder and moves it without a sync: killed while it moves across file systems,
     both the new and the former checkpoint are gone. A `Trainer(plugins=[DurableCheckpointIO()])` has it outside the
     commands, too. Sharded checkpoints (folders) are written by their strategy and not through this.
+
+    Args:
+        run_dir: the run folder, named in the manifest, for checkpoints that lie elsewhere.
     """
+
+    def __init__(self, run_dir: str | Path | None = None) -> None:
+        super().__init__()
+        self.run_dir = run_dir
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
@@ -25,7 +32,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        facts = {key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint}
+        facts: dict[str, Any] = {
+            key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint
+        }
+        if self.run_dir is not None:
+            facts["run"] = str(Path(self.run_dir).resolve())
         save_with_manifest(target, lambda file: torch.save(checkpoint, file), **facts)
 
     def remove_checkpoint(self, path: str | Path) -> None:

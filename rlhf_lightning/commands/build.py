@@ -79,6 +79,8 @@ def build_trainer(
         parent_run_id: MLflow's id of the pipeline that the run belongs to.
         checkpoint: what the run resumes.
     """
+    from lightning.pytorch.callbacks import Checkpoint
+
     callbacks = []
     for name, section in (config.get("callbacks") or {}).items():
         extra: dict[str, Any] = {}
@@ -86,12 +88,14 @@ def build_trainer(
             extra["dirpath"] = run_dir / "checkpoints"
         if section:
             callbacks.append(build(section, f"callbacks.{name}", **extra))
+    saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     trainer: Trainer = build(
-        config["trainer"],
+        # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
+        {"enable_checkpointing": saves, **config["trainer"]},
         "trainer",
         logger=_build_logger(config, run_dir, parent_run_id, checkpoint) or False,
         callbacks=callbacks,
-        plugins=_plugins(config["trainer"].get("plugins")),
+        plugins=_plugins(config["trainer"].get("plugins"), run_dir),
         default_root_dir=run_dir,
         use_distributed_sampler=False,  # the loaders shard themselves
         enable_model_summary=False,
@@ -100,7 +104,7 @@ def build_trainer(
     return trainer
 
 
-def _plugins(chosen: Any) -> list[Any]:
+def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
     """The user's own, and, where theirs do not, ours that write checkpoints and keep Lightning from requeueing jobs.
 
     Its handler would save wherever the run is; `StopOnSigterm` saves where a run resumes exactly.
@@ -113,7 +117,7 @@ def _plugins(chosen: Any) -> list[Any]:
     listed = [] if chosen is None else chosen if isinstance(chosen, list) else [chosen]
     plugins = [build(each, "trainer.plugins") if isinstance(each, Mapping) else each for each in listed]
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-        plugins.append(DurableCheckpointIO())
+        plugins.append(DurableCheckpointIO(run_dir))
     chosen_by_user = any(isinstance(plugin, ClusterEnvironment) for plugin in plugins)
     if under_srun() and not chosen_by_user and not TorchElasticEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.ranks import first_process, queued_again, slurm_job, started_from_outside, under_srun
 from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.durable import manifest_of, what_is_broken, why_not_resumed, write_text_durably
+from rlhf_lightning.durable import manifest_of, read_manifest, what_is_broken, why_not_resumed, write_text_durably
 from rlhf_lightning.errors import UserError
 
 # Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
@@ -65,8 +65,9 @@ def _new_folder(parent: Path) -> Path:
 def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """The folder of the run that saved a checkpoint: its run goes on there."""
     above = checkpoint.absolute().parents
-    # Lightning's own, of a SLURM job, lies in the run folder itself.
-    return next((folder for folder in (above[1], above[0]) if (folder / "config.yaml").is_file()), None)
+    # Lightning's own, of a SLURM job, lies in the run folder itself; a callback's `dirpath` may be anywhere.
+    named = [Path(entry["run"]) for entry in read_manifest(checkpoint) if "run" in entry]
+    return next((folder for folder in (above[1], above[0], *named) if (folder / "config.yaml").is_file()), None)
 
 
 def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
@@ -120,14 +121,25 @@ def _named(path: Path) -> Path:
 def _newest_complete(config: Mapping[str, Any]) -> Path:
     run_dir = config.get("run_dir")
     root = Path(run_dir) if run_dir else OUTPUTS / str(config["name"])
-    pattern = "checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"
-    for path in sorted(root.glob(pattern), key=_age_key, reverse=True):
+    found = [*root.glob("checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"), *_elsewhere(config)]
+    for path in sorted(found, key=_age_key, reverse=True):
         problem = _of_earlier_run(path) or what_is_broken(path) or why_not_resumed(path)
         if problem is None:
             return path
         if first_process():
             sys.stderr.write(f"ckpt: {path} is passed over: {problem}\n")
     raise UserError(f"ckpt: no whole checkpoint in {root}; start without ckpt=last, or name the run with run_dir=...")
+
+
+def _elsewhere(config: Mapping[str, Any]) -> Iterator[Path]:
+    """The run's checkpoints in the `dirpath` of a callback, which other runs may share."""
+    sections = [section for section in (config.get("callbacks") or {}).values() if isinstance(section, Mapping)]
+    folders = {str(section["dirpath"]) for section in sections if section.get("dirpath")}
+    own = Path(config["run_dir"]).resolve() if config.get("run_dir") else (OUTPUTS / str(config["name"])).resolve()
+    for path in (path for folder in sorted(folders) for path in Path(folder).glob("*.ckpt")):
+        run = run_of_checkpoint(path)
+        if run is not None and own in (run.resolve(), run.resolve().parent):
+            yield path
 
 
 def _age_key(path: Path) -> int:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlhf_lightning import durable
+from rlhf_lightning.callbacks import DurableCheckpointIO
 from rlhf_lightning.commands import run_folder
 from rlhf_lightning.commands.run_folder import (
     begin_run,
@@ -317,3 +318,15 @@ def test_a_new_run_in_an_old_folder_does_not_show_the_old_summary(empty_folder):
     run_folder.write_summary(empty_folder, {"a": 1})
     run_folder.write_config(empty_folder, {"name": "x"})
     assert not (empty_folder / "summary.json").exists()
+
+
+def test_checkpoints_in_another_folder_are_found_for_their_run_alone(empty_folder):
+    shared = empty_folder / "scratch"
+    shared.mkdir()
+    for name in ("run", "other"):
+        (empty_folder / name).mkdir()
+        (empty_folder / name / "config.yaml").write_text("{}")
+        DurableCheckpointIO(empty_folder / name).save_checkpoint({"epoch": 1}, shared / f"{name}.ckpt")
+    assert run_folder.run_of_checkpoint(shared / "run.ckpt") == empty_folder / "run"
+    config = {"ckpt": "last", "run_dir": "run", "callbacks": {"checkpoint": {"dirpath": str(shared)}, "off": None}}
+    assert find_checkpoint(config) == shared / "run.ckpt"

@@ -1,0 +1,35 @@
+"""What a run's Trainer is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch.callbacks import Checkpoint
+
+from rlhf_lightning.commands.build import build_trainer
+from rlhf_lightning.commands.composition import compose_config
+
+
+def trainer(*overrides: str) -> Any:
+    settings = ["experiment=sft_demo", "logger=none", "trainer.accelerator=cpu", "callbacks.progress=null"]
+    return build_trainer(compose_config("train", [*settings, *overrides]), Path("run"), None)
+
+
+def test_a_checkpoint_callback_that_is_switched_off_is_not_replaced_by_lightnings(empty_folder: Path) -> None:
+    assert trainer().checkpoint_callbacks
+    assert not [each for each in trainer("callbacks.checkpoint=null").callbacks if isinstance(each, Checkpoint)]
+
+
+def test_under_srun_lightning_does_not_queue_jobs_again_itself(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "train"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environment = trainer()._accelerator_connector.cluster_environment
+    assert isinstance(environment, SLURMEnvironment)
+    assert not environment.auto_requeue
+    own = "+trainer.plugins={_target_: lightning.fabric.plugins.environments.LightningEnvironment}"
+    assert not isinstance(trainer(own)._accelerator_connector.cluster_environment, SLURMEnvironment)
