@@ -9,6 +9,7 @@ LOADER = "data/loader.py"
 RESUME = "algorithms/test_resume.py"
 WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
 ONCE = "data/test_loader.py::test_ranks_yield_equally_many_batches_and_every_row_counts_once"
+INTERRUPTED = "algorithms/test_interrupted.py"
 POINTS = "algorithms/test_resume_points.py"
 ANY_POINT = f"{POINTS}::test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same"
 ANY_KILL = "test_durable.py::test_a_kill_at_any_point_leaves_the_former_or_the_new_checkpoint_whole"
@@ -155,8 +156,8 @@ STATE = (
             Mutant(
                 "a checkpoint is renamed before its manifest is written",
                 "durable.py",
-                "    before_rename(hashing)\n    os.replace(beside, path)\n",
-                "    os.replace(beside, path)\n    before_rename(hashing)\n",
+                "        before_rename(hashing)\n        os.replace(beside, path)\n",
+                "        os.replace(beside, path)\n        before_rename(hashing)\n",
                 (ANY_KILL,),
             ),
             Mutant(
@@ -165,6 +166,48 @@ STATE = (
                 "[entry, *read_manifest(path)]",
                 "[entry]",
                 (ANY_KILL,),
+            ),
+            Mutant(
+                "a checkpoint within an iteration of PPO passes for one of its end",
+                PPO,
+                "        self._collected = True\n",
+                "",
+                (f"{INTERRUPTED}::test_in_every_hook_a_checkpoint_says_whether_a_run_resumes_from_it[ppo]",),
+            ),
+            Mutant(
+                "a checkpoint says that it cannot be resumed from, and is",
+                "algorithms/base.py",
+                'if (reason := checkpoint.get("cannot_resume")) and',
+                'if (reason := checkpoint.get("cannot_resume_")) and',
+                (f"{INTERRUPTED}::test_where_it_does_not_the_run_is_refused",),
+            ),
+            Mutant(
+                "an exception puts a checkpoint within a step in the place of the last good one",
+                "callbacks/resumable_checkpoint.py",
+                "        if ask() is None:  #",
+                "        if True:  #",
+                (f"{INTERRUPTED}::test_an_exception_leaves_the_last_good_checkpoint",),
+            ),
+            Mutant(
+                "Lightning queues SLURM jobs again, from wherever they are",
+                "commands/build.py",
+                "SLURMEnvironment(auto_requeue=False)",
+                "SLURMEnvironment()",
+                ("commands/test_build.py::test_under_srun_lightning_does_not_queue_jobs_again_itself",),
+            ),
+            Mutant(
+                "a resumed run is a new MLflow run",
+                "commands/build.py",
+                "live_run(run_dir, uri) if mine and checkpoint is not None else None",
+                "None",
+                ("commands/test_mlflow_runs.py::test_a_resumed_run_goes_on_in_its_own",),
+            ),
+            Mutant(
+                "every node has a first process",
+                "commands/ranks.py",
+                """    return _number("NODE_RANK" if os.environ.get("NODE_RANK") else "GROUP_RANK"), _number("WORLD_SIZE", 1)\n""",
+                """    return 0, _number("WORLD_SIZE", 1)\n""",
+                ("commands/test_ranks.py::test_only_global_rank_0_writes",),
             ),
             Mutant(
                 "SIGTERM saves nothing",
