@@ -205,8 +205,8 @@ STATE = (
             Mutant(
                 "every node has a first process",
                 "commands/ranks.py",
-                """    return _number("NODE_RANK" if os.environ.get("NODE_RANK") else "GROUP_RANK"), _number("WORLD_SIZE", 1)\n""",
-                """    return 0, _number("WORLD_SIZE", 1)\n""",
+                'return _number("NODE_RANK" if os.environ.get("NODE_RANK") else "GROUP_RANK"), ',
+                "return 0, ",
                 ("commands/test_ranks.py::test_only_global_rank_0_writes",),
             ),
             Mutant(
