@@ -84,17 +84,19 @@ def test_make_ends_by_printing_readmes_line(target: str, tmp_path: Path) -> None
     assert said[0] in {line.split("#")[0].strip() for line in lines()}
 
 
-def write_rows(path: Path, *rows: dict[str, str]) -> None:
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 20), encoding="utf-8")
+def write_rows(path: Path, **answers: str) -> None:
+    """Rows of different prompts, so that some can be held out."""
+    rows = [{"prompt": f"how do i {verb}?", **answers} for verb in ("sleep", "cook", "swim", "sing", "run", "read")]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 4), encoding="utf-8")
 
 
 def own_data_and_model(folder: Path) -> None:
     """The files that README's commands name, and a tiny model under the name that they give to one of the hub."""
-    question, good, bad = "how do i sleep better?", "i can help with that.", "no."
-    write_rows(folder / "demonstrations.jsonl", {"prompt": question, "completion": good})
-    write_rows(folder / "preferences.jsonl", {"prompt": question, "chosen": good, "rejected": bad})
+    good, bad = "i can help with that.", "no."
+    write_rows(folder / "demonstrations.jsonl", completion=good)
+    write_rows(folder / "preferences.jsonl", chosen=good, rejected=bad)
     for name in ("prompts.jsonl", "held_out.jsonl"):
-        write_rows(folder / name, {"prompt": question})
+        write_rows(folder / name)
     (folder / "my_pkg.py").write_text(
         "def my_fn(prompts, responses, **columns):\n    return [float(len(r)) for r in responses]\n"
     )
