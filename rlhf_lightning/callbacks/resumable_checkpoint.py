@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rlhf_lightning.errors import UserError
 
 
 class ResumableCheckpoint(ModelCheckpoint):
@@ -51,6 +54,7 @@ class ResumableCheckpoint(ModelCheckpoint):
         self._cut = not ended and not getattr(pl_module, "saves_mid_epoch", True)
         if self._cut:
             return
+        self._check_monitor(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         if (self._epoch_due(trainer) or self._due) and not self._should_skip_saving_checkpoint(trainer):
             self._save(trainer)
@@ -73,6 +77,16 @@ class ResumableCheckpoint(ModelCheckpoint):
     def _epoch_due(self, trainer: Trainer) -> bool:
         n = self.every_n_epochs or 0
         return n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
+
+    def _check_monitor(self, trainer: Trainer) -> None:
+        """Raise UserError if what the best checkpoints are chosen by is not among the metrics of an epoch."""
+        names = sorted(trainer.callback_metrics)
+        validated = any(name.startswith("val/") for name in names)
+        if self.monitor in (None, *names) or (str(self.monitor).startswith("val/") and not validated):
+            return
+        near = difflib.get_close_matches(str(self.monitor), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+        raise UserError(f"callbacks: the monitor {self.monitor!r} of a checkpoint was not logged in this epoch{hint}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         ask: Any = getattr(pl_module, "interrupted", lambda: None)
