@@ -19,7 +19,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     if not path.exists():
         return 0
     text = path.read_text(encoding="utf-8")
-    rows = [(line, _parse(line)) for line in text.splitlines()]
+    rows = [(line, _parse(line)) for line in text.split("\n")]  # U+2028 and U+0085 may stand inside a line
     kept = [line + "\n" for line, row in rows if row is not None and keep(row)]
     if "".join(kept) != text:
         write_text_durably(path, "".join(kept))

@@ -13,8 +13,19 @@ from typing import Any
 
 
 def decode_exactly(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of tokens: special ones included, and no white space tidied away."""
+    """The text of tokens: special ones included, and no white space tidied away.
+
+    An id that the tokenizer does not know (models may have more of them) is a replacement character.
+    """
+    unknown = next((i for i, token in enumerate(ids) if _unknown(tokenizer, token)), None)
+    if unknown is not None:
+        rest = decode_exactly(tokenizer, ids[unknown + 1 :])
+        return decode_exactly(tokenizer, ids[:unknown]) + "\N{REPLACEMENT CHARACTER}" + rest
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _unknown(tokenizer: Any, token: int) -> bool:
+    return token >= len(tokenizer) and tokenizer.convert_ids_to_tokens(token) is None
 
 
 def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 
 from rlhf_lightning.callbacks import SampleTable
+from rlhf_lightning.callbacks.lines import keep_lines
 
 
 def read(folder):
@@ -40,3 +41,11 @@ def test_mlflow_holds_one_growing_table(tiny_module, make_trainer, tmp_path):
     content = json.loads(table.read_text())
     assert content["columns"] == ["epoch", "prompt", "response", "score", "kl"]
     assert [row[0] for row in content["data"]] == [0, 0, 1, 1]
+
+
+def test_separators_of_lines_inside_a_sample_do_not_cut_its_row(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    row = json.dumps({"epoch": 0, "response": "a\u2028b\u0085c"}, ensure_ascii=False) + "\n"
+    path.write_text(row + '{"epoch": 1', encoding="utf-8")
+    assert keep_lines(path, lambda row: True) == 1
+    assert path.read_text(encoding="utf-8") == row

@@ -73,3 +73,10 @@ def test_white_space_is_not_tidied_away() -> None:
     assert tokenizer.clean_up_tokenization_spaces
     ids = tokenizer("Tom , Sam .", add_special_tokens=False)["input_ids"]
     assert decode_exactly(tokenizer, ids) == "Tom , Sam ."
+
+
+def test_an_id_that_the_tokenizer_does_not_know_is_seen() -> None:
+    tokenizer = subword_tokenizer("byte_level")
+    prompt, answer = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Tom", " were"))
+    sampled = [*answer, len(tokenizer) + 7, *answer]
+    assert response_texts(tokenizer, [prompt], [sampled], [False]) == [" were\N{REPLACEMENT CHARACTER} were"]
