@@ -12,6 +12,7 @@ from rlhf_lightning.commands.arithmetic import check_arithmetic
 from rlhf_lightning.commands.check_types import check_types
 from rlhf_lightning.commands.combinations import (
     check_dpo_combinations,
+    check_optimizer_combinations,
     check_ppo_combinations,
     check_schedule,
     check_validation_interval,
@@ -64,6 +65,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         check_dpo_combinations(config["algorithm"])
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
+    check_optimizer_combinations(config["optimizer"])
     check_schedule(config)
     check_validation_interval(config["trainer"])
     check_types(config)

@@ -37,6 +37,13 @@ def _check_kl(kl: Mapping[str, Any]) -> None:
             f"algorithm.kl.coef: found 0 with algorithm.kl.kind={kind}, which multiplies it: it would stay 0; give a "
             "number above 0, or choose algorithm.kl.kind=fixed"
         )
+    if kind == "fixed" and kl.get("coef") == 0:
+        for name, unset in (("estimator", None), ("placement", "reward")):
+            if kl.get(name, unset) != unset:
+                raise UserError(
+                    f"algorithm.kl.{name}: found {kl[name]}, but algorithm.kl.coef=0 leaves the penalty out; give a "
+                    "coefficient, or leave it out"
+                )
     read = {"adaptive": ("target", "horizon"), "multiplicative": ("target",)}.get(kind, ())
     for name, default in KL_DEFAULTS.items():
         if name in read and name in kl and kl[name] is None:
@@ -73,6 +80,24 @@ def _check_whole_rollouts(trainer: Mapping[str, Any]) -> None:
         raise UserError(f"trainer.val_check_interval: found {found}, but PPO has no validation; leave it out")
 
 
+def check_optimizer_combinations(optimizer: Mapping[str, Any]) -> None:
+    """Raise UserError for what torch's optimisers refuse in a traceback, or do not read."""
+    if optimizer.get("fused") and optimizer.get("foreach"):
+        raise UserError("optimizer.foreach: found true with optimizer.fused=true; only one of the two, set it to null")
+    if str(optimizer.get("_target_")) != "torch.optim.SGD" or optimizer.get("momentum"):
+        if optimizer.get("nesterov") and optimizer.get("dampening"):
+            raise UserError(
+                "optimizer.dampening: Nesterov's momentum has none; set it to 0, or optimizer.nesterov=false"
+            )
+        return
+    for name in ("nesterov", "dampening"):
+        if optimizer.get(name):
+            raise UserError(
+                f"optimizer.{name}: found {str(optimizer[name]).lower()}, but optimizer.momentum=0; give a momentum, "
+                "or leave it out"
+            )
+
+
 def check_dpo_combinations(algorithm: Mapping[str, Any]) -> None:
     """Raise UserError for a setting that the chosen loss does not have."""
     smoothing, loss = algorithm.get("label_smoothing"), algorithm.get("loss_type", "sigmoid")
@@ -97,6 +122,11 @@ def check_validation_interval(trainer: Mapping[str, Any]) -> None:
 def check_schedule(config: Mapping[str, Any]) -> None:
     """Raise UserError for a schedule that ends where the run ends, and a run without an end."""
     scheduler, trainer = config.get("scheduler") or {}, config["trainer"]
+    if scheduler.get("last_epoch", -1) != -1:
+        raise UserError(
+            f"scheduler.last_epoch: found {scheduler['last_epoch']}; a resumed run knows where it is on its schedule: "
+            "leave it out"
+        )
     ends = str(scheduler.get("_target_", "")).rpartition(".")[2] in ENDING_SCHEDULES
     if ends and trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None):
         raise UserError(ENDLESS_SCHEDULE)

@@ -30,7 +30,7 @@ class RolloutLoader:
     gradient is the sum over tokens divided by N, however the minibatch was split.
 
     Raises:
-        UserError: the rollout does not divide into minibatches and micro-batches.
+        UserError: no pass or no minibatch; the rollout does not divide into minibatches and micro-batches.
     """
 
     def __init__(
@@ -45,6 +45,9 @@ class RolloutLoader:
         total: Callable[[float], float] = float,
         pretraining: Callable[[int], SequenceBatch | None] = lambda step: None,
     ) -> None:
+        for name, number in (("ppo_epochs", ppo_epochs), ("num_minibatches", num_minibatches)):
+            if number < 1:
+                raise UserError(f"algorithm.{name}: found {number}; must be at least 1")
         if batch_size % (num_minibatches * accumulate):
             raise UserError(
                 f"rollout.batch_size: {batch_size} responses do not divide into algorithm.num_minibatches="

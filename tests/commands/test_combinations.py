@@ -28,6 +28,14 @@ def complaint(overrides: str) -> str:
         ("algorithm.kl.kind=multiplicative", "algorithm.kl.horizon: found 2000, but algorithm.kl.kind=multiplicative"),
         ("algorithm.kl.target=null", "algorithm.kl.target: found null, but algorithm.kl.kind=adaptive needs it"),
         ("algorithm.kl.horizon=null", "algorithm.kl.horizon: found null"),
+        (
+            "algorithm.kl.kind=fixed algorithm.kl.coef=0 algorithm.kl.placement=loss",
+            "algorithm.kl.placement: found loss, but algorithm.kl.coef=0",
+        ),
+        (
+            "algorithm.kl.kind=fixed algorithm.kl.coef=0 algorithm.kl.estimator=k3",
+            "algorithm.kl.estimator: found k3, but",
+        ),
         ("data.val=prompts.jsonl", "data.val: found prompts.jsonl, but PPO has no validation"),
         ("data.val_fraction=0.1", "data.val_fraction: found 0.1, but PPO has no validation"),
         ("trainer.limit_train_batches=3", "trainer.limit_train_batches: found 3, but PPO would leave out"),
@@ -43,6 +51,23 @@ def complaint(overrides: str) -> str:
 )
 def test_a_setting_of_ppo_that_would_do_nothing_is_refused(overrides: str, expected: str) -> None:
     assert expected in complaint(f"experiment=ppo_demo {overrides}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ("optimizer=sgd ++optimizer.momentum=0 ++optimizer.nesterov=true", "optimizer.nesterov: found true, but"),
+        ("optimizer=sgd ++optimizer.momentum=0 ++optimizer.dampening=0.1", "optimizer.dampening: found 0.1, but"),
+        (
+            "optimizer=sgd ++optimizer.momentum=0.9 ++optimizer.nesterov=true ++optimizer.dampening=0.1",
+            "optimizer.dampening: Nesterov's momentum has none",
+        ),
+        ("++optimizer.fused=true ++optimizer.foreach=true", "optimizer.foreach: found true with optimizer.fused=true"),
+        ("++scheduler.last_epoch=5", "scheduler.last_epoch: found 5; a resumed run knows"),
+    ],
+)
+def test_what_an_optimiser_would_not_read_is_refused(overrides: str, expected: str) -> None:
+    assert expected in complaint(f"experiment=sft_demo {overrides}")
 
 
 @pytest.mark.parametrize(("interval", "shown"), [("null", "null"), ("0.5", "0.5")])
@@ -66,6 +91,7 @@ def test_label_smoothing_is_refused_by_losses_without_it(loss_type: str) -> None
         "experiment=ppo_demo trainer.max_epochs=-1 trainer.max_steps=100",
         "experiment=ppo_demo trainer.max_epochs=-1 scheduler=constant",
         "experiment=dpo_demo algorithm.label_smoothing=0.1",
+        "experiment=sft_demo optimizer=sgd ++optimizer.momentum=0.9 ++optimizer.nesterov=true",
         "experiment=sft_demo trainer.max_epochs=-1 trainer.max_steps=100 trainer.limit_train_batches=3",
         "experiment=sft_demo trainer.check_val_every_n_epoch=null trainer.val_check_interval=50",
     ],
