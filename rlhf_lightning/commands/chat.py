@@ -59,7 +59,9 @@ def chat(config: dict[str, Any]) -> None:
             try:
                 conversations[config[key]] = Conversation(config[key], **settings)
             except OSError as error:  # transformers explains in several lines
-                raise UserError(f"{key}: {config[key]} cannot be loaded: {str(error).splitlines()[0]}") from error
+                raise UserError(
+                    f"{key}: {config[key]} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}"
+                ) from error
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # not on every system
             import readline  # noqa: F401  # arrows and history in `input`

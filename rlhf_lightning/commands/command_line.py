@@ -47,7 +47,7 @@ from rlhf_lightning.commands.launching import (
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import shown
-from rlhf_lightning.errors import Terminated, UserError, is_out_of_memory, reason
+from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, reason
 from rlhf_lightning.outside_text import on_one_line
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 
@@ -94,6 +94,8 @@ def run_command(body: Callable[[], None]) -> None:
     try:
         with _terminated_by_sigterm():
             body()
+    except AfterTrainingError as error:
+        _fail(str(error), 3)
     except Terminated:
         # Lightning kills this process if one that it has started ends with another code than 0.
         sys.exit(143 if first_process() else 0)
@@ -170,9 +172,9 @@ def _terminated_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 2) -> NoReturn:
     sys.stderr.write(f"error: {on_one_line(shown(message))}\n")
-    sys.exit(2)
+    sys.exit(code)
 
 
 def run_hydra_command(

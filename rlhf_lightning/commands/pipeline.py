@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
 from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
@@ -26,7 +27,7 @@ from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
-from rlhf_lightning.commands.train import check, print_end, print_stopped, run
+from rlhf_lightning.commands.train import RunResult, check, print_end, print_stopped, report_problems, run
 from rlhf_lightning.commands.validation import MISSING, validate
 from rlhf_lightning.errors import Terminated, UserError
 
@@ -120,13 +121,17 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     parent = _parent_run(pipeline, run_dir)
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
     skipped = skipped_stages(pipeline, [stage.name for stage in stages])
+    problems: dict[Path, Sequence[str]] = {}
     try:
         for stage in stages:
             if stage.name in skipped:
                 results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
             else:
                 _announce(stage)
-                results = _run_stage(stage, run_dir, parent.run_id if parent else None)
+                result = _run_stage(stage, run_dir, parent.run_id if parent else None)
+                results = result.summary
+                if result.problems:
+                    problems[stage.folder] = result.problems
             summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
         if not first_process():
             return summary
@@ -137,15 +142,18 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
         raise
     summary["wall_seconds"] = round(time.monotonic() - started, 2)
     write_summary(run_dir, summary)
-    if parent:
-        parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
+    aftermath = Aftermath()
+    with aftermath.step("the pipeline's run in MLflow"):
+        if parent:
+            parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
     print_end(run_dir, pipeline, files)
+    report_problems(problems | ({run_dir: aftermath.problems} if aftermath.problems else {}))
     return summary
 
 
-def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None) -> dict[str, Any]:
+def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None) -> RunResult:
     try:
-        return run(stage.config, parent_run_id).summary
+        return run(stage.config, parent_run_id)
     except Terminated:
         print_stopped(
             stage.folder, f"the same command with from={stage.name} stages.{stage.name}.ckpt=last run_dir={run_dir}"

@@ -181,7 +181,11 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; none if there is no such file."""
+    """The rows of a JSONL file; none if there is no such file.
+
+    Its lines end at line feeds. `str.splitlines` would cut a text at other separators that JSON may hold as they are.
+    """
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()]

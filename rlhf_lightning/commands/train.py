@@ -6,11 +6,12 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.commands.after_training import Aftermath, export_model, fit
 from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.commands.command_line import run_hydra_command
@@ -26,7 +27,6 @@ from rlhf_lightning.commands.run_folder import (
     find_checkpoint,
     forget_run_dir,
     has_checkpoint,
-    read_json_lines,
     refuse_foreign_resume,
     write_config,
     write_summary,
@@ -43,17 +43,18 @@ from rlhf_lightning.commands.tracking import (
     uses_mlflow,
 )
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import Terminated
+from rlhf_lightning.errors import AfterTrainingError, Terminated
 
 HIGHEST = "highest"  # torch's default of `matmul_precision`
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: its folder and the content of its summary.json."""
+    """What a run leaves: its folder, the content of its summary.json, and what has failed after the training."""
 
     folder: Path
     summary: dict[str, Any]
+    problems: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -75,6 +76,7 @@ def train(config: dict[str, Any]) -> None:
         print_stopped(folder, f"the same command with ckpt=last run_dir={folder}")
         raise
     print_end(result.folder, config)
+    report_problems({result.folder: result.problems} if result.problems else {})
 
 
 def check_all(config: Mapping[str, Any]) -> None:
@@ -150,26 +152,68 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     module = build_module(config, tokenizer)
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
+    aftermath = Aftermath()
     try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        fit(trainer, lambda: trainer.fit(module, datamodule, ckpt_path=checkpoint), aftermath)
     except Terminated:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
         raise
 
-    summary = {**summarise(config, trainer), "wall_seconds": round(time.monotonic() - started, 2)}
-    module.export(run_dir / "model")  # type: ignore[operator]
+    export_model(module.export, run_dir)  # type: ignore[arg-type]
+    summary = _summary(config, trainer, started, aftermath)
     if first_process():
-        write_summary(run_dir, summary)
-        _write_card(config, run_dir, tokenizer)
-        log_run_files(trainer.loggers, run_dir)
-        if config.get("register"):
-            version = register_model(trainer.loggers, config["register"])
-            print(f"registered: {config['register']}, version {version or 'none, for the store does not answer'}")
-        finish_tracking(config, run_dir)
+        _leave_behind(config, run_dir, summary, tokenizer, trainer.loggers, aftermath)
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
-    return RunResult(run_dir, summary)
+    return RunResult(run_dir, summary, tuple(aftermath.problems))
+
+
+def _summary(config: Mapping[str, Any], trainer: Any, started: float, aftermath: Aftermath) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    with aftermath.step("the metrics of summary.json"):
+        summary |= summarise(config, trainer)
+    with aftermath.step("bayes_accuracy of summary.json"):
+        ceiling = bayes_accuracy(config["data"].get("val"), config["data"].get("limit"))
+        summary |= {} if ceiling is None else {"bayes_accuracy": ceiling}
+    return {**summary, "wall_seconds": round(time.monotonic() - started, 2)}
+
+
+def _leave_behind(
+    config: Mapping[str, Any],
+    run_dir: Path,
+    summary: Mapping[str, Any],
+    tokenizer: Any,
+    loggers: Sequence[Any],
+    aftermath: Aftermath,
+) -> None:
+    """The summary, the model card, the artifacts and the registered model: each whether or not the others fail."""
+    with aftermath.step("summary.json"):
+        write_summary(run_dir, summary)
+    with aftermath.step("the model card"):
+        _write_card(config, run_dir, tokenizer)
+    with aftermath.step("the files in MLflow"):
+        log_run_files(loggers, run_dir)
+    if config.get("register"):
+        with aftermath.step(f"registering {config['register']}"):
+            version = register_model(loggers, config["register"])
+            print(f"registered: {config['register']}, version {version or 'none, for the store does not answer'}")
+    with aftermath.step("the end of the run in MLflow"):
+        finish_tracking(config, run_dir)
+
+
+def report_problems(problems: Mapping[Path, Sequence[str]]) -> None:
+    """Say what has failed after training, by the folder of the run or the pipeline.
+
+    Raises:
+        AfterTrainingError: something has.
+    """
+    if problems and first_process():
+        text = "; ".join(f"{', '.join(failed)} of {folder}" for folder, failed in problems.items())
+        raise AfterTrainingError(
+            f"the model is trained and exported, but this failed: {text}; see there, and log or write "
+            "it again with the same command and ckpt=last, which trains nothing again"
+        )
 
 
 def _write_card(config: Mapping[str, Any], run_dir: Path, tokenizer: Any) -> None:
@@ -182,9 +226,6 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
     """The final metrics of a run as one flat object; values that are not finite become null."""
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     summary: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
-    ceiling = bayes_accuracy(config["data"].get("val"))
-    if ceiling is not None:
-        summary["bayes_accuracy"] = ceiling
     reports = getattr(trainer.datamodule, "report", {})
     return {
         "experiment": config["name"],
@@ -196,12 +237,15 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
     }
 
 
-def bayes_accuracy(val: Any) -> float | None:
-    """The accuracy no model can beat on held-out pairs, where the rows say how probable their label was."""
+def bayes_accuracy(val: Any, limit: int | None = None) -> float | None:
+    """The accuracy no model can beat on held-out pairs, where all rows say how probable their label was."""
     if not str(val).endswith(".jsonl"):
         return None
-    rows = read_json_lines(Path(str(val)))
-    probabilities = [float(row["label_probability"]) for row in rows if "label_probability" in row]
+    from rlhf_lightning.data import read_rows
+
+    rows = read_rows(str(val), limit=limit)
+    column: list[Any] = list(rows["label_probability"]) if "label_probability" in rows.column_names else []
+    probabilities = [float(p) for p in column if isinstance(p, int | float) and 0 <= p <= 1]
     if not probabilities or len(probabilities) < len(rows):
         return None
     from rlhf_lightning.simulation import mean_certainty

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.generation_settings import make_savable
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
 SAFE_INITIALISATIONS = ("default", "gaussian")
@@ -266,6 +267,9 @@ def save_network(model: Any, folder: str | Path, state: dict[str, Any] | None = 
         state: the weights to write; None: those of the model.
     """
     weights = {} if state is None else {"state_dict": state}
+    settings = getattr(model, "generation_config", None)
+    if settings is not None:
+        make_savable(settings)
     if has_adapter(model):
         model.save_pretrained(folder, selected_adapters=[TRAINED], **weights)
     else:

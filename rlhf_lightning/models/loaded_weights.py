@@ -29,13 +29,13 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         new: the name of the one layer that the folder may lack; None: it must hold everything.
 
     Raises:
-        UserError: the folder lacks weights, has some of another shape, or has layers that the network has not.
+        UserError: it cannot be read, lacks weights, has some of another shape, or has layers that the network has not.
     """
     try:
         network, report = auto_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"model.path: {source} cannot be loaded: {reason}") from error
     lacking = [name for name in sorted(report["missing_keys"]) if new is None or not name.startswith(f"{new}.")]

@@ -68,7 +68,7 @@ def random_prompts(path: Path) -> Path:
 
 def picked_rows(source: str | Path, count: int) -> list[dict[str, Any]]:
     """Rows of a JSONL file, picked at random, always the same ones."""
-    lines = Path(source).read_text(encoding="utf-8").splitlines()
+    lines = [line for line in Path(source).read_text(encoding="utf-8").split("\n") if line]
     return [json.loads(line) for line in random.Random(0).sample(lines, count)]
 
 

@@ -43,7 +43,7 @@ class Stopwatch(TrainerCallback):
 def read(path: str) -> list[dict[str, Any]]:
     """Rows of a JSONL file, with the columns that TRL knows."""
     known = ("prompt", "completion", "chosen", "rejected")
-    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
     return [{name: row[name] for name in known if name in row} for row in rows]
 
 

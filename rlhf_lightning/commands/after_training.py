@@ -1,0 +1,61 @@
+"""What follows training: the model's folder first, whole, then steps of which none can lose it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.run_folder import first_process
+from rlhf_lightning.errors import Terminated, reason
+
+
+class Aftermath:
+    """Steps after training: one that fails is noted, and the others follow."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Note what fails in the block as a problem of this name."""
+        try:
+            yield
+        except Exception as error:
+            self.note(name, error)
+
+    def note(self, name: str, error: Exception) -> None:
+        """Add a problem: its name, and what happened in one line."""
+        self.problems.append(f"{name} ({reason(error)})")
+
+
+def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
+    """Train. What fails when the last step is done (a callback's end, a logger's flush) only goes to the aftermath."""
+    try:
+        call()
+    except Terminated:
+        raise
+    except Exception as error:
+        if trainer.global_step == 0 or not trainer.fit_loop.done:
+            raise
+        aftermath.note("the end of training", error)
+
+
+def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
+    """Write `model/` beside its place first, so that it is whole and holds nothing of an earlier run.
+
+    Every process calls it, because sharded weights are gathered; the first one writes.
+    """
+    new, former, target = run_dir / ".model.new", run_dir / ".model.former", run_dir / "model"
+    if first_process():
+        for left_over in (new, former):
+            shutil.rmtree(left_over, ignore_errors=True)
+    export(new)
+    if first_process():
+        if target.exists():
+            os.replace(target, former)
+        os.replace(new, target)
+        shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""The model comes first: whatever fails after training, it is there, and the run can go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.commands import run_folder, train
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.errors import AfterTrainingError
+from rlhf_lightning.models import load_causal_lm, save_model
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+def settings(folder: Path, *more: str) -> dict[str, Any]:
+    """A run of one step on a tiny model."""
+    tiny_model().save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+    rows = [{"prompt": "a b", "completion": f"{word} d"} for word in "efgh"]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    short = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "callbacks.progress=null", "run_dir=run"]
+    own = ["experiment=sft", "model.path=base", "data.train=rows.jsonl", "data.val_fraction=0", *short]
+    return compose_config("train", [*own, *more])
+
+
+COMMANDS = "rlhf_lightning.commands.train."
+STEPS = {
+    "the metrics of summary.json": COMMANDS + "summarise",
+    "bayes_accuracy of summary.json": COMMANDS + "bayes_accuracy",
+    "summary.json": COMMANDS + "write_summary",
+    "the model card": COMMANDS + "write_model_card",
+    "the files in MLflow": COMMANDS + "log_run_files",
+    "registering mine": COMMANDS + "register_model",
+    "the end of training": "rlhf_lightning.algorithms.SFTModule.on_train_end",
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fails_after_training_neither_loses_the_model_nor_stops_the_others(
+    step: str, empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**settings(empty_folder, "logger=none"), "register": "mine" if step == "registering mine" else None}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("it went wrong\nin two lines")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(STEPS[step], fail)
+        patch.setattr(train, "check_all", lambda config: None)  # registering without MLflow is refused there
+        with pytest.raises(AfterTrainingError) as error:
+            train.train(config)
+    message = str(error.value)
+    assert f"but this failed: {step} (" in message and " of run; " in message and "\n" not in message
+    assert "ckpt=last" in message
+    AutoModelForCausalLM.from_pretrained("run/model")
+    made = {"summary.json": "run/summary.json", "the model card": "run/model/README.md"}
+    assert all(Path(file).is_file() == (step != name) for name, file in made.items())
+    assert "run folder: run" in capsys.readouterr().out
+
+    monkeypatch.setattr(train, "register_model", lambda loggers, name: "1")
+    monkeypatch.setattr(train, "check_all", lambda config: None)
+    train.train({**config, "ckpt": "last"})
+    assert all(Path(file).is_file() for file in made.values())
+    assert json.loads(Path("run/summary.json").read_text())["optimiser_steps"] == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_fails_before_the_last_step_still_stops_the_run(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(empty_folder, "logger=none")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in mid-training")
+
+    monkeypatch.setattr("rlhf_lightning.algorithms.SFTModule.training_step", fail)
+    with pytest.raises(RuntimeError, match="in mid-training"):
+        train.run(config)
+    assert not Path("run/model").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_new_model_takes_the_place_of_an_earlier_one_with_all_its_files(empty_folder: Path) -> None:
+    config = settings(empty_folder, "logger=none")
+    Path("run/model").mkdir(parents=True)
+    Path("run/model/adapter_config.json").write_text("{}")  # a LoRA run was here
+    train.run(config)
+    assert not Path("run/model/adapter_config.json").exists()
+    assert sorted(path.name for path in Path("run").glob(".model*")) == []
+
+
+def test_rows_end_at_line_feeds_and_at_no_other_separator(empty_folder: Path) -> None:
+    rows = [{"epoch": 0, "text": "a\u2028b\u2029c\x85d"}, {"epoch": 1, "text": "e"}]
+    file = empty_folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + "\n")
+    assert run_folder.read_json_lines(file) == rows
+    assert keep_lines(file, lambda row: row["epoch"] == 0) == 1  # what a resume does with samples.jsonl
+    assert run_folder.read_json_lines(file) == rows[:1]
+
+
+def test_the_bayes_ceiling_reads_what_training_reads(empty_folder: Path) -> None:
+    file = empty_folder / "pairs.jsonl"
+    rows = [{"label_probability": p, "chosen": "a\u2028b\x85c"} for p in (0.9, 0.2)]
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + "{broken\n")
+    assert train.bayes_accuracy(str(file), limit=2) == pytest.approx(0.85)
+    for value in (None, "high", 7, float("nan")):
+        file.write_text(json.dumps({"label_probability": value}) + "\n")
+        assert train.bayes_accuracy(str(file)) is None
+
+
+@pytest.mark.parametrize(
+    ("shipped", "saved"),
+    [
+        ({"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.9, "top_p": 0.6, "do_sample": True}),  # Vicuna, Llama 2
+        ({"top_k": 40}, {"top_k": 40, "do_sample": True}),
+        ({"temperature": 0.0}, {}),
+        ({"num_beams": 1, "early_stopping": True}, {}),
+        ({"output_scores": True, "return_dict_in_generate": False}, {}),
+        ({"num_beams": 2, "length_penalty": 0.5}, {"num_beams": 2, "length_penalty": 0.5}),
+    ],
+)
+def test_a_generation_config_that_transformers_reads_but_does_not_write_is_put_right(
+    shipped: dict[str, Any], saved: dict[str, Any], tmp_path: Path
+) -> None:
+    tiny_model().save_pretrained(tmp_path / "base")
+    (tmp_path / "base/generation_config.json").write_text(json.dumps(shipped))
+    save_model(load_causal_lm(tmp_path / "base"), tiny_tokenizer(), tmp_path / "model")
+    written = json.loads((tmp_path / "model/generation_config.json").read_text())
+    del written["transformers_version"]
+    assert written == {**saved, "eos_token_id": 1, "pad_token_id": 0}
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model").generate(torch.tensor([[5, 6]]), max_new_tokens=3)
