@@ -200,6 +200,16 @@ def adapters_add_nothing(model: nn.Module) -> bool:
     return not any(update.any() for update in updates)
 
 
+def can_lie_beside(folder: str | Path) -> bool:
+    """Whether an adapter folder is LoRA on linear layers and a score head, so that `load_beside` loads all of it."""
+    config = read_adapter_config(folder)
+    more = (config.target_parameters, config.trainable_token_indices, config.layer_replication)
+    starts_as_its_base = not isinstance(config.init_lora_weights, str) or config.init_lora_weights == "gaussian"
+    return (
+        config.bias == "none" and not any(more) and set(config.modules_to_save or []) <= {"score"} and starts_as_its_base
+    )
+
+
 def copy_adapter(model: Any, name: str) -> None:
     """Put a frozen copy of the trained adapter beside it."""
     model.add_adapter(name, model.peft_config[TRAINED])
@@ -223,6 +233,8 @@ def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Te
     model.add_adapter(name, config)
     updates = {key: weight for key, weight in weights.items() if "lora_" in key}
     outcome: Any = set_peft_model_state_dict(model, updates, adapter_name=name)
+    if lacking := [key for key in outcome.missing_keys if f".{name}." in key]:
+        raise UserError(f"reward.model: {folder} lacks {lacking[0]}, which its adapter_config.json asks for")
     if unexpected := outcome.unexpected_keys:
         raise UserError(f"reward.model: {folder} adapts layers that the policy does not have, such as {unexpected[0]}")
     _freeze_adapter(model, name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from rlhf_lightning.models.forward import (
     scatter_tokens,
     states_before,
 )
+from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
 from rlhf_lightning.models.loading import disable_dropout, freeze
 from rlhf_lightning.models.precision import KeepsTypes, match_types, without_autocast
 from rlhf_lightning.models.remembered_hash import RememberedHash
@@ -87,7 +89,7 @@ class ActorCritic(KeepsTypes):
 
 
 REFERENCE = "reference"  # the adapter that holds a trained start
-REWARD = "reward"  # the adapter of the reward model
+REWARD = "reward"  # the adapter of the reward model; of further ones: reward_1, reward_2, ...
 
 
 class Reference:
@@ -132,10 +134,15 @@ class Reference:
             {
                 name.replace(".", "/"): p
                 for name, p in self._model.named_parameters()
-                if not p.requires_grad and f".{REWARD}." not in name
+                if not p.requires_grad and not any(f".{each}." in name for each in _reward_adapters(self._model))
             }
         )
         return self._hash.of(frozen)
+
+
+def _reward_adapters(policy: Any) -> list[str]:
+    """The names of the adapters on a policy that are reward models."""
+    return [name for name in policy.peft_config if re.fullmatch(rf"{REWARD}(_\d+)?", name)]
 
 
 class SharedRewardModel:
@@ -147,14 +154,18 @@ class SharedRewardModel:
     """
 
     def __init__(self, policy: nn.Module, folder: str) -> None:
-        heads = [weight for name, weight in load_beside(policy, folder, REWARD).items() if "score" in name]
+        count = len(_reward_adapters(policy))
+        self.name = f"{REWARD}_{count}" if count else REWARD
+        heads = [weight for name, weight in load_beside(policy, folder, self.name).items() if f".{HEAD}." in name]
         if len(heads) != 1:
-            raise UserError(f"reward.model: {folder} has no score head; train it with experiment=reward")
+            raise UserError(f"reward.model: {folder} {NO_HEAD}")
+        if heads[0].shape[0] != 1:
+            raise UserError(f"reward.model: {folder} has {heads[0].shape[0]} labels; a reward model has exactly one")
         self.policy, self.head = policy, heads[0]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores [B] of right-padded rows [B, L]."""
-        with adapter_active(self.policy, REWARD):
+        with adapter_active(self.policy, self.name):
             hidden = last_hidden(self.policy, input_ids, attention_mask)
         hidden = at_least_float32(hidden)
         with without_autocast(hidden.device):
