@@ -200,14 +200,21 @@ def adapters_add_nothing(model: nn.Module) -> bool:
     return not any(update.any() for update in updates)
 
 
+def is_quantized_like(model: Any, settings: dict[str, Any] | None) -> bool:
+    """Whether a model's base is quantised by these settings of its config; None: not at all."""
+    has = getattr(model.get_base_model().config, "quantization_config", None)
+    of_model = {} if has is None else has if isinstance(has, dict) else has.to_dict()
+    keys = ("quant_method", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    return all(of_model.get(key) == (settings or {}).get(key) for key in keys)
+
+
 def can_lie_beside(folder: str | Path) -> bool:
     """Whether an adapter folder is LoRA on linear layers and a score head, so that `load_beside` loads all of it."""
     config = read_adapter_config(folder)
     more = (config.target_parameters, config.trainable_token_indices, config.layer_replication)
-    starts_as_its_base = not isinstance(config.init_lora_weights, str) or config.init_lora_weights == "gaussian"
-    return (
-        config.bias == "none" and not any(more) and set(config.modules_to_save or []) <= {"score"} and starts_as_its_base
-    )
+    keeps_its_base = not isinstance(config.init_lora_weights, str) or config.init_lora_weights == "gaussian"
+    heads = set(config.modules_to_save or []) <= {"score", "classifier"}  # peft's names for a classifier's
+    return config.bias == "none" and not any(more) and heads and keeps_its_base
 
 
 def copy_adapter(model: Any, name: str) -> None:

@@ -7,12 +7,13 @@ own layers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, reason
 
 HEAD = "score"  # the name of the output layer in transformers' sequence classifiers
 NO_HEAD = "has no score head, so it is not a reward model; train one with experiment=reward"
@@ -35,14 +36,13 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         network, report = auto_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"model.path: {source} cannot be loaded: {reason}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"model.path: {source} cannot be loaded: {reason(error)}") from error
     lacking = [name for name in sorted(report["missing_keys"]) if new is None or not name.startswith(f"{new}.")]
     unexpected = _own_layers(network, report["unexpected_keys"])
     if lacking:
         raise UserError(f"model.path: {source} {_lacks(lacking, unexpected)}")
-    for name, found, wanted in sorted(report["mismatched_keys"]):
+    for name, found, wanted in (*sorted(report["mismatched_keys"]), *_misfits_in_4_bits(network)):
         raise UserError(f"model.path: {source} {_misfit(name, list(found), list(wanted))}")
     if unexpected:
         raise UserError(
@@ -79,6 +79,16 @@ def _misfit(name: str, found: list[int], wanted: list[int]) -> str:
     if name.split(".")[0] in (HEAD, "classifier"):
         return f"has {found[0]} labels ({name} is {found}); a reward model has exactly one"
     return f"does not fit its config.json: {name} is {found}, the network needs {wanted}; save the model again"
+
+
+def _misfits_in_4_bits(network: Any) -> Iterator[tuple[str, Sequence[int], Sequence[int]]]:
+    """Quantised weights of another shape than their layer: transformers quantises them and does not report it."""
+    for name, module in network.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and isinstance(module, nn.Linear):
+            wanted = (module.out_features, module.in_features)
+            if tuple(state.shape) != wanted:
+                yield f"{name}.weight", state.shape, wanted
 
 
 def _several(names: Sequence[str]) -> str:

@@ -148,7 +148,7 @@ def load_network(
         raise
     except (ValueError, ImportError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
         raise UserError(_cannot_load(arguments["attn_implementation"], base, error)) from error
-    if quantization is not None:
+    if getattr(network, "is_quantized", False):
         keep_weights_as_they_are(network)
     return network, is_new, start
 

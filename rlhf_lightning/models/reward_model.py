@@ -95,13 +95,7 @@ def load_reward_model(
     adapter, the head is trained beside it and saved in its folder. Arguments and errors as `load_causal_lm`.
     """
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
-    classes = AutoModelForSequenceClassification
-    with loads_in_float32("score.weight"):
-        classifier, is_new, start = load_network(
-            classes, path, {**arguments, "num_labels": 1}, adapter, quantization, new=HEAD
-        )
-    if hasattr(classifier, HEAD):
-        compute_in_float32(classifier.score)
+    classifier, is_new, start = _load_classifier(path, arguments, adapter, quantization, new=HEAD)
     if is_new:
         weight = classifier.score.weight
         generator = torch.Generator("cpu").manual_seed(0)
@@ -126,17 +120,28 @@ def load_scorer(
         UserError: the folder has no score head, or more than one label; others as `load_causal_lm`.
     """
     folder = run_model_folder(path)
-    arguments = {**pretrained_arguments(dtype, attn_implementation, None, False), "num_labels": 1}
+    arguments = pretrained_arguments(dtype, attn_implementation, None, False)
     adapter = is_adapter_folder(folder)
     if adapter and not any(f".{HEAD}." in name for name in read_adapter(folder)[1]):
         raise UserError(f"model.path: {path} {NO_HEAD}")
     bits = quantization_of(folder) if adapter and as_trained else None
     if bits is not None:
         arguments["quantization_config"] = bits
-    classifier, _, start = load_network(
-        AutoModelForSequenceClassification, path, arguments, None, None, new=HEAD if adapter else None
-    )
+    classifier, _, start = _load_classifier(path, arguments, None, None, new=HEAD if adapter else None)
     return RewardModel(prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None))
+
+
+def _load_classifier(
+    path: str | Path, arguments: dict[str, Any], adapter: LoRA | None, quantization: NF4 | None, new: str | None
+) -> tuple[Any, bool, str | None]:
+    """The sequence classifier with one label, its head in float32, as `load_network` returns it."""
+    with loads_in_float32(f"{HEAD}.weight"):
+        loaded = load_network(
+            AutoModelForSequenceClassification, path, {**arguments, "num_labels": 1}, adapter, quantization, new
+        )
+    if hasattr(loaded[0], HEAD):
+        compute_in_float32(loaded[0].score)
+    return loaded
 
 
 def quantization_of(folder: str | Path) -> dict[str, Any] | None:

@@ -24,9 +24,18 @@ from rlhf_lightning.models import (
     run_model_folder,
     score_moments,
 )
-from rlhf_lightning.models.adapters import base_name, base_of, has_adapter, is_adapter_folder
+from rlhf_lightning.models.adapters import (
+    base_name,
+    base_of,
+    can_be_switched,
+    can_lie_beside,
+    has_adapter,
+    is_adapter_folder,
+    is_quantized_like,
+)
 from rlhf_lightning.models.limits import check_tokens, positions
 from rlhf_lightning.models.loading import Dtype
+from rlhf_lightning.models.reward_model import quantization_of
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.rewards.reading import (
@@ -83,12 +92,29 @@ class ModelReward:
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
         """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
-        return freeze(load_scorer(self.folder, self.dtype, self.attn_implementation))  # type: ignore[return-value]
+        model = load_scorer(self.folder, self.dtype, self.attn_implementation)
+        self._check_tokenizer(model.classifier)
+        return freeze(model)  # type: ignore[return-value]
 
     def share_backbone(self, policy: nn.Module) -> None:
-        """Score with an adapter on the policy's own base, if that is what this reward model is."""
+        """Score with an adapter on the policy's own base, if that is what this reward model was trained on.
+
+        It was not if its base was in 4 bits and the policy's is not, or the other way round.
+        """
         if has_adapter(policy) and is_adapter_folder(self.folder) and base_of(self.folder) == base_name(policy):
-            self.model = SharedRewardModel(policy, self.folder)
+            same_bits = is_quantized_like(policy, quantization_of(self.folder))
+            if same_bits and can_be_switched(policy) and can_lie_beside(self.folder):
+                self._check_tokenizer(policy)
+                self.model = SharedRewardModel(policy, self.folder)
+
+    def _check_tokenizer(self, network: Any) -> None:
+        """See that the vocabulary has embeddings; tokens added to it are checked where they are read."""
+        rows = network.get_input_embeddings().weight.shape[0]
+        if self.tokenizer.vocab_size > rows:
+            raise UserError(
+                f"reward.model: the tokenizer of {self.folder} has {self.tokenizer.vocab_size} tokens, its network "
+                f"embeddings of {rows}; it is not the tokenizer that the model was trained with"
+            )
 
     def to(self, device: torch.device | str) -> ModelReward:
         """Move the network; PPO calls it with the policy's device."""

@@ -21,6 +21,7 @@ from rlhf_lightning.models import (
     save_model,
 )
 from rlhf_lightning.models.adapters import adapter_active, save_network
+from rlhf_lightning.rewards import ModelReward, make_reward
 from tests.models.test_forward import rows
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -200,3 +201,50 @@ def test_training_starts_with_dropout_on(tmp_path: Path) -> None:
     tiny_model("gpt2", dropout=0.5).save_pretrained(tmp_path)
     model = load_causal_lm(tmp_path)
     assert not torch.equal(response_logprobs(model, *rows()), response_logprobs(model, *rows()))
+
+
+def judge(base: Path, folder: Path, seed: int, **kwargs: object) -> Path:
+    """The folder of a reward model that is an adapter, as if it had been trained."""
+    reward = load_reward_model(base, adapter=LoRA(rank=4), **kwargs)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in reward.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                p.normal_(std=0.1, generator=generator)
+    save_model(reward, tiny_tokenizer(), folder)
+    return folder
+
+
+def test_two_reward_models_lie_beside_one_policy_and_score_as_they_do_alone(base: Path, tmp_path: Path) -> None:
+    folders = {name: judge(base, tmp_path / name, seed) for seed, name in enumerate(("helpful", "harmless"))}
+    parts = {name: {"model": str(folder)} for name, folder in folders.items()}
+    texts = (["a b", "c"], ["d e", "f g h"])
+    expected = {name: ModelReward(folder)(*texts) for name, folder in folders.items()}
+    assert expected["helpful"] != pytest.approx(expected["harmless"], abs=1e-2)
+    policy = trained(base).eval()
+    answers = response_logprobs(policy, *rows())
+    reward = make_reward(components=parts)
+    reference = Reference(policy, lambda: pytest.fail("no second network"))
+    before = reference.fingerprint()
+    reward.share_backbone(policy)
+    assert reference.fingerprint() == before  # of the reference alone, so that a resume finds it whatever the reward
+    reward(*texts)
+    for name in folders:
+        assert isinstance(reward.rewards[name].model, SharedRewardModel)
+        assert reward.parts[name] == pytest.approx(expected[name], abs=1e-5)
+    assert torch.equal(response_logprobs(policy, *rows()), answers)
+
+
+@pytest.mark.parametrize("in_4_bits", ["the policy", "the reward model", "both"])
+def test_a_reward_model_scores_on_weights_as_it_was_trained_on(in_4_bits: str, base: Path, tmp_path: Path) -> None:
+    bits = {"quantization": NF4(compute_dtype="float32")}
+    of_policy, of_reward = (bits if in_4_bits in (name, "both") else {} for name in ("the policy", "the reward model"))
+    folder = judge(base, tmp_path / "judge", 0, **of_reward)
+    texts = (["a b", "c"], ["d e", "f g h"])
+    trained_on = load_reward_model(folder, adapter=LoRA(rank=4), **of_reward).eval()
+    reward = ModelReward(folder)
+    reward.share_backbone(trained(base, **of_policy).eval())
+    assert isinstance(reward.model, SharedRewardModel) == (in_4_bits == "both")
+    ids = torch.tensor([[*tiny_tokenizer()("a b d e").input_ids, 1]])
+    with torch.no_grad():
+        assert reward(*texts)[0] == pytest.approx(float(trained_on(ids, torch.ones_like(ids))), abs=1e-4)
