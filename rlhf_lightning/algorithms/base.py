@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -33,6 +34,7 @@ from rlhf_lightning.models.precision import (
     check_precision,
     check_weights,
     default_type,
+    follow_casts,
 )
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,20 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
             return str(self.trainer.precision)
         except RuntimeError:
             return "32-true"
+
+    @property
+    def strategy(self) -> Any:
+        """The trainer's strategy; None without a trainer."""
+        try:
+            return self.trainer.strategy
+        except RuntimeError:
+            return None
+
+    def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Keep heads and adapters in float32, except under DeepSpeed, which has one type and float32 masters."""
+        if isinstance(self.strategy, DeepSpeedStrategy):
+            follow_casts(self)
+        return super().guard_casts()
 
     def shard(self, network: Any) -> None:
         """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""

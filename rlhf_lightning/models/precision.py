@@ -93,6 +93,13 @@ def compute_as(dtype: torch.dtype, root: nn.Module) -> None:
             module.computes_as = dtype  # type: ignore[assignment]  # a parameter would not keep it: FSDP makes new ones
 
 
+def follow_casts(root: nn.Module) -> None:
+    """Let casts reach all parameters of a module, heads and adapters included, as DeepSpeed expects it."""
+    for module in root.modules():
+        if isinstance(module, KeepsTypes | Float32Linear):
+            module.follows_casts = True
+
+
 def match_types(network: nn.Module, like: nn.Module) -> None:
     """Give the weights of a network the types that those of the same names are computed with in another one."""
     types = {
@@ -106,10 +113,16 @@ def match_types(network: nn.Module, like: nn.Module) -> None:
 
 
 class KeepsTypes(GuardedCasts):
-    """A module of which a cast changes the weights of networks, and nothing else; heads and adapters may get wider."""
+    """A module of which a cast changes the weights of networks, and nothing else; heads and adapters may get wider.
+
+    Attributes:
+        follows_casts: let a cast reach all parameters; buffers and metrics stay.
+    """
+
+    follows_casts = False
 
     def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
-        weights = weights_to_cast(self)
+        weights = [*self.parameters()] if self.follows_casts else weights_to_cast(self)
         free = {id(tensor) for weight in weights for tensor in (weight, weight.grad)}
 
         def keep(before: Tensor, after: Tensor) -> Tensor:

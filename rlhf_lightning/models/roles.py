@@ -120,9 +120,9 @@ class Reference:
             with switched:
                 yield self._model
         else:
+            match_types(self._model, self._policy)  # else the first KL would be that of two roundings
             if next(self._model.parameters()).device != like.device:
                 self._model.to(like.device)
-            match_types(self._model, self._policy)  # else the first KL would be that of two roundings
             yield self._model
 
     def fingerprint(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import torch
+
 from rlhf_lightning.models.cpu_products import onednn_is_faster
 from rlhf_lightning.planning.networks import Network, Weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
@@ -122,7 +124,7 @@ def _reference(run: Run, weights: Weights) -> Role:
     if not run.keeps_reference and run.policy.lora is None:
         return Role("reference", 0, note="a frozen copy before training, then let go")
     if _has_reference_copy(run):
-        return Role("reference", weights.total, note="a frozen copy, on every device")
+        return Role("reference", _as_sent(run, weights.total), note="a frozen copy, on every device")
     if run.starts_from_adapter:
         return Role("reference", run.policy.adapter_bytes(), note="a frozen copy of the adapter")
     return Role("reference", 0, note="the policy with its adapter off")
@@ -163,7 +165,7 @@ def _reference_phase(run: Run, gradients: int) -> Phase:
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast, frozen=True)
     if run.keeps_reference:
         return Phase("reference", gradients, alive.others, logits=alive.logits)
-    weights = run.policy.weights().total
+    weights = _as_sent(run, run.policy.weights().total)
     return Phase("reference", 0, alive.others, logits=alive.logits, buffers=weights, before_training=True)
 
 
@@ -219,6 +221,7 @@ def _gathered_layers(run: Run, backward: bool = False) -> int:
     """Sharded weights come together layer by layer: the one that computes, the next one, and embeddings and head.
 
     In the backward pass the gradients of one layer, and of embeddings and head, are whole before they are spread.
+    FSDP2 sends weights in the type of mixed precision's products.
     """
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
@@ -226,7 +229,7 @@ def _gathered_layers(run: Run, backward: bool = False) -> int:
     for network in (run.policy, _critic(run)):
         if network is not None:
             whole, layer = network.weights(), network.layer()
-            gathered += whole.total - (network.layers - 2) * layer.total
+            gathered += _as_sent(run, whole.total - (network.layers - 2) * layer.total)
             gathered += (whole.trainable - (network.layers - 1) * layer.trainable) if backward else 0
     return gathered
 
@@ -235,7 +238,13 @@ def _gathered_weights(run: Run) -> int:
     """Sampling needs the whole policy on every device."""
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
-    return run.policy.weights().total
+    return _as_sent(run, run.policy.weights().total)
+
+
+def _as_sent(run: Run, weights: int) -> int:
+    """Bytes of sharded weights where they are together."""
+    halves = run.devices.sharding == "fsdp2" and run.autocast == torch.bfloat16 and run.policy.element == 4
+    return weights // 2 if halves else weights
 
 
 def _packed_weights(run: Run) -> int:

@@ -124,6 +124,20 @@ def test_a_rollout_under_fsdp2_gathers_all_weights():
     assert 0 < sharded["forward"].buffers < POLICY.weights().total
 
 
+def test_fsdp2_sends_bfloat16_under_bf16_mixed():
+    sharded = replace(PPO, devices=Devices(4, "fsdp2"))
+    mixed = replace(sharded, autocast=torch.bfloat16)
+    assert phases(mixed)["rollout: sampling"].buffers == POLICY.weights().total // 2
+    assert roles(mixed)["policy"].weights == roles(sharded)["policy"].weights
+    assert roles(mixed)["reference"].weights == roles(sharded)["reference"].weights // 2
+
+
+def test_full_training_in_16_bit_weights_is_not_advised():
+    words = [change.overrides for change in advise(SFT, 0)[0]]
+    assert "trainer.precision=bf16-mixed" in words
+    assert not any("bf16-true" in word for word in words)
+
+
 def test_accumulated_gradients_are_alive_in_the_backward_pass():
     once, twice = (phases(replace(SFT, accumulate=n))["backward"].gradients for n in (1, 2))
     assert twice == roles(SFT)["policy"].gradients > once

@@ -71,6 +71,21 @@ def test_a_cast_reaches_the_weights_alone(base: Path) -> None:
     assert {p.dtype for p in module.parameters()} == {torch.float64}
 
 
+def test_under_deepspeed_a_cast_reaches_all_parameters_and_heads_compute_in_float32(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.strategies import DeepSpeedStrategy
+
+    module, _ = ppo(partial(load_causal_lm, base, adapter=LoRA(rank=4)))
+    module.configure_model()
+    strategy = object.__new__(DeepSpeedStrategy)  # making one needs the package
+    monkeypatch.setattr(type(module), "strategy", strategy)
+    module.bfloat16()
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+    assert {b.dtype for name, b in module.named_buffers() if "inv_freq" in name} == {torch.float32}
+    assert module.actor_critic.value_head(torch.ones(3, 64, dtype=torch.bfloat16)).dtype == torch.float32
+
+
 @pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])
 def test_heads_are_computed_in_float32_whatever_surrounds_them(cast: torch.dtype) -> None:
     head = ValueHead(64).to(cast)
