@@ -54,8 +54,8 @@ class RewardModule(AlignmentModule):
 
     def _record(self, split: str, scores: Tensor, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
         """Record the batch's metrics; returns the scores of the better and of the worse answers that count."""
-        real = batch.pair_weights > 0  # a pair of weight 0 only keeps a process in step
-        better, worse = scores[batch.pairs[real, 0]], scores[batch.pairs[real, 1]]
+        pairs = batch.pairs[batch.pair_weights > 0]  # a pair of weight 0 only keeps a process in step
+        better, worse = scores[pairs[:, 0]], scores[pairs[:, 1]]
         n = len(better)
         loss = ranked_preference_loss(scores, batch.pairs, batch.pair_weights, batch.margin)
         self.record(f"{split}/loss", loss, batch.pair_weights.sum())

@@ -131,7 +131,7 @@ def preference_accuracy(chosen_scores: Tensor, rejected_scores: Tensor) -> Tenso
     """
     check_shapes(1, chosen_scores=chosen_scores, rejected_scores=rejected_scores)
     difference = at_least_float32(chosen_scores) - at_least_float32(rejected_scores)
-    return torch.heaviside(difference, difference.new_tensor(0.5)).sum() / max(len(difference), 1)
+    return torch.heaviside(difference, difference.new_full((), 0.5)).sum() / max(len(difference), 1)
 
 
 def calibration_error(probabilities: Tensor, outcomes: Tensor, bins: int = 10) -> Tensor:

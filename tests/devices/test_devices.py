@@ -17,11 +17,9 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compiles what pretends to be a CUDA device")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def run_scenarios(folder: Path, *names: str) -> dict[str, Any]:
     """What each scenario reports; torch learns of a device once, so they have a process of their own."""
-    folder = tmp_path_factory.mktemp("devices")
-    command = [sys.executable, "-m", "tests.devices.scenarios", str(folder)]
+    command = [sys.executable, "-m", "tests.devices.scenarios", str(folder), *names]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-4000:]
@@ -33,17 +31,57 @@ MODULES = [
     "sft",
     "sft_lora",
     "new_score_head",
-    "new_score_head_lora",
-    "dpo",
     "dpo_lora",
     "dpo_precomputed",
     "ppo_separate",
     "ppo_shared_lora",
-    "ppo_in_parts",
-    "ppo_scored_by_models",
     "ppo_deterministic",
 ]
 OTHERS = ["resumed", "engine", "evaluation"]
+MORE = ["new_score_head_lora", "dpo", "ppo_in_parts"]
+
+# Every line of the package at which a step, an iteration or a decoded token may wait for the device, and why.
+JUSTIFIED = {
+    "models/packing.py:pack": "which tokens rows share is found out on the host: once per forward pass",
+    "models/forward.py:right_padded": "rows are cut to the longest one: once per forward pass over a rollout",
+    "models/forward.py:hidden_at": "the shape of rows that are not packed: once per such forward pass",
+    "models/forward.py:hidden_states": "transformers looks for packed rows: once per forward pass that is not packed",
+    "callbacks/guardrails.py:on_before_optimizer_step": "a loss that is not finite must not reach the weights",
+    "callbacks/instruments.py:_total": "tokens and operations, once per record",
+    "algorithms/reward.py:_record": "pairs that only keep a process in step do not count: once per batch",
+    "algorithms/dpo.py:reference_logps": "which rows of the table the batch is: once per batch",
+    "algorithms/stopwatch.py:now": "the time of a phase ends when the device has ended it",
+    "algorithms/weighted_mean.py:on_host": "all metrics at once, when they are logged",
+    "algorithms/ppo.py:scores": "which responses ended, for the reward",
+    "algorithms/ppo.py:training_step": "target_kl decides on the host whether updates go on: once per minibatch",
+    "algorithms/ppo_statistics.py:samples": "the numbers of the sample table, at once",
+    "algorithms/reward_shaping.py:update": "running moments are the host's: mean and variance, once per iteration",
+    "rewards/model.py:_score": "the scores of a batch of responses",
+    "rollout/engine.py:token_rows": "the texts of all responses, at once: for the reward and for the sample table",
+    "rollout/loader.py:__iter__": "tokens of every response, once per iteration",
+    "rollout/microbatches.py:rows_by_tokens": "lengths decide which rows are computed together: once per minibatch",
+    "rollout/native.py:_look": "which rows have ended: once in LOOK_EVERY tokens, and where a row is full",
+    "rollout/native.py:_states": "transformers looks at the mask of prompts: once per prompt pass",
+}
+STEPS = {
+    "sft": 2,
+    "sft_lora": 2,
+    "new_score_head": 3,
+    "new_score_head_lora": 3,
+    "dpo": 3,
+    "dpo_lora": 3,
+    "dpo_precomputed": 3,
+    "ppo_separate": 4,
+    "ppo_shared_lora": 4,
+    "ppo_in_parts": 4,
+}
+ITERATIONS = {"ppo_separate": 45, "ppo_shared_lora": 39, "ppo_in_parts": 34}
+PER_TOKEN = 0.1  # of 24 responses in 8 slots
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_scenarios(tmp_path_factory.mktemp("devices"), *MODULES, *OTHERS)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -63,3 +101,37 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: dict[str, Any])
 
 def test_a_policy_is_at_no_distance_from_itself(results: dict[str, Any]) -> None:
     assert results["evaluation"]["kl"] == 0.0
+
+
+def within(waits: list[list[Any]], budget: float) -> None:
+    """Every wait is at a line that is justified, and together they are within the budget."""
+    assert not [wait for wait in waits if wait[2] not in JUSTIFIED]
+    assert 0 < sum(times for *_, times in waits) <= budget, waits
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name in STEPS])
+def test_a_step_waits_for_the_device_no_more_than_it_must(results: dict[str, Any], name: str) -> None:
+    within(results[name]["step"], STEPS[name])
+
+
+@pytest.mark.parametrize("name", ["ppo_separate", "ppo_shared_lora"])
+def test_an_iteration_waits_for_the_device_no_more_than_it_must(results: dict[str, Any], name: str) -> None:
+    within(results[name]["iteration"], ITERATIONS[name])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_samples_do_not_depend_on_how_often_the_host_looks(results: dict[str, Any], family: str) -> None:
+    found = results["engine"][family]
+    within(found["waits"], PER_TOKEN * found["tokens"])
+    assert 0 < found["ended"] < 24  # some end by their EOS, some by their length, and slots are used again
+    assert found["same"]
+
+
+@pytest.mark.slow
+def test_more_kinds_of_runs(tmp_path: Path) -> None:
+    results = run_scenarios(tmp_path, *MORE)
+    for name in MORE:
+        assert results[name]["error"] is None, results[name]["error"]
+        assert results[name]["on"] == "cuda:0"
+        within(results[name]["step"], STEPS[name])
+    within(results["ppo_in_parts"]["iteration"], ITERATIONS["ppo_in_parts"])
