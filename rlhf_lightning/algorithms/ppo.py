@@ -38,7 +38,7 @@ from rlhf_lightning.functional import (
     token_rewards,
 )
 from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, save_model, whole_weights
-from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.forward import backbone, bare_model
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import RewardFunction, score_samples
 from rlhf_lightning.rollout import (
@@ -142,7 +142,7 @@ class PPOModule(AlignmentModule):
         if self.actor_critic is not None:
             return
         policy = self.load_trainable()
-        critic = bare_model(self.new_network()).base_model if self.layout == "separate" else None
+        critic = backbone(self.new_network()) if self.layout == "separate" else None
         self.actor_critic = ActorCritic(policy, critic)
         shared = self.layout == "shared"
         self.reference = Reference(policy, self.new_network, share=shared)

@@ -55,6 +55,12 @@ def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
     return backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
+def hidden_width(model: nn.Module) -> int:
+    """The width H of the last hidden states. Of a few families (OPT-350m) it is not what the configuration says."""
+    known = getattr(backbone(model), "hidden_width", None)
+    return int(known or bare_model(model).config.get_text_config().hidden_size)
+
+
 def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tensor) -> Tensor:
     """The last hidden states [K, H] of the wanted tokens of right-padded rows, in row-major order.
 

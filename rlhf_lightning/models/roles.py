@@ -21,7 +21,7 @@ from rlhf_lightning.models.adapters import (
     load_beside,
 )
 from rlhf_lightning.models.forward import (
-    bare_model,
+    hidden_width,
     last_hidden,
     predict_tokens,
     right_padded,
@@ -59,7 +59,7 @@ class ActorCritic(KeepsTypes):
         for model in (policy, critic):
             if model is not None:
                 disable_dropout(model)
-        self.value_head = ValueHead(bare_model(critic or policy).config.get_text_config().hidden_size)
+        self.value_head = ValueHead(hidden_width(critic or policy))
 
     def forward(
         self,

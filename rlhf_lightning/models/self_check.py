@@ -73,6 +73,7 @@ def check_causal_lm(network: nn.Module, plain: Plain) -> None:
     with untouched(network), torch.no_grad():
         network.eval()
         hidden = _attempt(network, lambda: _ours(network, plain.rows))[-len(plain.outputs) :]
+        backbone(network).hidden_width = hidden[0].shape[-1]
         found = _difference(network, hidden, plain)
         if not found.small:
             use_own_head(network)

@@ -58,6 +58,8 @@ def _cause(reason: str) -> str:
         return "rows of a batch get other log-probabilities than each row alone"
     if "cannot be loaded" in reason:
         return "`AutoModelForCausalLM` does not read what it has written of them"
+    if "training mode" in reason:
+        return "they compute other numbers in training mode, with dropout off, than in evaluation mode"
     return "their own forward pass needs more than a row of tokens" if "cannot read" in reason else reason
 
 

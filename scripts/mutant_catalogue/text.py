@@ -6,6 +6,7 @@ from mutant_catalogue.rows import Mutant, Row
 
 COLLATION = "data/collation.py"
 TOKENIZATION = "data/tokenization.py"
+FORWARD = "models/forward.py"
 MODEL = "models/reward_model.py"
 FUNCTION = "rewards/function.py"
 PREPARATION = "data/preparation.py"
@@ -27,14 +28,14 @@ TEXT = (
         (
             Mutant(
                 "the last token is found by the pad id",
-                MODEL,
+                FORWARD,
                 "attention_mask.sum(dim=1, keepdim=True)",
                 "(input_ids != bare_model(model).config.pad_token_id).sum(dim=1, keepdim=True)",
                 (LAST_TOKEN,),
             ),
             Mutant(
                 "the last token is the last column",
-                MODEL,
+                FORWARD,
                 "attention_mask.sum(dim=1, keepdim=True)",
                 "torch.full_like(attention_mask[:, :1], input_ids.shape[1])",
                 (LAST_TOKEN,),

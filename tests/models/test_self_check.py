@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import LoRA, load_causal_lm, output_head, predict_tokens
+from rlhf_lightning.models import ActorCritic, LoRA, load_causal_lm, output_head, predict_tokens
 from rlhf_lightning.models import forward as forward_module
 from rlhf_lightning.models.self_check import TOLERANCE, check_causal_lm, distance, plain_forward
 from tests.tiny import FAMILIES, tiny_model
@@ -175,3 +175,13 @@ def test_distance_is_of_distributions_and_not_of_logits() -> None:
     assert distance(logits + 7, logits, 0.0).small
     assert not distance(logits * 1.01, logits, 0.0).small
     assert not distance(logits * torch.nan, logits, 0.0).small
+
+
+def test_the_value_head_is_as_wide_as_the_hidden_states(tmp_path: Path) -> None:
+    """OPT-350m projects its states to the width of its embeddings."""
+    model = made("opt", word_embed_proj_dim=16, ffn_dim=64, init_std=0.2)
+    loaded = load_causal_lm(saved(tmp_path, model), dropout=False)
+    ids = torch.randint(3, 29, (2, 6))
+    rows = (ids[:, :3], torch.ones_like(ids[:, :3]), ids[:, 3:], torch.ones(2, 3))
+    for critic in (None, forward_module.backbone(load_causal_lm(str(tmp_path)))):
+        assert ActorCritic(loaded, critic)(*rows).values.shape == (2, 3)

@@ -1,0 +1,53 @@
+"""Bugs of families off the beaten path: what is loaded is right, or refused."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+SELF_CHECK = "models/self_check.py"
+CHECKED = "models/test_self_check.py::"
+
+FAMILIES = (
+    Row(
+        "a family computes something else than our path assumes",
+        "what differs from the model's own forward pass by more than rounding is refused; outputs that only its own "
+        "head gives come from there; what no cache of ours keeps is sampled without one",
+        (
+            Mutant(
+                "no difference is large enough to refuse a model",
+                SELF_CHECK,
+                "return self.nats <= self.allowed",
+                "return True",
+                (f"{CHECKED}test_an_encoder_is_refused_with_the_family_and_the_number[bert]",),
+            ),
+            Mutant(
+                "the model's own head is never used",
+                SELF_CHECK,
+                "            use_own_head(network)\n            own",
+                "            own",
+                (f"{CHECKED}test_an_output_layer_that_does_more_is_the_models_own",),
+            ),
+            Mutant(
+                "every family is sampled with the cache",
+                "rollout/uncached.py",
+                "bare.decodes_with_cache = gap <= allowed",
+                "bare.decodes_with_cache = True",
+                ("rollout/test_uncached.py::test_sampled_log_probabilities_are_those_of_plain_forward_passes[mamba]",),
+            ),
+            Mutant(
+                "rows may be longer than angles allow",
+                "models/limits.py",
+                "if limit is not None and tokens > limit:",
+                "if False:",
+                ("models/test_row_limit.py::test_longer_rows_are_refused_where_they_would_change_shorter_ones",),
+            ),
+            Mutant(
+                "dropout under another name stays on",
+                "models/dropout.py",
+                'DROPOUT, NOISE = ("drop",)',
+                'DROPOUT, NOISE = ("attention_dropout",)',
+                ("models/test_dropout.py::test_two_passes_in_training_mode_are_equal_and_those_of_evaluation",),
+            ),
+        ),
+    ),
+)
