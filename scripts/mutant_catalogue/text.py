@@ -7,7 +7,6 @@ from mutant_catalogue.rows import Mutant, Row
 COLLATION = "data/collation.py"
 TOKENIZATION = "data/tokenization.py"
 FORWARD = "models/forward.py"
-MODEL = "models/reward_model.py"
 FUNCTION = "rewards/function.py"
 PREPARATION = "data/preparation.py"
 REWARD = "rewards/model.py"
