@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.models.adapters import TRAINED, base_name, has_adapter, save_network
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapters import TRAINED, base_name, can_be_switched, has_adapter, save_network
 from rlhf_lightning.models.forward import bare_model
 
 
@@ -41,11 +42,30 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from revert_weight_conversion(bare, weights).items()
 
 
+def _check_adapter(model: Any) -> None:
+    """See that vLLM computes with the whole adapter: it takes LoRA's matrices, of one scale, on linear layers.
+
+    Raises:
+        UserError: the adapter has more, which vLLM would leave out.
+    """
+    config = model.peft_config[TRAINED]
+    more = [name for name in ("alpha_pattern", "rank_pattern", "lora_bias") if getattr(config, name)]
+    if not can_be_switched(model):
+        more.append("modules_to_save, bias, or parts of embeddings")
+    if more:
+        raise UserError(
+            f"rollout.engine: vLLM would leave out a part of this adapter ({more[0]}); use rollout.engine=native, or "
+            "train the merged weights: leave model/adapter out"
+        )
+
+
 def write_weights(model: nn.Module, folder: Path) -> None:
     """Write the weights, or the trained adapter alone, as a Hugging Face or an adapter folder.
 
     The parameters are read as they are. `state_dict` of a sharded model that is whole for a rollout would spread it
     again, in this process only, and the next forward pass would wait for the others.
     """
+    if has_adapter(model):
+        _check_adapter(model)
     state = {name: parameter.detach() for name, parameter in model.named_parameters(remove_duplicate=False)}
     save_network(model, folder, state)

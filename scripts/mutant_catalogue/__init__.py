@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant_catalogue.arithmetic import ARITHMETIC
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
+from mutant_catalogue.folders import FOLDERS
 from mutant_catalogue.losses import LOSSES
 from mutant_catalogue.precisions import PRECISIONS
 from mutant_catalogue.rollouts import ROLLOUTS
@@ -13,6 +14,17 @@ from mutant_catalogue.state import STATE
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
 
-ROWS: tuple[Row, ...] = (*ROLLOUTS, *ENGINES, *TOKENS, *TEXT, *LOSSES, *ARITHMETIC, *STATE, *PRECISIONS, *FAMILIES)
+ROWS: tuple[Row, ...] = (
+    *ROLLOUTS,
+    *ENGINES,
+    *TOKENS,
+    *TEXT,
+    *LOSSES,
+    *ARITHMETIC,
+    *STATE,
+    *PRECISIONS,
+    *FAMILIES,
+    *FOLDERS,
+)
 
 __all__ = ["ROWS", "Mutant", "Row"]

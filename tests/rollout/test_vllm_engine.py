@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.rollout import SamplingSettings, VLLMEngine, VLLMRollout, seeded_generator
+from rlhf_lightning.rollout.policy_weights import write_weights
 from tests.rollout.fake_vllm import FakeLLM, install
 from tests.rollout.test_vllm_server import GREEDY, PROMPTS, assert_follows, change, native, policy, rows
 from tests.tiny import tiny_model
@@ -220,3 +222,10 @@ def test_beside_a_process_group_that_lightning_started_it_says_which_process_it_
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     engine().sync(policy(base, True))
     assert (os.environ.pop("RANK"), os.environ.pop("LOCAL_RANK")) == ("0", "0")
+
+
+@pytest.mark.parametrize("settings", [{"alpha_pattern": {"q_proj": 64}}, {"modules_to_save": ["lm_head"]}])
+def test_an_adapter_of_which_vllm_would_leave_out_a_part_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
+    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], **settings))
+    with pytest.raises(UserError, match=f"vLLM would leave out a part of this adapter \\({next(iter(settings))}"):
+        write_weights(adapted, tmp_path)
