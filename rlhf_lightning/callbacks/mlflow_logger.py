@@ -31,15 +31,28 @@ class SteadyMLFlowLogger(MLFlowLogger):
         uri = str(arguments["tracking_uri"])
         self.tracker = tracker_of(uri, store or uri)
         self.synchronous = synchronous
+        self.when_open: Opening = lambda client, run_id: None
+        self.opened: str | None = None
         self.name_prefix = f"{arguments['prefix']}-" if arguments.get("prefix") else ""
 
+    @property
+    def version(self) -> str | None:
+        """The run's id, once the store has answered; asking never waits."""
+        return self.opened
+
+    @property
+    def name(self) -> str | None:
+        """As `version`: Lightning's own would ask the store."""
+        return self.opened
+
     @rank_zero_only
-    def open(self, then: Opening) -> None:
-        """Begin the run, or find it; `then` gets the client and the run's id. Waits a little for the store."""
+    def open(self) -> None:
+        """Begin the run, or find it; then call `when_open`. Waits a little for the store."""
 
         def begin() -> None:
             client = self.experiment
-            then(client, str(self.run_id))
+            self.opened = str(self.run_id)
+            self.when_open(client, self.opened)
 
         try:
             self.tracker.submit(begin).result(timeout=PATIENCE)

@@ -125,6 +125,7 @@ def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
 
 
 def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None) -> Any:
+    """The logger; a run in MLflow begins when it is opened."""
     if not uses_mlflow(config):
         return build(config.get("logger"), "logger")
     section, uri = config["logger"], config["logger"]["tracking_uri"]
@@ -151,5 +152,5 @@ def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str |
         keep_run(run_dir, uri, run_id)
 
     if mine:
-        logger.open(begin)
+        logger.when_open = begin
     return logger

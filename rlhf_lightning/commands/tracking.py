@@ -195,6 +195,13 @@ def metric_name(name: str) -> str:
     return allowed_name(name)
 
 
+def open_tracking(loggers: Iterable[Any]) -> None:
+    """Begin the run in MLflow, if it is tracked there."""
+    logger = _mlflow_logger(loggers)
+    if logger is not None:
+        logger.open()
+
+
 def log_run_files(loggers: Iterable[Any], run_dir: Path) -> None:
     """Queue the run folder's small files, plots and exported model as artifacts of its MLflow run, if it has one."""
     logger = _mlflow_logger(loggers)

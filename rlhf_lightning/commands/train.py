@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import sys
@@ -38,6 +39,7 @@ from rlhf_lightning.commands.tracking import (
     check_tracking,
     finish_tracking,
     log_run_files,
+    open_tracking,
     register_model,
     ui_command,
     uses_mlflow,
@@ -125,6 +127,11 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
 
 
 def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
+    with contextlib.ExitStack() as at_end:
+        return _run_in_folder(config, parent_run_id, at_end)
+
+
+def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end: contextlib.ExitStack) -> RunResult:
     started = time.monotonic()
     checkpoint = find_checkpoint(config)
     if checkpoint is not None:
@@ -139,12 +146,14 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     import torch
 
     from rlhf_lightning.commands.build import build, build_datamodule, build_module, build_trainer
+    from rlhf_lightning.commands.run_start import FolderLock, StartRun, check_run_dir
     from rlhf_lightning.models import load_tokenizer
 
+    lock = at_end.enter_context(FolderLock(run_dir))
+
     if first_process():
-        write_config(run_dir, config)
-        if checkpoint is None:
-            begin_run(run_dir)
+        check_run_dir(run_dir)
+        lock.check()
     build(config.get("prepare"), "prepare")
     torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
@@ -152,6 +161,8 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     module = build_module(config, tokenizer)
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
+    start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock))
+    trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     aftermath = Aftermath()
     try:
         fit(trainer, lambda: trainer.fit(module, datamodule, ckpt_path=checkpoint), aftermath)
@@ -160,6 +171,7 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
         raise
 
+    start()  # of a run that had nothing left to train
     export_model(module.export, run_dir)  # type: ignore[arg-type]
     summary = _summary(config, trainer, started, aftermath)
     if first_process():
@@ -167,6 +179,19 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
     return RunResult(run_dir, summary, tuple(aftermath.problems))
+
+
+def _take_over(
+    config: Mapping[str, Any], run_dir: Path, checkpoint: Path | None, loggers: Sequence[Any], lock: Any
+) -> None:
+    """Make the folder this run's, and begin its run in MLflow."""
+    if not first_process():
+        return
+    lock.take()
+    write_config(run_dir, config)
+    if checkpoint is None:
+        begin_run(run_dir)
+    open_tracking(loggers)
 
 
 def _summary(config: Mapping[str, Any], trainer: Any, started: float, aftermath: Aftermath) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Folder:
         first = json.loads(file.read_text())["step"] if file else 0
         write_config(folder, config)
         opened = _build_logger(config, folder, parent, file)
+        opened.open()
         self.status = opened.experiment.get_run(opened.run_id).info.status
         with (folder / "metrics.jsonl").open("a") as lines:
             for step in range(first + 1, last + 1):
