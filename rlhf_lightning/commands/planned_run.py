@@ -98,7 +98,7 @@ def read_architecture(path: str, revision: str | None = None) -> Any:
     """
     try:
         if Path(path).is_file():
-            return AutoConfig.from_pretrained(path)
+            return AutoConfig.from_pretrained(path, trust_remote_code=False)
         return load_config(path, revision)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):

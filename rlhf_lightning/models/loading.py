@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming, is_out_of_memory
 from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
@@ -63,7 +63,9 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     folder = run_model_folder(path)
     if is_adapter_folder(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
         folder, revision = base_of(folder), read_adapter_config(folder).revision
-    tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+    advice = NO_OWN_CODE if has_own_code(folder) else ""
+    with blaming(f"model.path: the tokenizer of {path} cannot be loaded", advice):
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.path: the tokenizer of {path} has no EOS token; responses would never end")
     if tokenizer.pad_token_id is None:
@@ -144,9 +146,9 @@ def load_network(
         raise UserError(f"model.path: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
     try:
         network, is_new = read_network(auto_class, base, arguments, new)
-    except UserError:
-        raise
-    except (ValueError, ImportError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # each family's own, for whatever its config.json holds
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
         raise UserError(_cannot_load(arguments["attn_implementation"], base, error)) from error
     if getattr(network, "is_quantized", False):
         keep_weights_as_they_are(network)
@@ -162,7 +164,7 @@ def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
             f"model.attn_implementation: found {attention}, which {folder} cannot use ({reason.split('. ')[0]}); "
             "allowed: eager, or null for what the family supports"
         )
-    return f"model.path: {folder} cannot be loaded: {reason}"
+    return f"model.path: {folder} cannot be loaded: {NO_OWN_CODE if has_own_code(folder) else reason}"
 
 
 def prepare_to_train(
@@ -207,7 +209,22 @@ def on_meta(network: nn.Module) -> bool:
 
 def load_config(path: str | Path, revision: str | None = None) -> Any:
     """The configuration alone, without reading weights."""
-    return AutoConfig.from_pretrained(base_of(run_model_folder(path)), revision=revision)
+    folder = base_of(run_model_folder(path))
+    advice = NO_OWN_CODE if has_own_code(folder) else ""
+    with blaming(f"model.path: the configuration of {path} cannot be read", advice):
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+
+
+NO_OWN_CODE = (
+    "it brings code of its own (auto_map), which is not run; take a model that transformers knows, or read the code "
+    "and give model.trust_remote_code=true with model.revision"
+)
+
+
+def has_own_code(folder: str | Path) -> bool:
+    """Whether a local folder's configuration, of the model or of its tokenizer, asks for code that lies beside it."""
+    files = [Path(folder) / name for name in ("config.json", "tokenizer_config.json")]
+    return any(file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -73,7 +73,7 @@ def score_moments(path: str | Path) -> ScoreMoments | None:
     if Path(folder).is_dir():
         config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     else:
-        config = AutoConfig.from_pretrained(folder).to_dict()
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     mean, std = config.get("score_mean"), config.get("score_std")
     return None if mean is None or std is None else ScoreMoments(mean, std)
 
