@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 
 class UserError(ValueError):
@@ -18,6 +19,43 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(143)
+
+
+# The key under which the user named the folder that is being read, and what its settings begin with.
+_FOLDER: ContextVar[tuple[str, str] | None] = ContextVar("folder", default=None)
+
+
+@contextmanager
+def named_as(key: str, settings: str | None = None) -> Iterator[None]:
+    """Blame the user's own key for whatever is wrong with a folder that is loaded inside.
+
+    Args:
+        key: where the folder was named, such as `reward.model`.
+        settings: what the keys of its loading begin with; None: as the key itself does (`reward.`).
+    """
+    beside = f"{key.rpartition('.')[0]}.".lstrip(".") if settings is None else settings
+    token = _FOLDER.set((key, beside))
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def named(usual: str = "model.path") -> str:
+    """Return the key of the folder that is being read; the usual one where nobody has said."""
+    named = _FOLDER.get()
+    return named[0] if named is not None else usual
+
+
+def key_beside(setting: str, usual: str = "model.") -> str:
+    """Return the key of a setting of the folder that is being read.
+
+    >>> with named_as("reward.model"):
+    ...     named(), key_beside("dtype")
+    ('reward.model', 'reward.dtype')
+    """
+    named = _FOLDER.get()
+    return f"{named[1] if named is not None else usual}{setting}"
 
 
 @contextmanager

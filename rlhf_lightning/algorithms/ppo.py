@@ -22,6 +22,7 @@ from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engi
 from rlhf_lightning.algorithms.part_gradients import PartGradients
 from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
+from rlhf_lightning.algorithms.ranges import check_range
 from rlhf_lightning.algorithms.resume_points import at_epoch_start
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
 from rlhf_lightning.algorithms.row_limits import check_rows, check_sequences
@@ -113,6 +114,12 @@ class PPOModule(AlignmentModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_range("> 0", clip_range=clip_range, value_clip_range=value_clip_range, target_kl=target_kl)
+        check_range("> 0", importance_cap=importance_cap)
+        check_range(">= 0", value_coef=value_coef, entropy_coef=entropy_coef)
+        check_range("in [0, 1]", gamma=gamma, lam=lam)
+        check_range(">= 1", ppo_epochs=ppo_epochs, num_minibatches=num_minibatches)
+        check_range(">= 1", tokens_per_microbatch=tokens_per_microbatch)
         self.reward = reward
         self.rollout, self.kl = rollout or RolloutSettings(), kl or KLPenalty()
         self.shaping, self.ptx = shaping or RewardShaping(), ptx or PretrainingMix()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.algorithms.ranges import check_range
 from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence, collate_sequences
 from rlhf_lightning.data.datamodules import pad_id
 from rlhf_lightning.errors import UserError
@@ -30,6 +31,8 @@ class PretrainingMix:
     rows: list[TokenizedSequence] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_range(">= 0", ptx__coef=self.coef)
+        check_range(">= 1", ptx__batch_size=self.batch_size, ptx__max_length=self.max_length)
         if self.coef and self.data is None:
             raise UserError("algorithm.ptx.data: set it to the pretraining text, or algorithm.ptx.coef=0")
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_lightning.algorithms.ranges import check_range
+
 
 @dataclass(frozen=True)
 class RewardShaping:
@@ -21,6 +23,10 @@ class RewardShaping:
     normalize: bool = False
     clip: float | None = None
     missing_eos_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("> 0", shaping__clip=self.clip)
+        check_range(">= 0", shaping__missing_eos_penalty=self.missing_eos_penalty)
 
 
 class RunningMoments:

@@ -14,7 +14,7 @@ from rlhf_lightning.commands.help import chat_help
 from rlhf_lightning.commands.schema import Chat
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named_as
 
 COMMANDS = ("/reset", "/exit")
 
@@ -57,7 +57,8 @@ def chat(config: dict[str, Any]) -> None:
     for key in ("model", "compare_with"):
         if config[key] is not None:
             try:
-                conversations[config[key]] = Conversation(config[key], **settings)
+                with named_as(key):
+                    conversations[config[key]] = Conversation(config[key], **settings)
             except OSError as error:  # transformers explains in several lines
                 raise UserError(
                     f"{key}: {config[key]} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}"

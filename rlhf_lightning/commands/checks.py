@@ -11,9 +11,7 @@ from typing import Any
 from rlhf_lightning.commands.arithmetic import check_arithmetic
 from rlhf_lightning.commands.check_types import check_types
 from rlhf_lightning.commands.combinations import (
-    check_dpo_combinations,
-    check_optimizer_combinations,
-    check_ppo_combinations,
+    check_kl,
     check_schedule,
     check_validation_interval,
 )
@@ -57,15 +55,12 @@ def check_sections(config: Mapping[str, Any]) -> None:
         if not config.get("reward"):
             raise UserError("reward: PPO needs it; choose reward=default and set reward.function or reward.model")
         _check_ppo(config["algorithm"])
-        check_ppo_combinations(config)
+        check_kl(config["algorithm"].get("kl") or {})
         if samples_with_vllm(config):
             _check_vllm(config)
         _check_strategy(config["trainer"].get("strategy"))
-    if algorithm == "DPOModule":
-        check_dpo_combinations(config["algorithm"])
     if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
-    check_optimizer_combinations(config["optimizer"])
     check_schedule(config)
     check_validation_interval(config["trainer"])
     check_types(config)
@@ -185,6 +180,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             check_model(key, value, first)
         elif missing_locally(value):
             raise UserError(f"{key}: {value} does not exist{first}")
+        else:
+            check_no_split_of_a_file(key, value)
 
 
 def check_model(key: str, value: str, advice: str = "") -> None:
@@ -222,6 +219,13 @@ def missing_locally(value: str) -> bool:
         return False
     hub_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) and not value.startswith((".", "/", "~"))
     return not hub_name or path.suffix in _DATA_SUFFIXES or (len(path.parts) > 1 and Path(path.parts[0]).is_dir())
+
+
+def check_no_split_of_a_file(key: str, value: str) -> None:
+    """Raise UserError for `rows.jsonl:test`: only folders and hub names have splits."""
+    file, _, split = value.rpartition(":")
+    if file and not Path(value).expanduser().exists() and Path(file).expanduser().is_file():
+        raise UserError(f"{key}: found {value}, but {file} is a file, which has no splits; give it without :{split}")
 
 
 def _holds_model(folder: Path) -> bool:

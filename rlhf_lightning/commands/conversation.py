@@ -9,7 +9,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from rlhf_lightning.data import response_texts, tokenize_prompt
 from rlhf_lightning.data.messages import Message
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.limits import check_tokens
 from rlhf_lightning.models.loading import Dtype
@@ -44,6 +44,7 @@ class Conversation:
         dtype: Dtype = "auto",
         attn_implementation: str | None = None,
     ) -> None:
+        self.key = named("model")
         self.tokenizer = load_tokenizer(path)
         if system is not None and not self.tokenizer.chat_template:
             raise UserError(f"system: the tokenizer of {path} has no chat template, so a message cannot be set apart")
@@ -93,7 +94,7 @@ class Conversation:
         """The conversation with the user's next line, and the tokens that its answer starts from."""
         question = [*self.messages, {"role": "user", "content": text}]
         ids = tokenize_prompt(self.tokenizer, question if self.tokenizer.chat_template else text, longest)
-        check_tokens(self.model, self.tokenizer, ids, "model")
+        check_tokens(self.model, self.tokenizer, ids, self.key)
         return question, ids
 
 

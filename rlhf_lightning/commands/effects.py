@@ -109,6 +109,35 @@ def _deepspeed(config: Config) -> bool:
     return "deepspeed" in str(name).lower()
 
 
+def _no_time(config: Config) -> bool:
+    """Whether `trainer.max_time` (DD:HH:MM:SS, or the arguments of a timedelta) is over at once."""
+    given = _get(config, "trainer.max_time")
+    parts = given.split(":") if isinstance(given, str) else given.values() if isinstance(given, Mapping) else [1]
+    try:
+        return not any(float(part) for part in parts)
+    except (TypeError, ValueError):
+        return False
+
+
+def _one_step_per_iteration(config: Config) -> bool:
+    algorithm = config["algorithm"]
+    return bool(_PPO(config)) and algorithm.get("ppo_epochs") == algorithm.get("num_minibatches") == 1
+
+
+def _part_of_a_rollout(key: str, *whole: Any) -> When:
+    """Whether PPO would leave out minibatches; 1.0 is all batches, 1 a single one."""
+
+    def partly(config: Config) -> bool:
+        value = _get(config, key)
+        return bool(_PPO(config)) and not any(value == each and type(value) is type(each) for each in whole)
+
+    return partly
+
+
+def _kl_kind(*kinds: str) -> When:
+    return lambda config: _PPO(config) and _get(config, "algorithm.kl.kind") in kinds
+
+
 def _local_model(config: Config) -> bool:
     return Path(str(_get(config, "model.path"))).expanduser().is_dir()
 
@@ -118,6 +147,11 @@ _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or l
 _PPO_VALIDATES_NOTHING = "PPO validates nothing; leave it out"
 _NO_DROPOUT = "PPO and DPO switch every dropout off, so that ratios and references are exact; leave it out"
 _ONE_STEP = "with a single step per rollout (ppo_epochs=1 num_minibatches=1) the policy is still the one that sampled"
+_MAX_TIME = "give a time as DD:HH:MM:SS, or null"
+_WHOLE_ROLLOUTS = (
+    "PPO would leave out minibatches of every rollout; leave it at its default, and for a shorter run lower "
+    "rollout.batch_size or trainer.max_epochs"
+)
 _VALIDATION_KEYS = (
     *("trainer.val_check_interval", "trainer.check_val_every_n_epoch", "trainer.num_sanity_val_steps"),
     *("trainer.inference_mode", "trainer.limit_val_batches"),
@@ -177,12 +211,11 @@ RULES: tuple[Rule, ...] = (
         "a resumed run knows its step: use ckpt",
     ),
     # ---- trainer
-    Rule(
-        ("trainer.max_epochs", "trainer.max_steps"),
-        lambda c: _get(c, "trainer.max_epochs") == 0 or _get(c, "trainer.max_steps") == 0,
-        "with 0 nothing is trained",
-        contradicts=True,
+    *(
+        Rule((key,), _equals(key, 0), "with 0 nothing is trained", contradicts=True)
+        for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
     ),
+    Rule(("trainer.max_time",), _no_time, f"nothing would be trained; {_MAX_TIME}", contradicts=True),
     Rule(
         ("trainer.min_epochs",),
         _above("trainer.min_epochs", "trainer.max_epochs"),
@@ -217,10 +250,67 @@ RULES: tuple[Rule, ...] = (
     Rule(("trainer.sync_batchnorm",), lambda c: True, "language models have no batch norm"),
     # ---- PPO
     Rule(
-        ("algorithm.kl.placement",),
+        ("algorithm.kl.placement", "algorithm.kl.estimator"),
         _no_kl_term,
-        "with algorithm.kl.kind=fixed and coef=0 there is no KL term to place; leave it out",
+        "with algorithm.kl.kind=fixed and coef=0 there is no KL term; leave it out",
     ),
+    Rule(
+        ("algorithm.kl.coef",),
+        _both(_kl_kind("adaptive", "multiplicative"), _equals("algorithm.kl.coef", 0)),
+        "algorithm.kl.kind=adaptive and multiplicative multiply it, so it would stay 0; give a number above 0, or "
+        "choose algorithm.kl.kind=fixed",
+        contradicts=True,
+    ),
+    Rule(
+        ("algorithm.kl.target", "algorithm.kl.horizon"),
+        _kl_kind("fixed"),
+        "algorithm.kl.kind=fixed has none; leave it out, or choose algorithm.kl.kind=adaptive",
+    ),
+    Rule(
+        ("algorithm.kl.horizon",),
+        _kl_kind("multiplicative"),
+        "algorithm.kl.kind=multiplicative has none; leave it out, or choose algorithm.kl.kind=adaptive",
+    ),
+    Rule(
+        ("data.val", "data.val_fraction"),
+        lambda c: _PPO(c) and (_get(c, "data.val") is not None or _get(c, "data.val_fraction")),
+        "PPO has no validation; set it to null (data.val) or 0 (data.val_fraction), and compare policies on held-out "
+        "prompts with rlhf-evaluate",
+        contradicts=True,
+    ),
+    Rule(
+        ("trainer.limit_train_batches",),
+        _part_of_a_rollout("trainer.limit_train_batches", 1.0),
+        _WHOLE_ROLLOUTS,
+        contradicts=True,
+    ),
+    Rule(
+        ("trainer.overfit_batches",),
+        _part_of_a_rollout("trainer.overfit_batches", 0.0, 0),
+        _WHOLE_ROLLOUTS,
+        contradicts=True,
+    ),
+    Rule(
+        ("algorithm.target_kl",),
+        _one_step_per_iteration,
+        "an iteration has one optimiser step and nothing to stop; set it to null, or raise algorithm.ppo_epochs or "
+        "algorithm.num_minibatches",
+    ),
+    Rule(
+        ("algorithm.ptx.data",),
+        lambda c: _PPO(c) and not _get(c, "algorithm.ptx.coef"),
+        "algorithm.ptx.coef=0 leaves it out; give a coefficient, or set it to null",
+    ),
+    # ---- DPO
+    Rule(
+        ("algorithm.label_smoothing",),
+        lambda c: (
+            _DPO(c) and _get(c, "algorithm.label_smoothing") and _get(c, "algorithm.loss_type") not in (None, "sigmoid")
+        ),
+        "only algorithm.loss_type=sigmoid has it; set it to 0, or choose that loss",
+        contradicts=True,
+    ),
+    # ---- PPO's reward and rollout
     Rule(
         ("algorithm.ptx.batch_size", "algorithm.ptx.max_length"),
         lambda c: _PPO(c) and not _get(c, "algorithm.ptx.coef"),

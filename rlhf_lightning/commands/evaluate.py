@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.checks import check_reward, missing_locally
+from rlhf_lightning.commands.checks import check_no_split_of_a_file, check_reward, missing_locally
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.help import evaluate_help
@@ -15,7 +15,7 @@ from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, wri
 from rlhf_lightning.commands.schema import Evaluate
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named_as
 
 
 def main() -> None:
@@ -47,6 +47,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key, path in paths.items():
         if missing_locally(path):
             raise UserError(f"{key}: {path} does not exist")
+    check_no_split_of_a_file("prompts", config["prompts"])
 
 
 def _scores(reward: Mapping[str, Any]) -> bool:
@@ -65,7 +66,11 @@ def evaluate(config: dict[str, Any]) -> None:
     from rlhf_lightning.rewards import make_reward
 
     write_config(folder, config)
-    scorers = {key: make_reward(**config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
+    scorers: dict[str, Any] = {"gold": None, "proxy": None}
+    for key in scorers:
+        if _scores(config.get(key) or {}):
+            with named_as(f"{key}.model"):
+                scorers[key] = make_reward(**config[key])
     reference = config.get("reference") or config["baseline"]
     evaluation = evaluate_policies(
         policies=config["policies"],

@@ -15,7 +15,7 @@ from rlhf_lightning.commands.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named_as
 
 MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -129,7 +129,7 @@ def write_export(
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
-    with replacing_folder(target) as folder:
+    with replacing_folder(target) as folder, named_as("run"):
         if form == "adapter":
             _copy_adapter(run, folder)
         else:

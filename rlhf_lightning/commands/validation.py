@@ -29,6 +29,8 @@ _MISPLACED = {
 }
 
 
+A_DOZEN, SHOWN = 12, 8  # keys that are listed, and of more than that
+
 _UNKNOWN, _WRONG, _MISSING = range(3)  # told in this order
 
 
@@ -132,7 +134,12 @@ def _suggestion(key: str, schema: Any, path: list[str], prefix: str, known: Sequ
     owner = _unwrap(_locate(schema, tuple(path[:-1]))[1])
     siblings = [f"{parent}{name}" for name in get_type_hints(owner)]
     match = nearest_key(key, {*siblings, *known} - {key})
-    return did_you_mean(match) if match else f"; allowed: {', '.join(siblings)}"
+    if match:
+        return did_you_mean(match)
+    named = siblings if len(siblings) <= A_DOZEN else siblings[:SHOWN]
+    rest = len(siblings) - len(named)
+    more = f" and {rest} more; the same command with --cfg job shows them" if rest else ""
+    return f"; allowed: {', '.join(named)}{more}"
 
 
 def _wrong_value(key: str, value: Any, annotation: Any) -> str:
@@ -184,9 +191,16 @@ def describe(annotation: Any) -> str:
     return words.get(annotation, "anything")
 
 
+def _number(value: float) -> str:
+    """A bound as people write it: whole numbers with all their digits."""
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
 def _bounds(metadata: tuple[Any, ...]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     limits = [item for info in metadata for item in getattr(info, "metadata", [])]
-    words = [f"{sign} {getattr(it, name):g}" for it in limits for name, sign in signs.items() if hasattr(it, name)]
+    words = [
+        f"{sign} {_number(getattr(it, name))}" for it in limits for name, sign in signs.items() if hasattr(it, name)
+    ]
     words += [f"like {it.pattern}" for it in limits if getattr(it, "pattern", None)]
     return f" {' and '.join(words)}" if words else ""

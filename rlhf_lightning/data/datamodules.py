@@ -19,7 +19,7 @@ from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.preparation import LOSS_ON, Numbered
 from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.report import Report
-from rlhf_lightning.data.rows import Source, split_by_prompt
+from rlhf_lightning.data.rows import Source, split_by_prompt, without_nulls
 from rlhf_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class RowDataModule(LightningDataModule):
         else:
             given = source if isinstance(source, list) else [without_none(dict(row)) for row in source]
             rows, name = [dict(row) for row in given][: self.limit], f"data.{'val' if split == 'test' else split}"
-        return [{column: value for column, value in row.items() if value is not None} for row in rows], name
+        return [without_nulls(row) for row in rows], name
 
     def tokenized_rows(self) -> list[Any]:
         """The tokenised rows of every split."""

@@ -21,6 +21,7 @@ TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 KINDS = "a .jsonl, .json, .csv, .tsv (each also with .gz) or .parquet file"
 LIST_COLUMNS = ("messages", "responses", "ranks", "tools")  # a cell of these cannot be plain text
 TEXT_OR_LIST_COLUMNS = ("prompt", "completion", "chosen", "rejected", "chat_template_kwargs")
+NESTED = "the JSON is nested too deeply; check the row, or leave that column out"
 
 Row = dict[str, Any]
 
@@ -100,7 +101,9 @@ def _parse(line: str, place: str) -> Any:
         return json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{place}: not JSON ({error.msg} at column {error.colno}): {line.strip()[:60]!r}") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UserError(f"{place}: {NESTED}") from error
+    except ValueError as error:
         raise UserError(f"{place}: {error}") from error
 
 
@@ -118,7 +121,9 @@ def _json_array(path: Path, text: str) -> list[Row]:
         rows = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path}: {NESTED}") from error
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):

@@ -11,7 +11,7 @@ from typing import Any
 from rlhf_lightning.data.batches import IGNORED, PromptRow, TokenizedPreference, TokenizedSequence
 from rlhf_lightning.data.decoding import decode_exactly
 from rlhf_lightning.data.messages import Options, Text, template_options
-from rlhf_lightning.data.report import Report
+from rlhf_lightning.data.report import CUT_AWAY, CUT_EQUAL, Report
 from rlhf_lightning.data.row_values import (
     checked_answers,
     checked_row,
@@ -77,9 +77,10 @@ def sequences(
         if sequence.weight:
             prepared.append(sequence)
         else:
-            report.dropped["truncated to nothing"] += 1
+            whole = len(ids) == len(prompt) + len(answer)
+            report.dropped["nothing to learn" if whole else CUT_AWAY] += 1
     report.kept = len(prepared)
-    report.check(f"raise data.max_length={max_length}, or check the rows")
+    report.check(max_length)
     return prepared, report
 
 
@@ -118,14 +119,15 @@ def preferences(
         )
         pairs = [(better, worse) for better, worse in row.pairs if cut[better] != cut[worse]]
         if not pairs:
-            report.dropped["no two answers differ"] += 1
+            differ = any(answers_ids[better] != answers_ids[worse] for better, worse in row.pairs)
+            report.dropped[CUT_EQUAL if differ else "no two answers differ"] += 1
             continue
         if not short:
             report.without_prompt.append(row.index + 1)
         row_ids = [first_id + row.index * most + k for k in range(len(cut))]
         prepared.append(TokenizedPreference(short, cut, pairs, row_ids, row.margin))
     report.kept = len(prepared)
-    report.check(f"raise data.max_length={max_length}, or check the rows")
+    report.check(max_length)
     return prepared, report
 
 
@@ -148,14 +150,14 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
             report.dropped["empty prompt"] += 1
             continue
         taken = ("prompt", "messages", "responses")  # a reward function is given `prompts` and `responses` anyway
-        columns = {name: value for name, value in row.items() if name not in taken}
+        columns = {name: value for name, value in row.items() if name not in taken and value is not None}
         if is_conversational(question):
             columns["messages"] = question
         if len(short) < len(ids):  # what the policy answers is what is left
             text = decode_exactly(tokenizer, short[1:] if short[0] == tokenizer.bos_token_id else short)
         prepared.append(PromptRow(short, text, columns))
     report.kept = len(prepared)
-    report.check("check the rows")
+    report.check()
     return prepared, report
 
 
@@ -258,7 +260,7 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
 def _question(row: dict[str, Any]) -> Text:
     row = row | checked_texts(row)
     prompt = row_prompt(row)
-    if "prompt" not in row and row_format(row) == "text":
+    if row.get("prompt") is None and row_format(row) == "text":
         raise UserError("columns hold no prompt to answer; rename `text` to `prompt`, if that is what it is")
     if "prompts" in row:
         raise UserError("column prompts: reward functions are given the prompts by that name; rename the column")

@@ -52,6 +52,8 @@ def read_records(source: str | Path, split: str = "train", limit: int | None = N
         raise UserError(f"data.limit={limit}: must be at least 1, or null for all rows")
     path, configuration, split = _parts(source, split)
     if path.is_file():
+        if path != Path(source).expanduser():
+            raise UserError(f"{source}: {path} is a file, and a file has no splits; give it without :{split}")
         rows = read_file(path, limit)
     elif path.is_dir():
         rows = _read_folder(path, split, limit)

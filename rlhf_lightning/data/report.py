@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from rlhf_lightning.errors import UserError
 
+CUT_AWAY, CUT_EQUAL = "truncated to nothing", "no two answers differ once truncated"
+BY_LENGTH = (CUT_AWAY, CUT_EQUAL)  # the reasons for which a larger `max_length` helps
+
 
 @dataclass
 class Report:
@@ -32,11 +35,13 @@ class Report:
         reasons = "".join(f", {count} dropped ({reason})" for reason, count in self.dropped.items())
         return f"{self.source}: {self.read} rows read, {self.kept} kept, {self.truncated} truncated{reasons}"
 
-    def check(self, advice: str) -> None:
+    def check(self, max_length: int | None = None) -> None:
         """Raise if no row is left.
 
         Raises:
-            UserError: with the reasons, and the advice.
+            UserError: with the reasons, and with the length to raise if it is one of them.
         """
         if self.kept == 0:
+            shortened = max_length is not None and any(self.dropped[reason] for reason in BY_LENGTH)
+            advice = f"raise data.max_length={max_length}, or check the rows" if shortened else "check the rows"
             raise UserError(f"{self}; none is left to train on; {advice}")

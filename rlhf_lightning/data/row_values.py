@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_lightning.data.messages import Text, checked_text
-from rlhf_lightning.data.rows import allowed_formats, row_format
+from rlhf_lightning.data.rows import allowed_formats, row_format, shown_columns
 from rlhf_lightning.errors import UserError
 
 
@@ -15,8 +15,9 @@ def checked_row(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> tu
     """The row's format, and the row with its texts checked."""
     kind = row_format(row)
     if kind not in allowed:
-        found = ", ".join(sorted(name for name, value in row.items() if value is not None))
-        raise UserError(f"columns {found}: not a format for {purpose}; allowed are {allowed_formats(allowed)}")
+        raise UserError(
+            f"columns {shown_columns(row)}: not a format for {purpose}; allowed are {allowed_formats(allowed)}"
+        )
     return kind, row | checked_texts(row)
 
 

@@ -36,6 +36,8 @@ FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all there
     "prompt": ("prompt",),
 }
 
+FORMAT_COLUMNS = {column for columns in FORMATS.values() for column in columns}
+
 
 def row_format(row: dict[str, Any]) -> str:
     """The name of a row's format, a key of `FORMATS`. Columns that are None count as absent; others may be there too.
@@ -51,9 +53,24 @@ def row_format(row: dict[str, Any]) -> str:
         if present.issuperset(columns):
             return name
     raise UserError(
-        f"columns {', '.join(sorted(present)) or '(none)'}: no known format; allowed are {allowed_formats()}; "
-        "rename the columns"
+        f"columns {shown_columns(row)}: no known format; allowed are {allowed_formats()}; rename the columns"
     )
+
+
+def shown_columns(row: dict[str, Any]) -> str:
+    """The columns of a row, and which of a format are null, for messages.
+
+    >>> shown_columns({"prompt": "2 + 2 =", "completion": None})
+    'prompt (completion is null)'
+    """
+    present = ", ".join(sorted(name for name, value in row.items() if value is not None)) or "(none)"
+    nulls = sorted(name for name, value in row.items() if value is None and name in FORMAT_COLUMNS)
+    return f"{present} ({', '.join(nulls)} {'is' if len(nulls) == 1 else 'are'} null)" if nulls else present
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """The row without its null columns, except those of a format: `shown_columns` names them."""
+    return {name: value for name, value in row.items() if value is not None or name in FORMAT_COLUMNS}
 
 
 def allowed_formats(names: Iterable[str] = tuple(FORMATS)) -> str:

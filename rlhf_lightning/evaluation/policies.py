@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptDataModule, PromptRow
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.evaluation.diversity import distinct_n
 from rlhf_lightning.evaluation.refusals import RefusalDetector, refusal_rates
 from rlhf_lightning.evaluation.results import Evaluation
@@ -67,13 +67,13 @@ def evaluate_policies(
         if hasattr(scorer, "to"):
             scorer.to(device)
     rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
-    reference_model = load(reference) if reference is not None and temperature > 0 else None
+    reference_model = load(reference, key="reference") if reference is not None and temperature > 0 else None
     sampled: dict[str, list[SampledResponse]] = {}
     scores: dict[str, dict[str, list[float]]] = {}
     for name, path in policies.items():
         tokenizer = load_tokenizer(path)
         sampled[name] = sample_responses(
-            load(path),
+            load(path, key=f"policies.{name}"),
             tokenizer,
             rows[name],
             settings,
@@ -168,8 +168,11 @@ def _sample_rows(
     return table
 
 
-def _load(path: str | Path, device: str, dtype: Dtype, attn_implementation: str | None) -> PreTrainedModel:
-    model = load_causal_lm(path, dtype, attn_implementation)
+def _load(
+    path: str | Path, device: str, dtype: Dtype, attn_implementation: str | None, key: str = "policies"
+) -> PreTrainedModel:
+    with named_as(key, ""):
+        model = load_causal_lm(path, dtype, attn_implementation)
     model.to(device)
     return model.eval()
 
@@ -183,10 +186,12 @@ def _rows_of_each(
     samples_per_prompt: int,
 ) -> dict[str, list[PromptRow]]:
     """Every policy's own tokenisation of the same prompts, each `samples_per_prompt` times; all checks come first."""
-    vocabulary = None if reference is None else load_tokenizer(reference).get_vocab()
+    with named_as("reference"):
+        vocabulary = None if reference is None else load_tokenizer(reference).get_vocab()
     rows: dict[str, list[PromptRow]] = {}
     for name, path in policies.items():
-        tokenizer = load_tokenizer(path)
+        with named_as(f"policies.{name}", ""):
+            tokenizer = load_tokenizer(path)
         if vocabulary is not None and tokenizer.get_vocab() != vocabulary:
             raise UserError(
                 f"reference: its vocabulary differs from that of policy {name!r}, so a KL between them has no meaning; "

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.adapters import TRAINED, LoRA, read_adapter
 from rlhf_lightning.models.loaded_weights import HEAD
 
@@ -80,7 +80,7 @@ def begin_from_adapter(model: Any, folder: str, task: Task, lora: LoRA | None) -
     config, weights = read_adapter(folder)
     _check_settings(config, folder)
     if task == "CAUSAL_LM" and str(getattr(config.task_type, "value", config.task_type)) == "SEQ_CLS":
-        raise UserError(f"model.path: {folder} is the adapter of a reward model; give the language model before it")
+        raise UserError(f"{named()}: {folder} is the adapter of a reward model; give the language model before it")
     if lora is not None:
         _check_same_shape(config, lora, folder)
         config.lora_dropout = lora.dropout
@@ -142,7 +142,7 @@ def _check_settings(config: Any, folder: str) -> None:
         if name in _RIGHT or name in _NO_SETTINGS or not value or value == getattr(usual, name, None):
             continue
         raise UserError(
-            f"model.path: {folder}/adapter_config.json: {name} is {value}; adapters with it are not supported: merge "
+            f"{named()}: {folder}/adapter_config.json: {name} is {value}; adapters with it are not supported: merge "
             "it with the tool that made it, and give the merged model"
         )
 
@@ -151,7 +151,7 @@ def _check_same_shape(saved: Any, lora: LoRA, folder: str) -> None:
     init = saved.init_lora_weights
     if isinstance(init, str) and init.startswith(_INITIALISED_FROM_THE_BASE):
         raise UserError(
-            f'model.path: {folder}/adapter_config.json: init_lora_weights is "{init}", which changes the base: with '
+            f'{named()}: {folder}/adapter_config.json: init_lora_weights is "{init}", which changes the base: with '
             "the adapter off it is no longer the reference; leave model/adapter out to train the merged weights"
         )
     pairs = {"rank": "r", "alpha": "lora_alpha", "use_rslora": "use_rslora", "use_dora": "use_dora"}
@@ -207,14 +207,14 @@ def _check_arrived(adapted: Any, weights: dict[str, torch.Tensor], folder: str) 
 
     there = get_peft_model_state_dict(adapted, adapter_name=TRAINED)
     if lost := sorted(weights.keys() - there.keys()):
-        raise UserError(f"model.path: {folder}: its base has no place for {lost[0]}; correct base_model_name_or_path")
+        raise UserError(f"{named()}: {folder}: its base has no place for {lost[0]}; correct base_model_name_or_path")
     new = (f".{HEAD}.", "base_layer.")  # a head for a reward model; the frozen weights under an adapted embedding
     for name in sorted(there.keys() - weights.keys()):
         if not any(part in name for part in new):
-            raise UserError(f"model.path: {folder} lacks {name}, which its adapter_config.json asks for; save it again")
+            raise UserError(f"{named()}: {folder} lacks {name}, which its adapter_config.json asks for; save it again")
     for name, weight in weights.items():
         if not torch.equal(there[name].to("cpu", weight.dtype), weight):
-            raise UserError(f"model.path: {folder}: {name} is not taken over by peft; merge it with the tool it is of")
+            raise UserError(f"{named()}: {folder}: {name} is not taken over by peft; merge it with the tool it is of")
 
 
 @contextlib.contextmanager
@@ -233,4 +233,4 @@ def _in_one_line(folder: str) -> Iterator[None]:
         if isinstance(error, UserError):
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"model.path: peft cannot put the adapter {folder} on its base: {reason}") from error
+        raise UserError(f"{named()}: peft cannot put the adapter {folder} on its base: {reason}") from error

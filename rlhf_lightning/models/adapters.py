@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.generation_settings import make_savable
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
@@ -130,9 +130,9 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
     config = PeftConfig.from_pretrained(str(folder))
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
-        raise UserError(f"model.path: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")
+        raise UserError(f"{named()}: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")
     if not config.base_model_name_or_path:
-        raise UserError(f"model.path: {folder}/adapter_config.json does not name its base model")
+        raise UserError(f"{named()}: {folder}/adapter_config.json does not name its base model")
     return config, load_peft_weights(str(folder), device="cpu")
 
 
@@ -240,10 +240,11 @@ def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Te
     model.add_adapter(name, config)
     updates = {key: weight for key, weight in weights.items() if "lora_" in key}
     outcome: Any = set_peft_model_state_dict(model, updates, adapter_name=name)
-    if lacking := [key for key in outcome.missing_keys if f".{name}." in key]:
-        raise UserError(f"reward.model: {folder} lacks {lacking[0]}, which its adapter_config.json asks for")
+    key = named("reward.model")
+    if lacking := [weight for weight in outcome.missing_keys if f".{name}." in weight]:
+        raise UserError(f"{key}: {folder} lacks {lacking[0]}, which its adapter_config.json asks for")
     if unexpected := outcome.unexpected_keys:
-        raise UserError(f"reward.model: {folder} adapts layers that the policy does not have, such as {unexpected[0]}")
+        raise UserError(f"{key}: {folder} adapts layers that the policy does not have, such as {unexpected[0]}")
     _freeze_adapter(model, name)
     dtype = model.get_base_model().get_input_embeddings().weight.dtype
     for key, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.self_check import ROUNDINGS, TOLERANCE, distance, ordinary_tokens, roundoff, untouched
 
@@ -44,7 +44,7 @@ def disable_dropout(model: nn.Module) -> None:
     if training_differs(model):
         bare: Any = bare_model(model)
         raise UserError(
-            f"model.path: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
+            f"{named()}: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
             "training mode than in evaluation mode, or others each time, with every dropout probability at 0; DPO and "
             "PPO compare the two; choose another model"
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 
 
 def positions(network: nn.Module) -> int | None:
@@ -67,7 +67,7 @@ def check_row(network: nn.Module, tokens: int) -> None:
     if limit is not None and tokens > limit:
         config: Any = network.config
         raise UserError(
-            f"model.path: the rotary angles of {type(network).__name__} (model_type {config.model_type}) depend on the "
+            f"{named()}: the rotary angles of {type(network).__name__} (model_type {config.model_type}) depend on the "
             f"longest row of a batch beyond {limit} tokens; found a row of {tokens}; allowed: at most {limit} "
             "(data.max_length, or data.max_prompt_length + rollout.max_new_tokens)"
         )

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from rlhf_lightning.errors import UserError, reason
+from rlhf_lightning.errors import UserError, named, reason
 
 HEAD = "score"  # the name of the output layer in transformers' sequence classifiers
 NO_HEAD = "has no score head, so it is not a reward model; train one with experiment=reward"
@@ -37,16 +37,16 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
     except (OSError, SafetensorError) as error:
-        raise UserError(f"model.path: {source} cannot be loaded: {reason(error)}") from error
+        raise UserError(f"{named()}: {source} cannot be loaded: {reason(error)}") from error
     lacking = [name for name in sorted(report["missing_keys"]) if new is None or not name.startswith(f"{new}.")]
     unexpected = _own_layers(network, report["unexpected_keys"])
     if lacking:
-        raise UserError(f"model.path: {source} {_lacks(lacking, unexpected)}")
+        raise UserError(f"{named()}: {source} {_lacks(lacking, unexpected)}")
     for name, found, wanted in (*sorted(report["mismatched_keys"]), *_misfits_in_4_bits(network)):
-        raise UserError(f"model.path: {source} {_misfit(name, list(found), list(wanted))}")
+        raise UserError(f"{named()}: {source} {_misfit(name, list(found), list(wanted))}")
     if unexpected:
         raise UserError(
-            f"model.path: {source} holds {_several(unexpected)}, which the network of its config.json does not have; "
+            f"{named()}: {source} holds {_several(unexpected)}, which the network of its config.json does not have; "
             "correct config.json (such as its number of layers), or save the model again"
         )
     _note_untied(network)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from rlhf_lightning.errors import UserError, blaming, is_out_of_memory
+from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, named
 from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
@@ -47,10 +47,10 @@ def run_model_folder(path: str | Path) -> str:
     if _holds_model(folder / "model"):
         return str(folder / "model")
     if folder.is_dir() and not _holds_model(folder):
-        raise UserError(f"model.path: no model in {path}: expected {folder}/config.json or {folder}/model/config.json")
+        raise UserError(f"{named()}: no model in {path}: expected {folder}/config.json or {folder}/model/config.json")
     looks_local = folder.is_absolute() or str(path).startswith(".") or len(folder.parts) > 2
     if looks_local and not folder.exists():
-        raise UserError(f"model.path: {path} does not exist")
+        raise UserError(f"{named()}: {path} does not exist")
     return str(path)
 
 
@@ -64,10 +64,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     if is_adapter_folder(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
         folder, revision = base_of(folder), read_adapter_config(folder).revision
     advice = NO_OWN_CODE if has_own_code(folder) else ""
-    with blaming(f"model.path: the tokenizer of {path} cannot be loaded", advice):
+    with blaming(f"{named()}: the tokenizer of {path} cannot be loaded", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
-        raise UserError(f"model.path: the tokenizer of {path} has no EOS token; responses would never end")
+        raise UserError(f"{named()}: the tokenizer of {path} has no EOS token; responses would never end")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -143,7 +143,7 @@ def load_network(
         arguments = {**arguments, "revision": read_adapter_config(folder).revision}
     base = base_of(folder)
     if is_adapter_folder(base):
-        raise UserError(f"model.path: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
+        raise UserError(f"{named()}: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
     try:
         network, is_new = read_network(auto_class, base, arguments, new)
     except Exception as error:  # each family's own, for whatever its config.json holds
@@ -159,12 +159,13 @@ def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
     """What transformers says of a model that it cannot build, in one line, with the key that asked for it."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     words = ("attn_implementation", "attention implementation", "scaled_dot_product_attention", "flash", "flex")
+    key = key_beside("attn_implementation")
     if attention is not None and any(word in reason.lower() for word in words):
         return (
-            f"model.attn_implementation: found {attention}, which {folder} cannot use ({reason.split('. ')[0]}); "
+            f"{key}: found {attention}, which {folder} cannot use ({reason.split('. ')[0]}); "
             "allowed: eager, or null for what the family supports"
         )
-    return f"model.path: {folder} cannot be loaded: {NO_OWN_CODE if has_own_code(folder) else reason}"
+    return f"{named()}: {folder} cannot be loaded: {NO_OWN_CODE if has_own_code(folder) else reason}"
 
 
 def prepare_to_train(
@@ -211,7 +212,7 @@ def load_config(path: str | Path, revision: str | None = None) -> Any:
     """The configuration alone, without reading weights."""
     folder = base_of(run_model_folder(path))
     advice = NO_OWN_CODE if has_own_code(folder) else ""
-    with blaming(f"model.path: the configuration of {path} cannot be read", advice):
+    with blaming(f"{named()}: the configuration of {path} cannot be read", advice):
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.compat import loads_in_float32
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, score_rows
 from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
@@ -123,7 +123,7 @@ def load_scorer(
     arguments = pretrained_arguments(dtype, attn_implementation, None, False)
     adapter = is_adapter_folder(folder)
     if adapter and not any(f".{HEAD}." in name for name in read_adapter(folder)[1]):
-        raise UserError(f"model.path: {path} {NO_HEAD}")
+        raise UserError(f"{named()}: {path} {NO_HEAD}")
     bits = quantization_of(folder) if adapter and as_trained else None
     if bits is not None:
         arguments["quantization_config"] = bits

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.functional._arguments import at_least_float32
 from rlhf_lightning.models.adapters import (
     adapter_active,
@@ -158,9 +158,10 @@ class SharedRewardModel:
         self.name = f"{REWARD}_{count}" if count else REWARD
         heads = [weight for name, weight in load_beside(policy, folder, self.name).items() if f".{HEAD}." in name]
         if len(heads) != 1:
-            raise UserError(f"reward.model: {folder} {NO_HEAD}")
+            raise UserError(f"{named('reward.model')}: {folder} {NO_HEAD}")
         if heads[0].shape[0] != 1:
-            raise UserError(f"reward.model: {folder} has {heads[0].shape[0]} labels; a reward model has exactly one")
+            found = f"{folder} has {heads[0].shape[0]} labels; a reward model has exactly one"
+            raise UserError(f"{named('reward.model')}: {found}")
         self.policy, self.head = policy, heads[0]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.forward import (
     backbone,
     bare_model,
@@ -264,7 +264,7 @@ def _fault(network: nn.Module, plain: Plain) -> str:
 
 def _family(network: nn.Module) -> str:
     bare = bare_model(network)
-    return f"model.path: {type(bare).__name__} (model_type {bare.config.model_type})"
+    return f"{named()}: {type(bare).__name__} (model_type {bare.config.model_type})"
 
 
 def _attempt(network: nn.Module, action: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import nn
 
 from rlhf_lightning.data.messages import Text
 from rlhf_lightning.data.tokenization import truncate_prompt
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, key_beside, named, named_as
 from rlhf_lightning.models import (
     RewardModel,
     ScoreMoments,
@@ -83,16 +83,19 @@ class ModelReward:
     ) -> None:
         self.name = "model"
         self.truncated = 0
-        self.folder = run_model_folder(path)
-        self.tokenizer = load_tokenizer(path)
+        self.key = named("reward.model")
+        with named_as(self.key):
+            self.folder = run_model_folder(path)
+            self.tokenizer = load_tokenizer(path)
+            self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
         self.batch_size = batch_size
         self.dtype, self.attn_implementation = dtype, attn_implementation
-        self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
 
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
         """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
-        model = load_scorer(self.folder, self.dtype, self.attn_implementation)
+        with named_as(self.key):
+            model = load_scorer(self.folder, self.dtype, self.attn_implementation)
         self._check_tokenizer(model.classifier)
         return freeze(model)  # type: ignore[return-value]
 
@@ -105,14 +108,15 @@ class ModelReward:
             same_bits = is_quantized_like(policy, quantization_of(self.folder))
             if same_bits and can_be_switched(policy) and can_lie_beside(self.folder):
                 self._check_tokenizer(policy)
-                self.model = SharedRewardModel(policy, self.folder)
+                with named_as(self.key):
+                    self.model = SharedRewardModel(policy, self.folder)
 
     def _check_tokenizer(self, network: Any) -> None:
         """See that the vocabulary has embeddings; tokens added to it are checked where they are read."""
         rows = network.get_input_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > rows:
             raise UserError(
-                f"reward.model: the tokenizer of {self.folder} has {self.tokenizer.vocab_size} tokens, its network "
+                f"{self.key}: the tokenizer of {self.folder} has {self.tokenizer.vocab_size} tokens, its network "
                 f"embeddings of {rows}; it is not the tokenizer that the model was trained with"
             )
 
@@ -138,7 +142,8 @@ class ModelReward:
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(rows), self.batch_size):
             picked = by_length[start : start + self.batch_size]
-            scores[picked] = self._score([rows[i] for i in picked])
+            with named_as(self.key):
+                scores[picked] = self._score([rows[i] for i in picked])
         scores = (scores - self.moments.mean) / self.moments.std
         return check_scores(scores.tolist(), len(responses), self.name)
 
@@ -173,7 +178,7 @@ class ModelReward:
             room = None if limit is None else limit - len(response)
             if room is not None and room < min(len(prompt), 1):
                 raise UserError(
-                    f"reward.model: a response has {len(response)} tokens, and {self.folder} has {limit} positions for "
+                    f"{self.key}: a response has {len(response)} tokens, and {self.folder} has {limit} positions for "
                     f"prompt and response; set rollout.max_new_tokens to less than {limit}"
                 )
             short = truncate_prompt(prompt, room, self.tokenizer.bos_token_id)
@@ -181,13 +186,14 @@ class ModelReward:
                 self.truncated += 1
                 if self.truncated == 1:
                     log.warning(
-                        "reward.model: prompts lose their start where %s has fewer positions (%d) than prompt and "
+                        "%s: prompts lose their start where %s has fewer positions (%d) than prompt and "
                         "response have tokens; data.max_prompt_length shortens them for the policy too",
+                        self.key,
                         self.folder,
                         limit,
                     )
             fitting.append(short + response)
-        check_tokens(self.network, self.tokenizer, (token for row in fitting for token in row), "reward.model")
+        check_tokens(self.network, self.tokenizer, (token for row in fitting for token in row), self.key)
         return fitting
 
     def check_length(self, max_new_tokens: int) -> None:
@@ -195,7 +201,7 @@ class ModelReward:
         limit = positions(self.network)
         if limit is not None and max_new_tokens >= limit:
             raise UserError(
-                f"rollout.max_new_tokens: found {max_new_tokens}, and {self.folder} (reward.model) has {limit} "
+                f"rollout.max_new_tokens: found {max_new_tokens}, and {self.folder} ({self.key}) has {limit} "
                 f"positions for prompt and response; set it to less than {limit}"
             )
 
@@ -213,12 +219,12 @@ class ModelReward:
 
 
 def _moments_of(path: str | Path) -> ScoreMoments:
-    moments = score_moments(path)
+    moments, key = score_moments(path), key_beside("standardize")
     if moments is None:
         raise UserError(
-            f"reward.standardize=true: {path} carries no score_mean and score_std; train it with held-out pairs "
-            "(data.val or data.val_fraction), or set reward.standardize=false"
+            f"{key}=true: {path} carries no score_mean and score_std; train it with held-out pairs "
+            f"(data.val or data.val_fraction), or set {key}=false"
         )
     if moments.std == 0:
-        raise UserError(f"reward.standardize=true: {path} gave all held-out answers the same score (score_std is 0)")
+        raise UserError(f"{key}=true: {path} gave all held-out answers the same score (score_std is 0)")
     return moments

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, key_beside, named_as
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
 from rlhf_lightning.rewards.model import ModelReward
@@ -105,8 +105,9 @@ def make_reward(
         return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
     assert components is not None
     weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
-    parts = {
-        name: make_reward(**{key: value for key, value in part.items() if key != "weight"}, batch_size=batch_size)
-        for name, part in components.items()
-    }
+    parts = {}
+    for name, part in components.items():
+        with named_as(f"{key_beside('components', 'reward.')}.{name}.model"):
+            settings = {key: value for key, value in part.items() if key != "weight"}
+            parts[name] = make_reward(**settings, batch_size=batch_size)
     return WeightedSum(parts, weights)

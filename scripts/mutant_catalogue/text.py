@@ -216,7 +216,7 @@ TEXT = (
             Mutant(
                 "dropped rows are not counted",
                 PREPARATION,
-                'report.dropped["truncated to nothing"] += 1',
+                'report.dropped["nothing to learn" if whole else CUT_AWAY] += 1',
                 "pass",
                 (NOTHING_LEFT,),
             ),

@@ -159,3 +159,15 @@ def test_a_misspelt_option_is_matched_against_the_users_options_too(tmp_path):
 def test_a_config_folder_that_does_not_exist_is_an_error():
     with pytest.raises(UserError, match="--config-dir: nowhere is not a folder"):
         compose_config("train", [], "nowhere")
+
+
+def test_whole_bounds_have_all_their_digits():
+    assert complaint("seed=4294967296") == ("seed: found 4294967296; allowed: a whole number >= 0 and <= 4294967295")
+
+
+def test_of_many_keys_a_few_are_named():
+    text = complaint("+trainer.zzzzqqq=1")
+    assert text.startswith("trainer.zzzzqqq: no such key; allowed: trainer.accelerator, trainer.devices, ")
+    assert text.count(", trainer.") == 7
+    assert text.endswith(" more; the same command with --cfg job shows them")
+    assert complaint("+logger.zzzzqqq=1").count("more;") <= 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,8 +126,8 @@ def test_rows_truncated_to_nothing_are_dropped_and_counted_and_none_left_is_an_e
     rows = [{"text": ""}, {"text": "a b"}]  # the first is an EOS that nothing comes before
     data = SFTDataModule(tokenizer, rows)
     assert len(prepared(data)) == 1
-    assert data.report["train"].dropped == {"truncated to nothing": 1}
-    with pytest.raises(UserError, match=r"2 rows read, 0 kept.*2 dropped.*raise data\.max_length=1"):
+    assert data.report["train"].dropped == {"nothing to learn": 1}
+    with pytest.raises(UserError, match=r"2 rows read, 0 kept.*1 dropped \(truncated to nothing\).*raise data\.max_length=1"):
         SFTDataModule(tokenizer, rows, max_length=1).setup()
 
 
@@ -223,8 +224,45 @@ def test_answers_that_do_not_differ_are_dropped_and_counted(tokenizer: PreTraine
     ]
     data = PreferenceDataModule(tokenizer, rows, max_length=5)  # what differs in the first is cut off
     assert len(prepared(data)) == 1
-    assert data.report["train"].dropped == {"no two answers differ": 3}
+    assert data.report["train"].dropped == {"no two answers differ": 2, "no two answers differ once truncated": 1}
     assert data.report["train"].truncated == 1
+
+
+def test_a_longer_row_is_advised_only_where_the_length_is_the_reason(tokenizer: PreTrainedTokenizerFast) -> None:
+    equal = [{"prompt": "a", "chosen": "b c", "rejected": "b c"}]
+    with pytest.raises(
+        UserError, match=r"1 dropped \(no two answers differ\); none is left to train on; check the rows$"
+    ):
+        PreferenceDataModule(tokenizer, equal).setup()
+    with pytest.raises(UserError, match=r"none is left to train on; check the rows$"):
+        SFTDataModule(tokenizer, [{"prompt": "a", "completion": "b", "label": False}]).setup()
+    cut = [{"prompt": "a", "chosen": "b c d", "rejected": "b c e"}]
+    with pytest.raises(UserError, match=r"differ once truncated\); .*; raise data\.max_length=4, or check the rows$"):
+        PreferenceDataModule(tokenizer, cut, max_length=4).setup()
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ({"prompt": "a", "completion": None}, "columns prompt (completion is null): not a format for supervised"),
+        ({"completion": None}, "columns (none) (completion is null): no known format"),
+        ({"prompt": None, "completion": "b"}, "columns completion (prompt is null): no known format"),
+    ],
+)
+def test_a_null_column_is_named(row: dict[str, Any], found: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(UserError, match=re.escape(found)):
+        SFTDataModule(tokenizer, [row]).setup()
+
+
+def test_null_columns_of_other_formats_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
+    row, nulls = {"prompt": "a b", "completion": "c"}, {"messages": None, "label": None, "chosen": None}
+    assert prepared(SFTDataModule(tokenizer, [row | nulls])) == prepared(SFTDataModule(tokenizer, [row]))
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    (ours,) = prepared(PreferenceDataModule(tokenizer, [pair | {"completion": None, "margin": None}]))
+    assert ours == prepared(PreferenceDataModule(tokenizer, [pair]))[0]
+    data = PromptDataModule(tokenizer, [row | nulls | {"kind": None}])
+    data.setup()
+    assert data.train_prompts[0].columns == {"completion": "c"}
 
 
 def test_bad_ranks_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:

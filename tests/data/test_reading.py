@@ -124,3 +124,20 @@ def test_reading_local_files_leaves_no_cache(
     path = write_jsonl(ROWS)
     read_rows(path)
     assert set(tmp_path.iterdir()) - before <= {path}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_the_split_of_a_file_is_refused(name: str, write_jsonl: Callable[..., Path]) -> None:
+    file = write_jsonl(ROWS, name)
+    with pytest.raises(UserError, match=rf"^{file}:foo: {file} is a file, and a file has no splits"):
+        read_records(f"{file}:foo")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_json_nested_beyond_pythons_stack_is_refused_in_our_words(name: str, tmp_path: Path) -> None:
+    depth = 200_000
+    line = '{"prompt": ' + "[" * depth + "]" * depth + "}"
+    (tmp_path / name).write_text(line if name.endswith("l") else f"[{line}]")
+    with pytest.raises(UserError, match=rf"{name}.*: the JSON is nested too deeply; check the row") as error:
+        read_records(tmp_path / name)
+    assert "recursion" not in str(error.value)

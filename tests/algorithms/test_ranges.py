@@ -1,0 +1,44 @@
+"""Numbers outside their range are refused where the algorithm is built, not only by the commands."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from rlhf_lightning.algorithms import PPOModule, PretrainingMix, RewardShaping
+from rlhf_lightning.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [
+        ("clip_range", 0.0, "> 0"),
+        ("value_clip_range", -0.2, "> 0"),
+        ("target_kl", 0.0, "> 0"),
+        ("importance_cap", 0.0, "> 0"),
+        ("value_coef", -0.1, ">= 0"),
+        ("entropy_coef", -0.01, ">= 0"),
+        ("entropy_coef", math.nan, ">= 0"),
+        ("gamma", 1.5, "in [0, 1]"),
+        ("lam", -0.5, "in [0, 1]"),
+        ("ppo_epochs", 0, ">= 1"),
+        ("num_minibatches", 0, ">= 1"),
+        ("tokens_per_microbatch", 0, ">= 1"),
+    ],
+)
+def test_a_number_of_ppo_is_refused_by_its_key(setting: str, value: float, allowed: str) -> None:
+    parts: dict[str, Any] = {"model": lambda: None, "tokenizer": None, "optimizer": None, "reward": None}
+    with pytest.raises(UserError) as error:
+        PPOModule(**parts, **{setting: value})
+    assert str(error.value) == f"algorithm.{setting}: found {value}; must be {allowed}"
+
+
+def test_a_number_of_a_part_is_refused_by_its_key() -> None:
+    with pytest.raises(UserError, match=r"^algorithm\.shaping\.missing_eos_penalty: found -1\.0; must be >= 0$"):
+        RewardShaping(missing_eos_penalty=-1.0)
+    with pytest.raises(UserError, match=r"^algorithm\.shaping\.clip: found 0; must be > 0$"):
+        RewardShaping(clip=0)
+    with pytest.raises(UserError, match=r"^algorithm\.ptx\.coef: found -1; must be >= 0$"):
+        PretrainingMix(coef=-1, data="text.jsonl")
