@@ -127,7 +127,7 @@ def test_rows_truncated_to_nothing_are_dropped_and_counted_and_none_left_is_an_e
     data = SFTDataModule(tokenizer, rows)
     assert len(prepared(data)) == 1
     assert data.report["train"].dropped == {"nothing to learn": 1}
-    with pytest.raises(UserError, match=r"2 rows read, 0 kept.*1 dropped \(truncated to nothing\).*raise data\.max_length=1"):
+    with pytest.raises(UserError, match=r"0 kept.*1 dropped \(truncated to nothing\).*raise data\.max_length=1"):
         SFTDataModule(tokenizer, rows, max_length=1).setup()
 
 
