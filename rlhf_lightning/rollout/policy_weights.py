@@ -21,6 +21,27 @@ def base_source(model: Any) -> tuple[str, str | None]:
     return source, None if Path(source).is_dir() else getattr(bare.config, "_commit_hash", None)
 
 
+def check_output_layer(model: Any) -> None:
+    """See that vLLM, which reads the config of the base's folder, gives the output layer weights of its own if it has.
+
+    Where that config ties it to the embedding, vLLM skips the output layer's weights without a word. The policy's may
+    be its own in spite of that: after a merge of an adapter on one of the two, or because the folder has both.
+
+    Raises:
+        UserError: the config is of a tied network, and the policy is not.
+    """
+    config = bare_model(model).config
+    source, revision = base_source(model)
+    if not source or config.get_text_config().tie_word_embeddings:
+        return
+    if type(config).from_pretrained(source, revision=revision).get_text_config().tie_word_embeddings:
+        raise UserError(
+            f"rollout.engine: the policy's output layer has weights of its own, and vLLM would skip them: {source}/"
+            "config.json says tie_word_embeddings; use rollout.engine=native, or begin from a whole model that "
+            "rlhf-export has written"
+        )
+
+
 def computing_dtype(model: nn.Module) -> torch.dtype:
     """The type the trainer computes in: autocast's where it is on, else that of the base weights."""
     weight = next(bare_model(model).parameters())

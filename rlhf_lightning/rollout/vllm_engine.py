@@ -20,6 +20,7 @@ from rlhf_lightning.rollout.isolation import isolated
 from rlhf_lightning.rollout.policy_weights import (
     adapter_rank,
     base_source,
+    check_output_layer,
     computing_dtype,
     named_weights,
     write_weights,
@@ -70,6 +71,7 @@ class VLLMEngine:
         computed = computing_dtype(model)  # before the trainer's autocast is left
         with isolated():
             if self.llm is None:
+                check_output_layer(model)
                 self._start(model, computed)
             self._wake("weights")
             if has_adapter(model):

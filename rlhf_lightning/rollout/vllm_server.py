@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import has_adapter
 from rlhf_lightning.rollout.agreement import by_first, together
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
-from rlhf_lightning.rollout.policy_weights import write_weights
+from rlhf_lightning.rollout.policy_weights import check_output_layer, write_weights
 from rlhf_lightning.rollout.responses import Response, row_seeds, sampling_arguments, to_generation
 from rlhf_lightning.rollout.vllm_client import RefusedError, VLLMClient
 from rlhf_lightning.rollout.vllm_settings import VLLMRollout
@@ -104,6 +104,7 @@ class VLLMServer:
     def _send(self, model: nn.Module) -> str:
         """Runs in the first process; returns the name to sample from."""
         if self._folder is None:
+            check_output_layer(model)
             self._folder = tempfile.TemporaryDirectory(prefix="rlhf-lightning-", dir=self.settings.sync_dir)
         former, self._syncs = self._syncs, self._syncs + 1
         folder = Path(self._folder.name) / str(self._syncs)

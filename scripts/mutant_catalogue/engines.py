@@ -64,6 +64,13 @@ ENGINES = (
                 (f"{IN_PROCESS}::{FOLLOWS}[adapter]",),
             ),
             Mutant(
+                "an output layer that the base's config ties to the embedding is skipped",
+                ENGINE,
+                "                check_output_layer(model)\n",
+                "",
+                (f"{IN_PROCESS}::test_an_output_layer_that_the_folder_ties_to_the_embedding_is_refused",),
+            ),
+            Mutant(
                 "responses are sampled at temperature 1",
                 RESPONSES,
                 '"temperature": settings.temperature,',

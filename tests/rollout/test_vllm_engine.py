@@ -12,11 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import response_logprobs
+from rlhf_lightning.models import load_causal_lm, response_logprobs
 from rlhf_lightning.rollout import SamplingSettings, VLLMEngine, VLLMRollout, seeded_generator
 from rlhf_lightning.rollout.policy_weights import write_weights
-from tests.rollout.fake_vllm import FakeLLM, install
+from tests.rollout.fake_vllm import FakeLLM, install, serving
 from tests.rollout.test_vllm_server import GREEDY, PROMPTS, assert_follows, change, native, policy, rows
+from tests.rollout.test_vllm_server import engine as server_engine
 from tests.tiny import tiny_model
 
 
@@ -229,3 +230,34 @@ def test_an_adapter_of_which_vllm_would_leave_out_a_part_is_refused(settings: di
     adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], **settings))
     with pytest.raises(UserError, match=f"vLLM would leave out a part of this adapter \\({next(iter(settings))}"):
         write_weights(adapted, tmp_path)
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["in the process", "served"])
+@pytest.mark.parametrize("layers", [["q_proj"], ["q_proj", "lm_head"]], ids=["tied", "untied by the merge"])
+def test_an_output_layer_that_the_folder_ties_to_the_embedding_is_refused(
+    layers: list[str], served: bool, base: Path, tmp_path: Path
+) -> None:
+    """vLLM reads the base's config, and skips the weights of an output layer that is tied there."""
+    tied: Any = tiny_model()
+    tied.config.tie_word_embeddings = True
+    tied.tie_weights()
+    tied.save_pretrained(tmp_path / "tied")
+    adapted: Any = get_peft_model(load_causal_lm(tmp_path / "tied"), LoraConfig(r=4, target_modules=layers))
+    change(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+    model = load_causal_lm(tmp_path / "adapter").eval()
+    with serving(tmp_path / "tied") as running:
+        sampler: Any = server_engine(running) if served else engine()
+        if layers == ["q_proj"]:
+            sampler.sync(model)
+            assert rows(sampler.generate(PROMPTS, GREEDY)) == native(model)
+            return
+        with pytest.raises(UserError, match=r"output layer has weights of its own.*tied/config\.json.*rlhf-export"):
+            sampler.sync(model)
+        model.save_pretrained(tmp_path / "whole")
+        sampler.close()
+    whole = load_causal_lm(tmp_path / "whole").eval()
+    with serving(tmp_path / "whole") as running:
+        sampler = server_engine(running) if served else engine()
+        sampler.sync(whole)
+        assert rows(sampler.generate(PROMPTS, GREEDY)) == native(model)
