@@ -1,7 +1,8 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
-Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 1 anything else (three lines, and a file with the
-traceback), 130 Ctrl-C, 143 SIGTERM (a training run has saved a checkpoint then).
+Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 3 the model is trained and exported and something
+after it failed (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM (a
+training run has saved a checkpoint then).
 """
 
 from __future__ import annotations
