@@ -20,6 +20,7 @@ from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.algorithms.lost_updates import warn_of_lost_updates
+from rlhf_lightning.algorithms.origin import check_origin, origin
 from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.algorithms.resume_points import interrupted, mark
 from rlhf_lightning.algorithms.row_limits import check_rows
@@ -74,6 +75,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         self.metrics = nn.ModuleDict()
         self.maxima = nn.ModuleDict()
         self.rate: Tensor | None = None  # the learning rate of the last optimiser step
+        self.accepts_other_rows = False  # of a checkpoint that is resumed
         self.strict_loading = False  # frozen weights are not in the checkpoint
 
     def configure_model(self) -> None:
@@ -267,6 +269,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
         mark(checkpoint, self.interrupted())
+        checkpoint["origin"] = origin(self)
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
         unlogged = [] if self._logs_this_step() else self._unlogged()
@@ -279,8 +282,11 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         """Restore what was recorded since it was last logged.
 
         Raises:
-            UserError: the checkpoint is one from which a run does not resume exactly.
+            UserError: the checkpoint is of another algorithm, network or data, or one from which a run does not resume
+                exactly.
         """
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_origin(self, checkpoint)
         if (reason := checkpoint.get("cannot_resume")) and self.trainer.state.fn == TrainerFn.FITTING:
             raise UserError(f"ckpt: {reason}; resume from another one (ckpt=last finds the newest that is whole)")
         for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():

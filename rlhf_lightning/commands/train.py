@@ -159,6 +159,7 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
     module = build_module(config, tokenizer)
+    module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
     start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -60,6 +62,7 @@ class RowDataModule(LightningDataModule):
         self.seed, self.val_fraction, self.limit = seed, val_fraction, limit
         self.report: dict[str, Report] = {}
         self._rows: dict[str, list[Any]] = {}
+        self._fingerprint: str | None = None
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         """Tokenised rows and what became of the rows read."""
@@ -95,6 +98,18 @@ class RowDataModule(LightningDataModule):
     def tokenized_rows(self) -> list[Any]:
         """The tokenised rows of every split."""
         return [row for rows in self._rows.values() for row in rows]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the tokens of all training rows, in their order; computed once."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for row in self._rows["train"]:
+                for ids in row.sequences():
+                    digest.update(array.array("q", ids).tobytes())
+                    digest.update(b"|")
+                digest.update(b"\n")
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
 
     @property
     def train_rows(self) -> list[Any]:
