@@ -75,15 +75,24 @@ def operations_of(network: nn.Module) -> Operations:
             trained = bool(module.weight.requires_grad)
             if trained or "lora_" not in name:  # frozen adapters of other roles lie beside the trained one
                 sizes[trained] += _weights(module)
-    config = bare.config.get_text_config()
-    heads = config.num_attention_heads * (getattr(config, "head_dim", None) or 0)
     return Operations(
         sizes[True],
         sizes[False],
         0 if output is None else _weights(output),
         output is not None and bool(output.weight.requires_grad),
-        config.num_hidden_layers * (heads or config.hidden_size),
+        sum(_attention_width(layer) for layer in _layers(bare.config.get_text_config())),
     )
+
+
+def _layers(config: Any) -> list[Any]:
+    """The configuration of every layer: of some families they differ (Gemma 4's global layers have wider heads)."""
+    return list(config.per_layer_config) if hasattr(config, "num_hidden_layers") else []
+
+
+def _attention_width(config: Any) -> int:
+    """Of the queries of a layer; 0 of families without attention, as state spaces are."""
+    heads = getattr(config, "num_attention_heads", None) or 0
+    return int(heads * (getattr(config, "head_dim", None) or config.hidden_size // max(heads, 1)))
 
 
 def _weights(module: Any) -> int:

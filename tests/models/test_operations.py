@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from rlhf_lightning.models.forward import bare_model, hidden_states, output_head
 from rlhf_lightning.models.operations import Operations, operations_of
 from tests.tiny import tiny_model
 
+ROOT = Path(__file__).parents[2]
 ROWS, LENGTH = 3, 10
 # The counter takes attention as if every token read all tokens of its row.
 NEEDED = (ROWS * LENGTH, ROWS * LENGTH**2, ROWS * LENGTH)
@@ -35,6 +39,12 @@ def eager(family: str, layers: int) -> nn.Module:
     return model.train()
 
 
+def family(kind: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tiny model of any family of transformers."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("families.configs").tiny(kind)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma"])
 def test_a_step_on_all_weights_is_what_torch_counts(family: str) -> None:
     """Also with tied embeddings, Conv1D layers, fewer heads of keys than of queries, and heads of their own width."""
@@ -43,6 +53,22 @@ def test_a_step_on_all_weights_is_what_torch_counts(family: str) -> None:
     assert operations.frozen == 0
     assert operations.forward(*NEEDED) == counted(model, backward=False)
     assert operations.step(*NEEDED) == counted(model, backward=True)
+
+
+def test_layers_whose_heads_differ_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = family("gemma4_text", monkeypatch)
+    model.set_attn_implementation("eager")
+    assert operations_of(model).forward(*NEEDED) == counted(model, backward=False)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "blt"])
+def test_a_family_without_attention_or_without_one_depth_has_operations(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count its linear layers alone."""
+    operations = operations_of(family(kind, monkeypatch))
+    assert operations.width == 0
+    assert operations.forward(*NEEDED) > 0
 
 
 def test_a_layer_on_a_frozen_base_is_what_torch_counts() -> None:
