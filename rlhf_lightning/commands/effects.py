@@ -194,12 +194,17 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("optimizer.fused",),
-        _equals("trainer.precision", "16-mixed"),
+        _both(_equals("optimizer.fused", True), _equals("trainer.precision", "16-mixed")),
         "it divides the gradients by the loss scale itself, so that they cannot be clipped; set it to null, or choose "
         "trainer.precision=bf16-mixed",
         contradicts=True,
     ),
-    Rule(("optimizer.fused",), _equals("trainer.accelerator", "tpu"), "TPUs have no fused optimiser", contradicts=True),
+    Rule(
+        ("optimizer.fused",),
+        _both(_equals("optimizer.fused", True), _equals("trainer.accelerator", "tpu")),
+        "TPUs have no fused optimiser",
+        contradicts=True,
+    ),
     Rule(
         ("optimizer.capturable",),
         _equals("trainer.accelerator", "cpu"),
@@ -211,6 +216,11 @@ RULES: tuple[Rule, ...] = (
         "a resumed run knows its step: use ckpt",
     ),
     # ---- trainer
+    Rule(
+        ("matmul_precision",),
+        _equals("trainer.accelerator", "cpu"),
+        "it is about products on a GPU; leave it out",
+    ),
     *(
         Rule((key,), _equals(key, 0), "with 0 nothing is trained", contradicts=True)
         for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
@@ -333,7 +343,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("reward.standardize",),
-        _both(_PPO, _equals("algorithm.shaping.normalize", True)),
+        _both(_PPO, _equals("reward.standardize", True), _equals("algorithm.shaping.normalize", True)),
         "algorithm.shaping.normalize takes mean and scale out again; set one of the two",
         contradicts=True,
     ),
