@@ -26,6 +26,8 @@ _HARMLESS = {
 }
 # Callbacks that only watch and save. Any other one may act on the weights, as an average of them does.
 _WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "Instruments", "ProgressBar", "SampleTable", "StopOnSigterm")
+# Keys that runs of earlier versions do not have, with what these did.
+_BEFORE = {"matmul_precision": "highest"}
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 
@@ -38,7 +40,7 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
         return
-    former: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    former: Any = {**_BEFORE, **OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))}  # type: ignore[dict-item]
     changes = {
         key: (old, new)
         for key, old, new in differences(without_secrets(former), without_secrets(config))

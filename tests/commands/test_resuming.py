@@ -68,6 +68,17 @@ def test_the_same_config_prints_nothing(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_that_began_before_a_key_existed_goes_on_as_it_was(tmp_path, capsys):
+    config = compose_config("train", ["experiment=ppo_demo"])
+    write_config(tmp_path, {key: value for key, value in config.items() if key != "matmul_precision"})
+    checkpoint = tmp_path / "checkpoints" / "last.ckpt"
+    check_same_run(config, checkpoint)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"^matmul_precision: changed since the run began"):
+        check_same_run({**config, "matmul_precision": "high"}, checkpoint)
+    assert capsys.readouterr().err == "resume: matmul_precision: highest -> high\n"
+
+
 @pytest.mark.parametrize("scheduler", ["scheduler=constant", "~scheduler"])
 def test_a_run_whose_learning_rate_does_not_depend_on_its_length_may_be_prolonged(scheduler, tmp_path):
     resume(tmp_path, [scheduler], [scheduler, "trainer.max_epochs=99"])
