@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_h
 from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, reason
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -89,19 +90,37 @@ def build_trainer(
         if section:
             callbacks.append(build(section, f"callbacks.{name}", **extra))
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    trainer: Trainer = build(
-        # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
-        {"enable_checkpointing": saves, **config["trainer"]},
-        "trainer",
-        logger=_build_logger(config, run_dir, parent_run_id, checkpoint) or False,
-        callbacks=callbacks,
-        plugins=_plugins(config["trainer"].get("plugins"), run_dir),
-        default_root_dir=run_dir,
-        use_distributed_sampler=False,  # the loaders shard themselves
-        enable_model_summary=False,
-    )
+    with _devices_that_are_there(config["trainer"]):
+        trainer: Trainer = build(
+            # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
+            {"enable_checkpointing": saves, **config["trainer"]},
+            "trainer",
+            logger=_build_logger(config, run_dir, parent_run_id, checkpoint) or False,
+            callbacks=callbacks,
+            plugins=_plugins(config["trainer"].get("plugins"), run_dir),
+            default_root_dir=run_dir,
+            use_distributed_sampler=False,  # the loaders shard themselves
+            enable_model_summary=False,
+        )
     check_trainer(config, trainer)
     return trainer
+
+
+@contextmanager
+def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
+    """Raise UserError where Lightning finds no such accelerator on this machine, or fewer devices than are asked for."""
+    import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except (MisconfigurationException, ModuleNotFoundError) as error:
+        gpus = torch.cuda.device_count()
+        raise UserError(
+            f"trainer.accelerator and trainer.devices: found {trainer.get('accelerator', 'auto')} and "
+            f"{trainer.get('devices', 'auto')}; Lightning refuses them: {reason(error).rstrip('.!')}; torch sees "
+            f"{gpus or 'no'} GPU{'s' * (gpus != 1)} here; trainer.accelerator=auto trainer.devices=1 runs everywhere"
+        ) from error
 
 
 def _plugins(chosen: Any, run_dir: Path) -> list[Any]:

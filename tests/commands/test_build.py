@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
 from rlhf_lightning.commands.build import build_trainer
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.errors import UserError
 
 
 def trainer(*overrides: str) -> Any:
@@ -21,6 +23,16 @@ def trainer(*overrides: str) -> Any:
 def test_a_checkpoint_callback_that_is_switched_off_is_not_replaced_by_lightnings(empty_folder: Path) -> None:
     assert trainer().checkpoint_callbacks
     assert not [each for each in trainer("callbacks.checkpoint=null").callbacks if isinstance(each, Checkpoint)]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for what is not there")
+@pytest.mark.parametrize("accelerator", ["gpu", "tpu"])
+def test_an_accelerator_that_is_not_there_is_refused(accelerator: str, empty_folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"^trainer\.accelerator and .*found {accelerator} and 1.*no GPUs here"
+    ) as error:
+        trainer(f"trainer.accelerator={accelerator}")
+    assert "\n" not in str(error.value)
 
 
 def test_under_srun_lightning_does_not_queue_jobs_again_itself(
