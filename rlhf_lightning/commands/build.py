@@ -108,7 +108,7 @@ def build_trainer(
 
 @contextmanager
 def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
-    """Raise UserError where Lightning finds no such accelerator on this machine, or fewer devices than are asked for."""
+    """Raise UserError where Lightning finds no such accelerator on this machine, or fewer devices than asked for."""
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

@@ -117,13 +117,11 @@ def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
     except Exception as error:  # whatever a family's code does with a cache that it does not know
         log.info("cached decoding fails: %s", error)
         return float("inf"), TOLERANCE
-    gaps, allowed = [], TOLERANCE
+    gaps, spreads = [], []
     for row in rows:
-        ids = torch.tensor([row.prompt + row.tokens], device=device)
-        flags = torch.zeros_like(ids)
-        flags[:, len(row.prompt) :] = 1
-        whole = predict_tokens(model, ids, flags)
-        gaps += (whole.logprobs - decoded.drawn.logprobs.view(len(rows), -1)[row.number]).abs().tolist()
-        spread = float(output_head(model)(whole.hidden).float().std(dim=-1).max())
-        allowed = max(allowed, ROUNDINGS * roundoff(model, whole.hidden) * spread)
-    return sum(gaps) / len(gaps), allowed
+        ids, flags = to_device([row.prompt + row.tokens, [0] * len(row.prompt) + [1] * len(row.tokens)], device)
+        whole = predict_tokens(model, ids.unsqueeze(0), flags.unsqueeze(0))
+        gaps.append((whole.logprobs - decoded.drawn.logprobs.view(len(rows), -1)[row.number]).abs())
+        spreads.append(output_head(model)(whole.hidden).float().std(dim=-1).max())
+    gap, spread = torch.stack([torch.cat(gaps).mean(), torch.stack(spreads).max()]).tolist()
+    return gap, max(TOLERANCE, ROUNDINGS * roundoff(model, whole.hidden) * spread)
