@@ -23,6 +23,12 @@ Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 Switch = bool | None
 
 
+Duration = Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
+
+
+TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], NonNegative]
+
+
 @strict
 class Trainer(TypedDict, total=False):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
@@ -34,7 +40,7 @@ class Trainer(TypedDict, total=False):
     min_epochs: Count | None
     max_steps: Annotated[int, Field(ge=-1)]
     min_steps: Count | None
-    max_time: Text | Mapping | None
+    max_time: Duration | TimeDelta | None
     accumulate_grad_batches: Count
     gradient_clip_val: NonNegative | None
     gradient_clip_algorithm: Literal["norm", "value"] | None

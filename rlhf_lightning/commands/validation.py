@@ -185,6 +185,8 @@ def describe(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(describe(part) for part in parts))
     if origin is list:
         return f"a list of: {describe(parts[0])}"
+    if origin is dict and get_origin(parts[0]) is Literal:
+        return f"a section of {describe(parts[0])}"
     if origin is dict or is_typeddict(annotation):
         return "a section of keys"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true | false", type(None): "null"}

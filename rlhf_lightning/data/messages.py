@@ -65,8 +65,12 @@ def _checked_message(name: str, message: Message) -> Message:
     if isinstance(content, list):
         content = message["content"] = _joined(name, content)
     calls = isinstance(message.get("tool_calls"), list) and message["tool_calls"]
-    if not isinstance(message.get("role"), str) or not isinstance("" if calls and content is None else content, str):
-        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
+    for field, value in (("role", message.get("role")), ("content", "" if calls and content is None else content)):
+        if not isinstance(value, str):
+            found = f"the {field} of a message is {'null' if value is None else type(value).__name__}"
+            raise UserError(
+                f"{name}: {found}; allowed is a string, or a list of messages with `role` and `content` strings"
+            )
     checked_text(name, content or "")
     if calls:
         message["tool_calls"] = [_parsed_call(name, call) for call in message["tool_calls"]]

@@ -171,3 +171,15 @@ def test_of_many_keys_a_few_are_named():
     assert text.count(", trainer.") == 7
     assert text.endswith(" more; the same command with --cfg job shows them")
     assert complaint("+logger.zzzzqqq=1").count("more;") <= 1
+
+
+@pytest.mark.parametrize("time", ["bogus", "01:00:00", "1:2:3:4", "00:00:00:10s"])
+def test_a_time_that_lightning_cannot_read_is_refused(time):
+    assert complaint(f"trainer.max_time='{time}'").startswith(f'trainer.max_time: found "{time}"; allowed: a text like')
+
+
+def test_a_time_may_be_given_in_parts():
+    text = complaint("trainer.max_time={minuts: 3}")
+    assert text.startswith("trainer.max_time: found a section; allowed: ")
+    assert text.endswith("or a section of weeks | days | hours | minutes | seconds or null")
+    validate(compose_config("train", ["experiment=sft_demo", "trainer.max_time={minutes: 3, seconds: 2.5}"]), Train)

@@ -254,6 +254,22 @@ def test_a_null_column_is_named(row: dict[str, Any], found: str, tokenizer: PreT
         SFTDataModule(tokenizer, [row]).setup()
 
 
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        ({"role": "assistant", "content": None}, "the content of a message is null"),
+        ({"role": "assistant"}, "the content of a message is null"),
+        ({"role": "assistant", "content": 3}, "the content of a message is int"),
+        ({"content": "b"}, "the role of a message is null"),
+    ],
+)
+def test_what_a_message_lacks_is_named(
+    message: dict[str, Any], found: str, chat_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(UserError, match=f"row 1: messages: {found}; allowed"):
+        SFTDataModule(chat_tokenizer, [{"messages": [user("a"), message]}]).setup()
+
+
 def test_null_columns_of_other_formats_change_nothing(tokenizer: PreTrainedTokenizerFast) -> None:
     row, nulls = {"prompt": "a b", "completion": "c"}, {"messages": None, "label": None, "chosen": None}
     assert prepared(SFTDataModule(tokenizer, [row | nulls])) == prepared(SFTDataModule(tokenizer, [row]))

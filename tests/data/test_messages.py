@@ -108,7 +108,7 @@ def test_settings_of_the_template_change_prompts(tool_tokenizer: PreTrainedToken
         ({"prompt": [{**user("a"), "content": "b", "content_type": "c"}]}, "a message has the field 'content_type'"),
         ({"prompt": [{**user("a"), "weight": 0}]}, "a message has the field 'weight'"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "part .* is of type image; only text"),
-        ({"prompt": [{"role": "user", "content": None}]}, "prompt: allowed is a string, or a list of messages"),
+        ({"prompt": [{"role": "user", "content": None}]}, "prompt: the content of a message is null; allowed"),
         ({"prompt": []}, "prompt: the list holds no message"),
         ({"prompt": "a\ud800"}, "prompt: character 1 is half of a surrogate pair"),
     ],
