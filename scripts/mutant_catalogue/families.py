@@ -42,6 +42,13 @@ FAMILIES = (
                 ("models/test_row_limit.py::test_longer_rows_are_refused_where_they_would_change_shorter_ones",),
             ),
             Mutant(
+                "the check of a loaded model begins the run's random numbers again",
+                SELF_CHECK,
+                'generator=torch.Generator("cpu").manual_seed(0), device="cpu"',
+                'generator=torch.manual_seed(0), device="cpu"',
+                ("invariants/test_checks.py::test_a_run_of_a_seed_is_bitwise_the_same_without_the_checks[llama-dpo]",),
+            ),
+            Mutant(
                 "dropout under another name stays on",
                 "models/dropout.py",
                 'DROPOUT, NOISE = ("drop",)',
