@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models.forward import bare_model
-from rlhf_lightning.models.self_check import ROUNDINGS, TOLERANCE, distance, ordinary_tokens, roundoff, untouched
+from rlhf_lightning.models.rounding import ROUNDINGS, TOLERANCE, distance, roundoff
+from rlhf_lightning.models.self_check import ordinary_tokens, untouched
 
 # What families call the probability of a dropout or of leaving out a layer, and the noise of a router of experts.
 DROPOUT, NOISE = ("drop",), ("jitter", "noise")

@@ -31,14 +31,20 @@ from rlhf_lightning.models.forward import (
     scores_by_itself,
     use_own_head,
 )
+from rlhf_lightning.models.rounding import (
+    OF_HEAD,
+    ROUNDINGS,
+    TOLERANCE,
+    Difference,
+    distance,
+    noise_of,
+    noise_of_scores,
+    own_outputs,
+    roundoff,
+)
 
 # Tokens of the rows. All begin with the same ones, so that a shared prompt is computed once.
 LENGTHS, SHARED = (14, 11, 9, 7), 3
-# Largest difference of log-probabilities in float32, in nats, the mean over the vocabulary at the worst token.
-TOLERANCE = 1e-4
-# Rounding errors of the log-probabilities, in units of roundoff * spread of the logits: a network of 30 layers has 1
-# to 3 of them. For comparison, a missing soft cap or multiplier changes them by the spread itself.
-ROUNDINGS = 16
 # From so many weights on, two rows are read, and the shorter one is compared.
 LARGE = 10**9
 
@@ -48,6 +54,12 @@ class Plain(NamedTuple):
 
     rows: list[Tensor]  # [L] token ids of each row
     outputs: list[Tensor]  # [L, V] logits of each row, or [1, labels] of a classifier
+    states: list[Tensor]  # [L, H] that its output layer read for them; empty if they cannot be seen
+
+    @property
+    def compared(self) -> list[Tensor]:
+        """The rows that there are outputs of."""
+        return self.rows[-len(self.outputs) :]
 
 
 def plain_forward(network: nn.Module) -> Plain:
@@ -60,8 +72,21 @@ def plain_forward(network: nn.Module) -> Plain:
     rows: list[Tensor] = _attempt(network, partial(_rows, network, LENGTHS[:2] if large else LENGTHS))
     with untouched(network), torch.no_grad():
         network.eval()
-        outputs = [_attempt(network, partial(_own, network, row)) for row in (rows[1:] if large else rows)]
-    return Plain(rows, outputs)
+        seen: list[Any] = []
+        watch = backbone(network).register_forward_hook(lambda _, __, out: seen.append(_states_of(out)))
+        try:
+            outputs = [_attempt(network, partial(own_outputs, network, row)) for row in (rows[1:] if large else rows)]
+        finally:
+            watch.remove()
+    lengths = [len(row) for row in (rows[1:] if large else rows)]
+    states = seen if [getattr(one, "shape", [0])[0] for one in seen] == lengths else []
+    return Plain(rows, outputs, states)
+
+
+def _states_of(out: Any) -> Tensor | None:
+    """The hidden states [L, H] of one row in what a backbone returns."""
+    states = out if isinstance(out, Tensor) else out[0]
+    return states[0] if isinstance(states, Tensor) and states.dim() == 3 and len(states) == 1 else None
 
 
 def check_causal_lm(network: nn.Module, plain: Plain) -> None:
@@ -74,16 +99,36 @@ def check_causal_lm(network: nn.Module, plain: Plain) -> None:
         network.eval()
         hidden = _attempt(network, lambda: _ours(network, plain.rows))[-len(plain.outputs) :]
         backbone(network).hidden_width = hidden[0].shape[-1]
-        found = _difference(network, hidden, plain)
+        found = _choose_head(network, hidden, plain)
         if not found.small:
-            use_own_head(network)
-            own = _try(lambda: _difference(network, hidden, plain))
-            if own is not None and own.small:
-                return
-            use_own_head(network, False)
-        noisy = not found.small and found.allowed > TOLERANCE and found.nats <= 4 * _noise(network, plain)
-        if not found.small and not noisy:
             raise UserError(f"{_family(network)}: {_fault(network, plain)}; {found}. {_OTHER_FAMILY}")
+
+
+def _choose_head(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Difference:
+    """Take the output layer that gives the right numbers, the output embeddings or the model's own.
+
+    Where a few roundings explain the difference of neither, the noise of this network is measured.
+
+    Returns:
+        the difference that is left.
+    """
+    found = _better_head(network, hidden, plain, 0.0)
+    if not found.small and found.allowed > TOLERANCE:
+        found = _better_head(network, hidden, plain, noise_of(network, plain.compared))
+    return found
+
+
+def _better_head(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: float) -> Difference:
+    """Take the first of the two output layers whose difference is small; if none is, the difference of the first."""
+    found = []
+    for own in (False, True):
+        use_own_head(network, own)
+        tried = _try(lambda: _difference(network, hidden, plain, noise))
+        if tried is not None and tried.small:
+            return tried
+        found += [] if tried is None else [tried]
+    use_own_head(network, False)
+    return found[0] if found else Difference(float("inf"), TOLERANCE)
 
 
 def check_classifier(network: nn.Module, plain: Plain) -> None:
@@ -96,7 +141,9 @@ def check_classifier(network: nn.Module, plain: Plain) -> None:
         UserError: they differ. The message has the family, the difference of the scores and the tolerance.
     """
     theirs = torch.cat([logits[:1] for logits in plain.outputs]).float()
-    allowed = max(TOLERANCE, ROUNDINGS * roundoff(network, *plain.outputs) * max(1.0, float(theirs.abs().max())))
+    size = float(theirs.abs().max())
+    allowed, rounding = TOLERANCE * max(1.0, size), ROUNDINGS * roundoff(network, *plain.outputs) * size
+    in_16_bits, allowed = rounding > allowed, max(rounding, allowed)
     gaps = []
     with untouched(network), torch.no_grad():
         network.eval()
@@ -104,6 +151,8 @@ def check_classifier(network: nn.Module, plain: Plain) -> None:
             scores_by_itself(network, own)
             ours = _try(partial(_scores, network, plain.rows))
             gap = float("inf") if ours is None else float((ours[-len(theirs) :] - theirs).abs().max())
+            if in_16_bits and allowed < gap < float("inf"):
+                allowed = max(allowed, noise_of_scores(network, plain.compared))
             if gap <= allowed:
                 return
             gaps.append(gap)
@@ -122,45 +171,6 @@ def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
 
 
 _OTHER_FAMILY = "Choose another model: docs/models.md lists the families that are right"
-
-
-class Difference(NamedTuple):
-    """How far two ways of computing the same log-probabilities are apart."""
-
-    nats: float
-    allowed: float
-
-    @property
-    def small(self) -> bool:
-        """Whether rounding explains it; NaN is not small."""
-        return self.nats <= self.allowed
-
-    def __str__(self) -> str:
-        return f"found a difference of {self.nats:.2g} nats, allowed {self.allowed:.1g}"
-
-
-def distance(ours: Tensor, theirs: Tensor, roundoff: float) -> Difference:
-    """The difference of two sets of logits [L, V] as distributions, and how much of it rounding explains.
-
-    The mean over the vocabulary of |log p - log q|, at the worst of the L tokens.
-    """
-    ours, theirs = ours.float(), theirs.float()
-    nats = (ours.log_softmax(-1) - theirs.log_softmax(-1)).abs().mean(dim=-1).max()
-    return Difference(float(nats), max(TOLERANCE, ROUNDINGS * roundoff * float(theirs.std(dim=-1).max())))
-
-
-def roundoff(network: nn.Module, *results: Tensor) -> float:
-    """Half the spacing of the coarsest floating-point numbers that the network computes with, relative to them."""
-    kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
-    kinds |= {result.dtype for result in results}
-    kinds |= {module.compute_dtype for module in network.modules() if getattr(module, "compute_dtype", None)}  # type: ignore[misc]
-    halves = [torch.finfo(kind).eps / 2 for kind in kinds if isinstance(kind, torch.dtype)]
-    device = next(network.parameters()).device.type
-    if torch.is_autocast_enabled(device):
-        halves.append(torch.finfo(torch.get_autocast_dtype(device)).eps / 2)
-    if device == "cuda" and torch.get_float32_matmul_precision() != "highest":
-        halves.append(2.0**-11)  # TensorFloat-32
-    return max(halves)
 
 
 @contextlib.contextmanager
@@ -214,13 +224,6 @@ def _rows(network: nn.Module, lengths: Sequence[int]) -> list[Tensor]:
     return [torch.cat([rows[0][:SHARED], row[SHARED:]]) for row in rows]
 
 
-def _own(network: nn.Module, row: Tensor) -> Tensor:
-    """The logits [L, V] of one row, as the model itself gives them."""
-    ids = row.unsqueeze(0)
-    logits: Tensor = bare_model(network)(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-    return logits.flatten(0, -2)
-
-
 def _ours(network: nn.Module, rows: list[Tensor]) -> list[Tensor]:
     """The hidden states [L, H] of every row, read together. The padding is ordinary tokens: nobody may read it."""
     longest, lengths = rows[0], torch.tensor([len(row) for row in rows], device=rows[0].device)
@@ -230,32 +233,25 @@ def _ours(network: nn.Module, rows: list[Tensor]) -> list[Tensor]:
     return [*states.split(lengths.tolist())]
 
 
-def _difference(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Difference:
-    head = output_head(network)
-    pairs = zip(hidden, plain.outputs, strict=True)
-    every = [distance(head(states), logits, roundoff(network, states)) for states, logits in pairs]
+def _difference(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: float) -> Difference:
+    """The worst difference of our log-probabilities, and of the output layer's on the model's own states."""
+    head, logits = output_head(network), plain.outputs
+    every = [
+        distance(head(states), theirs, roundoff(network, states), noise=noise)
+        for states, theirs in zip(hidden, logits, strict=True)
+    ]
+    every += [
+        distance(head(states), theirs, roundoff(network, states), OF_HEAD)
+        for states, theirs in zip(plain.states, logits, strict=False)
+    ]
     return max(every, key=lambda one: one.nats / one.allowed if one.nats == one.nats else float("inf"))
-
-
-def _noise(network: nn.Module, plain: Plain) -> float:
-    """What one rounding of the input embeddings does to the plain log-probabilities, in nats.
-
-    A mixture of experts in 16 bits answers a rounding with other experts, which no formula knows.
-    """
-    half = roundoff(network, plain.outputs[-1])
-    embeddings: Any = bare_model(network).get_input_embeddings()
-    hook = embeddings.register_forward_hook(lambda _, __, out: out * (1 + half * torch.randn_like(out).sign()))
-    try:
-        return distance(_own(network, plain.rows[-1]), plain.outputs[-1], half).nats
-    finally:
-        hook.remove()
 
 
 def _fault(network: nn.Module, plain: Plain) -> str:
     """What is wrong, in words, of a network whose numbers differ."""
     row, logits = plain.rows[-1], plain.outputs[-1]
     other = torch.cat([row[:-1], plain.rows[0][1:2]])
-    changed = _try(lambda: distance(_own(network, other)[:-1], logits[:-1], roundoff(network, logits)))
+    changed = _try(lambda: distance(own_outputs(network, other)[:-1], logits[:-1], roundoff(network, logits)))
     if changed is not None and not changed.small:
         hint = " (config.is_decoder=true makes it one)" if hasattr(bare_model(network).config, "is_decoder") else ""
         return f"later tokens change the probabilities of earlier ones, so this is not a causal language model{hint}"

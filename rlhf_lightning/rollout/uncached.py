@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_tokens
-from rlhf_lightning.models.self_check import TOLERANCE, ordinary_tokens, roundoff, untouched
+from rlhf_lightning.models.rounding import ROUNDINGS, TOLERANCE, noise_of, roundoff
+from rlhf_lightning.models.self_check import ordinary_tokens, untouched
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.drawn import Drawn, Row
 from rlhf_lightning.rollout.engine import SamplingSettings
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 # The check's prompts: more than its slots, so that one is read into a slot that another row has left.
 PROMPTS, SLOTS, NEW_TOKENS = (8, 5, 3), 2, 4
-# As in `models.self_check`, in units of roundoff * spread of the logits.
-ROUNDINGS = 16
 
 
 class UncachedDecoding:
@@ -117,11 +116,15 @@ def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
     except Exception as error:  # whatever a family's code does with a cache that it does not know
         log.info("cached decoding fails: %s", error)
         return float("inf"), TOLERANCE
-    gaps, spreads = [], []
+    gaps, spreads, read = [], [], []
     for row in rows:
         ids, flags = to_device([row.prompt + row.tokens, [0] * len(row.prompt) + [1] * len(row.tokens)], device)
         whole = predict_tokens(model, ids.unsqueeze(0), flags.unsqueeze(0))
         gaps.append((whole.logprobs - decoded.drawn.logprobs.view(len(rows), -1)[row.number]).abs())
         spreads.append(output_head(model)(whole.hidden).float().std(dim=-1).max())
+        read.append(ids)
     gap, spread = torch.stack([torch.cat(gaps).mean(), torch.stack(spreads).max()]).tolist()
-    return gap, max(TOLERANCE, ROUNDINGS * roundoff(model, whole.hidden) * spread)
+    allowed = max(TOLERANCE, ROUNDINGS * roundoff(model, whole.hidden) * spread)
+    if TOLERANCE < allowed < gap:  # as in `models.self_check`
+        allowed = max(allowed, noise_of(model, read))
+    return gap, allowed

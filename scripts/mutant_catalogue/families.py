@@ -15,7 +15,7 @@ FAMILIES = (
         (
             Mutant(
                 "no difference is large enough to refuse a model",
-                SELF_CHECK,
+                "models/rounding.py",
                 "return self.nats <= self.allowed",
                 "return True",
                 (f"{CHECKED}test_an_encoder_is_refused_with_the_family_and_the_number[bert]",),
@@ -23,9 +23,16 @@ FAMILIES = (
             Mutant(
                 "the model's own head is never used",
                 SELF_CHECK,
-                "            use_own_head(network)\n            own",
-                "            own",
+                "for own in (False, True):\n        use_own_head(network, own)",
+                "for own in (False, False):\n        use_own_head(network, own)",
                 (f"{CHECKED}test_an_output_layer_that_does_more_is_the_models_own",),
+            ),
+            Mutant(
+                "the output layer may differ as much as all layers together",
+                "models/rounding.py",
+                "OF_HEAD = 1",
+                "OF_HEAD = 16",
+                (f"{CHECKED}test_a_slight_fault_of_the_output_layer_is_seen_in_16_bits_too",),
             ),
             Mutant(
                 "every family is sampled with the cache",

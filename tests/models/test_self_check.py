@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ActorCritic, LoRA, load_causal_lm, output_head, predict_tokens
 from rlhf_lightning.models import forward as forward_module
-from rlhf_lightning.models.self_check import TOLERANCE, check_causal_lm, distance, plain_forward
+from rlhf_lightning.models.rounding import TOLERANCE, distance, noise_of
+from rlhf_lightning.models.self_check import check_causal_lm, plain_forward
 from tests.tiny import FAMILIES, tiny_model
 
 SIZE = {
@@ -135,6 +137,45 @@ def test_rounding_is_no_fault_and_a_missing_soft_cap_is_one(
     monkeypatch.setattr("rlhf_lightning.models.self_check.output_head", lambda _: lambda hidden: 1.5 * head(hidden))
     with pytest.raises(UserError, match="nats, allowed"):
         check_causal_lm(model, plain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda logits: 10 * torch.tanh(logits / 10), lambda logits: 1.05 * logits],
+    ids=["a soft cap too many", "a multiplier"],
+)
+def test_a_slight_fault_of_the_output_layer_is_seen_in_16_bits_too(
+    wrong: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the layers below round by more than it changes."""
+    model = tiny_model("llama").to(getattr(torch, dtype))
+    plain, head = plain_forward(model), output_head(model)
+    monkeypatch.setattr("rlhf_lightning.models.self_check.output_head", lambda _: lambda hidden: wrong(head(hidden)))
+    with pytest.raises(UserError, match="nats, allowed"):
+        check_causal_lm(model, plain)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bits_hide_no_fault_of_a_family(dtype: Any, tmp_path: Path) -> None:
+    for kind, config in (("falcon_h1", FALCON_H1), ("mamba", {"state_size": 8, "time_step_rank": 4})):
+        model = load_causal_lm(saved(tmp_path / kind, made(kind, **config)), dtype=dtype)
+        assert forward_module.uses_own_head(model)
+    with pytest.raises(UserError, match="later tokens change"):
+        load_causal_lm(saved(tmp_path / "bert", made("bert")), dtype=dtype)
+
+
+def test_noise_is_measured_where_it_is_more_than_a_few_roundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture of experts, or a deep network, in 16 bits: what its input's rounding does, and no more than that."""
+    model = tiny_model("llama").to(torch.bfloat16)
+    plain = plain_forward(model)
+    with torch.no_grad():
+        noise = noise_of(model, plain.compared)
+    monkeypatch.setattr("rlhf_lightning.models.self_check.OF_HEAD", float("inf"))
+    for times, refused in ((0.5, False), (2.0, True)):
+        moved = [logits.float() + times * noise * torch.randn(logits.shape).sign() for logits in plain.outputs]
+        with pytest.raises(UserError) if refused else contextlib.nullcontext():
+            check_causal_lm(model, plain._replace(outputs=moved))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
