@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlhf_lightning.data.messages import Text
+from rlhf_lightning.data.messages import Options, Text
 from rlhf_lightning.data.tokenization import truncate_prompt
 from rlhf_lightning.errors import UserError, key_beside, named, named_as
 from rlhf_lightning.models import (
@@ -38,6 +38,7 @@ from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.reward_model import quantization_of
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards.function import check_scores
+from rlhf_lightning.rewards.lost_text import LostText
 from rlhf_lightning.rewards.reading import (
     Tokens,
     as_answer,
@@ -57,8 +58,9 @@ class ModelReward:
 
     Where the policy's tokenizer is the model's own, the sampled ids are scored as they are. Otherwise responses are
     tokenised again from their text by the function that prepared the reward model's training data, so it sees what it
-    saw in training whichever tokenizer the policy has. A response that was cut off gets no EOS. A prompt that does not
-    fit into the model's positions beside its response keeps its end; `truncated` counts them.
+    saw in training whichever tokenizer the policy has; what it cannot read of them is said (`lost_text` counts). A
+    response that was cut off gets no EOS. A prompt that does not fit into the model's positions beside its response
+    keeps its end; `truncated` counts them.
 
     Args:
         path: a run folder, a Hugging Face folder or a hub name.
@@ -88,6 +90,7 @@ class ModelReward:
             self.folder = run_model_folder(path)
             self.tokenizer = load_tokenizer(path)
             self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
+        self.lost_text = LostText(self.key, self.folder, self.tokenizer)
         self.batch_size = batch_size
         self.dtype, self.attn_implementation = dtype, attn_implementation
 
@@ -156,7 +159,7 @@ class ModelReward:
         sampled = columns.get("sampled")
         asked: list[Text] = [text if said is None else said for text, said in zip(prompts, messages, strict=True)]
         if not isinstance(sampled, SampledTokens):
-            return text_rows(self.tokenizer, asked, responses, ended, options)
+            return self._of_texts(asked, responses, ended, options)
         templated = any(said is not None for said in messages)
         if reads_the_same(self.tokenizer, sampled.tokenizer, templated):
             return sampled_rows(self.tokenizer, sampled, asked, ended, options)
@@ -168,7 +171,14 @@ class ModelReward:
             prompt if isinstance(prompt, str) else shown_prompt(sampled, prompts[i], prompt, self.tokenizer, options[i])
             for i, prompt in enumerate(asked)
         ]
-        return text_rows(self.tokenizer, asked, said, ended, options)
+        return self._of_texts(asked, said, ended, options)
+
+    def _of_texts(
+        self, prompts: list[Text], responses: Sequence[str], ended: Sequence[bool], options: Sequence[Options]
+    ) -> list[Tokens]:
+        rows = text_rows(self.tokenizer, prompts, responses, ended, options)
+        self.lost_text.watch(prompts, responses, rows)
+        return rows
 
     def _fitting(self, rows: list[Tokens]) -> list[list[int]]:
         """Prompt and response of every row, with as much of the prompt's end as the model has positions for."""

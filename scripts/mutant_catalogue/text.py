@@ -161,9 +161,16 @@ TEXT = (
             Mutant(
                 "a response that was cut off is scored with an EOS",
                 REWARD,
-                "return text_rows(self.tokenizer, asked, responses, ended, options)",
-                "return text_rows(self.tokenizer, asked, responses, [True] * len(asked), options)",
+                "rows = text_rows(self.tokenizer, prompts, responses, ended, options)",
+                "rows = text_rows(self.tokenizer, prompts, responses, [True] * len(prompts), options)",
                 ("rewards/test_rewards.py::test_a_response_that_was_cut_off_is_scored_without_an_eos",),
+            ),
+            Mutant(
+                "what a reward model's tokenizer cannot read is not said",
+                "rewards/lost_text.py",
+                "if read.startswith(written):",
+                "if True:",
+                ("rewards/test_lost_text.py::test_unknown_tokens_are_counted_and_said_once",),
             ),
             Mutant(
                 "rewards do not see special tokens",
