@@ -1,11 +1,13 @@
-"""Every causal family of the installed transformers, tiny and random: right, refused, wrong, or a traceback?
+"""Every family of the installed transformers, tiny and random: right, refused, wrong, or a traceback?
 
 python scripts/sweep_families.py                    # the table; exit code 1 if a family is wrong or ends in a traceback
 python scripts/sweep_families.py llama mamba bert   # these alone
 python scripts/sweep_families.py --write            # also writes the list of docs/models.md
+python scripts/sweep_families.py --classifiers      # the families of sequence classifiers, as reward models
 
 A family is right if log-probabilities (padded and packed rows in training mode with dropout off), their gradients and
-sampled log-probabilities are those of plain transformers, each row alone. Families are judged in a process of their
+sampled log-probabilities are those of plain transformers, each row alone; a classifier, if its scores and their
+gradients are, when it scores and when it is trained. Families are judged in a process of their
 own, which is started again after one that takes too long.
 """
 
@@ -22,9 +24,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from families.classifiers import judge_classifier
 from families.judge import Verdict, judge
 from families.table import documented, replace_list, table
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 DOCS = Path(__file__).parent.parent / "docs" / "models.md"
 SECONDS = 120  # of one family, at most
@@ -33,33 +39,36 @@ SECONDS = 120  # of one family, at most
 def main() -> None:
     """Judge the families, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", help="model types; none: all causal ones")
+    parser.add_argument("families", nargs="*", help="model types; none: all")
+    parser.add_argument("--classifiers", action="store_true", help="sequence classifiers instead of causal models")
     parser.add_argument("--write", action="store_true", help="write the list of docs/models.md")
     parser.add_argument("--list", action="store_true", help="print that list instead of the table")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    families = arguments.families or list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    scored = arguments.classifiers
+    known = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES if scored else MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    families = arguments.families or list(known)
     if arguments.worker:
-        work(families)
+        work(families, scored)
         return
-    verdicts = list(sweep(families))
-    print(documented(verdicts) if arguments.list else table(verdicts))
+    verdicts = list(sweep(families, scored))
+    print(documented(verdicts, scored) if arguments.list else table(verdicts))
     if arguments.write:
-        DOCS.write_text(replace_list(DOCS.read_text(encoding="utf-8"), verdicts), encoding="utf-8")
+        DOCS.write_text(replace_list(DOCS.read_text(encoding="utf-8"), verdicts, scored), encoding="utf-8")
     sys.exit(any(verdict.outcome in ("wrong", "traceback") for verdict in verdicts))
 
 
-def work(families: list[str]) -> None:
+def work(families: list[str], classifiers: bool) -> None:
     """In a process of its own: one line of JSON per family."""
     logging.disable(logging.WARNING)
     for family in families:
-        print(json.dumps(judge(family)), flush=True)
+        print(json.dumps(judge_classifier(family) if classifiers else judge(family)), flush=True)
 
 
-def sweep(families: list[str]) -> Iterator[Verdict]:
+def sweep(families: list[str], classifiers: bool = False) -> Iterator[Verdict]:
     """The verdicts, in order."""
     while families:
-        command = [sys.executable, __file__, "--worker", *families]
+        command = [sys.executable, __file__, "--worker", *families, *(["--classifiers"] if classifiers else [])]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment, bufsize=1

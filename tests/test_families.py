@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,11 +25,12 @@ def families(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("families.table"), importlib.import_module("families.judge")
 
 
-def listed(families: Any) -> tuple[str, dict[str, list[str]]]:
+def listed(families: Any, classifiers: bool = False) -> tuple[str, dict[str, list[str]]]:
     """The list of docs/models.md, and its families by the words that their paragraph begins with."""
     table, _ = families
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
-    text = page.split(table.BEGIN)[1].split(table.END)[0]
+    begin, end = table.CLASSIFIERS if classifiers else (table.BEGIN, table.END)
+    text = page.split(begin)[1].split(end)[0]
     paragraphs = re.findall(r"\*\*(Right|Refused|Not tried) \((\d+)\)(.*?)(?=\n\n)", text + "\n\n", flags=re.DOTALL)
     found: dict[str, list[str]] = {"Right": [], "Refused": [], "Not tried": []}
     for kind, count, rest in paragraphs:
@@ -36,11 +40,18 @@ def listed(families: Any) -> tuple[str, dict[str, list[str]]]:
     return text, found
 
 
-def test_every_causal_family_of_this_transformers_is_listed_once(families: Any) -> None:
-    text, found = listed(families)
+@pytest.mark.parametrize(
+    ("classifiers", "known", "right"),
+    [(False, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, 130), (True, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, 100)],
+    ids=["causal", "classifiers"],
+)
+def test_every_family_of_this_transformers_is_listed_once(
+    classifiers: bool, known: dict[str, str], right: int, families: Any
+) -> None:
+    text, found = listed(families, classifiers)
     assert f"transformers {transformers.__version__}:" in text
-    assert sorted(name for names in found.values() for name in names) == sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    assert len(found["Right"]) >= 130
+    assert sorted(name for names in found.values() for name in names) == sorted(known)
+    assert len(found["Right"]) >= right
 
 
 @pytest.mark.parametrize(
@@ -54,9 +65,17 @@ def test_some_families_are_judged_as_they_are_listed(family: str, kind: str, cac
     assert family in listed(families)[1][kind]
 
 
+@pytest.mark.parametrize(("family", "kind"), [("distilbert", "Right"), ("fnet", "Refused"), ("bart", "Refused")])
+def test_some_classifiers_are_judged_as_they_are_listed(family: str, kind: str, families: Any) -> None:
+    verdict = importlib.import_module("families.classifiers").judge_classifier(family)
+    assert verdict.outcome == kind.lower()
+    assert family in listed(families, classifiers=True)[1][kind]
+
+
 @pytest.mark.slow
-def test_the_sweep_finds_no_wrong_family_and_what_is_listed(families: Any) -> None:
-    run = [sys.executable, str(ROOT / "scripts" / "sweep_families.py")]
+@pytest.mark.parametrize("classifiers", [False, True], ids=["causal", "classifiers"])
+def test_the_sweep_finds_no_wrong_family_and_what_is_listed(classifiers: bool, families: Any) -> None:
+    run = [sys.executable, str(ROOT / "scripts" / "sweep_families.py"), *(["--classifiers"] if classifiers else [])]
     done = subprocess.run([*run, "--list"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert listed(families)[0].strip() == done.stdout.strip()
+    assert listed(families, classifiers)[0].strip() == done.stdout.strip()

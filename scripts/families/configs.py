@@ -1,4 +1,4 @@
-"""A tiny random model of any causal family of transformers, made by shrinking the fields of its configuration."""
+"""A tiny random model of any family of transformers, made by shrinking the fields of its configuration."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ OWN: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
     "xlstm": {"num_heads": 2},
+    "perceiver": {"num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 2},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
@@ -84,19 +85,19 @@ OWN: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(kind: str, **changes: Any) -> PreTrainedModel:
+def tiny(kind: str, auto_class: Any = AutoModelForCausalLM, **changes: Any) -> PreTrainedModel:
     """A random model of a family, always the same, with every dropout of its configuration at 0.3."""
     family = CONFIG_MAPPING[kind]
     config = family(**{**shrunk(family), **OWN.get(kind, {}), **changes})
     try:
-        return _random(_with_dropout(config))
+        return _random(_with_dropout(config), auto_class)
     except ValueError:  # a family that allows none
-        return _random(config)
+        return _random(config, auto_class)
 
 
-def _random(config: Any) -> PreTrainedModel:
+def _random(config: Any, auto_class: Any) -> PreTrainedModel:
     torch.manual_seed(0)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = auto_class.from_config(config)
     return model
 
 

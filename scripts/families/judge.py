@@ -47,25 +47,25 @@ def _judge(family: str, **changes: Any) -> Verdict:
         model = tiny(family, **changes)
         _read(model)
     except Exception as error:
-        return Verdict(family, "not built", _line(error))
+        return Verdict(family, "not built", line(error))
     with tempfile.TemporaryDirectory() as folder:
         try:
             model.save_pretrained(folder)
         except Exception as error:
-            return Verdict(family, "not built", _line(error))
+            return Verdict(family, "not built", line(error))
         try:
             ours = load_causal_lm(folder, dropout=False)
         except UserError as error:
             return Verdict(family, "refused", str(error))
         except Exception as error:
-            return Verdict(family, "traceback", _line(error))
+            return Verdict(family, "traceback", line(error))
         reader = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     try:
         return _compare(family, ours, reader)
     except UserError as error:
         return Verdict(family, "refused", str(error))
     except Exception as error:
-        return Verdict(family, "traceback", _line(error))
+        return Verdict(family, "traceback", line(error))
 
 
 def _read(model: Any) -> None:
@@ -90,7 +90,7 @@ def _compare(family: str, ours: Any, reader: Any) -> Verdict:
     if not gap <= TOLERANCE:
         return Verdict(family, "wrong", f"log-probabilities differ by {gap:.2g} nats", nats=gap)
     first.sum().backward()
-    slope = _gradient_gap(ours, reader) if _differentiated(torch.cat(expected).sum()) else 0.0
+    slope = gradient_gap(ours, reader) if differentiated(torch.cat(expected).sum()) else 0.0
     if not slope <= OF_GRADIENTS:
         return Verdict(family, "wrong", f"gradients differ by {slope:.2g} of their norm", nats=gap)
     engine = NativeEngine(pad_id=0, eos_ids=[5], batch_size=3)
@@ -107,7 +107,7 @@ def _compare(family: str, ours: Any, reader: Any) -> Verdict:
     return Verdict(family, outcome, reason, engine.decoding is not UncachedDecoding, gap)
 
 
-def _differentiated(loss: Tensor) -> bool:
+def differentiated(loss: Tensor) -> bool:
     """Run the backward pass, which two families (Reformer, RWKV) do not have in evaluation mode."""
     try:
         loss.backward()
@@ -122,7 +122,7 @@ def _logprobs(reader: Any, row: Tensor, start: int) -> Tensor:
     return logits.log_softmax(-1)[start - 1 : -1].gather(1, row[start:, None])[:, 0]
 
 
-def _gradient_gap(ours: Any, reader: Any) -> float:
+def gradient_gap(ours: Any, reader: Any) -> float:
     """The distance of two networks' gradients, relative to their norm."""
     pairs = zip(ours.parameters(), reader.parameters(), strict=True)
     grads = [(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None]
@@ -130,5 +130,6 @@ def _gradient_gap(ours: Any, reader: Any) -> float:
     return distance / max(sum(float(b.square().sum()) for _, b in grads) ** 0.5, 1e-12)
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """An error in one line."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0][:160]}"

@@ -12,6 +12,11 @@ import transformers
 from families.judge import Verdict
 
 BEGIN, END = "<!-- families: written by scripts/sweep_families.py --write -->", "<!-- families: end -->"
+# The same for `--classifiers`.
+CLASSIFIERS = (
+    "<!-- classifiers: written by scripts/sweep_families.py --classifiers --write -->",
+    "<!-- classifiers: end -->",
+)
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
@@ -25,11 +30,14 @@ def table(verdicts: Sequence[Verdict]) -> str:
 def _detail(verdict: Verdict) -> str:
     if verdict.outcome != "right":
         return verdict.reason
-    return f"{verdict.nats:.0e} nats{'' if verdict.cached else ', sampled without a cache'}"
+    return f"{verdict.nats:.0e} nats{'' if verdict.cached else ', the slower way'}"
 
 
-def documented(verdicts: Sequence[Verdict]) -> str:
+def documented(verdicts: Sequence[Verdict], classifiers: bool = False) -> str:
     """The list of docs/models.md."""
+    kind = "families of sequence classifiers" if classifiers else "causal families"
+    first = "by a score head over the last token" if classifiers else "sampled with a cache"
+    second = "by the model's own forward pass" if classifiers else "sampled without a cache, which is slower"
     cached = [v.family for v in verdicts if v.outcome == "right" and v.cached]
     uncached = [v.family for v in verdicts if v.outcome == "right" and not v.cached]
     unknown = [v.family for v in verdicts if v.outcome == "not built"]
@@ -38,9 +46,9 @@ def documented(verdicts: Sequence[Verdict]) -> str:
         if verdict.outcome not in ("right", "not built"):
             reasons.setdefault(_cause(verdict.reason), []).append(verdict.family)
     parts = [
-        f"Of the {len(verdicts)} causal families of transformers {transformers.__version__}:",
-        _paragraph(f"**Right ({len(cached)}), sampled with a cache**", cached),
-        _paragraph(f"**Right ({len(uncached)}), sampled without a cache, which is slower**", uncached),
+        f"Of the {len(verdicts)} {kind} of transformers {transformers.__version__}:",
+        _paragraph(f"**Right ({len(cached)}), {first}**", cached),
+        _paragraph(f"**Right ({len(uncached)}), {second}**", uncached),
         *(_paragraph(f"**Refused ({len(names)}): {cause}**", names) for cause, names in sorted(reasons.items())),
     ]
     if unknown:
@@ -54,8 +62,12 @@ def _cause(reason: str) -> str:
         return (
             f"later tokens change the probabilities of earlier ones{'; config.is_decoder=true helps' if maybe else ''}"
         )
+    if "get other scores" in reason:
+        return "rows of a batch get other scores than each row alone"
     if "each row alone" in reason:
         return "rows of a batch get other log-probabilities than each row alone"
+    if "get_input_embeddings" in reason:
+        return "they have no table of embeddings"
     if "cannot be loaded" in reason:
         return "`AutoModelForCausalLM` does not read what it has written of them"
     if "training mode" in reason:
@@ -67,11 +79,12 @@ def _paragraph(title: str, names: Sequence[str]) -> str:
     return textwrap.fill(f"{title}: {', '.join(f'`{name}`' for name in names)}.", 120, break_on_hyphens=False)
 
 
-def replace_list(page: str, verdicts: Sequence[Verdict]) -> str:
+def replace_list(page: str, verdicts: Sequence[Verdict], classifiers: bool = False) -> str:
     """The page with the list of these verdicts between its two marks."""
+    begin, end = CLASSIFIERS if classifiers else (BEGIN, END)
     return re.sub(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
-        lambda _: f"{BEGIN}\n\n{documented(verdicts)}\n\n{END}",
+        f"{re.escape(begin)}.*?{re.escape(end)}",
+        lambda _: f"{begin}\n\n{documented(verdicts, classifiers)}\n\n{end}",
         page,
         flags=re.DOTALL,
     )
