@@ -17,7 +17,7 @@ from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_h
 from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
-from rlhf_lightning.errors import UserError, reason
+from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -115,10 +115,10 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except (MisconfigurationException, ModuleNotFoundError) as error:
-        gpus = torch.cuda.device_count()
+        gpus, why = torch.cuda.device_count(), " ".join(str(error).split()).rstrip(".!")
         raise UserError(
             f"trainer.accelerator and trainer.devices: found {trainer.get('accelerator', 'auto')} and "
-            f"{trainer.get('devices', 'auto')}; Lightning refuses them: {reason(error).rstrip('.!')}; torch sees "
+            f"{trainer.get('devices', 'auto')}; Lightning refuses them: {why}; torch sees "
             f"{gpus or 'no'} GPU{'s' * (gpus != 1)} here; trainer.accelerator=auto trainer.devices=1 runs everywhere"
         ) from error
 

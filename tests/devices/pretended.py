@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,6 @@ from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.optim import optimizer as optimizers  # noqa: E402
 from torch.utils import _foreach_utils  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten  # noqa: E402
 
 aten: Any = torch.ops.aten
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -136,7 +135,7 @@ def _shared_storage(host: torch.Tensor) -> torch.UntypedStorage:
     known = _storages.get(storage._cdata)
     if known is None or known[0].expired():
         if len(_storages) > 10_000:
-            for key in [key for key, (reference, _) in _storages.items() if reference.expired()]:
+            for key in [key for key, (reference, _) in list(_storages.items()) if reference.expired()]:
                 del _storages[key]
         known = StorageWeakRef(storage), torch.UntypedStorage(storage.nbytes(), device="meta")
         _storages[storage._cdata] = known
@@ -205,7 +204,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
             return out
-    flat, _ = tree_flatten((args, kwargs))
+    flat = _leaves((args, kwargs), [])
     ours = [x for x in flat if isinstance(x, Tensor)]
     asked = kwargs.get("device")
     target = ("cuda" if ours else "cpu") if asked is None else torch.device(asked).type
@@ -222,6 +221,8 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     crosses = name == "_to_copy" and (target == "cuda") != bool(ours)
     if crosses:
         host_kwargs["device"] = None
+    if name == "histc" and not host_args[0].is_floating_point():  # which the CPU has not
+        return Tensor(func(host_args[0].double(), *host_args[1:], **host_kwargs).to(host_args[0].dtype))
     draws = target == "cuda" and torch.Tag.nondeterministic_seeded in func.tags and not generators
     with default_generator.drawing() if draws else contextlib.nullcontext():
         out = func(*host_args, **host_kwargs)
@@ -229,6 +230,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
         out = out.clone()
     if target != "cuda":
         return out
+    waits.operations += 1
     same = {id(x.host): x for x in ours}  # what is changed in place stays the same object
 
     def on_device(x: Any) -> Any:
@@ -236,7 +238,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
             return x
         return same[id(x)] if id(x) in same else Tensor(x)
 
-    return tree_map(on_device, out)
+    return _mapped(on_device, out)
 
 
 def _on_host(args: Any, kwargs: Any, target: str) -> tuple[Any, Any]:
@@ -245,9 +247,29 @@ def _on_host(args: Any, kwargs: Any, target: str) -> tuple[Any, Any]:
         kwargs["device"] = CPU
     if kwargs.get("pin_memory"):
         kwargs["pin_memory"] = False
-    flat, spec = tree_flatten((args, kwargs))
-    args, kwargs = tree_unflatten([x.host if isinstance(x, Tensor) else x for x in flat], spec)
-    return args, dict(kwargs)
+    host: tuple[Any, Any] = _mapped(lambda x: x.host if isinstance(x, Tensor) else x, (args, kwargs))
+    return host
+
+
+def _leaves(x: Any, found: list[Any]) -> list[Any]:
+    """What an operation is given, without the lists around it; torch's own functions for it are slow."""
+    if isinstance(x, list | tuple):
+        for each in x:
+            _leaves(each, found)
+    elif isinstance(x, dict):
+        for each in x.values():
+            _leaves(each, found)
+    else:
+        found.append(x)
+    return found
+
+
+def _mapped(change: Callable[[Any], Any], x: Any) -> Any:
+    if isinstance(x, list | tuple):
+        return type(x)([_mapped(change, each) for each in x])
+    if isinstance(x, dict):
+        return {key: _mapped(change, each) for key, each in x.items()}
+    return change(x)
 
 
 def _check_devices(func: Any, name: str, args: Any, flat: list[Any], ours: list[Tensor]) -> None:

@@ -33,11 +33,11 @@ from rlhf_lightning.callbacks import (
     instruments,
 )
 from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
-from rlhf_lightning.evaluation import evaluate_policies
 from rlhf_lightning.models import load_causal_lm, load_reward_model, save_model
 from rlhf_lightning.models.adapters import LoRA
-from rlhf_lightning.rewards import FunctionReward, ModelReward, WeightedSum
+from rlhf_lightning.rewards import ModelReward, WeightedSum
 from rlhf_lightning.rollout import NativeEngine, RolloutSettings, SamplingSettings, native, seeded_generator
+from tests.devices import command
 from tests.devices.waits import Wait
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
@@ -67,6 +67,9 @@ class Phases(L.Callback):
         self._mark(self.batches)
 
     def on_train_epoch_start(self, *_: Any) -> None:
+        self._mark(self.epochs)
+
+    def on_train_end(self, *_: Any) -> None:
         self._mark(self.epochs)
 
     def between(self, marks: list[Waits], i: int) -> Waits:
@@ -109,7 +112,7 @@ def where(module: Any) -> str:
 
 def base(folder: Path, name: str = "base") -> Path:
     if not (folder / name).is_dir():
-        tiny_model().save_pretrained(folder / name)
+        tiny_model(layers=1).save_pretrained(folder / name)
         tiny_tokenizer().save_pretrained(folder / name)
     return folder / name
 
@@ -234,7 +237,7 @@ def ppo_separate(folder: Path) -> dict[str, Any]:
     """Scored by a reward model, which is a network of its own, and by a function."""
     parts = {"model": ModelReward(scorer(folder), batch_size=4), "early": early}
     scores = WeightedSum(parts, {"model": 1.0, "early": 0.5})
-    trainer, phases = fit(folder, *ppo(folder, reward=scores, layout="separate"), max_epochs=3)
+    trainer, phases = fit(folder, *ppo(folder, reward=scores, layout="separate"), max_epochs=2)
     assert str(parts["model"].model.device) == "cuda:0"  # type: ignore[attr-defined]
     trainer.lightning_module.export(folder / "model")
     return {"on": where(trainer.lightning_module), **iterations(phases)}
@@ -243,7 +246,7 @@ def ppo_separate(folder: Path) -> dict[str, Any]:
 @scenario
 def ppo_shared_lora(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(
-        folder, *ppo(folder, {"adapter": LORA}, target_kl=1.0, shaping=RewardShaping(normalize=True)), max_epochs=3
+        folder, *ppo(folder, {"adapter": LORA}, target_kl=1.0, shaping=RewardShaping(normalize=True)), max_epochs=2
     )
     trainer.lightning_module.export(folder / "model")
     return {"on": where(trainer.lightning_module), **iterations(phases)}
@@ -252,7 +255,7 @@ def ppo_shared_lora(folder: Path) -> dict[str, Any]:
 @scenario
 def ppo_in_parts(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(
-        folder, *ppo(folder, tokens_per_microbatch=64, old_logprobs="engine", entropy_coef=0.01), max_epochs=3
+        folder, *ppo(folder, tokens_per_microbatch=64, old_logprobs="engine", entropy_coef=0.01), max_epochs=2
     )
     return {"on": where(trainer.lightning_module), **iterations(phases)}
 
@@ -298,7 +301,7 @@ def sampled(model: Any, sampling: SamplingSettings = SAMPLING, rows: int = 24, s
 def engine(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for family in ("llama", "gemma2"):
-        model = tiny_model(family).to("cuda")
+        model = tiny_model(family, layers=1).to("cuda")
         generation, waits = sampled(model)
         facts[family] = {"waits": waits, "tokens": int(generation.mask.sum()), "ended": int(generation.ended.sum())}
         native.LOOK_EVERY = 2
@@ -308,25 +311,20 @@ def engine(folder: Path) -> dict[str, Any]:
     return facts
 
 
-# ---- what comes after training
+# ---- whole commands
 
 
 @scenario
-def evaluation(folder: Path) -> dict[str, Any]:
-    rows = folder / "prompts.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in prompts()))
-    with pretended.waits.counted() as waits:
-        result = evaluate_policies(
-            {"a": base(folder), "b": base(folder)},
-            rows,
-            baseline="a",
-            reference=base(folder),
-            gold=FunctionReward("tests.devices.scenarios.early"),
-            proxy=ModelReward(scorer(folder)),
-            max_new_tokens=12,
-            batch_size=8,
-        )
-    return {"kl": result.metrics["b"]["kl"], "waits": waits}
+def commands(folder: Path) -> dict[str, Any]:
+    found = command.run(folder, (*command.USUAL, command.REFUSED))
+    evaluated = json.loads((folder / "evaluated" / "summary.json").read_text())
+    return {"runs": found[:-1], "refused": found[-1], "evaluated": evaluated}
+
+
+@scenario
+def more_commands(folder: Path) -> dict[str, Any]:
+    command.write_families(folder)
+    return {"runs": command.run(folder, command.MORE)}
 
 
 def plain(value: Any) -> Any:

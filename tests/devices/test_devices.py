@@ -37,7 +37,7 @@ MODULES = [
     "ppo_shared_lora",
     "ppo_deterministic",
 ]
-OTHERS = ["resumed", "engine", "evaluation"]
+OTHERS = ["resumed", "engine", "commands"]
 MORE = ["new_score_head_lora", "dpo", "ppo_in_parts"]
 
 # Every line of the package at which a step, an iteration or a decoded token may wait for the device, and why.
@@ -75,7 +75,7 @@ STEPS = {
     "ppo_shared_lora": 4,
     "ppo_in_parts": 4,
 }
-ITERATIONS = {"ppo_separate": 45, "ppo_shared_lora": 39, "ppo_in_parts": 34}
+ITERATIONS = {"ppo_separate": 46, "ppo_shared_lora": 39, "ppo_in_parts": 35}
 PER_TOKEN = 0.1  # of 24 responses in 8 slots
 
 
@@ -99,8 +99,24 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: dict[str, Any])
     assert results["resumed"]["equal"]
 
 
-def test_a_policy_is_at_no_distance_from_itself(results: dict[str, Any]) -> None:
-    assert results["evaluation"]["kl"] == 0.0
+def ended_well(run: dict[str, Any]) -> None:
+    """A command has done its work on the device, of which an export does not need one."""
+    assert run["code"] == 0, (run["words"], run["errors"][-2000:])
+    assert (run["operations"] == 0) == (run["words"][0] == "rlhf-export"), run["words"]
+
+
+def test_every_command_runs_on_the_device(results: dict[str, Any]) -> None:
+    runs = results["commands"]["runs"]
+    assert [run["words"][0] for run in runs] == ["rlhf-pipeline", "rlhf-evaluate", "rlhf-chat", "rlhf-export"]
+    for run in runs:
+        ended_well(run)
+    assert results["commands"]["evaluated"]["b.kl"] == 0.0  # of a policy to itself
+
+
+def test_more_devices_than_there_are_is_one_line(results: dict[str, Any]) -> None:
+    refused = results["commands"]["refused"]
+    assert refused["code"] == 2
+    assert "found gpu and 2" in refused["errors"] and "torch sees 1 GPU here" in refused["errors"]
 
 
 def within(waits: list[list[Any]], budget: float) -> None:
@@ -135,3 +151,12 @@ def test_more_kinds_of_runs(tmp_path: Path) -> None:
         assert results[name]["on"] == "cuda:0"
         within(results[name]["step"], STEPS[name])
     within(results["ppo_in_parts"]["iteration"], ITERATIONS["ppo_in_parts"])
+
+
+@pytest.mark.slow
+def test_more_commands(tmp_path: Path) -> None:
+    """Every stage in every precision, of other families, with adapters, and resumed."""
+    found = run_scenarios(tmp_path, "more_commands")["more_commands"]
+    assert found["error"] is None, found["error"]
+    for run in found["runs"]:
+        ended_well(run)

@@ -27,6 +27,7 @@ class Waits:
     def __init__(self) -> None:
         self.counts: Counter[Wait] = Counter()
         self.notes: Counter[str] = Counter()
+        self.operations = 0  # that the device has computed
 
     def add(self, kind: str, operation: str) -> None:
         """One more, at the place that asks for it."""
