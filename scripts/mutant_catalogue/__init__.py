@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mutant_catalogue.arithmetic import ARITHMETIC
+from mutant_catalogue.devices import ON_DEVICES
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
 from mutant_catalogue.folders import FOLDERS
@@ -25,6 +26,7 @@ ROWS: tuple[Row, ...] = (
     *PRECISIONS,
     *FAMILIES,
     *FOLDERS,
+    *ON_DEVICES,
 )
 
 __all__ = ["ROWS", "Mutant", "Row"]
