@@ -10,7 +10,8 @@ another device, to call `.numpy()`, and, under deterministic algorithms, to use 
 that makes the host wait for the device is counted by line.
 
 It shows nothing of CUDA's kernels: the types and shapes that they take, their speed, their memory. There is one device
-and one stream, and attention is computed in its mathematical form.
+and one stream, and attention is computed in its mathematical form. 4-bit weights cannot be put there: bitsandbytes
+makes an object of its own subclass of a tensor, which torch refuses where that is one of a subclass already.
 """
 
 from __future__ import annotations
