@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.models.beside import add_beside
 from rlhf_lightning.models.generation_settings import make_savable
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
@@ -219,7 +220,7 @@ def can_lie_beside(folder: str | Path) -> bool:
 
 def copy_adapter(model: Any, name: str) -> None:
     """Put a frozen copy of the trained adapter beside it."""
-    model.add_adapter(name, model.peft_config[TRAINED])
+    add_beside(model, name, model.peft_config[TRAINED], TRAINED)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for key, parameter in parameters.items():
@@ -237,7 +238,7 @@ def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Te
 
     config, weights = read_adapter(folder)
     config.modules_to_save, config.task_type, config.inference_mode = None, "CAUSAL_LM", True
-    model.add_adapter(name, config)
+    add_beside(model, name, config, TRAINED)
     updates = {key: weight for key, weight in weights.items() if "lora_" in key}
     outcome: Any = set_peft_model_state_dict(model, updates, adapter_name=name)
     key = named("reward.model")

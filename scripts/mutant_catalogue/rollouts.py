@@ -230,6 +230,20 @@ ROLLOUTS = (
                 ),
             ),
             Mutant(
+                "the copy of a trained adapter has other kernels than the adapter",
+                "models/beside.py",
+                "module.__class__ = type(like)",
+                "pass",
+                ("models/test_adapters.py::test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit[llama]",),
+            ),
+            Mutant(
+                "an adapter beside the trained one has dropout",
+                "models/beside.py",
+                "config.lora_dropout = 0.0",
+                "pass",
+                ("models/test_adapters.py::test_an_adapter_beside_the_trained_one_has_no_dropout[llama]",),
+            ),
+            Mutant(
                 "the frozen copy keeps its dropout",
                 ROLES,
                 "freeze(load_copy())",

@@ -12,6 +12,8 @@ from rlhf_lightning.models import (
     LoRA,
     Reference,
     SharedRewardModel,
+    cpu_products,
+    disable_dropout,
     fingerprint,
     load_causal_lm,
     load_config,
@@ -105,6 +107,45 @@ def test_the_reference_of_a_trained_start_is_a_frozen_copy_of_its_adapter(base: 
     with torch.no_grad():
         next(p for name, p in policy.named_parameters() if ".reference." in name).add_(1)
     assert reference.fingerprint() != before
+
+
+def test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a processor where the layers of a loaded network get kernels of their own: the copy comes later."""
+    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(cpu_products, "SMALLEST", 0)
+    policy = trained(base)
+    disable_dropout(policy)
+    reference = Reference(policy, lambda: pytest.fail("no second network"))
+    kinds: dict[str, set[type]] = {"default": set(), "reference": set()}
+    for name, module in policy.named_modules():
+        if name.split(".")[-1] in kinds and isinstance(module, nn.Linear):
+            kinds[name.split(".")[-1]].add(type(module))
+    assert kinds["reference"] == kinds["default"] == {cpu_products.FastLinear}
+    with torch.no_grad():
+        start = response_logprobs(policy, *rows())
+        with reference.model(like=rows()[0]) as model:
+            assert torch.equal(response_logprobs(model, *rows()), start)
+
+
+def test_an_adapter_beside_the_trained_one_has_no_dropout(base: Path, tmp_path: Path) -> None:
+    """The network is in training mode when PPO scores and DPO compares; dropout was switched off before it came."""
+    reward = load_reward_model(base, adapter=LoRA(rank=4, dropout=0.5))
+    with torch.no_grad():
+        for name, p in reward.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                p.normal_(std=0.1)
+    save_model(reward, tiny_tokenizer(), tmp_path / "reward")
+    policy = trained(base, adapter=LoRA(rank=4, dropout=0.5))
+    disable_dropout(policy)
+    shared = SharedRewardModel(policy, str(tmp_path / "reward"))
+    reference = Reference(policy, lambda: pytest.fail("no second network"))
+    ids, valid = rows()[2], rows()[3].long()
+    with torch.no_grad():
+        alone = load_reward_model(tmp_path / "reward").eval()(ids, valid)
+        torch.testing.assert_close(shared(ids, valid), alone, atol=1e-5, rtol=0)
+        start = response_logprobs(policy.train(), *rows())
+        with reference.model(like=rows()[0]) as model:
+            assert torch.equal(response_logprobs(model, *rows()), start)
 
 
 def test_switching_adapters_keeps_what_is_trainable(base: Path) -> None:
