@@ -41,7 +41,7 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
         if error.__cause__ is not None and isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         if "locating target" in str(error) or "load" in str(error):
-            cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+            cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ is not None else ""
             raise UserError(f"{key}._target_: cannot import {section['_target_']}{cause}") from error
         raise
     return call if wants_partial and not arguments else call(**arguments)
@@ -114,8 +114,15 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
 
     try:
         yield
-    except (MisconfigurationException, ModuleNotFoundError) as error:
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         gpus, why = torch.cuda.device_count(), " ".join(str(error).split()).rstrip(".!")
+        if isinstance(error, ValueError) and "strategy" in why and not isinstance(error, UserError):
+            raise UserError(
+                f"trainer.strategy: found {trainer.get('strategy')}; Lightning refuses it: {why}; choose trainer=ddp, "
+                "trainer=fsdp2 or trainer.strategy=auto"
+            ) from error
+        if isinstance(error, UserError) or (isinstance(error, TypeError | ValueError) and "devices" not in why):
+            raise
         raise UserError(
             f"trainer.accelerator and trainer.devices: found {trainer.get('accelerator', 'auto')} and "
             f"{trainer.get('devices', 'auto')}; Lightning refuses them: {why}; torch sees "

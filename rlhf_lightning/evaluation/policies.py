@@ -67,7 +67,8 @@ def evaluate_policies(
         if hasattr(scorer, "to"):
             scorer.to(device)
     rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
-    reference_model = load(reference, key="reference") if reference is not None and temperature > 0 else None
+    key = _reference_key(policies, reference)
+    reference_model = load(reference, key=key) if reference is not None and temperature > 0 else None
     sampled: dict[str, list[SampledResponse]] = {}
     scores: dict[str, dict[str, list[float]]] = {}
     for name, path in policies.items():
@@ -177,6 +178,11 @@ def _load(
     return model.eval()
 
 
+def _reference_key(policies: Mapping[str, str | Path], reference: str | Path | None) -> str:
+    """The key under which the reference's folder was named: often it is one of the policies."""
+    return next((f"policies.{name}" for name, path in policies.items() if path == reference), "reference")
+
+
 def _rows_of_each(
     policies: Mapping[str, str | Path],
     reference: str | Path | None,
@@ -186,7 +192,7 @@ def _rows_of_each(
     samples_per_prompt: int,
 ) -> dict[str, list[PromptRow]]:
     """Every policy's own tokenisation of the same prompts, each `samples_per_prompt` times; all checks come first."""
-    with named_as("reference"):
+    with named_as(_reference_key(policies, reference), ""):
         vocabulary = None if reference is None else load_tokenizer(reference).get_vocab()
     rows: dict[str, list[PromptRow]] = {}
     for name, path in policies.items():

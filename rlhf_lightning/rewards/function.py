@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.errors import UserError, blaming, key_beside
 from rlhf_lightning.working_folder import import_from_working_folder
 
 
@@ -55,28 +55,29 @@ class FunctionReward:
 
     def __init__(self, function: str) -> None:
         self.name = function
+        self.key = key_beside("function", "reward.")
         module_name, _, attribute = function.rpartition(".")
         if not module_name:
-            raise UserError(f"reward.function: {function!r} is not a dotted path such as my_pkg.my_fn")
+            raise UserError(f"{self.key}: {function!r} is not a dotted path such as my_pkg.my_fn")
         import_from_working_folder()
         try:
-            with blaming(f"reward.function: cannot import {module_name}"):
+            with blaming(f"{self.key}: cannot import {module_name}"):
                 module = importlib.import_module(module_name)
             self.function = getattr(module, attribute)
         except AttributeError:
-            raise UserError(f"reward.function: {module_name} has no {attribute!r}") from None
-        _check_signature(self.function, function)
+            raise UserError(f"{self.key}: {module_name} has no {attribute!r}") from None
+        _check_signature(self.key, self.function, function)
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        with blaming(f"reward.function: {self.name} failed"):
+        with blaming(f"{self.key}: {self.name} failed"):
             scores = self.function(prompts, responses, **columns)
         return check_scores(scores, len(responses), self.name)
 
 
-def _check_signature(function: Any, name: str) -> None:
+def _check_signature(key: str, function: Any, name: str) -> None:
     """Raise UserError for something that cannot be called as `function(prompts, responses, ended=..., **columns)`."""
     if not callable(function):
-        raise UserError(f"reward.function: {name} is not a function ({type(function).__name__})")
+        raise UserError(f"{key}: {name} is not a function ({type(function).__name__})")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say
@@ -84,12 +85,12 @@ def _check_signature(function: Any, name: str) -> None:
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     if inspect.Parameter.VAR_KEYWORD not in kinds:
         raise UserError(
-            f"reward.function: {name}{signature} does not take **columns, which carry the rows' other columns and "
+            f"{key}: {name}{signature} does not take **columns, which carry the rows' other columns and "
             "whether each response ended; add **columns to its parameters"
         )
     try:
         signature.bind([], [])
     except TypeError as error:
         raise UserError(
-            f"reward.function: {name}{signature} cannot be called as (prompts, responses, **columns): {error}"
+            f"{key}: {name}{signature} cannot be called as (prompts, responses, **columns): {error}"
         ) from None

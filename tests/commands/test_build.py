@@ -35,6 +35,25 @@ def test_an_accelerator_that_is_not_there_is_refused(accelerator: str, empty_fol
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("strategy", ["bogus", "fsdp"])
+def test_a_strategy_that_lightning_refuses_is_one_line(strategy: str, empty_folder: Path) -> None:
+    with pytest.raises(UserError, match=rf"^trainer\.strategy: found {strategy}; Lightning refuses it: ") as error:
+        trainer(f"trainer.strategy={strategy}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_callback_that_cannot_be_imported_is_one_line(empty_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^callbacks\.x\._target_: cannot import no\.such\.Class: ") as error:
+        trainer("+callbacks.x._target_=no.such.Class")
+    assert "\n" not in str(error.value)
+
+
+def test_a_list_of_devices_is_refused_on_a_cpu(empty_folder: Path) -> None:
+    overrides = ["experiment=sft_demo", "logger=none", "trainer.accelerator=cpu", "trainer.devices=[0]"]
+    with pytest.raises(UserError, match=r"^trainer\.accelerator and trainer\.devices: found cpu and \[0\]; Lightning"):
+        build_trainer(compose_config("train", overrides), empty_folder, None)
+
+
 def test_under_srun_lightning_does_not_queue_jobs_again_itself(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

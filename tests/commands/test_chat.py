@@ -189,7 +189,9 @@ def test_models_that_cannot_talk_are_one_line(empty_folder):
 
 
 def test_a_model_that_is_neither_here_nor_on_the_hub_is_one_line(empty_folder):
-    with pytest.raises(UserError, match=r"^model: no-such-model-anywhere cannot be loaded: ") as caught:
+    with pytest.raises(
+        UserError, match=r"^model: the tokenizer of no-such-model-anywhere cannot be loaded: "
+    ) as caught:
         chat.chat(compose_config("chat", ["model=no-such-model-anywhere"]))
     assert "\n" not in str(caught.value)
 

@@ -70,6 +70,9 @@ def test_its_settings_are_named_beside_it(model: Path) -> None:
     ("overrides", "key"),
     [
         ("policies={a: MODEL, b: BROKEN}", "policies.b: BROKEN"),
+        ("policies={a: BROKEN}", "policies.a: BROKEN"),
+        ("policies={a: MODEL} gold.function=math.nowhere", "gold.function: math has no 'nowhere'"),
+        ("policies={a: MODEL} proxy.function=math.sqrt", "proxy.function: math.sqrt"),
         ("policies={a: MODEL} gold.model=MODEL", "gold.model: MODEL"),
         ("policies={a: MODEL} proxy.model=MODEL", "proxy.model: MODEL"),
         ("policies={a: MODEL} reference=a attn_implementation=flash_attention_9", "attn_implementation: "),
