@@ -172,7 +172,8 @@ def test_a_job_is_queued_again_after_submitits_warning_only(signum: int, requeue
 
 
 def test_a_job_ends_with_the_code_that_the_command_would_have(submitted: Any, capsys: Any) -> None:
-    for error, code, line in ((UserError("wrong"), 2, "error: wrong"), (RuntimeError("bug"), 1, "RuntimeError: bug")):
+    bug = "unexpected error: RuntimeError: bug"
+    for error, code, line in ((UserError("wrong"), 2, "error: wrong"), (RuntimeError("bug"), 1, bug)):
 
         def body(error: Exception = error) -> None:
             raise error
@@ -180,7 +181,7 @@ def test_a_job_ends_with_the_code_that_the_command_would_have(submitted: Any, ca
         with pytest.raises(SystemExit) as end, in_submitit():
             run_command(body)
         assert end.value.code == code
-        assert capsys.readouterr().err.splitlines()[-1] == line
+        assert capsys.readouterr().err.startswith(line)
 
 
 def test_what_submitit_says_of_a_job_is_printed_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
