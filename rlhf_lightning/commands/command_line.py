@@ -146,10 +146,12 @@ def report_bug(error: Exception) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "rlhf_lightning" in frame.filename] or frames
     where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    said, kind = reason(error), type(error).__name__
+    said = said if said.startswith(kind) else f"{kind}: {said}"
     with tempfile.NamedTemporaryFile("w", prefix="rlhf-lightning-", suffix=".txt", delete=False) as file:
         file.write(shown(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"))
     sys.stderr.write(
-        f"unexpected error: {on_one_line(shown(f'{type(error).__name__}: {reason(error)}'))}{where}\n"
+        f"unexpected error: {on_one_line(shown(said))}{where}\n"
         "This looks like a bug in rlhf-lightning, not a mistake of yours; please report it with the traceback.\n"
         f"traceback: {file.name} (debug=true prints it)\n"
     )
