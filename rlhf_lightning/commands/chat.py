@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.checks import check_model
+from rlhf_lightning.commands.checks import check_model, refuse_reward_model
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import chat_help
 from rlhf_lightning.commands.schema import Chat
@@ -34,15 +33,7 @@ def check(config: Mapping[str, Any]) -> None:
     for key in ("model", "compare_with"):
         if config.get(key) is not None:
             check_model(key, config[key])
-            if is_reward_model(Path(config[key])):
-                raise UserError(f"{key}: {config[key]} is a reward model, which scores answers and gives none")
-
-
-def is_reward_model(folder: Path) -> bool:
-    """Whether a run folder or a Hugging Face folder says that its model is a classifier."""
-    marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
-    files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
-    return any(file.is_file() and mark in file.read_text(encoding="utf-8") for file, mark in files)
+            refuse_reward_model(key, config[key])
 
 
 def chat(config: dict[str, Any]) -> None:

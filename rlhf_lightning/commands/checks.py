@@ -178,6 +178,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
         first = f"; first run: {commands[value]}" if value in commands else ""
         if is_model:
             check_model(key, value, first)
+            if key == "model.path" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
+                refuse_reward_model(key, value)
         elif missing_locally(value):
             raise UserError(f"{key}: {value} does not exist{first}")
         else:
@@ -190,6 +192,19 @@ def check_model(key: str, value: str, advice: str = "") -> None:
         raise UserError(f"{key}: {value} does not exist{advice}")
     if Path(value).is_dir() and not _holds_model(Path(value)):
         raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){advice}")
+
+
+def refuse_reward_model(key: str, value: str) -> None:
+    """Raise UserError where a policy is asked for and the folder holds a reward model, tied output layer or not."""
+    if is_reward_model(Path(value)):
+        raise UserError(f"{key}: {value} is a reward model, which scores answers and gives none")
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Whether a run folder or a Hugging Face folder says that its model is a classifier."""
+    marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
+    files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
+    return any(file.is_file() and mark in file.read_text(encoding="utf-8") for file, mark in files)
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from rlhf_lightning.commands import evaluate, export
-from rlhf_lightning.commands.checks import check_reward
+from rlhf_lightning.commands.checks import check_inputs, check_reward
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import policies
 from rlhf_lightning.rewards import ModelReward, make_reward
+from tests.commands.runs import write_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -76,3 +77,17 @@ def test_attention_has_no_effect_on_the_export_of_an_adapter() -> None:
 
     with pytest.raises(UserError, match="attn_implementation"):
         export._check_adapter(Run(), None, "eager")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_reward_model_is_not_a_policy_even_where_its_output_layer_is_tied(command: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "base")
+    write_model(tmp_path / "scorer", classifier=True)
+    if command == "train":
+        words = ["experiment=sft", f"model.path={tmp_path}/scorer", "data.train=rows.jsonl", "logger=none"]
+        config, check = compose_config("train", words), check_inputs
+    else:
+        policies = f"policies={{a: {tmp_path}/base, b: {tmp_path}/scorer}}"
+        config, check = compose_config("evaluate", [policies, "baseline=a", f"prompts={__file__}"]), evaluate.check
+    with pytest.raises(UserError, match=r"^(model.path|policies.b): .*scorer is a reward model"):
+        check(config)
