@@ -55,7 +55,7 @@ class RowDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0.0 <= val_fraction < 1.0:
-            raise UserError(f"data.val_fraction={val_fraction}: allowed is 0 to below 1")
+            raise UserError(f"data.val_fraction={val_fraction}: must be in [0, 1)")
         if val is not None and val_fraction:
             raise UserError(f"data.val={val} and data.val_fraction={val_fraction} exclude each other; set one")
         self.tokenizer, self.train, self.val = tokenizer, train, val

@@ -46,7 +46,7 @@ def read_file(path: Path, limit: int | None = None) -> list[Row]:
     """
     suffix = data_suffix(path)
     if suffix is None:
-        raise UserError(f"{path}: files of this kind are not read; allowed is {KINDS}")
+        raise UserError(f"{path}: files of this kind are not read; expected {KINDS}")
     if suffix == ".parquet":
         return _parquet(path, limit)
     if suffix == ".jsonl":
@@ -169,7 +169,7 @@ def _cell(name: str, cell: str, place: str) -> Any:
             return value
         return cell  # text that only looks like a list
     if name in LIST_COLUMNS:
-        raise UserError(f"{place}: {name}: allowed is a list, as JSON; found {cell[:60]!r}")
+        raise UserError(f"{place}: {name}: expected a list, as JSON; found {cell[:60]!r}")
     return cell
 
 

@@ -53,9 +53,9 @@ def checked_text(name: str, value: Any) -> Text:
             ) from error
         return value
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
-        raise UserError(f"{name}: allowed is a string, or a list of messages with `role` and `content` strings")
+        raise UserError(f"{name}: expected a string, or a list of messages with `role` and `content` strings")
     if not value:
-        raise UserError(f"{name}: the list holds no message; allowed is a string, or a list of at least one message")
+        raise UserError(f"{name}: the list holds no message; expected a string, or a list of at least one message")
     return [_checked_message(name, message) for message in value]
 
 
@@ -69,7 +69,7 @@ def _checked_message(name: str, message: Message) -> Message:
         if not isinstance(value, str):
             found = f"the {field} of a message is {'null' if value is None else type(value).__name__}"
             raise UserError(
-                f"{name}: {found}; allowed is a string, or a list of messages with `role` and `content` strings"
+                f"{name}: {found}; expected a string, or a list of messages with `role` and `content` strings"
             )
     checked_text(name, content or "")
     if calls:
@@ -88,7 +88,7 @@ def _joined(name: str, parts: list[Any]) -> str:
 def _parsed_call(name: str, call: Any) -> Any:
     """The call with its arguments as an object: a template would quote their text a second time."""
     if not isinstance(call, dict):
-        raise UserError(f"{name}: tool_calls holds {type(call).__name__}; allowed is a list of objects")
+        raise UserError(f"{name}: tool_calls holds {type(call).__name__}; expected a list of objects")
     if isinstance(call.get("function"), dict):
         return {**call, "function": _parsed_call(name, call["function"])}
     if isinstance(call.get("arguments"), str):
@@ -116,9 +116,9 @@ def template_options(row: Mapping[str, Any], templated: bool) -> Options:
     tools, others = row.get("tools"), row.get("chat_template_kwargs")
     tools, others = _from_json("tools", tools), _from_json("chat_template_kwargs", others)
     if tools and not isinstance(tools, list):
-        raise UserError(f"tools: allowed is a list of JSON schemas, found {type(tools).__name__}")
+        raise UserError(f"tools: expected a list of JSON schemas, found {type(tools).__name__}")
     if others and not isinstance(others, dict):
-        raise UserError(f"chat_template_kwargs: allowed is an object, found {type(others).__name__}")
+        raise UserError(f"chat_template_kwargs: expected an object, found {type(others).__name__}")
     for name in others or {}:
         if name in _OWN_ARGUMENTS:
             raise UserError(f"chat_template_kwargs: {name} is not a setting of a template; remove it")

@@ -60,7 +60,7 @@ def read_records(source: str | Path, split: str = "train", limit: int | None = N
     elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and data_suffix(path) is None:
         rows = _read_hub(str(path), configuration, split, limit)
     else:
-        raise UserError(f"{source}: no such file or folder; allowed is {ALLOWED}")
+        raise UserError(f"{source}: no such file or folder; expected {ALLOWED}")
     if not rows:
         raise UserError(f"{source}: it holds no rows; check the file")
     return rows[:limit]
@@ -118,7 +118,7 @@ def _read_hub(name: str, configuration: str | None, split: str, limit: int | Non
         config = "" if configuration is None else f" of its configuration {configuration!r}"
         raise UserError(
             f"{name}: no such file or folder, and the hub does not give its split {split!r}{config} ({reason}); "
-            f"allowed is {ALLOWED}"
+            f"expected {ALLOWED}"
         ) from error
     finally:
         if bars:

@@ -27,7 +27,7 @@ def checked_texts(row: dict[str, Any]) -> dict[str, Text]:
     for name, wanted in (("text", True), ("messages", False)):
         if name in texts and isinstance(texts[name], str) is not wanted:
             kinds = ("a string", "a list of messages")
-            raise UserError(f"{name}: allowed is {kinds[not wanted]}, found {kinds[wanted]}")
+            raise UserError(f"{name}: expected {kinds[not wanted]}, found {kinds[wanted]}")
     return texts
 
 
@@ -59,7 +59,7 @@ def finite_number(name: str, value: Any) -> float:
 def checked_answers(row: dict[str, Any]) -> list[Text]:
     answers = row["responses"]
     if not isinstance(answers, list) or len(answers) < 2:
-        raise UserError("responses: allowed is a list of at least 2 answers, the best first")
+        raise UserError("responses: expected a list of at least 2 answers, the best first")
     return [checked_text("responses", answer) for answer in answers]
 
 
@@ -69,6 +69,6 @@ def ranked_pairs(row: dict[str, Any]) -> list[tuple[int, int]]:
     ranks = row["ranks"] if row.get("ranks") is not None else range(count)
     if not isinstance(ranks, list | range) or len(ranks) != count:
         found = len(ranks) if isinstance(ranks, list) else repr(ranks)
-        raise UserError(f"ranks: {found} for {count} responses; allowed is one each, 1 for the best")
+        raise UserError(f"ranks: {found} for {count} responses; expected one for each, 1 for the best")
     numbers = [finite_number("ranks", rank) for rank in ranks]
     return [(i, j) for i in range(count) for j in range(count) if numbers[i] < numbers[j]]

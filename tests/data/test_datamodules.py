@@ -142,7 +142,7 @@ def test_errors_name_the_file_and_the_row(tokenizer: PreTrainedTokenizerFast, wr
         SFTDataModule(tokenizer, [good, {"chosen": "a", "rejected": "b"}]).setup()
     with pytest.raises(UserError, match="row 1: columns completion, prompt: not a format for preferences"):
         PreferenceDataModule(tokenizer, [good]).setup()
-    with pytest.raises(UserError, match="row 1: completion: allowed is a string, or a list of messages"):
+    with pytest.raises(UserError, match="row 1: completion: expected a string, or a list of messages"):
         SFTDataModule(tokenizer, [{"prompt": "a", "completion": 4}]).setup()
     with pytest.raises(UserError, match=r"row 1: .*no chat template"):
         SFTDataModule(tokenizer, [{"messages": [user("a"), assistant("b")]}]).setup()
@@ -266,7 +266,7 @@ def test_a_null_column_is_named(row: dict[str, Any], found: str, tokenizer: PreT
 def test_what_a_message_lacks_is_named(
     message: dict[str, Any], found: str, chat_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(UserError, match=f"row 1: messages: {found}; allowed"):
+    with pytest.raises(UserError, match=f"row 1: messages: {found}; expected"):
         SFTDataModule(chat_tokenizer, [{"messages": [user("a"), message]}]).setup()
 
 
@@ -284,7 +284,7 @@ def test_null_columns_of_other_formats_change_nothing(tokenizer: PreTrainedToken
 def test_bad_ranks_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="row 1: ranks: 1 for 2 responses"):
         PreferenceDataModule(tokenizer, [{"prompt": "a", "responses": ["b", "c"], "ranks": [1]}]).setup()
-    with pytest.raises(UserError, match="row 1: responses: allowed is a list of at least 2"):
+    with pytest.raises(UserError, match="row 1: responses: expected a list of at least 2"):
         PreferenceDataModule(tokenizer, [{"prompt": "a", "responses": ["b"]}]).setup()
 
 

@@ -77,7 +77,7 @@ def test_cells_that_spell_out_messages_or_lists_are_read_as_such(tmp_path: Path)
     assert second == {"prompt": messages, "responses": ["a", "b"], "ranks": [1, 2], "margin": "0.5"}
     assert (third["prompt"], third["responses"]) == ("[1] of", ["[a]", "b"])
     (tmp_path / "bad.csv").write_text("prompt,responses\na,b or c\n")
-    with pytest.raises(UserError, match=r"bad\.csv:2: responses: allowed is a list, as JSON; found 'b or c'"):
+    with pytest.raises(UserError, match=r"bad\.csv:2: responses: expected a list, as JSON; found 'b or c'"):
         read_records(tmp_path / "bad.csv")
 
 

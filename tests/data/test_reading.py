@@ -71,7 +71,7 @@ def test_unreadable_sources_are_one_line_that_says_what_is_allowed(tmp_path: Pat
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
     for name, expected in (
-        ("rows.txt", r"allowed is a \.jsonl"),
+        ("rows.txt", r"expected a \.jsonl"),
         ("rows.parquet", "not a Parquet file"),
         ("empty.jsonl", "holds no rows"),
         ("binary.jsonl", "not UTF-8"),
