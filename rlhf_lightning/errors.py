@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -64,7 +65,7 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
 
     For calls whose outcome lies in the user's hands: reading their files, loading their model, calling their function.
     `SystemExit` is turned as well, so that a function of theirs cannot end the run as if it had succeeded. Out of
-    memory is not blamed on the input.
+    memory is not blamed on the input, and neither is a slip of this package's own (`is_own_slip`).
 
     Args:
         what: the key or file, and what could not be done with it, such as `model.path: x cannot be loaded`.
@@ -78,9 +79,17 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     except (UserError, Terminated, MemoryError):
         raise
     except (Exception, SystemExit) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_own_slip(error):
             raise
         raise UserError(f"{what}: {reason(error)}{f'; {advice}' if advice else ''}") from error
+
+
+def is_own_slip(error: BaseException) -> bool:
+    """Whether an exception is of a kind that only wrong code raises, and was raised by this package's own code."""
+    if not isinstance(error, NameError | AttributeError | AssertionError | NotImplementedError):
+        return False
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).startswith("rlhf_lightning.")
 
 
 def reason(error: BaseException, longest: int = 300) -> str:

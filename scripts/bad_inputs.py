@@ -21,8 +21,9 @@ import tempfile
 from pathlib import Path
 
 from bad_input_catalogue import CASES, Case
+from bad_input_catalogue.case import nothing
 from bad_input_catalogue.fixtures import FINISHED, write_fixtures
-from forked_command import preload, run_command
+from forked_command import in_a_fork, preload, run_command
 
 SECONDS = 120  # for one case, also on a slow machine
 
@@ -59,8 +60,9 @@ def answer(case: Case, fixtures: Path) -> Answer:
     with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch:
         folder = Path(scratch) / "work"
         shutil.copytree(fixtures, folder, symlinks=True)
+        in_a_fork(lambda: case.prepare(folder))
         before = digests(folder / FINISHED)
-        code, out, err = run_command(case.command, case.words, folder, case.prepare, Path(scratch), SECONDS)
+        code, out, err = run_command(case.command, case.words, folder, nothing, Path(scratch), SECONDS)
         after = digests(folder / FINISHED)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         return Answer(code, out, err, changed)

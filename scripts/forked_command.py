@@ -40,6 +40,22 @@ def preload() -> None:
     gc.freeze()
 
 
+def in_a_fork(work: Callable[[], object]) -> None:
+    """Call something in a fork of this process, which keeps what it imports and changes to itself."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1] != 0:
+        raise RuntimeError("the work in the fork failed, see above")
+
+
 def run_command(
     command: str,
     words: list[str],

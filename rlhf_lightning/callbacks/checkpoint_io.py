@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from rlhf_lightning.durable import remove_with_manifest, save_with_manifest
+from rlhf_lightning.errors import UserError, blaming
+
+_PARTS = ("state_dict", "loops", "optimizer_states", "pytorch-lightning_version")  # of every one that a run resumes
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -38,6 +42,22 @@ class DurableCheckpointIO(TorchCheckpointIO):
         if self.run_dir is not None:
             facts["run"] = str(Path(self.run_dir).resolve())
         save_with_manifest(target, lambda file: torch.save(checkpoint, file), **facts)
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        """The content of a checkpoint.
+
+        Raises:
+            UserError: the file cannot be read, or is not a checkpoint of Lightning's.
+        """
+        with blaming(f"ckpt: {path} is not a checkpoint that can be read", "take another one, or ckpt=last"):
+            checkpoint = super().load_checkpoint(path, *args, **options)
+        lacking = [key for key in _PARTS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
+        if lacking:
+            raise UserError(
+                f"ckpt: {path} is not a checkpoint of a training run (it has no {lacking[0]}); take another one, or "
+                "ckpt=last"
+            )
+        return checkpoint
 
     def remove_checkpoint(self, path: str | Path) -> None:
         if "://" in str(path) or Path(path).is_dir():

@@ -17,7 +17,7 @@ from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_h
 from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming, reason
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -41,31 +41,36 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
         if error.__cause__ is not None and isinstance(error.__cause__, UserError):
             raise error.__cause__ from error
         if "locating target" in str(error) or "load" in str(error):
-            cause = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ is not None else ""
-            raise UserError(f"{key}._target_: cannot import {section['_target_']}{cause}") from error
-        raise
+            why = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ is not None else ""
+            raise UserError(f"{key}._target_: cannot import {section['_target_']}{why}") from error
+        cause = error.__cause__ if error.__cause__ is not None else error
+        raise UserError(f"{key}: {section['_target_']} cannot be made: {reason(cause)}") from error
     return call if wants_partial and not arguments else call(**arguments)
 
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
     """The algorithm with its model, optimiser and scheduler, and for PPO its reward and rollout settings."""
-    parts = {
-        "model": build(config["model"], "model"),
-        "tokenizer": tokenizer,
-        "optimizer": build(config["optimizer"], "optimizer"),
-        "scheduler": build(config.get("scheduler"), "scheduler"),
-    }
+    path = config["model"].get("path")
+    with blaming(f"model.path: {path} cannot be loaded"):
+        model = build(config["model"], "model")
+    parts = {"model": model, "tokenizer": tokenizer}
+    for name in ("optimizer", "scheduler", *(("reward", "rollout") if is_ppo(config) else ())):
+        parts[name] = _built(config.get(name), name)
     if is_ppo(config):
-        parts["reward"] = build(config["reward"], "reward")
-        parts["rollout"] = build(config["rollout"], "rollout")
         parts["seed"] = config["seed"]
-    module: LightningModule = build(config["algorithm"], "algorithm", **parts)
+    module: LightningModule = _built(config["algorithm"], "algorithm", **parts)
     return module
+
+
+def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
+    """As `build`; whatever the section's class raises is blamed on the section."""
+    with blaming(f"{key}: {(section or {}).get('_target_')} cannot be made with these settings"):
+        return build(section, key, **arguments)
 
 
 def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningDataModule:
     """The data, tokenised for the model."""
-    datamodule: LightningDataModule = build(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
+    datamodule: LightningDataModule = _built(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
     return datamodule
 
 
@@ -88,7 +93,7 @@ def build_trainer(
         if section and str(section.get("_target_", "")).endswith("Checkpoint") and not section.get("dirpath"):
             extra["dirpath"] = run_dir / "checkpoints"
         if section:
-            callbacks.append(build(section, f"callbacks.{name}", **extra))
+            callbacks.append(_built(section, f"callbacks.{name}", **extra))
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     with _devices_that_are_there(config["trainer"]):
         trainer: Trainer = build(

@@ -141,6 +141,8 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
     if len(sources) > 1:
         given = " and ".join(f"{prefix}{name}" for name in sources)
         raise UserError(f"{given}: only one source of scores; set the others to null")
+    for name, part in (reward.get("components") or {}).items():
+        check_reward(part, f"{prefix}components.{name}.")
     if reward.get("standardize") and not reward.get("model"):
         raise UserError(
             f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "

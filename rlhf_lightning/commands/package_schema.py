@@ -84,11 +84,24 @@ class PromptData(TypedDict, total=False):
     limit: Count | None
 
 
+Weight = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@strict
+class RewardPart(TypedDict, total=False):
+    function: Text | None
+    model: Text | None
+    weight: Weight
+    standardize: bool
+    dtype: Dtype
+    attn_implementation: Text | None
+
+
 @strict
 class Reward(TypedDict, total=False):
     function: Text | None
     model: Text | None
-    components: dict[str, Mapping] | None
+    components: dict[str, RewardPart] | None
     batch_size: Count
     standardize: bool
     dtype: Dtype

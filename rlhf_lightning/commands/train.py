@@ -45,7 +45,7 @@ from rlhf_lightning.commands.tracking import (
     uses_mlflow,
 )
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import AfterTrainingError, Terminated
+from rlhf_lightning.errors import AfterTrainingError, Terminated, blaming
 
 HIGHEST = "highest"  # torch's default of `matmul_precision`
 
@@ -166,7 +166,7 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     aftermath = Aftermath()
     try:
-        fit(trainer, lambda: trainer.fit(module, datamodule, ckpt_path=checkpoint), aftermath)
+        fit(trainer, lambda: _start_or_resume(trainer, module, datamodule, checkpoint, start), aftermath)
     except Terminated:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
@@ -180,6 +180,17 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
     return RunResult(run_dir, summary, tuple(aftermath.problems))
+
+
+def _start_or_resume(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None, start: Any) -> None:
+    """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
+    try:
+        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    except Exception:
+        if checkpoint is None or start.begun:
+            raise
+        with blaming(f"ckpt: {checkpoint} does not fit this run", "take another one, or start without ckpt"):
+            raise
 
 
 def _take_over(

@@ -111,7 +111,7 @@ def _locate(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
     path: list[str] = []
     annotation: Any = schema
     for part in loc:
-        annotation = _unwrap(annotation)
+        annotation = _without_null(_unwrap(annotation))
         if is_typeddict(annotation):
             path.append(str(part))
             annotation = get_type_hints(annotation, include_extras=True).get(str(part))
@@ -163,6 +163,14 @@ def _shown(value: Any) -> str:
 def _unwrap(annotation: Any) -> Any:
     while get_origin(annotation) in (Required, NotRequired, Annotated):
         annotation = get_args(annotation)[0]
+    return annotation
+
+
+def _without_null(annotation: Any) -> Any:
+    """The one type of `X | None`; any other as it is."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        others = [part for part in get_args(annotation) if part is not type(None)]
+        return _unwrap(others[0]) if len(others) == 1 else annotation
     return annotation
 
 

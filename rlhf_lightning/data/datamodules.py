@@ -22,7 +22,7 @@ from rlhf_lightning.data.preparation import LOSS_ON, Numbered
 from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.report import Report
 from rlhf_lightning.data.rows import Source, split_by_prompt, without_nulls
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming
 
 log = logging.getLogger(__name__)
 VAL_PROMPTS_PER_BATCH = 64
@@ -81,7 +81,8 @@ class RowDataModule(LightningDataModule):
             held_out_rows, name = self._read(self.val, "test")
             splits["val"] = (list(enumerate(held_out_rows)), name)
         for split, (numbered, name) in splits.items():
-            self._rows[split], self.report[split] = self.tokenize(numbered, name)
+            with blaming(f"{name}: the rows cannot be tokenised"):
+                self._rows[split], self.report[split] = self.tokenize(numbered, name)
             lost = self.report[split].truncated or self.report[split].dropped
             log.log(logging.WARNING if lost else logging.INFO, "%s: %s", split, self.report[split])
         if self.trainer and "val" not in splits:
@@ -89,7 +90,8 @@ class RowDataModule(LightningDataModule):
 
     def _read(self, source: Source, split: str) -> tuple[list[dict[str, Any]], str]:
         if isinstance(source, str | Path):
-            rows, name = read_records(source, split=split, limit=self.limit), str(source)
+            with blaming(f"data.{'val' if split == 'test' else split}: {source} cannot be read"):
+                rows, name = read_records(source, split=split, limit=self.limit), str(source)
         else:
             given = source if isinstance(source, list) else [without_none(dict(row)) for row in source]
             rows, name = [dict(row) for row in given][: self.limit], f"data.{'val' if split == 'test' else split}"

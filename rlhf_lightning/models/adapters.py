@@ -7,6 +7,7 @@ reward model) lie frozen beside it on the same base, and `adapter_active` switch
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.errors import UserError, blaming, named
 from rlhf_lightning.models.beside import add_beside
 from rlhf_lightning.models.generation_settings import make_savable
 
@@ -39,7 +40,7 @@ class LoRA:
         init: of A: `default` (Kaiming uniform) or `gaussian`.
 
     Raises:
-        UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA).
+        UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA); a broken pattern.
     """
 
     rank: int = 16
@@ -56,6 +57,14 @@ class LoRA:
                 f'model.adapter.init: found "{self.init}"; allowed: {" | ".join(SAFE_INITIALISATIONS)}. PiSSA, OLoRA, '
                 "LoftQ and CorDA change the base weights: with the adapter off it would no longer be the reference"
             )
+        if isinstance(self.target_modules, str):  # peft matches the names of layers with it
+            try:
+                re.compile(self.target_modules)
+            except re.error as error:
+                raise UserError(
+                    f"model.adapter.target_modules: found {self.target_modules}, which is not a regular expression "
+                    f"({error}); allowed: all-linear, a list of names, or a regular expression"
+                ) from error
 
     def config(self, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: str | None) -> Any:
         """The peft configuration; a sequence classifier's score head is trained and saved with the adapter."""
@@ -126,15 +135,16 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
     Raises:
         UserError: it is no LoRA adapter, or names no base.
     """
-    from peft import PeftConfig
     from peft.utils import load_peft_weights
 
-    config = PeftConfig.from_pretrained(str(folder))
+    config = read_adapter_config(folder)
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise UserError(f"{named()}: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")
-    if not config.base_model_name_or_path:
-        raise UserError(f"{named()}: {folder}/adapter_config.json does not name its base model")
-    return config, load_peft_weights(str(folder), device="cpu")
+    files = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (Path(folder) / name).is_file()]
+    if Path(folder).is_dir() and not files:
+        raise UserError(f"{named()}: {folder} has an adapter_config.json and no weights (adapter_model.safetensors)")
+    with blaming(f"{named()}: the weights of the adapter {folder} cannot be read", "save it again"):
+        return config, load_peft_weights(str(folder), device="cpu")
 
 
 def base_of(folder: str | Path) -> str:
@@ -150,10 +160,19 @@ def base_name(model: Any) -> str:
 
 
 def read_adapter_config(folder: str | Path) -> Any:
-    """The configuration of an adapter folder."""
+    """The configuration of an adapter folder.
+
+    Raises:
+        UserError: it cannot be read, or names no base.
+    """
     from peft import PeftConfig
 
-    return PeftConfig.from_pretrained(str(folder))
+    file = Path(folder) / "adapter_config.json"
+    with blaming(f"{named()}: {file} cannot be read"):
+        config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config.base_model_name_or_path, str) or not config.base_model_name_or_path:
+        raise UserError(f"{named()}: {file} does not name its base model (base_model_name_or_path)")
+    return config
 
 
 def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: Any) -> Any:

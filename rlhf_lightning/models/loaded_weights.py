@@ -7,13 +7,15 @@ own layers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
 
-from rlhf_lightning.errors import UserError, named, reason
+from rlhf_lightning.errors import UserError, blaming, named, reason
 
 HEAD = "score"  # the name of the output layer in transformers' sequence classifiers
 NO_HEAD = "has no score head, so it is not a reward model; train one with experiment=reward"
@@ -32,6 +34,7 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
     Raises:
         UserError: it cannot be read, lacks weights, has some of another shape, or has layers that the network has not.
     """
+    _check_generation_config(source)
     try:
         network, report = auto_class.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
@@ -51,6 +54,15 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         )
     _note_untied(network)
     return network, bool(report["missing_keys"])
+
+
+def _check_generation_config(source: str) -> None:
+    """Raise UserError for a generation_config.json that cannot be read: transformers would go on without it."""
+    file = Path(source) / "generation_config.json"
+    if file.exists():
+        with blaming(f"{named()}: {file} cannot be read", "correct it, or delete it"):
+            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+                raise ValueError("it is not a JSON object")
 
 
 def _own_layers(network: Any, names: Collection[str]) -> list[str]:
