@@ -76,9 +76,9 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Terminated, MemoryError):
+    except (UserError, Terminated, MemoryError, KeyboardInterrupt, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # classes of the user's own may be anything
         if is_out_of_memory(error) or is_own_slip(error):
             raise
         raise UserError(f"{what}: {reason(error)}{f'; {advice}' if advice else ''}") from error

@@ -2,6 +2,7 @@
 
     python scripts/bad_inputs.py                 all of them; exit 1 if one is answered badly
     python scripts/bad_inputs.py --only yaml     those whose name contains the text
+    python scripts/bad_inputs.py --fast          those that the default tests run, some 50
     python scripts/bad_inputs.py --list          names and commands, without running
     python scripts/bad_inputs.py --show          what each command printed
 
@@ -79,8 +80,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--show", action="store_true", help="print what each command printed")
+    parser.add_argument("--fast", action="store_true", help="run those of the default tests alone")
     arguments = parser.parse_args()
-    cases = [case for case in CASES if arguments.only in case.name]
+    cases = [case for case in CASES if arguments.only in case.name and (case.fast or not arguments.fast)]
     if arguments.list:
         for case in cases:
             print(f"{case.name:40} rlhf-{case.command} {' '.join(case.words)}")

@@ -26,7 +26,7 @@ from rlhf_lightning.algorithms.resume_points import interrupted, mark
 from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
-from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
+from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError, blaming
 from rlhf_lightning.models import save_model, shard
 from rlhf_lightning.models.precision import (
     WEIGHTS,
@@ -144,7 +144,8 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        with blaming("optimizer: it cannot be made with these settings"):
+            optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             # A fused optimiser can divide gradients by a loss scale, and Lightning would not clip them: there is none.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -31,6 +31,8 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
     Raises:
         UserError: the target cannot be imported, or does not take these arguments.
     """
+    if section is not None and not isinstance(section, Mapping):
+        raise UserError(f"{key}: found {section}; allowed: a section with _target_, or null")
     if not section or "_target_" not in section:
         return None
     try:
@@ -50,6 +52,8 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
     """The algorithm with its model, optimiser and scheduler, and for PPO its reward and rollout settings."""
+    from lightning import LightningModule
+
     path = config["model"].get("path")
     with blaming(f"model.path: {path} cannot be loaded"):
         model = build(config["model"], "model")
@@ -58,19 +62,30 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
         parts[name] = _built(config.get(name), name)
     if is_ppo(config):
         parts["seed"] = config["seed"]
-    module: LightningModule = _built(config["algorithm"], "algorithm", **parts)
+    module: LightningModule = _of_kind(LightningModule, _built(config["algorithm"], "algorithm", **parts), "algorithm")
     return module
 
 
 def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
     """As `build`; whatever the section's class raises is blamed on the section."""
-    with blaming(f"{key}: {(section or {}).get('_target_')} cannot be made with these settings"):
+    target = section.get("_target_") if isinstance(section, Mapping) else section
+    with blaming(f"{key}: {target} cannot be made with these settings"):
         return build(section, key, **arguments)
+
+
+def _of_kind(kind: type[Any], made: Any, key: str) -> Any:
+    """What was made, if it is of a kind; else the section names a class that cannot do its work."""
+    if not isinstance(made, kind):
+        raise UserError(f"{key}._target_: found one that makes a {type(made).__name__}; allowed: a {kind.__name__}")
+    return made
 
 
 def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningDataModule:
     """The data, tokenised for the model."""
-    datamodule: LightningDataModule = _built(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
+    from lightning import LightningDataModule
+
+    made = _built(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
+    datamodule: LightningDataModule = _of_kind(LightningDataModule, made, "data")
     return datamodule
 
 
@@ -85,15 +100,16 @@ def build_trainer(
         parent_run_id: MLflow's id of the pipeline that the run belongs to.
         checkpoint: what the run resumes.
     """
-    from lightning.pytorch.callbacks import Checkpoint
+    from lightning.pytorch.callbacks import Callback, Checkpoint
 
     callbacks = []
     for name, section in (config.get("callbacks") or {}).items():
         extra: dict[str, Any] = {}
-        if section and str(section.get("_target_", "")).endswith("Checkpoint") and not section.get("dirpath"):
+        target = section.get("_target_", "") if isinstance(section, Mapping) else ""
+        if str(target).endswith("Checkpoint") and not section.get("dirpath"):
             extra["dirpath"] = run_dir / "checkpoints"
-        if section:
-            callbacks.append(_built(section, f"callbacks.{name}", **extra))
+        if section not in (None, {}):
+            callbacks.append(_of_kind(Callback, _built(section, f"callbacks.{name}", **extra), f"callbacks.{name}"))
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
     with _devices_that_are_there(config["trainer"]):
         trainer: Trainer = build(

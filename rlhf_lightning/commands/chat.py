@@ -13,7 +13,7 @@ from rlhf_lightning.commands.help import chat_help
 from rlhf_lightning.commands.schema import Chat
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import UserError, named_as
+from rlhf_lightning.errors import blaming, named_as
 
 COMMANDS = ("/reset", "/exit")
 
@@ -47,13 +47,8 @@ def chat(config: dict[str, Any]) -> None:
     conversations = {}
     for key in ("model", "compare_with"):
         if config[key] is not None:
-            try:
-                with named_as(key):
-                    conversations[config[key]] = Conversation(config[key], **settings)
-            except OSError as error:  # transformers explains in several lines
-                raise UserError(
-                    f"{key}: {config[key]} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}"
-                ) from error
+            with named_as(key), blaming(f"{key}: {config[key]} cannot be loaded"):
+                conversations[config[key]] = Conversation(config[key], **settings)
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # not on every system
             import readline  # noqa: F401  # arrows and history in `input`

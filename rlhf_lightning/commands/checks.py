@@ -16,7 +16,7 @@ from rlhf_lightning.commands.combinations import (
     check_validation_interval,
 )
 from rlhf_lightning.commands.tracking import uses_mlflow
-from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError
+from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 
 _ALGORITHMS = "rlhf_lightning.algorithms."
 _DATA = "rlhf_lightning.data."
@@ -177,6 +177,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
     for key, value, is_model in _inputs(config):
         if any(folder == Path(value) or folder in Path(value).parents for folder in folders):
             continue
+        with blaming(f"{key}: {value} cannot be read"):
+            Path(value).expanduser().exists()  # a name can be too long for the system
         first = f"; first run: {commands[value]}" if value in commands else ""
         if is_model:
             check_model(key, value, first)
@@ -206,7 +208,7 @@ def is_reward_model(folder: Path) -> bool:
     """Whether a run folder or a Hugging Face folder says that its model is a classifier."""
     marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
     files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
-    return any(file.is_file() and mark in file.read_text(encoding="utf-8") for file, mark in files)
+    return any(file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace") for file, mark in files)
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -59,6 +60,7 @@ _OF_THE_SYSTEM = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
 }
+_LONG_WORD = re.compile(r"\S{160,}")  # a name of thousands of letters would bury what is wrong
 _HYDRA_OPTIONS = (
     "multirun",
     "cfg",
@@ -175,8 +177,12 @@ def _terminated_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
+def _shortened(word: re.Match[str]) -> str:
+    return f"{word[0][:60]}...{word[0][-20:]}"
+
+
 def _fail(message: str, code: int = 2) -> NoReturn:
-    sys.stderr.write(f"error: {on_one_line(shown(message))}\n")
+    sys.stderr.write(f"error: {_LONG_WORD.sub(_shortened, on_one_line(shown(message)))}\n")
     sys.exit(code)
 
 

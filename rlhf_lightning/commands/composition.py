@@ -19,6 +19,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rlhf_lightning.commands.config_files import check_aliases
 from rlhf_lightning.commands.redaction import remember_environment
 from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
@@ -72,6 +73,7 @@ def compose_with_launcher(
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")
+        check_aliases(Path(config_dir))
         overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
     with _hydra(config_name):
         try:
@@ -82,6 +84,21 @@ def compose_with_launcher(
             raise UserError(composition_error(error, config_name, overrides)) from error
         except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
             raise UserError(unreadable_config(error, config_dir)) from error
+        except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:  # Hydra's own, unexplained
+            raise UserError(_unexplained(error, overrides, config_dir)) from error
+
+
+def _unexplained(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
+    """What cannot be composed, where Hydra stumbles and names nothing: a group whose value is not an option."""
+    groups, _ = _groups_and_choices(overrides)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group = override.key_or_group
+        if group in groups and not override.is_delete() and not isinstance(override.value(), str):
+            return f"{override.input_line}: not an option; allowed: {group}={' | '.join(groups[group])}"
+        if not group:
+            return f"{override.input_line}: there is no key before the equals sign"
+    where = f"--config-dir: {config_dir}" if config_dir else f"the config with {' '.join(overrides)}"
+    return f"{where}: cannot be composed: {reason(error)}"
 
 
 def unreadable_config(error: Exception, config_dir: str | None) -> str:

@@ -15,7 +15,7 @@ from rlhf_lightning.commands.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
-from rlhf_lightning.errors import UserError, named_as
+from rlhf_lightning.errors import UserError, blaming, named_as
 
 MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -43,7 +43,8 @@ def check(config: Mapping[str, Any]) -> TrainingRun:
     """
     validate(config, Export)
     run = find_run(config["run"])
-    _check_target(Path(config["to"]), run, config["overwrite"])
+    with blaming(f"to: {config['to']} cannot be used"):
+        _check_target(Path(config["to"]), run, config["overwrite"])
     if config["form"] == "adapter":
         _check_adapter(run, config["dtype"], config.get("attn_implementation"))
     return run
@@ -129,7 +130,7 @@ def write_export(
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
-    with replacing_folder(target) as folder, named_as("run"):
+    with replacing_folder(target) as folder, named_as("run"), blaming(f"run: {run.folder} cannot be exported"):
         if form == "adapter":
             _copy_adapter(run, folder)
         else:

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rlhf_lightning.errors import blaming
+
 
 @dataclass(frozen=True)
 class TrainingRun:
@@ -59,11 +61,13 @@ def read_run(path: str | Path) -> TrainingRun | None:
         folder = folder.parent
     if not (folder / "config.yaml").is_file():
         return None
-    config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    with blaming(f"{folder / 'config.yaml'} cannot be read"):
+        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     if not isinstance(config, dict) or not {"model", "algorithm"} <= set(config):
         return None  # a pipeline's, or another program's
     file = folder / "summary.json"
-    return TrainingRun(folder, config, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+    with blaming(f"{file} cannot be read"):
+        return TrainingRun(folder, config, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
 
 
 def lineage(run: TrainingRun) -> tuple[list[TrainingRun], str]:

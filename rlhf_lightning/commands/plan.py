@@ -12,7 +12,7 @@ from rlhf_lightning.commands.help import plan_help
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.train import check
 from rlhf_lightning.commands.validation import MISSING
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming
 
 DEVICE = "device_gb"
 DEFAULT_DEVICE_GB = 80.0
@@ -99,8 +99,9 @@ def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts
     from rlhf_lightning.commands.planned_run import planned_run
     from rlhf_lightning.planning import advice_table, advise, make_plan, plan_table, room
 
-    run = planned_run(config, starts_from_adapter, int(device_gb * 2**30))
-    made = make_plan(run)
+    with blaming(f"model.path: a network as the configuration of {config['model']['path']} says cannot be built"):
+        run = planned_run(config, starts_from_adapter, int(device_gb * 2**30))
+        made = make_plan(run)
     text = plan_table(made, device_gb)
     if made.peak > room(device_gb):
         text += "\n" + advice_table(*advise(run, room(device_gb)), device_gb)

@@ -110,6 +110,8 @@ def refuse_foreign_resume(folder: Path) -> None:
 def _named(path: Path) -> Path:
     if not path.exists():
         raise UserError(f"ckpt: {path} does not exist; allowed: the path of a checkpoint, or last")
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"ckpt: {path} is neither a file nor a folder; allowed: the path of a checkpoint, or last")
     # Another tool's file has no manifest: whether it can be read shows when it is loaded.
     if (manifest_of(path).exists() or path.is_dir()) and (problem := what_is_broken(path)):
         raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")

@@ -133,12 +133,14 @@ def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
 
 def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end: contextlib.ExitStack) -> RunResult:
     started = time.monotonic()
-    checkpoint = find_checkpoint(config)
-    if checkpoint is not None:
-        check_same_run(config, checkpoint)
+    with blaming(f"ckpt: {config.get('ckpt')} cannot be resumed"):
+        checkpoint = find_checkpoint(config)
+        if checkpoint is not None:
+            check_same_run(config, checkpoint)
     run_dir = choose_run_dir(config, checkpoint)
     if checkpoint is None:
-        refuse_foreign_resume(run_dir)
+        with blaming(f"run_dir: {run_dir} cannot be used"):
+            refuse_foreign_resume(run_dir)
     if uses_mlflow(config):
         check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
 
@@ -152,9 +154,11 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     lock = at_end.enter_context(FolderLock(run_dir))
 
     if first_process():
-        check_run_dir(run_dir)
-        lock.check()
-    build(config.get("prepare"), "prepare")
+        with blaming(f"run_dir: {run_dir} cannot be used"):
+            check_run_dir(run_dir)
+            lock.check()
+    with blaming("prepare: it failed"):
+        build(config.get("prepare"), "prepare")
     torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))

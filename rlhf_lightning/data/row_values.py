@@ -49,7 +49,7 @@ def finite_number(name: str, value: Any) -> float:
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{name}: allowed are finite numbers, found {value!r}")

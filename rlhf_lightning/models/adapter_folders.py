@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.errors import UserError, blaming, named
 from rlhf_lightning.models.adapters import TRAINED, LoRA, read_adapter
 from rlhf_lightning.models.loaded_weights import HEAD
 
@@ -223,14 +223,6 @@ def _in_one_line(folder: str) -> Iterator[None]:
 
     Its warnings, of missing weights and of tied layers, are about what is checked or put right here.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{named()}: peft cannot put the adapter {folder} on its base: {reason}") from error
+    with blaming(f"{named()}: peft cannot put the adapter {folder} on its base"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -61,8 +61,14 @@ def _check_generation_config(source: str) -> None:
     file = Path(source) / "generation_config.json"
     if file.exists():
         with blaming(f"{named()}: {file} cannot be read", "correct it, or delete it"):
-            if not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
+            settings = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(settings, dict):
                 raise ValueError("it is not a JSON object")
+            for name in (f"{token}_token_id" for token in ("eos", "pad", "bos")):
+                found = settings.get(name)
+                ids = found if isinstance(found, list) else [] if found is None else [found]
+                if not all(isinstance(each, int) for each in ids):
+                    raise ValueError(f"{name}: found {found!r}; allowed: the id of a token, or a list of ids")
 
 
 def _own_layers(network: Any, names: Collection[str]) -> list[str]:

@@ -1,0 +1,43 @@
+"""What is looked at in a folder of the user's configs before Hydra reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+from rlhf_lightning.errors import UserError
+
+MOST_NODES = 100_000  # of one file, aliases written out; a config has some hundreds
+
+
+def check_aliases(folder: Path) -> None:
+    """Raise UserError for a file whose aliases, written out, would take minutes and the machine's memory.
+
+    A file that is broken otherwise is left to Hydra, which reads it only if it is chosen.
+    """
+    for file in sorted(folder.rglob("*.yaml")):
+        if not file.is_file():
+            continue
+        try:
+            text = file.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader) if "*" in text else None
+            count = 0 if root is None else _written_out(root, {})
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            continue
+        if count > MOST_NODES:
+            raise UserError(
+                f"{file}: its aliases stand for more than {MOST_NODES:,} values; write out what is needed without them"
+            )
+
+
+def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
+    """The number of values under a node, each alias counted as what it stands for."""
+    if id(node) not in known:
+        known[id(node)] = 1  # an alias of what it lies in
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        else:
+            inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in inner)
+    return known[id(node)]
