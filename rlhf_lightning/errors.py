@@ -104,7 +104,7 @@ def reason(error: BaseException, longest: int = 300) -> str:
         name = f"{error.filename}: " if error.filename else ""
         return f"{name}{error.strerror[0].lower()}{error.strerror[1:]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
+    text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
     if len(text) > longest:
         text = f"{text[:longest]}..."
     explains_itself = isinstance(error, OSError | ValueError | RuntimeError | ImportError) and " " in text
