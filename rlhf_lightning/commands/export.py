@@ -130,7 +130,7 @@ def write_export(
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
-    with replacing_folder(target) as folder, named_as("run"), blaming(f"run: {run.folder} cannot be exported"):
+    with replacing_folder(target) as folder, named_as("run"):
         if form == "adapter":
             _copy_adapter(run, folder)
         else:
