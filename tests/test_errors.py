@@ -1,0 +1,31 @@
+"""What the user can cause is blamed on its key; a slip of the package's own code stays a bug."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_lightning import errors
+from rlhf_lightning.commands.command_line import as_user_error
+from rlhf_lightning.errors import UserError, blaming
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(0), type("Own", (BaseException,), {})("mine")])
+def test_whatever_a_call_of_the_users_raises_names_the_key(error: BaseException) -> None:
+    with (
+        pytest.raises(UserError, match=r"^data\.train: rows cannot be read: .*; take others$"),
+        blaming("data.train: rows cannot be read", "take others"),
+    ):
+        raise error
+
+
+def test_an_interrupt_is_nobodys_fault() -> None:
+    with pytest.raises(KeyboardInterrupt), blaming("data.train"):
+        raise KeyboardInterrupt
+
+
+def test_a_slip_of_our_own_code_stays_a_bug() -> None:
+    exec("def slip(): return undefined", errors.__dict__)
+    with pytest.raises(NameError) as raised, blaming("model.path"):
+        errors.__dict__["slip"]()
+    assert as_user_error(raised.value) is None
+    del errors.__dict__["slip"]
