@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
-from rlhf_lightning.commands.checks import check_inputs
+from rlhf_lightning.commands.checks import check_inputs, check_no_split_of_a_file, missing_locally
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.effects import check_samples
@@ -76,13 +76,50 @@ def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[
     for name in skipped_stages(pipeline, names):
         if not (run_dir / name / "summary.json").is_file():
             raise UserError(f"from: stage {name} has not ended in {run_dir} (no summary.json); start with from={name}")
+    if pipeline["evaluation"]["prompts"] is not None:
+        _check_evaluated(pipeline, stages)
+        _check_prompts(pipeline, made)
+
+
+def _check_evaluated(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> None:
+    """Raise UserError where the evaluation names a stage that is not there, or that cannot do what it is named for."""
     evaluation = pipeline["evaluation"]
-    if evaluation["prompts"] is not None:
-        for key in ("baseline", "reference"):
-            _check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline, stages))
-        for name in evaluation["policies"] or []:
-            _check_name("evaluation.policies", name, names)
-        _check_name("evaluation.proxy", evaluation["proxy"], names)
+    for name in evaluation["policies"] or []:
+        _check_name("evaluation.policies", name, [stage.name for stage in stages if not _scores(stage)])
+    for key in ("baseline", "reference"):
+        _check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline, stages))
+    writers = "rlhf_lightning.models.load_causal_lm"
+    scorers = [stage.name for stage in stages if stage.config["model"]["_target_"] != writers]
+    _check_name("evaluation.proxy", evaluation["proxy"], scorers)
+
+
+def _check_prompts(pipeline: Mapping[str, Any], made: Sequence[str]) -> None:
+    """Raise UserError if the evaluation's prompts are not there and no stage or `prepare` makes them."""
+    prompts = pipeline["evaluation"]["prompts"]
+    prepared = (pipeline["prepare"] or {}).get("folder")
+    if any(Path(folder) in Path(prompts).parents for folder in (*made, *([prepared] if prepared else []))):
+        return
+    if missing_locally(prompts):
+        raise UserError(f"evaluation.prompts: {prompts} does not exist")
+    check_no_split_of_a_file("evaluation.prompts", prompts)
+
+
+def check_functions(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> None:
+    """Import every reward function that a stage or the evaluation will call, before anything is trained.
+
+    Raises:
+        UserError: one that is missing, or that cannot be called as a reward.
+    """
+    from rlhf_lightning.rewards import FunctionReward
+
+    if (gold := pipeline["evaluation"]["gold"]) and pipeline["evaluation"]["prompts"] is not None:
+        FunctionReward(gold, "evaluation.gold")
+    for stage in stages:
+        reward = stage.config.get("reward") or {}
+        parts = {"": reward} | {f".components.{name}": part for name, part in (reward.get("components") or {}).items()}
+        for key, part in parts.items():
+            if function := part.get("function"):
+                FunctionReward(function, f"stages.{stage.name}.reward{key}.function")
 
 
 def _check_evaluation(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
@@ -107,7 +144,12 @@ def skipped_stages(pipeline: Mapping[str, Any], names: Sequence[str]) -> list[st
 def policy_stages(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> list[str]:
     """The stages to compare: those named, or all that train a policy rather than a reward model."""
     chosen = pipeline["evaluation"]["policies"]
-    return chosen or [stage.name for stage in stages if "reward_model" not in stage.config["model"]["_target_"]]
+    return chosen or [stage.name for stage in stages if not _scores(stage)]
+
+
+def _scores(stage: StageConfig) -> bool:
+    """Whether a stage trains a reward model."""
+    return "reward_model" in stage.config["model"]["_target_"]
 
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
@@ -115,6 +157,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     from rlhf_lightning.commands.build import build
 
     started = time.monotonic()
+    check_functions(pipeline, stages)
     if first_process():
         write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
     build(pipeline["prepare"], "prepare")
@@ -210,7 +253,7 @@ def _evaluate(
     from rich.console import Console
 
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
-    from rlhf_lightning.rewards import make_reward
+    from rlhf_lightning.rewards import FunctionReward, make_reward
 
     names = policy_stages(pipeline, stages)
     loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
@@ -219,7 +262,7 @@ def _evaluate(
         prompts_file=settings["prompts"],
         baseline=settings["baseline"],
         reference=run_dir / settings["reference"] if settings["reference"] else None,
-        gold=make_reward(function=settings["gold"]) if settings["gold"] else None,
+        gold=FunctionReward(settings["gold"], "evaluation.gold") if settings["gold"] else None,
         proxy=make_reward(model=str(run_dir / settings["proxy"]), **loading) if settings["proxy"] else None,
         samples_per_prompt=settings["samples_per_prompt"],
         max_new_tokens=settings["max_new_tokens"],

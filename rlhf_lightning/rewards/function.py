@@ -49,13 +49,17 @@ def check_scores(scores: Sequence[Any], n: int, name: str) -> list[float]:
 class FunctionReward:
     """A Python function by its dotted path, `my_pkg.my_fn`; modules of the working folder are found.
 
+    Args:
+        function: the dotted path.
+        key: what an error begins with; None: where a reward's function is named.
+
     Raises:
         UserError: there is no such module or function.
     """
 
-    def __init__(self, function: str) -> None:
+    def __init__(self, function: str, key: str | None = None) -> None:
         self.name = function
-        self.key = key_beside("function", "reward.")
+        self.key = key or key_beside("function", "reward.")
         module_name, _, attribute = function.rpartition(".")
         if not module_name:
             raise UserError(f"{self.key}: {function!r} is not a dotted path such as my_pkg.my_fn")

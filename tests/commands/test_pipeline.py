@@ -141,3 +141,49 @@ def test_a_target_is_reported_where_a_controller_holds_one(kind, target):
     figures = command.stage_metrics({"objective/kl": 2.0, "kl/coef": 0.1}, config)
     assert figures.get("kl_target") == target
     assert figures["kl_coef"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluation.prompts=nowhere.jsonl", r"evaluation\.prompts: nowhere\.jsonl does not exist"),
+        ("evaluation.prompts=there/worlds/prompts.jsonl", r"evaluation\.prompts: .* does not exist"),
+        (
+            "evaluation.policies=[sft,reward]",
+            r'policies: found "reward"; allowed: a stage \(sft, ppo, dpo\)',
+        ),
+        ("evaluation.proxy=sft", r'evaluation\.proxy: found "sft"; allowed: a stage \(reward\)'),
+        ("evaluation.baseline=reward", r"evaluation\.baseline"),
+    ],
+)
+def test_what_the_evaluation_cannot_use_is_said_before_the_first_stage(empty_folder, override, said):
+    with pytest.raises(UserError, match=said):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["evaluation.gold=nowhere.fn"], r"evaluation\.gold: cannot import nowhere"),
+        (["evaluation.gold=json.nope"], r"evaluation\.gold: json has no 'nope'"),
+        (["evaluation.gold=json.dumps"], r"evaluation\.gold: json\.dumps"),
+        (
+            ["stages.ppo.reward_from=null", "stages.ppo.reward.model=null", "stages.ppo.reward.function=nowhere.fn"],
+            r"stages\.ppo\.reward\.function: cannot import nowhere",
+        ),
+        (
+            [
+                "stages.ppo.reward_from=null",
+                "stages.ppo.reward.model=null",
+                "stages.ppo.reward.components={a: {function: nowhere.fn}}",
+            ],
+            r"stages\.ppo\.reward\.components\.a\.function: cannot import nowhere",
+        ),
+    ],
+)
+def test_reward_functions_of_later_stages_are_imported_before_the_first_one(empty_folder, monkeypatch, overrides, said):
+    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("a stage has run"))
+    pipeline, stages = composed(*overrides)
+    with pytest.raises(UserError, match=said):
+        command.run_pipeline(pipeline, Path("there"), stages)
+    assert not Path("there").exists()
