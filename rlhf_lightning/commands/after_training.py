@@ -53,7 +53,12 @@ def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
     if first_process():
         for left_over in (new, former):
             shutil.rmtree(left_over, ignore_errors=True)
-    export(new)
+    try:
+        export(new)
+    except BaseException:
+        if first_process():
+            shutil.rmtree(new, ignore_errors=True)
+        raise
     if first_process():
         if target.exists():
             os.replace(target, former)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import save_network
 from rlhf_lightning.models.reward_model import RewardModel
 from rlhf_lightning.models.sharding import whole_state
+
+BLOWN_UP = torch.finfo(torch.float16).max
 
 
 def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -18,6 +24,27 @@ def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     others = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *others] if i is not None))
+
+
+def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """See that no weight is NaN, infinite, or beyond the range of float16 (65,504).
+
+    A loss is computed before the step that follows it, so nothing else has seen what the last step did. Weights of
+    language models are far below that range.
+
+    Raises:
+        UserError: one is.
+    """
+    for name, weight in weights:
+        if not weight.is_floating_point() or not weight.numel():
+            continue
+        low, high = torch.aminmax(weight.detach())  # NaN if there is one
+        largest = float(torch.maximum(-low, high))
+        if not largest <= BLOWN_UP:
+            raise UserError(
+                f"{name} has the value {largest:.3g} after the last step: training has blown up, and the model is not "
+                "written; an earlier model/ is as it was; start again with a lower optimizer.lr"
+            )
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -28,6 +55,9 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
     The generation config names every EOS that training knew: plain `generate` would not stop at a tokenizer's EOS that
     the model's own config does not name. A reward model whose pad token is its EOS is saved without one: transformers
     scores the last token before the padding, and would take the answer's EOS for padding.
+
+    Raises:
+        UserError: the weights have blown up, see `check_weights`. Nothing is written then.
     """
     if isinstance(model, RewardModel):
         pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
@@ -41,6 +71,7 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
     state = whole_state(network)
     if dist.is_initialized() and dist.get_rank() > 0:
         return
+    check_weights(network.named_parameters() if state is None else state.items())
     save_network(network, folder, state)
     if isinstance(model, RewardModel) and not (Path(folder) / "config.json").is_file():
         network.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
