@@ -13,6 +13,7 @@ from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
 from rlhf_lightning.models.limits import check_tokens
 from rlhf_lightning.models.loading import Dtype
+from rlhf_lightning.outside_text import for_terminal
 
 
 class Conversation:
@@ -129,7 +130,7 @@ class AnswerPrinter(BaseStreamer):
         return _text(self.tokenizer, self.prompt, self.tokens or [], self.ends).lstrip()
 
     def _print(self, text: str) -> None:
-        print(text[self.printed :], end="", flush=True)
+        print(for_terminal(text[self.printed :]), end="", flush=True)
         self.printed = max(self.printed, len(text))
 
 

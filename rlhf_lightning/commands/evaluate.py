@@ -67,7 +67,6 @@ def evaluate(config: dict[str, Any]) -> None:
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
     from rlhf_lightning.rewards import make_reward
 
-    write_config(folder, config)
     scorers: dict[str, Any] = {"gold": None, "proxy": None}
     for key in scorers:
         if _scores(config.get(key) or {}):
@@ -89,6 +88,7 @@ def evaluate(config: dict[str, Any]) -> None:
         dtype=config["dtype"],
         attn_implementation=config["attn_implementation"],
     )
+    write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
     files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
     write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})
     Console().print(terminal_table(evaluation))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from rlhf_lightning.evaluation.plots import label, policy_colors
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.table import metric_rows
+from rlhf_lightning.outside_text import for_html
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def render_page(
     small = "".join(_figure(figure) for figure in figures if figure.small)
     names = ", ".join(label(name) for name in evaluation.metrics)
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="note">{escape(names)} on {_prompts(evaluation)} held-out prompts.</p>',
+        f"<h1>{for_html(title)}</h1>",
+        f'<p class="note">{for_html(names)} on {_prompts(evaluation)} held-out prompts.</p>',
         f"<section>{_metric_table(evaluation)}</section>",
         f'<section><h2>Training and its result</h2><div class="grid">{large}</div></section>' if large else "",
         _sample_table(evaluation, samples) if samples else "",
@@ -66,7 +66,7 @@ def render_page(
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{for_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in parts if part)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -88,7 +88,7 @@ def _prompts(evaluation: Evaluation) -> int:
 def _heads(evaluation: Evaluation) -> str:
     colors = policy_colors(list(evaluation.metrics))
     return "".join(
-        f'<th scope="col" style="color:{colors[name]}">{escape(label(name))}</th>' for name in evaluation.metrics
+        f'<th scope="col" style="color:{colors[name]}">{for_html(label(name))}</th>' for name in evaluation.metrics
     )
 
 
@@ -101,7 +101,7 @@ def _metric_table(evaluation: Evaluation) -> str:
             else f"<td>{cell.value}</td>"
             for cell in cells
         )
-        body += f'<tr><th scope="row">{escape(heading)}</th>{values}</tr>'
+        body += f'<tr><th scope="row">{for_html(heading)}</th>{values}</tr>'
     return (
         '<div class="scroll"><table class="figures"><thead><tr><th></th>'
         f"{_heads(evaluation)}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -112,9 +112,9 @@ def _sample_table(evaluation: Evaluation, samples: Sequence[Mapping[str, Any]]) 
     scored = "gold" if "gold" in samples[0]["policies"][evaluation.baseline] else "proxy"
     body = ""
     for row in samples:
-        kind = f'<span class="kind">{escape(str(row["kind"]).replace("_", " "))}</span>' if row["kind"] else ""
+        kind = f'<span class="kind">{for_html(str(row["kind"]).replace("_", " "))}</span>' if row["kind"] else ""
         cells = "".join(f"<td>{_answer(row['policies'][name], scored)}</td>" for name in evaluation.metrics)
-        body += f"<tr><td>{escape(row['prompt'])}{kind}</td>{cells}</tr>"
+        body += f"<tr><td>{for_html(row['prompt'])}{kind}</td>{cells}</tr>"
     note = f"The first prompts of each kind, not picked. In front of each response its {scored} score."
     return (
         f'<section><h2>Side by side</h2><p class="note">{note}</p><div class="scroll"><table class="samples"><thead>'
@@ -124,11 +124,11 @@ def _sample_table(evaluation: Evaluation, samples: Sequence[Mapping[str, Any]]) 
 
 def _answer(answer: Mapping[str, Any], scored: str) -> str:
     score = f'<span class="score">{signed(answer[scored])}</span>' if scored in answer else ""
-    return score + (escape(answer["response"]) or "<em>(nothing)</em>")
+    return score + (for_html(answer["response"]) or "<em>(nothing)</em>")
 
 
 def _figure(figure: Figure) -> str:
     data = base64.b64encode(figure.png).decode("ascii")
-    caption = f"<figcaption>{escape(figure.caption)}</figcaption>" if figure.caption else ""
-    alternative = escape(figure.caption or "training loss", quote=True)
+    caption = f"<figcaption>{for_html(figure.caption)}</figcaption>" if figure.caption else ""
+    alternative = for_html(figure.caption or "training loss")
     return f'<figure><img alt="{alternative}" src="data:image/png;base64,{data}">{caption}</figure>'

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rlhf_lightning.evaluation.results import Evaluation
+from rlhf_lightning.outside_text import on_one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,7 @@ def terminal_table(evaluation: Evaluation) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
     table.add_column("")
     for name in evaluation.metrics:
-        table.add_column(name, justify="right")
+        table.add_column(Text(on_one_line(name)), justify="right")
     for heading, cells in metric_rows(evaluation):
         row = [Text.assemble(cell.value, (f" {cell.interval}" if cell.interval else "", "dim")) for cell in cells]
         table.add_row(heading, *row)
@@ -65,8 +66,13 @@ def _cell(metrics: dict[str, float], key: str, percent: bool) -> Cell:
     if key not in metrics:
         return Cell("–")
     scale, digits = (100.0, 0) if percent else (1.0, 1 if key == "length" else 2)
-    value = f"{scale * metrics[key]:.{digits}f}"
+    value = _written(scale * metrics[key], digits)
     if f"{key}_low" not in metrics:
         return Cell(value)
     low, high = (scale * metrics[f"{key}_{end}"] for end in ("low", "high"))
-    return Cell(value, f"{low:.{digits}f}–{high:.{digits}f}")
+    return Cell(value, f"{_written(low, digits)}–{_written(high, digits)}")
+
+
+def _written(value: float, digits: int) -> str:
+    """The value with so many decimals, and no minus before a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlhf_lightning.commands import chat
+from rlhf_lightning.commands import chat, conversation
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
 from rlhf_lightning.data import PromptRow, tokenize_prompt
@@ -223,3 +223,13 @@ def test_chat_tokens_that_the_model_has_no_embedding_of_are_one_line(empty_folde
     tokenizer.save_pretrained(path)
     with pytest.raises(UserError, match=r"^model: the tokenizer's token '<\|user\|>' has the id"):
         Conversation(str(path))
+
+
+def test_an_answer_cannot_steer_the_terminal(monkeypatch, capsys):
+    said = "\x1b]0;title\x07 \x1b[31mred\x9b2J\u202e"
+    monkeypatch.setattr(conversation, "_text", lambda tokenizer, prompt, answer, ends: said[: len(answer)])
+    printer = conversation.AnswerPrinter(None, [], [])  # type: ignore[arg-type]
+    for token in torch.zeros(len(said) + 1, dtype=torch.long):
+        printer.put(token)
+    printer.end()
+    assert capsys.readouterr().out == r"\x1b]0;title\x07 \x1b[31mred\x9b2J\u202e" + "\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html.parser
 import io
 import re
@@ -164,3 +165,18 @@ def test_the_terminal_table_fits_and_says_the_figures(evaluation):
     assert re.search(r"wins by gold, %\s+–\s+88 79–93\s+88 79–93", text)
     assert re.search(r"KL to the reference, nats per response\s+4\.20\s+4\.20\s+4\.20", text)
     assert "\x1b" not in text  # no colours where there is no terminal
+
+
+def test_names_and_texts_cannot_steer_the_terminal_or_hide_in_the_page(evaluation, tmp_path):
+    stream = io.StringIO()
+    nasty = "[red]p[/red]\x1b[31m"
+    metrics = {nasty if i == 1 else name: each for i, (name, each) in enumerate(evaluation.metrics.items())}
+    Console(file=stream, width=200).print(terminal_table(dataclasses.replace(evaluation, metrics=metrics)))
+    assert r"[red]p[/red]\x1b[31m" in stream.getvalue()
+    for row in evaluation.samples:
+        row["prompt"] += "\x1b[31m"
+        for answer in row["policies"].values():
+            answer["response"] += "\x1b[31m\u202e"
+    write_report(tmp_path, evaluation, {}, "title \x9b")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not set("\x1b\x9b\u202e") & set(page)
