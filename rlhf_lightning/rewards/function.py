@@ -28,10 +28,13 @@ def check_scores(scores: Sequence[Any], n: int, name: str) -> list[float]:
     Raises:
         UserError: wrong length, a value that is no number, or NaN or infinity. Nothing is ever broadcast.
     """
+    expected = f"reward {name}: returned {type(scores).__name__}, expected a list of {n} numbers"
     if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
-        raise UserError(f"reward {name}: returned {type(scores).__name__}, expected a list of {n} numbers")
-    if len(scores) != n:
-        raise UserError(f"reward {name}: returned {len(scores)} scores for {n} responses")
+        raise UserError(expected)
+    with blaming(expected):  # an array without a shape has no length
+        length, scores = len(scores), list(scores)
+    if length != n or len(scores) != n:
+        raise UserError(f"reward {name}: returned {length} scores for {n} responses")
     out = []
     for i, score in enumerate(scores):
         if isinstance(score, str | bytes):  # float() would read "1" as 1
@@ -82,6 +85,8 @@ def _check_signature(key: str, function: Any, name: str) -> None:
     """Raise UserError for something that cannot be called as `function(prompts, responses, ended=..., **columns)`."""
     if not callable(function):
         raise UserError(f"{key}: {name} is not a function ({type(function).__name__})")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise UserError(f"{key}: {name} is a coroutine or generator; write a function that returns a list of numbers")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a builtin that does not say
