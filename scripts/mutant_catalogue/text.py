@@ -243,7 +243,7 @@ TEXT = (
             Mutant(
                 "the length is not checked",
                 FUNCTION,
-                "if len(scores) != n:",
+                "if length != n or len(scores) != n:",
                 "if len(scores) > n:",
                 (CHECKED,),
             ),
