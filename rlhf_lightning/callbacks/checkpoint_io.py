@@ -12,7 +12,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from rlhf_lightning.durable import remove_with_manifest, save_with_manifest
 from rlhf_lightning.errors import UserError, blaming
 
-_PARTS = ("state_dict", "loops", "optimizer_states", "pytorch-lightning_version")  # of every one that a run resumes
+_PARTS = ("state_dict", "pytorch-lightning_version")  # of every checkpoint, one of the weights alone included
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -54,7 +54,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         lacking = [key for key in _PARTS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
         if lacking:
             raise UserError(
-                f"ckpt: {path} is not a checkpoint of a training run (it has no {lacking[0]}); take another one, or "
+                f"ckpt: {path} is not a checkpoint of Lightning's (it has no {lacking[0]}); take another one, or "
                 "ckpt=last"
             )
         return checkpoint
