@@ -144,7 +144,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""
-        with blaming("optimizer: it cannot be made with these settings"):
+        with blaming("optimizer: cannot be built with these settings"):
             optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             # A fused optimiser can divide gradients by a loss scale, and Lightning would not clip them: there is none.

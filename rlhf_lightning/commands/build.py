@@ -46,8 +46,18 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
             why = f": {' '.join(str(error.__cause__).split())}" if error.__cause__ is not None else ""
             raise UserError(f"{key}._target_: cannot import {section['_target_']}{why}") from error
         cause = error.__cause__ if error.__cause__ is not None else error
-        raise UserError(f"{key}: {section['_target_']} cannot be made: {reason(cause)}") from error
+        raise UserError(f"{key}: {section['_target_']} cannot be built: {reason(cause)}") from error
     return call if wants_partial and not arguments else call(**arguments)
+
+
+def prepare(config: Mapping[str, Any]) -> None:
+    """Call what makes the data of a run or a pipeline, if there is something.
+
+    Raises:
+        UserError: it failed.
+    """
+    with blaming("prepare: it failed"):
+        build(config.get("prepare"), "prepare")
 
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
@@ -69,14 +79,14 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
 def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
     """As `build`; whatever the section's class raises is blamed on the section."""
     target = section.get("_target_") if isinstance(section, Mapping) else section
-    with blaming(f"{key}: {target} cannot be made with these settings"):
+    with blaming(f"{key}: {target} cannot be built with these settings"):
         return build(section, key, **arguments)
 
 
 def _of_kind(kind: type[Any], made: Any, key: str) -> Any:
     """What was made, if it is of a kind; else the section names a class that cannot do its work."""
     if not isinstance(made, kind):
-        raise UserError(f"{key}._target_: found one that makes a {type(made).__name__}; allowed: a {kind.__name__}")
+        raise UserError(f"{key}._target_: it makes a {type(made).__name__}; must be a {kind.__name__}")
     return made
 
 
@@ -135,14 +145,16 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
 
     try:
         yield
+    except UserError:
+        raise
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         gpus, why = torch.cuda.device_count(), " ".join(str(error).split()).rstrip(".!")
-        if isinstance(error, ValueError) and "strategy" in why and not isinstance(error, UserError):
+        if isinstance(error, ValueError) and "strategy" in why:
             raise UserError(
                 f"trainer.strategy: found {trainer.get('strategy')}; Lightning refuses it: {why}; choose trainer=ddp, "
                 "trainer=fsdp2 or trainer.strategy=auto"
             ) from error
-        if isinstance(error, UserError) or (isinstance(error, TypeError | ValueError) and "devices" not in why):
+        if isinstance(error, TypeError | ValueError) and "devices" not in why:
             raise
         raise UserError(
             f"trainer.accelerator and trainer.devices: found {trainer.get('accelerator', 'auto')} and "

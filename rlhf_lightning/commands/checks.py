@@ -172,10 +172,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
     """
     _check_vllm_is_installed(config)
     commands = config.get("requires") or {}
-    prepared = (config.get("prepare") or {}).get("folder")
-    folders = [Path(folder) for folder in (*made, *([prepared] if prepared else []))]
     for key, value, is_model in _inputs(config):
-        if any(folder == Path(value) or folder in Path(value).parents for folder in folders):
+        if will_be_made(config, value, made):
             continue
         with blaming(f"{key}: {value} cannot be read"):
             Path(value).expanduser().exists()  # a name can be too long for the system
@@ -188,6 +186,13 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             raise UserError(f"{key}: {value} does not exist{first}")
         else:
             check_no_split_of_a_file(key, value)
+
+
+def will_be_made(config: Mapping[str, Any], path: str, made: Collection[str]) -> bool:
+    """Whether a path lies in one of these folders, or in the one that `prepare` fills."""
+    prepared = (config.get("prepare") or {}).get("folder")
+    folders = [Path(folder) for folder in (*made, *([prepared] if prepared else []))]
+    return any(folder == Path(path) or folder in Path(path).parents for folder in folders)
 
 
 def check_model(key: str, value: str, advice: str = "") -> None:

@@ -64,9 +64,11 @@ def evaluate(config: dict[str, Any]) -> None:
 
     from rich.console import Console
 
+    from rlhf_lightning.commands.run_start import check_run_dir
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
     from rlhf_lightning.rewards import make_reward
 
+    check_run_dir(folder)
     scorers: dict[str, Any] = {"gold": None, "proxy": None}
     for key in scorers:
         if _scores(config.get(key) or {}):

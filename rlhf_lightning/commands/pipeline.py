@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
-from rlhf_lightning.commands.checks import check_inputs, check_no_split_of_a_file, missing_locally
+from rlhf_lightning.commands.checks import check_inputs, check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.effects import check_samples
@@ -96,8 +96,7 @@ def _check_evaluated(pipeline: Mapping[str, Any], stages: Sequence[StageConfig])
 def _check_prompts(pipeline: Mapping[str, Any], made: Sequence[str]) -> None:
     """Raise UserError if the evaluation's prompts are not there and no stage or `prepare` makes them."""
     prompts = pipeline["evaluation"]["prompts"]
-    prepared = (pipeline["prepare"] or {}).get("folder")
-    if any(Path(folder) in Path(prompts).parents for folder in (*made, *([prepared] if prepared else []))):
+    if will_be_made(pipeline, prompts, made):
         return
     if missing_locally(prompts):
         raise UserError(f"evaluation.prompts: {prompts} does not exist")
@@ -154,13 +153,15 @@ def _scores(stage: StageConfig) -> bool:
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
-    from rlhf_lightning.commands.build import build
+    from rlhf_lightning.commands.build import prepare
+    from rlhf_lightning.commands.run_start import StartRun, check_run_dir
 
     started = time.monotonic()
     check_functions(pipeline, stages)
     if first_process():
-        write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
-    build(pipeline["prepare"], "prepare")
+        check_run_dir(run_dir)
+    prepare(pipeline)
+    begin = StartRun(lambda: _take_over(pipeline, run_dir, stages))
     parent = _parent_run(pipeline, run_dir)
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
     skipped = skipped_stages(pipeline, [stage.name for stage in stages])
@@ -171,7 +172,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
                 results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
             else:
                 _announce(stage)
-                result = _run_stage(stage, run_dir, parent.run_id if parent else None)
+                result = _run_stage(stage, run_dir, parent.run_id if parent else None, begin)
                 results = result.summary
                 if result.problems:
                     problems[stage.folder] = result.problems
@@ -194,9 +195,14 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     return summary
 
 
-def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None) -> RunResult:
+def _take_over(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> None:
+    """Make the folder this pipeline's: its first stage has loaded everything, and begins."""
+    write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
+
+
+def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None, begun: Callable[[], object]) -> RunResult:
     try:
-        return run(stage.config, parent_run_id)
+        return run(stage.config, parent_run_id, begun)
     except Terminated:
         print_stopped(
             stage.folder, f"the same command with from={stage.name} stages.{stage.name}.ckpt=last run_dir={run_dir}"

@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
         check_effects(config)
 
 
-def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResult:
+def run(
+    config: Mapping[str, Any], parent_run_id: str | None = None, begun: Callable[[], object] = lambda: None
+) -> RunResult:
     """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
 
     Nothing of the run stays in memory: the next stage, or the evaluation, loads networks of its own.
@@ -114,8 +116,9 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
     Args:
         config: a checked training config.
         parent_run_id: MLflow's id of the pipeline that this run belongs to.
+        begun: called by the first process once everything is loaded, before the run takes over its folder.
     """
-    result = _run(config, parent_run_id)
+    result = _run(config, parent_run_id, begun)
 
     import torch
 
@@ -126,12 +129,14 @@ def run(config: Mapping[str, Any], parent_run_id: str | None = None) -> RunResul
     return result
 
 
-def _run(config: Mapping[str, Any], parent_run_id: str | None) -> RunResult:
+def _run(config: Mapping[str, Any], parent_run_id: str | None, begun: Callable[[], object]) -> RunResult:
     with contextlib.ExitStack() as at_end:
-        return _run_in_folder(config, parent_run_id, at_end)
+        return _run_in_folder(config, parent_run_id, at_end, begun)
 
 
-def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end: contextlib.ExitStack) -> RunResult:
+def _run_in_folder(
+    config: Mapping[str, Any], parent_run_id: str | None, at_end: contextlib.ExitStack, begun: Callable[[], object]
+) -> RunResult:
     started = time.monotonic()
     with blaming(f"ckpt: {config.get('ckpt')} cannot be resumed"):
         checkpoint = find_checkpoint(config)
@@ -147,7 +152,7 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     import lightning
     import torch
 
-    from rlhf_lightning.commands.build import build, build_datamodule, build_module, build_trainer
+    from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer, prepare
     from rlhf_lightning.commands.run_start import FolderLock, StartRun, check_run_dir
     from rlhf_lightning.models import load_tokenizer
 
@@ -157,8 +162,7 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
         with blaming(f"run_dir: {run_dir} cannot be used"):
             check_run_dir(run_dir)
             lock.check()
-    with blaming("prepare: it failed"):
-        build(config.get("prepare"), "prepare")
+    prepare(config)
     torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
     lightning.seed_everything(config["seed"], workers=True, verbose=False)
     tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
@@ -166,7 +170,7 @@ def _run_in_folder(config: Mapping[str, Any], parent_run_id: str | None, at_end:
     module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
-    start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock))
+    start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock, begun))
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     aftermath = Aftermath()
     try:
@@ -198,11 +202,17 @@ def _start_or_resume(trainer: Any, module: Any, datamodule: Any, checkpoint: Pat
 
 
 def _take_over(
-    config: Mapping[str, Any], run_dir: Path, checkpoint: Path | None, loggers: Sequence[Any], lock: Any
+    config: Mapping[str, Any],
+    run_dir: Path,
+    checkpoint: Path | None,
+    loggers: Sequence[Any],
+    lock: Any,
+    begun: Callable[[], object],
 ) -> None:
     """Make the folder this run's, and begin its run in MLflow."""
     if not first_process():
         return
+    begun()
     lock.take()
     write_config(run_dir, config)
     if checkpoint is None:

@@ -88,8 +88,9 @@ def recorded(monkeypatch):
     """Stages that only record that they ran, and no evaluation."""
     ran: list[str] = []
 
-    def run(config, parent_run_id=None):
+    def run(config, parent_run_id=None, begun=lambda: None):
         ran.append(config["name"])
+        begun()
         folder = Path(config["run_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0}
@@ -187,3 +188,34 @@ def test_reward_functions_of_later_stages_are_imported_before_the_first_one(empt
     with pytest.raises(UserError, match=said):
         command.run_pipeline(pipeline, Path("there"), stages)
     assert not Path("there").exists()
+
+
+def test_a_start_that_fails_leaves_the_folder_of_a_finished_pipeline(recorded, empty_folder, monkeypatch):
+    pipeline, stages = composed("logger=none")
+    command.run_pipeline(pipeline, Path("there"), stages)
+    files = [Path("there/config.yaml"), Path("there/summary.json")]
+    former = [file.read_bytes() for file in files]
+
+    def fails(config, parent_run_id, begun):
+        raise UserError("model.path: broken")
+
+    monkeypatch.setattr(command, "run", fails)
+    pipeline, stages = composed("logger=none", "seed=7")
+    with pytest.raises(UserError, match="broken"):
+        command.run_pipeline(pipeline, Path("there"), stages)
+    assert [file.read_bytes() for file in files] == former
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(recorded, empty_folder):
+    pipeline, stages = composed("logger=none", folder=Path("file/there"))
+    Path("file").touch()
+    with pytest.raises(UserError, match="run_dir: file is a file"):
+        command.run_pipeline(pipeline, Path("file/there"), stages)
+    assert recorded == []
+
+
+def test_a_prepare_that_fails_is_one_line(empty_folder):
+    pipeline, stages = composed("logger=none")
+    pipeline["prepare"] = {"_target_": "operator.truediv", "_args_": [1, 0]}
+    with pytest.raises(UserError, match="prepare: it failed: ZeroDivisionError"):
+        command.run_pipeline(pipeline, Path("there"), stages)
