@@ -42,8 +42,8 @@ def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
         largest = float(torch.maximum(-low, high))
         if not largest <= BLOWN_UP:
             raise UserError(
-                f"{name} has the value {largest:.3g} after the last step: training has blown up, and the model is not "
-                "written; an earlier model/ is as it was; start again with a lower optimizer.lr"
+                f"{name} holds the value {largest:.3g}: training has blown up, so the model is not written, and an "
+                "earlier one stays as it was; train again with a lower optimizer.lr"
             )
 
 

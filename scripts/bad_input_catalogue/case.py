@@ -84,3 +84,13 @@ def writes(name: str, content: str | bytes) -> Callable[[Path], object]:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
     return write
+
+
+def becomes_folder(name: str) -> Callable[[Path], object]:
+    """Something that puts a folder in the place of a file."""
+
+    def replace(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return replace

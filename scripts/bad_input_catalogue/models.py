@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bad_input_catalogue.case import DPO, EVALUATE, PPO, REWARD, SFT, Case, changed, writes
+from bad_input_catalogue.case import DPO, EVALUATE, PPO, REWARD, SFT, Case, becomes_folder, changed, writes
 from bad_input_catalogue.fixtures import edit_json, edit_weights, removes, truncates
 
 WEIGHTS = "model/model.safetensors"
@@ -70,14 +70,6 @@ def _more_tokens(folder: Path) -> None:
     writes("rows.jsonl", '{"prompt": "new1 new49", "completion": " new49"}\n')(folder)
 
 
-def _folder_instead(path: str) -> Callable[[Path], object]:
-    def replace(folder: Path) -> None:
-        (folder / path).unlink()
-        os.mkdir(folder / path)
-
-    return replace
-
-
 def _no_end(folder: Path) -> None:
     file = folder / "model/tokenizer_config.json"
     settings = json.loads(file.read_text())
@@ -109,7 +101,7 @@ MODELS = [
     _model("weights cut off", truncates(WEIGHTS), fast=True),
     _model("weights are text", writes(WEIGHTS, "hello")),
     _model("weights are empty", writes(WEIGHTS, "")),
-    _model("weights are a folder", _folder_instead(WEIGHTS)),
+    _model("weights are a folder", becomes_folder(WEIGHTS)),
     _model("a layer is missing", edit_weights(WEIGHTS, _without("layers.0.mlp")), r"mlp", fast=True),
     _model("no output layer", edit_json("model/config.json", tie_word_embeddings=False), r"lm_head"),
     _model("names of DDP", edit_weights(WEIGHTS, _renamed("module.")), r"module\."),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bad_input_catalogue.case import DPO, EVALUATE, PPO, REWARD, SFT, Case, changed, writes
+from bad_input_catalogue.case import DPO, EVALUATE, PPO, REWARD, SFT, Case, becomes_folder, changed, writes
 from bad_input_catalogue.fixtures import edit_json, flips, removes, truncates
 
 WEIGHTS, CONFIG, TOKENIZER = "model/model.safetensors", "model/config.json", "model/tokenizer.json"
@@ -71,12 +71,14 @@ def _parquet(value: Any) -> Callable[[Path], object]:
     return write
 
 
-def _becomes_folder(path: str) -> Callable[[Path], object]:
-    def replace(folder: Path) -> None:
-        (folder / path).unlink()
-        os.mkdir(folder / path)
+def _run_with(file: str, content: str) -> Callable[[Path], object]:
+    """A copy of the finished run, with a broken file."""
 
-    return replace
+    def write(folder: Path) -> None:
+        shutil.copytree(folder / "run", folder / "bad")
+        writes(f"bad/{file}", content)(folder)
+
+    return write
 
 
 def _broken_template(folder: Path) -> None:
@@ -98,7 +100,7 @@ ODD_FILES = [
     _model("an empty tokenizer", writes(TOKENIZER, "")),
     _model("a tokenizer that is a list", writes(TOKENIZER, "[]")),
     _model("a tokenizer without a model", writes(TOKENIZER, "{}")),
-    _model("a tokenizer that is a folder", _becomes_folder(TOKENIZER)),
+    _model("a tokenizer that is a folder", becomes_folder(TOKENIZER)),
     _model("a tokenizer cut off", truncates(TOKENIZER)),
     _model("a tokenizer config that is a list", writes("model/tokenizer_config.json", "[]")),
     _model("a template with a syntax error", _broken_template, r"template"),
@@ -107,7 +109,7 @@ ODD_FILES = [
     _model("a config in latin-1", writes(CONFIG, b'{"model_type": "caf\xe9"}')),
     _model("a config of NUL bytes", writes(CONFIG, b"\0" * 10)),
     _model("a config nested too deeply", writes(CONFIG, "[" * 100000)),
-    _model("a config that is a folder", _becomes_folder(CONFIG)),
+    _model("a config that is a folder", becomes_folder(CONFIG)),
     _model("a generation config that is a list", writes("model/generation_config.json", "[]")),
     _model(
         "a generation config of words",
@@ -367,28 +369,28 @@ ODD_FILES = [
         "export",
         ["run=bad", "to=out"],
         r"run|bad",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "a: [")(f)),
+        _run_with("config.yaml", "a: ["),
     ),
     Case(
         "odd run: export with a config that is a list",
         "export",
         ["run=bad", "to=out"],
         r"run|bad",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "[1]")(f)),
+        _run_with("config.yaml", "[1]"),
     ),
     Case(
         "odd run: export with a config of another tool",
         "export",
         ["run=bad", "to=out"],
         r"run|bad",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "a: 1")(f)),
+        _run_with("config.yaml", "a: 1"),
     ),
     Case(
         "odd run: export with a broken config of the model",
         "export",
         ["run=bad", "to=out"],
         r"run|bad",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/model/config.json", "{")(f)),
+        _run_with("model/config.json", "{"),
     ),
     Case(
         "odd run: export without a tokenizer",
@@ -405,35 +407,35 @@ ODD_FILES = [
         "track",
         ["run=bad", "tracking_uri=sqlite:///m.db"],
         r"run|bad",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "a: [")(f)),
+        _run_with("config.yaml", "a: ["),
     ),
     Case(
         "odd run: track with metrics that are text",
         "track",
         ["run=bad", "tracking_uri=sqlite:///m.db"],
         r"run|bad|metrics",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/metrics.jsonl", "hello")(f)),
+        _run_with("metrics.jsonl", "hello"),
     ),
     Case(
         "odd run: resume with a config that is not YAML",
         "train",
         [*SFT, "run_dir=bad", "ckpt=last"],
         r"bad|config|ckpt",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "a: [")(f)),
+        _run_with("config.yaml", "a: ["),
     ),
     Case(
         "odd run: resume with a config that is a list",
         "train",
         [*SFT, "run_dir=bad", "ckpt=last"],
         r"bad|config|ckpt",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/config.yaml", "[1]")(f)),
+        _run_with("config.yaml", "[1]"),
     ),
     Case(
         "odd run: resume with a manifest that is text",
         "train",
         [*SFT, "run_dir=bad", "ckpt=last"],
         r"bad|config|ckpt",
-        lambda f: (shutil.copytree(f / "run", f / "bad"), writes("bad/checkpoints/last.ckpt.manifest.json", "x")(f)),
+        _run_with("checkpoints/last.ckpt.manifest.json", "x"),
         further_lines=9,
     ),
     Case("odd run: evaluate a broken tokenizer", "evaluate", EVALUATE, r"policies\.a|model", writes(TOKENIZER, "{")),
