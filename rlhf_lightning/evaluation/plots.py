@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.evaluation.calibration import expected_calibration_error, reliability_curve
 from rlhf_lightning.evaluation.results import Evaluation
+from rlhf_lightning.outside_text import on_one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ History = Sequence[Mapping[str, float | None]]
 
 INK, MUTED, FAINT = "#1c2126", "#6b7480", "#d5dae0"
 STYLE: Any = {
+    "text.parse_math": False,  # `$` in a prompt or a name is a dollar
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -53,7 +55,7 @@ def policy_colors(names: Sequence[str]) -> dict[str, str]:
 
 def label(name: str) -> str:
     """The name as a reader writes it: short ones are abbreviations."""
-    return name.upper() if len(name) <= 4 else name
+    return on_one_line(name.upper() if len(name) <= 4 else name)
 
 
 def series(history: History, key: str) -> tuple[list[float], list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rlhf_lightning.evaluation import plots
 from rlhf_lightning.evaluation.page import Figure, render_page, signed
 from rlhf_lightning.evaluation.plots import History
 from rlhf_lightning.evaluation.results import Evaluation
+from rlhf_lightning.outside_text import for_terminal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -204,8 +206,7 @@ def _draw_samples(ax: Axes, samples: list[Mapping[str, Any]], evaluation: Evalua
 
 
 def _wrapped(text: str, width: int) -> str:
-    # `$` would open mathematics in matplotlib
-    return "\n".join(textwrap.wrap(text, width, max_lines=4, placeholder=" …")).replace("$", r"\$")
+    return "\n".join(textwrap.wrap(for_terminal(text), width, max_lines=4, placeholder=" …"))
 
 
 def _canvas(width: float, height: float) -> Canvas:
@@ -220,5 +221,8 @@ def _canvas(width: float, height: float) -> Canvas:
 
 def _png(canvas: Canvas) -> bytes:
     stream = io.BytesIO()
-    canvas.savefig(stream, format="png", dpi=160, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # Prompts may be in any script. The warning names each character, in a line of its own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        canvas.savefig(stream, format="png", dpi=160, metadata={"Software": None})
     return stream.getvalue()

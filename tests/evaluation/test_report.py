@@ -180,3 +180,12 @@ def test_names_and_texts_cannot_steer_the_terminal_or_hide_in_the_page(evaluatio
     write_report(tmp_path, evaluation, {}, "title \x9b")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not set("\x1b\x9b\u202e") & set(page)
+
+
+def test_any_name_and_script_can_be_drawn_without_a_word(evaluation, tmp_path, recwarn):
+    metrics = {r"$\frac{$_^" if name == "dpo" else name: each for name, each in evaluation.metrics.items()}
+    for row in evaluation.samples:
+        row["prompt"] = f"{row['prompt']} $^ \x1b[31m\x07 漢字"
+        row["policies"][r"$\frac{$_^"] = row["policies"].pop("dpo")
+    write_report(tmp_path, dataclasses.replace(evaluation, metrics=metrics), {}, "title")
+    assert [str(each.message) for each in recwarn if "Glyph" in str(each.message)] == []
