@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule
 from rlhf_lightning.data import preparation
 from rlhf_lightning.data.batches import PreferenceBatch, PromptRow
 from rlhf_lightning.data.collation import collate_preferences, collate_sequences
+from rlhf_lightning.data.content import check_content
 from rlhf_lightning.data.files import without_none
 from rlhf_lightning.data.limits import check_validation_batches, training_batches
 from rlhf_lightning.data.loader import BatchLoader
@@ -85,6 +86,7 @@ class RowDataModule(LightningDataModule):
                 self._rows[split], self.report[split] = self.tokenize(numbered, name)
             lost = self.report[split].truncated or self.report[split].dropped
             log.log(logging.WARNING if lost else logging.INFO, "%s: %s", split, self.report[split])
+        check_content(self._rows["train"], self.tokenizer, splits["train"][1])
         if self.trainer and "val" not in splits:
             self.trainer.limit_val_batches = 0  # no validation; of an empty loader Lightning would warn
 

@@ -1,0 +1,49 @@
+"""Rows in which there is nothing to learn are refused, for every algorithm's data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.errors import UserError
+from tests.tiny import tiny_tokenizer
+
+
+def set_up(kind: type[Any], *rows: dict[str, Any]) -> Any:
+    module = kind(tiny_tokenizer(), list(rows))
+    module.setup()
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (SFTDataModule, {"prompt": "漢", "completion": " 字"}),
+        (SFTDataModule, {"text": "漢 字"}),
+        (PreferenceDataModule, {"prompt": "漢", "chosen": " 字", "rejected": " 字 字"}),
+        (PromptDataModule, {"prompt": "漢 字"}),
+    ],
+)
+def test_rows_of_unknown_tokens_alone_are_refused(kind: type[Any], row: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="every token of its rows is <unk>"):
+        set_up(kind, row, row)
+
+
+def test_mostly_unknown_tokens_are_said_and_few_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    set_up(PromptDataModule, {"prompt": "a b c 漢"})
+    assert not caplog.records
+    set_up(PromptDataModule, {"prompt": "a 漢 漢 漢"})
+    assert "75% of the tokens are <unk>" in caplog.text
+
+
+@pytest.mark.parametrize("answer", ["", " ", " \n "])
+def test_demonstrations_whose_answers_are_all_empty_are_refused(answer: str) -> None:
+    with pytest.raises(UserError, match=r"every answer .* is empty"):
+        set_up(SFTDataModule, {"prompt": "a", "completion": answer}, {"prompt": "b", "completion": answer})
+
+
+def test_one_answer_among_empty_ones_is_enough() -> None:
+    module = set_up(SFTDataModule, {"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " c"})
+    assert len(module.train_rows) == 2
