@@ -164,7 +164,7 @@ def test_sigterm_outside_training_is_143_too(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_stopped_pipeline_says_how_to_go_on(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(config: dict[str, Any], parent: str | None) -> None:
+    def stopped(config: dict[str, Any], parent: str | None, begun: Any) -> None:
         checkpoints = empty_folder / config["run_dir"] / "checkpoints"
         checkpoints.mkdir(parents=True)
         (checkpoints / "last.ckpt").write_bytes(b"x")
