@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -131,6 +132,21 @@ def build_trainer(
             plugins=_plugins(config["trainer"].get("plugins"), run_dir),
             default_root_dir=run_dir,
             use_distributed_sampler=False,  # the loaders shard themselves
+            enable_model_summary=False,
+        )
+    check_trainer(config, trainer)
+    return trainer
+
+
+def build_bare_trainer(config: Mapping[str, Any]) -> Trainer:
+    """A Trainer without callbacks and logger, to see whether its devices, strategy and precision are there."""
+    with _devices_that_are_there(config["trainer"]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run's own Trainer says it
+        trainer: Trainer = build(
+            {**config["trainer"], "enable_checkpointing": False, "enable_progress_bar": False},
+            "trainer",
+            logger=False,
+            plugins=_plugins(config["trainer"].get("plugins"), Path()),
             enable_model_summary=False,
         )
     check_trainer(config, trainer)

@@ -230,6 +230,11 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
 
 
+def model_inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Key and path of every model that a run reads."""
+    return ((key, value) for key, value, is_model in _inputs(config) if is_model)
+
+
 def missing_locally(value: str) -> bool:
     """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names.
 

@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_lightning.commands.checks import check_no_split_of_a_file, check_reward, missing_locally, refuse_reward_model
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.effects import check_samples
+from rlhf_lightning.commands.folder_lock import check_run_dir
 from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.commands.schema import Evaluate
@@ -61,14 +62,13 @@ def evaluate(config: dict[str, Any]) -> None:
     check(config)
     started = time.monotonic()
     folder = choose_run_dir({**config, "name": "evaluate"})
+    check_run_dir(folder)
 
     from rich.console import Console
 
-    from rlhf_lightning.commands.run_start import check_run_dir
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
     from rlhf_lightning.rewards import make_reward
 
-    check_run_dir(folder)
     scorers: dict[str, Any] = {"gold": None, "proxy": None}
     for key in scorers:
         if _scores(config.get(key) or {}):

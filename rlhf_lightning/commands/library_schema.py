@@ -29,12 +29,44 @@ Duration = Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
 TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], NonNegative]
 
 
+# Lightning's registry, which only its import fills; a test compares the two.
+Strategy = Literal[
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_false",
+    "ddp_find_unused_parameters_true",
+    "ddp_fork",
+    "ddp_fork_find_unused_parameters_false",
+    "ddp_fork_find_unused_parameters_true",
+    "ddp_notebook",
+    "ddp_notebook_find_unused_parameters_false",
+    "ddp_notebook_find_unused_parameters_true",
+    "ddp_spawn",
+    "ddp_spawn_find_unused_parameters_false",
+    "ddp_spawn_find_unused_parameters_true",
+    "deepspeed",
+    "deepspeed_stage_1",
+    "deepspeed_stage_2",
+    "deepspeed_stage_2_offload",
+    "deepspeed_stage_3",
+    "deepspeed_stage_3_offload",
+    "deepspeed_stage_3_offload_nvme",
+    "fsdp",
+    "fsdp_cpu_offload",
+    "single_device",
+    "single_tpu",
+    "single_xla",
+    "xla",
+    "xla_debug",
+]
+
+
 @strict
 class Trainer(TypedDict, total=False):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"]
     devices: Count | Literal["auto"] | list[Whole]
     num_nodes: Count
-    strategy: Text | Mapping
+    strategy: Strategy | Mapping
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true"]
     max_epochs: Annotated[int, Field(ge=-1)]
     min_epochs: Count | None

@@ -13,7 +13,9 @@ from rlhf_lightning.commands.arithmetic import explain, is_ppo
 from rlhf_lightning.commands.checks import check_inputs, check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.effects import check_samples
+from rlhf_lightning.commands.folder_lock import check_run_dir
 from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (
@@ -153,18 +155,33 @@ def _scores(stage: StageConfig) -> bool:
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
-    from rlhf_lightning.commands.build import prepare
-    from rlhf_lightning.commands.run_start import StartRun, check_run_dir
-
     started = time.monotonic()
-    check_functions(pipeline, stages)
     if first_process():
         check_run_dir(run_dir)
+    for stage in stages:
+        with keys_under(f"stages.{stage.name}."):
+            check_devices(stage.config["trainer"])
+
+    from rlhf_lightning.commands.build import prepare
+    from rlhf_lightning.commands.rehearsal import rehearse_evaluation, rehearse_inputs, rehearse_objects
+    from rlhf_lightning.commands.run_start import StartRun
+
+    skipped = skipped_stages(pipeline, [stage.name for stage in stages])
+    check_functions(pipeline, stages)
+    ahead = [stage for stage in stages if stage.name not in skipped] if first_process() else []
+    for stage in ahead:
+        with keys_under(f"stages.{stage.name}."):
+            rehearse_objects(stage.config)
     prepare(pipeline)
+    made: dict[str, Any] = dict.fromkeys(str(stage.folder) for stage in ahead)
+    for stage in ahead:
+        with keys_under(f"stages.{stage.name}."):
+            made[str(stage.folder)] = rehearse_inputs(stage.config, made)
+    if first_process():
+        rehearse_evaluation(pipeline["evaluation"]["prompts"], made)
     begin = StartRun(lambda: _take_over(pipeline, run_dir, stages))
     parent = _parent_run(pipeline, run_dir)
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
-    skipped = skipped_stages(pipeline, [stage.name for stage in stages])
     problems: dict[Path, Sequence[str]] = {}
     try:
         for stage in stages:

@@ -16,7 +16,9 @@ from rlhf_lightning.commands.after_training import Aftermath, export_model, fit
 from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.effects import check_effects
+from rlhf_lightning.commands.folder_lock import FolderLock, check_run_dir
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
@@ -143,9 +145,14 @@ def _run_in_folder(
         if checkpoint is not None:
             check_same_run(config, checkpoint)
     run_dir = choose_run_dir(config, checkpoint)
-    if checkpoint is None:
-        with blaming(f"run_dir: {run_dir} cannot be used"):
+    lock = at_end.enter_context(FolderLock(run_dir))
+    with blaming(f"run_dir: {run_dir} cannot be used"):
+        if checkpoint is None:
             refuse_foreign_resume(run_dir)
+        if first_process():
+            check_run_dir(run_dir)
+            lock.check()
+    check_devices(config["trainer"])
     if uses_mlflow(config):
         check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
 
@@ -153,15 +160,11 @@ def _run_in_folder(
     import torch
 
     from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer, prepare
-    from rlhf_lightning.commands.run_start import FolderLock, StartRun, check_run_dir
+    from rlhf_lightning.commands.rehearsal import rehearse_objects
+    from rlhf_lightning.commands.run_start import StartRun
     from rlhf_lightning.models import load_tokenizer
 
-    lock = at_end.enter_context(FolderLock(run_dir))
-
-    if first_process():
-        with blaming(f"run_dir: {run_dir} cannot be used"):
-            check_run_dir(run_dir)
-            lock.check()
+    rehearse_objects(config)
     prepare(config)
     torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
     lightning.seed_everything(config["seed"], workers=True, verbose=False)

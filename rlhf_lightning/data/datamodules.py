@@ -21,12 +21,13 @@ from rlhf_lightning.data.limits import check_validation_batches, training_batche
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.preparation import LOSS_ON, Numbered
 from rlhf_lightning.data.reading import read_records
-from rlhf_lightning.data.report import Report
+from rlhf_lightning.data.report import NothingKeptError, Report
 from rlhf_lightning.data.rows import Source, split_by_prompt, without_nulls
 from rlhf_lightning.errors import UserError, blaming
 
 log = logging.getLogger(__name__)
 VAL_PROMPTS_PER_BATCH = 64
+REHEARSED = 64  # rows of a later stage that are tokenised before the first stage
 
 
 class RowDataModule(LightningDataModule):
@@ -69,18 +70,33 @@ class RowDataModule(LightningDataModule):
         """Tokenised rows and what became of the rows read."""
         raise NotImplementedError
 
+    def check_rows(self, rows: Numbered, source: str) -> None:
+        """Raise UserError for the first row whose format is not one to learn from; nothing is tokenised."""
+
+    def rehearse(self, longest: int = REHEARSED) -> None:
+        """Read all rows and prepare the first ones, as `setup` will. Nothing is kept.
+
+        Args:
+            longest: how many rows of a split are tokenised; without a tokenizer, none.
+
+        Raises:
+            UserError: what `setup` would raise about them.
+        """
+        for numbered, name in self._splits().values():
+            self.check_rows(numbered, name)
+            first = numbered[:longest]
+            with blaming(f"{name}: the rows cannot be tokenised"):
+                try:
+                    self.tokenize(first, name) if self.tokenizer is not None else None
+                except NothingKeptError:
+                    if len(first) == len(numbered):
+                        raise
+
     def setup(self, stage: str | None = None) -> None:
         """Read, split and tokenise, once."""
         if self._rows:
             return
-        rows, name = self._read(self.train, "train")
-        splits = {"train": (list(enumerate(rows)), name)}
-        if self.val_fraction:
-            train, held_out = split_by_prompt(rows, self.val_fraction, self.seed)
-            splits = {"train": ([(i, rows[i]) for i in train], name), "val": ([(i, rows[i]) for i in held_out], name)}
-        elif self.val is not None:
-            held_out_rows, name = self._read(self.val, "test")
-            splits["val"] = (list(enumerate(held_out_rows)), name)
+        splits = self._splits()
         for split, (numbered, name) in splits.items():
             with blaming(f"{name}: the rows cannot be tokenised"):
                 self._rows[split], self.report[split] = self.tokenize(numbered, name)
@@ -89,6 +105,19 @@ class RowDataModule(LightningDataModule):
         check_content(self._rows["train"], self.tokenizer, splits["train"][1])
         if self.trainer and "val" not in splits:
             self.trainer.limit_val_batches = 0  # no validation; of an empty loader Lightning would warn
+
+    def _splits(self) -> dict[str, tuple[list[tuple[int, dict[str, Any]]], str]]:
+        """The numbered rows of train and, if there is validation data, of val, each with the name of their source."""
+        rows, name = self._read(self.train, "train")
+        splits = {"train": (list(enumerate(rows)), name)}
+        if self.val_fraction:
+            self.check_rows(splits["train"][0], name)  # the split, by prompt, would not know a row's number
+            train, held_out = split_by_prompt(rows, self.val_fraction, self.seed)
+            splits = {"train": ([(i, rows[i]) for i in train], name), "val": ([(i, rows[i]) for i in held_out], name)}
+        elif self.val is not None:
+            held_out_rows, name = self._read(self.val, "test")
+            splits["val"] = (list(enumerate(held_out_rows)), name)
+        return splits
 
     def _read(self, source: Source, split: str) -> tuple[list[dict[str, Any]], str]:
         if isinstance(source, str | Path):
@@ -179,6 +208,9 @@ class SFTDataModule(RowDataModule):
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         return preparation.sequences(rows, self.tokenizer, source, self.max_length, self.loss_on)
 
+    def check_rows(self, rows: Numbered, source: str) -> None:
+        preparation.check_sequences(rows, source)
+
     def train_dataloader(self) -> BatchLoader:
         weights = [row.weight for row in self._rows["train"]]
         return self._loader("train", collate_sequences, self.batch_size, weights, shuffle=True)
@@ -219,6 +251,9 @@ class PreferenceDataModule(RowDataModule):
         taken = [i for split in self._rows.values() for row in split for i in row.row_ids]
         first_id = max(taken, default=-1) + 1  # val is tokenised after train: its answers have other ids
         return preparation.preferences(rows, self.tokenizer, source, self.max_length, self.max_prompt_length, first_id)
+
+    def check_rows(self, rows: Numbered, source: str) -> None:
+        preparation.check_preferences(rows, source)
 
     def train_dataloader(self) -> BatchLoader:
         weights = [row.weight for row in self._rows["train"]]
@@ -266,6 +301,9 @@ class PromptDataModule(RowDataModule):
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         return preparation.prompts(rows, self.tokenizer, source, self.max_prompt_length)
+
+    def check_rows(self, rows: Numbered, source: str) -> None:
+        preparation.check_prompts(rows, source)
 
     @property
     def train_prompts(self) -> list[PromptRow]:

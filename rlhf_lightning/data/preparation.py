@@ -38,6 +38,7 @@ from rlhf_lightning.data.tokenization import (
 from rlhf_lightning.errors import UserError
 
 LOSS_ON = ("completion", "all", "assistant")
+_DEMONSTRATIONS = ("supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
 Numbered = Sequence[tuple[int, dict[str, Any]]]  # (index in the source, row)
 
 
@@ -161,6 +162,25 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
     return prepared, report
 
 
+def check_sequences(rows: Numbered, source: str) -> None:
+    """Raise UserError for the first row that is not of a format for supervised fine-tuning."""
+    for index, row in rows:
+        with _blamed_on(source, index):
+            checked_row(row, *_DEMONSTRATIONS)
+
+
+def check_preferences(rows: Numbered, source: str) -> None:
+    """Raise UserError for the first row that is not of a format for preferences."""
+    _ranked_rows(rows, source, Report(source))
+
+
+def check_prompts(rows: Numbered, source: str) -> None:
+    """Raise UserError for the first row that holds no prompt."""
+    for index, row in rows:
+        with _blamed_on(source, index):
+            _question(row)
+
+
 @dataclass(frozen=True)
 class _Ranked:
     index: int
@@ -181,7 +201,7 @@ def _blamed_on(source: str, index: int) -> Iterator[None]:
 
 
 def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendered | None:
-    kind, row = checked_row(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
+    kind, row = checked_row(row, *_DEMONSTRATIONS)
     if kind == "text":
         return Rendered("", row["text"])
     options = template_options(row, kind == "messages" or is_conversational(row["prompt"]))

@@ -11,6 +11,10 @@ CUT_AWAY, CUT_EQUAL = "truncated to nothing", "no two answers differ once trunca
 BY_LENGTH = (CUT_AWAY, CUT_EQUAL)  # the reasons for which a larger `max_length` helps
 
 
+class NothingKeptError(UserError):
+    """No row of a source is left to train on."""
+
+
 @dataclass
 class Report:
     """What became of the rows of a source.
@@ -39,9 +43,9 @@ class Report:
         """Raise if no row is left.
 
         Raises:
-            UserError: with the reasons, and with the length to raise if it is one of them.
+            NothingKeptError: with the reasons, and with the length to raise if it is one of them.
         """
         if self.kept == 0:
             shortened = max_length is not None and any(self.dropped[reason] for reason in BY_LENGTH)
             advice = f"raise data.max_length={max_length}, or check the rows" if shortened else "check the rows"
-            raise UserError(f"{self}; none is left to train on; {advice}")
+            raise NothingKeptError(f"{self}; none is left to train on; {advice}")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rlhf_lightning.errors import UserError, blaming, named, reason
@@ -54,6 +54,17 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         )
     _note_untied(network)
     return network, bool(report["missing_keys"])
+
+
+def check_whole(folder: str | Path) -> None:
+    """Read the header of every safetensors file in a folder; none of the weights.
+
+    Raises:
+        SafetensorError: a header is broken, or the file is shorter or longer than it says.
+    """
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt"):
+            pass
 
 
 def _check_generation_config(source: str) -> None:

@@ -10,6 +10,7 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.train import RunResult
 from rlhf_lightning.errors import UserError
+from tests.commands.runs import write_model
 
 
 def composed(*overrides: str, folder: Path = Path("there")):
@@ -95,6 +96,7 @@ def recorded(monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0}
         (folder / "summary.json").write_text(json.dumps(summary))
+        write_model(folder / "model", classifier="reward" in config["name"])
         return RunResult(folder, summary)
 
     monkeypatch.setattr(command, "run", run)

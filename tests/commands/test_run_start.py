@@ -10,7 +10,7 @@ import pytest
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.run_start import LOCK, FolderLock, check_run_dir
+from rlhf_lightning.commands.folder_lock import LOCK, FolderLock, check_run_dir
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_model
 

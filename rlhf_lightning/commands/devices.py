@@ -1,0 +1,33 @@
+"""Devices that are not on this machine, as far as it shows without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+
+# The device files of NVIDIA's, AMD's and WSL's drivers: where none is, torch finds no GPU.
+_GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-*", "nvgpu", "kfd", "dxg")
+
+
+def check_devices(trainer: Mapping[str, Any]) -> None:
+    """Raise UserError if `trainer.accelerator` asks for a device that this machine certainly does not have."""
+    asked = trainer.get("accelerator")
+    absent = {
+        **dict.fromkeys(("gpu", "cuda"), sys.platform.startswith("linux") and not _has_gpu()),
+        "mps": sys.platform != "darwin",
+        "tpu": importlib.util.find_spec("torch_xla") is None,
+    }
+    if absent.get(str(asked)):
+        raise UserError(
+            f"trainer.accelerator: found {asked}, and there is none on this machine; trainer.accelerator=auto "
+            "trainer.devices=1 runs everywhere"
+        )
+
+
+def _has_gpu() -> bool:
+    return any(True for pattern in _GPU_FILES for _ in Path("/dev").glob(pattern))

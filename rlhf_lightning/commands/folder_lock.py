@@ -1,0 +1,94 @@
+"""One run at a time in a folder that can be written to. Known before anything heavy is imported."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rlhf_lightning.errors import UserError, reason
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+
+
+class FolderLock:
+    """One run at a time in a folder: two would mix their metrics and overwrite each other's checkpoints.
+
+    The system lets go of the lock when the process ends, however it ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._file: IO[Any] | None = None
+
+    def check(self) -> None:
+        """Raise UserError if another run holds it now."""
+        if self.path.is_file():
+            self.take()
+            self.release()
+
+    def take(self) -> None:
+        """Hold the lock until the end of the process, or `release`.
+
+        Raises:
+            UserError: another run holds it.
+        """
+        if fcntl is None or self._file is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise UserError(
+                f"run_dir: another run is going on in {self.path.parent} (process {owner}); wait for it, stop it, or "
+                "choose another folder"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._file = file
+
+    def release(self) -> None:
+        """Let go of the lock and remove its file."""
+        if self._file is not None:
+            self.path.unlink(missing_ok=True)
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def check_run_dir(folder: Path) -> None:
+    """Raise UserError if the folder cannot be made or written to. It is left as it is."""
+    existing = folder
+    while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"run_dir: {existing} is a file; choose another folder")
+    probe = None
+    try:
+        probe = tempfile.mkdtemp(prefix=".rlhf-lightning-", dir=existing)
+    except OSError as error:
+        why = error.strerror or reason(error)
+        raise UserError(f"run_dir: {folder} cannot be written ({why.lower()}); choose another folder") from error
+    finally:
+        if probe is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(probe)

@@ -1,0 +1,129 @@
+"""What can be known to be wrong once torch is there, and before anything is loaded or trained.
+
+A run does this for its own objects, a pipeline for those of all its stages: a mistake in the last one costs seconds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+
+from rlhf_lightning.commands.build import build, build_bare_trainer
+from rlhf_lightning.commands.checks import missing_locally, model_inputs, will_be_made
+from rlhf_lightning.errors import UserError, blaming, named, named_as, reason
+
+
+def rehearse_objects(config: Mapping[str, Any]) -> None:
+    """Import every class that a training config names, check that it takes its settings, and the devices.
+
+    Raises:
+        UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
+    """
+    for key, section in _sections(config):
+        _check_takes(key, section)
+    build_bare_trainer(config)
+
+
+def _sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every section with a `_target_`, with its dotted key."""
+    if isinstance(config, Mapping):
+        if isinstance(config.get("_target_"), str):
+            yield key, config
+        for name, value in config.items():
+            yield from _sections(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(config, list):
+        for each in config:
+            yield from _sections(each, key)
+
+
+def _check_takes(key: str, section: Mapping[str, Any]) -> None:
+    target = section["_target_"]
+    try:
+        made = get_object(target)
+    except Exception as error:  # an import runs whatever the user's module holds
+        why = reason(error.__cause__ if error.__cause__ is not None else error)
+        raise UserError(f"{key}._target_: cannot import {target}: {why}") from error
+    if not callable(made):
+        raise UserError(f"{key}._target_: {target} is a {type(made).__name__}, which cannot be called")
+    settings = [name for name in section if not str(name).startswith("_")]
+    try:
+        parameters = inspect.signature(made).parameters
+    except (TypeError, ValueError):  # written in C
+        return
+    kinds = {parameter.kind for parameter in parameters.values()}
+    unknown = [name for name in settings if name not in parameters]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; allowed: {', '.join(parameters)}")
+
+
+def rehearse_inputs(config: Mapping[str, Any], made: Mapping[str, Any]) -> Any:
+    """Read the rows and the small files of the models that a later stage will read.
+
+    Args:
+        config: the stage's training config.
+        made: folders that stages make, each with the tokenizer that it will hold, as far as that is known.
+
+    Returns:
+        The tokenizer of the stage's model.
+
+    Raises:
+        UserError: the first thing that is wrong, under the key that names it.
+    """
+    tokenizer = None
+    for key, path in model_inputs(config):
+        if _lies_in(path, made):
+            found = made.get(path)
+        else:
+            with named_as(key):
+                found = _read_small_files(path, config["model"].get("revision") if key == "model.path" else None)
+        tokenizer = found if key == "model.path" else tokenizer
+    _rehearse_rows(config["data"], tokenizer)
+    return tokenizer
+
+
+def rehearse_evaluation(prompts: str | None, made: Collection[str]) -> None:
+    """Read the prompts of the evaluation that follows the stages. Raises UserError."""
+    if prompts is not None and not _lies_in(prompts, made):
+        section = {"_target_": "rlhf_lightning.data.PromptDataModule", "train": prompts}
+        try:
+            _rehearse_rows(section, None)
+        except UserError as error:
+            raise UserError(f"evaluation.prompts: {str(error).removeprefix('data.train: ')}") from error
+
+
+def _lies_in(path: str, made: Collection[str]) -> bool:
+    return will_be_made({}, path, made)
+
+
+def _rehearse_rows(section: Mapping[str, Any], tokenizer: Any) -> None:
+    from rlhf_lightning.data.datamodules import RowDataModule
+
+    sources = {f"data.{name}": str(section[name]) for name in ("val", "train") if section.get(name) is not None}
+    if not all(Path(source).expanduser().exists() for source in sources.values()):
+        return  # a name on the hub: the stage itself fetches it
+    datamodule = build(section, "data", tokenizer=tokenizer)
+    if isinstance(datamodule, RowDataModule):
+        try:
+            datamodule.rehearse()
+        except UserError as error:
+            if str(error).startswith("data."):
+                raise
+            key = next((key for key, source in sources.items() if str(error).startswith(source)), "data.train")
+            raise UserError(f"{key}: {error}") from error
+
+
+def _read_small_files(path: str, revision: str | None) -> Any:
+    """The tokenizer of a local model, once its config is read and its weights' files are whole; None from the hub."""
+    if missing_locally(path) or not Path(path).expanduser().exists():
+        return None
+    from rlhf_lightning.models.loaded_weights import check_whole
+    from rlhf_lightning.models.loading import load_config, load_tokenizer, run_model_folder
+
+    load_config(path, revision)
+    with blaming(f"{named()}: the weights of {path} cannot be read"):
+        check_whole(run_model_folder(path))
+    return load_tokenizer(path, revision)
