@@ -165,6 +165,10 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
         raise
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         gpus, why = torch.cuda.device_count(), " ".join(str(error).split()).rstrip(".!")
+        if isinstance(error, MisconfigurationException) and "plugin" in why.lower():
+            raise UserError(
+                f"trainer.plugins: found {trainer.get('plugins')}; Lightning refuses them: {why}"
+            ) from error
         if isinstance(error, ValueError) and "strategy" in why:
             raise UserError(
                 f"trainer.strategy: found {trainer.get('strategy')}; Lightning refuses it: {why}; choose trainer=ddp, "

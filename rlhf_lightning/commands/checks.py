@@ -15,6 +15,9 @@ from rlhf_lightning.commands.combinations import (
     check_schedule,
     check_validation_interval,
 )
+from rlhf_lightning.commands.lineage import check_history
+from rlhf_lightning.commands.source_lookup import check_names
+from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 
@@ -164,13 +167,14 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
 
 
 def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
-    """Raise UserError for the first model, reward model or data path that does not exist, and for a missing vLLM.
+    """Raise UserError for the first class, function, model, reward model or data path that does not exist, or no vLLM.
 
     Args:
         config: a training config.
         made: folders that will exist by then, because an earlier stage or `prepare` makes them.
     """
     _check_vllm_is_installed(config)
+    check_names(config)
     commands = config.get("requires") or {}
     for key, value, is_model in _inputs(config):
         if will_be_made(config, value, made):
@@ -180,6 +184,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
         first = f"; first run: {commands[value]}" if value in commands else ""
         if is_model:
             check_model(key, value, first)
+            with keys_under(f"{key}: "):
+                check_history(value)
             if key == "model.path" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
                 refuse_reward_model(key, value)
         elif missing_locally(value):

@@ -15,7 +15,13 @@ _GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-*", "nvgpu", "kfd", "dxg")
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError if `trainer.accelerator` asks for a device that this machine certainly does not have."""
+    """Raise UserError if a Trainer's settings ask for what this machine certainly does not have."""
+    strategy = trainer.get("strategy")
+    name = str(strategy.get("_target_") if isinstance(strategy, Mapping) else strategy)
+    if "deepspeed" in name.lower() and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "trainer.strategy: DeepSpeed is not installed here; pip install deepspeed, or choose trainer=fsdp2"
+        )
     asked = trainer.get("accelerator")
     absent = {
         **dict.fromkeys(("gpu", "cuda"), sys.platform.startswith("linux") and not _has_gpu()),

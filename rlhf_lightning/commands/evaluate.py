@@ -14,6 +14,7 @@ from rlhf_lightning.commands.folder_lock import check_run_dir
 from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.commands.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.commands.schema import Evaluate
+from rlhf_lightning.commands.source_lookup import check_function
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import UserError, named_as
@@ -41,6 +42,7 @@ def check(config: Mapping[str, Any]) -> None:
         reward = config.get(key) or {}
         if _scores(reward):
             check_reward(reward, f"{key}.")
+            check_function(f"{key}.function", reward.get("function"))
         elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
             raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
         if reward.get("model"):

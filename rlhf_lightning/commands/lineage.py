@@ -9,7 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lightning.errors import blaming
+from rlhf_lightning.errors import UserError, blaming
+
+REMEDY = "restore it, or remove it: the model's card then tells nothing of that run"
+_SECTIONS = ("model", "algorithm", "data", "reward", "logger")
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,27 @@ def read_run(path: str | Path) -> TrainingRun | None:
         folder = folder.parent
     if not (folder / "config.yaml").is_file():
         return None
-    with blaming(f"{folder / 'config.yaml'} cannot be read"):
-        config: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    file = folder / "config.yaml"
+    with blaming(f"{file} cannot be read", REMEDY):
+        config: Any = OmegaConf.to_container(OmegaConf.load(file))
     if not isinstance(config, dict) or not {"model", "algorithm"} <= set(config):
         return None  # a pipeline's, or another program's
-    file = folder / "summary.json"
-    with blaming(f"{file} cannot be read"):
-        return TrainingRun(folder, config, json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {})
+    for section in _SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise UserError(f"{file}: {section} is a {type(config[section]).__name__}, not a section; {REMEDY}")
+    file, summary = folder / "summary.json", {}
+    with blaming(f"{file} cannot be read", REMEDY):
+        if file.is_file():
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict):
+            raise ValueError("it is not a JSON object")
+    return TrainingRun(folder, config, summary)
+
+
+def check_history(model: str) -> None:
+    """Read the runs that a model went through, which its descendants' cards tell. Raises UserError."""
+    if (run := read_run(model)) is not None:
+        lineage(run)
 
 
 def lineage(run: TrainingRun) -> tuple[list[TrainingRun], str]:

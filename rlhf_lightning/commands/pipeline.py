@@ -25,6 +25,7 @@ from rlhf_lightning.commands.run_folder import (
     write_summary,
 )
 from rlhf_lightning.commands.schema import Pipeline
+from rlhf_lightning.commands.source_lookup import check_function
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
@@ -81,6 +82,7 @@ def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[
     if pipeline["evaluation"]["prompts"] is not None:
         _check_evaluated(pipeline, stages)
         _check_prompts(pipeline, made)
+        check_function("evaluation.gold", pipeline["evaluation"]["gold"])
 
 
 def _check_evaluated(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> None:

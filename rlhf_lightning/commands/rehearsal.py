@@ -5,20 +5,19 @@ A run does this for its own objects, a pipeline for those of all its stages: a m
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-
 from rlhf_lightning.commands.build import build, build_bare_trainer
 from rlhf_lightning.commands.checks import missing_locally, model_inputs, will_be_made
-from rlhf_lightning.errors import UserError, blaming, named, named_as, reason
+from rlhf_lightning.errors import UserError, blaming, named, named_as
 
 
 def rehearse_objects(config: Mapping[str, Any]) -> None:
-    """Import every class that a training config names, check that it takes its settings, and the devices.
+    """Import every class that a training config names, check that it takes its settings, and try the devices.
 
     Raises:
         UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
@@ -42,11 +41,8 @@ def _sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, An
 
 def _check_takes(key: str, section: Mapping[str, Any]) -> None:
     target = section["_target_"]
-    try:
-        made = get_object(target)
-    except Exception as error:  # an import runs whatever the user's module holds
-        why = reason(error.__cause__ if error.__cause__ is not None else error)
-        raise UserError(f"{key}._target_: cannot import {target}: {why}") from error
+    with blaming(f"{key}._target_: cannot import {target}"):  # an import runs whatever the user's module holds
+        made = _imported(target)
     if not callable(made):
         raise UserError(f"{key}._target_: {target} is a {type(made).__name__}, which cannot be called")
     settings = [name for name in section if not str(name).startswith("_")]
@@ -58,6 +54,17 @@ def _check_takes(key: str, section: Mapping[str, Any]) -> None:
     unknown = [name for name in settings if name not in parameters]
     if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise UserError(f"{key}.{unknown[0]}: {target} takes no such argument; allowed: {', '.join(parameters)}")
+
+
+def _imported(target: str) -> Any:
+    """What a dotted path names; the longest part of it that is a module is imported."""
+    parts = target.split(".")
+    made: Any = importlib.import_module(parts[0])
+    for number, part in enumerate(parts[1:], 2):
+        if not hasattr(made, part):
+            importlib.import_module(".".join(parts[:number]))
+        made = getattr(made, part)
+    return made
 
 
 def rehearse_inputs(config: Mapping[str, Any], made: Mapping[str, Any]) -> Any:

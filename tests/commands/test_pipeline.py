@@ -21,6 +21,11 @@ def composed(*overrides: str, folder: Path = Path("there")):
     return pipeline, stages
 
 
+def start(*overrides: str) -> None:
+    pipeline, stages = composed(*overrides)
+    command.run_pipeline(pipeline, Path("there"), stages)
+
+
 def test_a_stage_begins_from_the_run_folders_of_earlier_ones(empty_folder):
     _, stages = composed()
     ppo = next(stage for stage in stages if stage.name == "ppo").config
@@ -168,7 +173,7 @@ def test_what_the_evaluation_cannot_use_is_said_before_the_first_stage(empty_fol
     ("overrides", "said"),
     [
         (["evaluation.gold=nowhere.fn"], r"evaluation\.gold: cannot import nowhere"),
-        (["evaluation.gold=json.nope"], r"evaluation\.gold: json has no 'nope'"),
+        (["evaluation.gold=json.nope"], r"evaluation\.gold: cannot import json\.nope: json has no 'nope'"),
         (["evaluation.gold=json.dumps"], r"evaluation\.gold: json\.dumps"),
         (
             ["stages.ppo.reward_from=null", "stages.ppo.reward.model=null", "stages.ppo.reward.function=nowhere.fn"],
@@ -186,9 +191,8 @@ def test_what_the_evaluation_cannot_use_is_said_before_the_first_stage(empty_fol
 )
 def test_reward_functions_of_later_stages_are_imported_before_the_first_one(empty_folder, monkeypatch, overrides, said):
     monkeypatch.setattr(command, "run", lambda *_: pytest.fail("a stage has run"))
-    pipeline, stages = composed(*overrides)
     with pytest.raises(UserError, match=said):
-        command.run_pipeline(pipeline, Path("there"), stages)
+        start(*overrides)
     assert not Path("there").exists()
 
 

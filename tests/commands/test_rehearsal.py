@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands import pipeline as command
+from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.rehearsal import rehearse_objects
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
@@ -142,3 +143,24 @@ def test_a_run_says_that_a_class_is_not_there_before_it_loads_its_model():
     config = compose_config("train", ["experiment=sft", "optimizer._target_=torch.optim.Nope"])
     with pytest.raises(UserError, match=r"^optimizer\._target_: cannot import torch\.optim\.Nope"):
         rehearse_objects(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.yaml", "a: ["),
+        ("config.yaml", "{model: 3, algorithm: {}}"),
+        ("config.yaml", "{model: {}, algorithm: {}, reward: text}"),
+        ("summary.json", '{"a":'),
+        ("summary.json", "[1]"),
+    ],
+)
+@pytest.mark.parametrize("key", ["model.path", "reward.model"])
+def test_a_history_that_the_card_would_trip_over_is_found_before_training(key, file, text, inputs):
+    base = Path("model" if key == "model.path" else "scorer")
+    (base / "config.yaml").write_text("{model: {}, algorithm: {}}")
+    words = ["experiment=ppo", "model.path=model", "reward.model=scorer", "data.train=prompts.jsonl"]
+    check_inputs(compose_config("train", words))
+    (base / file).write_text(text)
+    with pytest.raises(UserError, match=rf"^{key}: {base / file}.*; restore it, or remove it: "):
+        check_inputs(compose_config("train", words))

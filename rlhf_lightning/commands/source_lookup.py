@@ -1,0 +1,103 @@
+"""Whether the classes and functions that a config names exist: from the source files, because imports take seconds.
+
+Only what is certain is refused. A module that makes its names as it runs (a star import, `__getattr__`, an extension)
+is left to the import itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.working_folder import import_from_working_folder
+
+# Where one of these is named, a module may get names that its text does not show.
+_DYNAMIC = {"globals", "vars", "setattr", "exec", "eval", "modules", "__dict__", "locals"}
+
+
+def check_names(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first `_target_` or reward function of a config that certainly does not exist."""
+    import_from_working_folder()
+    for key, target in _targets(config):
+        if why := why_missing(f"{key}._target_", target):
+            raise UserError(f"{key}._target_: cannot import {target}: {why}")
+    reward = config.get("reward") or {}
+    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
+    for name, part in parts.items():
+        check_function(f"reward{name}.function", part.get("function"))
+
+
+def check_function(key: str, function: str | None) -> None:
+    """Raise UserError if a function named by its dotted path certainly does not exist."""
+    if function and (why := why_missing(key, function)):
+        raise UserError(f"{key}: cannot import {function}: {why}")
+
+
+def _targets(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The dotted key and the `_target_` of every section that has one."""
+    if isinstance(config, Mapping):
+        if isinstance(config.get("_target_"), str):
+            yield key, config["_target_"]
+        for name, value in config.items():
+            yield from _targets(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(config, list):
+        for each in config:
+            yield from _targets(each, key)
+
+
+def why_missing(key: str, target: str) -> str | None:
+    """Return why `package.module.name` cannot be imported; None where that is not certain.
+
+    Raises:
+        UserError: its source cannot be read as Python.
+    """
+    top, *rest = target.split(".")
+    if not all(part.isidentifier() for part in (top, *rest)):
+        return "it is not a dotted path such as my_package.my_name"
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return f"No module named {top!r}"
+    name = top
+    while rest and (below := _submodule(spec, f"{name}.{rest[0]}")) is not None:
+        spec, name = below, f"{name}.{rest.pop(0)}"
+    if not rest or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    with blaming(f"{key}: cannot import {target}"):
+        names = _top_level_names(Path(spec.origin).read_text(encoding="utf-8"), spec.origin)
+    return None if names is None or rest[0] in names else f"{name} has no {rest[0]!r}"
+
+
+def _submodule(spec: ModuleSpec, name: str) -> ModuleSpec | None:
+    folders = spec.submodule_search_locations
+    return None if folders is None else importlib.machinery.PathFinder.find_spec(name, list(folders))
+
+
+def _top_level_names(source: str, file: str) -> set[str] | None:
+    """The names that a module binds when it is imported; None where its text does not tell them all."""
+    tree = ast.parse(source, file)
+    if any(_is_dynamic(node) for node in ast.walk(tree)):
+        return None
+    found = {"__name__", "__doc__", "__file__", "__path__"}
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        waiting += ast.iter_child_nodes(node)
+    return None if {"*", "__getattr__"} & found else found
+
+
+def _is_dynamic(node: ast.AST) -> bool:
+    named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+    return named in _DYNAMIC or isinstance(node, ast.Global)
