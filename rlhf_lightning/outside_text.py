@@ -9,9 +9,15 @@ from __future__ import annotations
 import html
 import re
 
-# C0 and C1 control characters but for newline and tab, DEL, and what changes the reading direction of the text around.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|])")
+# Control characters but for newline and tab; marks that turn the reading direction, end lines or paragraphs, annotate
+# or show nothing at all; halves of characters, which no file takes. What joins letters and emoji stays, and so do the
+# invisible letters of a flag such as Scotland's.
+_UNSAFE = re.compile(
+    "(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f)|"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff]"
+)
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)|(?<=\w)(?:(?=://)|(?=@\w))|(?<=www)(?=\.))", re.IGNORECASE)
 
 
 def for_terminal(text: str) -> str:
@@ -20,7 +26,7 @@ def for_terminal(text: str) -> str:
     >>> print(for_terminal("a\x1b[31mb"))
     a\x1b[31mb
     """
-    return _UNSAFE.sub(lambda found: _spelled(found[0]), text)
+    return _UNSAFE.sub(lambda found: found[1] or _spelled(found[0]), text)
 
 
 def on_one_line(text: str) -> str:
@@ -64,4 +70,4 @@ def for_html(text: str) -> str:
 
 def _spelled(character: str) -> str:
     code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -27,7 +27,16 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     **dict.fromkeys(UPPER, LOWER | UPPER),
     "commands": LOWER | UPPER,
 }
-FREE = {"compat", "errors", "durable", "outside_text", "working_folder", "__version__"}  # all but `functional`
+FREE = {
+    "compat",
+    "errors",
+    "durable",
+    "outside_text",
+    "secret_text",
+    "guarded_streams",
+    "working_folder",
+    "__version__",
+}  # all but `functional`
 ONLY_IN_COMMANDS = {"hydra", "omegaconf"}
 
 

@@ -15,6 +15,14 @@ HOSTILE = [
     "\u202etxt.exe",  # right to left from here on
     "a\u2028b",
     "\x7f",
+    "\x85a",
+    "\x1bP1;2q\x1b\\",  # a picture
+    "a\u061cb",
+    "a\u206ab",
+    "a\ufff9b\ufffac\ufffb",
+    "a\u180eb\u200bc\ufeff",
+    "\U000e0001\U000e0068\U000e0069",  # letters that nobody sees
+    "\ud83d",  # half a character
 ]
 
 
@@ -25,8 +33,12 @@ def test_a_terminal_gets_no_control_character(text):
 
 
 def test_ordinary_text_stays():
-    text = "Ein Satz, 漢字, emoji 🙂, עברית\n\tindented"
+    text = (
+        "Ein Satz, 漢字, emoji 🙂 👩\u200d👩\u200d👧 ✈\ufe0f, עברית, فارسی می\u200cخواهم, soft\u00adhyphen\n\tindented"
+    )
     assert for_terminal(text) == text
+    scotland = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
+    assert for_terminal(scotland) == scotland
 
 
 @pytest.mark.parametrize(
@@ -36,8 +48,11 @@ def test_ordinary_text_stays():
         ("two\nlines", "two lines"),
         ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
         ("[x](javascript:alert(1))", r"\[x\](javascript:alert(1))"),
-        ("![x](http://a.b/c.png)", r"!\[x\](http://a.b/c.png)"),
+        ("![x](http://a.b/c.png)", r"!\[x\](http\://a.b/c.png)"),
         ("`code`", r"\`code\`"),
+        ("see https://evil.example and www.evil.example", r"see https\://evil.example and www\.evil.example"),
+        ("ana@evil.example", r"ana\@evil.example"),
+        ("_a_ my_run_name ~~b~~ &lt; $x$", r"\_a\_ my_run_name \~\~b\~\~ \&lt; \$x\$"),
     ],
 )
 def test_markdown_shows_the_text_itself(text, cell):

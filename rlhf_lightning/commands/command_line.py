@@ -8,6 +8,7 @@ training run has saved a checkpoint then).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -34,6 +35,7 @@ from rlhf_lightning.commands.composition import (
     composition_error,
     config_folder,
     plain_config,
+    split_sweep,
 )
 from rlhf_lightning.commands.launching import (
     check_jobs,
@@ -48,12 +50,15 @@ from rlhf_lightning.commands.launching import (
 )
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.ranks import first_process
-from rlhf_lightning.commands.redaction import shown
+from rlhf_lightning.commands.redaction import remember_words, shown
+from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, reason
+from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 
 Task = Callable[[dict[str, Any]], object]
+_FEW_JOBS = 20  # of a sweep, whose secrets are looked for
 _DEBUG = "RLHF_LIGHTNING_DEBUG"
 # What the system refuses: files that are not there or may not be used, and a disk without room.
 _OF_THE_SYSTEM = {
@@ -76,6 +81,7 @@ _HYDRA_OPTIONS = (
 def read_arguments(command: str) -> argparse.Namespace:
     """Hydra's options and the overrides, from `sys.argv`, where `-m` may stand between overrides: it is moved first."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    remember_words(sys.argv[1:])
     _take_debug()
     parser = get_args_parser()
     parser.prog = command
@@ -89,6 +95,11 @@ def read_arguments(command: str) -> argparse.Namespace:
 
 def run_command(body: Callable[[], None]) -> None:
     """Run a command's body; wrong input becomes one line on stderr and exit code 2."""
+    with guarded_streams():
+        _run_command(body)
+
+
+def _run_command(body: Callable[[], None]) -> None:
     # Hydra reports errors itself, in several lines and with exit code 1, unless it is told to leave them alone.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     take_working_folder_off_path()
@@ -230,6 +241,7 @@ def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.N
         _run_job(task, config, several)
 
     main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
+    _remember_secrets(config_name, arguments)
     try:
         if arguments.multirun and launcher_overrides(arguments.overrides):
             check_jobs(config_name, arguments.overrides, arguments.config_dir, check)
@@ -239,11 +251,28 @@ def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.N
         raise UserError(composition_error(error, config_name, arguments.overrides)) from error
 
 
+def _remember_secrets(config_name: str, arguments: argparse.Namespace) -> None:
+    """Know the secrets of the config before Hydra prints it (`--cfg`) or writes it (a sweep's multirun.yaml)."""
+    with contextlib.suppress(UserError, *COMPOSITION_ERRORS):  # told by Hydra's own composition
+        shared, jobs = split_sweep(config_name, arguments.overrides)
+        for overrides in [shared, *jobs[:_FEW_JOBS]]:
+            compose_config(config_name, overrides, arguments.config_dir)
+
+
+def _hide_secrets(sweep_dir: str) -> None:
+    """Take the secrets out of what Hydra has written about a sweep; nothing reads it again."""
+    file = Path(sweep_dir) / "multirun.yaml"
+    if first_process() and file.is_file() and (text := file.read_text(encoding="utf-8")) != shown(text):
+        write_text_durably(file, shown(text))
+
+
 def _run_job(task: Task, config: DictConfig, several: bool) -> None:
     """What Hydra calls: a job of a sweep, in this process or in one that submitit has started."""
     hydra_config: Any = HydraConfig.get()
     plain = plain_config(config, hydra_config.runtime.choices)
     launcher, sweep = hydra_config.launcher, hydra_config.mode == RunMode.MULTIRUN
+    if sweep:
+        _hide_secrets(hydra_config.sweep.dir)
     if sweep and several:
         plain = numbered(plain, hydra_config.job.num)
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.commands.config_files import check_aliases
-from rlhf_lightning.commands.redaction import remember_environment
+from rlhf_lightning.commands.redaction import remember_secrets
 from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
 
@@ -136,7 +136,7 @@ def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], 
 def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed config without Hydra's own node, resolved; its name is the experiment's or pipeline's by default."""
     container = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
-    remember_environment(container)
+    remember_secrets(container)
     plain: dict[str, Any] = OmegaConf.to_container(container, resolve=True)  # type: ignore[assignment]
     if "name" in plain and plain["name"] is None:
         chosen = choices.get("experiment") or choices.get("pipeline")

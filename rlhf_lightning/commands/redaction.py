@@ -7,32 +7,67 @@ written as that expression, so that the saved config still composes.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-HIDDEN = "***"
-_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_IN_QUERY = re.compile(
-    r"([?&](?:[\w-]*(?:token|key|secret|password|passwd|pwd|signature|sig))=)[^&\s'\"]+", re.IGNORECASE
-)
-_SECRET_KEY = re.compile(
-    r"(^|[_.-])(api_?key|access_?key|private_?key|secret(_?key)?|passwords?|passwd|pwd|credentials?|authorization|bearer|"
-    r"(auth|access|api|hf|hub|bearer|refresh|session)_?token|token)$",
-    re.IGNORECASE,
-)
-_SHORTEST = 6  # a shorter value from the environment is hidden where it stands alone, not within other text
+from rlhf_lightning.secret_text import HIDDEN, is_secret_key, remember, remember_address, remember_variables, shown
 
+__all__ = ["HIDDEN", "remember_secrets", "remember_words", "shown", "without_secrets"]
+
+_VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
+# Where and who: a path or a name made with one of them is not a secret.
+_PLACES = {
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "USERNAME",
+    "PWD",
+    "HOSTNAME",
+    "SHELL",
+    "LANG",
+    "PATH",
+    "TMPDIR",
+    "SCRATCH",
+    "WORK",
+}
 _from_environment: dict[str, str] = {}  # value -> how the config says it
 
 
-def remember_environment(config: Any) -> None:
-    """Note what a composed config, not yet resolved, takes from the environment."""
+def remember_secrets(config: Any) -> None:
+    """Note what a composed config, not yet resolved, takes from the environment and holds under secret keys."""
+    remember_variables()
     for raw, value in _interpolated(config):
+        variables = _VARIABLE.findall(raw)
         if "oc.env" in raw and isinstance(value, str) and value:
             _from_environment[value] = raw
+            if not variables or not set(variables) <= _PLACES:
+                remember(value)
+        for name in set(variables) - _PLACES:
+            remember(os.environ.get(name, ""))
+    _remember_values(OmegaConf.to_container(config, resolve=False))
+
+
+def _remember_values(value: Any, secret: bool = False) -> None:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            _remember_values(part, secret or is_secret_key(str(name)))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _remember_values(part, secret)
+    elif isinstance(value, str) and "${" not in value:
+        (remember if secret and value != "???" else remember_address)(value)
+
+
+def remember_words(words: list[str]) -> None:
+    """Note the secrets of a command line, before it is composed: what cannot be composed is quoted in errors."""
+    for word in words:
+        key, _, value = word.partition("=")
+        for part in value.split(","):
+            (remember if is_secret_key(key) and "${" not in part else remember_address)(part.strip("'\""))
 
 
 def _interpolated(node: Any) -> Iterator[tuple[str, Any]]:
@@ -55,26 +90,13 @@ def without_secrets(value: Any, key: str = "") -> Any:
     {'tracking_uri': 'https://***@host', 'tags': {'api_key': '***'}, 'max_new_tokens': 8}
     """
     if isinstance(value, Mapping):
-        return {name: without_secrets(part, str(name)) for name, part in value.items()}
+        return {name: without_secrets(part, key if is_secret_key(key) else str(name)) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(part, key) for part in value]
     if value is None or isinstance(value, bool):
         return value
     if str(value) in _from_environment:
         return _from_environment[str(value)]
-    if _SECRET_KEY.search(key):
+    if is_secret_key(key) and "${" not in str(value):
         return HIDDEN
     return shown(value) if isinstance(value, str) else value
-
-
-def shown(text: str) -> str:
-    """Return a text for a screen or a log, with secrets hidden.
-
-    >>> shown("no answer from http://ana:pw@host:5000/?api_key=k")
-    'no answer from http://***@host:5000/?api_key=***'
-    """
-    text = _IN_QUERY.sub(rf"\g<1>{HIDDEN}", _IN_ADDRESS.sub(f"{HIDDEN}@", text))
-    for value in sorted(_from_environment, key=len, reverse=True):
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, HIDDEN)
-    return text

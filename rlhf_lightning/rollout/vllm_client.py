@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.secret_text import shown
 
 CONNECT_SECONDS = 10.0
 TRANSIENT = {502, 503, 504}  # a proxy whose server is not there
@@ -30,14 +32,17 @@ class VLLMClient:
     One that takes too long is not, since the server may still be at work on it.
 
     Args:
-        address: such as `http://localhost:8000`. The environment variable VLLM_API_KEY is sent along, where it is set.
+        address: such as `http://localhost:8000`, or with a user and password in front of the host, which are sent as
+            HTTP's basic authentication. The environment variable VLLM_API_KEY is sent along where it is set and the
+            address has none.
         timeout: seconds an answer may take.
         attempts: of one request.
         pause: seconds before the second attempt; doubled before each further one.
     """
 
     def __init__(self, address: str, timeout: float = 600.0, attempts: int = 5, pause: float = 1.0) -> None:
-        self.address, self.timeout = address.rstrip("/"), timeout
+        self._address, self.timeout = address.rstrip("/"), timeout
+        self.address = shown(self._address)  # as messages have it
         self.attempts, self.pause = attempts, pause
 
     def get(self, path: str) -> Any:
@@ -77,11 +82,14 @@ class VLLMClient:
         )
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int, str]:
-        parts = urlsplit(self.address)
+        parts = urlsplit(self._address)
+        credentials, _, host = parts.netloc.rpartition("@")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=min(CONNECT_SECONDS, self.timeout))
+        connection = kind(host, timeout=min(CONNECT_SECONDS, self.timeout))
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("VLLM_API_KEY"):
+        if credentials:
+            headers["Authorization"] = f"Basic {base64.b64encode(unquote(credentials).encode()).decode()}"
+        elif key := os.environ.get("VLLM_API_KEY"):
             headers["Authorization"] = f"Bearer {key}"
         try:
             try:

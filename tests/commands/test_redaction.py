@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rlhf_lightning import secret_text
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import model_card
@@ -27,6 +28,16 @@ PASSWORD = "hunter2-and-more"
         f"https://host/x?a=1&api_key={PASSWORD}&b=2",
         f"https://host/x?X-Amz-Signature={PASSWORD}",
         f"two: http://a:{PASSWORD}@b and http://c:{PASSWORD}@d",
+        f"https://ana:x@{PASSWORD}@host/path",
+        f"https://ana:x/{PASSWORD}@host",
+        f"https://ana:it's'{PASSWORD}@host",
+        f"https://host/x#access_token={PASSWORD}",
+        f"mssql+pyodbc:///?odbc_connect=Driver=x;Server=host;UID=sa;PWD={PASSWORD}",
+        f"{{'Authorization': 'Basic {PASSWORD}'}} sent to host",
+        f"host says: Authorization: Bearer {PASSWORD}",
+        f'host says {{"api_key": "{PASSWORD}"}}',
+        f"host: MLFLOW_TRACKING_PASSWORD={PASSWORD}",
+        "host refuses hf_abcdefghijklmnopqrstuvwxyz".replace("abcdefghijklmnopqrst", "hunter2andmoreabcdef"),
     ],
 )
 def test_no_password_of_an_address_is_shown(text):
@@ -36,10 +47,68 @@ def test_no_password_of_an_address_is_shown(text):
 
 @pytest.mark.parametrize(
     "key",
-    ["api_key", "token", "hf_token", "OPENAI_API_KEY", "password", "db-password", "client_secret", "Authorization"],
+    [
+        *(
+            "api_key",
+            "token",
+            "hf_token",
+            "OPENAI_API_KEY",
+            "password",
+            "db-password",
+            "client_secret",
+            "Authorization",
+        ),
+        *(
+            "x-api-key",
+            "apiKey",
+            "accessToken",
+            "PGPASSWORD",
+            "passphrase",
+            "credentials",
+            "auth",
+            "token_2",
+            "secrets",
+        ),
+    ],
 )
 def test_a_value_under_a_key_that_says_so_is_hidden(key):
     assert without_secrets({"logger": {"tags": {key: PASSWORD}}}) == {"logger": {"tags": {key: "***"}}}
+
+
+@pytest.mark.parametrize("value", [{"name": PASSWORD}, [PASSWORD], [{"a": [PASSWORD]}], 12345678])
+def test_everything_under_such_a_key_is_hidden(value):
+    hidden = json.dumps(without_secrets({"credentials": value}))
+    assert PASSWORD not in hidden
+    assert "12345678" not in hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the token '<eos>' has the id 3; found tokens: 12, keys: a, b",
+        "http://host:5000/path/with@sign is asked",
+        "pad_token='<pad>' eos_token: '<eos>' max_new_tokens=8",
+        "optimizer.lr=0.1 is learned by the basic configuration of task-1-with-a-long-name-in-2026",
+        "sqlite:///outputs/mlflow.db",
+    ],
+)
+def test_ordinary_messages_stay(text):
+    assert shown(text) == text
+
+
+def test_a_secret_of_the_config_is_hidden_wherever_it_is_quoted(monkeypatch):
+    monkeypatch.setattr(secret_text, "_values", {})
+    monkeypatch.setenv("HF_TOKEN", "a-value-of-no-form")
+    overrides = [
+        *("experiment=sft", "model.path=x", "data.train=x.jsonl", f"+logger.tags.api_key={PASSWORD}"),
+        "logger.tracking_uri='http://ana:s%2Fcret-word@host:1'",
+        "+logger.tags.note='at ${oc.env:HOME}/x'",
+    ]
+    config = compose_config("train", overrides)
+    for text in (PASSWORD, "s%2Fcret-word", "s/cret-word", "YW5hOnMvY3JldC13b3Jk", "a-value-of-no-form"):
+        assert text not in shown(f"the library says: {text!r}, and so on")
+    home = config["logger"]["tags"]["note"]
+    assert shown(home) == home  # where somebody works is not a secret
 
 
 @pytest.mark.parametrize("key", ["max_new_tokens", "tokens_per_microbatch", "eos_token_id", "token_budget", "monkey"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,3 +339,16 @@ def test_the_key_of_the_environment_is_sent_along(
     monkeypatch.setenv("VLLM_API_KEY", "abc")
     engine(server).sync(policy(base, True))
     assert server.headers[0]["Authorization"] == "Bearer abc"
+
+
+def test_a_user_and_password_in_the_address_are_sent_and_never_shown(
+    base: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "abc")
+    monkeypatch.setattr(server, "address", server.address.replace("://", "://ana:p%40ss@"))
+    engine(server).sync(policy(base, True))
+    assert server.headers[0]["Authorization"] == "Basic " + base64.b64encode(b"ana:p@ss").decode()
+    server.trouble = lambda path: (200, '{"data": []}') if "models" in path else None
+    with pytest.raises(UserError, match="lists no model") as error:
+        engine(server).sync(policy(base, False))
+    assert "p%40ss" not in str(error.value)

@@ -1,0 +1,90 @@
+"""Standard output and error, the last gate before a terminal: nothing that a library quotes acts, or is a secret.
+
+Warnings, log records, tracebacks and messages of libraries quote names, paths, prompts and addresses. All of it passes
+here, whoever prints it, and so do the records of log files.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rlhf_lightning.outside_text import for_terminal
+from rlhf_lightning.secret_text import remember_variables, shown
+
+_DRAW_WITH_ESCAPES = {"tqdm", "rich"}  # bars and tables, on a terminal
+
+
+class GuardedStream:
+    """A text stream that spells out control characters and hides secrets.
+
+    Args:
+        stream: where the text goes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.guarded = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, made harmless. What bars and tables draw on a terminal keeps its escape sequences."""
+        draws = _draws(sys._getframe(1).f_globals.get("__name__")) and self.guarded.isatty()
+        self.guarded.write(shown(text) if draws else for_terminal(shown(text)))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write each."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.guarded, name)
+
+
+def _draws(module: Any) -> bool:
+    return str(module).partition(".")[0] in _DRAW_WITH_ESCAPES
+
+
+@contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Guard what is printed and logged inside, by this process and through handlers that libraries have made before."""
+    remember_variables()
+    former = sys.stdout, sys.stderr, logging.getLogRecordFactory()
+    if any(isinstance(stream, GuardedStream) for stream in former[:2]):
+        yield  # a job of a sweep
+        return
+    sys.stdout, sys.stderr = GuardedStream(sys.stdout), GuardedStream(sys.stderr)
+    logging.setLogRecordFactory(_harmless(former[2]))
+    moved = [(handler, handler.stream) for handler in _handlers() if handler.stream in former[:2]]
+    for handler, stream in moved:
+        handler.stream = sys.stdout if stream is former[0] else sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = former[:2]
+        logging.setLogRecordFactory(former[2])
+        for handler, stream in moved:
+            handler.stream = stream
+
+
+def _handlers() -> list[Any]:
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    of_each = [handler for logger in loggers for handler in getattr(logger, "handlers", [])]
+    return [handler for handler in of_each if hasattr(handler, "stream")]
+
+
+def _harmless(make: Any) -> Any:
+    """A maker of log records whose message is final and harmless: handlers may write it to files."""
+
+    def record(*arguments: Any, **more: Any) -> logging.LogRecord:
+        made: logging.LogRecord = make(*arguments, **more)
+        try:
+            message = made.getMessage()
+        except Exception:  # arguments that do not fit the format: logging's own complaint comes later
+            return made
+        made.msg, made.args = for_terminal(shown(message)), None
+        return made
+
+    return record
