@@ -81,11 +81,18 @@ def run_command(
     """
     out, err, given = scratch / "out", scratch / "err", scratch / "in"
     given.write_bytes(typed)
+    code = _wait(child_of_command(command, words, folder, prepare, (given, out, err)), seconds)
+    return code, out.read_text(errors="replace"), err.read_text(errors="replace")
+
+
+def child_of_command(
+    command: str, words: list[str], folder: Path, prepare: Callable[[Path], object], files: tuple[Path, Path, Path]
+) -> int:
+    """Start `rlhf-<command> words` with these files as standard input, output and error; returns the process's id."""
     pid = os.fork()
     if pid == 0:
-        _child(command, words, folder, prepare, (given, out, err))
-    code = _wait(pid, seconds)
-    return code, out.read_text(errors="replace"), err.read_text(errors="replace")
+        _child(command, words, folder, prepare, files)
+    return pid
 
 
 def _child(
