@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 BLOCK = 1 << 24
+MANIFEST = ".manifest.json"
 
 
 class HashingFile:
@@ -121,7 +122,7 @@ def remove_with_manifest(path: Path) -> None:
 
 
 def manifest_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.manifest.json")
+    return path.with_name(f"{path.name}{MANIFEST}")
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
@@ -130,7 +131,27 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
         entries = json.loads(manifest_of(path).read_text(encoding="utf-8"))["entries"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return entries if isinstance(entries, list) else []
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def entry_of(path: Path) -> dict[str, Any]:
+    """The entry of a checkpoint's manifest that is of the file there is; empty where there is none.
+
+    A kill may leave two entries, of the former file and of the one that was being saved. A folder has one at most.
+    """
+    entries = read_manifest(path)
+    if path.is_file():
+        size = path.stat().st_size
+        entries = [entry for entry in entries if entry.get("size") == size]
+        if len(entries) > 1:
+            digest = _hash_of(path)
+            entries = [entry for entry in entries if entry.get("sha256") == digest]
+    return entries[0] if entries else {}
+
+
+def write_manifest(path: Path, **facts: Any) -> None:
+    """Write the manifest of a checkpoint that is a folder: no size, no hash, what else there is to say."""
+    _write_manifest(path, [facts])
 
 
 def what_is_broken(path: Path) -> str | None:
@@ -150,9 +171,7 @@ def what_is_broken(path: Path) -> str | None:
 
 def why_not_resumed(path: Path) -> str | None:
     """Why no run resumes exactly from a checkpoint that is whole, as its manifest says."""
-    size = path.stat().st_size if path.is_file() else None
-    entries = [entry for entry in read_manifest(path) if size in (None, entry.get("size"))]
-    reason = entries[0].get("cannot_resume") if entries else None
+    reason = entry_of(path).get("cannot_resume")
     return None if reason is None else str(reason)
 
 

@@ -33,6 +33,7 @@ FREE = {
     "durable",
     "outside_text",
     "secret_text",
+    "run_identity",
     "guarded_streams",
     "working_folder",
     "__version__",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from rlhf_lightning.durable import remove_with_manifest, save_with_manifest
+from rlhf_lightning.durable import manifest_of, remove_with_manifest, save_with_manifest, write_manifest
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.run_identity import SaveCounter, read_started
 
 _PARTS = ("state_dict", "pytorch-lightning_version")  # of every checkpoint, one of the weights alone included
 
@@ -20,15 +22,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Lightning stages it in the temporary folder and moves it without a sync: killed while it moves across file systems,
     both the new and the former checkpoint are gone. A `Trainer(plugins=[DurableCheckpointIO()])` has it outside the
-    commands, too. Sharded checkpoints (folders) are written by their strategy and not through this.
+    commands, too. Sharded checkpoints (folders) are written by their strategy and not through this. The checkpoint and
+    its manifest say of which run they are, and in which order they were saved (`rlhf_lightning.run_identity`).
 
     Args:
-        run_dir: the run folder, named in the manifest, for checkpoints that lie elsewhere.
+        run_dir: the run folder, named in the manifest, for checkpoints that lie elsewhere; default: there is none, and
+            the run's id is read where the checkpoint is saved.
     """
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
         super().__init__()
-        self.run_dir = run_dir
+        self.run_dir = None if run_dir is None else Path(run_dir)
+        self._counter = SaveCounter()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
@@ -36,12 +41,26 @@ class DurableCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        facts: dict[str, Any] = {
-            key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint
-        }
+        origin = self._origin(target.parent)
+        whole: dict[str, Any] = {**checkpoint, **{key: origin[key] for key in ("run_id", "saved") if key in origin}}
+        facts = {key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint}
+        save_with_manifest(target, lambda file: torch.save(whole, file), **facts, **origin)
+
+    def describe_folder(self, path: Path) -> None:
+        """Write the manifest of a sharded checkpoint, which says of which run it is and when it was saved."""
+        write_manifest(path, **self._origin(path.parent))
+
+    def _origin(self, folder: Path) -> dict[str, Any]:
+        """The run, its folder if there is one (its place, and the way to it, which a copy keeps), and the save."""
+        own = folder if self.run_dir is None else self.run_dir / "checkpoints"
+        started = read_started(own)
+        origin: dict[str, Any] = {"saved": self._counter.next(own, folder)}
+        if started is not None and started.run_id:
+            origin["run_id"] = started.run_id
         if self.run_dir is not None:
-            facts["run"] = str(Path(self.run_dir).resolve())
-        save_with_manifest(target, lambda file: torch.save(checkpoint, file), **facts)
+            origin["run"] = str(self.run_dir.resolve())
+            origin["run_from_here"] = os.path.relpath(self.run_dir.resolve(), folder.resolve())
+        return origin
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """The content of a checkpoint.
@@ -62,5 +81,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         if "://" in str(path) or Path(path).is_dir():
             super().remove_checkpoint(path)
+            if "://" not in str(path):
+                manifest_of(Path(path)).unlink(missing_ok=True)
         else:
             remove_with_manifest(Path(path))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlhf_lightning.callbacks.checkpoint_io import DurableCheckpointIO
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.run_identity import identity_of
 
 
 class ResumableCheckpoint(ModelCheckpoint):
@@ -20,11 +24,35 @@ class ResumableCheckpoint(ModelCheckpoint):
     - Where `max_steps`, `max_time` or `should_stop` cuts an epoch, it is saved after the last step and not at the
       epoch's end, which Lightning would resume from as if the epoch were done; a stop waits for the end of the
       optimiser step. A module that cannot resume within an epoch (PPO) keeps the checkpoint of the epoch before.
+    - A run folder that was moved or copied keeps its best checkpoints: they are looked for beside the resumed one.
     """
 
     _due = False
     _stop = False
     _cut = False
+    _run_id: str | None = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._run_id = checkpoint.get("run_id")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        former, here = state_dict.get("dirpath"), self.dirpath
+        if former and here and str(former) != str(here) and self._run_id:
+            state_dict = self._found_here(state_dict, Path(here)) or state_dict
+        super().load_state_dict(state_dict)
+
+    def _found_here(self, state: dict[str, Any], here: Path) -> dict[str, Any] | None:
+        """The state with the paths of this run's checkpoints in a folder, without those that are not there."""
+
+        def found(path: str) -> str:
+            place = here / os.path.relpath(path, state["dirpath"]) if path else None
+            is_own = place is not None and place.exists() and identity_of(place).get("run_id") == self._run_id
+            return str(place) if is_own else ""
+
+        paths = {key: found(state[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {found(path): value for path, value in state["best_k_models"].items() if found(path)}
+        return {**state, **paths, "best_k_models": best, "dirpath": str(here)} if best or any(paths.values()) else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -62,6 +90,13 @@ class ResumableCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._cut:
             super().on_train_end(trainer, pl_module)
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        checkpoint_io = trainer.strategy.checkpoint_io
+        # A folder is written by its strategy (DeepSpeed, FSDP), which knows nothing of manifests.
+        if trainer.is_global_zero and isinstance(checkpoint_io, DurableCheckpointIO) and Path(filepath).is_dir():
+            checkpoint_io.describe_folder(Path(filepath))
 
     def _stop_after_the_step(self, trainer: Trainer, batch_idx: int) -> None:
         """Hold a stop back while gradients accumulate: they are not in a checkpoint."""

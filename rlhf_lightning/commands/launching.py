@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.composition import compose_with_launcher, split_sweep
-from rlhf_lightning.commands.run_folder import OUTPUTS, has_checkpoint, run_of_checkpoint
+from rlhf_lightning.commands.run_folder import OUTPUTS, run_of_checkpoint, saved_by_this_job
 from rlhf_lightning.errors import UserError
 
 _SUBMITIT = "hydra_plugins.hydra_submitit_launcher."
@@ -110,8 +110,8 @@ def numbered(config: dict[str, Any], number: int) -> dict[str, Any]:
 def in_run_folder(config: dict[str, Any], sweep_dir: str, number: int) -> dict[str, Any]:
     """A training config with the run folder that all processes of its job agree on, also when it is queued again.
 
-    That is `run_dir`, or the one that the checkpoint belongs to, or `outputs/<name>/<time of the sweep>_<number>`. A
-    checkpoint there that is newer than the sweep is the job's own, from before it was queued again: it goes on there.
+    That is `run_dir`, or the one that the checkpoint belongs to, or `outputs/<name>/<time of the sweep>_<number>`. What
+    this job has saved there is from before it was queued again: it goes on from that.
     """
     if "ckpt" not in config:
         return config  # not of rlhf-train
@@ -119,8 +119,7 @@ def in_run_folder(config: dict[str, Any], sweep_dir: str, number: int) -> dict[s
     if folder is None:
         folder = checkpoint and checkpoint != "last" and run_of_checkpoint(Path(checkpoint))
         folder = folder or OUTPUTS / str(config["name"]) / f"{Path(sweep_dir).name}_{number}"
-    began = Path(sweep_dir) / "multirun.yaml"  # which Hydra writes once, when the sweep begins
-    if began.is_file() and has_checkpoint(Path(folder), since_ns=began.stat().st_mtime_ns):
+    if saved_by_this_job(Path(folder)):
         checkpoint = "last"
     return {**config, "run_dir": str(folder), "ckpt": checkpoint}
 

@@ -39,6 +39,12 @@ def slurm_job() -> str:
     return f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
+def job() -> str:
+    """The job of the cluster, or of submitit on this machine, by a name that it keeps when it is queued again."""
+    local = os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    return f"local {local}" if local else slurm_job()
+
+
 def queued_again() -> bool:
     """Whether this SLURM job has run before."""
     return bool(slurm_job()) and _number("SLURM_RESTART_COUNT") > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     changes = {
         key: (old, new)
         for key, old, new in differences(without_secrets(former), without_secrets(config))
-        if key not in _SILENT
+        if key not in _SILENT and not _moved_along(old, new, former, config)
     }
     refused = [key for key in changes if changes_meaning(key, former, config)]
     if first_process():
@@ -55,6 +56,15 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
             f"{', '.join(refused)}: changed since the run began, which would make it another run; start a new one "
             "(another run_dir, without ckpt), take the former values, or say resume_anyway=true"
         )
+
+
+def _moved_along(old: Any, new: Any, former: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Whether both are the same file beside or in the run folder, which has been moved or copied with what is there."""
+    if not (isinstance(old, str) and isinstance(new, str) and former.get("run_dir") and config.get("run_dir")):
+        return False
+    was, now = (os.path.abspath(os.path.dirname(os.path.abspath(each["run_dir"]))) for each in (former, config))
+    place = os.path.relpath(os.path.abspath(old), was)
+    return was != now and not place.startswith(os.pardir) and place == os.path.relpath(os.path.abspath(new), now)
 
 
 _SILENT = {"ckpt", "resume_anyway", "explain"}

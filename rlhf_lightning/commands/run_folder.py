@@ -12,16 +12,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lightning.commands.ranks import first_process, queued_again, slurm_job, started_from_outside, under_srun
+from rlhf_lightning import run_identity
+from rlhf_lightning.commands.ranks import first_process, job, queued_again, started_from_outside, under_srun
 from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.durable import manifest_of, read_manifest, what_is_broken, why_not_resumed, write_text_durably
+from rlhf_lightning.durable import entry_of, manifest_of, what_is_broken, why_not_resumed, write_text_durably
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.run_identity import identity_of, is_of_earlier_run, is_saved_since, newness, read_started
 
 # Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
 _SHARED = "RLHF_LIGHTNING_RUN_DIR"
 _SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
-_STARTED = ".started"  # in checkpoints/: those older than it are of an earlier run in the same folder
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
@@ -66,8 +67,16 @@ def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """The folder of the run that saved a checkpoint: its run goes on there."""
     above = checkpoint.absolute().parents
     # Lightning's own, of a SLURM job, lies in the run folder itself; a callback's `dirpath` may be anywhere.
-    named = [Path(entry["run"]) for entry in read_manifest(checkpoint) if "run" in entry]
-    return next((folder for folder in (above[1], above[0], *named) if (folder / "config.yaml").is_file()), None)
+    entry = entry_of(checkpoint)
+    named = [Path(os.path.normpath(above[0] / entry[key])) for key in ("run_from_here", "run") if key in entry]
+    folders = [above[1], above[0], *(folder for folder in named if _may_be_of(entry, folder))]
+    return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
+
+
+def _may_be_of(entry: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a run folder that a manifest names is of the same run still: not another one has begun there."""
+    started = read_started(folder / "checkpoints")
+    return started is None or not started.run_id or entry.get("run_id") in (None, started.run_id)
 
 
 def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
@@ -92,10 +101,15 @@ def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
 def _was_interrupted(config: Mapping[str, Any]) -> bool:
     """Whether this SLURM job was queued again after it had saved a checkpoint in this very run."""
     folder = Path(config["run_dir"]) if config.get("run_dir") else None
-    started = folder and folder / "checkpoints" / _STARTED
-    if folder is None or not queued_again() or not started or not started.is_file():
+    return folder is not None and queued_again() and saved_by_this_job(folder)
+
+
+def saved_by_this_job(folder: Path) -> bool:
+    """Whether this very job of a cluster began or resumed the run in a folder, and has saved a checkpoint of it."""
+    started = read_started(folder / "checkpoints")
+    if started is None or not job() or started.job != job():
         return False
-    return started.read_text(encoding="utf-8") == slurm_job() and has_checkpoint(folder)
+    return any(is_saved_since(path, folder / "checkpoints") for path in _of_the_run(folder))
 
 
 def refuse_foreign_resume(folder: Path) -> None:
@@ -124,7 +138,7 @@ def _newest_complete(config: Mapping[str, Any]) -> Path:
     run_dir = config.get("run_dir")
     root = Path(run_dir) if run_dir else OUTPUTS / str(config["name"])
     found = [*root.glob("checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"), *_elsewhere(config)]
-    for path in sorted(found, key=_age_key, reverse=True):
+    for path in sorted(found, key=newness, reverse=True):
         problem = _of_earlier_run(path) or what_is_broken(path) or why_not_resumed(path)
         if problem is None:
             return path
@@ -138,36 +152,45 @@ def _elsewhere(config: Mapping[str, Any]) -> Iterator[Path]:
     sections = [section for section in (config.get("callbacks") or {}).values() if isinstance(section, Mapping)]
     folders = {str(section["dirpath"]) for section in sections if section.get("dirpath")}
     own = Path(config["run_dir"]).resolve() if config.get("run_dir") else (OUTPUTS / str(config["name"])).resolve()
+    runs = [own] if config.get("run_dir") else list(own.glob("*"))
+    ids = {started.run_id for run in runs if (started := read_started(run / "checkpoints")) and started.run_id}
     for path in (path for folder in sorted(folders) for path in Path(folder).glob("*.ckpt")):
-        run = run_of_checkpoint(path)
-        if run is not None and own in (run.resolve(), run.resolve().parent):
+        run_id, run = identity_of(path).get("run_id"), run_of_checkpoint(path)
+        by_place = run is not None and own in (run.resolve(), run.resolve().parent)
+        if run_id in ids if run_id and ids else by_place:
             yield path
 
 
-def _age_key(path: Path) -> int:
-    return path.lstat().st_mtime_ns
-
-
 def _of_earlier_run(path: Path) -> str | None:
-    started = path.parent / _STARTED
-    earlier = started.is_file() and _age_key(path) < _age_key(started)
+    earlier = is_of_earlier_run(path, path.parent)
     return "it is of an earlier run in this folder" if earlier else None
 
 
-def has_checkpoint(folder: Path, since_ns: int = 0) -> bool:
-    """Whether the run in a folder has saved one since a time, in nanoseconds of the epoch."""
-    files = [
-        path
-        for path in folder.glob("checkpoints/*.ckpt")
-        if _of_earlier_run(path) is None and why_not_resumed(path) is None
-    ]
-    return any(_age_key(path) >= since_ns for path in files)
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in a folder has saved one that it resumes from."""
+    return any(True for _ in _of_the_run(folder))
+
+
+def _of_the_run(folder: Path) -> Iterator[Path]:
+    for path in folder.glob("checkpoints/*.ckpt"):
+        if _of_earlier_run(path) is None and why_not_resumed(path) is None:
+            yield path
 
 
 def begin_run(folder: Path) -> None:
     """Mark the start of a new run, whose `ckpt=last` must not find what an earlier one has left in its folder."""
-    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    write_text_durably(folder / "checkpoints" / _STARTED, slurm_job())
+    run_identity.begin(folder / "checkpoints", job(), _beside(folder))
+
+
+def resume_run(folder: Path, checkpoint: Path) -> None:
+    """Mark that the run of a checkpoint goes on in a folder, whatever other runs have left there."""
+    run_identity.go_on(folder / "checkpoints", checkpoint, job(), _beside(folder))
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The checkpoints of the other runs of the experiment, among which `ckpt=last` without `run_dir` chooses."""
+    siblings = folder.resolve().parent
+    return list(siblings.glob("*/checkpoints")) if siblings.parent == OUTPUTS.resolve() else []
 
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:

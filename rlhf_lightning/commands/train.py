@@ -31,6 +31,7 @@ from rlhf_lightning.commands.run_folder import (
     forget_run_dir,
     has_checkpoint,
     refuse_foreign_resume,
+    resume_run,
     write_config,
     write_summary,
 )
@@ -220,6 +221,8 @@ def _take_over(
     write_config(run_dir, config)
     if checkpoint is None:
         begin_run(run_dir)
+    else:
+        resume_run(run_dir, checkpoint)
     open_tracking(loggers)
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from rlhf_lightning.callbacks import DurableCheckpointIO
 from rlhf_lightning.commands import launching, train
 from rlhf_lightning.commands.command_line import run_command
 from rlhf_lightning.commands.composition import compose_with_launcher
 from rlhf_lightning.commands.launching import check_jobs, has_several_jobs, in_run_folder, in_submitit, waiting_for_jobs
+from rlhf_lightning.commands.run_folder import begin_run, resume_run
 from rlhf_lightning.errors import UserError
 
 SLURM = ["experiment=sft_demo", "hydra/launcher=slurm"]
@@ -117,29 +119,40 @@ def test_a_jobs_run_folder_is_a_function_of_the_sweep_and_the_jobs_number() -> N
 
 
 def test_a_job_that_resumes_a_file_goes_on_in_its_run_folder(empty_folder: Path) -> None:
-    file = save(empty_folder / "earlier", age=10)
+    file = save(empty_folder / "earlier")
     (empty_folder / "earlier" / "config.yaml").write_text("{}")
     assert in_run_folder({**CONFIG, "ckpt": str(file)}, SWEEP, 0)["run_dir"] == str(empty_folder / "earlier")
 
 
-def save(folder: Path, age: float) -> Path:
+def save(folder: Path) -> Path:
     file = folder / "checkpoints" / "last.ckpt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"weights")
-    os.utime(file, (1e9 - age, 1e9 - age))
+    DurableCheckpointIO(folder).save_checkpoint({}, file)
     return file
 
 
-@pytest.mark.parametrize(("age", "ckpt"), [(10, None), (-10, "last")])
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize("variable", ["SLURM_JOB_ID", "SUBMITIT_LOCAL_JOB_ID"])
 def test_a_job_that_is_queued_again_resumes_what_it_has_saved_itself(
-    age: float, ckpt: str | None, empty_folder: Path
+    variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = empty_folder / "sweep"
-    sweep.mkdir()
-    (sweep / "multirun.yaml").write_text("")
-    os.utime(sweep / "multirun.yaml", (1e9, 1e9))
-    save(empty_folder / "mine", age)
-    assert in_run_folder({**CONFIG, "run_dir": "mine"}, str(sweep), 0)["ckpt"] == ckpt
+    def ckpt(named: str | None = None) -> Any:
+        return in_run_folder({**CONFIG, "run_dir": "mine", "ckpt": named}, "sweep", 0)["ckpt"]
+
+    monkeypatch.setenv(variable, "4710")
+    begin_run(Path("mine"))
+    named = save(Path("mine"))
+    monkeypatch.setenv(variable, "4711")
+    assert ckpt() is None  # another job's
+    resume_run(Path("mine"), named)
+    assert ckpt(str(named)) == str(named)  # it has saved nothing yet
+    save(Path("mine"))
+    assert ckpt(str(named)) == "last"
+    begin_run(Path("mine"))
+    assert ckpt() is None
+    save(Path("mine"))
+    assert ckpt() == "last"
+    monkeypatch.delenv(variable)
+    assert ckpt() is None
 
 
 @pytest.fixture

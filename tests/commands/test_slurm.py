@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_lightning.run_identity import read_started
 from rlhf_lightning.simulation import write_world
 from tests.commands.fake_slurm import install
 
@@ -102,11 +103,13 @@ def test_a_job_that_is_preempted_is_queued_again_and_ends_like_one_that_was_not(
 ) -> None:
     run = start(folder, environment, *CLUSTER, "run_dir=preempted", "hydra.sweep.dir=preempted_sweep")
     stop_after_steps(folder, "preempted", signal.SIGUSR2)
-    began = (folder / "preempted/checkpoints/.started").stat().st_mtime_ns
+    began = read_started(folder / "preempted/checkpoints")
     code, printed = end(run)
     assert code == 0, printed + logs(folder, "preempted_sweep")
     assert len(list((folder / "slurm").glob("*.requeued0"))) == 1
-    assert (folder / "preempted/checkpoints/.started").stat().st_mtime_ns == began  # it was resumed, not begun again
+    goes_on = read_started(folder / "preempted/checkpoints")
+    assert began is not None and goes_on is not None
+    assert (goes_on.run_id, goes_on.job) == (began.run_id, began.job)  # it was resumed, not begun again
     assert end_of(folder / "preempted") == end_of(whole)
 
 
