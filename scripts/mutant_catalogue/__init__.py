@@ -11,6 +11,7 @@ from mutant_catalogue.losses import LOSSES
 from mutant_catalogue.precisions import PRECISIONS
 from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
+from mutant_catalogue.runs import RUNS
 from mutant_catalogue.state import STATE
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
@@ -26,6 +27,7 @@ ROWS: tuple[Row, ...] = (
     *PRECISIONS,
     *FAMILIES,
     *FOLDERS,
+    *RUNS,
     *ON_DEVICES,
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.callbacks import DurableCheckpointIO
+from rlhf_lightning.callbacks import DurableCheckpointIO, ResumableCheckpoint
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.resuming import check_same_run
@@ -22,6 +22,7 @@ from rlhf_lightning.commands.run_folder import (
     write_config,
 )
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.run_identity import read_started
 from rlhf_lightning.simulation import write_world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,36 @@ def test_a_copy_whose_files_times_are_wrong_resumes_and_ends_bitwise_equal(
     ]
     assert kept[0] == kept[1]  # the best ones of both halves
     assert not Path("begun").exists()
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_the_best_checkpoints_of_a_copy_are_its_own(tmp_path: Path) -> None:
+    begin_run(tmp_path / "run")
+    names = ("best.ckpt", "second.ckpt", "last.ckpt")
+    for name in names:
+        DurableCheckpointIO(tmp_path / "run").save_checkpoint({}, tmp_path / "run/checkpoints" / name)
+    best, second, last = (str(tmp_path / "run/checkpoints" / name) for name in names)
+    state = {
+        **ResumableCheckpoint(tmp_path / "run/checkpoints", save_top_k=2, monitor="val/loss").state_dict(),
+        **{"best_model_path": best, "kth_best_model_path": second, "last_model_path": last},
+        "best_k_models": {best: 1.0, second: 2.0},
+    }
+    begun = read_started(tmp_path / "run/checkpoints")
+    assert begun is not None
+
+    def loaded(folder: Path, run_id: str) -> ResumableCheckpoint:
+        callback = ResumableCheckpoint(folder / "checkpoints", save_top_k=2, monitor="val/loss")
+        callback.on_load_checkpoint(None, None, {"run_id": run_id})  # type: ignore[arg-type]
+        callback.load_state_dict(state)
+        return callback
+
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    (tmp_path / "copy/checkpoints/second.ckpt").unlink()
+    copy = loaded(tmp_path / "copy", begun.run_id)
+    assert copy.best_k_models == {str(tmp_path / "copy/checkpoints/best.ckpt"): 1.0}
+    assert (copy.best_model_path, copy.kth_best_model_path) == (str(tmp_path / "copy/checkpoints/best.ckpt"), "")
+    assert loaded(tmp_path / "copy", "another run's").best_k_models == {}
+    assert loaded(tmp_path / "run", begun.run_id).best_k_models == {best: 1.0, second: 2.0}
 
 
 def test_checkpoints_beside_a_run_that_was_copied_with_it_are_of_the_copy(empty_folder: Path) -> None:

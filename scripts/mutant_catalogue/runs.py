@@ -1,0 +1,67 @@
+"""Bugs of run folders: whose a checkpoint is, and what a disk that fails leaves."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+IDENTITY = "run_identity.py"
+TIMES = "test_run_identity.py::test_the_times_of_files_do_not_matter"
+CLOCK = "test_run_identity.py::test_a_clock_that_is_set_in_the_middle_of_a_run_does_not_change_the_order"
+
+RUNS = (
+    Row(
+        "a copy, a restored backup or another clock makes another checkpoint the last one",
+        "the newest checkpoint is the one that was saved last, of its own run, whatever the files' times say",
+        (
+            Mutant(
+                "the newest checkpoint is the one with the newest time",
+                IDENTITY,
+                "int(saved > 0), saved, _time_of(checkpoint)",
+                "int(saved > 0), _time_of(checkpoint), saved",
+                (TIMES,),
+            ),
+            Mutant(
+                "a checkpoint older than the start of its run is of an earlier one",
+                IDENTITY,
+                "        return bool(run_id != started.run_id)\n",
+                "        return _time_of(checkpoint) < _began(started, started_in)\n",
+                (TIMES,),
+            ),
+            Mutant(
+                "the order of saving is the clock's",
+                IDENTITY,
+                "max(self._last + 1, time.time_ns())",
+                "time.time_ns()",
+                (CLOCK,),
+            ),
+            Mutant(
+                "the number of a save begins anew when a run is resumed",
+                IDENTITY,
+                "max(self._last, latest(folder), started.since if started else 0)",
+                "self._last",
+                (CLOCK,),
+            ),
+            Mutant(
+                "a new run begins under the former one's id",
+                IDENTITY,
+                "Started(uuid.uuid4().hex, latest(folder, *others), job)",
+                'Started("0", latest(folder, *others), job)',
+                ("test_run_identity.py::test_a_second_run_in_a_folder_is_another_one_however_the_clock_is_set",),
+            ),
+            Mutant(
+                "the best checkpoints are looked for where the run began",
+                "callbacks/resumable_checkpoint.py",
+                "self._found_here(state_dict, Path(here)) or state_dict",
+                "state_dict",
+                ("commands/test_moved_runs.py::test_the_best_checkpoints_of_a_copy_are_its_own",),
+            ),
+            Mutant(
+                "a job that is queued again resumes what was there before it",
+                "run_identity.py",
+                "saved > started.since if saved",
+                "True if saved",
+                ("commands/test_launching.py::test_a_job_that_is_queued_again_resumes_what_it_has_saved_itself",),
+            ),
+        ),
+    ),
+)
