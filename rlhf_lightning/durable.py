@@ -13,11 +13,12 @@ import hashlib
 import json
 import os
 import pickletools
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 BLOCK = 1 << 24
 MANIFEST = ".manifest.json"
@@ -68,6 +69,31 @@ def _new_file(path: Path) -> BinaryIO:
     """A file that did not exist before: what lies at that name, a link that somebody has planted even, is removed."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """A text file to add lines to; made where there is none. A link, or a second name of another file, is not followed.
+
+    Raises:
+        OSError: it is a link.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+
+
+def has_other_names(path: Path) -> bool:
+    """Whether a file is a link, or a hard link of a file that has another name as well."""
+    return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, as far as possible; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text_durably(path: Path, text: str) -> None:

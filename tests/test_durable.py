@@ -13,7 +13,9 @@ import pytest
 from rlhf_lightning import durable
 from rlhf_lightning.durable import (
     manifest_of,
+    open_to_append,
     read_manifest,
+    remove_tree,
     remove_with_manifest,
     save_with_manifest,
     what_is_broken,
@@ -122,3 +124,21 @@ def test_a_text_is_replaced_whole(tmp_path: Path) -> None:
     write_text_durably(tmp_path / "a.json", "é2\n")
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == "é2\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_lines_are_not_added_through_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    with pytest.raises(OSError, match="symbolic links"):
+        open_to_append(tmp_path / "link")
+    assert not (tmp_path / "theirs").exists()
+
+
+def test_a_link_is_removed_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    remove_tree(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "theirs" / "file").exists()
+    remove_tree(tmp_path / "theirs")
+    assert not (tmp_path / "theirs").exists()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.durable import write_text_durably
+from rlhf_lightning.durable import has_other_names, write_text_durably
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
@@ -21,7 +21,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     text = path.read_text(encoding="utf-8")
     rows = [(line, _parse(line)) for line in text.split("\n")]  # U+2028 and U+0085 may stand inside a line
     kept = [line + "\n" for line, row in rows if row is not None and keep(row)]
-    if "".join(kept) != text:
+    if "".join(kept) != text or has_other_names(path):
         write_text_durably(path, "".join(kept))
     return len(kept)
 

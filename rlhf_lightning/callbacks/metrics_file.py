@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.durable import open_to_append
 
 
 class MetricsFile(Callback):
@@ -111,8 +112,7 @@ class _LinesLogger(Logger):
 
     def append(self, row: dict[str, Any]) -> None:
         self.lines += 1
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        with open_to_append(self.path) as file:
             file.write(json.dumps(row) + "\n")
 
     def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> int:

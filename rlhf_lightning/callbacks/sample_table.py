@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.callbacks.lines import keep_lines
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
+from rlhf_lightning.durable import open_to_append
 
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 
@@ -47,8 +48,7 @@ class SampleTable(Callback):
             return
         rows = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
         path = self._file(trainer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
+        with open_to_append(path) as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger):

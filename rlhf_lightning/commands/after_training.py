@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.run_folder import first_process
+from rlhf_lightning.durable import remove_tree
 from rlhf_lightning.errors import Terminated, reason
 
 
@@ -52,15 +52,16 @@ def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
     new, former, target = run_dir / ".model.new", run_dir / ".model.former", run_dir / "model"
     if first_process():
         for left_over in (new, former):
-            shutil.rmtree(left_over, ignore_errors=True)
+            remove_tree(left_over)
+        new.mkdir(parents=True)  # by itself: not through a link that somebody has planted
     try:
         export(new)
     except BaseException:
         if first_process():
-            shutil.rmtree(new, ignore_errors=True)
+            remove_tree(new)
         raise
     if first_process():
-        if target.exists():
+        if target.exists() or target.is_symlink():
             os.replace(target, former)
         os.replace(new, target)
-        shutil.rmtree(former, ignore_errors=True)
+        remove_tree(former)

@@ -156,9 +156,14 @@ def _save_merged(run: TrainingRun, folder: Path, dtype: str | None, attn_impleme
     save_model(model, load_tokenizer(run.model_folder), folder)
 
 
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Those that are links: what they lead to is not the run's, and would be given away with the export."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
 def _copy_adapter(run: TrainingRun, folder: Path) -> None:
     """The run's adapter folder, tokenizer included, with a base that is found from any working folder."""
-    shutil.copytree(run.model_folder, folder, dirs_exist_ok=True)
+    shutil.copytree(run.model_folder, folder, dirs_exist_ok=True, ignore=_links)
     base, file = Path(str(run.adapter_base)), folder / "adapter_config.json"
     if base.is_dir():
         config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(base.resolve())}

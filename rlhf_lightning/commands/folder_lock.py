@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from rlhf_lightning.durable import has_other_names
 from rlhf_lightning.errors import UserError, reason
 
 try:
@@ -44,6 +45,8 @@ class FolderLock:
         if fcntl is None or self._file is not None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if has_other_names(self.path):
+            self.path.unlink()  # not ours: the lock is removed with the run, and its file has one name
         file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,12 +79,18 @@ class FolderLock:
 
 
 def check_run_dir(folder: Path) -> None:
-    """Raise UserError if the folder cannot be made or written to. It is left as it is."""
+    """Raise UserError if the folder cannot be made or written to, or leads elsewhere. It is left as it is."""
     existing = folder
     while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"run_dir: {existing} is a file; choose another folder")
+    for name in ("checkpoints", "model"):
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"run_dir: {folder / name} is a link, and a run writes in its own folder only; remove the link, make "
+                "run_dir itself one, or set callbacks.checkpoint.dirpath"
+            )
     probe = None
     try:
         probe = tempfile.mkdtemp(prefix=".rlhf-lightning-", dir=existing)

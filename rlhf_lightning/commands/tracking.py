@@ -212,12 +212,15 @@ def log_run_files(loggers: Iterable[Any], run_dir: Path) -> None:
 
 
 def attach_files(client: Any, run_id: str, run_dir: Path) -> None:
-    """Log the run folder's small files, plots and exported model as artifacts."""
-    for pattern in ("config.yaml", "summary.json", "*.png", "*.html"):
-        for file in sorted(run_dir.glob(pattern)):
-            client.log_artifact(run_id, str(file))
-    if (run_dir / "model").is_dir():
-        client.log_artifacts(run_id, str(run_dir / "model"), "model")
+    """Log the run folder's small files, plots and exported model as artifacts. What a link leads to is not sent."""
+    model = run_dir / "model"
+    files = [file for pattern in ("config.yaml", "summary.json", "*.png", "*.html") for file in run_dir.glob(pattern)]
+    for file in sorted(file for file in files if not file.is_symlink()):
+        client.log_artifact(run_id, str(file))
+    if model.is_symlink() or any(path.is_symlink() for path in model.rglob("*")):
+        return
+    if model.is_dir():
+        client.log_artifacts(run_id, str(model), "model")
 
 
 def register_model(loggers: Iterable[Any], name: str) -> str | None:

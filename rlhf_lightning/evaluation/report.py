@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.durable import write_durably, write_text_durably
 from rlhf_lightning.evaluation import plots
 from rlhf_lightning.evaluation.page import Figure, render_page, signed
 from rlhf_lightning.evaluation.plots import History
@@ -56,8 +57,8 @@ def write_report(
         figures = [Figure(_png(_single(panel)), panel.caption, panel.small) for panel in panels]
         picture = _png(_picture([p for p in panels if not p.small], first_of_each_kind(samples, 3), evaluation, title))
     html_path, png_path = folder / "report.html", folder / "report.png"
-    html_path.write_text(render_page(title, evaluation, figures, samples), encoding="utf-8")
-    png_path.write_bytes(picture)
+    write_text_durably(html_path, render_page(title, evaluation, figures, samples))
+    write_durably(png_path, lambda file: file.write(picture))
     return [html_path, png_path]
 
 

@@ -172,6 +172,8 @@ def read_adapter_config(folder: str | Path) -> Any:
         config = PeftConfig.from_pretrained(str(folder))
     if not isinstance(config.base_model_name_or_path, str) or not config.base_model_name_or_path:
         raise UserError(f"{named()}: {file} does not name its base model (base_model_name_or_path)")
+    if getattr(config, "megatron_config", None):  # peft would import the module that megatron_core names
+        raise UserError(f"{named()}: {file}: megatron_config is set; adapters with it are not supported")
     return config
 
 

@@ -25,6 +25,7 @@ from rlhf_lightning.models.adapters import (
 from rlhf_lightning.models.cpu_memory import keep_freed_memory
 from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.dropout import disable_dropout, silence
+from rlhf_lightning.models.foreign_folders import check_foreign_folder, is_code_of_the_hub
 from rlhf_lightning.models.gated_mlp import keep_less
 from rlhf_lightning.models.last_layer import read_less
 from rlhf_lightning.models.loaded_weights import read_network
@@ -83,6 +84,11 @@ def pretrained_arguments(
     """
     if trust_remote_code and revision is None:
         raise UserError("model.trust_remote_code=true needs model.revision, the commit whose code you have read")
+    if is_code_of_the_hub(attn_implementation) and not trust_remote_code:
+        raise UserError(
+            f"{key_beside('attn_implementation')}: found {attn_implementation}, which is code of the hub and is not "
+            "run; allowed: sdpa, eager, flash_attention_2, or with model.trust_remote_code=true such a kernel"
+        )
     return {
         "dtype": "auto" if dtype == "auto" else getattr(torch, dtype),
         "attn_implementation": attn_implementation,
@@ -144,6 +150,7 @@ def load_network(
     base = base_of(folder)
     if is_adapter_folder(base):
         raise UserError(f"{named()}: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
+    check_foreign_folder(base, arguments["revision"], arguments["trust_remote_code"])
     try:
         network, is_new = read_network(auto_class, base, arguments, new)
     except Exception as error:  # each family's own, for whatever its config.json holds
