@@ -29,9 +29,9 @@ class DPOModule(AlignmentModule):
 
     Args:
         beta: strength of the pull to the reference, > 0.
-        loss_type: sigmoid, ipo (on means per token, see `functional.answer_logps`) or hinge.
-        label_smoothing: probability that a label is wrong, in [0, 0.5) (conservative DPO). Of sigmoid only; the others
-            refuse it.
+        loss_type: one of those of `functional.dpo_loss`; ipo takes means per token, see `functional.answer_logps`.
+        label_smoothing: probability that a label is wrong, in [0, 0.5). Of sigmoid (conservative DPO), robust and
+            exo_pair only; the others refuse it.
         precompute_reference: compute the reference's log-probabilities once before training, keep them in
             `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
     """
@@ -55,7 +55,7 @@ class DPOModule(AlignmentModule):
         if label_smoothing and loss_type not in SMOOTHED:
             raise UserError(
                 f"algorithm.label_smoothing: found {label_smoothing}, but loss_type={loss_type} has none; set it to 0, "
-                "or choose algorithm.loss_type=sigmoid"
+                f"or choose algorithm.loss_type={' | '.join(SMOOTHED)}"
             )
         self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
         self.precompute_reference = precompute_reference

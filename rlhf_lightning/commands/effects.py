@@ -143,6 +143,7 @@ def _local_model(config: Config) -> bool:
 
 
 _PPO, _DPO = _is("PPOModule"), _is("DPOModule")
+_SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses of DPO that label smoothing is a part of
 _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or leave it out"
 _PPO_VALIDATES_NOTHING = "PPO validates nothing; leave it out"
 _NO_DROPOUT = "PPO and DPO switch every dropout off, so that ratios and references are exact; leave it out"
@@ -315,9 +316,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("algorithm.label_smoothing",),
         lambda c: (
-            _DPO(c) and _get(c, "algorithm.label_smoothing") and _get(c, "algorithm.loss_type") not in (None, "sigmoid")
+            _DPO(c)
+            and _get(c, "algorithm.label_smoothing")
+            and _get(c, "algorithm.loss_type") not in (None, *_SMOOTHED)
         ),
-        "only algorithm.loss_type=sigmoid has it; set it to 0, or choose that loss",
+        f"only algorithm.loss_type={' | '.join(_SMOOTHED)} has it; set it to 0, or choose one of those",
         contradicts=True,
     ),
     # ---- PPO's reward and rollout

@@ -51,7 +51,7 @@ KEYS = {
     "algorithm.clip_range, gamma, lam": "PPO: ratio clip, discount, GAE lambda",
     "algorithm.ppo_epochs, num_minibatches": "PPO: passes over a rollout, optimiser steps a pass",
     "algorithm.target_kl": "PPO: ends an iteration's updates early, nats per token",
-    "algorithm.beta, loss_type": "DPO: strength of the KL term, sigmoid | ipo | hinge",
+    "algorithm.beta, loss_type": "DPO: strength of the KL term, sigmoid | ipo | hinge | ...",
 }
 
 

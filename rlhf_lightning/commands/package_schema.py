@@ -145,7 +145,7 @@ class RewardModel(TypedDict, total=False):
 @strict
 class DPO(TypedDict, total=False):
     beta: Positive
-    loss_type: Literal["sigmoid", "ipo", "hinge"]
+    loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
     precompute_reference: bool
 

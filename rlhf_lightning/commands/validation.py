@@ -25,7 +25,7 @@ _MISPLACED = {
     **{("kl.kind", v): f"{v} is an estimator: algorithm.kl.estimator={v}" for v in _ESTIMATORS},
     **{("kl.estimator", v): f"{v} is a controller: algorithm.kl.kind={v}" for v in _CONTROLLERS},
     ("rollout.engine", "vllm"): "its settings are another option: rollout=vllm",
-    **{("loss_type", v): f"{v} is no loss of ours: algorithm.loss_type=sigmoid is DPO" for v in ("dpo", "DPO")},
+    **{("loss_type", v): "standard DPO is algorithm.loss_type=sigmoid" for v in ("dpo", "DPO")},
 }
 
 

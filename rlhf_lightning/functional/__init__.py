@@ -6,12 +6,14 @@ Log-probabilities, KL and entropy are in nats. Half-precision inputs are compute
 stays float64. A wrong shape is a ValueError that names the argument.
 """
 
-from rlhf_lightning.functional.advantages import generalized_advantage_estimate, token_rewards
+from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards
+from rlhf_lightning.functional.answers import kto_loss, odds_ratio_loss, simpo_loss
+from rlhf_lightning.functional.expectile import expectile_loss
 from rlhf_lightning.functional.importance import truncated_importance_weights
-from rlhf_lightning.functional.kl import kl_estimate
+from rlhf_lightning.functional.kl import best_of_n_kl, kl_estimate
 from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
-from rlhf_lightning.functional.ppo import ppo_policy_loss, ppo_value_loss
+from rlhf_lightning.functional.ppo import policy_gradient_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_lightning.functional.preference import answer_logps, dpo_loss, implicit_rewards
 from rlhf_lightning.functional.reward import (
     bradley_terry_loss,
@@ -24,22 +26,29 @@ from rlhf_lightning.functional.reward import (
 __all__ = [
     "IGNORE_INDEX",
     "answer_logps",
+    "best_of_n_kl",
     "bradley_terry_loss",
     "calibration_error",
     "centering_penalty",
     "chunked_token_logprobs",
     "dpo_loss",
     "entropy",
+    "expectile_loss",
     "generalized_advantage_estimate",
+    "group_advantages",
     "implicit_rewards",
     "kl_estimate",
+    "kto_loss",
     "masked_mean",
     "masked_var",
     "masked_whiten",
+    "odds_ratio_loss",
+    "policy_gradient_loss",
     "ppo_policy_loss",
     "ppo_value_loss",
     "preference_accuracy",
     "ranked_preference_loss",
+    "simpo_loss",
     "token_logprobs",
     "token_rewards",
     "truncated_importance_weights",

@@ -43,6 +43,13 @@ def check_probability(**values: float) -> None:
             raise ValueError(f"`{name}` is {value}; expected a number from 0 to 1")
 
 
+def check_choice(**values: tuple[str, tuple[str, ...]]) -> None:
+    """Raises ValueError for a word that is not one of those that stand beside it."""
+    for name, (value, allowed) in values.items():
+        if value not in allowed:
+            raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(allowed)}")
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Half precision, integers and booleans become float32; float32 and float64 stay."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlhf_lightning.functional._arguments import at_least_float32, blank, check_probability, check_shapes
+from rlhf_lightning.functional._arguments import (
+    at_least_float32,
+    blank,
+    check_choice,
+    check_positive,
+    check_probability,
+    check_shapes,
+)
+
+BASELINES, SCALES = ("mean", "leave_one_out"), ("std", "none")
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float | Tensor) -> Tensor:
@@ -78,3 +87,50 @@ def generalized_advantage_estimate(
         backwards.append(advantage)
     advantages = blank(torch.stack(backwards[::-1], dim=1), valid)
     return advantages, advantages + values
+
+
+def group_advantages(
+    scores: Tensor, group_size: int, baseline: str = "mean", scale: str = "std", eps: float = 1e-6
+) -> Tensor:
+    r"""Advantage of each response over the others to the same prompt: $A_i = (R_i - b_i) / (\sigma + \epsilon)$.
+
+    $b_i$ is the mean of the group (`mean`: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2) or of the other
+    responses in it (`leave_one_out`: RLOO, Ahmadian et al. 2024, arXiv:2402.14740, eq. 7), which is G / (G - 1) times
+    as far away. $\sigma$ is the group's standard deviation with G - 1 in the denominator; `none` does not divide
+    (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783, section 3).
+
+    Args:
+        scores: [B], the responses to a prompt side by side: rows 0 to G - 1 are the first group.
+        group_size: G, responses per prompt, at least 2.
+        baseline: `mean` or `leave_one_out`.
+        scale: `std` or `none`.
+        eps: $\epsilon$, in units of the score.
+
+    Returns:
+        [B] in at least float32. A group whose scores are all equal is exactly 0: its standard deviation would be
+        rounding noise.
+
+    Raises:
+        ValueError: `scores` is not [B]; `group_size` is below 2 or does not divide B; `baseline` or `scale` is unknown;
+            `eps` is not above 0.
+
+    >>> group_advantages(torch.tensor([1.0, 3.0, 5.0, 5.0]), group_size=2, scale="none")
+    tensor([-1.,  1.,  0.,  0.])
+    >>> group_advantages(torch.tensor([1.0, 3.0]), group_size=2, baseline="leave_one_out", scale="none")
+    tensor([-2.,  2.])
+    """
+    check_shapes(1, scores=scores)
+    check_choice(baseline=(baseline, BASELINES), scale=(scale, SCALES))
+    check_positive(eps=eps)
+    if group_size < 2:
+        raise ValueError(f"`group_size` is {group_size}; expected at least 2: one response has nothing to compare with")
+    if len(scores) % group_size:
+        raise ValueError(f"`scores` has {len(scores)} rows; expected a multiple of `group_size`, {group_size}")
+    groups = at_least_float32(scores).view(-1, group_size)
+    advantages = groups - groups.mean(1, keepdim=True)
+    if baseline == "leave_one_out":
+        advantages = advantages * (group_size / (group_size - 1))
+    if scale == "std":
+        advantages = advantages / (groups.std(1, keepdim=True) + eps)
+    equal = groups.amax(1, keepdim=True) == groups.amin(1, keepdim=True)
+    return advantages.masked_fill(equal, 0.0).view(-1)

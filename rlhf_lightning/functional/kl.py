@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -51,3 +53,23 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     if kind == "abs":
         return difference.abs()
     raise ValueError(f"`kind` is {kind!r}; expected one of {', '.join(KINDS)}")
+
+
+def best_of_n_kl(n: int) -> float:
+    r"""KL of the best of n samples to the policy they come from, in nats per response: $\log n - (n - 1) / n$.
+
+    An upper bound; it is reached where no two responses score the same and none is probable. Source: Beirami et al.
+    2024 (arXiv:2401.01879), theorem 1; the formula: Stiennon et al. 2020 (arXiv:2009.01325), appendix G.3.
+
+    Args:
+        n: samples per prompt, at least 1.
+
+    Raises:
+        ValueError: `n` is below 1.
+
+    >>> best_of_n_kl(1), round(best_of_n_kl(4), 4)
+    (0.0, 0.6363)
+    """
+    if n < 1:
+        raise ValueError(f"`n` is {n}; expected at least 1")
+    return math.log(n) - (n - 1) / n

@@ -1,13 +1,15 @@
-"""The two clipped losses of PPO."""
+"""The losses of on-policy algorithms: the two clipped ones of PPO, and the plain policy gradient."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from rlhf_lightning.functional._arguments import blank, check_positive, check_shapes, divide
+from rlhf_lightning.functional._arguments import blank, check_choice, check_positive, check_shapes, divide
 from rlhf_lightning.functional.kl import kl_estimate
 from rlhf_lightning.functional.masking import masked_mean
+
+RATIOS, AGGREGATIONS = ("token", "sequence"), ("token", "sequence")
 
 
 def ppo_policy_loss(
@@ -16,12 +18,16 @@ def ppo_policy_loss(
     advantages: Tensor,
     mask: Tensor,
     clip_range: float = 0.2,
-    *,
+    clip_range_high: float | None = None,
+    ratio: str = "token",
+    aggregation: str = "token",
     denominator: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Clipped surrogate: $\frac1n \sum_t \max(-A_t \rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon))$.
+    r"""Clipped surrogate: $\frac1n \sum_t \max(-A_t \rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon_h))$.
 
-    $\rho_t = \pi(a_t) / \pi_{old}(a_t)$. Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7, negated.
+    $\rho_t = \pi(a_t) / \pi_{old}(a_t)$. Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7, negated; the wider
+    upper side: DAPO, Yu et al. 2025 (arXiv:2503.14476), eq. 10; the ratio of a sequence: GSPO, Zheng et al. 2025
+    (arXiv:2507.18071), eq. 7.
 
     Args:
         logprobs: [B, T], under the policy being trained; the only argument a gradient should reach.
@@ -29,7 +35,12 @@ def ppo_policy_loss(
         advantages: [B, T].
         mask: [B, T], nonzero on valid tokens.
         clip_range: $\epsilon$.
-        denominator: n, what the sum over valid tokens is divided by; their number if None.
+        clip_range_high: $\epsilon_h$; None: as `clip_range`.
+        ratio: `token`, or `sequence`: every token of a response has the ratio $\exp$ of the mean of its log-ratios.
+        aggregation: `token`: the mean over all valid tokens. `sequence`: the mean over responses of the mean over each
+            one's tokens.
+        denominator: n, what the sum over valid tokens (of `sequence`: over the responses' means) is divided by; their
+            number if None.
 
     Returns:
         The loss, a scalar, and detached scalars over the valid tokens: `approx_kl` (k3 estimate of KL(old || new), nats
@@ -37,7 +48,8 @@ def ppo_policy_loss(
         `ratio_mean` and `ratio_max`. All are 0 where no token is valid.
 
     Raises:
-        ValueError: the four are not all [B, T]; `clip_range` or a float `denominator` is not above 0.
+        ValueError: the four are not all [B, T]; `clip_range`, `clip_range_high` or a float `denominator` is not above
+            0; `ratio` or `aggregation` is unknown.
 
     >>> old = torch.tensor([[0.5, 0.5, float("nan")]]).log()
     >>> new = torch.tensor([[0.5, 0.75, float("nan")]]).log()
@@ -46,21 +58,63 @@ def ppo_policy_loss(
     (tensor(-1.1000), tensor(0.5000), tensor(1.5000))
     """
     check_shapes(2, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
-    check_positive(clip_range=clip_range)
+    check_choice(ratio=(ratio, RATIOS), aggregation=(aggregation, AGGREGATIONS))
+    high = clip_range if clip_range_high is None else clip_range_high
+    check_positive(clip_range=clip_range, clip_range_high=high)
     valid = mask != 0
     logprobs, old_logprobs, advantages = (blank(x, valid) for x in (logprobs, old_logprobs, advantages))
-    ratio = torch.exp(logprobs - old_logprobs)
-    unclipped = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
-    loss = divide(torch.maximum(unclipped, clipped).sum(), denominator, default=valid.sum())
+    log_ratio = logprobs - old_logprobs
+    if ratio == "sequence":
+        log_ratio = masked_mean(log_ratio, valid, dim=1).unsqueeze(1).expand_as(log_ratio)
+    ratios = torch.exp(log_ratio)
+    unclipped = -advantages * ratios
+    clipped = -advantages * ratios.clamp(1 - clip_range, 1 + high)
+    losses = torch.maximum(unclipped, clipped)
+    if aggregation == "token":
+        loss = divide(losses.sum(), denominator, default=valid.sum())
+    else:
+        loss = divide(masked_mean(losses, valid, dim=1).sum(), denominator, default=valid.any(1).sum())
     with torch.no_grad():
         stats = {
             "approx_kl": masked_mean(kl_estimate(old_logprobs, logprobs, "k3"), valid),
             "clip_fraction": masked_mean(clipped > unclipped, valid),
-            "ratio_mean": masked_mean(ratio, valid),
-            "ratio_max": blank(ratio, valid).amax(),
+            "ratio_mean": masked_mean(ratios, valid),
+            "ratio_max": blank(ratios, valid).amax(),
         }
     return loss, stats
+
+
+def policy_gradient_loss(
+    logprobs: Tensor, advantages: Tensor, mask: Tensor, *, denominator: Tensor | float | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Policy gradient: $-\frac1n \sum_t A_t \log \pi(a_t)$.
+
+    Source: Williams 1992, REINFORCE; with a baseline in the advantages, Sutton et al. 2000, eq. 2. On samples of the
+    policy itself its gradient is that of PPO's surrogate at ratio 1.
+
+    Args:
+        logprobs: [B, T], under the policy being trained; the only argument a gradient should reach.
+        advantages: [B, T].
+        mask: [B, T], nonzero on valid tokens.
+        denominator: n, what the sum over valid tokens is divided by; their number if None.
+
+    Returns:
+        The loss, a scalar, and the detached scalar `nll` (mean of -log pi over the valid tokens, in nats). Both are 0
+        where no token is valid.
+
+    Raises:
+        ValueError: the three are not all [B, T]; a float `denominator` is not above 0.
+
+    >>> logprobs = torch.tensor([[-1.0, -2.0, float("nan")]])
+    >>> loss, stats = policy_gradient_loss(logprobs, torch.tensor([[2.0, 1.0, 1.0]]), torch.tensor([[1, 1, 0]]))
+    >>> loss, stats["nll"]
+    (tensor(2.), tensor(1.5000))
+    """
+    check_shapes(2, logprobs=logprobs, advantages=advantages, mask=mask)
+    valid = mask != 0
+    logprobs, advantages = blank(logprobs, valid), blank(advantages, valid)
+    loss = divide(-(advantages * logprobs).sum(), denominator, default=valid.sum())
+    return loss, {"nll": masked_mean(-logprobs.detach(), valid)}
 
 
 def ppo_value_loss(

@@ -6,10 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf_lightning.functional._arguments import at_least_float32, check_positive, check_probability, check_shapes
+from rlhf_lightning.functional._arguments import (
+    at_least_float32,
+    check_choice,
+    check_positive,
+    check_probability,
+    check_shapes,
+)
 
-LOSS_TYPES = ("sigmoid", "ipo", "hinge")
-SMOOTHED = ("sigmoid",)  # those that `label_smoothing` is a part of
+LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down")
+SMOOTHED = ("sigmoid", "robust", "exo_pair")  # those that `label_smoothing` is a part of
+EXO_SMOOTHING = 1e-3  # of `exo_pair` where 0 is given: its target needs some probability on either answer
 
 
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float = 0.1) -> Tensor:
@@ -39,14 +46,14 @@ def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float 
 def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid") -> Tensor:
     r"""Log-probability of each answer in the unit in which `dpo_loss` takes it for this loss.
 
-    The sum over the answer's tokens for `sigmoid` and `hinge`. For `ipo` the mean per token: its loss pulls the
+    The sum over the answer's tokens, but for `ipo` the mean per token: its loss pulls the
     log-ratio to $1/(2\beta)$ whatever the answer's length, so with sums the tokens of a long answer would be moved less
     than those of a short one. This is how IPO's authors and TRL compute it.
 
     Args:
         sums: [B], log-probability of each answer, summed over its tokens, nats.
         lengths: [B], the answer's tokens.
-        loss_type: `sigmoid`, `ipo` or `hinge`.
+        loss_type: one of those of `dpo_loss`.
 
     Returns:
         [B] in at least float32: nats, for `ipo` nats per token. An answer without a token has 0.
@@ -59,7 +66,7 @@ def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid") -> T
     (tensor([-4., -3.]), tensor([-2., -3.]))
     """
     check_shapes(1, sums=sums, lengths=lengths)
-    _check_loss_type(loss_type)
+    check_choice(loss_type=(loss_type, LOSS_TYPES))
     return at_least_float32(sums) / lengths.clamp(min=1) if loss_type == "ipo" else at_least_float32(sums)
 
 
@@ -82,6 +89,22 @@ def dpo_loss(
     - `ipo`: $(h - 1/(2\beta))^2$. Azar et al. 2023 (arXiv:2310.12036), eq. 17, on log-probabilities per token.
     - `hinge`: $\max(0, 1 - \beta h)$. SLiC (Zhao et al. 2023, arXiv:2305.10425), on the log-ratio as in Liu et al.
       2023 (arXiv:2309.06657).
+    - `robust`: $\frac{-(1 - \epsilon) \log \sigma(\beta h) + \epsilon \log \sigma(-\beta h)}{1 - 2\epsilon}$, whose
+      expectation over labels flipped with probability $\epsilon$ < 1/2 is the loss of the true ones. Chowdhury et al.
+      2024 (arXiv:2403.00409), eq. 12.
+    - `exo_pair`: KL of $(\sigma(\beta h), \sigma(-\beta h))$ to the labels $(1 - \epsilon, \epsilon)$. Ji et al. 2024
+      (arXiv:2402.00856), eq. 16; 0 stands for $\epsilon = 10^{-3}$.
+
+    and of the two rewards $r_c, r_r$, which are $\beta$ times the log-ratios whose difference h is:
+
+    - `nca_pair`: $-\log \sigma(r_c) - \frac12 \log \sigma(-r_c) - \frac12 \log \sigma(-r_r)$. Chen et al. 2024
+      (arXiv:2402.05369), for two answers of rewards 1 and 0.
+    - `sppo_hard`: $(\frac{r_c}{\beta} - \frac{1}{2\beta})^2 + (\frac{r_r}{\beta} + \frac{1}{2\beta})^2$. Wu et al. 2024
+      (arXiv:2405.00675), eq. 4.8, with win probabilities 1 and 0.
+    - `apo_zero`: $1 - \sigma(r_c) + \sigma(r_r)$: the chosen answer becomes more, the rejected one less probable.
+      D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 3.
+    - `apo_down`: $\sigma(r_c) + 1 - \sigma(r_c - r_r)$: both become less probable, the rejected one
+      more so. There, eq. 4.
 
     Args:
         policy_chosen_logps: [B], taken as given. The unit is that of `answer_logps`: nats per answer, for `ipo` nats
@@ -91,15 +114,15 @@ def dpo_loss(
         reference_rejected_logps: [B].
         beta: the KL coefficient of the objective the loss stands for.
         label_smoothing: $\epsilon$, the probability that the label is flipped: a float, or [B] for soft labels. Of
-            `sigmoid` only: the other losses have none.
-        loss_type: `sigmoid`, `ipo` or `hinge`.
+            `sigmoid`, `robust` and `exo_pair` only: the other losses have none.
+        loss_type: one of those above.
 
     Returns:
         [B], in at least float32.
 
     Raises:
         ValueError: the tensors are not all [B]; `beta` is not above 0; a float `label_smoothing` is outside [0, 1], or
-            is given to a loss that has none; `loss_type` is unknown.
+            is given to a loss that has none, or is not below 1/2 for `robust`; `loss_type` is unknown.
 
     >>> chosen, rejected, reference = torch.tensor([-4.0]), torch.tensor([-6.0]), torch.tensor([-5.0])
     >>> dpo_loss(chosen, rejected, reference, reference, beta=0.5)  # log(1 + exp(-1))
@@ -117,14 +140,8 @@ def dpo_loss(
         reference_rejected_logps=reference_rejected_logps,
     )
     check_positive(beta=beta)
-    _check_loss_type(loss_type)
-    if loss_type not in SMOOTHED and (isinstance(label_smoothing, Tensor) or label_smoothing != 0):
-        raise ValueError(f"`label_smoothing` is given, but loss_type={loss_type!r} has none; expected 0")
-    if isinstance(label_smoothing, Tensor):
-        check_shapes(1, policy_chosen_logps=policy_chosen_logps, label_smoothing=label_smoothing)
-        label_smoothing = at_least_float32(label_smoothing)
-    else:
-        check_probability(label_smoothing=label_smoothing)
+    check_choice(loss_type=(loss_type, LOSS_TYPES))
+    smoothing = _checked_smoothing(policy_chosen_logps, label_smoothing, loss_type)
     chosen_logratio = at_least_float32(policy_chosen_logps) - at_least_float32(reference_chosen_logps)
     rejected_logratio = at_least_float32(policy_rejected_logps) - at_least_float32(reference_rejected_logps)
     h = chosen_logratio - rejected_logratio
@@ -132,9 +149,38 @@ def dpo_loss(
         return (h - 1 / (2 * beta)).square()
     if loss_type == "hinge":
         return torch.relu(1 - beta * h)
-    return (1 - label_smoothing) * -F.logsigmoid(beta * h) + label_smoothing * -F.logsigmoid(-beta * h)
+    if loss_type == "sppo_hard":
+        return (chosen_logratio - 1 / (2 * beta)).square() + (rejected_logratio + 1 / (2 * beta)).square()
+    if loss_type in ("nca_pair", "apo_zero", "apo_down"):
+        return _loss_of_rewards(loss_type, beta * chosen_logratio, beta * rejected_logratio)
+    right, wrong = -F.logsigmoid(beta * h), -F.logsigmoid(-beta * h)
+    if loss_type == "robust":
+        return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
+    if loss_type == "exo_pair":
+        target = torch.as_tensor(smoothing, dtype=h.dtype, device=h.device)
+        target = torch.where(target == 0, torch.full_like(target, EXO_SMOOTHING), target)
+        of_right = torch.sigmoid(beta * h) * (-right - torch.log1p(-target))
+        return of_right + torch.sigmoid(-beta * h) * (-wrong - torch.log(target))
+    return (1 - smoothing) * right + smoothing * wrong
 
 
-def _check_loss_type(loss_type: str) -> None:
-    if loss_type not in LOSS_TYPES:
-        raise ValueError(f"`loss_type` is {loss_type!r}; expected one of {', '.join(LOSS_TYPES)}")
+def _loss_of_rewards(loss_type: str, chosen: Tensor, rejected: Tensor) -> Tensor:
+    """The losses that look at each answer's reward by itself, [B]."""
+    if loss_type == "nca_pair":
+        return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
+    if loss_type == "apo_zero":
+        return torch.sigmoid(-chosen) + torch.sigmoid(rejected)  # 1 - sigmoid(x) = sigmoid(-x), without cancellation
+    return torch.sigmoid(chosen) + torch.sigmoid(rejected - chosen)
+
+
+def _checked_smoothing(like: Tensor, label_smoothing: float | Tensor, loss_type: str) -> float | Tensor:
+    """The probability that a label is flipped, if the loss has one."""
+    if loss_type not in SMOOTHED and (isinstance(label_smoothing, Tensor) or label_smoothing != 0):
+        raise ValueError(f"`label_smoothing` is given, but loss_type={loss_type!r} has none; expected 0")
+    if isinstance(label_smoothing, Tensor):
+        check_shapes(1, policy_chosen_logps=like, label_smoothing=label_smoothing)
+        return at_least_float32(label_smoothing)
+    check_probability(label_smoothing=label_smoothing)
+    if loss_type == "robust" and label_smoothing >= 0.5:
+        raise ValueError(f"`label_smoothing` is {label_smoothing}; expected below 0.5 for loss_type='robust'")
+    return label_smoothing

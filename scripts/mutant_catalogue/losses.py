@@ -112,8 +112,8 @@ LOSSES = (
             Mutant(
                 "clipping is optimistic",
                 "functional/ppo.py",
-                "divide(torch.maximum(unclipped, clipped).sum()",
-                "divide(torch.minimum(unclipped, clipped).sum()",
+                "losses = torch.maximum(unclipped, clipped)",
+                "losses = torch.minimum(unclipped, clipped)",
                 ("functional/test_ppo.py::TestPolicyLoss::test_loss_and_stats_equal_python",),
             ),
             Mutant(
@@ -159,6 +159,67 @@ LOSSES = (
                 "difference = difference - blank(margin, valid)",
                 "difference = difference + blank(margin, valid)",
                 ("algorithms/test_reward.py::test_margin_and_centring_enter_the_loss",),
+            ),
+        ),
+    ),
+    Row(
+        "a group without spread is rounding noise over rounding noise",
+        "its advantages are exactly 0, whatever the score, the baseline and the scale",
+        (
+            Mutant(
+                "groups without spread are not looked for",
+                "functional/advantages.py",
+                "return advantages.masked_fill(equal, 0.0).view(-1)",
+                "return advantages.view(-1)",
+                ("functional/test_advantages.py::test_a_group_without_spread_is_exactly_zero",),
+            ),
+            Mutant(
+                "one response is left out of its own mean without stretching it",
+                "functional/advantages.py",
+                "advantages = advantages * (group_size / (group_size - 1))",
+                "advantages = advantages * 1",
+                ("functional/test_advantages.py::test_group_advantages_equal_python",),
+            ),
+        ),
+    ),
+    Row(
+        "losses of single answers and of mean log-probabilities",
+        "KTO, ORPO, SimPO and sequence ratios equal plain Python, and are finite at probability 1",
+        (
+            Mutant(
+                "a gradient flows into KTO's estimate of the KL",
+                "functional/answers.py",
+                "device=log_ratios.device).detach()",
+                "device=log_ratios.device)",
+                ("functional/test_answers.py::test_no_gradient_flows_into_ktos_kl_and_each_answer_is_pushed_its_way",),
+            ),
+            Mutant(
+                "KTO's KL may be negative",
+                "functional/answers.py",
+                "(log_ratios - z.clamp(min=0))",
+                "(log_ratios - z)",
+                ("functional/test_answers.py::test_kto_is_the_literal_formula",),
+            ),
+            Mutant(
+                "odds are taken at probability 1",
+                "functional/answers.py",
+                "logps = logps.clamp(max=-torch.finfo(logps.dtype).eps)",
+                "logps = logps.clamp(max=0.0)",
+                ("functional/test_answers.py::test_odds_ratios_and_gradients_are_finite_at_the_edges",),
+            ),
+            Mutant(
+                "SimPO's margin is not a share of beta",
+                "functional/answers.py",
+                "beta * (difference - gamma_beta_ratio)",
+                "(beta * difference - gamma_beta_ratio)",
+                ("functional/test_answers.py::test_simpo_is_the_literal_formula_and_its_margin_a_share_of_beta",),
+            ),
+            Mutant(
+                "the mean over responses counts those without tokens",
+                "functional/ppo.py",
+                "default=valid.any(1).sum())",
+                "default=torch.tensor(len(valid)))",
+                ("functional/test_ppo.py::TestVariants::test_a_response_without_tokens_is_not_counted",),
             ),
         ),
     ),

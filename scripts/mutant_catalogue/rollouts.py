@@ -81,8 +81,8 @@ ROLLOUTS = (
             Mutant(
                 "the ratio is averaged over padding",
                 "functional/ppo.py",
-                '"ratio_mean": masked_mean(ratio, valid)',
-                '"ratio_mean": ratio.mean()',
+                '"ratio_mean": masked_mean(ratios, valid)',
+                '"ratio_mean": ratios.mean()',
                 (
                     "functional/test_ppo.py::TestPolicyLoss::"
                     "test_largest_ratio_ignores_padding_also_when_all_are_below_1",

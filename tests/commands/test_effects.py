@@ -124,7 +124,7 @@ CASES = [
     (
         "dpo",
         "algorithm.loss_type=ipo algorithm.label_smoothing=0.1",
-        "algorithm.label_smoothing: found 0.1; only algorithm.loss_type=sigmoid has it",
+        "algorithm.label_smoothing: found 0.1; only algorithm.loss_type=sigmoid | robust | exo_pair has it",
     ),
     ("ppo", "algorithm.ptx.batch_size=3", "algorithm.ptx.batch_size: found 3; algorithm.ptx.coef is 0"),
     ("ppo", "algorithm.value_coef=0 algorithm.value_clip_range=0.5", "algorithm.value_clip_range: found 0.5; with"),

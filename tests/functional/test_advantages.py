@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlhf_lightning.functional import generalized_advantage_estimate, kl_estimate, token_rewards
+from rlhf_lightning.functional import generalized_advantage_estimate, group_advantages, kl_estimate, token_rewards
 
 NAN = float("nan")
 LENGTHS = [9, 1, 5, 8]
@@ -162,3 +162,56 @@ class TestGAE:
             generalized_advantage_estimate(ones, ones, ones, gamma=1.5)
         with pytest.raises(ValueError, match=r"`lam` is -0\.1"):
             generalized_advantage_estimate(ones, ones, ones, lam=-0.1)
+
+
+def _groups(seed: int, groups: int = 5, size: int = 4) -> list[list[float]]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(groups, size, generator=generator, dtype=torch.float64).tolist()
+
+
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["std", "none"])
+def test_group_advantages_equal_python(baseline, scale) -> None:
+    groups = _groups(0)
+    expected = []
+    for group in groups:
+        mean = sum(group) / len(group)
+        std = math.sqrt(sum((score - mean) ** 2 for score in group) / (len(group) - 1))
+        for score in group:
+            over = score - (mean if baseline == "mean" else (sum(group) - score) / (len(group) - 1))
+            expected.append(over / (std + 1e-6) if scale == "std" else over)
+    found = group_advantages(torch.tensor(groups, dtype=torch.float64).flatten(), 4, baseline, scale)
+    assert found.tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_leaving_one_out_is_the_mean_baseline_stretched() -> None:
+    """A(mean) = (G - 1) / G A(leave one out), without a scale."""
+    scores = torch.tensor(_groups(1), dtype=torch.float64).flatten()
+    mean, other = (group_advantages(scores, 4, baseline, "none") for baseline in ("mean", "leave_one_out"))
+    assert torch.allclose(mean, 0.75 * other)
+
+
+@pytest.mark.parametrize("score", [0.1, 1 / 3, -7.7, 1e6 + 0.1])
+@pytest.mark.parametrize("size", [2, 3, 7])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+@pytest.mark.parametrize("scale", ["std", "none"])
+def test_a_group_without_spread_is_exactly_zero(score, size, baseline, scale) -> None:
+    """Its mean is rounded: what is left of the scores, over a standard deviation of as little, would be a signal."""
+    scores = torch.cat([torch.full((size,), score), torch.arange(size).float()])
+    found = group_advantages(scores, size, baseline, scale)
+    assert found[:size].tolist() == [0.0] * size
+    assert found[size:].abs().sum() > 0
+
+
+def test_group_advantages_refuse_groups_that_are_none() -> None:
+    scores = torch.zeros(6, dtype=torch.float16)
+    assert group_advantages(scores, 3).dtype == torch.float32
+    for size, message in ((1, "`group_size` is 1"), (0, "`group_size` is 0"), (4, "`scores` has 6 rows")):
+        with pytest.raises(ValueError, match=message):
+            group_advantages(scores, size)
+    with pytest.raises(ValueError, match="`baseline` is 'median'; expected one of mean, leave_one_out"):
+        group_advantages(scores, 3, baseline="median")
+    with pytest.raises(ValueError, match="`scale` is 'mad'"):
+        group_advantages(scores, 3, scale="mad")
+    with pytest.raises(ValueError, match=r"`scores` has shape \[2, 3\]"):
+        group_advantages(scores.view(2, 3), 3)

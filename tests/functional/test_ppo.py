@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlhf_lightning.functional import ppo_policy_loss, ppo_value_loss
+from rlhf_lightning.functional import policy_gradient_loss, ppo_policy_loss, ppo_value_loss
 
 NAN = float("nan")
 LENGTHS = [6, 1, 4]
@@ -223,3 +223,103 @@ class TestValueLoss:
             ppo_value_loss(x, x, x, torch.ones(2))
         with pytest.raises(ValueError, match="`clip_range` is -1"):
             ppo_value_loss(x, x, x, x, clip_range=-1)
+
+
+class TestVariants:
+    """Asymmetric clipping, the ratio of a sequence and the mean over responses, each against plain Python."""
+
+    @staticmethod
+    def _rows(*tensors: torch.Tensor) -> list[list[tuple[float, ...]]]:
+        return [[tuple(x[row, t].item() for x in tensors) for t in range(n)] for row, n in enumerate(LENGTHS)]
+
+    @pytest.mark.parametrize("ratio", ["token", "sequence"])
+    @pytest.mark.parametrize("aggregation", ["token", "sequence"])
+    def test_every_combination_equals_python(self, ratio, aggregation) -> None:
+        low, high = 0.1, 0.3
+        rows = self._rows(*_three())
+        means, losses = [], []
+        for row in rows:
+            mean = sum(new - old for new, old, _ in row) / len(row)
+            of_row = []
+            for new, old, advantage in row:
+                rho = math.exp(mean if ratio == "sequence" else new - old)
+                of_row.append(-min(rho * advantage, min(max(rho, 1 - low), 1 + high) * advantage))
+            means.append(sum(of_row) / len(of_row))
+            losses += of_row
+        expected = sum(losses) / len(losses) if aggregation == "token" else sum(means) / len(means)
+        loss, _ = ppo_policy_loss(*_three(), _mask(), low, high, ratio, aggregation)
+        assert loss.item() == pytest.approx(expected, abs=1e-12)
+
+    def test_the_upper_side_alone_is_wider(self) -> None:
+        old, advantages = torch.zeros(1, 2), torch.tensor([[1.0, -1.0]])
+        new = torch.tensor([[1.25, 0.75]]).log()
+        loss, stats = ppo_policy_loss(new, old, advantages, torch.ones(1, 2), 0.2, clip_range_high=0.28)
+        assert loss.item() == pytest.approx(-(1.25 - 0.8) / 2)
+        assert stats["clip_fraction"].item() == 0.5
+
+    def test_a_sequence_ratio_moves_every_token_of_a_response_alike(self) -> None:
+        new, old, _ = _three()
+        new.requires_grad_()
+        ppo_policy_loss(new, old, torch.ones_like(old), _mask(), 10.0, ratio="sequence")[0].backward()
+        for row, n in enumerate(LENGTHS):
+            assert new.grad[row, :n].tolist() == pytest.approx([new.grad[row, 0].item()] * n, abs=1e-12)
+            assert new.grad[row, n:].tolist() == [0.0] * (6 - n)
+
+    def test_a_response_without_tokens_is_not_counted(self) -> None:
+        new, old, advantages = _three()
+        more = [torch.cat([x, torch.full((1, 6), NAN)]) for x in (new, old, advantages)]
+        mask = torch.cat([_mask(), torch.zeros(1, 6)])
+        for aggregation in ("token", "sequence"):
+            found, _ = ppo_policy_loss(*more, mask, ratio="sequence", aggregation=aggregation)
+            expected, _ = ppo_policy_loss(new, old, advantages, _mask(), ratio="sequence", aggregation=aggregation)
+            assert found.item() == expected.item()
+
+    def test_denominators_divide_what_is_summed(self) -> None:
+        loss, _ = ppo_policy_loss(*_three(), _mask(), aggregation="sequence")
+        other, _ = ppo_policy_loss(*_three(), _mask(), aggregation="sequence", denominator=12.0)
+        assert other.item() == pytest.approx(loss.item() * 3 / 12)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"ratio": "word"}, "`ratio` is 'word'; expected one of token, sequence"),
+            ({"aggregation": "sum"}, "`aggregation` is 'sum'"),
+            ({"clip_range_high": 0.0}, "`clip_range_high` is 0.0"),
+        ],
+    )
+    def test_unknown_settings_are_refused(self, change, message) -> None:
+        with pytest.raises(ValueError, match=message):
+            ppo_policy_loss(*_three(), _mask(), **change)
+
+
+class TestPolicyGradient:
+    def test_equals_python(self) -> None:
+        logprobs, _, advantages = _three()
+        tokens = _valid(logprobs, advantages)
+        loss, stats = policy_gradient_loss(logprobs, advantages, _mask())
+        assert loss.item() == pytest.approx(-sum(a * logp for logp, a in tokens) / len(tokens), abs=1e-12)
+        assert stats["nll"].item() == pytest.approx(-sum(logp for logp, _ in tokens) / len(tokens), abs=1e-12)
+        assert policy_gradient_loss(logprobs, advantages, _mask(), denominator=22.0)[0].item() == pytest.approx(
+            loss.item() / 2
+        )
+
+    def test_its_gradient_is_that_of_ppo_at_ratio_one(self) -> None:
+        logprobs, _, advantages = _three()
+        gradients = []
+        for loss_of in (
+            lambda x: policy_gradient_loss(x, advantages, _mask()),
+            lambda x: ppo_policy_loss(x, logprobs, advantages, _mask()),
+        ):
+            x = logprobs.clone().requires_grad_()
+            loss_of(x)[0].backward()
+            gradients.append(x.grad)
+        assert torch.allclose(*gradients, atol=1e-15)
+
+    def test_what_lies_off_the_mask_is_never_read(self) -> None:
+        logprobs, _, advantages = (x.masked_fill(_mask() == 0, NAN) for x in _three())
+        logprobs.requires_grad_()
+        loss, stats = policy_gradient_loss(logprobs, advantages, _mask())
+        loss.backward()
+        assert all(torch.isfinite(x).all() for x in (loss, stats["nll"], logprobs.grad))
+        nothing, _ = policy_gradient_loss(logprobs, advantages, torch.zeros(3, 6))
+        assert nothing.item() == 0

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
+from rlhf_lightning.functional.preference import LOSS_TYPES
 
-SMOOTHINGS = [("sigmoid", 0.0), ("sigmoid", 0.1), ("sigmoid", 1.0), ("ipo", 0.0), ("hinge", 0.0)]
+SMOOTHINGS = [("sigmoid", 0.0), ("sigmoid", 0.1), ("sigmoid", 1.0), ("robust", 0.1), ("exo_pair", 0.1)]
+SMOOTHINGS += [(loss_type, 0.0) for loss_type in LOSS_TYPES if loss_type != "sigmoid"]
+WITHOUT_SMOOTHING = [loss_type for loss_type in LOSS_TYPES if loss_type not in ("sigmoid", "robust", "exo_pair")]
 
 
 def _logps(dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
@@ -24,7 +27,26 @@ def _oracle(pc: float, pr: float, rc: float, rr: float, beta: float, eps: float,
         return (1 - eps) * math.log1p(math.exp(-beta * h)) + eps * math.log1p(math.exp(beta * h))
     if loss_type == "ipo":
         return (h - 0.5 / beta) ** 2
-    return max(0.0, 1 - beta * h)
+    if loss_type == "hinge":
+        return max(0.0, 1 - beta * h)
+    chosen, rejected, right = beta * (pc - rc), beta * (pr - rr), _sigmoid(beta * h)
+    if loss_type == "robust":
+        return (-(1 - eps) * math.log(right) + eps * math.log(1 - right)) / (1 - 2 * eps)
+    if loss_type == "exo_pair":
+        target = eps or 1e-3
+        return right * math.log(right / (1 - target)) + (1 - right) * math.log((1 - right) / target)
+    return {
+        "nca_pair": -math.log(_sigmoid(chosen))
+        - 0.5 * math.log(1 - _sigmoid(chosen))
+        - 0.5 * math.log(1 - _sigmoid(rejected)),
+        "sppo_hard": (pc - rc - 0.5 / beta) ** 2 + (pr - rr + 0.5 / beta) ** 2,
+        "apo_zero": 1 - _sigmoid(chosen) + _sigmoid(rejected),
+        "apo_down": _sigmoid(chosen) + 1 - _sigmoid(chosen - rejected),
+    }[loss_type]
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
 @pytest.mark.parametrize(("loss_type", "label_smoothing"), SMOOTHINGS)
@@ -55,7 +77,7 @@ def test_a_flipped_label_is_the_swapped_pair() -> None:
     assert torch.allclose(flipped, dpo_loss(pr, pc, rr, rc))
 
 
-@pytest.mark.parametrize("loss_type", ["ipo", "hinge"])
+@pytest.mark.parametrize("loss_type", WITHOUT_SMOOTHING)
 @pytest.mark.parametrize("smoothing", [0.1, 1.0, torch.zeros(6)], ids=["0.1", "1.0", "soft labels"])
 def test_label_smoothing_is_refused_by_losses_without_it(loss_type, smoothing) -> None:
     with pytest.raises(ValueError, match=f"`label_smoothing` is given, but loss_type='{loss_type}' has none"):
@@ -92,6 +114,41 @@ def test_sigmoid_with_soft_labels_is_least_where_the_implicit_margin_is_the_log_
     h = torch.tensor([math.log(probability / (1 - probability)) / beta], dtype=torch.float64, requires_grad=True)
     dpo_loss(h, zero, zero, zero, beta, torch.tensor([1 - probability], dtype=torch.float64)).sum().backward()
     assert h.grad.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("flipped", [0.05, 0.2, 0.4])
+def test_robust_is_in_expectation_over_flipped_labels_the_loss_of_the_true_ones(flipped) -> None:
+    pc, pr, rc, rr = _logps()
+    noisy = (1 - flipped) * dpo_loss(pc, pr, rc, rr, 0.3, flipped, "robust")
+    noisy = noisy + flipped * dpo_loss(pr, pc, rr, rc, 0.3, flipped, "robust")
+    assert torch.allclose(noisy, dpo_loss(pc, pr, rc, rr, 0.3))
+    with pytest.raises(ValueError, match=r"expected below 0\.5 for loss_type='robust'"):
+        dpo_loss(pc, pr, rc, rr, 0.3, 0.5, "robust")
+
+
+def test_exo_is_least_where_the_policy_gives_the_labels_probabilities() -> None:
+    beta, zero = 0.25, torch.zeros(1, dtype=torch.float64)
+    h = torch.tensor([math.log(0.9 / 0.1) / beta], dtype=torch.float64, requires_grad=True)
+    loss = dpo_loss(h, zero, zero, zero, beta, 0.1, "exo_pair")
+    loss.sum().backward()
+    assert h.grad.item() == pytest.approx(0, abs=1e-12)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "chosen", "rejected"),
+    [("apo_zero", -1, 1), ("apo_down", 1, 1), ("sppo_hard", -1, 1), ("nca_pair", -1, 1)],
+)
+def test_where_the_losses_of_each_reward_push_at_the_reference(loss_type, chosen, rejected) -> None:
+    """The sign of the slope in each log-ratio: -1 makes the answer more probable."""
+    ratios = [torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    zero = torch.zeros(1, dtype=torch.float64)
+    dpo_loss(*ratios, zero, zero, 0.1, loss_type=loss_type).sum().backward()
+    if loss_type == "apo_down":  # of sigmoid(r_c) + sigmoid(r_r - r_c) the two slopes in r_c cancel at the reference
+        assert ratios[0].grad.item() == pytest.approx(0, abs=1e-12)
+    else:
+        assert math.copysign(1, ratios[0].grad.item()) == chosen
+    assert math.copysign(1, ratios[1].grad.item()) == rejected
 
 
 def test_hinge_stops_pushing_beyond_its_margin() -> None:
