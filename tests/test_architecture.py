@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
 FREE = {
     "compat",
     "errors",
+    "hashes",
     "durable",
     "outside_text",
     "secret_text",

@@ -181,7 +181,8 @@ def test_a_kill_between_manifest_and_checkpoint_does_not_make_the_former_file_ne
     entry = entry_of(former)
     save(tmp_path, "epoch.ckpt")
     planned = {**entry, "sha256": "0" * 64, "saved": entry["saved"] + 2 * YEAR}  # of the same size, never renamed
-    manifest_of(former).write_text(json.dumps({"file": "last.ckpt", "entries": [planned, entry]}))
+    content = {"file": "last.ckpt", "entries": [planned, entry]}
+    manifest_of(former).write_text(json.dumps(content, indent=2) + "\n")
     assert len(read_manifest(former)) == 2
     assert newest(tmp_path) == "epoch.ckpt"
 

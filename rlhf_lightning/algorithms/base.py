@@ -27,7 +27,7 @@ from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError, blaming
-from rlhf_lightning.models import save_model, shard
+from rlhf_lightning.models import export_model, shard
 from rlhf_lightning.models.precision import (
     WEIGHTS,
     KeepsTypes,
@@ -297,4 +297,4 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        save_model(self.model, self.tokenizer, folder)
+        export_model(self.model, self.tokenizer, folder)

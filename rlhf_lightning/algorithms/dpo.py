@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
 from rlhf_lightning.functional.preference import LOSS_TYPES, SMOOTHED
 from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
 from rlhf_lightning.models.transfer import to_device
+
+log = logging.getLogger(__name__)
 
 
 class DPOModule(AlignmentModule):
@@ -90,8 +93,7 @@ class DPOModule(AlignmentModule):
         batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
         tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
         key = self.reference.fingerprint() + tokens.hexdigest() + f" {self.precision}"
-        saved = torch.load(path, weights_only=True) if path.is_file() else {}
-        table = saved["table"] if saved.get("key") == key else {}
+        table = self._saved_table(path, key)
         if not table:
             with self.trainer.precision_plugin.forward_context():
                 for batch in batches:
@@ -99,10 +101,26 @@ class DPOModule(AlignmentModule):
                     table.update(zip(batch.row_ids.tolist(), logps, strict=True))
             if self.trainer.is_global_zero:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_durably(path, lambda file: torch.save({"key": key, "table": table}, file))
+                kept = {"key": key, "table": table}
+                write_durably(path, lambda file: torch.save({**kept, "sha256": _digest(kept)}, file))
         self.reference_table = table
         if not self.reference.adapters_off:
             self.reference = None
+
+    def _saved_table(self, path: Path, key: str) -> dict[int, float]:
+        """The table of a file that holds what was computed for this key; empty otherwise."""
+        if not path.is_file():
+            return {}
+        try:
+            saved = torch.load(path, weights_only=True)
+            whole = saved.pop("sha256") == _digest(saved)
+        except Exception:  # torch's, zipfile's or pickle's own, for whatever lies there
+            whole = False
+        if not whole and self.trainer.is_global_zero:
+            log.warning(
+                f"{path} has changed since it was written; the reference's log-probabilities are computed again"
+            )
+        return saved["table"] if whole and saved["key"] == key else {}
 
     @torch.no_grad()
     def reference_logps(self, batch: PreferenceBatch) -> Tensor:
@@ -160,3 +178,8 @@ class DPOModule(AlignmentModule):
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         """Loss and implicit-reward accuracy on held-out pairs."""
         self.pair_losses(batch, "val")
+
+
+def _digest(kept: dict[str, Any]) -> str:
+    """The hash of a table with what it was computed from; floats are written out in full."""
+    return hashlib.sha256(repr([kept["key"], sorted(kept["table"].items())]).encode()).hexdigest()

@@ -38,7 +38,7 @@ from rlhf_lightning.functional import (
     ppo_value_loss,
     token_rewards,
 )
-from rlhf_lightning.models import ActorCritic, Reference, predict_tokens, save_model, whole_weights
+from rlhf_lightning.models import ActorCritic, Reference, export_model, predict_tokens, whole_weights
 from rlhf_lightning.models.forward import backbone, bare_model
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import RewardFunction, score_samples
@@ -447,4 +447,4 @@ class PPOModule(AlignmentModule):
 
     def export(self, folder: Any) -> None:
         """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        save_model(self.policy, self.tokenizer, folder)
+        export_model(self.policy, self.tokenizer, folder)

@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from rlhf_lightning.durable import manifest_of, remove_with_manifest, save_with_manifest, write_manifest
+from rlhf_lightning.durable import (
+    LARGE,
+    manifest_of,
+    remove_with_manifest,
+    save_with_manifest,
+    what_is_broken,
+    write_manifest,
+)
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.hashes import another_process_checks
 from rlhf_lightning.run_identity import SaveCounter, read_started
 
 _PARTS = ("state_dict", "pytorch-lightning_version")  # of every checkpoint, one of the weights alone included
@@ -66,8 +74,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         """The content of a checkpoint.
 
         Raises:
-            UserError: the file cannot be read, or is not a checkpoint of Lightning's.
+            UserError: the file is not what its manifest says, cannot be read, or is not a checkpoint of Lightning's.
         """
+        _check_manifest(path)
         with blaming(f"ckpt: {path} is not a checkpoint that can be read", "take another one, or ckpt=last"):
             checkpoint = super().load_checkpoint(path, *args, **options)
         lacking = [key for key in _PARTS if not isinstance(checkpoint, Mapping) or key not in checkpoint]
@@ -85,3 +94,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
                 manifest_of(Path(path)).unlink(missing_ok=True)
         else:
             remove_with_manifest(Path(path))
+
+
+def _check_manifest(path: Any) -> None:
+    file = Path(path)
+    if not file.is_file() or not manifest_of(file).exists():
+        return
+    if not (file.stat().st_size >= LARGE and another_process_checks()) and (problem := what_is_broken(file)):
+        raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")

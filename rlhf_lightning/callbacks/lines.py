@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.durable import has_other_names, write_text_durably
+from rlhf_lightning.durable import has_other_names, open_to_append, write_text_durably
+from rlhf_lightning.errors import UserError
+
+_TIMES = ("time/", "perf/", "tokens_per_second")  # differ where steps are done a second time
+
+
+class Lines:
+    """A JSON-lines file that a run appends to, with a running hash, by which a resumed run knows its own lines.
+
+    Times and speeds are left out of it: of a run that was resumed from an earlier checkpoint all else is the same.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.count = path, 0
+        self._hash = hashlib.sha256()
+
+    def append(self, *lines: str) -> None:
+        """Write lines, without their line feeds, at the end."""
+        with open_to_append(self.path) as file:
+            file.writelines(f"{line}\n" for line in lines)
+        self._add(line.encode() for line in lines)
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """`keep_lines`, and count what is there now."""
+        keep_lines(self.path, wanted)
+        self.count, self._hash = 0, hashlib.sha256()
+        self._add(self._there())
+        return self.count
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: how many lines there are, and their hash."""
+        return {"lines": self.count, "sha256": self._hash.hexdigest()}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """See that the file, if it is there, begins with the lines of a checkpoint's run.
+
+        Raises:
+            UserError: it does not.
+        """
+        if "sha256" not in state or not self.path.exists():
+            return
+        found = Lines(self.path)
+        found._add(self._there()[: state["lines"]])
+        if found.state()["sha256"] != state["sha256"]:
+            raise UserError(
+                f"{self.path}: its first {state['lines']} lines are not those that were there when the checkpoint was "
+                "saved; restore it, or move it away (a new one then begins with what is trained from now on)"
+            )
+
+    def _there(self) -> list[bytes]:
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def _add(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            row = _parse(line.decode("utf-8", errors="surrogateescape"))
+            kept = {name: value for name, value in (row or {}).items() if not any(part in name for part in _TIMES)}
+            self._hash.update(line if row is None else json.dumps(kept, sort_keys=True).encode())
+            self.count += 1
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
@@ -18,7 +76,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     """
     if not path.exists():
         return 0
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
     rows = [(line, _parse(line)) for line in text.split("\n")]  # U+2028 and U+0085 may stand inside a line
     kept = [line + "\n" for line, row in rows if row is not None and keep(row)]
     if "".join(kept) != text or has_other_names(path):
@@ -28,7 +86,8 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
+        line.encode()  # else its bytes are not UTF-8
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None

@@ -13,8 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rlhf_lightning.callbacks.lines import keep_lines
-from rlhf_lightning.durable import open_to_append
+from rlhf_lightning.callbacks.lines import Lines
 
 
 class MetricsFile(Callback):
@@ -22,10 +21,10 @@ class MetricsFile(Callback):
 
     `step` is the number of optimiser steps done when the line was written. A resumed run goes on with the lines that
     were there when its checkpoint was saved: later ones, and half a line left by a kill, are dropped and written again.
-    Lightning logs a step only after it has saved the checkpoint, so the line of that step is in the checkpoint (the
-    module's `pending_metrics`) and is added where a kill fell between the two. A module without that method keeps the
-    lines up to its checkpoint's step. A new run starts the file anew. NaN and infinities become null, which JSON can
-    hold.
+    A file that does not begin with those lines is refused. Lightning logs a step only after it has saved the
+    checkpoint, so the line of that step is in the checkpoint (the module's `pending_metrics`) and is added where a kill
+    fell between the two. A module without that method keeps the lines up to its checkpoint's step. A new run starts the
+    file anew. NaN and infinities become null, which JSON can hold.
 
     Args:
         path: the file; default `metrics.jsonl` in the trainer's `default_root_dir`.
@@ -50,10 +49,12 @@ class MetricsFile(Callback):
         if self._logger is not None and ask is not None:
             pending = ask()
             row = self._logger.row(pending) if pending else None
-            checkpoint["metrics_file"] = {"lines": self._logger.lines, "pending": row}
+            checkpoint["metrics_file"] = {**self._logger.lines.state(), "pending": row}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved = checkpoint.get("metrics_file")
+        if self._saved is not None and self._logger is not None:
+            self._logger.lines.check(self._saved)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
@@ -85,8 +86,7 @@ class _LinesLogger(Logger):
 
     def __init__(self, path: Path, trainer: Trainer) -> None:
         super().__init__()
-        self.path = path
-        self.lines = 0
+        self.lines = Lines(path)
         self._trainer = trainer
 
     @property
@@ -99,7 +99,7 @@ class _LinesLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        return str(self.path.parent)
+        return str(self.lines.path.parent)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -111,15 +111,12 @@ class _LinesLogger(Logger):
         return {"step": self._trainer.global_step, "epoch": self._trainer.current_epoch, **values}
 
     def append(self, row: dict[str, Any]) -> None:
-        self.lines += 1
-        with open_to_append(self.path) as file:
-            file.write(json.dumps(row) + "\n")
+        self.lines.append(json.dumps(row))
 
     def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> int:
         """Keep the rows for which `wanted(index, row)`; returns how many there are now."""
         index = itertools.count()
-        self.lines = keep_lines(self.path, lambda row: wanted(next(index), row))
-        return self.lines
+        return self.lines.keep(lambda row: wanted(next(index), row))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """The composed config is a file of its own in the run folder."""

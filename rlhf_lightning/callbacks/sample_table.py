@@ -10,9 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.callbacks.lines import Lines
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
-from rlhf_lightning.durable import open_to_append
 
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 
@@ -34,11 +33,22 @@ class SampleTable(Callback):
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self.path = None if path is None else Path(path)
+        self._lines: Lines | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add how many rows there are, and their hash."""
+        if self._lines is not None:
+            checkpoint["sample_table"] = self._lines.state()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raise UserError if the file does not begin with those rows."""
+        Lines(self._file(trainer)).check(checkpoint.get("sample_table", {}))
 
     @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         resumed = trainer.ckpt_path is not None
-        keep_lines(self._file(trainer), lambda row: resumed and row.get("epoch", 0) < trainer.current_epoch)
+        self._lines = Lines(self._file(trainer))
+        self._lines.keep(lambda row: resumed and row.get("epoch", 0) < trainer.current_epoch)
 
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,9 +57,8 @@ class SampleTable(Callback):
         if not samples or (trainer.current_epoch % self.every_n_epochs and not last):
             return
         rows = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
-        path = self._file(trainer)
-        with open_to_append(path) as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self._lines = self._lines or Lines(self._file(trainer))
+        self._lines.append(*(json.dumps(row, ensure_ascii=False) for row in rows))
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger):
                 _log_table(logger, {key: [row[key] for row in rows] for key in COLUMNS})

@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.durable import remove_tree
 from rlhf_lightning.errors import Terminated, reason
+from rlhf_lightning.hashes import FILE, write_hashes
 
 
 class Aftermath:
@@ -56,6 +57,8 @@ def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
         new.mkdir(parents=True)  # by itself: not through a link that somebody has planted
     try:
         export(new)
+        if first_process() and new.is_dir() and not (new / FILE).is_file():  # an algorithm with an export of its own
+            write_hashes(new)
     except BaseException:
         if first_process():
             remove_tree(new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from rlhf_lightning.commands.source_lookup import check_names
 from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
+from rlhf_lightning.hashes import check_model_files
 
 _ALGORITHMS = "rlhf_lightning.algorithms."
 _DATA = "rlhf_lightning.data."
@@ -207,6 +209,19 @@ def check_model(key: str, value: str, advice: str = "") -> None:
         raise UserError(f"{key}: {value} does not exist{advice}")
     if Path(value).is_dir() and not _holds_model(Path(value)):
         raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){advice}")
+    check_hashes(key, value)
+
+
+def check_hashes(key: str, value: str) -> None:
+    """Raise UserError if a model's files, or those of its adapter's base, are not as they were written."""
+    folder = Path(value) / "model" if _holds_itself(Path(value) / "model") else Path(value)
+    check_model_files(folder, key=key)
+    file = folder / "adapter_config.json"
+    if file.is_file():
+        with blaming(f"{key}: {file} cannot be read"):
+            base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            if isinstance(base, str) and base:
+                check_model_files(base, key=key)
 
 
 def refuse_reward_model(key: str, value: str) -> None:
@@ -264,5 +279,8 @@ def check_no_split_of_a_file(key: str, value: str) -> None:
 
 
 def _holds_model(folder: Path) -> bool:
-    files = ("config.json", "adapter_config.json")
-    return any((folder / part / file).is_file() for part in (".", "model") for file in files)
+    return _holds_itself(folder) or _holds_itself(folder / "model")
+
+
+def _holds_itself(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("config.json", "adapter_config.json"))

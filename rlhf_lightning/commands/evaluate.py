@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.checks import check_no_split_of_a_file, check_reward, missing_locally, refuse_reward_model
+from rlhf_lightning.commands.checks import (
+    check_hashes,
+    check_no_split_of_a_file,
+    check_reward,
+    missing_locally,
+    refuse_reward_model,
+)
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.folder_lock import check_run_dir
@@ -50,6 +56,8 @@ def check(config: Mapping[str, Any]) -> None:
     for key, path in paths.items():
         if missing_locally(path):
             raise UserError(f"{key}: {path} does not exist")
+        if key != "prompts":
+            check_hashes(key, path)
     for name, path in policies.items():
         refuse_reward_model(f"policies.{name}", path)
     check_no_split_of_a_file("prompts", config["prompts"])

@@ -16,6 +16,7 @@ from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
 from rlhf_lightning.errors import UserError, blaming, named_as
+from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
 
 MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -58,6 +59,7 @@ def find_run(path: str) -> TrainingRun:
     """
     run = read_run(path)
     if run is not None and any((run.model_folder / file).is_file() for file in _MODEL_FILES):
+        check_model_files(run.model_folder, key="run")
         return run
     if run is not None:
         raise UserError(f"run: {path} holds no model yet; finish it with rlhf-train ... ckpt=last run_dir={path}")
@@ -137,6 +139,7 @@ def write_export(
             _save_merged(run, folder, dtype, attn_implementation)
         chat = bool(load_tokenizer(folder).chat_template)
         write_model_card(run, folder, name=target.resolve().name, load_from=str(target), chat=chat)
+        write_hashes(folder)
         files = sorted(path.name for path in folder.iterdir())
         write_text_durably(folder / MARKER, json.dumps({"run": str(run.folder), "files": files}, indent=2) + "\n")
 
@@ -156,14 +159,15 @@ def _save_merged(run: TrainingRun, folder: Path, dtype: str | None, attn_impleme
     save_model(model, load_tokenizer(run.model_folder), folder)
 
 
-def _links(folder: str, names: list[str]) -> list[str]:
-    """Those that are links: what they lead to is not the run's, and would be given away with the export."""
-    return [name for name in names if (Path(folder) / name).is_symlink()]
+def _left_out(folder: str, names: list[str]) -> list[str]:
+    """The hashes of the run's files, and links: what they lead to is not the run's, and would be given away."""
+    return [name for name in names if name == FILE or (Path(folder) / name).is_symlink()]
 
 
 def _copy_adapter(run: TrainingRun, folder: Path) -> None:
     """The run's adapter folder, tokenizer included, with a base that is found from any working folder."""
-    shutil.copytree(run.model_folder, folder, dirs_exist_ok=True, ignore=_links)
+    check_model_files(run.model_folder, weights=True)
+    shutil.copytree(run.model_folder, folder, dirs_exist_ok=True, ignore=_left_out)
     base, file = Path(str(run.adapter_base)), folder / "adapter_config.json"
     if base.is_dir():
         config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": str(base.resolve())}

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.hashes import check_files
 
 REMEDY = "restore it, or remove it: the model's card then tells nothing of that run"
 _SECTIONS = ("model", "algorithm", "data", "reward", "logger")
@@ -64,6 +65,7 @@ def read_run(path: str | Path) -> TrainingRun | None:
         folder = folder.parent
     if not (folder / "config.yaml").is_file():
         return None
+    check_files(folder, ("config.yaml", "summary.json"))
     file = folder / "config.yaml"
     with blaming(f"{file} cannot be read", REMEDY):
         config: Any = OmegaConf.to_container(OmegaConf.load(file))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,13 @@ from typing import Any
 
 from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.arithmetic import explain, is_ppo
-from rlhf_lightning.commands.checks import check_inputs, check_no_split_of_a_file, missing_locally, will_be_made
+from rlhf_lightning.commands.checks import (
+    check_hashes,
+    check_inputs,
+    check_no_split_of_a_file,
+    missing_locally,
+    will_be_made,
+)
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.devices import check_devices
@@ -21,6 +26,7 @@ from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
     read_json_lines,
+    read_summary,
     write_config,
     write_summary,
 )
@@ -79,6 +85,8 @@ def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[
     for name in skipped_stages(pipeline, names):
         if not (run_dir / name / "summary.json").is_file():
             raise UserError(f"from: stage {name} has not ended in {run_dir} (no summary.json); start with from={name}")
+        read_summary(run_dir / name)
+        check_hashes("from", str(run_dir / name))
     if pipeline["evaluation"]["prompts"] is not None:
         _check_evaluated(pipeline, stages)
         _check_prompts(pipeline, made)
@@ -188,7 +196,7 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
     try:
         for stage in stages:
             if stage.name in skipped:
-                results = json.loads((stage.folder / "summary.json").read_text(encoding="utf-8"))
+                results = read_summary(stage.folder)
             else:
                 _announce(stage)
                 result = _run_stage(stage, run_dir, parent.run_id if parent else None, begin)

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from rlhf_lightning.commands.arithmetic import is_ppo, ppo_arithmetic, processes
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models import load_config, run_model_folder
 from rlhf_lightning.models.adapters import is_adapter_folder
 from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardModel, Rollout, Rows, Run
@@ -98,6 +99,7 @@ def read_architecture(path: str, revision: str | None = None) -> Any:
     """
     try:
         if Path(path).is_file():
+            check_model_files(Path(path).parent)
             return AutoConfig.from_pretrained(path, trust_remote_code=False)
         return load_config(path, revision)
     except (OSError, ValueError) as error:

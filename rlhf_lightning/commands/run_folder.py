@@ -16,13 +16,15 @@ from rlhf_lightning import run_identity
 from rlhf_lightning.commands.ranks import first_process, job, queued_again, started_from_outside, under_srun
 from rlhf_lightning.commands.redaction import without_secrets
 from rlhf_lightning.durable import entry_of, manifest_of, what_is_broken, why_not_resumed, write_text_durably
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.hashes import check_files, forget_hashes, write_hashes
 from rlhf_lightning.run_identity import identity_of, is_of_earlier_run, is_saved_since, newness, read_started
 
 # Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
 _SHARED = "RLHF_LIGHTNING_RUN_DIR"
 _SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
+_READ_LATER = ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl")
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
@@ -196,21 +198,43 @@ def _beside(folder: Path) -> list[Path]:
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The composed config, before anything else, and without the summary of an earlier run."""
     folder.mkdir(parents=True, exist_ok=True)
+    forget_hashes(folder)
     (folder / "summary.json").unlink(missing_ok=True)
     write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_secrets(config))))
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json: one flat object."""
+    """summary.json, one flat object, and the hashes of what others read of a run that has ended."""
+    forget_hashes(folder)
     write_text_durably(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_hashes(folder, _READ_LATER)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The content of summary.json; empty if the run has not ended.
+
+    Raises:
+        UserError: it, or config.yaml beside it, is not what the run has written.
+    """
+    check_files(folder, ("config.yaml", "summary.json"))
+    file = folder / "summary.json"
+    with blaming(f"{file} cannot be read"):
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not isinstance(content, dict):
+            raise ValueError("it is not a JSON object")
+    return content
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; none if there is no such file.
+    """The rows of a JSONL file of a run; none if there is no such file.
 
     Its lines end at line feeds. `str.splitlines` would cut a text at other separators that JSON may hold as they are.
+
+    Raises:
+        UserError: it is not what the run has written.
     """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8") as lines:
+    check_files(path.parent, (path.name,))
+    with blaming(f"{path} cannot be read"), path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]

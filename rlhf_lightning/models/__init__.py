@@ -22,7 +22,7 @@ from rlhf_lightning.models.loading import (
 )
 from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, load_scorer, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference, SharedRewardModel
-from rlhf_lightning.models.saving import end_of_sequence_ids, save_model
+from rlhf_lightning.models.saving import end_of_sequence_ids, export_model, save_model
 from rlhf_lightning.models.sharding import as_forward, shard, whole_weights
 from rlhf_lightning.models.value_head import ValueHead
 
@@ -39,6 +39,7 @@ __all__ = [
     "as_forward",
     "disable_dropout",
     "end_of_sequence_ids",
+    "export_model",
     "fingerprint",
     "freeze",
     "hidden_states",

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from rlhf_lightning.errors import UserError, blaming, named
+from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models.beside import add_beside
 from rlhf_lightning.models.generation_settings import make_savable
 
@@ -133,10 +134,11 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """The configuration and the weights of an adapter folder.
 
     Raises:
-        UserError: it is no LoRA adapter, or names no base.
+        UserError: it is no LoRA adapter, names no base, or is not as it was written.
     """
     from peft.utils import load_peft_weights
 
+    check_model_files(folder, weights=True)
     config = read_adapter_config(folder)
     if str(getattr(config.peft_type, "value", config.peft_type)) != "LORA":
         raise UserError(f"{named()}: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")

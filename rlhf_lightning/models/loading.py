@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, named
+from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
@@ -42,16 +43,19 @@ def run_model_folder(path: str | Path) -> str:
     A run folder becomes its exported `model/`; a Hugging Face folder, an adapter's folder and a hub name stay.
 
     Raises:
-        UserError: the path looks like a local folder and there is no model in it.
+        UserError: the path looks like a local folder and there is no model in it, or its files are not as they were
+            written (see `check_model_files`; weights are hashed when they are loaded).
     """
     folder = Path(path)
     if _holds_model(folder / "model"):
+        check_model_files(folder / "model")
         return str(folder / "model")
     if folder.is_dir() and not _holds_model(folder):
         raise UserError(f"{named()}: no model in {path}: expected {folder}/config.json or {folder}/model/config.json")
     looks_local = folder.is_absolute() or str(path).startswith(".") or len(folder.parts) > 2
     if looks_local and not folder.exists():
         raise UserError(f"{named()}: {path} does not exist")
+    check_model_files(folder)
     return str(path)
 
 
@@ -64,6 +68,7 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     folder = run_model_folder(path)
     if is_adapter_folder(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
         folder, revision = base_of(folder), read_adapter_config(folder).revision
+        check_model_files(folder)
     advice = NO_OWN_CODE if has_own_code(folder) else ""
     with blaming(f"{named()}: the tokenizer of {path} cannot be loaded", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision, trust_remote_code=False)
@@ -137,7 +142,8 @@ def load_network(
     """The network of the base, whether the layer that may be `new` is, and the adapter folder on top, if any.
 
     Raises:
-        UserError: 4 bits without an adapter; weights that the folder lacks, see `read_network`.
+        UserError: 4 bits without an adapter; a folder that has changed since it was written; weights that it lacks, see
+            `read_network`.
     """
     folder = run_model_folder(path)
     if quantization is not None:
@@ -151,6 +157,7 @@ def load_network(
     if is_adapter_folder(base):
         raise UserError(f"{named()}: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
     check_foreign_folder(base, arguments["revision"], arguments["trust_remote_code"])
+    check_model_files(base, weights=True)
     try:
         network, is_new = read_network(auto_class, base, arguments, new)
     except Exception as error:  # each family's own, for whatever its config.json holds
@@ -218,6 +225,7 @@ def on_meta(network: nn.Module) -> bool:
 def load_config(path: str | Path, revision: str | None = None) -> Any:
     """The configuration alone, without reading weights."""
     folder = base_of(run_model_folder(path))
+    check_model_files(folder)
     advice = NO_OWN_CODE if has_own_code(folder) else ""
     with blaming(f"{named()}: the configuration of {path} cannot be read", advice):
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)

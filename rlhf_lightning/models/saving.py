@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.hashes import forget_hashes, write_hashes
 from rlhf_lightning.models.adapters import save_network
 from rlhf_lightning.models.reward_model import RewardModel
 from rlhf_lightning.models.sharding import whole_state
@@ -72,7 +73,15 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
     if dist.is_initialized() and dist.get_rank() > 0:
         return
     check_weights(network.named_parameters() if state is None else state.items())
+    forget_hashes(folder)
     save_network(network, folder, state)
     if isinstance(model, RewardModel) and not (Path(folder) / "config.json").is_file():
         network.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
     tokenizer.save_pretrained(folder)
+
+
+def export_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """`save_model`, and at the end the hashes of what was written: later commands read it only as it is now."""
+    save_model(model, tokenizer, folder)
+    if not (dist.is_initialized() and dist.get_rank() > 0):
+        write_hashes(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.hashes import check_files, write_hashes
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.world import World, build_world
 
@@ -38,6 +39,7 @@ def write_world(
         prompts_{train,test}.jsonl        prompt, kind, topic
         tokenizer/, models/{llama,gpt2}/  ordinary Hugging Face folders, random weights
         world.json                        the arguments, and figures: sizes, Bayes ceilings
+        hashes.json                       of all files
 
     A folder that holds the world of the same arguments is left alone; the world of other arguments is replaced. It is
     written beside the folder and then renamed: it is whole or not there.
@@ -54,7 +56,8 @@ def write_world(
         temperature, flip_rate, length_bias: of the `Labeler`.
 
     Raises:
-        UserError: an argument is out of range, or the folder holds something else.
+        UserError: an argument is out of range, the folder holds something else, or the world there has changed since it
+            was written.
     """
     arguments = {
         "seed": seed,
@@ -87,6 +90,7 @@ def write_world(
         figures = _write_rows(fresh, world, labeler, arguments)
         figures |= _write_models(fresh, seed)
         (fresh / MANIFEST).write_text(json.dumps({**wanted, "figures": figures}, indent=2) + "\n", encoding="utf-8")
+        write_hashes(fresh)
         _move(fresh, target, Path(scratch) / "previous", wanted)
     return target
 
@@ -96,7 +100,10 @@ def _is_written(target: Path, wanted: dict[str, Any]) -> bool:
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return {key: manifest.get(key) for key in wanted} == wanted
+    if not isinstance(manifest, dict) or {key: manifest.get(key) for key in wanted} != wanted:
+        return False
+    check_files(target)
+    return True
 
 
 def _move(fresh: Path, target: Path, previous: Path, wanted: dict[str, Any]) -> None:
