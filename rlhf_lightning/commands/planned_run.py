@@ -16,6 +16,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models import load_config, run_model_folder
 from rlhf_lightning.models.adapters import is_adapter_folder
+from rlhf_lightning.models.foreign_folders import check_foreign_folder
 from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardModel, Rollout, Rows, Run
 
 _LONG = 1024  # tokens of a row where a config sets no limit
@@ -100,6 +101,7 @@ def read_architecture(path: str, revision: str | None = None) -> Any:
     try:
         if Path(path).is_file():
             check_model_files(Path(path).parent)
+            check_foreign_folder(path, revision, trust_remote_code=False)
             return AutoConfig.from_pretrained(path, trust_remote_code=False)
         return load_config(path, revision)
     except (OSError, ValueError) as error:

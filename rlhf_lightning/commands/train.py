@@ -196,6 +196,10 @@ def _run_in_folder(
 
 def _start_or_resume(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None, start: Any) -> None:
     """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
+    if checkpoint is not None and checkpoint.is_dir():
+        from rlhf_lightning.compat import read_sharded_checkpoints_without_pickles
+
+        read_sharded_checkpoints_without_pickles()
     try:
         trainer.fit(module, datamodule, ckpt_path=checkpoint)
     except Exception:

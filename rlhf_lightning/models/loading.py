@@ -227,6 +227,7 @@ def load_config(path: str | Path, revision: str | None = None) -> Any:
     folder = base_of(run_model_folder(path))
     check_model_files(folder)
     advice = NO_OWN_CODE if has_own_code(folder) else ""
+    check_foreign_folder(folder, revision, trust_remote_code=False)
     with blaming(f"{named()}: the configuration of {path} cannot be read", advice):
         return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
 
