@@ -18,7 +18,9 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
+
+from rlhf_lightning.errors import writing
 
 BLOCK = 1 << 24
 MANIFEST = ".manifest.json"
@@ -51,6 +53,11 @@ Write = Callable[[Any], object]  # takes a HashingFile, a file as far as torch.s
 
 def write_durably(path: Path, write: Write, before_rename: Write = lambda file: None) -> None:
     """Call `write` on a hidden file beside the target, sync it, call `before_rename`, and rename it over the target."""
+    with writing(path):
+        _write_durably(path, write, before_rename)
+
+
+def _write_durably(path: Path, write: Write, before_rename: Write) -> None:
     beside = _beside(path)
     try:
         with _new_file(beside) as file:
@@ -73,17 +80,6 @@ def _new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
 
 
-def open_to_append(path: Path) -> IO[str]:
-    """A text file to add lines to; made where there is none. A link, or a second name of another file, is not followed.
-
-    Raises:
-        OSError: it is a link.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
-
-
 def has_other_names(path: Path) -> bool:
     """Whether a file is a link, or a hard link of a file that has another name as well."""
     return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
@@ -100,12 +96,47 @@ def remove_tree(path: Path) -> None:
 
 def write_text_durably(path: Path, text: str) -> None:
     """A reader sees the whole new text or the whole former one."""
-    write_durably(path, lambda file: file.write(text.encode()))
+    write_bytes_durably(path, text.encode())
+
+
+def write_bytes_durably(path: Path, content: bytes) -> None:
+    """A reader sees the whole new content or the whole former one."""
+    write_durably(path, lambda file: file.write(content))
+
+
+def append_durably(path: Path, text: str) -> None:
+    """Append a text to a file, made where there is none; where it does not go in whole, the file is left as it was.
+
+    A link is not followed.
+
+    Raises:
+        DiskError: the disk does not take it, or the file is a link.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    data = memoryview(text.encode())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o666)
+        length = os.fstat(descriptor).st_size
+        try:
+            with os.fdopen(descriptor, "ab", buffering=0) as file:
+                while data:
+                    data = data[file.write(data) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, length)
+            raise
 
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
     """A new folder that takes the target's place at the end, by two renames; an error leaves the target as it was."""
+    with writing(target), _replacing_folder(target) as new:
+        yield new
+
+
+@contextlib.contextmanager
+def _replacing_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as beside:
         new, former = Path(beside) / "new", Path(beside) / "former"
@@ -131,8 +162,9 @@ def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
         write: writes its content.
         facts: what else the manifest says, such as the step.
     """
-    for stale in path.parent.glob(_beside(Path("*.ckpt")).name):
-        stale.unlink()
+    with writing(path):
+        for stale in path.parent.glob(_beside(Path("*.ckpt")).name):
+            stale.unlink()
     entry: dict[str, Any] = {}
 
     def announce(file: HashingFile) -> None:

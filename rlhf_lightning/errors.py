@@ -6,6 +6,9 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+
+from rlhf_lightning.disk import disk_error, file_of, finding, lacks_room, remedy
 
 
 class UserError(ValueError):
@@ -13,6 +16,22 @@ class UserError(ValueError):
 
     The commands print it without a traceback and exit with code 2.
     """
+
+
+class DiskError(UserError):
+    """Something cannot be written: the disk is full, or over a limit, or fails.
+
+    Args:
+        finding: what cannot be written, and why.
+        remedy: what the user has to do first.
+    """
+
+    def __init__(self, finding: str, remedy: str) -> None:
+        self.finding, self.remedy = finding, remedy
+        super().__init__(f"{finding}; {remedy}, and try again")
+
+    def __reduce__(self) -> tuple[type[DiskError], tuple[str, str]]:
+        return DiskError, (self.finding, self.remedy)
 
 
 class Terminated(SystemExit):
@@ -79,9 +98,47 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     except (UserError, Terminated, MemoryError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # classes of the user's own may be anything
+        if lacks_room(error):
+            number, file = disk_error(error), file_of(error)
+            assert number is not None
+            place = Path(file).parent if file else Path()
+            raise DiskError(f"{what}: {f'{file}: ' if file else ''}{finding(number, place)}", remedy(number)) from error
         if is_out_of_memory(error) or is_own_slip(error):
             raise
         raise UserError(f"{what}: {reason(error)}{f'; {advice}' if advice else ''}") from error
+
+
+@contextmanager
+def writing(what: str | Path, folder: str | Path | None = None) -> Iterator[None]:
+    """Name what is being written where the disk takes no more of it, or the system does not let it be written.
+
+    Args:
+        what: the file, or a name for what consists of several.
+        folder: where it is written; default: the folder of the file.
+
+    Raises:
+        DiskError: `what cannot be written: why, how much is free; what to do first`.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        if (cannot := as_disk_error(error, what, folder)) is None:
+            raise
+        raise cannot from error
+
+
+def as_disk_error(error: BaseException, what: str | Path, folder: str | Path | None = None) -> DiskError | None:
+    """Return the `DiskError` for an exception that was raised while something was written. Arguments as `writing`."""
+    number, place = disk_error(error), Path(folder or Path(what).parent)
+    if number is not None:
+        return DiskError(f"{what} cannot be written: {finding(number, place)}", remedy(number))
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename and place.absolute() not in Path(str(error.filename)).absolute().parents:
+        return None  # something that is read meanwhile
+    return DiskError(f"{what} cannot be written: {reason(error)}", "see to it, or choose another folder")
 
 
 def is_own_slip(error: BaseException) -> bool:

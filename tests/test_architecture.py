@@ -31,6 +31,7 @@ FREE = {
     "compat",
     "errors",
     "hashes",
+    "disk",
     "durable",
     "outside_text",
     "secret_text",

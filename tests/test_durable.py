@@ -12,8 +12,8 @@ import pytest
 
 from rlhf_lightning import durable
 from rlhf_lightning.durable import (
+    append_durably,
     manifest_of,
-    open_to_append,
     read_manifest,
     remove_tree,
     remove_with_manifest,
@@ -21,6 +21,7 @@ from rlhf_lightning.durable import (
     what_is_broken,
     write_text_durably,
 )
+from rlhf_lightning.errors import DiskError
 
 
 class Killed(BaseException):
@@ -128,8 +129,8 @@ def test_a_text_is_replaced_whole(tmp_path: Path) -> None:
 
 def test_lines_are_not_added_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "theirs")
-    with pytest.raises(OSError, match="symbolic links"):
-        open_to_append(tmp_path / "link")
+    with pytest.raises(DiskError, match="symbolic links"):
+        append_durably(tmp_path / "link", "x\n")
     assert not (tmp_path / "theirs").exists()
 
 

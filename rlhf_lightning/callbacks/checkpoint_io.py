@@ -18,7 +18,7 @@ from rlhf_lightning.durable import (
     what_is_broken,
     write_manifest,
 )
-from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.errors import UserError, blaming, writing
 from rlhf_lightning.hashes import another_process_checks
 from rlhf_lightning.run_identity import SaveCounter, read_started
 
@@ -48,7 +48,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         origin = self._origin(target.parent)
         whole: dict[str, Any] = {**checkpoint, **{key: origin[key] for key in ("run_id", "saved") if key in origin}}
         facts = {key: checkpoint[key] for key in ("epoch", "global_step", "cannot_resume") if key in checkpoint}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.durable import has_other_names, open_to_append, write_text_durably
+from rlhf_lightning.durable import append_durably, has_other_names, write_text_durably
 from rlhf_lightning.errors import UserError
 
 _TIMES = ("time/", "perf/", "tokens_per_second")  # differ where steps are done a second time
@@ -26,8 +26,7 @@ class Lines:
 
     def append(self, *lines: str) -> None:
         """Write lines, without their line feeds, at the end."""
-        with open_to_append(self.path) as file:
-            file.writelines(f"{line}\n" for line in lines)
+        append_durably(self.path, "".join(f"{line}\n" for line in lines))
         self._add(line.encode() for line in lines)
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:

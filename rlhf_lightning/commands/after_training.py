@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.durable import remove_tree
-from rlhf_lightning.errors import Terminated, reason
+from rlhf_lightning.errors import Terminated, reason, writing
 from rlhf_lightning.hashes import FILE, write_hashes
 
 
@@ -50,6 +50,11 @@ def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
 
     Every process calls it, because sharded weights are gathered; the first one writes.
     """
+    with writing(run_dir / "model"):
+        _export_beside(export, run_dir)
+
+
+def _export_beside(export: Callable[[Path], None], run_dir: Path) -> None:
     new, former, target = run_dir / ".model.new", run_dir / ".model.former", run_dir / "model"
     if first_process():
         for left_over in (new, former):

@@ -51,6 +51,7 @@ from rlhf_lightning.commands.launching import (
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import remember_words, shown
+from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
@@ -63,7 +64,7 @@ _DEBUG = "RLHF_LIGHTNING_DEBUG"
 # What the system refuses: files that are not there or may not be used, and a disk without room.
 _OF_THE_SYSTEM = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
 }
 _LONG_WORD = re.compile(r"\S{160,}")  # a name of thousands of letters would bury what is wrong
 _HYDRA_OPTIONS = (
@@ -149,6 +150,10 @@ def as_user_error(error: Exception) -> str | None:
             f"out of memory: {reason(error)}; rlhf-plan with the same overrides says what the run needs and what to "
             "change"
         )
+    if (number := disk_error(error)) is not None:
+        file = file_of(error)
+        what = f"{file} cannot be written" if file else "a file cannot be read or written"
+        return f"{what}: {finding(number, Path(file).parent if file else Path())}; {remedy(number)}, and try again"
     if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
         return reason(error)
     return None
@@ -161,13 +166,32 @@ def report_bug(error: Exception) -> None:
     where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
     said, kind = reason(error), type(error).__name__
     said = said if said.startswith(kind) else f"{kind}: {said}"
-    with tempfile.NamedTemporaryFile("w", prefix="rlhf-lightning-", suffix=".txt", delete=False) as file:
-        file.write(shown(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"))
+    written = _keep_traceback(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
     sys.stderr.write(
         f"unexpected error: {on_one_line(shown(said))}{where}\n"
         "This looks like a bug in rlhf-lightning, not a mistake of yours; please report it with the traceback.\n"
-        f"traceback: {file.name} (debug=true prints it)\n"
+        f"traceback: {written} (debug=true prints it)\n"
     )
+
+
+def _keep_traceback(text: str) -> str:
+    """Write it to a file in the folder for temporary files, or else in the working folder; returns its name."""
+    why = ""
+    for folder in (None, os.curdir):
+        try:
+            descriptor, name = tempfile.mkstemp(prefix="rlhf-lightning-", suffix=".txt", dir=folder, text=True)
+        except OSError as error:
+            why = why or reason(error)
+            continue
+        try:
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
+                file.write(shown(text))
+        except OSError as error:
+            why = why or reason(error)
+            os.unlink(name)
+        else:
+            return name
+    return f"not written, {why}"
 
 
 @contextmanager

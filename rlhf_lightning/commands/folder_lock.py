@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from rlhf_lightning.disk import lacks_room
 from rlhf_lightning.durable import has_other_names
-from rlhf_lightning.errors import UserError, reason
+from rlhf_lightning.errors import UserError, as_disk_error, reason
 
 try:
     import fcntl
@@ -58,8 +59,8 @@ class FolderLock:
                 "choose another folder"
             ) from None
         file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+            os.write(file.fileno(), f"{os.getpid()}\n".encode())
         self._file = file
 
     def release(self) -> None:
@@ -95,6 +96,8 @@ def check_run_dir(folder: Path) -> None:
     try:
         probe = tempfile.mkdtemp(prefix=".rlhf-lightning-", dir=existing)
     except OSError as error:
+        if lacks_room(error) and (full := as_disk_error(error, folder, existing)):
+            raise full from error
         why = error.strerror or reason(error)
         raise UserError(f"run_dir: {folder} cannot be written ({why.lower()}); choose another folder") from error
     finally:

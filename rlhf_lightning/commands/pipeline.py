@@ -25,6 +25,7 @@ from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
+    has_checkpoint,
     read_json_lines,
     read_summary,
     write_config,
@@ -36,7 +37,15 @@ from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
-from rlhf_lightning.commands.train import RunResult, check, print_end, print_stopped, report_problems, run
+from rlhf_lightning.commands.train import (
+    RunResult,
+    check,
+    print_end,
+    print_stopped,
+    report_problems,
+    run,
+    saying_how_to_go_on,
+)
 from rlhf_lightning.commands.validation import MISSING, validate
 from rlhf_lightning.errors import Terminated, UserError
 
@@ -206,13 +215,14 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
             summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
         if not first_process():
             return summary
-        files = _evaluate(pipeline, run_dir, stages, summary)
+        with saying_how_to_go_on(lambda: _how_to_go_on(stages[-1], run_dir)):
+            files = _evaluate(pipeline, run_dir, stages, summary)
+            summary["wall_seconds"] = round(time.monotonic() - started, 2)
+            write_summary(run_dir, summary)
     except BaseException:
         if parent:
             parent.fail()
         raise
-    summary["wall_seconds"] = round(time.monotonic() - started, 2)
-    write_summary(run_dir, summary)
     aftermath = Aftermath()
     with aftermath.step("the pipeline's run in MLflow"):
         if parent:
@@ -229,12 +239,18 @@ def _take_over(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[Stag
 
 def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None, begun: Callable[[], object]) -> RunResult:
     try:
-        return run(stage.config, parent_run_id, begun)
+        with saying_how_to_go_on(lambda: _how_to_go_on(stage, run_dir)):
+            return run(stage.config, parent_run_id, begun)
     except Terminated:
         print_stopped(
             stage.folder, f"the same command with from={stage.name} stages.{stage.name}.ckpt=last run_dir={run_dir}"
         )
         raise
+
+
+def _how_to_go_on(stage: StageConfig, run_dir: Path) -> str:
+    resumed = f" stages.{stage.name}.ckpt=last" if has_checkpoint(stage.folder) else ""
+    return f"go on with the same command with from={stage.name}{resumed} run_dir={run_dir}"
 
 
 def _announce(stage: StageConfig) -> None:

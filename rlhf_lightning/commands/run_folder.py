@@ -15,8 +15,15 @@ from omegaconf import OmegaConf
 from rlhf_lightning import run_identity
 from rlhf_lightning.commands.ranks import first_process, job, queued_again, started_from_outside, under_srun
 from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.durable import entry_of, manifest_of, what_is_broken, why_not_resumed, write_text_durably
-from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.durable import (
+    entry_of,
+    manifest_of,
+    what_is_broken,
+    why_not_resumed,
+    write_durably,
+    write_text_durably,
+)
+from rlhf_lightning.errors import UserError, blaming, writing
 from rlhf_lightning.hashes import check_files, forget_hashes, write_hashes
 from rlhf_lightning.run_identity import identity_of, is_of_earlier_run, is_saved_since, newness, read_started
 
@@ -197,10 +204,15 @@ def _beside(folder: Path) -> list[Path]:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """The composed config, before anything else, and without the summary of an earlier run."""
-    folder.mkdir(parents=True, exist_ok=True)
-    forget_hashes(folder)
-    (folder / "summary.json").unlink(missing_ok=True)
-    write_text_durably(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(without_secrets(config))))
+    text = OmegaConf.to_yaml(OmegaConf.create(without_secrets(config)))
+    with writing(folder / "config.yaml"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def forget_former_end(_: object) -> None:
+        forget_hashes(folder)
+        (folder / "summary.json").unlink(missing_ok=True)
+
+    write_durably(folder / "config.yaml", lambda file: file.write(text.encode()), forget_former_end)
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

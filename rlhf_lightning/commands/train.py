@@ -7,7 +7,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from rlhf_lightning.commands.tracking import (
     uses_mlflow,
 )
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import AfterTrainingError, Terminated, blaming
+from rlhf_lightning.errors import AfterTrainingError, DiskError, Terminated, UserError, blaming
 
 HIGHEST = "highest"  # torch's default of `matmul_precision`
 
@@ -75,7 +75,8 @@ def train(config: dict[str, Any]) -> None:
         print(explain(config))
         return
     try:
-        result = run(config)
+        with saying_how_to_go_on(lambda: how_to_go_on(choose_run_dir(config))):
+            result = run(config)
     except Terminated:
         folder = choose_run_dir(config)
         print_stopped(folder, f"the same command with ckpt=last run_dir={folder}")
@@ -319,6 +320,22 @@ def print_stopped(folder: Path, command: str) -> None:
     if first_process():
         how = f"go on with {command}" if has_checkpoint(folder) else "there is no checkpoint yet; start it again"
         sys.stderr.write(f"stopped by SIGTERM; {how}\n")
+
+
+def how_to_go_on(folder: Path) -> str:
+    """Return how the run of a folder is resumed, or begun again where it has saved nothing yet."""
+    if has_checkpoint(folder):
+        return f"go on with the same command with ckpt=last run_dir={folder}"
+    return "start the same command again"
+
+
+@contextlib.contextmanager
+def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
+    """Where the disk takes no more, say with `how` what to do when it does."""
+    try:
+        yield
+    except DiskError as error:
+        raise UserError(f"{error.finding}; {error.remedy}, and {how()}") from error
 
 
 def print_end(folder: Path, config: Mapping[str, Any], made: Collection[Path] = ()) -> None:

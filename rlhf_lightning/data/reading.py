@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.data.files import KINDS, Row, data_suffix, read_file, without_none
+from rlhf_lightning.disk import lacks_room
 from rlhf_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ def _read_hub(name: str, configuration: str | None, split: str, limit: int | Non
     try:
         rows = datasets.load_dataset(name, split=split, **which)
     except Exception as error:  # network, authentication, unknown name or split: each library's own class
+        if lacks_room(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         config = "" if configuration is None else f" of its configuration {configuration!r}"
         raise UserError(

@@ -1,0 +1,257 @@
+"""Faults of a disk: full at any moment, a limit of size, errors of the device. One line, nothing lost, nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bad_input_catalogue.fixtures import write_rows
+from kill_resume import end_of
+
+from fault_catalogue import Fault, Outcome
+from fault_catalogue.runs import COMMON, FAMILIES, Running, undisturbed, write_folder
+
+NO_LOGGER = ["logger=none"]
+DONE_AFTERWARDS = 3  # exit code: trained and exported, and something after it failed
+# Fills the disk up to some bytes when the last step is done, so that what follows training finds it full.
+FILLS = """
+import shutil
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Fill(Callback):
+    def __init__(self, leave):
+        self.leave = leave
+    def on_fit_end(self, trainer, module):
+        if not Path("filled").exists():
+            Path("filled").touch()
+            free = shutil.disk_usage("run").free - self.leave
+            Path("run/filler").write_bytes(bytes(max(free, 0)))
+"""
+PAIRS = [
+    *("data.train=pairs.jsonl", "data.batch_size=2", "data.val_fraction=0.25", "scheduler=constant"),
+    *("trainer.max_epochs=3", *COMMON),
+]
+ALL = {
+    **FAMILIES,
+    "reward": ["experiment=reward", *PAIRS],
+    "dpo": ["experiment=dpo", "algorithm.precompute_reference=true", *PAIRS],
+}
+FAMILIES.update(ALL)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[Callable[[int], None]]:
+    """A file system of a size in the memory of this machine, mounted on a folder; yields what changes its size."""
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], check=True)
+    try:
+        yield lambda size: subprocess.run(["mount", "-o", f"remount,size={size}k", str(folder)], check=True) and None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@dataclass
+class Taken:
+    """How one run took a fault that fell at one moment, and its resumption."""
+
+    code: int
+    lines: list[str]
+    wrong: list[str]
+    equal: bool
+    seconds: float
+
+
+def taken(
+    folder: Path,
+    family: str,
+    run: Running,
+    room: Callable[[], None],
+    codes: Sequence[int] = (2,),
+    words: Sequence[str] = (),
+) -> Taken:
+    """Wait for the run's end, see what it has left, make room, resume, and compare."""
+    whole = undisturbed(folder.parent, family, NO_LOGGER)
+    code, made = run.wait(), folder / "run"
+    wrong = what_is_wrong(made, run, codes) if code else []
+    resumed, again = True, run
+    if code:
+        room()
+        (made / "filler").unlink(missing_ok=True)
+        found = any((made / "checkpoints").glob("*.ckpt"))
+        again = Running("train", [*ALL[family], *NO_LOGGER, *words, *(["ckpt=last"] if found else [])], folder)
+        if again.wait() or again.err:
+            wrong.append(f"resumed: {again.code} {again.err[:2]}")
+            resumed = False
+    equal = resumed and end_of(made) == whole.end
+    seconds = run.seconds + (again.seconds if again is not run else 0) - whole.seconds
+    return Taken(code, run.err, wrong if equal else [*wrong, "the end differs"], equal, seconds)
+
+
+def what_is_wrong(made: Path, run: Running, codes: Sequence[int]) -> list[str]:
+    """What a run that the disk has stopped has left, or said, that it must not."""
+    from rlhf_lightning.durable import what_is_broken
+
+    hidden = [path for path in made.rglob(".*") if path.name not in (".started", ".lock")]
+    broken = [path for path in made.glob("checkpoints/*.ckpt") if what_is_broken(path) is not None]
+    lines = [made / name for name in ("metrics.jsonl", "samples.jsonl")]
+    half = [path for path in lines if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")]
+    line = run.err[0] if run.err else ""
+    faults = {
+        f"exit code {run.code}": run.code not in codes,
+        f"{len(run.err)} lines, such as {run.err[-1:]}": len(run.err) != 1,
+        f"the line does not say what: {line}": "cannot be written" not in line,
+        f"the line does not say how to go on: {line}": "ckpt=last" not in line and "start the same" not in line,
+        f"left {hidden}": hidden,
+        f"broken {broken}": broken,
+        f"half a line in {half}": half,
+    }
+    return [fault for fault, is_there in faults.items() if is_there]
+
+
+def summed_up(all_taken: Sequence[Taken]) -> Outcome:
+    """The outcome of a fault at several moments."""
+    stopped = [each for each in all_taken if each.code]
+    wrong = [fault for each in all_taken for fault in each.wrong]
+    names = {
+        each.lines[0].partition(" cannot be written")[0].split("/")[-1].split()[-1] for each in stopped if each.lines
+    }
+    note = wrong[0] if wrong else f"stopped at {len(stopped)} of {len(all_taken)} moments: {', '.join(sorted(names))}"
+    return Outcome(
+        lost=sum(bool(each.wrong) for each in all_taken),
+        equal=all(each.equal for each in all_taken),
+        seconds=sum(each.seconds for each in all_taken),
+        lines=max((len(each.lines) for each in all_taken), default=0),
+        good=not wrong and bool(stopped),
+        note=note,
+    )
+
+
+def prepared(folder: Path) -> Path:
+    """A folder with all that a run of any family needs."""
+    write_folder(folder)
+    pair = {"prompt": "how do i", "chosen": " you can", "rejected": " i am sorry, but i can not help with that."}
+    write_rows(folder / "pairs.jsonl", [{**pair, "prompt": text} for text in ("how", "what", "why", "can you")] * 2)
+    (folder / "fills.py").write_text(FILLS)
+    return folder
+
+
+def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
+    """The disk of the run folder has so many KiB, for one run after another."""
+    found = []
+    for kib in sizes:
+        place = prepared(folder.parent / f"{folder.name}.{kib}")
+        with small_disk(place / "run", kib) as resize:
+            run = Running("train", [*ALL[family], *NO_LOGGER], place)
+            found.append(taken(place, family, run, partial(resize, 1 << 16)))
+    return summed_up(found)
+
+
+def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outcome:
+    """When training has ended, so many KiB are left on the disk, on which an earlier model lies."""
+    found = []
+    for kib in left:
+        place = prepared(folder.parent / f"{folder.name}.{kib}")
+        with small_disk(place / "run", 1 << 14) as resize:
+            former = place / "run/model/config.json"
+            former.parent.mkdir()
+            former.write_text("an earlier model")
+            fill = ["+callbacks.fill._target_=fills.Fill", f"+callbacks.fill.leave={kib << 10}"]
+            run = Running("train", [*ALL[family], *NO_LOGGER, *fill], place)
+            code = run.wait()
+            lost = code == 2 and (former.read_text() != "an earlier model" or len(list(former.parent.iterdir())) > 1)
+            found.append(taken(place, family, run, partial(resize, 1 << 16), (2, DONE_AFTERWARDS), fill))
+            found[-1].wrong += ["the earlier model is not whole"] if lost else []
+    return summed_up(found)
+
+
+def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
+    """A file may have so many KiB (ulimit -f)."""
+    found = []
+    for kib in sizes:
+        place = prepared(folder.parent / f"{folder.name}.{kib}")
+
+        def limit(_: Path, kib: int = kib) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (kib << 10, resource.RLIM_INFINITY))
+
+        run = Running("train", [*ALL[family], *NO_LOGGER], place, limit)
+        found.append(taken(place, family, run, lambda: None))
+    return summed_up(found)
+
+
+def failing(folder: Path, family: str, number: int, calls: Sequence[int]) -> Outcome:
+    """The device says `number` at the n-th write, sync or rename of the run's own files, and from then on."""
+    found = []
+    for n in calls:
+        place = prepared(folder.parent / f"{folder.name}.{n}")
+        run = Running("train", [*ALL[family], *NO_LOGGER], place, partial(break_disk, number=number, at=n))
+        found.append(taken(place, family, run, lambda: None, (2, DONE_AFTERWARDS)))
+    return summed_up(found)
+
+
+def break_disk(_: Path, number: int, at: int) -> None:
+    """In a child: raise the error at the n-th write, sync or rename."""
+    from rlhf_lightning import durable
+
+    passed = 0
+
+    def broken(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            nonlocal passed
+            passed += 1
+            if passed > at:
+                raise OSError(number, os.strerror(number))
+            return call(*arguments, **options)
+
+        return wrapped
+
+    os.fsync, os.replace = broken(os.fsync), broken(os.replace)
+    durable.HashingFile.write = broken(durable.HashingFile.write)  # type: ignore[method-assign]
+
+
+FULL = {
+    "sft": (*range(4, 20, 4), *range(24, 300, 20)),
+    "reward": (*range(4, 20, 4), *range(24, 300, 40)),
+    "ppo": (*range(4, 20, 4), *range(24, 400, 40)),
+    "dpo": (*range(4, 24, 4), *range(24, 300, 40)),
+}
+FAULTS = [
+    Fault("disk: sft, full at any moment (a sample)", False, partial(full, family="sft", sizes=(12, 160))),
+    Fault("disk: sft, full after training (a sample)", False, partial(full_after_training, family="sft", left=(20,))),
+    *(
+        Fault(f"disk: {family}, full at any moment", True, partial(full, family=family, sizes=sizes))
+        for family, sizes in FULL.items()
+    ),
+    *(
+        Fault(
+            f"disk: {family}, full after training",
+            True,
+            partial(full_after_training, family=family, left=tuple(range(0, 120, 8))),
+        )
+        for family in ALL
+    ),
+    *(
+        Fault(
+            f"disk: {family}, a limit of a file's size",
+            family != "sft",
+            partial(limited, family=family, sizes=(1, 8, 40, 100) if family != "sft" else (40,)),
+        )
+        for family in ALL
+    ),
+    *(
+        Fault(
+            f"disk: sft, {errno.errorcode[number]} at any write, sync or rename",
+            number != errno.EIO,
+            partial(failing, family="sft", number=number, calls=(5, 60) if number == errno.EIO else range(0, 90, 7)),
+        )
+        for number in (errno.EIO, errno.EDQUOT, errno.EROFS)
+    ),
+]
