@@ -8,6 +8,7 @@ from rlhf_lightning.algorithms.kl_controllers import (
     KLController,
     KLPenalty,
     MultiplicativeKLController,
+    PIDController,
 )
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
@@ -25,6 +26,7 @@ __all__ = [
     "KLController",
     "KLPenalty",
     "MultiplicativeKLController",
+    "PIDController",
     "PPOModule",
     "PretrainingMix",
     "RewardModule",

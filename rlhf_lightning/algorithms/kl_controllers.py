@@ -126,6 +126,53 @@ class MultiplicativeKLController(MovingKLController):
         return self.value / self.factor if kl < self.target / self.factor else self.value
 
 
+class PIDController(MovingKLController):
+    """Proportional, integral and derivative control of the coefficient's logarithm (Stooke et al. 2020, section 5).
+
+        e = clip((KL - target) / target, -1, 1);    log coef = log init_coef + kp e + ki sum(e) + kd (e - e_before)
+
+    Proportional control alone moves the coefficient until the error is gone, and by then the policy has gone on; here
+    the proportional term answers at once and the integral finds the coefficient at which the target holds. On the
+    logarithm a step is a factor, so that the coefficient is above 0 by construction. The integral stops where the
+    coefficient reaches the end of its range. The default gains are for a policy that takes several iterations to follow
+    the coefficient, as in PPO; one that follows at once needs a kp below 1.
+
+    Args:
+        init_coef: the first coefficient, > 0.
+        target: KL per response to hold, in nats.
+        kp: change of the logarithm per relative error of this iteration.
+        ki: the same per sum of the errors of all iterations.
+        kd: the same per change of the error since the iteration before.
+    """
+
+    def __init__(self, init_coef: float, target: float, kp: float = 2.0, ki: float = 0.3, kd: float = 0.0) -> None:
+        super().__init__(init_coef, target)
+        for name, gain in (("kp", kp), ("ki", ki), ("kd", kd)):
+            if not 0 <= gain < math.inf:
+                raise UserError(f"algorithm.kl.{name}: found {gain}; must be at least 0 and finite")
+        if kp == ki == 0:
+            raise UserError("algorithm.kl.kp and algorithm.kl.ki: found 0 and 0; one of them must be above 0")
+        self.init_coef, self.kp, self.ki, self.kd = init_coef, kp, ki, kd
+        self.integral = self.error = 0.0
+
+    def moved(self, kl: float, n_episodes: int) -> float:
+        """The coefficient that the errors up to now ask for; one step per iteration, whatever its episodes."""
+        error = min(max(kl / self.target - 1, -1.0), 1.0)
+        integral = self.integral + error
+        exponent = self.kp * error + self.ki * integral + self.kd * (error - self.error)
+        if abs(self.ki * integral) <= math.log(FARTHEST):
+            self.integral = integral
+        self.error = error
+        return self.init_coef * math.exp(min(max(exponent, -math.log(FARTHEST)), math.log(FARTHEST)))
+
+    def state_dict(self) -> dict[str, float]:
+        return {**super().state_dict(), "integral": self.integral, "error": self.error}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        super().load_state_dict(state)
+        self.integral, self.error = state["integral"], state["error"]
+
+
 def _check_positive(key: str, value: float, why: str = "") -> None:
     if not 0 < value < math.inf:
         raise UserError(f"{key}: found {value}; must be above 0{why and ': ' + why}")
@@ -136,22 +183,26 @@ class KLPenalty:
     """How PPO is held to the reference.
 
     Args:
-        kind: `adaptive`, `multiplicative` or `fixed` coefficient.
+        kind: `adaptive`, `multiplicative`, `pid` or `fixed` coefficient.
         coef: the coefficient, or the first one; above 0 unless it is fixed.
         target: KL per response to hold, in nats; null where `fixed` has none.
         horizon: of the adaptive controller, in episodes; null where the others have none.
+        kp, ki, kd: gains of the PID controller; the others have none.
         estimator: of the penalty: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
         placement: `reward` subtracts it from every token's reward; `loss` adds it to the loss. In the loss k2 has the
             gradient of KL(policy || reference) on fresh samples, exact for one token; over several it holds the
             states fixed. k1's gradient is zero on average.
     """
 
-    kind: Literal["adaptive", "multiplicative", "fixed"] = "adaptive"
+    kind: Literal["adaptive", "multiplicative", "pid", "fixed"] = "adaptive"
     coef: float = 0.1
     target: float | None = 6.0
     horizon: int | None = 10_000
     estimator: Literal["k1", "k2", "k3", "abs"] | None = None
     placement: Literal["reward", "loss"] = "reward"
+    kp: float = 2.0
+    ki: float = 0.3
+    kd: float = 0.0
 
     def __post_init__(self) -> None:
         if self.placement == "loss" and self.estimator in ("k1", "abs"):
@@ -167,14 +218,16 @@ class KLPenalty:
         """A fresh controller of this kind."""
         if self.kind == "fixed":
             return FixedKLController(self.coef)
-        if self.kind not in ("adaptive", "multiplicative"):
-            raise UserError(f"algorithm.kl.kind: {self.kind!r} is not one of adaptive, multiplicative, fixed")
+        if self.kind not in ("adaptive", "multiplicative", "pid"):
+            raise UserError(f"algorithm.kl.kind: {self.kind!r} is not one of adaptive, multiplicative, pid, fixed")
         if self.target is None:
             raise UserError(
                 f"algorithm.kl.target: missing; algorithm.kl.kind={self.kind} moves the coefficient to hold it"
             )
         if self.kind == "multiplicative":
             return MultiplicativeKLController(self.coef, self.target)
+        if self.kind == "pid":
+            return PIDController(self.coef, self.target, self.kp, self.ki, self.kd)
         if self.horizon is None:
             raise UserError("algorithm.kl.horizon: missing; algorithm.kl.kind=adaptive needs it, in episodes")
         return AdaptiveKLController(self.coef, self.target, self.horizon)

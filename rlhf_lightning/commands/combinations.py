@@ -16,7 +16,7 @@ ENDING_SCHEDULES = ("get_linear_schedule_with_warmup", "get_cosine_schedule_with
 def check_kl(kl: Mapping[str, Any]) -> None:
     """Raise UserError for a KL controller without the numbers that it works with."""
     kind = kl.get("kind", "adaptive")
-    for name in {"adaptive": ("target", "horizon"), "multiplicative": ("target",)}.get(kind, ()):
+    for name in {"adaptive": ("target", "horizon"), "multiplicative": ("target",), "pid": ("target",)}.get(kind, ()):
         if name in kl and kl[name] is None:
             raise UserError(f"algorithm.kl.{name}: found null, but algorithm.kl.kind={kind} needs it; give a number")
 

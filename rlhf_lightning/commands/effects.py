@@ -267,8 +267,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("algorithm.kl.coef",),
-        _both(_kl_kind("adaptive", "multiplicative"), _equals("algorithm.kl.coef", 0)),
-        "algorithm.kl.kind=adaptive and multiplicative multiply it, so it would stay 0; give a number above 0, or "
+        _both(_kl_kind("adaptive", "multiplicative", "pid"), _equals("algorithm.kl.coef", 0)),
+        "algorithm.kl.kind=adaptive, multiplicative and pid multiply it, so it would stay 0; give a number above 0, or "
         "choose algorithm.kl.kind=fixed",
         contradicts=True,
     ),
@@ -279,8 +279,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("algorithm.kl.horizon",),
-        _kl_kind("multiplicative"),
-        "algorithm.kl.kind=multiplicative has none; leave it out, or choose algorithm.kl.kind=adaptive",
+        _kl_kind("multiplicative", "pid"),
+        "only algorithm.kl.kind=adaptive has one; leave it out, or choose that kind",
+    ),
+    Rule(
+        ("algorithm.kl.kp", "algorithm.kl.ki", "algorithm.kl.kd"),
+        _kl_kind("adaptive", "multiplicative", "fixed"),
+        "only algorithm.kl.kind=pid has gains; leave it out, or choose that kind",
     ),
     Rule(
         ("data.val", "data.val_fraction"),

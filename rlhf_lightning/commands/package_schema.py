@@ -173,12 +173,15 @@ class PPO(TypedDict, total=False):
 
 @strict
 class KLPenalty(TypedDict, total=False):
-    kind: Literal["adaptive", "fixed", "multiplicative"]
+    kind: Literal["adaptive", "fixed", "multiplicative", "pid"]
     coef: NonNegative
     target: Positive | None
     horizon: Count | None
     estimator: Literal["k1", "k2", "k3", "abs"] | None
     placement: Literal["reward", "loss"]
+    kp: NonNegative
+    ki: NonNegative
+    kd: NonNegative
 
 
 @strict

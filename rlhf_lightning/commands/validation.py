@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 MISSING = "???"  # how OmegaConf writes a value that must still be given
 TARGETS = {**PACKAGE_SECTIONS, **LIBRARY_SECTIONS}
 
-_ESTIMATORS, _CONTROLLERS = ("k1", "k2", "k3", "abs"), ("adaptive", "fixed", "multiplicative")
+_ESTIMATORS, _CONTROLLERS = ("k1", "k2", "k3", "abs"), ("adaptive", "fixed", "multiplicative", "pid")
 # Values that belong to another key: (end of the key, value) -> what to say.
 _MISPLACED = {
     **{("kl.kind", v): f"{v} is an estimator: algorithm.kl.estimator={v}" for v in _ESTIMATORS},

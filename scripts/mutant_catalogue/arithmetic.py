@@ -41,6 +41,20 @@ ARITHMETIC = (
                 "if not 0 <= value < math.inf:",
                 (f"{CONTROLLERS}::test_what_no_controller_can_work_with_is_refused",),
             ),
+            Mutant(
+                "the integral of the errors is lost on resume",
+                KL,
+                'self.integral, self.error = state["integral"], state["error"]',
+                'self.error = state["error"]',
+                (f"{CONTROLLERS}::test_a_resumed_pid_goes_on_where_it_was",),
+            ),
+            Mutant(
+                "the integral of the errors winds up without end",
+                KL,
+                "if abs(self.ki * integral) <= math.log(FARTHEST):",
+                "if True:",
+                (f"{CONTROLLERS}::test_a_coefficient_comes_back_from_where_ten_thousand_iterations_have_driven_it",),
+            ),
         ),
     ),
     Row(

@@ -3,7 +3,13 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.algorithms import AdaptiveKLController, FixedKLController, KLPenalty, MultiplicativeKLController
+from rlhf_lightning.algorithms import (
+    AdaptiveKLController,
+    FixedKLController,
+    KLPenalty,
+    MultiplicativeKLController,
+    PIDController,
+)
 from rlhf_lightning.errors import UserError
 
 
@@ -67,7 +73,12 @@ def test_a_horizon_shorter_than_an_iteration_settles(horizon: int, n_episodes: i
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: AdaptiveKLController(0.1, 6.0, 10), lambda: MultiplicativeKLController(0.1, 6.0)]
+    "make",
+    [
+        lambda: AdaptiveKLController(0.1, 6.0, 10),
+        lambda: MultiplicativeKLController(0.1, 6.0),
+        lambda: PIDController(0.1, 6.0),
+    ],
 )
 @pytest.mark.parametrize("extreme", [0.0, math.inf])
 def test_a_coefficient_comes_back_from_where_ten_thousand_iterations_have_driven_it(make: Any, extreme: float) -> None:
@@ -80,7 +91,7 @@ def test_a_coefficient_comes_back_from_where_ten_thousand_iterations_have_driven
     assert (controller.value > 0.1) == (extreme == 0)
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "multiplicative"])
+@pytest.mark.parametrize("kind", ["adaptive", "multiplicative", "pid"])
 def test_a_kl_that_is_nan_is_an_error_and_leaves_the_coefficient(kind: str) -> None:
     controller = KLPenalty(kind=kind).controller()  # type: ignore[arg-type]
     with pytest.raises(UserError, match="objective/kl is nan"):
@@ -102,6 +113,12 @@ def test_a_kl_that_is_nan_is_an_error_and_leaves_the_coefficient(kind: str) -> N
         ({"target": None}, "target: missing; algorithm.kl.kind=adaptive"),
         ({"horizon": 0}, "horizon: found 0; must be above 0"),
         ({"horizon": None}, "horizon: missing"),
+        ({"kind": "pid", "coef": 0.0}, r"coef: found 0\.0"),
+        ({"kind": "pid", "target": None}, "target: missing; algorithm.kl.kind=pid"),
+        ({"kind": "pid", "kp": -1.0}, r"kp: found -1\.0"),
+        ({"kind": "pid", "ki": math.inf}, "ki: found inf"),
+        ({"kind": "pid", "kd": math.nan}, "kd: found nan"),
+        ({"kind": "pid", "kp": 0.0, "ki": 0.0}, "kp and algorithm.kl.ki: found 0 and 0"),
     ],
 )
 def test_what_no_controller_can_work_with_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -114,7 +131,50 @@ def test_a_fixed_coefficient_may_be_0_and_needs_neither_target_nor_horizon() -> 
     assert KLPenalty(kind="multiplicative", horizon=None).controller().value == 0.1
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "multiplicative", "fixed"])
+def test_pid_is_the_literal_formula_on_the_logarithm() -> None:
+    controller = PIDController(init_coef=0.2, target=2.0, kp=1.5, ki=0.25, kd=0.5)
+    errors: list[float] = []
+    for kl in (0.0, 1.0, 3.0, 50.0, 2.0):
+        errors.append(min(max((kl - 2) / 2, -1), 1))
+        before = errors[-2] if len(errors) > 1 else 0.0
+        controller.update(kl, n_episodes=512)
+        exponent = 1.5 * errors[-1] + 0.25 * sum(errors) + 0.5 * (errors[-1] - before)
+        assert controller.value == pytest.approx(0.2 * math.exp(exponent))
+
+
+@pytest.mark.parametrize("start", [0.2, 0.8, 3.0])
+def test_pid_holds_the_target_of_a_policy_that_follows_slowly(start: float) -> None:
+    """Each iteration the policy goes a tenth of the way to where the coefficient holds it, KL = 4 / coef."""
+    histories = {}
+    for name, controller in (
+        ("pid", PIDController(start, target=5.0)),
+        ("adaptive", AdaptiveKLController(start, target=5.0, horizon=2_000)),
+    ):
+        kl, histories[name] = 0.0, []
+        for _ in range(40):
+            kl += 0.1 * (4.0 / controller.value - kl)
+            histories[name].append(kl)
+            controller.update(kl, n_episodes=512)
+    worst = {name: max(abs(kl - 5.0) for kl in history[-10:]) for name, history in histories.items()}
+    assert worst["pid"] < 0.5
+    assert worst["pid"] < worst["adaptive"]
+
+
+def test_a_resumed_pid_goes_on_where_it_was() -> None:
+    def run(cut: bool) -> list[float]:
+        controller, values = PIDController(0.1, 2.0, kd=0.3), []
+        for step, kl in enumerate((0.0, 0.5, 1.5, 3.0, 2.5, 1.8)):
+            if cut and step == 3:
+                state, controller = controller.state_dict(), PIDController(0.1, 2.0, kd=0.3)
+                controller.load_state_dict(state)
+            controller.update(kl, 64)
+            values.append(controller.value)
+        return values
+
+    assert run(cut=True) == run(cut=False)
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "multiplicative", "pid", "fixed"])
 def test_every_state_key_is_restored(kind: str) -> None:
     penalty = KLPenalty(kind=kind, coef=0.1)  # type: ignore[arg-type]
     saved = penalty.controller()

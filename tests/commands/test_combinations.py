@@ -21,12 +21,12 @@ def complaint(overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("algorithm.kl.coef=0", "algorithm.kl.coef: found 0; algorithm.kl.kind=adaptive and multiplicative multiply"),
+        ("algorithm.kl.coef=0", "algorithm.kl.coef: found 0; algorithm.kl.kind=adaptive, multiplicative and pid"),
         ("algorithm.kl.coef=0.0 algorithm.kl.kind=multiplicative", "algorithm.kl.coef: found 0.0; algorithm.kl.kind"),
         ("algorithm.kl.kind=fixed algorithm.kl.target=4", "algorithm.kl.target: found 4; algorithm.kl.kind=fixed has"),
         (
             "algorithm.kl.kind=multiplicative algorithm.kl.horizon=77",
-            "algorithm.kl.horizon: found 77; algorithm.kl.kind=multiplicative has none",
+            "algorithm.kl.horizon: found 77; only algorithm.kl.kind=adaptive has one",
         ),
         ("algorithm.kl.target=null", "algorithm.kl.target: found null, but algorithm.kl.kind=adaptive needs it"),
         ("algorithm.kl.horizon=null", "algorithm.kl.horizon: found null"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lightning.algorithms import AdaptiveKLController, KLController, MultiplicativeKLController
+from rlhf_lightning.algorithms import AdaptiveKLController, KLController, MultiplicativeKLController, PIDController
 from tests.exact.enumerable import World
 
 RESPONSES = 1024
@@ -35,6 +35,16 @@ def test_bisection_finds_the_coefficient_of_a_target(world: World, target: float
 @pytest.mark.parametrize("target", [0.3, 1.0, 2.5])
 def test_the_adaptive_controller_finds_it_too(world: World, target: float, start: float) -> None:
     kl, coef = close_the_loop(world, AdaptiveKLController(start, target, horizon=10_000), iterations=300)
+    assert kl == pytest.approx(target, rel=0.02)
+    assert coef == pytest.approx(world.beta_for(target), rel=0.02)
+
+
+@pytest.mark.parametrize("start", [0.1, 5.0])
+@pytest.mark.parametrize("target", [0.3, 1.0, 2.5])
+def test_so_does_a_pid_controller_with_gains_for_a_policy_that_follows_at_once(
+    world: World, target: float, start: float
+) -> None:
+    kl, coef = close_the_loop(world, PIDController(start, target, kp=0.2, ki=0.2), iterations=100)
     assert kl == pytest.approx(target, rel=0.02)
     assert coef == pytest.approx(world.beta_for(target), rel=0.02)
 
