@@ -8,12 +8,18 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_lightning.commands.build import build, build_bare_trainer
 from rlhf_lightning.commands.checks import missing_locally, model_inputs, will_be_made
 from rlhf_lightning.errors import UserError, blaming, named, named_as
+
+_LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
+    "rlhf_lightning.models.load_causal_lm": "CAUSAL_LM",
+    "rlhf_lightning.models.load_reward_model": "SEQ_CLS",
+}
 
 
 def rehearse_objects(config: Mapping[str, Any]) -> None:
@@ -67,29 +73,63 @@ def _imported(target: str) -> Any:
     return made
 
 
-def rehearse_inputs(config: Mapping[str, Any], made: Mapping[str, Any]) -> Any:
-    """Read the rows and the small files of the models that a later stage will read.
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a model before it is made: the one its run begins from, or itself.
+
+    Args:
+        path: a folder that is there, or a name on the hub.
+        tokenizer: its tokenizer; None from the hub, which is not asked yet.
+    """
+
+    path: str
+    tokenizer: Any
+
+
+def rehearse_inputs(config: Mapping[str, Any], made: Mapping[str, Origin | None]) -> Origin | None:
+    """Read the rows and the small files of the models that a later stage will read, and build its network in outline.
 
     Args:
         config: the stage's training config.
-        made: folders that stages make, each with the tokenizer that it will hold, as far as that is known.
+        made: folders that stages make, each with what its model begins from, as far as that is known.
 
     Returns:
-        The tokenizer of the stage's model.
+        What the stage's model begins from.
 
     Raises:
         UserError: the first thing that is wrong, under the key that names it.
     """
-    tokenizer = None
+    origin: Origin | None = None
     for key, path in model_inputs(config):
         if _lies_in(path, made):
             found = made.get(path)
         else:
+            revision = config["model"].get("revision") if key == "model.path" else None
             with named_as(key):
-                found = _read_small_files(path, config["model"].get("revision") if key == "model.path" else None)
-        tokenizer = found if key == "model.path" else tokenizer
-    _rehearse_rows(config["data"], tokenizer)
-    return tokenizer
+                found = Origin(path, _read_small_files(path, revision))
+        origin = found if key == "model.path" else origin
+    _rehearse_rows(config["data"], origin and origin.tokenizer)
+    if origin is not None and origin.tokenizer is not None:
+        _rehearse_network(config["model"], origin.path)
+    return origin
+
+
+def _rehearse_network(section: Mapping[str, Any], path: str) -> None:
+    """Build one layer of the policy or reward model on the meta device, with its attention and its adapter."""
+    import torch
+
+    from rlhf_lightning.models.adapters import add_adapter
+    from rlhf_lightning.models.loading import load_config, try_network
+    from rlhf_lightning.planning.networks import Network
+
+    target = str(section.get("_target_"))
+    if target not in _LOADERS:
+        return  # a class from outside
+    network = Network(path, load_config(path), _LOADERS[target], torch.float32).shallow(1)
+    outline = try_network(path, network.task, section.get("attn_implementation"), network.architecture)
+    if adapter := build(section.get("adapter"), "model.adapter"):
+        with torch.device("meta"), blaming("model.adapter: it cannot be put on the model"):
+            add_adapter(outline, adapter, network.task, None)
 
 
 def rehearse_evaluation(prompts: str | None, made: Collection[str]) -> None:

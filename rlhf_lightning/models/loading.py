@@ -9,7 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, named
 from rlhf_lightning.hashes import check_model_files
@@ -180,6 +186,30 @@ def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
             "allowed: eager, or null for what the family supports"
         )
     return f"{named()}: {folder} cannot be loaded: {NO_OWN_CODE if has_own_code(folder) else reason}"
+
+
+def try_network(
+    path: str | Path, task: Literal["CAUSAL_LM", "SEQ_CLS"], attention: str | None, architecture: Any
+) -> Any:
+    """Build a network without weights, on the meta device, to see that its family can be built as a run asks.
+
+    Args:
+        path: the folder or hub name that the architecture was read from.
+        task: a language model or a scalar reward model.
+        attention: `attn_implementation`.
+        architecture: the transformers configuration; few layers are enough.
+
+    Raises:
+        UserError: transformers cannot build it, or not with this attention.
+    """
+    loader = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
+    try:
+        with torch.device("meta"):
+            return loader.from_config(architecture, attn_implementation=attention)
+    except Exception as error:  # each family's own, for whatever its config.json holds
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        raise UserError(_cannot_load(attention, str(path), error)) from error
 
 
 def prepare_to_train(

@@ -120,7 +120,17 @@ def test_first_rows_that_all_fall_away_are_not_held_against_the_rest(inputs, mon
         ),
         (["stages.reward.optimizer._target_=torch.optim.Adamm"], r"stages\.reward\.optimizer\._target_: cannot import"),
         (["stages.ppo.trainer.precision=16-mixed"], r"stages\.ppo\.trainer\.precision: "),
-        (["+stages.ppo.trainer.strategy=deepspeed_stage_2"], r"stages\.ppo\.trainer"),
+        (["stages.ppo.trainer.strategy=deepspeed_stage_2"], r"stages\.ppo\.trainer"),
+        (["stages.ppo.model.attn_implementation=telepathy"], r"stages\.ppo\.model\.attn_implementation: found telepa"),
+        (["stages.reward.model.attn_implementation=flash_attention_2"], r"stages\.reward\.model\.attn_implementation"),
+        (
+            ["stages.ppo.model/adapter=lora", "stages.ppo.model.adapter.target_modules=[nope]"],
+            r"stages\.ppo\.model\.adapter",
+        ),
+        (
+            ["stages.reward.model/adapter=lora", "stages.reward.model.adapter.target_modules='(unclosed'"],
+            r"stages\.reward\.model\.adapter",
+        ),
     ],
 )
 def test_the_objects_of_later_stages_are_tried_before_the_first(words, said, inputs, monkeypatch):
