@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,8 +84,9 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     """Turn whatever is raised inside into a `UserError` that begins with `what`.
 
     For calls whose outcome lies in the user's hands: reading their files, loading their model, calling their function.
-    `SystemExit` is turned as well, so that a function of theirs cannot end the run as if it had succeeded. Out of
-    memory is not blamed on the input, and neither is a slip of this package's own (`is_own_slip`).
+    `SystemExit` is turned as well, so that a function of theirs cannot end the run as if it had succeeded, and so is a
+    `KeyboardInterrupt` that they raise; Ctrl-C is not. Out of memory is not blamed on the input, and neither is a slip
+    of this package's own (`is_own_slip`).
 
     Args:
         what: the key or file, and what could not be done with it, such as `model.path: x cannot be loaded`.
@@ -95,7 +97,7 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Terminated, MemoryError, KeyboardInterrupt, GeneratorExit):
+    except (UserError, Terminated, MemoryError):
         raise
     except BaseException as error:  # classes of the user's own may be anything
         if lacks_room(error):
@@ -103,7 +105,8 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
             assert number is not None
             place = Path(file).parent if file else Path()
             raise DiskError(f"{what}: {f'{file}: ' if file else ''}{finding(number, place)}", remedy(number)) from error
-        if is_out_of_memory(error) or is_own_slip(error):
+        signal = isinstance(error, KeyboardInterrupt | GeneratorExit) and not left_by_hand(error)
+        if signal or is_out_of_memory(error) or is_own_slip(error):
             raise
         raise UserError(f"{what}: {reason(error)}{f'; {advice}' if advice else ''}") from error
 
@@ -139,6 +142,27 @@ def as_disk_error(error: BaseException, what: str | Path, folder: str | Path | N
     if error.filename and place.absolute() not in Path(str(error.filename)).absolute().parents:
         return None  # something that is read meanwhile
     return DiskError(f"{what} cannot be written: {reason(error)}", "see to it, or choose another folder")
+
+
+def left_by_hand(error: BaseException, *trusted: str) -> bool:
+    """Whether a `raise` statement or `sys.exit()` of code outside this package made an exception, and no signal.
+
+    Ctrl-C and the closing of a generator interrupt any other instruction.
+
+    Args:
+        error: a `KeyboardInterrupt`, `GeneratorExit` or `SystemExit`.
+        trusted: further packages whose code is not meant.
+    """
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or not frames:
+        return False
+    name = str(frames[-1][0].f_globals.get("__name__", "")).split(".")[0]
+    if name in ("rlhf_lightning", *trusted):
+        return False
+    return isinstance(error, SystemExit) or last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def is_own_slip(error: BaseException) -> bool:

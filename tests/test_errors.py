@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from rlhf_lightning import errors
@@ -9,7 +12,10 @@ from rlhf_lightning.commands.command_line import as_user_error
 from rlhf_lightning.errors import UserError, blaming
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), SystemExit(0), type("Own", (BaseException,), {})("mine")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyError("x"), SystemExit(0), KeyboardInterrupt(), GeneratorExit(), type("Own", (BaseException,), {})("mine")],
+)
 def test_whatever_a_call_of_the_users_raises_names_the_key(error: BaseException) -> None:
     with (
         pytest.raises(UserError, match=r"^data\.train: rows cannot be read: .*; take others$"),
@@ -20,7 +26,17 @@ def test_whatever_a_call_of_the_users_raises_names_the_key(error: BaseException)
 
 def test_an_interrupt_is_nobodys_fault() -> None:
     with pytest.raises(KeyboardInterrupt), blaming("data.train"):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_closing_a_generator_is_nobodys_fault() -> None:
+    def rows() -> Iterator[int]:
+        with blaming("data.train"):
+            yield 1
+
+    given = rows()
+    next(given)
+    given.close()
 
 
 def test_a_slip_of_our_own_code_stays_a_bug() -> None:

@@ -56,8 +56,8 @@ class MetricsFile(Callback):
         if self._saved is not None and self._logger is not None:
             self._logger.lines.check(self._saved)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._begin(trainer)  # not before PPO's first rollout is scored: until then the lines are an earlier run's
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)  # resumed from its last checkpoint: nothing was trained

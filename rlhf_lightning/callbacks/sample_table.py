@@ -34,6 +34,7 @@ class SampleTable(Callback):
         self.rows = rows
         self.path = None if path is None else Path(path)
         self._lines: Lines | None = None
+        self._begun = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add how many rows there are, and their hash."""
@@ -44,8 +45,14 @@ class SampleTable(Callback):
         """Raise UserError if the file does not begin with those rows."""
         Lines(self._file(trainer)).check(checkpoint.get("sample_table", {}))
 
-    @rank_zero_only
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = False
+
+    @rank_zero_only
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._begun:
+            return
+        self._begun = True
         resumed = trainer.ckpt_path is not None
         self._lines = Lines(self._file(trainer))
         self._lines.keep(lambda row: resumed and row.get("epoch", 0) < trainer.current_epoch)

@@ -80,7 +80,9 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
 def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
     """As `build`; whatever the section's class raises is blamed on the section."""
     target = section.get("_target_") if isinstance(section, Mapping) else section
-    with blaming(f"{key}: {target} cannot be built with these settings"):
+    outside = not str(target).startswith("rlhf_lightning.") and not key.startswith("callbacks.")
+    name = f"{key}._target_" if outside else key
+    with blaming(f"{name}: {target} cannot be built with these settings"):
         return build(section, key, **arguments)
 
 

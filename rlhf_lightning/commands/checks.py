@@ -17,6 +17,7 @@ from rlhf_lightning.commands.combinations import (
     check_validation_interval,
 )
 from rlhf_lightning.commands.lineage import check_history
+from rlhf_lightning.commands.monitors import check_monitors
 from rlhf_lightning.commands.source_lookup import check_names
 from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.tracking import uses_mlflow
@@ -76,6 +77,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
     if config.get("register"):
         _check_register(config)
     check_arithmetic(config)
+    check_monitors(config)
 
 
 def _check_register(config: Mapping[str, Any]) -> None:

@@ -51,6 +51,7 @@ from rlhf_lightning.commands.launching import (
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import remember_words, shown
+from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, reason
@@ -107,13 +108,17 @@ def _run_command(body: Callable[[], None]) -> None:
     import_from_working_folder()
     quieten()
     try:
-        with _terminated_by_sigterm():
+        with _terminated_by_sigterm(), answered_exits():
             body()
     except AfterTrainingError as error:
         _fail(str(error), 3)
     except Terminated:
         # Lightning kills this process if one that it has started ends with another code than 0.
         sys.exit(143 if first_process() else 0)
+    except SystemExit as error:
+        if (message := exit_of_others(error)) is not None:
+            _fail(message)
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

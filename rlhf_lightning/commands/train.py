@@ -22,6 +22,7 @@ from rlhf_lightning.commands.folder_lock import FolderLock, check_run_dir
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
+from rlhf_lightning.commands.own_code import blaming_own_code
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.resuming import check_same_run
 from rlhf_lightning.commands.run_folder import (
@@ -179,14 +180,15 @@ def _run_in_folder(
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     aftermath = Aftermath()
     try:
-        fit(trainer, lambda: _start_or_resume(trainer, module, datamodule, checkpoint, start), aftermath)
+        fit(trainer, lambda: _start_or_resume(config, trainer, module, datamodule, checkpoint, start), aftermath)
     except Terminated:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
         raise
 
     start()  # of a run that had nothing left to train
-    export_model(module.export, run_dir)  # type: ignore[arg-type]
+    with blaming_own_code(config):
+        export_model(module.export, run_dir)  # type: ignore[arg-type]
     summary = _summary(config, trainer, started, aftermath)
     if first_process():
         _leave_behind(config, run_dir, summary, tokenizer, trainer.loggers, aftermath)
@@ -195,16 +197,19 @@ def _run_in_folder(
     return RunResult(run_dir, summary, tuple(aftermath.problems))
 
 
-def _start_or_resume(trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None, start: Any) -> None:
+def _start_or_resume(
+    config: Mapping[str, Any], trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None, start: Any
+) -> None:
     """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
     if checkpoint is not None and checkpoint.is_dir():
         from rlhf_lightning.compat import read_sharded_checkpoints_without_pickles
 
         read_sharded_checkpoints_without_pickles()
     try:
-        trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        with blaming_own_code(config):
+            trainer.fit(module, datamodule, ckpt_path=checkpoint)
     except Exception:
-        if checkpoint is None or start.begun:
+        if checkpoint is None or start.resumed:
             raise
         with blaming(f"ckpt: {checkpoint} does not fit this run", "take another one, or start without ckpt"):
             raise

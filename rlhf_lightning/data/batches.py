@@ -157,11 +157,16 @@ class TokenizedPreference:
 
 @dataclass
 class PromptRow:
-    """A prompt to answer: its tokens, its rendered text, and the row's other columns (for reward functions)."""
+    """A prompt to answer: its tokens, its rendered text, and the row's other columns (for reward functions).
+
+    `source` and `number` say where it was read: the file, and its row from 1; 0 where that is not known.
+    """
 
     input_ids: list[int]
     text: str
     columns: dict
+    source: str = ""
+    number: int = 0
 
     def sequences(self) -> list[list[int]]:
         """What a model reads of the row."""

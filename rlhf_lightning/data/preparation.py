@@ -144,7 +144,7 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
             texts.append(render_prompt(tokenizer, questions[-1], options))
     encoded = tokenize_prompts(tokenizer, texts, [is_conversational(question) for question in questions])
     prepared = []
-    for (_, row), question, text, ids in zip(rows, questions, texts, encoded, strict=True):
+    for (index, row), question, text, ids in zip(rows, questions, texts, encoded, strict=True):
         short = truncate_prompt(ids, max_length, tokenizer.bos_token_id)
         report.truncated += len(short) < len(ids)
         if not short:
@@ -156,7 +156,7 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
             columns["messages"] = question
         if len(short) < len(ids):  # what the policy answers is what is left
             text = decode_exactly(tokenizer, short[1:] if short[0] == tokenizer.bos_token_id else short)
-        prepared.append(PromptRow(short, text, columns))
+        prepared.append(PromptRow(short, text, columns, source, index + 1))
     report.kept = len(prepared)
     report.check()
     return prepared, report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -22,31 +21,61 @@ class RewardFunction(Protocol):
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]: ...
 
 
-def check_scores(scores: Sequence[Any], n: int, name: str) -> list[float]:
-    """The scores as floats, if there are `n` of them and all are finite numbers.
+LARGEST = 3.4028234663852886e38  # of float32, in which training computes with them
+
+
+class BadScoreError(UserError):
+    """One score is not a number to train with.
+
+    Attributes:
+        index: its place among the scores.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+def check_scores(scores: Sequence[Any], n: int, name: str, key: str | None = None) -> list[float]:
+    """The scores as floats, if there are `n` of them and all are finite numbers of float32.
+
+    Args:
+        scores: what a reward has returned.
+        n: how many there have to be.
+        name: of the reward.
+        key: where it was named, such as `reward.function`; None: `reward`.
 
     Raises:
-        UserError: wrong length, a value that is no number, or NaN or infinity. Nothing is ever broadcast.
+        UserError: wrong length, a value that is not a number, or NaN or infinity. Nothing is ever broadcast.
     """
-    expected = f"reward {name}: returned {type(scores).__name__}, expected a list of {n} numbers"
+    who = f"reward {name}" if key is None else f"{key}: {name}"
+    expected = f"{who}: returned {type(scores).__name__}, expected a list of {n} numbers"
     if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
         raise UserError(expected)
     with blaming(expected):  # an array without a shape has no length
         length, scores = len(scores), list(scores)
     if length != n or len(scores) != n:
-        raise UserError(f"reward {name}: returned {length} scores for {n} responses")
+        raise UserError(f"{who}: returned {length} scores for {n} responses; return one for each")
     out = []
     for i, score in enumerate(scores):
         if isinstance(score, str | bytes):  # float() would read "1" as 1
-            raise UserError(f"reward {name}: score {i} is {score!r}, expected a number")
+            raise BadScoreError(f"{who}: score {i} is {_short(score)}, expected a number", i)
         try:
             value = float(score)
         except (TypeError, ValueError, OverflowError):
-            raise UserError(f"reward {name}: score {i} is {score!r}, expected a number") from None
-        if not math.isfinite(value):
-            raise UserError(f"reward {name}: score {i} is {value}, expected a finite number")
+            raise BadScoreError(f"{who}: score {i} is {_short(score)}, expected a number", i) from None
+        if not abs(value) <= LARGEST:
+            raise BadScoreError(f"{who}: score {i} is {value}, expected a finite number of float32 (up to 3.4e38)", i)
         out.append(value)
     return out
+
+
+def _short(value: Any) -> str:
+    """What a value looks like; some cannot be written, such as whole numbers of thousands of digits."""
+    try:
+        return repr(value)[:80]
+    except Exception:  # of the user's own class
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 class FunctionReward:
@@ -78,7 +107,7 @@ class FunctionReward:
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         with blaming(f"{self.key}: {self.name} failed"):
             scores = self.function(prompts, responses, **columns)
-        return check_scores(scores, len(responses), self.name)
+        return check_scores(scores, len(responses), self.name, self.key)
 
 
 def _check_signature(key: str, function: Any, name: str) -> None:

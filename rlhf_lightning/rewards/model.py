@@ -148,7 +148,7 @@ class ModelReward:
             with named_as(self.key):
                 scores[picked] = self._score([rows[i] for i in picked])
         scores = (scores - self.moments.mean) / self.moments.std
-        return check_scores(scores.tolist(), len(responses), self.name)
+        return check_scores(scores.tolist(), len(responses), self.folder, self.key)
 
     def rows(
         self, prompts: Sequence[str], responses: Sequence[str], ended: Sequence[bool], columns: dict[str, Any]

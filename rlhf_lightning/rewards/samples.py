@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lightning.data import PromptRow, response_texts
-from rlhf_lightning.rewards.function import check_scores
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.rewards.function import BadScoreError, check_scores
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ def score_samples(
     if getattr(reward, "reads_tokens", False):
         columns["sampled"] = SampledTokens(tokenizer, ids, list(responses))
     texts = response_texts(tokenizer, ids, responses, ended)
-    scores = reward([row.text for row in prompts], texts, **columns)
     own_name = str(getattr(reward, "name", type(reward).__name__))
-    return check_scores(scores, len(prompts), name or own_name)
+    try:
+        scores = reward([row.text for row in prompts], texts, **columns)
+        return check_scores(scores, len(prompts), name or own_name, getattr(reward, "key", None))
+    except BadScoreError as error:
+        row = prompts[error.index]
+        raise UserError(f"{error}; its prompt: {row.source}, row {row.number}" if row.number else str(error)) from error

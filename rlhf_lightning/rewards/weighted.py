@@ -28,7 +28,7 @@ class WeightedSum:
     def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
         if set(rewards) != set(weights):
             raise UserError(f"reward.components: rewards {sorted(rewards)} and weights {sorted(weights)} differ")
-        self.name = "+".join(rewards)
+        self.name, self.key = "+".join(rewards), "reward.components"
         self.rewards, self.weights = dict(rewards), dict(weights)
         self.parts: dict[str, list[float]] = {}
 
@@ -56,7 +56,10 @@ class WeightedSum:
         texts = {name: column for name, column in columns.items() if not isinstance(column, SampledTokens)}
         self.parts = {
             name: check_scores(
-                reward(prompts, responses, **(columns if getattr(reward, "reads_tokens", False) else texts)), n, name
+                reward(prompts, responses, **(columns if getattr(reward, "reads_tokens", False) else texts)),
+                n,
+                name,
+                f"reward.components.{name}",
             )
             for name, reward in self.rewards.items()
         }

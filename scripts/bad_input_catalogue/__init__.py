@@ -6,7 +6,8 @@ from bad_input_catalogue.data import DATA
 from bad_input_catalogue.models import MODELS
 from bad_input_catalogue.odd_files import ODD_FILES
 from bad_input_catalogue.odd_values import ODD_VALUES
+from bad_input_catalogue.own_code import OWN_CODE
 from bad_input_catalogue.rewards import REWARDS
 from bad_input_catalogue.runs import RUNS
 
-CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS, *ODD_VALUES, *ODD_FILES]
+CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS, *ODD_VALUES, *ODD_FILES, *OWN_CODE]

@@ -88,3 +88,17 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.mkdtemp", lambda **_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
     with pytest.raises(UserError, match=r"^run_dir: .*cannot be written \(permission denied\)"):
         check_run_dir(tmp_path)
+
+
+def test_a_reward_that_fails_in_the_first_rollout_leaves_every_folder_as_it_was(inputs):
+    train.train(compose_config("train", RUN))
+    before = contents(Path("run"))
+    Path("prompts.jsonl").write_text(json.dumps({"prompt": "a b"}) + "\n")
+    words = ["experiment=ppo", "model.path=model", "data.train=prompts.jsonl", "logger=none", "rollout.batch_size=2"]
+    words += ["reward.function=failing_reward.fn", "rollout.max_new_tokens=2", "algorithm.num_minibatches=1"]
+    Path("failing_reward.py").write_text("def fn(prompts, responses, **columns): return [float('nan')] * 2\n")
+    for folder in ("run", "new"):
+        with pytest.raises(UserError, match=r"^reward\.function: .*score 0 is nan.*; its prompt: prompts.jsonl, row 1"):
+            train.train(compose_config("train", [*words, f"run_dir={folder}"]))
+    assert contents(Path("run")) == before
+    assert not Path("new").exists()
