@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import threading
 import time
@@ -10,9 +11,61 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rlhf_lightning.errors import UserError
+
 SECONDS = 5.0  # a template takes less than a millisecond
 BYTES = 2**30  # on top of what the process has
+CHARACTERS = 10**7  # of what is rendered, or a hundred times what is given to it
+SLOW, PATIENCE = 0.5, 60.0  # seconds per call, and in all: thousands of rows would take hours
 _STATM = Path("/proc/self/statm")
+
+
+class StoppedError(UserError):
+    """A template has met a limit; with other messages it would again."""
+
+
+_spent: dict[str, tuple[int, float]] = {}  # template -> calls, seconds
+
+
+@contextlib.contextmanager
+def running(template: str) -> Iterator[None]:
+    """Around a template at work: `limited`, without operations that nothing can stop, and not slow row after row.
+
+    Raises:
+        TimeoutError: it took longer than a template may, or has been slow all the time.
+        MemoryError: it needs more.
+    """
+    if _has_power(template):
+        raise TimeoutError("it raises a number to a power (**), which no limit can interrupt")
+    began = time.monotonic()
+    with limited():
+        yield
+    calls, seconds = _spent.get(template, (0, 0.0))
+    calls, seconds = calls + 1, seconds + time.monotonic() - began
+    _spent[template] = calls, seconds
+    if seconds > PATIENCE and seconds > SLOW * calls:
+        raise TimeoutError(f"it takes {seconds / calls:.1f} s for every row")
+
+
+@functools.lru_cache(maxsize=32)
+def _has_power(template: str) -> bool:
+    """Whether the operator ** stands in it; in front of arguments (`f(**more)`) it is another one."""
+    from jinja2 import Environment
+    from jinja2.exceptions import TemplateSyntaxError
+
+    try:
+        tokens = [token for token in Environment().lex(template) if token[1] != "whitespace"]
+    except TemplateSyntaxError:
+        return False  # it cannot be rendered either
+    pairs = zip([(0, "", ""), *tokens], tokens, strict=False)
+    return any(token[1:] == ("operator", "**") and before[2] not in ("(", ",") for before, token in pairs)
+
+
+def check_size(rendered: str, messages: Any) -> None:
+    """Raise MemoryError for a text that is out of all proportion to the messages: nothing could read it."""
+    longest = max(CHARACTERS, 100 * len(str(messages)))
+    if len(rendered) > longest:
+        raise MemoryError(f"it makes {len(rendered):,} characters of a row; at most {longest:,} are taken")
 
 
 @contextlib.contextmanager
@@ -67,7 +120,9 @@ def _limited_memory(extra_bytes: int) -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
     try:
         yield
-    except MemoryError:
+    except MemoryError as error:
+        if error.args:
+            raise
         raise MemoryError(f"it needs more than {extra_bytes >> 20} MiB") from None
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rlhf_lightning.data.messages import (
@@ -14,7 +16,7 @@ from rlhf_lightning.data.messages import (
     checked_text,
     spellings,
 )
-from rlhf_lightning.data.template_limits import limited
+from rlhf_lightning.data.template_limits import StoppedError, check_size, running
 from rlhf_lightning.errors import UserError
 
 NO_OPTIONS: Options = {}
@@ -117,8 +119,8 @@ def assistant_tokens(
             f"data.loss_on=assistant: the chat template of {_name(tokenizer)} does not mark what the assistant writes; "
             "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
         )
-    _, given = _render(tokenizer, messages, options)  # with its checks, and its errors in one line
-    with limited():
+    _, given = _render(tokenizer, messages, options)  # with its checks
+    with _running(template, _name(tokenizer), given):
         encoded = tokenizer.apply_chat_template(
             given,
             tokenize=True,
@@ -157,6 +159,8 @@ def _render(tokenizer: Any, messages: list[Message], options: Options, **flags: 
     for way in spellings(checked):
         try:
             return _rendered(tokenizer, way, options, **flags), way
+        except StoppedError:
+            raise
         except UserError as error:
             refused = refused or error
     assert refused is not None
@@ -169,20 +173,33 @@ def _rendered(tokenizer: Any, messages: list[Message], options: Options, **flags
     def render(given: list[Message]) -> str:
         return str(tokenizer.apply_chat_template(given, tokenize=False, **options, **flags))
 
+    with _running(template, name, messages):
+        rendered = render(messages)
+        check_size(rendered, messages)
+        check_read(messages, options, template, name, render)
+    check_rendered(messages, options, rendered, name)
+    return rendered
+
+
+@contextmanager
+def _running(template: str, name: str, messages: list[Message]) -> Iterator[None]:
+    """Around a chat template at work: within its limits, and its errors in one line."""
     try:
-        with limited():
-            rendered = render(messages)
-            check_read(messages, options, template, name, render)
+        with running(template):
+            yield
     except UserError:
         raise
+    except (TimeoutError, MemoryError, RecursionError) as error:
+        raise StoppedError(
+            f"the chat template of {name} was stopped: {error}; use a model whose template ends, or mend it "
+            "(chat_template.jinja, or chat_template in tokenizer_config.json)"
+        ) from error
     except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
         reason = " ".join(str(error).split())
         raise UserError(
             f"the chat template of {name} refuses the messages ({roles}): {reason}; mend the row or the template"
         ) from error
-    check_rendered(messages, options, rendered, name)
-    return rendered
 
 
 def _name(tokenizer: Any) -> str:

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from rlhf_lightning.data import template_limits as limits
-from rlhf_lightning.data.template_limits import limited
-from rlhf_lightning.data.templates import render_conversation
+from rlhf_lightning.data.template_limits import limited, running
+from rlhf_lightning.data.templates import assistant_tokens, render_conversation
 from rlhf_lightning.errors import UserError
 from tests.tiny import tiny_tokenizer
 
@@ -71,3 +71,58 @@ def test_other_threads_may_render():
     thread.start()
     thread.join()
     assert done == [1]
+
+
+@pytest.mark.parametrize("template", ["{{ 9 ** 9 ** 9 }}", "{% set x = 10**10 %}", "{%- if 2**n -%}{% endif %}"])
+def test_a_power_is_refused_before_it_is_computed(template):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(UserError, match=r"was stopped: it raises a number to a power"):
+        render_conversation(tokenizer, MESSAGES)
+
+
+@pytest.mark.parametrize("template", ["{% macro f() %}a{% endmacro %}{{ f(**{}) }}", "a ** b", "{{ '**' }}"])
+def test_other_stars_are_not_powers(template):
+    with running(template):
+        pass
+
+
+def test_a_text_out_of_proportion_is_refused():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ 'a' * 20000000 }}"
+    with pytest.raises(UserError, match=r"was stopped: it makes 20,000,000 characters"):
+        render_conversation(tokenizer, MESSAGES)
+
+
+def test_a_template_that_is_slow_row_after_row_is_stopped(monkeypatch):
+    monkeypatch.setattr(limits, "SLOW", 0.01)
+    monkeypatch.setattr(limits, "PATIENCE", 0.05)
+
+    def render(rows: int) -> None:
+        for _ in range(rows):
+            with running("a slow one"):
+                time.sleep(0.02)
+
+    render(1)
+    with pytest.raises(TimeoutError, match="for every row"):
+        render(9)
+
+
+def test_the_mask_of_the_assistant_is_made_within_the_limits(monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", 0.2)
+    tokenizer = tiny_tokenizer()
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    block = "{% generation %}{{ m['content'] }}{% endgeneration %}"
+    tokenizer.chat_template = f"{{% for m in messages %}}{block}{loop}{{% endfor %}}"
+    messages = [*MESSAGES, {"role": "assistant", "content": "b"}]
+    plain = tokenizer.apply_chat_template
+    calls = []
+
+    def render(given, **flags):
+        calls.append(flags)
+        return "a b" if not flags.get("tokenize") else plain(given, **flags)
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", render, raising=False)
+    with pytest.raises(UserError, match=r"chat template of .* was stopped: it has not ended within 0.2 s"):
+        assistant_tokens(tokenizer, messages)
+    assert calls[-1]["tokenize"]
