@@ -154,7 +154,7 @@ def test_a_model_that_does_not_go_in_leaves_the_former_one(
     from safetensors.torch import save_file
 
     def export(folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text("{}")
         save_file({"w": torch.zeros(5000)}, folder / "model.safetensors")
 
