@@ -74,6 +74,38 @@ def test_a_precomputed_table_of_another_reference_is_not_used(tmp_path: Path) ->
     assert set(first) == set(module.reference_table) and first != module.reference_table
 
 
+@pytest.mark.parametrize("part", ["a value", "the key", "the hash", "a bit", "a byte less", "zeros", "a number"])
+def test_a_table_that_has_changed_on_the_disk_is_computed_again(
+    part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables, path = [], tmp_path / "reference_logprobs.pt"
+    for _ in range(3):
+        module, data = dpo(precompute_reference=True)
+        trainer(tmp_path, max_epochs=0).fit(module, datamodule=data)
+        tables.append(dict(module.reference_table))
+        if len(tables) > 1:
+            continue
+        saved, content = torch.load(path), path.read_bytes()
+        if part == "a value":
+            saved["table"][0] += 1e-6
+        elif part == "the key":
+            saved["key"] = saved["key"].replace("0", "1")
+        elif part == "the hash":
+            saved["sha256"] = "0" * 64
+        torch.save(7 if part == "a number" else saved, path)
+        middle = content.index(b"sha256")
+        raw = {
+            "a bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "a byte less": content[:-1],
+            "zeros": bytes(len(content)),
+        }
+        if part in raw:
+            path.write_bytes(raw[part])
+    assert tables[0] == tables[1] == tables[2]
+    said = [record.message for record in caplog.records if "reference_logprobs.pt has changed" in record.message]
+    assert len(said) == 1  # not of the one that was written anew
+
+
 def test_the_reference_never_moves(tmp_path: Path) -> None:
     for model in (tiny_model, lora):
         module, data = dpo(model)

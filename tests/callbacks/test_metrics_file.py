@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.callbacks import MetricsFile
 from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.errors import UserError
 
 
 def read(path: Path) -> list[dict]:
@@ -54,6 +56,35 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_writes(tiny_module, make
         rows = read(tmp_path)
         assert [r["step"] for r in rows if "train/loss" in r][:7] == list(range(1, 8))
         assert len({r["step"] for r in rows if "train/loss" in r}) == len([r for r in rows if "train/loss" in r])
+
+
+def test_lines_that_have_changed_since_the_checkpoint_are_refused(tiny_module, make_trainer, tmp_path):
+    def module():
+        made = tiny_module(figures=FIGURES)
+        made.pending_metrics = dict
+        return made
+
+    checkpoint = ModelCheckpoint(tmp_path / "ck", save_top_k=-1, filename="{step}", auto_insert_metric_name=False)
+    make_trainer(callbacks=[MetricsFile(), checkpoint], enable_checkpointing=True).fit(module())
+    file, path = tmp_path / "metrics.jsonl", tmp_path / "ck/8.ckpt"
+    whole = file.read_bytes()
+    lines = torch.load(path)["metrics_file"]["lines"]
+    assert 4 < lines < len(whole.splitlines())
+    rest = b"".join(whole.splitlines(keepends=True)[lines:])
+    damaged = [whole.replace(b'"step": 1', b'"step": 3', 1), whole[1:], b"\xff" + whole[1:], bytes(len(whole)), b""]
+    damaged += [whole.removesuffix(rest)[:-1], whole.replace(b"train/loss", b"train/lost", 1)]
+    for other in damaged:
+        file.write_bytes(other)
+        with pytest.raises(UserError, match=rf"metrics\.jsonl: its first {lines} lines are not those"):
+            make_trainer(callbacks=[MetricsFile()]).fit(module(), ckpt_path=path)
+        assert file.read_bytes() == other
+    for after in (b"", b"\xff\xfe\n", b'{"step": 13, "tra'):  # lines that are written again
+        file.write_bytes(whole.removesuffix(rest) + after)
+        make_trainer(callbacks=[MetricsFile()]).fit(module(), ckpt_path=path)
+        assert file.read_bytes().startswith(whole.removesuffix(rest))
+        assert [row["step"] for row in read(tmp_path)][lines:] == [9, 10, 11, 12, 12]
+    file.unlink()  # another run folder
+    make_trainer(callbacks=[MetricsFile()]).fit(module(), ckpt_path=path)
 
 
 def test_values_that_json_cannot_hold_become_null(tiny_module, make_trainer, tmp_path):

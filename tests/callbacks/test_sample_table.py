@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 
 from rlhf_lightning.callbacks import SampleTable
 from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.errors import UserError
 
 
 def read(folder):
@@ -25,6 +27,21 @@ def test_a_resumed_run_repeats_no_epoch(tiny_module, make_trainer, tmp_path):
     make_trainer(callbacks=[SampleTable(rows=1), checkpoint], enable_checkpointing=True).fit(tiny_module())
     make_trainer(callbacks=[SampleTable(rows=1)]).fit(tiny_module(), ckpt_path=tmp_path / "ck" / "0.ckpt")
     assert [row["epoch"] for row in read(tmp_path)] == [0, 1, 2]
+
+
+def test_rows_that_have_changed_since_the_checkpoint_are_refused(tiny_module, make_trainer, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path / "ck", save_top_k=-1, filename="{epoch}", auto_insert_metric_name=False)
+    make_trainer(callbacks=[SampleTable(rows=1), checkpoint], enable_checkpointing=True).fit(tiny_module())
+    file, path = tmp_path / "samples.jsonl", tmp_path / "ck" / "1.ckpt"
+    whole = file.read_bytes()
+    first, second, _ = whole.splitlines(keepends=True)
+    for other in (whole.replace(b"p0", b"q0", 1), first, second + first, b""):
+        file.write_bytes(other)
+        with pytest.raises(UserError, match=r"samples\.jsonl: its first 2 lines are not those"):
+            make_trainer(callbacks=[SampleTable(rows=1)]).fit(tiny_module(), ckpt_path=path)
+    file.write_bytes(first + second)
+    make_trainer(callbacks=[SampleTable(rows=1)]).fit(tiny_module(), ckpt_path=path)
+    assert file.read_bytes() == whole
 
 
 def test_a_module_without_samples_is_left_alone(tiny_module, make_trainer, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,17 @@ def test_a_length_bias_makes_the_chosen_answers_longer(tmp_path: Path) -> None:
         rows = read(write_world(tmp_path / f"{bias}", **SMALL, length_bias=bias) / "preferences_train.jsonl")
         extra[bias] = sum(len(str(r["chosen"]).split()) - len(str(r["rejected"]).split()) for r in rows) / len(rows)
     assert extra[1.0] > extra[0.0] + 1
+
+
+@pytest.mark.parametrize("name", ["sft.jsonl", "models/llama/model.safetensors", "hashes.json"])
+def test_a_world_that_has_changed_on_the_disk_is_refused_and_left_alone(name: str, world: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(world, tmp_path / "world")
+    write_world(copy, **SMALL)
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(bytes(content))
+    with pytest.raises(UserError, match=f"{name} (has changed since it was written|is damaged)"):
+        write_world(copy, **SMALL)
+    assert (copy / name).read_bytes() == bytes(content)
+    (copy / "hashes.json").unlink()
+    assert write_world(copy, **SMALL) == copy
