@@ -11,10 +11,12 @@ before it is imported, weights when they are loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,6 +72,22 @@ def check_model_files(folder: str | Path, weights: bool = False, key: str | None
             f"{key}: {path} was not there when {FILE} was written, and would be read; remove it, or delete "
             f"{root / FILE} to take the folder as it is"
         )
+
+
+@contextlib.contextmanager
+def checking_weights(folder: str | Path) -> Iterator[None]:
+    """`check_model_files` with the weights, in a thread beside the block, which loads them.
+
+    Raises:
+        UserError: as `check_model_files`; whatever the block has made of a changed file gives way to it.
+    """
+    check_model_files(folder)
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(check_model_files, folder, True, named())
+        try:
+            yield
+        finally:
+            pending.result()
 
 
 def check_files(folder: str | Path, names: Collection[str] | None = None, key: str | None = None) -> None:

@@ -7,8 +7,10 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlhf_lightning import durable, hashes
+from rlhf_lightning.callbacks import DurableCheckpointIO
 from rlhf_lightning.durable import manifest_of, read_manifest, save_with_manifest, what_is_broken
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import FILE, check_files, check_model_files, forget_hashes, read_hashes, write_hashes
@@ -170,3 +172,18 @@ def test_a_random_text_is_never_a_list(folder: Path) -> None:
     for _ in range(50):
         (folder / FILE).write_text(json.dumps({"files": {"config.json": draw.choice([None, 1, [], {}, "x"])}}))
         assert f"{FILE} is damaged" in refused(folder)
+
+
+def test_a_checkpoint_is_loaded_as_its_manifest_says(tmp_path: Path) -> None:
+    """Outside the commands, too, which look for it before."""
+    path = tmp_path / "last.ckpt"
+    plugin = DurableCheckpointIO()
+    content = {"state_dict": {}, "pytorch-lightning_version": "2", "global_step": 3, "x": torch.arange(4000.0)}
+    plugin.save_checkpoint(content, path)
+    assert plugin.load_checkpoint(path)["global_step"] == 3
+    for file in (path, manifest_of(path)):
+        whole = file.read_bytes()
+        flip(file, 8 * (len(whole) // 2))
+        with pytest.raises(UserError, match=r"ckpt: .*last\.ckpt is broken: .*take another one, or ckpt=last"):
+            plugin.load_checkpoint(path)
+        file.write_bytes(whole)

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, named
-from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.hashes import check_model_files, checking_weights
 from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
@@ -163,9 +163,9 @@ def load_network(
     if is_adapter_folder(base):
         raise UserError(f"{named()}: the base of the adapter {folder} is itself an adapter ({base}); merge that first")
     check_foreign_folder(base, arguments["revision"], arguments["trust_remote_code"])
-    check_model_files(base, weights=True)
     try:
-        network, is_new = read_network(auto_class, base, arguments, new)
+        with checking_weights(base):
+            network, is_new = read_network(auto_class, base, arguments, new)
     except Exception as error:  # each family's own, for whatever its config.json holds
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise

@@ -88,14 +88,16 @@ def readers(run: str) -> dict[str, Reader]:
         words = [*PPO, *SHORT, "model.path=model", "reward.model=reward", "trainer.max_epochs=1", "run_dir=made"]
         return {"resume": resume, "export": export, "next": Reader("train", words, _trained("made"))}
     begins = [*SFT, *SHORT, f"model.path={run}"]
-    evaluation = [f"policies.p={run}", "baseline=p", "prompts=prompts.jsonl", "gold.function=mine.score", "run_dir=made"]
+    evaluation = [f"policies.p={run}", "baseline=p", "prompts=prompts.jsonl", "gold.function=mine.score"]
     return {
         "resume": resume,
         "export": export,
         "next": Reader("train", [*begins, "trainer.max_epochs=1", "run_dir=made"], _trained("made")),
         "plan": Reader("plan", begins, _printed),
         "chat": Reader("chat", [f"model={run}", "max_new_tokens=4"], _printed, b"how do i\n"),
-        "evaluate": Reader("evaluate", [*evaluation, "samples_per_prompt=1", "max_new_tokens=4"], _evaluated),
+        "evaluate": Reader(
+            "evaluate", [*evaluation, "run_dir=made", "samples_per_prompt=1", "max_new_tokens=4"], _evaluated
+        ),
     }
 
 
