@@ -94,3 +94,12 @@ def read_sharded_checkpoints_without_pickles() -> None:
     ]
     for module, name, former, by in replaced:
         setattr(module, name, SimpleNamespace(**{**vars(former), "load": by}))
+
+
+def leave_signals_alone(trainer: Any) -> None:
+    """Keep a Trainer from handling signals itself.
+
+    On SIGTERM its handler communicates with the other processes from wherever the program is, which may hang them all.
+    Lightning has no public switch for it.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None

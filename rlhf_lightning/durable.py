@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlhf_lightning.errors import writing
+from rlhf_lightning.stopping import held
 
 BLOCK = 1 << 24
 MANIFEST = ".manifest.json"
@@ -53,7 +54,7 @@ Write = Callable[[Any], object]  # takes a HashingFile, a file as far as torch.s
 
 def write_durably(path: Path, write: Write, before_rename: Write = lambda file: None) -> None:
     """Call `write` on a hidden file beside the target, sync it, call `before_rename`, and rename it over the target."""
-    with writing(path):
+    with held(), writing(path):
         _write_durably(path, write, before_rename)
 
 
@@ -142,16 +143,21 @@ def _replacing_folder(target: Path) -> Iterator[Path]:
         new, former = Path(beside) / "new", Path(beside) / "former"
         new.mkdir()
         yield new
-        if not target.exists():
-            os.replace(new, target)
-            return
-        os.replace(target, former)
-        try:
-            os.replace(new, target)
-        except BaseException:
-            os.replace(former, target)
-            raise
+        with held():
+            _put_in_place(new, target, former)
     _sync_folder(target.parent)
+
+
+def _put_in_place(new: Path, target: Path, former: Path) -> None:
+    if not target.exists():
+        os.replace(new, target)
+        return
+    os.replace(target, former)
+    try:
+        os.replace(new, target)
+    except BaseException:
+        os.replace(former, target)
+        raise
 
 
 def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
@@ -162,23 +168,24 @@ def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
         write: writes its content.
         facts: what else the manifest says, such as the step.
     """
-    with writing(path):
-        for stale in path.parent.glob(_beside(Path("*.ckpt")).name):
-            stale.unlink()
     entry: dict[str, Any] = {}
 
     def announce(file: HashingFile) -> None:
         entry.update({"size": file.size, "sha256": file.sha256(), **facts})
         _write_manifest(path, [entry, *read_manifest(path)])
 
-    write_durably(path, write, announce)
-    _write_manifest(path, [entry])
+    with held(), writing(path):
+        for stale in path.parent.glob(_beside(Path("*.ckpt")).name):
+            stale.unlink()
+        write_durably(path, write, announce)
+        _write_manifest(path, [entry])
 
 
 def remove_with_manifest(path: Path) -> None:
     """The manifest last: a checkpoint without one would pass for another tool's."""
-    path.unlink(missing_ok=True)
-    manifest_of(path).unlink(missing_ok=True)
+    with held():
+        path.unlink(missing_ok=True)
+        manifest_of(path).unlink(missing_ok=True)
 
 
 def manifest_of(path: Path) -> Path:

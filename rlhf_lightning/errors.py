@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,10 +37,11 @@ class DiskError(UserError):
 
 
 class Terminated(SystemExit):
-    """The run was told to stop (SIGTERM) and has saved what it could: exit code 143, 128 + the signal's number."""
+    """The process was told to stop, and has saved what it could: exit code 128 + the signal's number (`stopping`)."""
 
-    def __init__(self) -> None:
-        super().__init__(143)
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
 
 
 # The key under which the user named the folder that is being read, and what its settings begin with.

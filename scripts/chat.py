@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.chat import main
+from rlhf_lightning.commands.entry import chat
 
-main()
+chat()

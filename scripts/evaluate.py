@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.evaluate import main
+from rlhf_lightning.commands.entry import evaluate
 
-main()
+evaluate()

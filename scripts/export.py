@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.export import main
+from rlhf_lightning.commands.entry import export
 
-main()
+export()

@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.pipeline import main
+from rlhf_lightning.commands.entry import pipeline
 
-main()
+pipeline()

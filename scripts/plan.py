@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.plan import main
+from rlhf_lightning.commands.entry import plan
 
-main()
+plan()

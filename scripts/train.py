@@ -1,3 +1,3 @@
-from rlhf_lightning.commands.train import main
+from rlhf_lightning.commands.entry import train
 
-main()
+train()

@@ -34,6 +34,7 @@ FREE = {
     "disk",
     "durable",
     "outside_text",
+    "stopping",
     "secret_text",
     "run_identity",
     "guarded_streams",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -14,16 +15,19 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rlhf_lightning.callbacks.resumable_checkpoint import can_resume_from
+from rlhf_lightning.compat import leave_signals_alone
 from rlhf_lightning.errors import Terminated
+from rlhf_lightning.stopping import hold, let_go, listening, raise_what_waited, tell, told
 
 log = logging.getLogger(__name__)
 
 
 class StopOnSigterm(Callback):
-    """On SIGTERM: finish the optimiser step, save `last.ckpt`, and leave with `Terminated`, exit code 143.
+    """On SIGTERM, Ctrl-C or SIGHUP: finish the optimiser step, save `last.ckpt`, and leave with `Terminated`.
 
-    Lightning's own handler saves nothing and exits 0, and with several processes it communicates from inside the signal
-    handler. Here the handler only notes the signal, and the processes agree on the step they stop at. A module that
+    Its exit code is 128 + the signal's number. Lightning's own handler saves nothing and exits 0, and with several
+    processes it communicates from inside the signal handler. Here signals are only noted while steps are made
+    (`stopping.hold`), and the processes agree on the step they stop at. A module that
     cannot resume within an epoch (`saves_mid_epoch = False`, PPO) has its checkpoint already, of the last epoch's end,
     and stops at once, or, with several processes, at the end of the batch.
 
@@ -36,17 +40,25 @@ class StopOnSigterm(Callback):
 
     def __init__(self, dirpath: str | Path | None = None) -> None:
         self.dirpath = dirpath
-        self._received = False
-        self._at_once = False
         self._requeue = False
+        self._undo = contextlib.ExitStack()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signal over from Lightning, which puts the former handler back when the fit ends."""
-        self._at_once = trainer.world_size == 1 and not _saves_mid_epoch(pl_module)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._note)
-            if SLURMEnvironment.detect():
-                signal.signal(signal.SIGUSR1, self._note)
+        """Note signals from here to the end of the fit, except where the run may stop at once."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._requeue = False
+        self._undo.enter_context(listening())
+        if SLURMEnvironment.detect():
+            former = signal.signal(signal.SIGUSR1, self._note_limit)
+            self._undo.callback(signal.signal, signal.SIGUSR1, former)
+        if trainer.world_size > 1 or _saves_mid_epoch(pl_module):
+            hold()
+            self._undo.callback(let_go)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -63,31 +75,45 @@ class StopOnSigterm(Callback):
             self._stop(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreed(trainer):
-            raise Terminated  # the checkpoint of the end is saved
+        stopped = self._agreed(trainer)
+        signum = told()
+        self._undo.close()
+        raise_what_waited()
+        if stopped:
+            raise _stop_by(signum)  # the checkpoint of the end is saved
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._undo.close()
 
     def _stop(self, trainer: Trainer) -> NoReturn:
         again = trainer.strategy.reduce_boolean_decision(self._requeue, all=False)
         if again and trainer.is_global_zero:
             queue_again()
-        raise Terminated
+        raise _stop_by(told())
 
-    def _note(self, signum: int, *_: Any) -> None:
-        self._requeue = self._requeue or signum == signal.SIGUSR1
-        # A repeated signal must not cut the saving short: `timeout` sends two.
-        first, self._received = not self._received, True
-        if first and self._at_once:
-            if self._requeue:
-                queue_again()
-            raise Terminated
+    def _note_limit(self, *_: Any) -> None:
+        """The time limit comes near: stop, and run on in another job."""
+        if told() is not None:
+            return
+        self._requeue = True
+        try:
+            tell(signal.SIGTERM)
+        except Terminated:  # at once
+            queue_again()
+            raise
 
     def _agreed(self, trainer: Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self._received, all=False)
+        return trainer.strategy.reduce_boolean_decision(told() is not None, all=False)
 
     def _save(self, trainer: Trainer) -> None:
         folder = self.dirpath or getattr(trainer.checkpoint_callback, "dirpath", None)
         if folder is not None:
             trainer.save_checkpoint(Path(folder) / "last.ckpt", weights_only=False)
+
+
+def _stop_by(signum: int | None) -> Terminated:
+    """The stop of a run; another process may have got the signal."""
+    return Terminated(signal.SIGTERM if signum is None else signum)
 
 
 def queue_again() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.durable import remove_tree
-from rlhf_lightning.errors import Terminated, reason, writing
+from rlhf_lightning.errors import reason, writing
 from rlhf_lightning.hashes import FILE, write_hashes
+from rlhf_lightning.stopping import check, held
 
 
 class Aftermath:
@@ -26,6 +27,7 @@ class Aftermath:
         try:
             yield
         except Exception as error:
+            check()  # else a stop that a library has made another exception of would pass for a problem
             self.note(name, error)
 
     def note(self, name: str, error: Exception) -> None:
@@ -37,9 +39,8 @@ def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
     """Train. What fails when the last step is done (a callback's end, a logger's flush) only goes to the aftermath."""
     try:
         call()
-    except Terminated:
-        raise
     except Exception as error:
+        check()
         if trainer.global_step == 0 or not trainer.fit_loop.done:
             raise
         aftermath.note("the end of training", error)
@@ -59,8 +60,9 @@ def _export_beside(export: Callable[[Path], None], run_dir: Path) -> None:
     if first_process():
         for left_over in (new, former):
             remove_tree(left_over)
-        new.mkdir(parents=True)  # by itself: not through a link that somebody has planted
     try:
+        if first_process():
+            new.mkdir(parents=True)  # by itself: not through a link that somebody has planted
         export(new)
         if first_process() and new.is_dir() and not (new / FILE).is_file():  # an algorithm with an export of its own
             write_hashes(new)
@@ -69,7 +71,8 @@ def _export_beside(export: Callable[[Path], None], run_dir: Path) -> None:
             remove_tree(new)
         raise
     if first_process():
-        if target.exists() or target.is_symlink():
-            os.replace(target, former)
-        os.replace(new, target)
-        remove_tree(former)
+        with held():
+            if target.exists() or target.is_symlink():
+                os.replace(target, former)
+            os.replace(new, target)
+            remove_tree(former)

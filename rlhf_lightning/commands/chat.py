@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +14,8 @@ from rlhf_lightning.commands.help import chat_help
 from rlhf_lightning.commands.schema import Chat
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import blaming, named_as
+from rlhf_lightning.errors import Terminated, blaming, named_as
+from rlhf_lightning.stopping import advising, forget
 
 COMMANDS = ("/reset", "/exit")
 
@@ -39,6 +41,11 @@ def check(config: Mapping[str, Any]) -> None:
 def chat(config: dict[str, Any]) -> None:
     """Answer line after line, until the input ends."""
     check(config)
+    with advising(lambda: ""):  # nothing of it is kept
+        _converse(config)
+
+
+def _converse(config: Mapping[str, Any]) -> None:
     from rlhf_lightning.commands.conversation import Conversation
 
     settings = {
@@ -52,12 +59,10 @@ def chat(config: dict[str, Any]) -> None:
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # not on every system
             import readline  # noqa: F401  # arrows and history in `input`
-        print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-D and Ctrl-C leave too")
-    try:
-        for line in _lines():
+        print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-C stops an answer; Ctrl-D leaves")
+    for line in _lines():
+        with _stopped_by_interrupt():
             _respond(line, conversations)
-    except KeyboardInterrupt:
-        print()
 
 
 def _lines() -> Iterator[str]:
@@ -68,10 +73,26 @@ def _lines() -> Iterator[str]:
             line = input(prompt).strip()
         except EOFError:
             return
+        except Terminated:
+            if prompt:
+                print()  # what is said of it begins a line
+            raise
         if line == "/exit":
             return
         if line:
             yield line
+
+
+@contextlib.contextmanager
+def _stopped_by_interrupt() -> Iterator[None]:
+    """On a terminal, Ctrl-C ends an answer and not the conversation, which goes on as if the line had not been said."""
+    try:
+        yield
+    except Terminated as stop:
+        if stop.signum != signal.SIGINT or not sys.stdin.isatty():
+            raise
+        forget()
+        print()
 
 
 def _respond(line: str, conversations: Mapping[str, Any]) -> None:

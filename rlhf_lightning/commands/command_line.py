@@ -1,8 +1,8 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
 Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 3 the model is trained and exported and something
-after it failed (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM (a
-training run has saved a checkpoint then).
+after it failed (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM, 129
+SIGHUP (one line says how to go on; a training run has saved a checkpoint then).
 """
 
 from __future__ import annotations
@@ -12,13 +12,10 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import sys
 import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -49,14 +46,15 @@ from rlhf_lightning.commands.launching import (
     waiting_for_jobs,
 )
 from rlhf_lightning.commands.quiet import quieten
-from rlhf_lightning.commands.ranks import first_process
+from rlhf_lightning.commands.ranks import first_process, follows_the_first
 from rlhf_lightning.commands.redaction import remember_words, shown
 from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
-from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, reason
+from rlhf_lightning.errors import AfterTrainingError, UserError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
+from rlhf_lightning.stopping import answered, signal_of
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 
 Task = Callable[[dict[str, Any]], object]
@@ -96,42 +94,43 @@ def read_arguments(command: str) -> argparse.Namespace:
 
 
 def run_command(body: Callable[[], None]) -> None:
-    """Run a command's body; wrong input becomes one line on stderr and exit code 2."""
-    with guarded_streams():
-        _run_command(body)
+    """Run a command's body; wrong input becomes one line on stderr and exit code 2, a stop one line and its code."""
+    with guarded_streams(), answered(first_process(), follows_the_first()):
+        _run_body(body)
 
 
-def _run_command(body: Callable[[], None]) -> None:
+def _run_body(body: Callable[[], None]) -> None:
     # Hydra reports errors itself, in several lines and with exit code 1, unless it is told to leave them alone.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     take_working_folder_off_path()
     import_from_working_folder()
     quieten()
     try:
-        with _terminated_by_sigterm(), answered_exits():
+        with answered_exits():
             body()
-    except AfterTrainingError as error:
+    except (SystemExit, Exception) as error:
+        if signal_of(error) is not None:
+            raise
+        if isinstance(error, SystemExit):
+            if (message := exit_of_others(error)) is not None:
+                _fail(message)
+            raise
+        _end_with(error)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Say what an exception means to the user, and leave with the exit code that goes with it."""
+    if isinstance(error, AfterTrainingError):
         _fail(str(error), 3)
-    except Terminated:
-        # Lightning kills this process if one that it has started ends with another code than 0.
-        sys.exit(143 if first_process() else 0)
-    except SystemExit as error:
-        if (message := exit_of_others(error)) is not None:
-            _fail(message)
-        raise
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
-    except BrokenPipeError:  # `rlhf-plan ... | head`
+    if isinstance(error, BrokenPipeError):  # `rlhf-plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as error:
-        if os.environ.get(_DEBUG):
-            traceback.print_exc()
-        if (message := as_user_error(error)) is not None:
-            _fail(message)
-        report_bug(error)
-        sys.exit(1)
+    if os.environ.get(_DEBUG):
+        traceback.print_exception(error)
+    if (message := as_user_error(error)) is not None:
+        _fail(message)
+    report_bug(error)
+    sys.exit(1)
 
 
 def _take_debug() -> None:
@@ -197,24 +196,6 @@ def _keep_traceback(text: str) -> str:
         else:
             return name
     return f"not written, {why}"
-
-
-@contextmanager
-def _terminated_by_sigterm() -> Iterator[None]:
-    """SIGTERM becomes `Terminated`, so that what is open is closed. While a model trains, `StopOnSigterm` has it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise Terminated
-
-    former = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def _shortened(word: re.Match[str]) -> str:

@@ -24,6 +24,7 @@ from rlhf_lightning.commands.source_lookup import check_function
 from rlhf_lightning.commands.spelling import did_you_mean, nearest
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import UserError, named_as
+from rlhf_lightning.stopping import held
 
 
 def main() -> None:
@@ -100,9 +101,10 @@ def evaluate(config: dict[str, Any]) -> None:
         dtype=config["dtype"],
         attn_implementation=config["attn_implementation"],
     )
-    write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
-    files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
-    write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})
+    with held():
+        write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
+        files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
+        write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})
     Console().print(terminal_table(evaluation))
     for file in files:
         print(f"report: {file}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.effects import check_samples
 from rlhf_lightning.commands.folder_lock import check_run_dir
+from rlhf_lightning.commands.going_on import Progress
 from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
-    has_checkpoint,
     read_json_lines,
     read_summary,
     write_config,
@@ -37,17 +37,10 @@ from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
-from rlhf_lightning.commands.train import (
-    RunResult,
-    check,
-    print_end,
-    print_stopped,
-    report_problems,
-    run,
-    saying_how_to_go_on,
-)
+from rlhf_lightning.commands.train import check, print_end, report_problems, run, saying_how_to_go_on
 from rlhf_lightning.commands.validation import MISSING, validate
-from rlhf_lightning.errors import Terminated, UserError
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.stopping import advising, held
 
 
 def main() -> None:
@@ -174,6 +167,14 @@ def _scores(stage: StageConfig) -> bool:
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
+    progress = Progress(run_dir, stages)
+    with advising(progress.advice), saying_how_to_go_on(progress.advice):
+        return _run_pipeline(pipeline, run_dir, stages, progress)
+
+
+def _run_pipeline(
+    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], progress: Progress
+) -> dict[str, Any]:
     started = time.monotonic()
     if first_process():
         check_run_dir(run_dir)
@@ -208,17 +209,17 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
                 results = read_summary(stage.folder)
             else:
                 _announce(stage)
-                result = _run_stage(stage, run_dir, parent.run_id if parent else None, begin)
+                result = run(stage.config, parent.run_id if parent else None, begin, progress.begin())
                 results = result.summary
                 if result.problems:
                     problems[stage.folder] = result.problems
+            progress.end()
             summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
         if not first_process():
             return summary
-        with saying_how_to_go_on(lambda: _how_to_go_on(stages[-1], run_dir)):
-            files = _evaluate(pipeline, run_dir, stages, summary)
-            summary["wall_seconds"] = round(time.monotonic() - started, 2)
-            write_summary(run_dir, summary)
+        files = _evaluate(pipeline, run_dir, stages, summary)
+        summary["wall_seconds"] = round(time.monotonic() - started, 2)
+        write_summary(run_dir, summary)
     except BaseException:
         if parent:
             parent.fail()
@@ -235,22 +236,6 @@ def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[St
 def _take_over(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> None:
     """Make the folder this pipeline's: its first stage has loaded everything, and begins."""
     write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
-
-
-def _run_stage(stage: StageConfig, run_dir: Path, parent_run_id: str | None, begun: Callable[[], object]) -> RunResult:
-    try:
-        with saying_how_to_go_on(lambda: _how_to_go_on(stage, run_dir)):
-            return run(stage.config, parent_run_id, begun)
-    except Terminated:
-        print_stopped(
-            stage.folder, f"the same command with from={stage.name} stages.{stage.name}.ckpt=last run_dir={run_dir}"
-        )
-        raise
-
-
-def _how_to_go_on(stage: StageConfig, run_dir: Path) -> str:
-    resumed = f" stages.{stage.name}.ckpt=last" if has_checkpoint(stage.folder) else ""
-    return f"go on with the same command with from={stage.name}{resumed} run_dir={run_dir}"
 
 
 def _announce(stage: StageConfig) -> None:
@@ -324,4 +309,5 @@ def _evaluate(
     histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in stages}
     Console().print(terminal_table(evaluation))
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    return write_report(run_dir, evaluation, histories, str(pipeline["name"]), summary=numbers)
+    with held():
+        return write_report(run_dir, evaluation, histories, str(pipeline["name"]), summary=numbers)

@@ -21,6 +21,11 @@ def first_process() -> bool:
     return rank == 0 and (bool(os.environ.get("RANK")) or _number("LOCAL_RANK") == 0)
 
 
+def follows_the_first() -> bool:
+    """Whether the first process has started this one, by Lightning's own launcher, and ends it, too."""
+    return _number("LOCAL_RANK") > 0 and not os.environ.get("RANK") and not under_srun()
+
+
 def started_from_outside() -> bool:
     """Whether the run has processes that did not start each other, which have to be told what they must agree on."""
     rank, size = _place()

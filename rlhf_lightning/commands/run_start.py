@@ -26,7 +26,10 @@ class StartRun(Callback):
     """
 
     def __init__(self, begin: Callable[[], object]) -> None:
-        self.begin, self.begun, self.resumed = begin, False, False
+        self.begin, self.begun, self.saved, self.resumed = begin, False, False, False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.saved = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.resumed = True

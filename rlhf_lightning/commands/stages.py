@@ -12,6 +12,7 @@ from typing import Any
 from typing_extensions import get_type_hints
 
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.quoting import quoted
 from rlhf_lightning.commands.schema import Stage
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.errors import UserError
@@ -109,7 +110,7 @@ def _overrides(name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any],
 
 
 def _quoted(value: Any) -> str:
-    """A value in Hydra's grammar: JSON's is a part of it, once quotes in a text are escaped."""
-    if isinstance(value, Path):
-        value = str(value)
-    return json.dumps(value) if isinstance(value, str) else re.sub(r'"(\w+)": ', r"\1: ", json.dumps(value))
+    """A value in Hydra's grammar: texts in its quotes, and of the rest JSON's is a part of it."""
+    if isinstance(value, str | Path):
+        return quoted(str(value))
+    return re.sub(r'"(\w+)": ', r"\1: ", json.dumps(value, ensure_ascii=False))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.effects import check_effects
 from rlhf_lightning.commands.folder_lock import FolderLock, check_run_dir
+from rlhf_lightning.commands.going_on import Place
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.lineage import read_run
 from rlhf_lightning.commands.model_card import write_model_card
@@ -30,7 +29,6 @@ from rlhf_lightning.commands.run_folder import (
     choose_run_dir,
     find_checkpoint,
     forget_run_dir,
-    has_checkpoint,
     refuse_foreign_resume,
     resume_run,
     write_config,
@@ -49,7 +47,8 @@ from rlhf_lightning.commands.tracking import (
     uses_mlflow,
 )
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import AfterTrainingError, DiskError, Terminated, UserError, blaming
+from rlhf_lightning.errors import AfterTrainingError, DiskError, UserError, blaming
+from rlhf_lightning.stopping import advising, held, signal_of
 
 HIGHEST = "highest"  # torch's default of `matmul_precision`
 
@@ -75,15 +74,11 @@ def train(config: dict[str, Any]) -> None:
     if config.get("explain"):
         print(explain(config))
         return
-    try:
-        with saying_how_to_go_on(lambda: how_to_go_on(choose_run_dir(config))):
-            result = run(config)
-    except Terminated:
-        folder = choose_run_dir(config)
-        print_stopped(folder, f"the same command with ckpt=last run_dir={folder}")
-        raise
-    print_end(result.folder, config)
-    report_problems({result.folder: result.problems} if result.problems else {})
+    place = Place()
+    with advising(place.advice), saying_how_to_go_on(place.advice):
+        result = run(config, place=place)
+        print_end(result.folder, config)
+        report_problems({result.folder: result.problems} if result.problems else {})
 
 
 def check_all(config: Mapping[str, Any]) -> None:
@@ -112,7 +107,10 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def run(
-    config: Mapping[str, Any], parent_run_id: str | None = None, begun: Callable[[], object] = lambda: None
+    config: Mapping[str, Any],
+    parent_run_id: str | None = None,
+    begun: Callable[[], object] = lambda: None,
+    place: Place | None = None,
 ) -> RunResult:
     """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
 
@@ -122,8 +120,9 @@ def run(
         config: a checked training config.
         parent_run_id: MLflow's id of the pipeline that this run belongs to.
         begun: called by the first process once everything is loaded, before the run takes over its folder.
+        place: is told how far the run has come.
     """
-    result = _run(config, parent_run_id, begun)
+    result = _run(config, parent_run_id, begun, place or Place())
 
     import torch
 
@@ -134,20 +133,25 @@ def run(
     return result
 
 
-def _run(config: Mapping[str, Any], parent_run_id: str | None, begun: Callable[[], object]) -> RunResult:
+def _run(config: Mapping[str, Any], parent_run_id: str | None, begun: Callable[[], object], place: Place) -> RunResult:
     with contextlib.ExitStack() as at_end:
-        return _run_in_folder(config, parent_run_id, at_end, begun)
+        return _run_in_folder(config, parent_run_id, at_end, begun, place)
 
 
 def _run_in_folder(
-    config: Mapping[str, Any], parent_run_id: str | None, at_end: contextlib.ExitStack, begun: Callable[[], object]
+    config: Mapping[str, Any],
+    parent_run_id: str | None,
+    at_end: contextlib.ExitStack,
+    begun: Callable[[], object],
+    place: Place,
 ) -> RunResult:
     started = time.monotonic()
     with blaming(f"ckpt: {config.get('ckpt')} cannot be resumed"):
         checkpoint = find_checkpoint(config)
         if checkpoint is not None:
             check_same_run(config, checkpoint)
-    run_dir = choose_run_dir(config, checkpoint)
+    run_dir = place.folder = choose_run_dir(config, checkpoint)
+    place.ckpt = config.get("ckpt") or ("last" if checkpoint else None)
     lock = at_end.enter_context(FolderLock(run_dir))
     with blaming(f"run_dir: {run_dir} cannot be used"):
         if checkpoint is None:
@@ -165,6 +169,7 @@ def _run_in_folder(
     from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer, prepare
     from rlhf_lightning.commands.rehearsal import rehearse_objects
     from rlhf_lightning.commands.run_start import StartRun
+    from rlhf_lightning.compat import leave_signals_alone
     from rlhf_lightning.models import load_tokenizer
 
     rehearse_objects(config)
@@ -176,16 +181,12 @@ def _run_in_folder(
     module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
     datamodule = build_datamodule(config, tokenizer)
     trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
-    start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock, begun))
+    leave_signals_alone(trainer)
+    at_end.push(lambda kind, error, trace: _end_processes(trainer, error))
+    start = place.start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock, begun))
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
     aftermath = Aftermath()
-    try:
-        fit(trainer, lambda: _start_or_resume(config, trainer, module, datamodule, checkpoint, start), aftermath)
-    except Terminated:
-        if trainer.strategy.launcher is not None:
-            trainer.strategy.launcher.kill(signal.SIGTERM)  # the other processes, where they do not know yet
-        raise
-
+    fit(trainer, lambda: _start_or_resume(config, trainer, module, datamodule, checkpoint, start), aftermath)
     start()  # of a run that had nothing left to train
     with blaming_own_code(config):
         export_model(module.export, run_dir)  # type: ignore[arg-type]
@@ -226,14 +227,25 @@ def _take_over(
     """Make the folder this run's, and begin its run in MLflow."""
     if not first_process():
         return
-    begun()
-    lock.take()
-    write_config(run_dir, config)
-    if checkpoint is None:
-        begin_run(run_dir)
-    else:
-        resume_run(run_dir, checkpoint)
+    with held():
+        begun()
+        lock.take()
+        write_config(run_dir, config)
+        if checkpoint is None:
+            begin_run(run_dir)
+        else:
+            resume_run(run_dir, checkpoint)
     open_tracking(loggers)
+
+
+def _end_processes(trainer: Any, error: BaseException | None) -> None:
+    """End those that Lightning has started, if the run was stopped: they may wait for this one in a library."""
+    processes = getattr(trainer.strategy.launcher, "procs", None)
+    if processes and error is not None and signal_of(error) is not None:
+        started = list(processes)
+        processes.clear()  # else Lightning's observer would kill this process, because others have not ended well
+        for process in started:
+            process.kill()
 
 
 def _summary(config: Mapping[str, Any], trainer: Any, started: float, aftermath: Aftermath) -> dict[str, Any]:
@@ -318,20 +330,6 @@ def bayes_accuracy(val: Any, limit: int | None = None) -> float | None:
     from rlhf_lightning.simulation import mean_certainty
 
     return mean_certainty(probabilities)
-
-
-def print_stopped(folder: Path, command: str) -> None:
-    """The line of a run that SIGTERM has stopped: how to go on."""
-    if first_process():
-        how = f"go on with {command}" if has_checkpoint(folder) else "there is no checkpoint yet; start it again"
-        sys.stderr.write(f"stopped by SIGTERM; {how}\n")
-
-
-def how_to_go_on(folder: Path) -> str:
-    """Return how the run of a folder is resumed, or begun again where it has saved nothing yet."""
-    if has_checkpoint(folder):
-        return f"go on with the same command with ckpt=last run_dir={folder}"
-    return "start the same command again"
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,15 +68,45 @@ def test_the_end_of_the_input_leaves(empty_folder, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_ctrl_c_leaves_without_a_traceback(empty_folder, monkeypatch, capsys):
+@pytest.fixture
+def terminal(monkeypatch):
+    """Standard input as a terminal has it."""
+    overrides = ["model=model", "temperature=0", "max_new_tokens=8"]
+    monkeypatch.setattr(sys, "argv", ["rlhf-chat", *overrides])
+    monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+
+def test_ctrl_c_at_the_prompt_leaves_with_one_line(empty_folder, terminal, monkeypatch, capsys):
     write_model(empty_folder / "model")
+    monkeypatch.setattr("builtins.input", lambda prompt: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(SystemExit) as end:
+        chat.main()
+    assert end.value.code == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "stopped by SIGINT"
+    assert said.out.endswith("\n\n")  # the line does not begin behind the prompt
 
-    def interrupted(prompt: str) -> str:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.input", interrupted)
-    chat.chat(compose_config("chat", ["model=model"]))
-    assert capsys.readouterr().out == "\n"
+def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(empty_folder, terminal, monkeypatch, capsys):
+    write_model(empty_folder / "model")
+    lines = iter(["a b c", "a b c", "/exit"])
+    interrupts = iter([True, False])
+    whole = Conversation.answer
+
+    def interrupted(self, text):
+        if next(interrupts):
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the answer went on")
+        return whole(self, text)
+
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    monkeypatch.setattr(Conversation, "answer", interrupted)
+    chat.main()
+    said = capsys.readouterr()
+    assert "stopped" not in said.err
+    assert said.out.splitlines()[1:] == ["", answer(Path("model"), "a b c")]
 
 
 def test_two_models_answer_the_same_line_each_under_its_name(empty_folder, monkeypatch, capsys):

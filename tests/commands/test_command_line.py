@@ -203,7 +203,7 @@ def test_debug_is_true_or_false(monkeypatch, capsys, empty_folder):
 
 
 def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
-    monkeypatch.setattr(train, "run", lambda config: Path("nowhere.jsonl").read_text())
+    monkeypatch.setattr(train, "run", lambda config, **_: Path("nowhere.jsonl").read_text())
     code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert (code, err) == (2, "error: nowhere.jsonl: no such file or directory\n")
 
@@ -212,7 +212,7 @@ def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
     "error", [OSError(28, "No space left on device", "x.ckpt"), OSError(27, "File too large"), MemoryError()]
 )
 def test_what_the_machine_refuses_is_one_line(error, monkeypatch, capsys, empty_folder):
-    def refused(config):
+    def refused(config, **_):
         raise error
 
     monkeypatch.setattr(train, "run", refused)
@@ -244,7 +244,9 @@ def test_a_broken_config_file_is_named(name, content, line, monkeypatch, capsys,
 def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, monkeypatch, capsys, empty_folder):
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(train, "run", lambda config: folders.append(config["run_dir"]) or train.RunResult(Path(), {}))
+    monkeypatch.setattr(
+        train, "run", lambda config, **_: folders.append(config["run_dir"]) or train.RunResult(Path(), {})
+    )
     call_in_process(train.main, *words, "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
 
@@ -252,7 +254,9 @@ def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, mo
 def test_a_sweep_of_one_job_keeps_its_run_dir(monkeypatch, capsys, empty_folder):
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(train, "run", lambda config: folders.append(config["run_dir"]) or train.RunResult(Path(), {}))
+    monkeypatch.setattr(
+        train, "run", lambda config, **_: folders.append(config["run_dir"]) or train.RunResult(Path(), {})
+    )
     call_in_process(train.main, "-m", "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft"]
 
@@ -271,7 +275,7 @@ def test_a_sweep_over_several_processes_is_refused(monkeypatch, capsys, empty_fo
 
 
 def test_the_last_line_of_a_run_opens_mlflow_on_its_store(monkeypatch, capsys, empty_folder):
-    monkeypatch.setattr(train, "run", lambda config: train.RunResult(Path("there"), {}))
+    monkeypatch.setattr(train, "run", lambda config, **_: train.RunResult(Path("there"), {}))
     _, out, _ = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert out.splitlines() == ["run folder: there", "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db"]
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -147,24 +148,44 @@ def test_a_command_stopped_by_sigterm_is_resumed_to_the_same_end(
     assert kill_resume.end_of(world / name) == kill_resume.end_of(world / f"{name}-whole")
 
 
-def test_sigterm_outside_training_is_143_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_outside_training_is_one_line_and_its_code(
+    signum: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    former = signal.getsignal(signal.SIGTERM)
+    former = signal.getsignal(signum)
     with pytest.raises(SystemExit) as end:
-        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert end.value.code == 143
-    assert signal.getsignal(signal.SIGTERM) is former
-    monkeypatch.setenv("LOCAL_RANK", "1")  # Lightning would kill the first process otherwise
+        run_command(lambda: os.kill(os.getpid(), signum))
+    assert end.value.code == code
+    assert signal.getsignal(signum) is former
+    name = signal.Signals(signum).name
+    assert capsys.readouterr().err == f"stopped by {name}; start it again with the same command\n"
+
+
+def test_a_process_that_lightning_has_started_leaves_it_to_the_first_one_to_stop(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+
+    def stopped_with_the_others() -> None:
+        for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        raise Terminated
+
     with pytest.raises(SystemExit) as end:
-        run_command(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert end.value.code == 0
+        run_command(stopped_with_the_others)
+    assert end.value.code == 0  # Lightning would kill the first process otherwise
+    assert capsys.readouterr().err == ""
 
 
 def test_a_stopped_pipeline_says_how_to_go_on(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(config: dict[str, Any], parent: str | None, begun: Any) -> None:
+    def stopped(config: dict[str, Any], parent: str | None, begun: Any, place: Any) -> None:
+        place.folder, place.start = Path(config["run_dir"]), SimpleNamespace(begun=True, saved=True)
         checkpoints = empty_folder / config["run_dir"] / "checkpoints"
         checkpoints.mkdir(parents=True)
         (checkpoints / "last.ckpt").write_bytes(b"x")
@@ -173,7 +194,9 @@ def test_a_stopped_pipeline_says_how_to_go_on(
     monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setattr(pipeline, "run", stopped)
-    monkeypatch.setattr("rlhf_lightning.commands.build.build", lambda *_: None)
+    monkeypatch.setattr("rlhf_lightning.commands.build.prepare", lambda config: None)
+    for name in ("rehearse_objects", "rehearse_inputs", "rehearse_evaluation"):
+        monkeypatch.setattr(f"rlhf_lightning.commands.rehearsal.{name}", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["rlhf-pipeline", "pipeline=demo", "logger=none", "run_dir=here"])
     with pytest.raises(SystemExit) as end:
         pipeline.main()

@@ -1,0 +1,376 @@
+"""What Ctrl-C (SIGINT), SIGTERM and SIGHUP do to a command.
+
+The first signal raises `Terminated` in the main thread, or at the end of a block that must be whole (`held`). From then
+on any exception counts as the stop, whatever a library makes of the one that was raised: the command prints one line,
+which says how to go on, and ends with 128 + the signal's number. Further signals change nothing, so that what is being
+saved is saved; a second Ctrl-C ends the process at once. A signal that whoever started the process has told it to
+ignore (`nohup`, a job in a script's background) stays ignored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rlhf_lightning.errors import Terminated
+from rlhf_lightning.outside_text import for_terminal
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)  # there is no SIGHUP on Windows
+REPEAT = 0.2  # seconds within which a second SIGINT is the first one again: `make` and `uv` pass on what all have got
+GRACE = 1.0  # seconds that processes which this one has started have to end after SIGTERM
+_exit = os._exit  # a command answers it while code of the user's own may call it
+
+
+@dataclass
+class _State:
+    signum: int | None = None  # the first signal
+    first: float | None = None  # when it came
+    held: int = 0
+    waiting: bool = False  # it has come in a block that is held, and is still to be raised
+    lost: bool = False  # it was raised where Python drops exceptions
+    follows: bool = False
+    over: int | None = None  # the exit code, once nothing is left to stop
+    advice: str | None = None
+    children: set[int] = field(default_factory=set)  # what had been started before
+    terminals: list[int] = field(default_factory=list)  # of the standard streams
+
+
+_state = _State()
+_former: dict[int, Any] = {}  # the handlers before ours; empty: nobody listens
+_fork_hook_set = False
+
+
+@contextlib.contextmanager
+def answered(first: bool = True, follows: bool = False, for_good: bool = False) -> Iterator[None]:
+    """Around a command: a signal ends it with one line on stderr and exit code 128 + its number.
+
+    Args:
+        first: whether this is the first process of the run; others print nothing, and end with 0.
+        follows: see `listening`.
+        for_good: see `listening`.
+
+    Raises:
+        SystemExit: it was stopped.
+    """
+    with listening(follows, for_good):
+        try:
+            _unblock()
+            yield
+        except BaseException as error:
+            signum = signal_of(error)
+            if signum is None or _state.over is not None:
+                raise
+            _state.over = 128 + signum if first else 0
+            if first:
+                advice = "start it again with the same command" if _state.advice is None else _state.advice
+                _say(f"stopped by {signal.Signals(signum).name}{advice and '; '}{advice}")
+            end_processes(GRACE)
+            raise SystemExit(_state.over) from None
+
+
+@contextlib.contextmanager
+def listening(follows: bool = False, for_good: bool = False) -> Iterator[None]:
+    """Handle the signals inside; without effect within another such block, and outside the main thread.
+
+    Args:
+        follows: the process takes part in a run and leaves it to the first one to stop (see `told`).
+        for_good: keep the handlers until the process has ended, when a signal only makes it end sooner.
+    """
+    global _state
+    if _former or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state = _State(follows=follows, children=set(_descendants()), terminals=[n for n in (1, 2) if os.isatty(n)])
+    code = 1
+    undo = contextlib.ExitStack()
+    try:
+        _install(undo)
+        yield
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        raise
+    finally:
+        if for_good:
+            _state.over = code
+        else:
+            undo.close()
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Let the block end before a signal is raised. Keep it short: files that belong together, a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    hold()
+    try:
+        yield
+    finally:
+        let_go()
+        raise_what_waited()
+
+
+def hold() -> None:
+    """Only note signals from now on, until `let_go`. For what does not fit in a `with` block."""
+    _state.held += 1
+
+
+def let_go() -> None:
+    """End a `hold`. What has come meanwhile is raised by `raise_what_waited`."""
+    _state.held -= 1
+
+
+def raise_what_waited() -> None:
+    """Raise the signal that has come while it was held, unless another block still holds it."""
+    if _state.waiting and not _state.held and not _state.follows and _state.signum is not None:
+        _state.waiting = False
+        raise Terminated(_state.signum)
+
+
+def told() -> int | None:
+    """Return the signal that this process has got; None: none."""
+    return _state.signum
+
+
+def tell(signum: int) -> None:
+    """Act as if the process had got this signal."""
+    _on_signal(signum)
+
+
+def check() -> None:
+    """Raise `Terminated` if the process was told to stop: for code that catches exceptions and goes on."""
+    if _state.signum is not None and not _state.follows:
+        raise Terminated(_state.signum)
+
+
+def forget() -> None:
+    """Go on after a signal that has only ended a part of the work, such as one answer of a conversation."""
+    _state.signum = _state.first = _state.advice = None
+    _state.waiting = False
+
+
+def signal_of(error: BaseException) -> int | None:
+    """Return the signal that an exception comes from; None for one that is not a stop.
+
+    Lightning makes `sys.exit(1)` of a KeyboardInterrupt.
+    """
+    if _state.signum is not None and not _state.follows:
+        return _state.signum
+    if isinstance(error, Terminated):
+        return error.signum
+    interrupted = isinstance(error.__context__, KeyboardInterrupt) and isinstance(error, SystemExit)
+    return signal.SIGINT if interrupted or isinstance(error, KeyboardInterrupt) else None
+
+
+@contextlib.contextmanager
+def advising(advice: Callable[[], str]) -> Iterator[None]:
+    """Say how to go on if the block is stopped: what is asked for then. Of several blocks the innermost one says it."""
+    try:
+        yield
+    except BaseException as error:
+        if signal_of(error) is not None and _state.advice is None:
+            with contextlib.suppress(Exception):
+                _state.advice = advice()
+        raise
+
+
+def block_until_listening() -> None:
+    """Keep signals back while the process starts over by `os.exec*`; the next `answered` gets them."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _install(undo: contextlib.ExitStack) -> None:
+    global _fork_hook_set
+    if not _fork_hook_set and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_in_child)
+        _fork_hook_set = True
+    undo.callback(_forget_all)
+    for signum in SIGNALS:
+        if signal.getsignal(signum) != signal.SIG_IGN:
+            _former[signum] = signal.signal(signum, _on_signal)
+            undo.callback(signal.signal, signum, _former[signum])
+    undo.enter_context(_second_interrupt())
+    undo.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+    sys.unraisablehook = _not_lost(sys.unraisablehook)
+
+
+def _unblock() -> None:
+    """Get what `block_until_listening` has kept back."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _former)
+
+
+def _forget_all() -> None:
+    global _state
+    _former.clear()
+    _state = _State()
+
+
+def _on_signal(signum: int, *_: Any) -> None:
+    if _state.over is not None:
+        _leave(_state.over)
+    if _state.signum is not None and not _state.lost:
+        return
+    if signum == getattr(signal, "SIGHUP", None):
+        _do_without_terminal()
+    _state.signum, _state.lost = _state.signum or signum, False
+    if _state.held or _state.follows:
+        _state.waiting = True
+    else:
+        raise Terminated(_state.signum)
+
+
+@contextlib.contextmanager
+def _second_interrupt() -> Iterator[None]:
+    """See a second Ctrl-C even while the main thread is in a library that does not let Python run a handler."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reading,), name="signals", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(former)
+        os.close(writing)
+
+
+def _watch(reading: int) -> None:
+    while numbers := os.read(reading, 64):
+        now = time.monotonic()
+        for number in numbers:
+            if number not in _former:
+                continue
+            if _state.first is None:
+                _state.first = now
+            elif number == signal.SIGINT and now - _state.first >= REPEAT and not _state.follows:
+                _leave_at_once()
+    os.close(reading)
+
+
+def _leave_at_once() -> NoReturn:
+    if _state.over is None:
+        with contextlib.suppress(OSError):
+            os.write(2, b"stopped at once\n")
+    end_processes(0.0)
+    _exit(128 + signal.SIGINT if _state.over is None else _state.over)
+
+
+def _leave(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    _exit(code)
+
+
+def _not_lost(former: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Raise a stop again, a moment later, if it was raised in a finaliser, where Python prints it and goes on."""
+
+    def hook(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, Terminated) or _state.signum is None or _state.over is not None:
+            former(dropped)
+            return
+        _state.lost, _state.first = True, time.monotonic()
+        threading.Timer(REPEAT / 4, _once_more, (_state.signum,)).start()
+
+    return hook
+
+
+def _once_more(signum: int) -> None:
+    """Send a real signal to the main thread, which may be waiting in a call that only a signal ends."""
+    identity = threading.main_thread().ident
+    if identity is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(identity, signum)
+
+
+def _in_child() -> None:
+    """In a fork of this process (a loader's worker): the terminal's signals are for the first process to answer."""
+    global _state
+    if not _former:
+        return
+    signal.set_wakeup_fd(-1)
+    for signum in _former:
+        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else lambda *_: None)
+    _former.clear()
+    _state = _State()
+
+
+def _do_without_terminal() -> None:
+    """The terminal is gone: what is printed after that must not fail."""
+    for number in _state.terminals:
+        if not os.isatty(number):
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _say(line: str) -> None:
+    """Print the one line, also where standard output, which may hold something still, is a pipe that nobody reads."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        text = for_terminal(line).replace("\n", "\\n")  # spaces stay: the command is pasted
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def end_processes(grace: float) -> None:
+    """End what this process has started since it listens, and what those have started.
+
+    Args:
+        grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL only.
+    """
+    started = [pid for pid in _descendants() if pid not in _state.children and not _cleans_up(pid)]
+    if grace:
+        _send(started, signal.SIGTERM)
+        limit = time.monotonic() + grace
+        while any(_runs(pid) for pid in started) and time.monotonic() < limit:
+            time.sleep(0.01)
+    _send([pid for pid in started if _runs(pid)], getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _send(pids: list[int], signum: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signum)
+
+
+def _descendants() -> list[int]:
+    """The processes that this one has started, and theirs; none where the system has no /proc."""
+    found, left = [], [os.getpid()]
+    while left:
+        for file in Path(f"/proc/{left.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError, ValueError):
+                pids = [int(word) for word in file.read_text().split()]
+                found += pids
+                left += pids
+    return found
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is still there, and not only its exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except (OSError, IndexError):
+        return False
+
+
+def _cleans_up(pid: int) -> bool:
+    """Whether a process is Python's own that frees shared memory after this one, and then ends."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
