@@ -88,7 +88,7 @@ def readers(run: str) -> dict[str, Reader]:
         words = [*PPO, *SHORT, "model.path=model", "reward.model=reward", "trainer.max_epochs=1", "run_dir=made"]
         return {"resume": resume, "export": export, "next": Reader("train", words, _trained("made"))}
     begins = [*SFT, *SHORT, f"model.path={run}"]
-    evaluation = [f"policies.p={run}", "baseline=p", "prompts=prompts.jsonl", "gold.function=mine.score"]
+    evaluation = [f"policies={{p: {run}}}", "baseline=p", "prompts=prompts.jsonl", "gold.function=mine.score"]
     return {
         "resume": resume,
         "export": export,

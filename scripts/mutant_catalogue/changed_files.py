@@ -102,8 +102,8 @@ CHANGED_FILES = (
             Mutant(
                 "a new run keeps the hashes of the one before",
                 "commands/run_folder.py",
-                "    folder.mkdir(parents=True, exist_ok=True)\n    forget_hashes(folder)\n",
-                "    folder.mkdir(parents=True, exist_ok=True)\n",
+                "        forget_hashes(folder)\n        (folder /",
+                "        (folder /",
                 (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes",),
             ),
             Mutant(
