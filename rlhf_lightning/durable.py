@@ -132,7 +132,7 @@ def append_durably(path: Path, text: str) -> None:
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
     """A new folder that takes the target's place at the end, by two renames; an error leaves the target as it was."""
-    with writing(target), _replacing_folder(target) as new:
+    with writing(target, as_a_whole=True), _replacing_folder(target) as new:
         yield new
 
 

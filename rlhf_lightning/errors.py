@@ -114,22 +114,22 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def writing(what: str | Path, folder: str | Path | None = None) -> Iterator[None]:
+def writing(what: str | Path, folder: str | Path | None = None, *, as_a_whole: bool = False) -> Iterator[None]:
     """Name what is being written where the disk takes no more of it, or the system does not let it be written.
 
     Args:
         what: the file, or a name for what consists of several.
         folder: where it is written; default: the folder of the file.
+        as_a_whole: name it, and not a part of it that names itself: what is written in its stead lies elsewhere first.
 
     Raises:
         DiskError: `what cannot be written: why, how much is free; what to do first`.
     """
     try:
         yield
-    except DiskError:
-        raise
     except Exception as error:
-        if (cannot := as_disk_error(error, what, folder)) is None:
+        is_named = isinstance(error, DiskError) and not (as_a_whole and disk_error(error) is not None)
+        if is_named or (cannot := as_disk_error(error, what, folder)) is None:
             raise
         raise cannot from error
 

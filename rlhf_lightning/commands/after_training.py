@@ -51,7 +51,7 @@ def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
 
     Every process calls it, because sharded weights are gathered; the first one writes.
     """
-    with writing(run_dir / "model"):
+    with writing(run_dir / "model", as_a_whole=True):
         _export_beside(export, run_dir)
 
 
