@@ -7,11 +7,13 @@ here, whoever prints it, and so do the records of log files.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from rlhf_lightning.disk import disk_error
 from rlhf_lightning.outside_text import for_terminal
 from rlhf_lightning.secret_text import remember_variables, shown
 
@@ -21,18 +23,45 @@ _DRAW_WITH_ESCAPES = {"tqdm", "rich"}  # bars and tables, on a terminal
 class GuardedStream:
     """A text stream that spells out control characters and hides secrets.
 
+    A disk that takes no more of it (a log file on a full one) does not take a run down: what cannot be written is left
+    out, and `lost` says why.
+
     Args:
         stream: where the text goes.
     """
 
     def __init__(self, stream: Any) -> None:
         self.guarded = stream
+        self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
         """Write the text, made harmless. What bars and tables draw on a terminal keeps its escape sequences."""
         draws = _draws(sys._getframe(1).f_globals.get("__name__")) and self.guarded.isatty()
-        self.guarded.write(shown(text) if draws else for_terminal(shown(text)))
+        with self._noting_loss():
+            self.guarded.write(shown(text) if draws else for_terminal(shown(text)))
         return len(text)
+
+    def flush(self) -> None:
+        """Have what was written reach its file."""
+        with self._noting_loss():
+            self.guarded.flush()
+
+    def settle(self) -> None:
+        """Flush for the last time; what is lost is forgotten, or Python would complain of it when it ends."""
+        with suppress(ValueError):  # closed
+            self.flush()
+        if self.lost is not None:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.guarded.fileno())
+
+    @contextmanager
+    def _noting_loss(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if disk_error(error) is None:
+                raise
+            self.lost = self.lost or error
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Write each."""
@@ -63,6 +92,9 @@ def guarded_streams() -> Iterator[None]:
     try:
         yield
     finally:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, GuardedStream):
+                stream.settle()
         sys.stdout, sys.stderr = former[:2]
         logging.setLogRecordFactory(former[2])
         for handler, stream in moved:

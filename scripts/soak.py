@@ -2,7 +2,7 @@
 
     python scripts/soak.py                         20,000 steps of SFT and 300 iterations of PPO, some minutes
     python scripts/soak.py --stages ppo --units 50 fewer
-    python scripts/soak.py --stages sft KEY=VALUE  with further overrides of the run
+    python scripts/soak.py --stages sft KEY=VALUE  with further overrides of the runs
 
 A callback measures the process and its run folder 100 times: memory (resident; held by torch's tensors), objects,
 file descriptors, threads, checkpoints and other files. Before every measurement Python's garbage is collected and the
@@ -265,7 +265,7 @@ def table(stage: str, units: int, unit: str, found: Sequence[Growth], seconds: f
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--stages", default=",".join(STAGES), help="separated by commas")
     parser.add_argument("--units", type=int, help="steps or iterations; default: those of the stage")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="further overrides of the runs")
     arguments = parser.parse_args()
@@ -274,7 +274,7 @@ def main() -> int:
     preload()
     importlib.import_module("soak")  # for the runs, which name its callback
     grown = 0
-    for stage in arguments.stages:
+    for stage in arguments.stages.split(","):
         units = arguments.units or STAGES[stage][0]
         with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
             began = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import resource
 import sqlite3
@@ -22,6 +23,7 @@ from rlhf_lightning.commands.train import saying_how_to_go_on
 from rlhf_lightning.disk import disk_error, lacks_room
 from rlhf_lightning.durable import append_durably, replacing_folder, what_is_broken, write_text_durably
 from rlhf_lightning.errors import DiskError, UserError, blaming, writing
+from rlhf_lightning.guarded_streams import GuardedStream
 
 WORDS = {  # as the libraries say it
     "safetensors": ("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
@@ -226,3 +228,42 @@ def test_a_sync_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: p
     with pytest.raises(DiskError, match=r"a.json cannot be written: input/output error; see to the disk"):
         write_text_durably(tmp_path / "a.json", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["former"]
+
+
+class FullFile(io.StringIO):
+    """A log file on a disk that takes ten characters."""
+
+    def write(self, text: str) -> int:
+        if self.tell() + len(text) > 10:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(text)
+
+
+def test_a_log_on_a_full_disk_does_not_stop_a_command_and_is_said_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = []
+
+    def body() -> None:
+        print("four")
+        print("this is too long")
+        done.append(True)
+
+    monkeypatch.setattr(command_line, "quieten", lambda: None)
+    monkeypatch.setattr("sys.stdout", FullFile())
+    with pytest.raises(SystemExit) as end:
+        command_line.run_command(body)
+    assert (end.value.code, done) == (2, [True])
+    assert capsys.readouterr().err == (
+        "error: standard output cannot be written: no space left on device; all else is done, and what was printed "
+        "since is lost\n"
+    )
+
+
+def test_what_a_stream_refuses_for_another_reason_is_raised() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        GuardedStream(Closed()).write("x")

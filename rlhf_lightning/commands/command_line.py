@@ -96,7 +96,10 @@ def read_arguments(command: str) -> argparse.Namespace:
 def run_command(body: Callable[[], None]) -> None:
     """Run a command's body; wrong input becomes one line on stderr and exit code 2, a stop one line and its code."""
     with guarded_streams(), answered(first_process(), follows_the_first()):
+        output = sys.stdout
         _run_body(body)
+    if (why := getattr(output, "lost", None)) is not None:
+        _fail(f"standard output cannot be written: {reason(why)}; all else is done, and what was printed since is lost")
 
 
 def _run_body(body: Callable[[], None]) -> None:
@@ -203,7 +206,8 @@ def _shortened(word: re.Match[str]) -> str:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    sys.stderr.write(f"error: {_LONG_WORD.sub(_shortened, on_one_line(shown(message)))}\n")
+    with contextlib.suppress(OSError):  # a log file on a full disk
+        sys.stderr.write(f"error: {_LONG_WORD.sub(_shortened, on_one_line(shown(message)))}\n")
     sys.exit(code)
 
 
