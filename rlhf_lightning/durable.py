@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import pickletools
 import shutil
 import tempfile
 import zipfile
@@ -21,12 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlhf_lightning.errors import writing
+from rlhf_lightning.file_hashes import hashes_of, sha256_of
+from rlhf_lightning.sharded_folders import what_a_folder_lacks
 from rlhf_lightning.stopping import held
 
-BLOCK = 1 << 24
 MANIFEST = ".manifest.json"
-LARGE = 1 << 26  # bytes from which on a hash is remembered: 0.05 to 0.2 s to compute
-_KNOWN: dict[tuple[str, int, int, int, int, int], str] = {}  # file as it is -> its hash, of this process
 
 
 class HashingFile:
@@ -221,18 +219,25 @@ def entry_of(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, **facts: Any) -> None:
-    """Write the manifest of a checkpoint that is a folder: no size, no hash, what else there is to say."""
-    _write_manifest(path, [facts])
+    """Write the manifest of a checkpoint that is a folder: the hashes of its files, and what else there is to say."""
+    names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
+    _write_manifest(path, [{"files": hashes_of(path, names), **facts}])
+
+
+def forget_files(path: Path) -> None:
+    """Take the hashes of a folder's files out of its manifest: they are about to be written over."""
+    if entry := entry_of(path) if path.is_dir() else {}:
+        _write_manifest(path, [{key: value for key, value in entry.items() if key != "files"}])
 
 
 def what_is_broken(path: Path) -> str | None:
     """Why a checkpoint cannot be read, or None if it is complete.
 
-    With a manifest, its size and hash must be an entry's. Without one (another tool's, a folder) it must look whole: a
-    file by its zip directory, which torch writes last; a folder as `_what_a_folder_lacks` says.
+    With a manifest, its size and hash, or those of a folder's files, must be an entry's. Without one (another tool's)
+    it must look whole: a file by its zip directory, which torch writes last; a folder as `what_a_folder_lacks` says.
     """
     if path.is_dir():
-        return _what_a_folder_lacks(path)
+        return what_a_folder_lacks(path) or _what_has_changed(path)
     if not path.is_file():
         return "it does not exist"
     if manifest_of(path).exists():
@@ -246,46 +251,20 @@ def why_not_resumed(path: Path) -> str | None:
     return None if reason is None else str(reason)
 
 
-def _what_a_folder_lacks(path: Path) -> str | None:
-    """Why a checkpoint of several files is not complete.
-
-    A distributed one (FSDP) has its index `.metadata` and Lightning's `meta.pt`, both written last. DeepSpeed's names
-    the folder of its files in `latest`: the states of the model, and of the optimiser a part for every process.
-    """
-    if (path / "latest").is_file():
-        return _what_deepspeed_lacks(path / (path / "latest").read_text(encoding="utf-8").strip())
-    if not (path / ".metadata").is_file():
-        return "the folder has neither .metadata, the index of FSDP's checkpoints, nor latest, DeepSpeed's"
-    if not list(path.glob("*.distcp")):
-        return "the folder has no *.distcp files, which hold the states"
-    return (
-        None if zipfile.is_zipfile(path / "meta.pt") else "the folder has no whole meta.pt, which Lightning writes last"
-    )
-
-
-def _what_deepspeed_lacks(path: Path) -> str | None:
-    states = sorted(path.glob("*_states.pt"))
-    models = [file for file in states if file.name.endswith("model_states.pt")]
-    parts = [file for file in states if file.name.endswith("optim_states.pt")]
-    if not models:
-        return f"the folder has no model states in {path.name}/"
-    for file in states:
-        if not zipfile.is_zipfile(file):
-            return f"{path.name}/{file.name} is not whole"
-    processes = max(_processes(models[0]), len([file for file in models if "zero_pp_rank" in file.name]))
-    if parts and len(parts) < processes:
-        return f"{path.name}/ has optimiser states of {len(parts)} of {processes} processes"
-    return None
-
-
-def _processes(states: Path) -> int:
-    """`dp_world_size` in a file of torch's, read without torch and without running what it says."""
-    with zipfile.ZipFile(states) as archive:
-        name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
-        operations = list(pickletools.genops(archive.read(name))) if name else []
-    key = next((i for i, (_, value, _) in enumerate(operations) if value == "dp_world_size"), len(operations))
-    numbers = [int(str(value)) for operation, value, _ in operations[key:] if operation.name.startswith("BININT")]
-    return numbers[0] if numbers else 0
+def _what_has_changed(path: Path) -> str | None:
+    """Which file of a folder is not what its manifest says."""
+    if not manifest_of(path).exists():
+        return None
+    if not (entries := read_manifest(path)):
+        return f"{manifest_of(path).name} cannot be read"
+    listed = entries[0].get("files")
+    if not isinstance(listed, dict):
+        return None  # a kill while it was written over, or an earlier version
+    for name in listed:
+        if not (path / name).is_file():
+            return f"{name} is missing"
+    found = hashes_of(path, listed)
+    return next((f"{name} has changed since it was written" for name in listed if found[name] != listed[name]), None)
 
 
 def _differs_from_manifest(path: Path) -> str | None:
@@ -297,21 +276,6 @@ def _differs_from_manifest(path: Path) -> str | None:
         return f"it has {size} bytes, its manifest says {' or '.join(str(entry.get('size')) for entry in entries)}"
     digest = sha256_of(path)
     return None if any(entry.get("sha256") == digest for entry in of_size) else "its hash is not its manifest's"
-
-
-def sha256_of(path: Path) -> str:
-    """The hash of a file; of a large one it is remembered in this process for as long as the file stays as it is."""
-    stat = path.stat()
-    key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
-    if key in _KNOWN:
-        return _KNOWN[key]
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    if stat.st_size >= LARGE:
-        _KNOWN[key] = digest.hexdigest()
-    return digest.hexdigest()
 
 
 def _write_manifest(path: Path, entries: list[dict[str, Any]]) -> None:

@@ -20,8 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rlhf_lightning.durable import LARGE, sha256_of, write_text_durably
+from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.file_hashes import LARGE, hashes_of, sha256_of
 
 FILE = "hashes.json"
 CARD = "README.md"  # a model card is there to be edited
@@ -40,9 +41,8 @@ def write_hashes(folder: str | Path, names: Collection[str] | None = None) -> No
     """
     root = Path(folder)
     (root / FILE).unlink(missing_ok=True)
-    files = sorted(_files(root) if names is None else (name for name in names if (root / name).is_file()))
-    found = {name: {"size": (root / name).stat().st_size, "sha256": sha256_of(root / name)} for name in files}
-    write_text_durably(root / FILE, _text(found))
+    files = _files(root) if names is None else (name for name in names if (root / name).is_file())
+    write_text_durably(root / FILE, _text(hashes_of(root, files)))
 
 
 def forget_hashes(folder: str | Path) -> None:

@@ -30,7 +30,9 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
 FREE = {
     "compat",
     "errors",
+    "file_hashes",
     "hashes",
+    "sharded_folders",
     "disk",
     "durable",
     "outside_text",

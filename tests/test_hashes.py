@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -9,10 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_lightning import durable, hashes
+from rlhf_lightning import file_hashes, hashes
 from rlhf_lightning.callbacks import DurableCheckpointIO
-from rlhf_lightning.durable import manifest_of, read_manifest, save_with_manifest, what_is_broken
+from rlhf_lightning.durable import (
+    forget_files,
+    manifest_of,
+    read_manifest,
+    save_with_manifest,
+    what_is_broken,
+    write_manifest,
+)
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.file_hashes import sha256_of
 from rlhf_lightning.hashes import FILE, check_files, check_model_files, forget_hashes, read_hashes, write_hashes
 
 
@@ -107,7 +116,7 @@ def test_before_weights_are_read_their_size_alone_is_looked_at(folder: Path) -> 
 def test_a_list_cannot_name_files_outside_its_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     for name in ("../secret", str(tmp_path / "secret"), "a/../../secret"):
-        files = {name: {"size": 1, "sha256": durable.sha256_of(tmp_path / "secret")}}
+        files = {name: {"size": 1, "sha256": sha256_of(tmp_path / "secret")}}
         (folder / FILE).write_text(hashes._text(files))
         assert f"{FILE} is damaged" in refused(folder)
 
@@ -133,13 +142,13 @@ def test_of_a_run_only_the_files_asked_for_are_looked_at(tmp_path: Path) -> None
 def test_a_large_file_is_hashed_once_while_it_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, made = tmp_path / "model.safetensors", []
     file.write_bytes(b"x" * 100)
-    monkeypatch.setattr(durable, "LARGE", 100)
-    monkeypatch.setattr(durable.hashlib, "sha256", lambda new=durable.hashlib.sha256: made.append(1) or new())
-    first = durable.sha256_of(file)
-    assert durable.sha256_of(file) == first
+    monkeypatch.setattr(file_hashes, "LARGE", 100)
+    monkeypatch.setattr(file_hashes.hashlib, "sha256", lambda new=hashlib.sha256: made.append(1) or new())
+    first = sha256_of(file)
+    assert sha256_of(file) == first
     assert len(made) == 1
     file.write_bytes(b"y" * 100)
-    assert durable.sha256_of(file) != first
+    assert sha256_of(file) != first
 
 
 def test_further_processes_leave_large_files_to_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,3 +196,27 @@ def test_a_checkpoint_is_loaded_as_its_manifest_says(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"ckpt: .*last\.ckpt is broken: .*take another one, or ckpt=last"):
             plugin.load_checkpoint(path)
         file.write_bytes(whole)
+
+
+def test_every_file_of_a_sharded_checkpoint_counts(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.mkdir()
+    torch.save({"epoch": 1}, path / "meta.pt")
+    for name in ("__0_0.distcp", "__1_0.distcp", ".metadata"):
+        (path / name).write_bytes(name.encode())
+    assert what_is_broken(path) is None  # another tool's
+    write_manifest(path, saved=7)
+    assert what_is_broken(path) is None
+    for file in sorted(path.iterdir()):
+        whole = file.read_bytes()
+        for changed in (whole[:-1] + bytes([whole[-1] ^ 1]), whole + b"x"):
+            file.write_bytes(changed)
+            assert str(what_is_broken(path)).startswith((f"{file.name} has changed since", "the folder has no whole"))
+        file.write_bytes(whole)
+    (path / "__1_0.distcp").unlink()
+    assert what_is_broken(path) == "__1_0.distcp is missing"
+    forget_files(path)  # the next save begins, in place
+    assert what_is_broken(path) is None
+    assert read_manifest(path) == [{"saved": 7}]
+    flip(manifest_of(path), 40)
+    assert what_is_broken(path) == "last.ckpt.manifest.json cannot be read"

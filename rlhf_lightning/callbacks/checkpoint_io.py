@@ -11,7 +11,6 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from rlhf_lightning.durable import (
-    LARGE,
     manifest_of,
     remove_with_manifest,
     save_with_manifest,
@@ -19,6 +18,7 @@ from rlhf_lightning.durable import (
     write_manifest,
 )
 from rlhf_lightning.errors import UserError, blaming, writing
+from rlhf_lightning.file_hashes import LARGE
 from rlhf_lightning.hashes import another_process_checks
 from rlhf_lightning.run_identity import SaveCounter, read_started
 

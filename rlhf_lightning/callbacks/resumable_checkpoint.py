@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.callbacks.checkpoint_io import DurableCheckpointIO
+from rlhf_lightning.durable import forget_files
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.run_identity import identity_of
 
@@ -92,6 +93,8 @@ class ResumableCheckpoint(ModelCheckpoint):
             super().on_train_end(trainer, pl_module)
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        if trainer.is_global_zero:
+            forget_files(Path(filepath))  # of a folder that is written over in place
         super()._save_checkpoint(trainer, filepath)
         checkpoint_io = trainer.strategy.checkpoint_io
         # A folder is written by its strategy (DeepSpeed, FSDP), which knows nothing of manifests.
