@@ -4,36 +4,89 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, TimeoutError
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rlhf_lightning.callbacks.tracker import PATIENCE, tracker_of
+from rlhf_lightning.callbacks.mlflow_store import NewRun, connect
+from rlhf_lightning.callbacks.notice import Notice
+from rlhf_lightning.callbacks.tracker import Outbox, Point, points_of, tracker_of
 
 Opening = Callable[[Any, str], object]
+_END = 60.0  # seconds that the end of a run waits, where no command does
 
 
-class SteadyMLFlowLogger(MLFlowLogger):
-    """An `MLFlowLogger` whose calls are made by a thread, in order, and again until the store answers.
-
-    `experiment`, MLflow's client, is Lightning's own and makes its calls at once; `submit` queues one.
+class SteadyMLFlowLogger(Logger):
+    """Logs as Lightning's `MLFlowLogger`, from a thread that makes its calls again until the store takes them.
 
     Args:
+        experiment_name: of MLflow's experiment, made if there is none.
+        tracking_uri: of the store.
         store: how messages call the store, without a password; default: `tracking_uri`.
         synchronous: wait after every call until the store has it, or has not answered for a while.
-        arguments: of `MLFlowLogger`.
+        prefix: before the names of metrics.
+        notice: says what the store does not take.
+        parent: the outbox of the run that this one is a part of.
+        arguments: of `MLFlowLogger`: `run_name`, `tags`, `log_model`, `artifact_location`, `run_id`.
     """
 
-    def __init__(self, *, store: str | None = None, synchronous: bool = False, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        uri = str(arguments["tracking_uri"])
-        self.tracker = tracker_of(uri, store or uri)
-        self.synchronous = synchronous
+    def __init__(
+        self,
+        experiment_name: str = "lightning_logs",
+        tracking_uri: str = "sqlite:///mlflow.db",
+        *,
+        store: str | None = None,
+        synchronous: bool = False,
+        prefix: str = "",
+        notice: Notice | None = None,
+        parent: Outbox | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        import mlflow  # noqa: F401 - here, not first in the thread, where another import may wait for it
+
+        self.uri, self.synchronous = tracking_uri, synchronous
+        self.arguments = {**arguments, "experiment_name": experiment_name, "tracking_uri": tracking_uri}
+        self.name_prefix = f"{prefix}-" if prefix else ""
+        self.outbox = Outbox(
+            tracker_of(tracking_uri),
+            self._begin,
+            self.send_points,
+            notice or Notice(store or tracking_uri),
+            parent,
+            local=tracking_uri.startswith("sqlite:"),
+        )
+        self.new_run = NewRun(
+            experiment_name, arguments.get("run_name"), arguments.get("tags") or {}, arguments.get("artifact_location")
+        )
+        self.find_run: Callable[[Any], str | None] = lambda client: arguments.get("run_id")
         self.when_open: Opening = lambda client, run_id: None
+        self.known: dict[tuple[str, int], float] = {}  # what the store has of steps that are done again
         self.opened: str | None = None
-        self.name_prefix = f"{arguments['prefix']}-" if arguments.get("prefix") else ""
+        self.is_new = True  # not a run that is resumed
+        self.opens_itself = True  # a command opens it, and ends it, itself
+        self.status = "FINISHED"
+        self._client: Any = None
+        self._lightning: MLFlowLogger | None = None
+        self._trainer: Trainer | None = None
+        self._last: dict[str, int] = {}
+
+    @property
+    def experiment(self) -> Any:
+        """MLflow's client, whose calls are made at once: in a step they can stop the run, which `submit` cannot."""
+        if self._client is None:
+            self._client = connect(self.uri)
+        return self._client
+
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None while the store has not answered, which this waits for a little."""
+        if self.opened is None:
+            self.open()
+        return self.opened
 
     @property
     def version(self) -> str | None:
@@ -45,60 +98,102 @@ class SteadyMLFlowLogger(MLFlowLogger):
         """As `version`: Lightning's own would ask the store."""
         return self.opened
 
+    def follow(self, trainer: Trainer) -> None:
+        """Take the steps of points from a trainer: the optimiser's, as in `metrics.jsonl`."""
+        self._trainer = trainer
+
     @rank_zero_only
     def open(self) -> None:
         """Begin the run, or find it; then call `when_open`. Waits a little for the store."""
-
-        def begin() -> None:
-            client = self.experiment
-            self.opened = str(self.run_id)
-            self.when_open(client, self.opened)
-
-        try:
-            self.tracker.submit(begin).result(timeout=PATIENCE)
-        except (TimeoutError, CancelledError):
-            return
+        self.outbox.open()
 
     @rank_zero_only
-    def submit(self, call: Opening) -> None:
-        """Queue a call, which gets MLflow's client and the run's id."""
-        self._queue(lambda: call(self.experiment, str(self.run_id)))
-
-    def _queue(self, call: Callable[[], object]) -> None:
-        self.tracker.submit(call)
-        if self.synchronous:
-            self.tracker.wait()
+    def submit(self, call: Opening, label: str = "a call", **how: Any) -> Any:
+        """Queue a call, which gets MLflow's client and the run's id; returns its future."""
+        future = self.outbox.call(label, lambda: call(self.experiment, str(self.opened)), **how)
+        self._after()
+        return future
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Queue the metrics of a step."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        numbers = {allowed_name(name): value for name, value in metrics.items() if not isinstance(value, str)}
-        points = [Metric(f"{self.name_prefix}{name}", float(value), now, step or 0) for name, value in numbers.items()]
-        self.submit(lambda client, run_id: client.log_batch(run_id, metrics=points))
+        at = step or 0
+        if self._trainer is not None:
+            at = self._trainer.global_step
+            # Lightning adds the epoch to every set of metrics, of which a step may have several.
+            metrics = {name: value for name, value in metrics.items() if self._last.get(name) != at}
+            self._last.update(dict.fromkeys(metrics, at))
+        self.outbox.add_points(points_of(metrics.items(), at, int(time.time() * 1000), self.name_prefix))
+        self._after()
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Queue parameters."""
-        self._queue(lambda: MLFlowLogger.log_hyperparams(self, params))
+        self.outbox.call("its hyperparameters", lambda: self._lightnings().log_hyperparams(params))
+        self._after()
 
+    @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
         """Queue a checkpoint as an artifact, where `log_model` asks for it."""
-        self._queue(lambda: MLFlowLogger.after_save_checkpoint(self, checkpoint_callback))
+        if self.arguments.get("log_model"):
+            self.outbox.call(
+                "a checkpoint", lambda: self._lightnings().after_save_checkpoint(checkpoint_callback), upload=True
+            )
+            self._after()
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
         """Queue the end of the run, and wait for the store unless it does not answer."""
-        self.tracker.submit(lambda: MLFlowLogger.finalize(self, status))
-        self.tracker.wait()
+        self.status = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}.get(status, status)
+        if not self.opens_itself or not (self.outbox.opened or self.outbox.begun):
+            return
+        self.end()
+        if not self.outbox.wait(_END) and (left := self.outbox.close()):
+            self.outbox.notice.say(self.outbox.notice.left(", ".join(left)))
 
+    def end(self) -> None:
+        """Queue the end of the run, after all else."""
+        self.outbox.call("its end", self._end_run, last=True)
 
-def allowed_name(name: str) -> str:
-    """The name with what MLflow does not allow replaced.
+    def _after(self) -> None:
+        if self.opens_itself and not self.outbox.opened:
+            self.outbox.open(seconds=0.0)
+        if self.synchronous and self.outbox.opened:
+            self.outbox.wait(_END)
 
-    >>> allowed_name("reward/my(fn)@2")
-    'reward/my_fn__2'
-    """
-    return "".join(c if c.isalnum() or c in "_-. /:" else "_" for c in name)
+    # ---- in the tracker's thread
+
+    def _begin(self) -> None:
+        client = self.experiment
+        if self.opened is None:
+            self.opened = self.find_run(client) or self.new_run.make(client)
+            self.new_run.keep_one(client, self.opened)
+        self.when_open(client, self.opened)
+
+    def _end_run(self) -> None:
+        self.new_run.keep_one(self.experiment, str(self.opened))
+        self._lightnings().finalize(self.status)
+
+    def _lightnings(self) -> MLFlowLogger:
+        """Lightning's own logger, of the run that is open."""
+        if self._lightning is None:
+            self._lightning = MLFlowLogger(**{**self.arguments, "run_id": self.opened})
+            self._lightning.experiment  # noqa: B018 - its `finalize` does nothing before
+        return self._lightning
+
+    def send_points(self, points: list[Point]) -> None:
+        """Send points at once, but for those that the store has of steps that are done again."""
+        from mlflow.entities import Metric
+
+        new = [point for point in points if not self._is_known(*point)]
+        if new:
+            self.experiment.log_batch(
+                self.opened, metrics=[Metric(name, value, now, step) for name, value, now, step in new]
+            )
+
+    def _is_known(self, name: str, value: float, now: int, step: int) -> bool:
+        """Whether the store has a point of a step that is done again. Times and speeds are never quite the same."""
+        former = self.known.get((name, step))
+        if former is None:
+            return False
+        return former == value or value != value or any(part in name for part in ("time/", "perf/"))

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rlhf_lightning.callbacks.lines import Lines
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
 
+TABLE = "samples.json"
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 
 
@@ -67,18 +68,21 @@ class SampleTable(Callback):
         self._lines = self._lines or Lines(self._file(trainer))
         self._lines.append(*(json.dumps(row, ensure_ascii=False) for row in rows))
         for logger in trainer.loggers:
-            if isinstance(logger, MLFlowLogger):
-                _log_table(logger, {key: [row[key] for row in rows] for key in COLUMNS})
+            if isinstance(logger, SteadyMLFlowLogger):
+                logger.submit(lambda client, run_id: put_table(client, run_id, path), TABLE)
+            elif isinstance(logger, MLFlowLogger) and logger.run_id is not None:
+                put_table(logger.experiment, logger.run_id, path)
 
     def _file(self, trainer: Trainer) -> Path:
         return self.path or Path(trainer.default_root_dir) / "samples.jsonl"
 
 
-def _log_table(logger: MLFlowLogger, table: dict[str, list[Any]]) -> None:
-    if isinstance(logger, SteadyMLFlowLogger):
-        logger.submit(lambda client, run_id: client.log_table(run_id, table, "samples.json"))
-    elif logger.run_id is not None:
-        logger.experiment.log_table(logger.run_id, table, "samples.json")
+def put_table(client: Any, run_id: str, path: Path) -> None:
+    """Put all rows of `samples.jsonl` as the run's table, in place of a former one: made twice, it is the same."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    table = {"columns": list(COLUMNS), "data": [[row.get(key) for key in COLUMNS] for row in rows]}
+    client.log_dict(run_id, table, TABLE)
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
 
 
 def _plain(value: Any) -> Any:

@@ -1,149 +1,349 @@
 """Calls to a tracking store from a thread of its own: whatever the store does, training goes on.
 
-`metrics.jsonl` in the run folder is the truth; the store gets a copy of it. Calls are made in order, and again until
-the store answers. What it refuses for good (a name it does not allow, a deleted run) is left out with one line.
+`metrics.jsonl` in the run folder is the truth; the store gets a copy of it. Each run has an outbox: first the run
+begins in the store, then points of metrics go out in batches, and calls (a file, a table, the end of the run). Each is
+made again until the store takes it; one that fails does not keep the others waiting. What the store refuses for good
+(a name or a value that it does not allow) is left out.
 """
 
 from __future__ import annotations
 
 import collections
-import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_lightning.errors import reason
+from rlhf_lightning.callbacks.notice import Notice
 
-log = logging.getLogger(__name__)
-
-PATIENCE = 10.0  # seconds that the end of a run waits for a store that does not answer
-LONGEST_CALL = 300.0  # seconds that it waits for a single call, such as the upload of a model
+START = 5.0  # seconds that the start of a run waits for its store, so that a quick one shows the run at once
+PATIENCE = 10.0  # seconds that the end of a run waits for a store that takes nothing
+LONGEST_CALL = 20.0  # seconds that it waits for a call that has neither failed nor ended, unless that is an upload
+BATCH = 1000  # points in a call: the most that MLflow takes
+MOST_POINTS = 20_000  # in memory; those beyond are sent from metrics.jsonl at the end of the run
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one repeats
-# What MLflow says of a call that will never work.
-_FINAL = {
-    *("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "NOT_FOUND"),
-    *("PERMISSION_DENIED", "UNAUTHENTICATED", "ENDPOINT_NOT_FOUND", "INVALID_STATE", "FEATURE_DISABLED"),
-}
+_SAID_AFTER = 3.0  # seconds without an answer; a shorter outage is not worth a line
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # what MLflow says of a value that it will never take
+
+Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+
+
+@dataclass
+class Work:
+    """One call, and what became of it so far.
+
+    Args:
+        label: what messages call what it sends.
+        make: the call.
+        after: it waits until no call whose key begins so is left; `metrics` are the points.
+        last: it waits until all else was tried.
+        upload: it may take long.
+        quiet: whoever has queued it says what the store refuses.
+    """
+
+    label: str
+    make: Callable[[], Any]
+    after: str | None = None
+    last: bool = False
+    upload: bool = False
+    quiet: bool = False
+    future: Future[Any] = field(default_factory=Future)
+    failures: int = 0
+    due: float = 0.0
+
+
+class Outbox:
+    """What one run has to send to its store. Nothing here waits, but `wait`.
+
+    Args:
+        tracker: of the store.
+        begin: begins the run in the store, or finds it; made again until it works.
+        send: sends a batch of points.
+        notice: says what the store does not take.
+        local: the store is a file, where beginning may mean to make a database, which takes its time.
+        parent: the outbox of the run that this one belongs to, which begins first.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        begin: Callable[[], Any],
+        send: Callable[[list[Point]], Any],
+        notice: Notice,
+        parent: Outbox | None = None,
+        local: bool = False,
+    ) -> None:
+        self.tracker, self.notice, self.parent = tracker, notice, parent
+        self.begin = Work("the run", begin, upload=local)
+        self.begun = self.opened = False
+        self.troubled = False  # something has failed, or was left out: the store may lack a part
+        self._send = send
+        self._points: collections.deque[Point] = collections.deque()
+        self._metrics = Work("metrics", self._send_some)
+        self._calls: dict[str, Work] = {}
+        self.failing_since: float | None = None
+        self.success = time.monotonic()
+
+    def open(self, seconds: float = START) -> None:
+        """Let the sending begin, and wait a little until the run has begun, or the first attempt has failed."""
+        with self.tracker.changed:
+            self.opened = True
+        self.tracker.serve(self)
+        end = time.monotonic() + seconds
+        with self.tracker.changed:
+            first = self.parent if self.parent is not None and self._waits_for_parent() else self
+            while not self.begun and first.begin.failures == 0 and time.monotonic() < end:
+                self.tracker.changed.wait(timeout=0.05)
+
+    def add_points(self, points: Sequence[Point]) -> None:
+        """Queue points; where the store has taken none for long, they are left to `metrics.jsonl`."""
+        with self.tracker.changed:
+            if len(self._points) + len(points) > MOST_POINTS:
+                self.troubled = True
+                return
+            self._points.extend(points)
+            self.tracker.changed.notify_all()
+
+    def call(self, label: str, make: Callable[[], Any], key: str | None = None, **how: Any) -> Future[Any]:
+        """Queue a call; one of the same key that still waits is replaced. The future has its result.
+
+        Args:
+            label: what messages call what it sends.
+            make: the call.
+            key: of the call; default: the label.
+            how: further fields of `Work`.
+        """
+        work = Work(label, make, **how)
+        with self.tracker.changed:
+            former = self._calls.pop(key or label, None)
+            if former is not None:
+                former.future.cancel()
+            self._calls[key or label] = work
+            self.tracker.changed.notify_all()
+        return work.future
+
+    def wait(self, seconds: float, patience: float | None = None) -> bool:
+        """Wait until all is sent.
+
+        Args:
+            seconds: the longest that it waits.
+            patience: as `seconds`, for a store that takes nothing at all meanwhile; default: `PATIENCE`.
+
+        Returns:
+            False if something is left.
+        """
+        patience = PATIENCE if patience is None else patience
+        began, changed = time.monotonic(), self.tracker.changed
+        with changed:
+            for work in self._all().values():
+                work.due = 0.0  # now, whatever the pause was
+            changed.notify_all()
+            while self.opened and not self._is_empty():
+                now = time.monotonic()
+                failing = self.failing_since
+                if self.parent is not None and self._waits_for_parent():
+                    failing = self.parent.failing_since
+                stuck = failing is not None and now - max(began, failing) >= patience
+                if now - began >= seconds or stuck or self.tracker.hangs_since(max(began, self.success)):
+                    return False
+                changed.wait(timeout=0.1)
+        return True
+
+    def close(self) -> list[str]:
+        """Send nothing more; returns what is left, in words."""
+        with self.tracker.changed:
+            left = [work.label for work in self._calls.values()]
+            if self.opened and not self.begun:
+                left = ["the whole run"]
+            elif self._points:
+                left.insert(0, f"{len(self._points)} values of metrics")
+            for work in (self.begin, *self._calls.values()):
+                work.future.cancel()
+            self._calls.clear()
+            self._points.clear()
+            self.opened = False
+        self.tracker.forget(self)
+        return list(dict.fromkeys(left))
+
+    # ---- called with the tracker's lock held
+
+    def next(self, now: float) -> Work | None:
+        """The call to make now, if there is one."""
+        if not self.opened:
+            return None
+        if not self.begun:
+            return self.begin if self.begin.due <= now and not self._waits_for_parent() else None
+        return next((work for work in self._may_go() if work.due <= now), None)
+
+    def next_due(self) -> float:
+        """When `next` may have something again."""
+        if self._waits_for_parent():
+            return time.monotonic() + 0.5
+        work = self._may_go() if self.begun else [self.begin]
+        return min((each.due for each in work), default=float("inf"))
+
+    def _waits_for_parent(self) -> bool:
+        return self.parent is not None and self.parent.opened and not self.parent.begun
+
+    def _may_go(self) -> list[Work]:
+        """The work that waits for no other."""
+        waiting = self._all()
+        free = [work for work in waiting.values() if self._is_free(work, waiting)]
+        tried = all(work.failures > 0 or work.last for work in free)
+        return [work for work in free if tried or not work.last]
+
+    def _is_free(self, work: Work, waiting: dict[str, Work]) -> bool:
+        after = work.after
+        return after is None or not any(key.startswith(after) for key, each in waiting.items() if each is not work)
+
+    def took(self, work: Work, result: Any) -> None:
+        """A call has worked."""
+        self.success, self.failing_since = time.monotonic(), None
+        work.failures, work.due = 0, 0.0
+        if work is self.begin:
+            self.begun = True
+        if work is not self._metrics and not work.future.done():
+            work.future.set_result(result)
+        self._calls = {key: each for key, each in self._calls.items() if each is not work}
+
+    def failed(self, work: Work, error: Exception, since: float) -> None:
+        """A call has failed, and will be made again, unless the store refuses it for good."""
+        self.troubled = True
+        if work is not self.begin and work is not self._metrics and is_refusal(error):
+            if not work.quiet:
+                self.notice.refusal(work.label, error)
+            self._calls = {key: each for key, each in self._calls.items() if each is not work}
+            if not work.future.cancelled():
+                work.future.set_exception(error)
+            return
+        work.due = time.monotonic() + _PAUSES[min(work.failures, len(_PAUSES) - 1)]
+        work.failures += 1
+        self.failing_since = self.failing_since or since
+        self.notice.error = error
+        if time.monotonic() - self.failing_since >= _SAID_AFTER:
+            self.notice.outage(work.label, error)
+
+    def _all(self) -> dict[str, Work]:
+        return {**({"metrics": self._metrics} if self._points else {}), **self._calls}
+
+    def _is_empty(self) -> bool:
+        return self.begun and not self._points and not self._calls
+
+    # ---- called by the tracker's thread
+
+    def _send_some(self) -> None:
+        with self.tracker.changed:
+            batch = [self._points[i] for i in range(min(BATCH, len(self._points)))]
+        self._send_batch(batch)
+        with self.tracker.changed:
+            for _ in range(min(len(batch), len(self._points))):  # none, if it was closed meanwhile
+                self._points.popleft()
+
+    def _send_batch(self, batch: list[Point]) -> None:
+        """Send points; of those of which the store refuses some, all others."""
+        try:
+            self._send(batch)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            if len(batch) == 1:
+                self.notice.refusal(f"the metric {batch[0][0]}", error)
+                return
+            half = len(batch) // 2
+            self._send_batch(batch[:half])
+            self._send_batch(batch[half:])
 
 
 class Tracker:
-    """The thread that talks to one store, and its queue.
+    """The thread that talks to one store, for all runs in this process."""
 
-    Args:
-        store: how messages call it, without a password.
-    """
-
-    def __init__(self, store: str) -> None:
-        self.store = store
-        self._calls: collections.deque[tuple[Callable[[], Any], Future[Any]]] = collections.deque()
-        self._changed = threading.Condition()
-        self._failing_since: float | None = None
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self._outboxes: list[Outbox] = []
         self._call_since: float | None = None
-        self._given_up = False
+        self._uploads = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        """Queue a call; the future has its result once the store has answered."""
-        future: Future[Any] = Future()
-        with self._changed:
-            self._given_up = False
-            self._calls.append((call, future))
-            self._changed.notify_all()
+    def serve(self, outbox: Outbox) -> None:
+        """Send what an outbox holds, and will hold, until it is closed."""
+        with self.changed:
+            if outbox not in self._outboxes:
+                self._outboxes.append(outbox)
+            self.changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=f"tracking {self.store}", daemon=True)
+                self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
                 self._thread.start()
-        return future
 
-    def wait(self, patience: float = PATIENCE) -> bool:
-        """Wait until every call is made; False if the store has not answered for `patience` seconds."""
-        began = time.monotonic()
-        with self._changed:
-            while self._calls:
-                now = time.monotonic()
-                if self._failing_since is not None and now - max(began, self._failing_since) >= patience:
-                    return False
-                if self._call_since is not None and now - max(began, self._call_since) >= LONGEST_CALL:
-                    return False
-                self._changed.wait(timeout=0.1)
-        return True
+    def forget(self, outbox: Outbox) -> None:
+        """Leave an outbox alone."""
+        with self.changed:
+            self._outboxes = [each for each in self._outboxes if each is not outbox]
+            self.changed.notify_all()
 
-    def give_up(self) -> int:
-        """Drop what is queued; returns how many calls that were."""
-        with self._changed:
-            self._given_up = True
-            dropped = len(self._calls)
-            for _, future in self._calls:
-                future.cancel()
-            self._calls.clear()
-            self._changed.notify_all()
-        return dropped
+    def hangs_since(self, moment: float) -> bool:
+        """Whether the call that is being made has taken too long since a moment."""
+        if self._call_since is None or self._uploads:
+            return False
+        return time.monotonic() - max(moment, self._call_since) >= LONGEST_CALL
 
     def _work(self) -> None:
-        attempt = 0
         while True:
-            with self._changed:
-                while not self._calls:
-                    self._changed.wait()
-                call, future = self._calls[0]
-                self._call_since = time.monotonic()
+            outbox, work = self._await_work()
+            began = time.monotonic()
             try:
-                result = call()
+                result = work.make()
             except Exception as error:
-                if self._is_final(error):
-                    log.warning("tracking: %s refuses a call, which is left out: %s", self.store, reason(error))
-                    self._done(lambda future=future, error=error: future.set_exception(error))  # type: ignore[misc]
-                    attempt = 0
-                    continue
-                self._begin_outage(error)
-                self._pause(_PAUSES[min(attempt, len(_PAUSES) - 1)])
-                attempt += 1
+                with self.changed:
+                    self._call_since = None
+                    outbox.failed(work, error, began)
+                    self.changed.notify_all()
                 continue
-            attempt = 0
-            self._end_outage()
-            self._done(lambda future=future, result=result: future.set_result(result))  # type: ignore[misc]
+            with self.changed:
+                self._call_since = None
+                outbox.took(work, result)
+                self.changed.notify_all()
 
-    def _done(self, settle: Callable[[], None]) -> None:
-        with self._changed:
-            self._call_since = None
-            if self._calls:  # unless it was given up meanwhile
-                self._calls.popleft()
-                settle()
-            self._changed.notify_all()
-
-    def _pause(self, seconds: float) -> None:
-        with self._changed:
-            self._call_since = None
-            self._changed.wait_for(lambda: self._given_up, timeout=seconds)
-
-    def _begin_outage(self, error: Exception) -> None:
-        if self._failing_since is None:
-            self._failing_since = time.monotonic()
-            log.warning(
-                "tracking: no answer from %s (%s); the run goes on, metrics.jsonl has everything, and what is missing "
-                "there is sent when it answers",
-                *(self.store, reason(error)),
-            )
-
-    def _end_outage(self) -> None:
-        if self._failing_since is not None:
-            log.warning("tracking: %s answers again after %.0f s", self.store, time.monotonic() - self._failing_since)
-            self._failing_since = None
-
-    @staticmethod
-    def _is_final(error: Exception) -> bool:
-        return isinstance(error, TypeError | KeyError) or getattr(error, "error_code", None) in _FINAL
+    def _await_work(self) -> tuple[Outbox, Work]:
+        with self.changed:
+            while True:
+                now = time.monotonic()
+                for outbox in self._outboxes:
+                    if (work := outbox.next(now)) is not None:
+                        self._call_since, self._uploads = now, work.upload
+                        return outbox, work
+                due = min((outbox.next_due() for outbox in self._outboxes), default=float("inf"))
+                self.changed.wait(timeout=None if due == float("inf") else min(5.0, max(0.01, due - now)))
 
 
 _trackers: dict[str, Tracker] = {}
 
 
-def tracker_of(uri: str, store: str) -> Tracker:
-    """The tracker of a store, one for all runs in this process.
+def tracker_of(uri: str) -> Tracker:
+    """The tracker of a store, one for all runs in this process."""
+    return _trackers.setdefault(uri, Tracker())
 
-    Args:
-        uri: where the store is.
-        store: how messages call it.
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store will never take what it was sent."""
+    return getattr(error, "error_code", None) in _REFUSALS
+
+
+def points_of(metrics: Iterable[tuple[str, Any]], step: int, now: int, prefix: str = "") -> list[Point]:
+    """The points of a set of metrics, by names that MLflow allows.
+
+    >>> points_of([("reward/my(fn)@2", 1.5), ("note", "text")], step=3, now=0)
+    [('reward/my_fn__2', 1.5, 0, 3)]
     """
-    return _trackers.setdefault(uri, Tracker(store))
+    numbers = {allowed_name(f"{prefix}{name}"): value for name, value in metrics if not isinstance(value, str)}
+    return [(name, float("nan") if value is None else float(value), now, step) for name, value in numbers.items()]
+
+
+def allowed_name(name: str) -> str:
+    """The name with what MLflow does not allow replaced.
+
+    >>> allowed_name("reward/my(fn)@2")
+    'reward/my_fn__2'
+    """
+    return "".join(c if (c.isascii() and c.isalnum()) or c in "_-. /:" else "_" for c in name)

@@ -14,10 +14,8 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.check_types import check_trainer
-from rlhf_lightning.commands.mlflow_runs import go_on, keep_run, live_run, log_history, log_parameters
 from rlhf_lightning.commands.ranks import first_process, under_srun
-from rlhf_lightning.commands.redaction import shown
-from rlhf_lightning.commands.tracking import artifact_location, flat_parameters, uses_mlflow
+from rlhf_lightning.commands.tracking import PipelineRun, artifact_location, join_run, store_notice, uses_mlflow
 from rlhf_lightning.errors import UserError, blaming, reason
 
 if TYPE_CHECKING:
@@ -103,14 +101,14 @@ def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningData
 
 
 def build_trainer(
-    config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None = None
+    config: Mapping[str, Any], run_dir: Path, parent: PipelineRun | None, checkpoint: Path | None = None
 ) -> Trainer:
     """Lightning's Trainer with the run folder, the logger and the callbacks.
 
     Args:
         config: a checked training config.
         run_dir: the run folder.
-        parent_run_id: MLflow's id of the pipeline that the run belongs to.
+        parent: the run of the pipeline that this one belongs to.
         checkpoint: what the run resumes.
     """
     from lightning.pytorch.callbacks import Callback, Checkpoint
@@ -124,18 +122,21 @@ def build_trainer(
         if section not in (None, {}):
             callbacks.append(_of_kind(Callback, _built(section, f"callbacks.{name}", **extra), f"callbacks.{name}"))
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
+    logger = _build_logger(config, run_dir, parent, checkpoint)
     with _devices_that_are_there(config["trainer"]):
         trainer: Trainer = build(
             # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
             {"enable_checkpointing": saves, **config["trainer"]},
             "trainer",
-            logger=_build_logger(config, run_dir, parent_run_id, checkpoint) or False,
+            logger=logger or False,
             callbacks=callbacks,
             plugins=_plugins(config["trainer"].get("plugins"), run_dir),
             default_root_dir=run_dir,
             use_distributed_sampler=False,  # the loaders shard themselves
             enable_model_summary=False,
         )
+    if uses_mlflow(config):
+        logger.follow(trainer)
     check_trainer(config, trainer)
     return trainer
 
@@ -205,33 +206,20 @@ def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
     return plugins
 
 
-def _build_logger(config: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, checkpoint: Path | None) -> Any:
+def _build_logger(config: Mapping[str, Any], run_dir: Path, parent: PipelineRun | None, checkpoint: Path | None) -> Any:
     """The logger; a run in MLflow begins when it is opened."""
     if not uses_mlflow(config):
         return build(config.get("logger"), "logger")
     section, uri = config["logger"], config["logger"]["tracking_uri"]
-    tags = {**(section.get("tags") or {}), "run_dir": str(run_dir)}
-    if parent_run_id:
-        tags["mlflow.parentRunId"] = parent_run_id
-    mine = first_process()  # the others' loggers do nothing
-    former = section.get("run_id") or (live_run(run_dir, uri) if mine and checkpoint is not None else None)
     logger: SteadyMLFlowLogger = build(
-        {**section, "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "run_id": former},
+        {**section, "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger"},
         "logger",
         run_name=section.get("run_name") or str(config["name"]),
-        tags=tags,
+        tags={**(section.get("tags") or {}), "run_dir": str(run_dir)},
         artifact_location=section.get("artifact_location") or artifact_location(uri),
-        store=shown(uri),
+        notice=parent.notice if parent is not None else store_notice(uri, run_dir),
+        parent=parent.outbox if parent is not None else None,
     )
-
-    def begin(client: Any, run_id: str) -> None:
-        if former is not None:
-            go_on(client, run_id, tags)
-        elif checkpoint is not None:
-            log_history(client, run_id, checkpoint, logs_at_epoch_end=is_ppo(config))
-        log_parameters(client, run_id, flat_parameters(config))
-        keep_run(run_dir, uri, run_id)
-
-    if mine:
-        logger.when_open = begin
+    if first_process():  # the others' loggers do nothing
+        join_run(logger, config, run_dir, parent, checkpoint)
     return logger

@@ -1,15 +1,17 @@
-"""Which MLflow run a run folder has, so that a resumed run goes on in its own.
+"""Which MLflow run a run folder has, and what that run lacks of the folder.
 
-`mlflow.json` in the run folder says it, by tracking store. Where that run cannot be had any more (another store, a
-deleted run, a copy of the folder beside the original), a new one begins with what `metrics.jsonl` holds up to the
-checkpoint. MLflow is imported late.
+`mlflow.json` in the run folder says it, by tracking store, so that a resumed run goes on in its own. Where that run
+cannot be had any more (another store, a deleted run, a copy of the folder beside the original), a new one begins with
+what `metrics.jsonl` holds up to the checkpoint. MLflow is imported late.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +21,35 @@ from rlhf_lightning.durable import read_manifest, write_text_durably
 
 FILE = "mlflow.json"
 _PER_REQUEST = 100  # parameters
-_METRICS_PER_REQUEST = 1000
 _OF_A_COMMAND = {"ckpt", "run_dir", "resume_anyway", "explain"}  # say how a run was called, not what it is
+_writing = threading.Lock()  # the tracker's thread and the command both write the file
+
+Send = Callable[[list[Any]], object]
 
 
-def live_run(folder: Path, uri: str) -> str | None:
+def live_run(folder: Path, client: Any, uri: str) -> str | None:
     """The id of the folder's own run in a store, if it is still there."""
+    from mlflow.exceptions import MlflowException
+
+    from rlhf_lightning.callbacks.mlflow_store import check_is_run
+
     run_id = _own_runs(folder).get(_store(uri))
     if run_id is None:
         return None
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     try:
-        found = MlflowClient(uri).get_run(run_id)
+        found = client.get_run(run_id)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
         return None
+    check_is_run(found, run_id)
     return run_id if found.info.lifecycle_stage == "active" else None
 
 
 def keep_run(folder: Path, uri: str, run_id: str) -> None:
     """Note the folder's run in a store, beside its runs in other stores."""
-    content = {**_read(folder), "folder": str(folder.resolve()), "runs": {**_own_runs(folder), _store(uri): run_id}}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_durably(folder / FILE, json.dumps(content, indent=2) + "\n")
+    runs = {**_own_runs(folder), _store(uri): run_id}
+    _note(folder, lambda kept: {"folder": str(folder.resolve()), "runs": runs})
 
 
 def go_on(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
@@ -58,73 +63,169 @@ def log_parameters(client: Any, run_id: str, parameters: Mapping[str, str]) -> N
     """Log what the run does not have yet. MLflow refuses to change a parameter: a new value becomes a tag `changed.`"""
     from mlflow.entities import Param
 
+    from rlhf_lightning.callbacks.tracker import allowed_name, is_refusal
+
+    parameters = {allowed_name(key): value for key, value in parameters.items()}
     former = client.get_run(run_id).data.params
     new = [Param(key, value) for key, value in parameters.items() if key not in former]
+    refused: Exception | None = None
     for start in range(0, len(new), _PER_REQUEST):
-        client.log_batch(run_id, params=new[start : start + _PER_REQUEST])
+        batch = new[start : start + _PER_REQUEST]
+        try:
+            client.log_batch(run_id, params=batch)
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refused = _one_by_one(client, run_id, batch) or refused
     for key, value in parameters.items():
         if key in former and value != former[key] and key not in _OF_A_COMMAND:
             client.set_tag(run_id, f"changed.{key}", value)
+    if refused is not None:
+        raise refused
 
 
-def log_history(client: Any, run_id: str, checkpoint: Path, logs_at_epoch_end: bool) -> None:
-    """Log the rows that the checkpoint's run has written until it was saved.
+def _one_by_one(client: Any, run_id: str, parameters: Iterable[Any]) -> Exception | None:
+    """Log parameters of which the store refuses one; returns its error."""
+    from rlhf_lightning.callbacks.tracker import is_refusal
+
+    refused = None
+    for parameter in parameters:
+        try:
+            client.log_batch(run_id, params=[parameter])
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refused = error
+    return refused
+
+
+# ---- metrics
+
+
+def earlier_rows(checkpoint: Path) -> list[dict[str, Any]]:
+    """The rows of metrics that the checkpoint's run has written until it was saved."""
+    source, step = run_of_checkpoint(checkpoint), step_of(checkpoint)
+    rows = read_json_lines(source / "metrics.jsonl") if source else []
+    return [row for row in rows if step is None or row.get("step", 0) <= step]
+
+
+def points_of_rows(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> dict[str, dict[int, float]]:
+    """Metric -> step -> value, by the names that MLflow gets; a null was not finite, and is NaN there."""
+    from rlhf_lightning.callbacks.tracker import points_of
+
+    points: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, value, _, step in points_of(row.items(), row.get("step", 0), 0, prefix):
+            if name != f"{prefix}step":
+                points.setdefault(name, {}).setdefault(step, value)
+    return points
+
+
+def log_missing(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], prefix: str, send: Send) -> int:
+    """Log the values that the run does not have; returns how many.
 
     Args:
         client: of the store.
-        run_id: of the new run.
-        checkpoint: what is resumed.
-        logs_at_epoch_end: when Lightning's count of steps, which other rows get, has caught up with the optimiser's.
+        run_id: of the run.
+        rows: of `metrics.jsonl`.
+        prefix: before the names in the store.
+        send: sends a list of points.
     """
-    from mlflow.entities import Metric
+    from rlhf_lightning.callbacks.tracker import BATCH
 
-    source = run_of_checkpoint(checkpoint)
-    step, now = _step_of(checkpoint), int(time.time() * 1000)
-    for row in read_json_lines(source / "metrics.jsonl") if source else []:
-        if step is not None and row.get("step", 0) > step:
-            break
-        at = max(0, row.get("step", 0) - (not logs_at_epoch_end))
-        values = {name: value for name, value in row.items() if name != "step" and value is not None}
-        client.log_batch(run_id, metrics=[Metric(name, value, now, at) for name, value in values.items()])
+    now, missing = int(time.time() * 1000), []
+    for name, values in points_of_rows(rows, prefix).items():
+        known = {point.step for point in client.get_metric_history(run_id, name)}
+        missing += [(name, value, now, step) for step, value in values.items() if step not in known]
+    for start in range(0, len(missing), BATCH):
+        send(missing[start : start + BATCH])
+    return len(missing)
 
 
-def mark_behind(folder: Path, uri: str) -> None:
-    """Note that the store has not got all of the run."""
-    kept = _read(folder)
-    behind = sorted({*kept.get("behind", []), _store(uri)})
-    write_text_durably(folder / FILE, json.dumps({**kept, "behind": behind}, indent=2) + "\n")
+def has_latest(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], prefix: str) -> bool:
+    """Whether the latest value of every metric has arrived: one call, for a run that nothing has happened to."""
+    latest = client.get_run(run_id).data.metrics
+    for name, values in points_of_rows(rows, prefix).items():
+        value = values[max(values)]
+        if name not in latest or (math.isfinite(value) and latest[name] != value):
+            return False
+    return True
+
+
+def known_points(client: Any, run_id: str, names: Iterable[str], after: int) -> dict[tuple[str, int], float]:
+    """What a run that goes on has of the steps after its checkpoint, which it does again."""
+    histories = {name: client.get_metric_history(run_id, name) for name in names}
+    return {
+        (name, point.step): point.value for name, found in histories.items() for point in found if point.step > after
+    }
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The optimiser steps that were done when a checkpoint was saved, as its manifest says."""
+    steps = [entry["global_step"] for entry in read_manifest(checkpoint) if "global_step" in entry]
+    return steps[0] if steps else None
+
+
+# ---- what the folder says of its stores
+
+
+def mark_behind(folder: Path, uri: str, key: str | None = None) -> None:
+    """Note that the store has not got all of the run.
+
+    Args:
+        folder: of the run.
+        uri: of the store.
+        key: of an attempt to make the run there, which may have worked though no answer came.
+    """
+    keys = {} if key is None else {_store(uri): key}
+    _note(
+        folder,
+        lambda kept: {
+            "behind": sorted({*kept.get("behind", []), _store(uri)}),
+            "keys": {**kept.get("keys", {}), **keys},
+        },
+    )
 
 
 def clear_behind(folder: Path, uri: str) -> None:
     """Note that it has."""
-    kept = _read(folder)
-    kept["behind"] = [store for store in kept.get("behind", []) if store != _store(uri)]
-    write_text_durably(folder / FILE, json.dumps(kept, indent=2) + "\n")
+    if is_behind(folder, uri):
+        _note(folder, lambda kept: {"behind": [store for store in kept["behind"] if store != _store(uri)]})
 
 
-def log_missing(client: Any, run_id: str, folder: Path, logs_at_epoch_end: bool) -> int:
-    """Log the values of `metrics.jsonl` that the run does not have; returns how many. Arguments as `log_history`."""
-    from mlflow.entities import Metric
-
-    wanted: dict[str, dict[int, float]] = {}
-    for row in read_json_lines(folder / "metrics.jsonl"):
-        at = max(0, row.get("step", 0) - (not logs_at_epoch_end))
-        for name, value in row.items():
-            if name != "step" and value is not None:
-                wanted.setdefault(name, {})[at] = value
-    now = int(time.time() * 1000)
-    points = []
-    for name, values in wanted.items():
-        known = {point.step for point in client.get_metric_history(run_id, name)}
-        points += [Metric(name, value, now, at) for at, value in values.items() if at not in known]
-    for start in range(0, len(points), _METRICS_PER_REQUEST):
-        client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_REQUEST])
-    return len(points)
+def is_behind(folder: Path, uri: str) -> bool:
+    """Whether the store has not got all of the run, as far as is known."""
+    return _store(uri) in _read(folder).get("behind", [])
 
 
-def _step_of(checkpoint: Path) -> int | None:
-    steps = [entry["global_step"] for entry in read_manifest(checkpoint) if "global_step" in entry]
-    return steps[0] if steps else None
+def key_of(folder: Path, uri: str) -> str | None:
+    """The key of an attempt to make the run that was not answered."""
+    key = _read(folder).get("keys", {}).get(_store(uri))
+    return None if key is None else str(key)
+
+
+def keep_version(folder: Path, uri: str, version: str) -> None:
+    """Note the version that the folder's model is in the store's registry."""
+    _note(folder, lambda kept: {"registered": {**kept.get("registered", {}), _store(uri): version}})
+
+
+def forget_version(folder: Path, uri: str) -> None:
+    """The folder's model is another one now."""
+    if version_of(folder, uri) is not None:
+        _note(folder, lambda kept: {"registered": {}})
+
+
+def version_of(folder: Path, uri: str) -> str | None:
+    """The version that the folder's model is in the store's registry."""
+    version = _read(folder).get("registered", {}).get(_store(uri))
+    return None if version is None else str(version)
+
+
+def _note(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    with _writing:
+        kept = _read(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_durably(folder / FILE, json.dumps({**kept, **change(kept)}, indent=2) + "\n")
 
 
 def _own_runs(folder: Path) -> dict[str, str]:

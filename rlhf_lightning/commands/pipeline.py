@@ -35,12 +35,13 @@ from rlhf_lightning.commands.schema import Pipeline
 from rlhf_lightning.commands.source_lookup import check_function
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
+from rlhf_lightning.commands.store_check import check_tracking
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
-from rlhf_lightning.commands.tracking import PipelineRun, check_tracking, uses_mlflow
+from rlhf_lightning.commands.tracking import PipelineRun, uses_mlflow
 from rlhf_lightning.commands.train import check, print_end, report_problems, run, saying_how_to_go_on
 from rlhf_lightning.commands.validation import MISSING, validate
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.stopping import advising, held
+from rlhf_lightning.stopping import advising, held, signal_of
 
 
 def main() -> None:
@@ -199,8 +200,8 @@ def _run_pipeline(
             made[str(stage.folder)] = rehearse_inputs(stage.config, made)
     if first_process():
         rehearse_evaluation(pipeline["evaluation"]["prompts"], made)
-    begin = StartRun(lambda: _take_over(pipeline, run_dir, stages))
-    parent = _parent_run(pipeline, run_dir)
+    parent = _parent_run(pipeline, run_dir, stages)
+    begin = StartRun(lambda: _take_over(pipeline, run_dir, stages, parent))
     summary: dict[str, Any] = {"seed": pipeline["seed"]}
     problems: dict[Path, Sequence[str]] = {}
     try:
@@ -209,7 +210,7 @@ def _run_pipeline(
                 results = read_summary(stage.folder)
             else:
                 _announce(stage)
-                result = run(stage.config, parent.run_id if parent else None, begin, progress.begin())
+                result = run(stage.config, parent, begin, progress.begin())
                 results = result.summary
                 if result.problems:
                     problems[stage.folder] = result.problems
@@ -220,9 +221,9 @@ def _run_pipeline(
         files = _evaluate(pipeline, run_dir, stages, summary)
         summary["wall_seconds"] = round(time.monotonic() - started, 2)
         write_summary(run_dir, summary)
-    except BaseException:
+    except BaseException as error:
         if parent:
-            parent.fail()
+            parent.fail(stopped=signal_of(error) is not None)
         raise
     aftermath = Aftermath()
     with aftermath.step("the pipeline's run in MLflow"):
@@ -233,9 +234,13 @@ def _run_pipeline(
     return summary
 
 
-def _take_over(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> None:
+def _take_over(
+    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], parent: PipelineRun | None
+) -> None:
     """Make the folder this pipeline's: its first stage has loaded everything, and begins."""
     write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
+    if parent:
+        parent.open()
 
 
 def _announce(stage: StageConfig) -> None:
@@ -263,7 +268,7 @@ def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     return metrics
 
 
-def _parent_run(pipeline: Mapping[str, Any], run_dir: Path) -> PipelineRun | None:
+def _parent_run(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig] = ()) -> PipelineRun | None:
     if not uses_mlflow(pipeline) or not first_process():
         return None
     logger = pipeline["logger"]
@@ -274,6 +279,7 @@ def _parent_run(pipeline: Mapping[str, Any], run_dir: Path) -> PipelineRun | Non
         pipeline["name"],
         folder=run_dir,
         goes_on=bool(pipeline.get("from")),
+        stages=[stage.folder for stage in stages],
     )
 
 

@@ -1,19 +1,23 @@
-"""rlhf-track: sends a run to its MLflow store again, where the store has missed a part of it."""
+"""rlhf-track: sends runs to their MLflow store again, where the store has missed a part of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.folder_lock import FolderLock
 from rlhf_lightning.commands.help import track_help
-from rlhf_lightning.commands.lineage import TrainingRun, read_run
+from rlhf_lightning.commands.lineage import TrainingRun
 from rlhf_lightning.commands.redaction import HIDDEN, shown
 from rlhf_lightning.commands.schema import Track
-from rlhf_lightning.commands.tracking import check_tracking, send_again, ui_command, uses_mlflow
+from rlhf_lightning.commands.sending import PipelineFolder, runs_below, send_again
+from rlhf_lightning.commands.store_check import check_tracking
+from rlhf_lightning.commands.tracking import ui_command, uses_mlflow
 from rlhf_lightning.commands.validation import validate
-from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.errors import UserError, is_own_slip
 
 
 def main() -> None:
@@ -21,30 +25,59 @@ def main() -> None:
     run_hydra_command("rlhf-track", "track", track, track_help)
 
 
-def check(config: Mapping[str, Any]) -> tuple[TrainingRun, str]:
-    """The run and the address of its store.
+def check(config: Mapping[str, Any]) -> tuple[list[TrainingRun | PipelineFolder], list[str]]:
+    """The runs, and the address of the store of each.
 
     Raises:
         UserError: one line about the first thing that is wrong.
     """
     validate(config, Track)
-    run = read_run(config["run"])
-    if run is None:
-        raise UserError(f"run: {config['run']} is not the folder of a training run (no config.yaml of rlhf-train)")
-    uri = config["tracking_uri"]
-    if uri is None and not uses_mlflow(run.config):
-        raise UserError(f"tracking_uri: {config['run']} was not tracked by MLflow; give tracking_uri=...")
-    uri = str(uri or run.config["logger"]["tracking_uri"])
-    if HIDDEN in uri:
-        raise UserError(f"tracking_uri: the run keeps no password ({uri}); give tracking_uri=... with it")
-    return run, uri
+    folder, uri = config["run"], config["tracking_uri"]
+    if not Path(folder).is_dir():
+        raise UserError(f"run: {folder} does not exist; allowed: the folder of a training run, or of a pipeline")
+    runs = runs_below(folder)
+    if not runs:
+        raise UserError(
+            f"run: {folder} is not the folder of a training run or a pipeline (no config.yaml), nor holds one"
+        )
+    uris = []
+    for run in runs:
+        if uri is None and not uses_mlflow(run.config):
+            raise UserError(f"tracking_uri: {run.folder} was not tracked by MLflow; give tracking_uri=...")
+        uris.append(str(uri or run.config["logger"]["tracking_uri"]))
+        if HIDDEN in uris[-1]:
+            raise UserError(f"tracking_uri: the run keeps no password ({uris[-1]}); give tracking_uri=... with it")
+        FolderLock(Path(run.folder)).check()
+    return runs, uris
 
 
 def track(config: dict[str, Any]) -> None:
     """Send what the store lacks, and say how much that was."""
-    run, uri = check(config)
-    check_tracking(uri)
-    with blaming(f"tracking_uri: {shown(uri)} does not take the run", "try again when it answers"):
-        points = send_again(run, Path(run.folder), uri)
-    print(f"sent: {points} values of {run.folder}, its config and its model")
-    print(ui_command(uri))
+    runs, uris = check(config)
+    for run, uri in zip(runs, uris, strict=True):
+        check_tracking(uri)
+        from rlhf_lightning.callbacks.mlflow_store import connect
+
+        with blaming_store(uri):
+            points = send_again(run, connect(uri), uri)
+        print(f"sent: {points} values of {run.folder}, its config and its model")
+    for uri in dict.fromkeys(uris):
+        print(ui_command(uri))
+
+
+@contextmanager
+def blaming_store(uri: str) -> Iterator[None]:
+    """Turn what a store answers, or does not, into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_own_slip(error):
+            raise
+        from rlhf_lightning.callbacks.notice import Notice
+
+        why = Notice(uri, clean=shown).why(error)
+        raise UserError(
+            f"tracking_uri: {shown(uri)} does not take the run: {why}; try again when it answers"
+        ) from error

@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,15 @@ from rlhf_lightning.commands.run_folder import (
 )
 from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
+from rlhf_lightning.commands.store_check import check_tracking
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.tracking import (
-    check_tracking,
+    PipelineRun,
     finish_tracking,
     log_run_files,
     open_tracking,
     register_model,
+    tracked_to_the_end,
     ui_command,
     uses_mlflow,
 )
@@ -108,7 +111,7 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
 
 def run(
     config: Mapping[str, Any],
-    parent_run_id: str | None = None,
+    parent: PipelineRun | None = None,
     begun: Callable[[], object] = lambda: None,
     place: Place | None = None,
 ) -> RunResult:
@@ -118,11 +121,11 @@ def run(
 
     Args:
         config: a checked training config.
-        parent_run_id: MLflow's id of the pipeline that this run belongs to.
+        parent: the run of the pipeline that this run belongs to.
         begun: called by the first process once everything is loaded, before the run takes over its folder.
         place: is told how far the run has come.
     """
-    result = _run(config, parent_run_id, begun, place or Place())
+    result = _run(config, parent, begun, place or Place())
 
     import torch
 
@@ -133,14 +136,14 @@ def run(
     return result
 
 
-def _run(config: Mapping[str, Any], parent_run_id: str | None, begun: Callable[[], object], place: Place) -> RunResult:
+def _run(config: Mapping[str, Any], parent: PipelineRun | None, begun: Callable[[], object], place: Place) -> RunResult:
     with contextlib.ExitStack() as at_end:
-        return _run_in_folder(config, parent_run_id, at_end, begun, place)
+        return _run_in_folder(config, parent, at_end, begun, place)
 
 
 def _run_in_folder(
     config: Mapping[str, Any],
-    parent_run_id: str | None,
+    parent: PipelineRun | None,
     at_end: contextlib.ExitStack,
     begun: Callable[[], object],
     place: Place,
@@ -161,7 +164,7 @@ def _run_in_folder(
             lock.check()
     check_devices(config["trainer"])
     if uses_mlflow(config):
-        check_tracking(config["logger"]["tracking_uri"], resumed=checkpoint is not None)
+        check_tracking(config["logger"]["tracking_uri"])
 
     import lightning
     import torch
@@ -180,8 +183,9 @@ def _run_in_folder(
     module = build_module(config, tokenizer)
     module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
     datamodule = build_datamodule(config, tokenizer)
-    trainer = build_trainer(config, run_dir, parent_run_id, checkpoint)
+    trainer = build_trainer(config, run_dir, parent, checkpoint)
     leave_signals_alone(trainer)
+    at_end.enter_context(tracked_to_the_end(trainer.loggers, run_dir, stage=parent is not None))
     at_end.push(lambda kind, error, trace: _end_processes(trainer, error))
     start = place.start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock, begun))
     trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
@@ -192,7 +196,7 @@ def _run_in_folder(
         export_model(module.export, run_dir)  # type: ignore[arg-type]
     summary = _summary(config, trainer, started, aftermath)
     if first_process():
-        _leave_behind(config, run_dir, summary, tokenizer, trainer.loggers, aftermath)
+        _leave_behind(config, run_dir, summary, tokenizer, trainer.loggers, aftermath, stage=parent is not None)
     trainer.strategy.barrier("export")  # a next stage reads the folder in every process
     forget_run_dir()
     return RunResult(run_dir, summary, tuple(aftermath.problems))
@@ -265,6 +269,7 @@ def _leave_behind(
     tokenizer: Any,
     loggers: Sequence[Any],
     aftermath: Aftermath,
+    stage: bool,
 ) -> None:
     """The summary, the model card, the artifacts and the registered model: each whether or not the others fail."""
     with aftermath.step("summary.json"):
@@ -273,12 +278,19 @@ def _leave_behind(
         _write_card(config, run_dir, tokenizer)
     with aftermath.step("the files in MLflow"):
         log_run_files(loggers, run_dir)
+    registering: list[Future[str]] = []
     if config.get("register"):
         with aftermath.step(f"registering {config['register']}"):
-            version = register_model(loggers, config["register"])
-            print(f"registered: {config['register']}, version {version or 'none, for the store does not answer'}")
+            registering.append(register_model(loggers, config["register"], run_dir))
     with aftermath.step("the end of the run in MLflow"):
-        finish_tracking(config, run_dir)
+        finish_tracking(loggers, run_dir, stage)
+    for version in registering:
+        with aftermath.step(f"registering {config['register']}"):
+            print(f"registered: {config['register']}, version {_version(version)}")
+
+
+def _version(made: Future[str]) -> str:
+    return "none yet, for the store does not answer" if made.cancelled() or not made.done() else made.result()
 
 
 def report_problems(problems: Mapping[Path, Sequence[str]]) -> None:

@@ -102,11 +102,18 @@ RUNS = [
         r"trainer\.accelerator",
     ),
     Case(
-        "tracking: a dead server",
+        "tracking: an address without a host",
         "train",
-        [*MLFLOW, "logger.tracking_uri=http://127.0.0.1:9"],
+        [*MLFLOW, "logger.tracking_uri=http://:5000"],
         r"logger\.tracking_uri",
         fast=True,
+    ),
+    Case("tracking: a port that is none", "train", [*MLFLOW, "logger.tracking_uri=http://host:99999"], r"tracking_uri"),
+    Case(
+        "tracking: a database without its driver",
+        "train",
+        [*MLFLOW, "logger.tracking_uri=mysql+nodriver://host/db"],
+        r"logger\.tracking_uri",
     ),
     Case("tracking: not an address", "train", [*MLFLOW, "logger.tracking_uri=gopher://x"], r"logger\.tracking_uri"),
     Case(

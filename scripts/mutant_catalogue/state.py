@@ -197,8 +197,7 @@ STATE = (
             ),
             Mutant(
                 "a resumed run is a new MLflow run",
-                "commands/build.py",
-                "live_run(run_dir, uri) if mine and checkpoint is not None else None",
+                XX,
                 "None",
                 ("commands/test_mlflow_runs.py::test_a_resumed_run_goes_on_in_its_own",),
             ),

@@ -16,7 +16,7 @@ from rlhf_lightning.commands.build import _build_logger
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.mlflow_runs import FILE, keep_run, live_run
 from rlhf_lightning.commands.run_folder import write_config
-from rlhf_lightning.commands.tracking import PipelineRun
+from rlhf_lightning.commands.tracking import PipelineRun, finish_tracking, open_tracking
 from rlhf_lightning.durable import save_with_manifest
 from tests.commands.runs import write_model
 
@@ -47,7 +47,7 @@ class Folder:
         run_dir: str = "run",
         checkpoint: str | None = None,
         store: str | None = None,
-        parent: str | None = None,
+        parent: PipelineRun | None = None,
     ) -> str:
         """Steps up to `last`, after those of the checkpoint. Returns the run's id."""
         logger = [f"logger.tracking_uri={store or self.store}", f"logger.experiment_name={self.experiment}"]
@@ -56,16 +56,17 @@ class Folder:
         first = json.loads(file.read_text())["step"] if file else 0
         write_config(folder, config)
         opened = _build_logger(config, folder, parent, file)
-        opened.open()
+        open_tracking([opened], folder)
         self.status = opened.experiment.get_run(opened.run_id).info.status
         with (folder / "metrics.jsonl").open("a") as lines:
             for step in range(first + 1, last + 1):
-                opened.log_metrics({"train/loss": step / 10}, step - 1)  # Lightning's count
+                opened.log_metrics({"train/loss": step / 10}, step)
                 lines.write(json.dumps({"step": step, "epoch": 0, "train/loss": step / 10}) + "\n")
         (folder / "checkpoints").mkdir(exist_ok=True)
         content = json.dumps({"step": last}).encode()
         save_with_manifest(folder / "checkpoints/last.ckpt", lambda file: file.write(content), global_step=last)
         opened.finalize("success")
+        finish_tracking([opened], folder)
         return str(opened.run_id)
 
     def runs(self, store: str | None = None) -> list[Any]:
@@ -75,7 +76,7 @@ class Folder:
 
     def losses(self, run_id: str, store: str | None = None) -> list[tuple[int, float]]:
         history = MlflowClient(store or self.store).get_metric_history(run_id, "train/loss")
-        return [(point.step, point.value) for point in history]
+        return sorted((point.step, point.value) for point in history)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def folder(store: str, empty_folder: Path, request: pytest.FixtureRequest) -> Fo
 
 
 LAST = "run/checkpoints/last.ckpt"
-ALL = [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)]
+ALL = [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
 
 
 def test_a_resumed_run_goes_on_in_its_own(folder: Folder) -> None:
@@ -179,21 +180,25 @@ def test_other_processes_leave_the_store_alone(folder: Folder, monkeypatch: pyte
 def test_a_stage_that_is_resumed_keeps_its_run_under_the_pipelines(folder: Folder) -> None:
     name = folder.experiment
     former = PipelineRun(folder.store, name, "pipe", Path("pipe"))
-    stage = folder.run(2, run_dir="pipe/sft", parent=former.run_id)
+    former.open()
+    stage = folder.run(2, run_dir="pipe/sft", parent=former)
     former.fail()
     again = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
+    again.open()
     assert again.run_id == former.run_id
     assert again.client.get_run(again.run_id).info.status == "RUNNING"
     last = "pipe/sft/checkpoints/last.ckpt"
-    assert folder.run(4, run_dir="pipe/sft", checkpoint=last, parent=again.run_id) == stage
+    assert folder.run(4, run_dir="pipe/sft", checkpoint=last, parent=again) == stage
     again.finish({"sft.loss": 1.0}, {"seed": 1}, [])
+    again.open()
     again.finish({"sft.loss": 1.0}, {"seed": 2}, [])  # changed since then
     parent = again.client.get_run(again.run_id)
     assert (parent.info.status, parent.data.params["seed"], parent.data.tags["changed.seed"]) == ("FINISHED", "1", "2")
 
     again.client.delete_run(again.run_id)
     new = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
-    assert folder.run(5, run_dir="pipe/sft", checkpoint=last, parent=new.run_id) == stage
+    new.open()
+    assert folder.run(5, run_dir="pipe/sft", checkpoint=last, parent=new) == stage
     assert new.client.get_run(stage).data.tags["mlflow.parentRunId"] == new.run_id != former.run_id
 
 
@@ -202,11 +207,16 @@ def test_a_pipeline_that_begins_with_a_later_stage_goes_on_in_its_run(folder: Fo
     whole = {"logger": logger, "name": "demo", "from": None}
     first = pipeline_command._parent_run(whole, Path("pipe"))
     assert first is not None
-    assert live_run(Path("pipe"), folder.store) == first.run_id
+    first.open()
+    assert live_run(Path("pipe"), MlflowClient(folder.store), folder.store) == first.run_id
     later = pipeline_command._parent_run({**whole, "from": "ppo"}, Path("pipe"))
-    assert later is not None and later.run_id == first.run_id
+    assert later is not None
+    later.open()
+    assert later.run_id == first.run_id
     new = pipeline_command._parent_run(whole, Path("pipe"))
-    assert new is not None and new.run_id != first.run_id
+    assert new is not None
+    new.open()
+    assert new.run_id != first.run_id
 
 
 def test_rlhf_train_goes_on_in_the_run_of_the_checkpoints_folder(store: str, empty_folder: Path) -> None:
@@ -222,7 +232,7 @@ def test_rlhf_train_goes_on_in_the_run_of_the_checkpoints_folder(store: str, emp
     assert train.run(resumed).folder == empty_folder / "run"
     client = MlflowClient(store)
     (found,) = client.search_runs([client.get_experiment_by_name("trained").experiment_id])
-    assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [0, 1, 2, 3]
+    assert [point.step for point in client.get_metric_history(found.info.run_id, "train/loss")] == [1, 2, 3, 4]
     assert found.info.status == "FINISHED"
 
 

@@ -13,7 +13,8 @@ from rlhf_lightning.commands.model_card import model_card
 from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.commands.resuming import differences
 from rlhf_lightning.commands.run_folder import write_config
-from rlhf_lightning.commands.tracking import _health_request, flat_parameters, ui_command
+from rlhf_lightning.commands.store_check import _probe
+from rlhf_lightning.commands.tracking import flat_parameters, ui_command
 from tests.commands.runs import write_run
 
 PASSWORD = "hunter2-and-more"
@@ -143,7 +144,10 @@ def test_a_card_has_neither_the_logger_nor_a_password(tmp_path):
 
 
 def test_an_address_with_a_password_is_asked_with_it_in_a_header():
-    request = _health_request(f"http://ana:{PASSWORD}@127.0.0.1:5000/mlflow/")
-    assert request.full_url == "http://127.0.0.1:5000/mlflow/health"
+    request = _probe(f"http://ana:{PASSWORD}@127.0.0.1:5000/mlflow/")
+    assert (
+        request.full_url
+        == "http://127.0.0.1:5000/mlflow/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    )
     assert request.get_header("Authorization").startswith("Basic ")
     assert PASSWORD not in ui_command(f"http://ana:{PASSWORD}@127.0.0.1:5000")

@@ -31,20 +31,20 @@ def test_a_run_that_its_store_has_never_seen_is_sent_whole_and_then_not_again(ru
     run_id = next(iter(json.loads((run / FILE).read_text())["runs"].values()))
     client = MlflowClient("sqlite:///mlflow.db")
     history = client.get_metric_history(run_id, "train/loss")
-    assert [(point.step, point.value) for point in history] == [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)]
+    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
     assert client.get_run(run_id).info.status == "FINISHED"
     assert json.loads((run / FILE).read_text())["behind"] == []
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 5, "epoch": 0, "train/loss": 0.5}) + "\n")
     track.track(config)
-    assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [0, 1, 2, 3, 4]
+    assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4, 5]
     assert "sent: 2 values" in capsys.readouterr().out  # the loss and the epoch of the new row
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["run=nowhere"], r"^run: nowhere is not the folder of a training run"),
+        (["run=nowhere"], r"^run: nowhere does not exist"),
         (["run=run", "tracking_uri=gopher://x"], r'^logger.tracking_uri: found "gopher://x"'),
         (["run=run", "tracking_uri=sqlite:///run/config.yaml"], r"is not an SQLite database"),
         (["run=run", "tracking_uri=sqlite:///run"], r"is a folder"),

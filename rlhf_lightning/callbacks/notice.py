@@ -1,0 +1,88 @@
+"""What a user is told of a tracking store that does not take a run: one line per run, whatever goes wrong how often."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+
+from rlhf_lightning.errors import reason
+from rlhf_lightning.outside_text import on_one_line
+
+log = logging.getLogger(__name__)
+
+_LONGEST = 200
+_PASSWORD = re.compile(r"(?<=://)[^/@\s'\"]+@")
+_CAUSES = {  # what is in an error of MLflow's -> what it says
+    "Connection refused": "connection refused",
+    "Connection reset": "connection reset",
+    "Remote end closed": "connection closed",
+    "Name or service not known": "unknown host",
+    "Temporary failure in name resolution": "unknown host",
+    "timed out": "timed out",
+    "timeout exception": "timed out",
+    "database is locked": "database is locked",
+    "readonly database": "the database is read-only",
+    "unable to open database file": "its file cannot be opened",
+    "disk is full": "its disk is full",
+    "not in a valid JSON format": "the answer is not MLflow's",
+}
+_STATUS = re.compile(r"(?:error code|too many) (\d{3})\b")
+
+
+class Notice:
+    """The lines of one run, or of a pipeline with its stages.
+
+    Args:
+        store: how they call the store, without a password.
+        later: the command that sends what is missing.
+        say: writes a line.
+        clean: hides what must not be seen.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        later: str = "",
+        say: Callable[[str], object] = log.warning,
+        clean: Callable[[str], str] = lambda text: _PASSWORD.sub("***@", text),
+    ) -> None:
+        self.store, self.later = clean(store), later
+        self.error: Exception | None = None
+        self.said_outage = self.said_refusal = False
+        self.say, self._clean = say, clean
+
+    def outage(self, what: str, error: Exception) -> None:
+        """Say, once, that the store does not take something now."""
+        if not self.said_outage:
+            self.said_outage = True
+            later = f", or later with {self.later}" if self.later else ""
+            self.say(
+                f"tracking: {self.store} does not take {what} ({self.why(error)}); the run goes on, its folder has "
+                f"everything, and what is missing in the store is sent when it answers{later}"
+            )
+
+    def refusal(self, what: str, error: Exception) -> None:
+        """Say, once, that the store will never take something."""
+        if not self.said_refusal:
+            self.said_refusal = True
+            self.say(
+                f"tracking: {self.store} refuses {what} ({self.why(error)}); the run goes on, its folder has "
+                "everything, and what is refused is left out in the store"
+            )
+
+    def left(self, what: str) -> str:
+        """The text about what was not sent by the end."""
+        why = f" ({self.why(self.error)})" if self.error is not None else ""
+        later = f"; send it with {self.later}" if self.later else ""
+        return f"tracking: {self.store} has not got {what}{why}{later}"
+
+    def why(self, error: BaseException) -> str:
+        """What an error says, in few words."""
+        text = " ".join(str(error).split())
+        for mark, words in _CAUSES.items():
+            if mark in text:
+                return words
+        if found := _STATUS.search(text):
+            return f"error {found[1]}"
+        return on_one_line(self._clean(reason(error, _LONGEST)))
