@@ -69,7 +69,7 @@ class SteadyMLFlowLogger(Logger):
         self.is_new = True  # not a run that is resumed
         self.opens_itself = True  # a command opens it, and ends it, itself
         self.status = "FINISHED"
-        self._client: Any = None
+        self._client = _Client(tracking_uri)
         self._lightning: MLFlowLogger | None = None
         self._trainer: Trainer | None = None
         self._last: dict[str, int] = {}
@@ -77,9 +77,7 @@ class SteadyMLFlowLogger(Logger):
     @property
     def experiment(self) -> Any:
         """MLflow's client, whose calls are made at once: in a step they can stop the run, which `submit` cannot."""
-        if self._client is None:
-            self._client = connect(self.uri)
-        return self._client
+        return self._client  # Lightning asks for it at the start: nothing is connected to before the first call
 
     @property
     def run_id(self) -> str | None:
@@ -197,3 +195,16 @@ class SteadyMLFlowLogger(Logger):
         if former is None:
             return False
         return former == value or value != value or any(part in name for part in ("time/", "perf/"))
+
+
+class _Client:
+    """MLflow's client, made at the first call: making it calls an SQLite store."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._made: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self._made is None:
+            self._made = connect(self._uri)
+        return getattr(self._made, name)

@@ -158,7 +158,7 @@ class Outbox:
             if self.opened and not self.begun:
                 left = ["the whole run"]
             elif self._points:
-                left.insert(0, f"{len(self._points)} values of metrics")
+                left = [f"{len(self._points)} values of metrics", *(each for each in left if each != "metrics")]
             for work in (self.begin, *self._calls.values()):
                 work.future.cancel()
             self._calls.clear()

@@ -14,8 +14,8 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the tracker tries again itself, and says so
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a store that does not answer is a line of ours, not tracebacks
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again itself, and makes no second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # mlflow looks for git
@@ -38,7 +38,7 @@ _WARNINGS = (
 )
 _LOGGERS = {
     "alembic": logging.WARNING,  # one line a migration
-    "mlflow": logging.WARNING,
+    "mlflow": logging.CRITICAL,
     "lightning.pytorch.loggers.mlflow": logging.ERROR,  # a new experiment is no warning
     "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # the devices there are, and tips
     "lightning.fabric.utilities.distributed": logging.WARNING,

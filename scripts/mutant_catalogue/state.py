@@ -197,8 +197,9 @@ STATE = (
             ),
             Mutant(
                 "a resumed run is a new MLflow run",
-                XX,
-                "None",
+                "commands/tracking.py",
+                "            former = live_run(run_dir, client, uri)",
+                "            former = None",
                 ("commands/test_mlflow_runs.py::test_a_resumed_run_goes_on_in_its_own",),
             ),
             Mutant(

@@ -94,7 +94,7 @@ def recorded(monkeypatch):
     """Stages that only record that they ran, and no evaluation."""
     ran: list[str] = []
 
-    def run(config, parent_run_id=None, begun=lambda: None, place=None):
+    def run(config, parent=None, begun=lambda: None, place=None):
         ran.append(config["name"])
         begun()
         folder = Path(config["run_dir"])
@@ -202,7 +202,7 @@ def test_a_start_that_fails_leaves_the_folder_of_a_finished_pipeline(recorded, e
     files = [Path("there/config.yaml"), Path("there/summary.json")]
     former = [file.read_bytes() for file in files]
 
-    def fails(config, parent_run_id, begun, place):
+    def fails(config, parent, begun, place):
         raise UserError("model.path: broken")
 
     monkeypatch.setattr(command, "run", fails)
