@@ -67,6 +67,7 @@ class SampleTable(Callback):
         rows = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
         self._lines = self._lines or Lines(self._file(trainer))
         self._lines.append(*(json.dumps(row, ensure_ascii=False) for row in rows))
+        path = self._file(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, SteadyMLFlowLogger):
                 logger.submit(lambda client, run_id: put_table(client, run_id, path), TABLE)
@@ -79,7 +80,8 @@ class SampleTable(Callback):
 
 def put_table(client: Any, run_id: str, path: Path) -> None:
     """Put all rows of `samples.jsonl` as the run's table, in place of a former one: made twice, it is the same."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # another thread may be writing a line
+    rows = [json.loads(line) for line in whole.split("\n") if line.strip()]
     table = {"columns": list(COLUMNS), "data": [[row.get(key) for key in COLUMNS] for row in rows]}
     client.log_dict(run_id, table, TABLE)
     client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))

@@ -115,7 +115,7 @@ def send_run(folder: Path, client: Any, uri: str, parent_id: str | None = None) 
     log_parameters(client, run_id, flat_parameters(run.config))
     prefix = f"{section['prefix']}-" if section.get("prefix") else ""
     points = log_missing(client, run_id, read_json_lines(folder / "metrics.jsonl"), prefix, sender(client, run_id))
-    if (folder / "samples.jsonl").is_file():
+    if (folder / "samples.jsonl").is_file() and not (folder / "samples.jsonl").is_symlink():
         from rlhf_lightning.callbacks.sample_table import put_table
 
         put_table(client, run_id, folder / "samples.jsonl")

@@ -12,7 +12,7 @@ from rlhf_lightning.commands.after_training import export_model
 from rlhf_lightning.commands.export import _copy_adapter
 from rlhf_lightning.commands.folder_lock import LOCK, FolderLock, check_run_dir
 from rlhf_lightning.commands.lineage import TrainingRun
-from rlhf_lightning.commands.tracking import attach_files
+from rlhf_lightning.commands.tracking import files_of
 from rlhf_lightning.errors import UserError
 
 
@@ -71,11 +71,13 @@ class Client:
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def log_artifact(self, run_id: str, path: str) -> None:
+    def log_artifact(self, run_id: str, path: str, place: str | None) -> None:
         self.sent.append(Path(path).name)
 
-    def log_artifacts(self, run_id: str, path: str, name: str) -> None:
-        self.sent += [file.name for file in Path(path).iterdir()]
+
+def send(client: Client, run: Path) -> None:
+    for _, _, attach in files_of(run):
+        attach(client, "1")
 
 
 def test_nothing_that_a_link_leads_to_is_sent_or_exported(theirs, tmp_path):
@@ -85,11 +87,11 @@ def test_nothing_that_a_link_leads_to_is_sent_or_exported(theirs, tmp_path):
     (run / "stolen.png").symlink_to(theirs / "file")
     (run / "model" / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
     client = Client()
-    attach_files(client, "1", run)
+    send(client, run)
     assert client.sent == ["report.html", "adapter_config.json"]
     (run / "model" / "stolen.txt").symlink_to(theirs / "file")
     client = Client()
-    attach_files(client, "1", run)
+    send(client, run)
     assert client.sent == ["report.html"]
     _copy_adapter(TrainingRun(run, {}, {}), tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["adapter_config.json"]
