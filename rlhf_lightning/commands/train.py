@@ -239,7 +239,7 @@ def _take_over(
             begin_run(run_dir)
         else:
             resume_run(run_dir, checkpoint)
-    open_tracking(loggers)
+    open_tracking(loggers, run_dir)
 
 
 def _end_processes(trainer: Any, error: BaseException | None) -> None:
