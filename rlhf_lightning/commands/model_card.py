@@ -192,7 +192,7 @@ def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple
 
 def _config(config: Mapping[str, Any]) -> str:
     logger = {key: value for key, value in (config.get("logger") or {}).items() if key != "tags"}  # may hold anything
-    kept = {**config, "logger": logger} if logger else config
+    kept = {**config, "logger": logger} if "logger" in config else config
     return _fenced(for_terminal(_yaml(without_secrets(kept))), "yaml")
 
 

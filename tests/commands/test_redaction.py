@@ -143,6 +143,12 @@ def test_a_card_has_neither_the_logger_nor_a_password(tmp_path):
     assert PASSWORD not in model_card(run, "name", "name", adapter=False, chat=False)
 
 
+def test_a_card_leaves_tags_out_that_are_all_the_logger_has(tmp_path):
+    run = read_run(write_run(tmp_path / "run", logger={"tags": {"note": PASSWORD}}))
+    assert run is not None
+    assert PASSWORD not in model_card(run, "name", "name", adapter=False, chat=False)
+
+
 def test_an_address_with_a_password_is_asked_with_it_in_a_header():
     request = _probe(f"http://ana:{PASSWORD}@127.0.0.1:5000/mlflow/")
     assert (

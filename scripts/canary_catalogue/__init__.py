@@ -1,0 +1,1 @@
+"""Payloads of a hostile stranger as data: what is planted, which command meets it, and what lets it fire."""
