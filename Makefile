@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-vllm exact mutants kills check-gpu lint audit format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm exact mutants kills check-gpu lint audit licences format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -70,6 +70,13 @@ lint: $(STAMP)  ## ruff, types, dead code
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/vulture
+
+audit: $(STAMP)  ## check the lock against published advisories (asks pypi.org), and the licences of what is in it
+	$(BIN)/python scripts/licences.py --check
+	$(BIN)/uv tool run --quiet "pip-audit>=2.10,<3" --requirement requirements.lock --no-deps --disable-pip --strict
+
+licences: $(STAMP)  ## list the packages of the lock with their licences
+	$(BIN)/python scripts/licences.py
 
 format: $(STAMP)  ## rewrite the files as ruff likes them
 	$(BIN)/ruff check --fix .
