@@ -20,6 +20,10 @@ class UserError(ValueError):
     """
 
 
+class BlownUpError(UserError):
+    """The weights are not those of a model any more: they are not saved and not exported."""
+
+
 class DiskError(UserError):
     """Something cannot be written: the disk is full, or over a limit, or fails.
 

@@ -26,7 +26,7 @@ from rlhf_lightning.algorithms.resume_points import interrupted, mark
 from rlhf_lightning.algorithms.row_limits import check_rows
 from rlhf_lightning.algorithms.trainable import check_trains
 from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
-from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError, blaming
+from rlhf_lightning.errors import ENDLESS_SCHEDULE, BlownUpError, UserError, blaming
 from rlhf_lightning.models import export_model, shard
 from rlhf_lightning.models.precision import (
     WEIGHTS,
@@ -37,6 +37,8 @@ from rlhf_lightning.models.precision import (
     default_type,
     follow_casts,
 )
+from rlhf_lightning.models.saving import check_weights as check_size
+from rlhf_lightning.models.sharding import local
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,9 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     saves_mid_epoch = True
     """Whether a checkpoint within an epoch can be resumed from."""
 
+    blown_up = 100.0
+    """How many times its first loss a loss has to be for the weights to count as blown up."""
+
     def __init__(
         self,
         model: Callable[[], Any],
@@ -77,6 +82,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         self.rate: Tensor | None = None  # the learning rate of the last optimiser step
         self.accepts_other_rows = False  # of a checkpoint that is resumed
         self.strict_loading = False  # frozen weights are not in the checkpoint
+        self._records = True
 
     def configure_model(self) -> None:
         """Build the networks, once."""
@@ -186,6 +192,8 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
+        if not self._records:
+            return
         metric = self._metric(name)
         metric.update(value.detach() if isinstance(value, Tensor) else value, weight)
 
@@ -210,9 +218,22 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def record_max(self, name: str, value: Tensor) -> None:
         """Add to the maximum of a metric, over all batches and processes since it was last logged."""
+        if not self._records:
+            return
         if name not in self.maxima:
             self.maxima[name] = Maximum(self.device)
         self.maxima[name].update(value.detach())  # type: ignore[operator]
+
+    @torch.no_grad()
+    def loss_again(self, batch: Any) -> Tensor:
+        """Return the loss of a batch that was trained on, with the weights as they are now; nothing is recorded."""
+        self._records = False
+        try:
+            loss = self.training_step(batch, 0)
+            assert isinstance(loss, Tensor)
+            return loss
+        finally:
+            self._records = True
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
         """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged.
@@ -267,8 +288,22 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         """What the run is in the middle of, where a checkpoint cannot be resumed from exactly; None elsewhere."""
         return interrupted(self.trainer)
 
+    def _check_trained(self) -> None:
+        """Raise BlownUpError for trained weights that no model has, on every process: the checkpoint is not written."""
+        try:
+            check_size((name, local(p)) for name, p in self.named_parameters() if p.requires_grad)
+            found = None
+        except BlownUpError as error:
+            found = error
+        several = self.trainer.world_size > 1
+        if several and self.trainer.strategy.reduce_boolean_decision(found is not None, all=False) and found is None:
+            found = BlownUpError("the weights of another process have blown up; train again with a lower optimizer.lr")
+        if found is not None:
+            raise found
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
+        self._check_trained()
         mark(checkpoint, self.interrupted())
         checkpoint["origin"] = origin(self)
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}

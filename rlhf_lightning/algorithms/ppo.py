@@ -86,6 +86,7 @@ class PPOModule(AlignmentModule):
     """
 
     saves_mid_epoch = False
+    blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
 
     def __init__(
         self,
@@ -322,6 +323,11 @@ class PPOModule(AlignmentModule):
             approx_kl = self.sum_over_processes(float(drift)) / self.trainer.world_size
             self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
         return torch.stack([loss for loss, _ in losses]).sum()
+
+    @torch.no_grad()
+    def loss_again(self, batch: Rollout) -> Tensor:
+        """Return the loss of a minibatch with the weights as they are now."""
+        return torch.stack([self.loss(part)[0] for part in self.microbatches(batch)]).sum()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
         """Not between `training_step` and the backward pass, where some parts' gradients are there already."""

@@ -19,6 +19,8 @@ class SFTModule(AlignmentModule):
     label (the completion, or all) is the data module's choice; the EOS is one of them.
     """
 
+    blown_up = 10.0  # guessing costs log(vocabulary) nats per token, some 12: far more is no language model
+
     def nll(self, batch: SequenceBatch) -> tuple[Tensor, int]:
         """Summed negative log-likelihood in nats, and the number of labelled tokens."""
         logprobs = predict_tokens(self.model, batch.input_ids, batch.labels != -100).logprobs

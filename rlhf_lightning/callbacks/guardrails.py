@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from rlhf_lightning.callbacks.last_loss import LastLoss
 from rlhf_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class Guardrails(Callback):
     an engine that samples from another policy (`rollout/logprob_gap` above 0.5 nats a token).
 
     The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
-    checkpoint stays, and the error says which keys to turn.
+    checkpoint stays, and the error says which keys to turn. What the step itself does shows in the loss of the last
+    batch (`LastLoss`), which is computed again before a checkpoint and when training ends.
 
     Args:
         kl_factor: warn when `objective/kl` exceeds this many times its target.
@@ -40,6 +42,7 @@ class Guardrails(Callback):
         self._first_entropy: float | None = None
         self._warned: dict[str, bool] = {}
         self._losses: list[Tensor] = []  # since the last optimiser step
+        self._last = LastLoss()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._losses.clear()
@@ -66,6 +69,14 @@ class Guardrails(Callback):
         if norms and not math.isfinite(read[-1]):
             raise self._error(trainer, "the gradient norm", read[-1])
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._last.keep(trainer, outputs, batch)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._last.look(trainer, pl_module)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         loss = trainer.callback_metrics.get("val/loss")
         if not trainer.sanity_checking and loss is not None and not math.isfinite(float(loss)):
@@ -75,14 +86,20 @@ class Guardrails(Callback):
         self._watch(trainer, pl_module)  # of the epoch before: its figures are logged after the callbacks' epoch end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last.look(trainer, pl_module)
         self._watch(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first_entropy": self._first_entropy, "warned": dict(self._warned)}
+        return {
+            "first_entropy": self._first_entropy,
+            "warned": dict(self._warned),
+            "first_loss": self._last.first,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._first_entropy = state_dict["first_entropy"]
         self._warned = dict(state_dict["warned"])
+        self._last.first = state_dict.get("first_loss")
 
     def _watch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         logged, watched = trainer.callback_metrics, ("objective/kl", "objective/entropy", "rollout/logprob_gap")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.durable import remove_tree
-from rlhf_lightning.errors import reason, writing
+from rlhf_lightning.errors import BlownUpError, reason, writing
 from rlhf_lightning.hashes import FILE, write_hashes
 from rlhf_lightning.stopping import check, held
 
@@ -39,6 +39,8 @@ def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
     """Train. What fails when the last step is done (a callback's end, a logger's flush) only goes to the aftermath."""
     try:
         call()
+    except BlownUpError:
+        raise
     except Exception as error:
         check()
         if trainer.global_step == 0 or not trainer.fit_loop.done:

@@ -11,8 +11,10 @@ from rlhf_lightning.commands.schema import (
     BelowOne,
     Count,
     Fraction,
+    Limited,
     Mapping,
     NonNegative,
+    Number,
     Text,
     Whole,
     strict,
@@ -23,10 +25,10 @@ Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 Switch = bool | None
 
 
-Duration = Annotated[str, Field(pattern=r"^\d+:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
+Duration = Annotated[str, Field(pattern=r"^\d{1,6}:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
 
 
-TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], NonNegative]
+TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], Annotated[float, Field(ge=0, le=1e6)]]
 
 
 # Lightning's registry, which only its import fills; a test compares the two.
@@ -68,9 +70,9 @@ class Trainer(TypedDict, total=False):
     num_nodes: Count
     strategy: Strategy | Mapping
     precision: Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true"]
-    max_epochs: Annotated[int, Field(ge=-1)]
+    max_epochs: Limited
     min_epochs: Count | None
-    max_steps: Annotated[int, Field(ge=-1)]
+    max_steps: Limited
     min_steps: Count | None
     max_time: Duration | TimeDelta | None
     accumulate_grad_batches: Count
@@ -78,7 +80,7 @@ class Trainer(TypedDict, total=False):
     gradient_clip_algorithm: Literal["norm", "value"] | None
     val_check_interval: Limit
     check_val_every_n_epoch: Count | None
-    num_sanity_val_steps: Annotated[int, Field(ge=-1)]
+    num_sanity_val_steps: Limited
     limit_train_batches: Limit
     limit_val_batches: Whole | Fraction | None
     overfit_batches: Whole | Fraction
@@ -114,7 +116,7 @@ class AdamW(TypedDict, total=False):
 class SGD(TypedDict, total=False):
     lr: NonNegative
     momentum: NonNegative
-    dampening: float
+    dampening: Number
     weight_decay: NonNegative
     nesterov: bool
     maximize: bool
@@ -126,14 +128,14 @@ class SGD(TypedDict, total=False):
 @strict
 class WarmUp(TypedDict, total=False):
     num_warmup_steps: Whole
-    last_epoch: int
+    last_epoch: Limited
 
 
 @strict
 class CosineWarmUp(TypedDict, total=False):
     num_warmup_steps: Whole
     num_cycles: NonNegative
-    last_epoch: int
+    last_epoch: Limited
 
 
 @strict
@@ -143,7 +145,7 @@ class ModelCheckpoint(TypedDict, total=False):
     monitor: Text | None
     verbose: bool
     save_last: bool | Literal["link"] | None
-    save_top_k: Annotated[int, Field(ge=-1)]
+    save_top_k: Limited
     save_on_exception: bool
     save_weights_only: bool
     mode: Literal["min", "max"]

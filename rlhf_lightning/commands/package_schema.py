@@ -15,7 +15,9 @@ from rlhf_lightning.commands.schema import (
     Fraction,
     Mapping,
     NonNegative,
+    Number,
     Positive,
+    Seconds,
     Text,
     Whole,
     strict,
@@ -84,14 +86,11 @@ class PromptData(TypedDict, total=False):
     limit: Count | None
 
 
-Weight = Annotated[float, Field(allow_inf_nan=False)]
-
-
 @strict
 class RewardPart(TypedDict, total=False):
     function: Text | None
     model: Text | None
-    weight: Weight
+    weight: Number
     standardize: bool
     dtype: Dtype
     attn_implementation: Text | None
@@ -128,7 +127,7 @@ class VLLMRollout(TypedDict, total=False):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
     sleep: bool
     sync_dir: Text | None
-    timeout: Positive
+    timeout: Seconds
     engine_args: Mapping | None
 
 
@@ -216,7 +215,7 @@ class World(TypedDict, total=False):
     rankings_per_prompt: Count
     temperature: NonNegative
     flip_rate: Annotated[float, Field(ge=0, le=0.5)]
-    length_bias: float
+    length_bias: Number
 
 
 @strict
@@ -239,7 +238,7 @@ class MetricsFile(TypedDict, total=False):
 @strict
 class ProgressBar(TypedDict, total=False):
     refresh_rate: Count
-    seconds: Positive
+    seconds: Seconds
 
 
 @strict

@@ -15,10 +15,17 @@ from typing_extensions import Required, TypedDict
 
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+LARGEST_WHOLE = 2**63 - 1  # what torch and the operating system count with
+LARGEST = 1e12  # its square, which losses take, is far from the end of float32
+LARGEST_SECONDS = 1e9  # thirty years; the operating system waits for no longer than some 290
+
+Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
+Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
+Limited = Annotated[int, Field(ge=-1, le=LARGEST_WHOLE)]  # -1: no limit
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Seconds = Annotated[float, Field(gt=0, le=LARGEST_SECONDS)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Text = Annotated[str, Field(min_length=1)]

@@ -29,6 +29,7 @@ _MISPLACED = {
 }
 
 
+_HUGE = 2.0**32  # bounds beyond it are named to those who pass them
 A_DOZEN, SHOWN = 12, 8  # keys that are listed, and of more than that
 
 _UNKNOWN, _WRONG, _MISSING = range(3)  # told in this order
@@ -148,7 +149,8 @@ def _wrong_value(key: str, value: Any, annotation: Any) -> str:
             return message
     options = [str(option) for option in _literals(annotation)]
     match = nearest(value, options) if isinstance(value, str) else None
-    return f"found {_shown(value)}; allowed: {describe(annotation)}{did_you_mean(match)}"
+    huge = isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= _HUGE
+    return f"found {_shown(value)}; allowed: {describe(annotation, all_bounds=huge)}{did_you_mean(match)}"
 
 
 def _shown(value: Any) -> str:
@@ -157,7 +159,10 @@ def _shown(value: Any) -> str:
         return str(value).lower().replace("none", "null")
     if isinstance(value, Mapping):
         return "a section"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    try:
+        return f'"{value}"' if isinstance(value, str) else str(value)
+    except ValueError:  # Python writes whole numbers of up to 4,300 digits
+        return "a whole number of thousands of digits"
 
 
 def _unwrap(annotation: Any) -> Any:
@@ -180,21 +185,26 @@ def _literals(annotation: Any) -> list[Any]:
     return [option for part in get_args(annotation) for option in _literals(part)]
 
 
-def describe(annotation: Any) -> str:
-    """A type of the schema in words: `a whole number >= 1 or null`."""
+def describe(annotation: Any, all_bounds: bool = False) -> str:
+    """A type of the schema in words: `a whole number >= 1 or null`.
+
+    Args:
+        annotation: the type.
+        all_bounds: name upper bounds that nobody comes near, too.
+    """
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Required, NotRequired):
-        return describe(parts[0])
+        return describe(parts[0], all_bounds)
     if origin is Annotated:
-        return describe(parts[0]) + _bounds(parts[1:])
+        return describe(parts[0], all_bounds) + _bounds(parts[1:], all_bounds)
     if origin is Literal:
         return " | ".join(str(option) for option in parts)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(describe(part) for part in parts))
+        return " or ".join(dict.fromkeys(describe(part, all_bounds) for part in parts))
     if origin is list:
-        return f"a list of: {describe(parts[0])}"
+        return f"a list of: {describe(parts[0], all_bounds)}"
     if origin is dict and get_origin(parts[0]) is Literal:
-        return f"a section of {describe(parts[0])}"
+        return f"a section of {describe(parts[0], all_bounds)}"
     if origin is dict or is_typeddict(annotation):
         return "a section of keys"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true | false", type(None): "null"}
@@ -206,11 +216,14 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
-def _bounds(metadata: tuple[Any, ...]) -> str:
+def _bounds(metadata: tuple[Any, ...], all_bounds: bool) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     limits = [item for info in metadata for item in getattr(info, "metadata", [])]
     words = [
-        f"{sign} {_number(getattr(it, name))}" for it in limits for name, sign in signs.items() if hasattr(it, name)
+        f"{sign} {_number(getattr(it, name))}"
+        for it in limits
+        for name, sign in signs.items()
+        if hasattr(it, name) and (all_bounds or abs(getattr(it, name)) <= _HUGE)
     ]
     words += [f"like {it.pattern}" for it in limits if getattr(it, "pattern", None)]
     return f" {' and '.join(words)}" if words else ""

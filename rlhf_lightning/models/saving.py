@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import BlownUpError
 from rlhf_lightning.hashes import forget_hashes, write_hashes
 from rlhf_lightning.models.adapters import save_network
 from rlhf_lightning.models.reward_model import RewardModel
@@ -34,7 +34,7 @@ def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
     language models are far below that range.
 
     Raises:
-        UserError: one is.
+        BlownUpError: one is.
     """
     for name, weight in weights:
         if not weight.is_floating_point() or not weight.numel():
@@ -42,7 +42,7 @@ def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
         low, high = torch.aminmax(weight.detach())  # NaN if there is one
         largest = float(torch.maximum(-low, high))
         if not largest <= BLOWN_UP:
-            raise UserError(
+            raise BlownUpError(
                 f"{name} holds the value {largest:.3g}: training has blown up, so the model is not written, and an "
                 "earlier one stays as it was; train again with a lower optimizer.lr"
             )

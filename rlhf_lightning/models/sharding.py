@@ -13,10 +13,11 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlhf_lightning.errors import UserError
@@ -46,6 +47,11 @@ def shard(root: nn.Module, mesh: DeviceMesh, gathered: torch.dtype | None = None
     fully_shard(root, mesh=mesh, mp_policy=policy)
     if gathered is not None:
         compute_as(gathered, root)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a sharded tensor that this process has; any other tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def as_forward(root: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
