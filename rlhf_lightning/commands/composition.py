@@ -24,6 +24,7 @@ from rlhf_lightning.commands.redaction import remember_secrets
 from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
 
+MOST_DIGITS = 4300  # of a whole number that Python reads
 HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
@@ -85,7 +86,17 @@ def compose_with_launcher(
         except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
             raise UserError(unreadable_config(error, config_dir)) from error
         except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:  # Hydra's own, unexplained
+            if "integer string conversion" in str(error):
+                raise UserError(_too_many_digits(overrides, config_dir)) from error
             raise UserError(_unexplained(error, overrides, config_dir)) from error
+
+
+def _too_many_digits(overrides: Sequence[str], config_dir: str | None) -> str:
+    """Where a whole number stands that Python does not read: it takes 4,300 digits."""
+    longest = max(overrides, key=lambda word: sum(character.isdigit() for character in word), default="")
+    digits = sum(character.isdigit() for character in longest)
+    where = longest.partition("=")[0].lstrip("+~") if digits > MOST_DIGITS else f"--config-dir: {config_dir}"
+    return f"{where}: a whole number of thousands of digits; allowed: numbers of up to 19 digits"
 
 
 def _unexplained(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:

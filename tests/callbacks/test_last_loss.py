@@ -34,9 +34,10 @@ class Grows(torch.optim.SGD):
         loss = super().step(closure)
         self.state["steps"] = {"n": self.state["steps"].get("n", 0) + 1}
         if self.state["steps"]["n"] == self.at:  # type: ignore[attr-defined]
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    parameter.data += 100 * parameter.grad.sign()
+            parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+            heads = [parameter for parameter in parameters if parameter.ndim == 2 and len(parameter) == 1]
+            for parameter in heads or parameters:  # a head of one number is linear: up is up
+                parameter.data += (1e4 if heads else 100) * parameter.grad.sign()
         return loss
 
 
