@@ -9,7 +9,7 @@ damaged file was passed over or computed again, with a line that says so, or bec
 from __future__ import annotations
 
 import hashlib
-import os
+import importlib
 import random
 import shutil
 import time
@@ -29,6 +29,7 @@ from fault_catalogue.runs import COMMON, FAMILIES, SECONDS, write_folder
 
 FLIPS = 20  # places of a file
 FEW = 2
+MADE = ".made"
 SHORT = ["logger=none", *(word for word in COMMON if not word.startswith(("run_dir", "model.path")))]
 SFT = ["experiment=sft", "data.train=rows.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
 PAIRS = ["data.train=pairs.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
@@ -114,6 +115,13 @@ def damages(content: bytes, draw: random.Random, flips: int) -> Iterator[tuple[s
     yield "a byte more", content + b"x"
 
 
+def import_commands() -> None:
+    """Import what the readers need into this process, once for all forks."""
+    names = ("train", "build", "plan", "planned_run", "chat", "conversation", "evaluate", "export", "model_card")
+    for name in [*(f"commands.{each}" for each in names), "algorithms", "callbacks", "evaluation", "rewards", "data"]:
+        importlib.import_module(f"rlhf_lightning.{name}")
+
+
 def write_runs(folder: Path) -> None:
     """The finished runs, made by the command itself."""
     write_folder(folder)
@@ -160,8 +168,14 @@ class Trials:
     def _try(self, run: str, name: str, reader: str, what: str, changed: bytes) -> None:
         expected, usual = self.expected(run, reader)
         folder = self._copy()
-        (folder / name).write_bytes(changed)
-        code, result, lines = self._read(folder, run, reader)
+        # An adapter names its base by its full path: that is damaged where it lies.
+        file = (self.runs if run == "lora" and name.startswith("sft/") else folder) / name
+        whole = file.read_bytes()
+        file.write_bytes(changed)
+        try:
+            code, result, lines = self._read(folder, run, reader)
+        finally:
+            file.write_bytes(whole)
         new = [line for line in lines if line not in usual]
         self.most_lines = max(self.most_lines, len(new))
         noticed = code == 2 and new and len(new) <= 2 and "Traceback" not in "".join(new)
@@ -226,11 +240,12 @@ def files(runs: Path, run: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
 def flipped(folder: Path, run: str, part: str, flips: int = FLIPS) -> Outcome:
     """Damage every file of a part of a run."""
     began = time.monotonic()
+    import_commands()
     runs = folder.parent / "flipped-bits"
-    if not runs.exists():
-        made = runs.with_name(f"flipped-bits.{os.getpid()}")
-        write_runs(made)
-        made.rename(runs)
+    if not (runs / MADE).exists():
+        shutil.rmtree(runs, ignore_errors=True)
+        write_runs(runs)
+        (runs / MADE).touch()
     trials = Trials(runs, folder)
     names = readers(run)
     for found, name, by in files(runs, run):
