@@ -146,7 +146,7 @@ def test_a_config_that_does_not_go_in_leaves_the_former_one_and_its_summary(
     with pytest.raises(DiskError, match=r"config.yaml cannot be written"):
         write_config(tmp_path, {"name": "x" * 2000})
     assert (tmp_path / "config.yaml").read_text() == "name: former\n"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "summary.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.yaml", "hashes.json", "summary.json"]
 
 
 @pytest.mark.parametrize("size", [0, 100, 5000])

@@ -14,6 +14,7 @@ from rlhf_lightning.commands.ranks import first_process
 from rlhf_lightning.commands.redaction import without_secrets
 from rlhf_lightning.commands.run_folder import run_of_checkpoint
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.hashes import check_files
 
 # What may change: a run with another value still means the same, or says itself what is new (a learning rate).
 _HARMLESS = {
@@ -36,11 +37,12 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     """Print what differs from the config of the checkpoint's run, and refuse what would change its meaning.
 
     Raises:
-        UserError: such a difference, unless `resume_anyway` is set.
+        UserError: such a difference, unless `resume_anyway` is set, or a config.yaml that the run has not written.
     """
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
         return
+    check_files(folder, ("config.yaml",), key="ckpt")
     former: Any = {**_BEFORE, **OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))}  # type: ignore[dict-item]
     changes = {
         key: (old, new)

@@ -213,6 +213,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
         (folder / "summary.json").unlink(missing_ok=True)
 
     write_durably(folder / "config.yaml", lambda file: file.write(text.encode()), forget_former_end)
+    write_hashes(folder, ("config.yaml",))
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -104,7 +104,7 @@ CHANGED_FILES = (
                 "commands/run_folder.py",
                 "        forget_hashes(folder)\n        (folder /",
                 "        (folder /",
-                (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes",),
+                (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end",),
             ),
             Mutant(
                 "any entry of a manifest may have changed",

@@ -15,6 +15,7 @@ from rlhf_lightning.commands.checks import check_model
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.evaluate import check as check_evaluate
 from rlhf_lightning.commands.lineage import check_history, read_run
+from rlhf_lightning.commands.resuming import check_same_run
 from rlhf_lightning.commands.run_folder import read_json_lines, read_summary, write_config, write_summary
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
@@ -105,10 +106,22 @@ def test_the_metrics_of_a_finished_run_are_its_own(run: Path) -> None:
         read_json_lines(run / "metrics.jsonl")
 
 
-def test_a_run_that_goes_on_in_the_folder_voids_the_hashes(run: Path) -> None:
+def test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end(run: Path) -> None:
     write_config(run, {"name": "other", "model": {}, "algorithm": {}})
-    assert not (run / FILE).exists()
+    assert set(json.loads((run / FILE).read_text())["files"]) == {"config.yaml"}
     assert read_summary(run) == {}
+    change(run / "metrics.jsonl")
+    assert read_json_lines(run / "metrics.jsonl") == [{"step": 2, "train/loss": 0.5}]
+
+
+def test_a_run_is_resumed_with_the_config_that_it_has_written(empty_folder: Path) -> None:
+    config = {"name": "one", "seed": 1, "matmul_precision": "highest"}
+    write_config(empty_folder, config)
+    checkpoint = empty_folder / "checkpoints/last.ckpt"
+    check_same_run(config, checkpoint)
+    change(empty_folder / "config.yaml")
+    with pytest.raises(UserError, match=r"^ckpt: .*/config\.yaml has changed since it was written; restore it, or"):
+        check_same_run(config, checkpoint)
 
 
 def test_an_export_has_hashes_and_is_made_of_what_the_run_has_written(run: Path) -> None:
