@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 
 _PACKAGE = Path(__file__).resolve().parent
+_HYDRA = f"{os.sep}site-packages{os.sep}hydra{os.sep}"
 _IMPORT_SYSTEM = str(Path(importlib.__file__).parent)  # the import statement's own frames are frozen
 
 
@@ -38,7 +39,8 @@ class WorkingFolderFinder:
             file = frame.f_code.co_filename
             if not file.startswith(("<frozen", _IMPORT_SYSTEM)):
                 if "site-packages" in file and not file.startswith(self._may_import[0]):  # an environment may lie in it
-                    return f"{os.sep}site-packages{os.sep}hydra{os.sep}" in file
+                    # Hydra looks for the class of a `_target_` there, and also for plugins and optional packages.
+                    return _HYDRA in file and frame.f_code.co_name == "_locate"
                 return file.startswith(self._may_import)
             frame = frame.f_back
         return False
@@ -52,7 +54,7 @@ def import_from_working_folder() -> None:
 
 
 def take_working_folder_off_path() -> None:
-    """Take the working folder off `sys.path` where Python itself put it first (`python -m`, `python -c`)."""
+    """Take the working folder off `sys.path`, where `python -m`, or an empty entry of `PYTHONPATH`, has put it."""
     folder = Path.cwd()
-    if sys.path and sys.path[0] in ("", str(folder)) and not (folder / _PACKAGE.name).is_dir():
-        del sys.path[0]
+    if not (folder / _PACKAGE.name).is_dir():
+        sys.path[:] = [entry for entry in sys.path if entry not in ("", ".") and Path(entry) != folder]

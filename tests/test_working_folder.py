@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -43,3 +45,28 @@ def test_a_library_that_looks_for_a_package_does_not_find_a_file_of_that_name(tm
         "print(eval(compile('__import__(\"importlib\").util.find_spec(\"sentencepiece\")', u.__file__, 'eval')))\n"
     )
     assert python(code, tmp_path).split() == ["False", "None"]
+
+
+def test_plugins_of_hydra_are_not_looked_for_there(tmp_path):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "evil.py").write_text("print('fired')\n")
+    (tmp_path / "colorlog.py").write_text("print('fired')\n")
+    code = (
+        "import hydra\n"
+        "for name in ('hydra_plugins.evil', 'colorlog'):\n"
+        "    make = f'def look():\\n    import {name}\\n'\n"
+        "    space = {}\n"
+        "    exec(compile(make, hydra.__file__, 'exec'), space)\n"
+        "    try:\n        space['look']()\n"
+        "    except ImportError as error:\n        print('not found')\n"
+    )
+    assert python(code, tmp_path).splitlines() == ["not found"] * 2
+
+
+@pytest.mark.parametrize("path", ["", ":{root}", ".:{root}", "{root}:", "{here}:{root}"])
+def test_an_entry_of_the_path_that_means_the_working_folder_does_not_count(path, tmp_path, monkeypatch):
+    """`PYTHONPATH=$PYTHONPATH:/x` has an empty entry, which Python takes for the working folder."""
+    (tmp_path / "colorlog.py").write_text("print('fired')\n")
+    monkeypatch.setenv("PYTHONPATH", path.format(root=ROOT, here=tmp_path))
+    code = "exec(compile('try:\\n import colorlog\\nexcept ImportError:\\n print(0)', '/x/site-packages/a.py', 'exec'))"
+    assert python(code, tmp_path).split() == ["0"]

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.check_types import check_trainer
 from rlhf_lightning.commands.ranks import first_process, under_srun
+from rlhf_lightning.commands.redaction import without_secret_keys
 from rlhf_lightning.commands.tracking import PipelineRun, artifact_location, join_run, store_notice, uses_mlflow
 from rlhf_lightning.errors import UserError, blaming, reason
 
@@ -215,7 +216,7 @@ def _build_logger(config: Mapping[str, Any], run_dir: Path, parent: PipelineRun 
         {**section, "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger"},
         "logger",
         run_name=section.get("run_name") or str(config["name"]),
-        tags={**(section.get("tags") or {}), "run_dir": str(run_dir)},
+        tags={**without_secret_keys(section.get("tags") or {}), "run_dir": str(run_dir)},
         artifact_location=section.get("artifact_location") or artifact_location(uri),
         notice=parent.notice if parent is not None else store_notice(uri, run_dir),
         parent=parent.outbox if parent is not None else None,

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rlhf_lightning.secret_text import HIDDEN, is_secret_key, remember, remember_address, remember_variables, shown
 
-__all__ = ["HIDDEN", "remember_secrets", "remember_words", "shown", "without_secrets"]
+__all__ = ["HIDDEN", "remember_secrets", "remember_words", "shown", "without_secret_keys", "without_secrets"]
 
 _VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
 # Where and who: a path or a name made with one of them is not a secret.
@@ -81,6 +81,15 @@ def _interpolated(node: Any) -> Iterator[tuple[str, Any]]:
             yield str(raw), node[key]
         elif isinstance(node[key], DictConfig | ListConfig):
             yield from _interpolated(node[key])
+
+
+def without_secret_keys(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tags as a store gets them: none is under a key that says it is a secret.
+
+    >>> without_secret_keys({"team": "a", "api_key": "k"})
+    {'team': 'a', 'api_key': '***'}
+    """
+    return {key: HIDDEN if is_secret_key(str(key)) else value for key, value in tags.items()}
 
 
 def without_secrets(value: Any, key: str = "") -> Any:

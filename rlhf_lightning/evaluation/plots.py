@@ -18,6 +18,7 @@ History = Sequence[Mapping[str, float | None]]
 INK, MUTED, FAINT = "#1c2126", "#6b7480", "#d5dae0"
 STYLE: Any = {
     "text.parse_math": False,  # `$` in a prompt or a name is a dollar
+    "text.usetex": False,  # a matplotlibrc in the working folder may ask for it, and TeX reads and runs what texts say
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
