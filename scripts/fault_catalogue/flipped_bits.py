@@ -28,8 +28,6 @@ from fault_catalogue import Fault, Outcome
 from fault_catalogue.runs import COMMON, FAMILIES, SECONDS, write_folder
 
 FLIPS = 20  # places of a file
-FEW = 2
-MADE = ".made"
 SHORT = ["logger=none", *(word for word in COMMON if not word.startswith(("run_dir", "model.path")))]
 SFT = ["experiment=sft", "data.train=rows.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
 PAIRS = ["data.train=pairs.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
@@ -102,9 +100,9 @@ def readers(run: str) -> dict[str, Reader]:
     }
 
 
-def damages(content: bytes, draw: random.Random, flips: int) -> Iterator[tuple[str, bytes]]:
+def damages(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
     """Ways in which a file is not what it was."""
-    for _ in range(flips if content else 0):
+    for _ in range(FLIPS if content else 0):
         bit = draw.randrange(8 * len(content))
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
@@ -122,12 +120,13 @@ def import_commands() -> None:
         importlib.import_module(f"rlhf_lightning.{name}")
 
 
-def write_runs(folder: Path) -> None:
-    """The finished runs, made by the command itself."""
+def write_runs(folder: Path, run: str) -> None:
+    """A finished run, and those that it may have begun from, made by the command itself."""
     write_folder(folder)
     pairs = [{"prompt": text, "chosen": " you can", "rejected": " no"} for text in ("how do i", "what is", "can you")]
     write_rows(folder / "pairs.jsonl", pairs * 3)
-    for name, words in TRAINING.items():
+    for name in list(TRAINING)[: list(TRAINING).index(run) + 1]:
+        words = TRAINING[name]
         _run("train", [*words, f"run_dir={name}", "trainer.max_epochs=2"], folder)
 
 
@@ -149,16 +148,16 @@ class Trials:
     most_lines: int = 0
     _expected: dict[tuple[str, str], tuple[Any, list[str]]] = field(default_factory=dict)
 
-    def try_file(self, run: str, name: str, by: list[str], flips: int) -> None:
-        """Damage a file in every way; the readers take turns."""
+    def try_file(self, run: str, name: str, by: list[str], few: bool) -> None:
+        """Damage a file in every way, or in one; the readers take turns."""
         draw = random.Random(f"{run} {name}")
         content = (self.runs / name).read_bytes()
         beside = next(
             (each for each in sorted((self.runs / name).parent.iterdir()) if self._is_other(each, name)), None
         )
-        found = list(damages(content, draw, flips))
+        found = list(damages(content, draw))
         found += [(f"{beside.name} in its place", beside.read_bytes())] if beside else []
-        for i, (what, changed) in enumerate(found):
+        for i, (what, changed) in enumerate(found[:1] if few else found):
             if changed != content:
                 self._try(run, name, by[i % len(by)], what, changed)
 
@@ -237,20 +236,21 @@ def files(runs: Path, run: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             yield "base", str(file.relative_to(runs)), ("next", "export", "evaluate")
 
 
-def flipped(folder: Path, run: str, part: str, flips: int = FLIPS) -> Outcome:
+def flipped(folder: Path, run: str, part: str, few: bool = False) -> Outcome:
     """Damage every file of a part of a run."""
     began = time.monotonic()
     import_commands()
-    runs = folder.parent / "flipped-bits"
-    if not (runs / MADE).exists():
+    runs = folder.parent / f"flipped-bits.{run}"
+    made = runs.with_suffix(".made")
+    if not made.exists():
         shutil.rmtree(runs, ignore_errors=True)
-        write_runs(runs)
-        (runs / MADE).touch()
+        write_runs(runs, run)
+        made.touch()
     trials = Trials(runs, folder)
     names = readers(run)
     for found, name, by in files(runs, run):
         if found == part and (runs / name).is_file():
-            trials.try_file(run, name, [each for each in by if each in names], flips)
+            trials.try_file(run, name, [each for each in by if each in names], few)
     total = trials.counts.total() + len(trials.bad)
     counts = ", ".join(f"{number} {name}" for name, number in sorted(trials.counts.items()))
     note = f"{total} damages: {counts}" + "".join(f"; UNNOTICED {each}" for each in trials.bad[:10])
@@ -260,5 +260,5 @@ def flipped(folder: Path, run: str, part: str, flips: int = FLIPS) -> Outcome:
 PARTS = [(run, part) for run in TRAINING for part in ("model/", "checkpoints/", "files")] + [("lora", "base")]
 FAULTS = [
     *(Fault(f"flipped bits: {run}, {part}", True, partial(flipped, run=run, part=part)) for run, part in PARTS),
-    Fault("flipped bits: dpo, files, few", False, partial(flipped, run="dpo", part="files", flips=FEW)),
+    Fault("flipped bits: sft, model/, one for each file", False, partial(flipped, run="sft", part="model/", few=True)),
 ]
