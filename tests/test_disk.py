@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lightning import durable
+from rlhf_lightning import durable, run_identity
 from rlhf_lightning.callbacks import DurableCheckpointIO
 from rlhf_lightning.commands import command_line
 from rlhf_lightning.commands.after_training import export_model
-from rlhf_lightning.commands.run_folder import write_config
+from rlhf_lightning.commands.run_folder import begin_run, has_checkpoint, write_config
+from rlhf_lightning.commands.run_start import StartRun
 from rlhf_lightning.commands.train import saying_how_to_go_on
 from rlhf_lightning.disk import disk_error, lacks_room
 from rlhf_lightning.durable import append_durably, replacing_folder, what_is_broken, write_text_durably
@@ -267,3 +268,28 @@ def test_what_a_stream_refuses_for_another_reason_is_raised() -> None:
 
     with pytest.raises(BrokenPipeError):
         GuardedStream(Closed()).write("x")
+
+
+@pytest.mark.parametrize("fails", [begin_run, write_text_durably])
+def test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one(
+    fails: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_run(tmp_path)
+    write_config(tmp_path, {"name": "former"})
+    DurableCheckpointIO(tmp_path).save_checkpoint({}, tmp_path / "checkpoints/last.ckpt")
+    write_text_durably(tmp_path / "summary.json", "{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if fails is begin_run:
+        monkeypatch.setattr(run_identity, "write_text_durably", full)
+    else:
+        monkeypatch.setattr(durable.os, "fsync", full)
+    start = StartRun(lambda: write_config(tmp_path, {"name": "second"}, lambda: begin_run(tmp_path)))
+    with pytest.raises(DiskError, match=r"cannot be written: no space left on device"):
+        start()
+    assert not start.begun
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert has_checkpoint(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -202,13 +202,21 @@ def _beside(folder: Path) -> list[Path]:
     return list(siblings.glob("*/checkpoints")) if siblings.parent == OUTPUTS.resolve() else []
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """The composed config, before anything else, and without the summary of an earlier run."""
+def write_config(folder: Path, config: Mapping[str, Any], first: Callable[[], object] = lambda: None) -> None:
+    """The composed config, before anything else, and without the summary of an earlier run.
+
+    Args:
+        folder: of the run.
+        config: what is written.
+        first: called when the config is on the disk, before it takes its place: where that fails, the folder is still
+            the earlier run's, whole.
+    """
     text = OmegaConf.to_yaml(OmegaConf.create(without_secrets(config)))
     with writing(folder / "config.yaml"):
         folder.mkdir(parents=True, exist_ok=True)
 
     def forget_former_end(_: object) -> None:
+        first()
         forget_hashes(folder)
         (folder / "summary.json").unlink(missing_ok=True)
 

@@ -22,7 +22,7 @@ class StartRun(Callback):
 
     Attributes:
         resumed: whether training has started, from a checkpoint if there is one.
-        begun: whether `begin` was called.
+        begun: whether `begin` was called, and has not failed.
     """
 
     def __init__(self, begin: Callable[[], object]) -> None:
@@ -41,4 +41,8 @@ class StartRun(Callback):
         """Begin, unless that was done."""
         if not self.begun:
             self.begun = True
-            self.begin()
+            try:
+                self.begin()
+            except BaseException:
+                self.begun = False  # the folder is still as it was
+                raise

@@ -234,11 +234,9 @@ def _take_over(
     with held():
         begun()
         lock.take()
-        write_config(run_dir, config)
-        if checkpoint is None:
-            begin_run(run_dir)
-        else:
-            resume_run(run_dir, checkpoint)
+        write_config(
+            run_dir, config, lambda: begin_run(run_dir) if checkpoint is None else resume_run(run_dir, checkpoint)
+        )
     open_tracking(loggers, run_dir)
 
 
@@ -350,7 +348,9 @@ def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except DiskError as error:
-        raise UserError(f"{error.finding}; {error.remedy}, and {how()}") from error
+        then = how()
+        joined = "; " if then.startswith("there is no") else ", and "
+        raise UserError(f"{error.finding}; {error.remedy}{joined}{then}") from error
 
 
 def print_end(folder: Path, config: Mapping[str, Any], made: Collection[Path] = ()) -> None:

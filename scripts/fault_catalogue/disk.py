@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fault_catalogue import Fault, Outcome
 from fault_catalogue.runs import COMMON, FAMILIES, Running, undisturbed, write_folder
 
 NO_LOGGER = ["logger=none"]
+AGAIN = "start it again with the same command"
 DONE_AFTERWARDS = 3  # exit code: trained and exported, and something after it failed
 # Fills the disk up to some bytes when the last step is done, so that what follows training finds it full.
 FILLS = """
@@ -109,7 +111,7 @@ def what_is_wrong(made: Path, run: Running, codes: Sequence[int]) -> list[str]:
         f"exit code {run.code}": run.code not in codes,
         f"{len(run.err)} lines, such as {run.err[-1:]}": len(run.err) != 1,
         f"the line does not say what: {line}": "cannot be written" not in line,
-        f"the line does not say how to go on: {line}": "ckpt=last" not in line and "start the same" not in line,
+        f"the line does not say how to go on: {line}": not line.endswith(AGAIN) and "ckpt=last" not in line,
         f"left {hidden}": hidden,
         f"broken {broken}": broken,
         f"half a line in {half}": half,
@@ -173,6 +175,34 @@ def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outco
     return summed_up(found)
 
 
+def full_over_a_finished_run(folder: Path, family: str, left: Sequence[int]) -> Outcome:
+    """So many KiB are left where an earlier run has ended, in whose folder another one begins."""
+    wrong, stopped, seconds = [], 0, 0.0
+    place = prepared(folder.parent / f"{folder.name}.finished")
+    with small_disk(place / "run", 1 << 14):
+        first = Running("train", [*ALL[family], *NO_LOGGER], place)
+        if first.wait() != 0:
+            raise RuntimeError(f"the earlier run ended with {first.code}: {first.err}")
+        before = contents(place / "run")
+        for kib in left:
+            free = shutil.disk_usage(place / "run").free
+            (place / "run/filler").write_bytes(bytes(free - (kib << 10)))
+            second = Running("train", [*ALL[family], *NO_LOGGER, "seed=7"], place)
+            code = second.wait()
+            stopped, seconds = stopped + 1, seconds + second.seconds
+            (place / "run/filler").unlink()
+            wrong += what_is_wrong(place / "run", second, (2,)) if code else [f"{kib} KiB: it was not stopped"]
+            changed = [name for name, content in before.items() if contents(place / "run").get(name) != content]
+            wrong += [f"{kib} KiB: changed {changed}"] if changed else []
+    note = wrong[0] if wrong else f"stopped {stopped} times, the earlier run is whole"
+    return Outcome(len(wrong), None, seconds - first.seconds * stopped, 1, not wrong, note)
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    """All files of a run folder."""
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
 def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
     """A file may have so many KiB (ulimit -f)."""
     found = []
@@ -229,6 +259,11 @@ FAULTS = [
     *(
         Fault(f"disk: {family}, full at any moment", True, partial(full, family=family, sizes=sizes))
         for family, sizes in FULL.items()
+    ),
+    Fault(
+        "disk: sft, full when a second run begins in the folder",
+        False,
+        partial(full_over_a_finished_run, family="sft", left=(0, 4)),
     ),
     *(
         Fault(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mutant_catalogue.rows import Mutant, Row
 
+DISK = "test_disk.py"
 IDENTITY = "run_identity.py"
 TIMES = "test_run_identity.py::test_the_times_of_files_do_not_matter"
 CLOCK = "test_run_identity.py::test_a_clock_that_is_set_in_the_middle_of_a_run_does_not_change_the_order"
@@ -61,6 +62,47 @@ RUNS = (
                 "saved > started.since if saved",
                 "True if saved",
                 ("commands/test_launching.py::test_a_job_that_is_queued_again_resumes_what_it_has_saved_itself",),
+            ),
+        ),
+    ),
+    Row(
+        "a full disk costs what was there, or is a traceback",
+        "what does not go in whole leaves the former file whole and nothing beside it; one line says what to do",
+        (
+            Mutant(
+                "half a line stays at the end of metrics.jsonl",
+                "durable.py",
+                "                os.truncate(path, length)\n",
+                "                pass\n",
+                (f"{DISK}::test_lines_that_do_not_go_in_whole_leave_the_file_as_it_was",),
+            ),
+            Mutant(
+                "a part-written file stays beside the former one",
+                "durable.py",
+                "            beside.unlink(missing_ok=True)  # a full disk needs the room\n",
+                "            pass\n",
+                (f"{DISK}::test_a_limit_of_size_leaves_the_former_checkpoint_and_no_temporary_file",),
+            ),
+            Mutant(
+                "a run takes its folder over before there is room for its config",
+                "commands/run_folder.py",
+                "        first()\n        forget_hashes(folder)\n",
+                '        (folder / "summary.json").unlink(missing_ok=True)\n        first()\n',
+                (f"{DISK}::test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one",),
+            ),
+            Mutant(
+                "a disk's error is lost behind the one that it led to",
+                "disk.py",
+                "following.__cause__ or (None if following.__suppress_context__ else following.__context__)",
+                "None",
+                (f"{DISK}::test_an_error_of_the_disk_is_found_behind_those_that_it_led_to",),
+            ),
+            Mutant(
+                "a log on a full disk stops the run",
+                "guarded_streams.py",
+                "            if disk_error(error) is None:\n                raise\n",
+                "            raise\n",
+                (f"{DISK}::test_a_log_on_a_full_disk_does_not_stop_a_command_and_is_said_at_its_end",),
             ),
         ),
     ),
