@@ -175,8 +175,9 @@ class SteadyMLFlowLogger(Logger):
     def _lightnings(self) -> MLFlowLogger:
         """Lightning's own logger, of the run that is open."""
         if self._lightning is None:
-            self._lightning = MLFlowLogger(**{**self.arguments, "run_id": self.opened})
-            self._lightning.experiment  # noqa: B018 - its `finalize` does nothing before
+            made = MLFlowLogger(**{**self.arguments, "run_id": self.opened})
+            made.experiment  # noqa: B018 - its `finalize` does nothing before
+            self._lightning = made
         return self._lightning
 
     def send_points(self, points: list[Point]) -> None:

@@ -18,7 +18,7 @@ def connect(uri: str) -> Any:
     """An MLflow client. It calls the store, and waits for it: not for the thread that trains."""
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///"):
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:"):  # the latter has options of its own
         _make_sqlite(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
     return MlflowClient(uri)
 

@@ -16,7 +16,7 @@ from kill_resume import end_of
 
 SECONDS = 300.0  # for one run, also on a slow machine
 # A callback that waits where a step ends, until the fault has been made: `reached.3` is the run's, `go.3` is ours.
-PAUSES = """
+CALLBACK = """
 import time
 from pathlib import Path
 from lightning.pytorch import Callback
@@ -75,7 +75,7 @@ def write_folder(folder: Path) -> None:
     write_rows(folder / "rows.jsonl", [{**row, "completion": text} for row in prompts for text in answers])
     write_rows(folder / "prompts.jsonl", prompts)
     (folder / "mine.py").write_text(REWARDS)
-    (folder / "pauses.py").write_text(PAUSES)
+    (folder / "pauses.py").write_text(CALLBACK)
 
 
 class Running:
@@ -171,12 +171,15 @@ class Undisturbed:
 _undisturbed: dict[tuple[Path, str, tuple[str, ...]], Undisturbed] = {}
 
 
-def undisturbed(shared: Path, family: str, words: list[str]) -> Undisturbed:
-    """The undisturbed run of a family with these words, made once."""
+def undisturbed(
+    shared: Path, family: str, words: list[str], prepare: Callable[[Path], object] = lambda folder: None
+) -> Undisturbed:
+    """The undisturbed run of a family with these words, made once, in a folder that is prepared first."""
     key = (shared, family, tuple(words))
     if key not in _undisturbed:
         folder = shared / f"undisturbed.{len(_undisturbed)}"
         write_folder(folder)
+        prepare(folder)
         run = Running("train", [*FAMILIES[family], *words], folder)
         if run.wait() != 0:
             raise RuntimeError(f"the undisturbed run of {family} ended with {run.code}: {run.err[-3:]}")
