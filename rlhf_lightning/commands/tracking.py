@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rlhf_lightning.callbacks.notice import Notice
     from rlhf_lightning.callbacks.tracker import Outbox
 
-_LONGEST = 45.0  # seconds that the end of a run waits for its store in all, and ...
+_LONGEST = 30.0  # seconds that the end of a run waits for its store in all, and ...
 _BYTES_PER_SECOND = 10e6  # ... a second more for so many bytes of the model
 _A_MOMENT = 2.5  # seconds that it waits without a word
 _OF_A_STAGE = 2.0  # seconds that a stage waits for a store that takes nothing: its pipeline's end tries again

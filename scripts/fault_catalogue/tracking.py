@@ -95,7 +95,7 @@ def outcome(folder: Path, run: Running, whole: Undisturbed, uri: str, database: 
     }
     wrong = [fault for fault, is_there in faults.items() if is_there]
     lost = len(whole.end["metrics.jsonl"]) - len(end["metrics.jsonl"]) + len(missing)
-    later = re.search(r"has not got (.*?) \(", "\n".join([run.out, *run.err]))
+    later = re.search(r"has not got (.*?)(?: \(|; )", "\n".join([run.out, *run.err]))
     note = f"sent later: {later[1]}" if later else "all sent by its end"
     return Outcome(lost, end == whole.end, run.seconds - whole.seconds, len(said), not wrong, "; ".join(wrong) or note)
 
@@ -263,6 +263,50 @@ def no_artifacts(folder: Path, family: str) -> Outcome:
     return made
 
 
+PIPELINE = """# @package _global_
+stages:
+  sft: {experiment: sft}
+  ppo: {experiment: ppo, model_from: sft}
+"""
+
+
+def stages_untracked(folder: Path, back: bool) -> Outcome:
+    """A pipeline's server is dead from the start, to the end or to its second stage; it is sent by its one command."""
+    write_folder(folder)
+    empty_store(folder)
+    (folder / "conf/pipeline").mkdir(parents=True)
+    (folder / "conf/pipeline/two.yaml").write_text(PIPELINE)
+    words = ["--config-dir", "conf", "pipeline=two", "run_dir=pipe", "name=pipe"]
+    for family, own in ((name, FAMILIES[name]) for name in PAUSES):
+        kept = [word for word in own if not word.startswith(("experiment=", "run_dir="))]
+        words += [f"stages.{family}.{word}" for word in kept if family == "sft" or not word.startswith("model.path")]
+    server = Server(folder)
+    began = time.monotonic()
+    try:
+        run = Running("pipeline", [*words, f"logger.tracking_uri={server.uri}"], folder)
+        run.wait_until(lambda: (folder / "pipe/sft/summary.json").exists())
+        if back:
+            server.start()
+        run.wait()
+        server.mend()
+        track = Running("track", ["run=pipe", f"tracking_uri={server.uri}"], folder)
+        track.wait()
+    finally:
+        server.kill()
+    wrong = [] if run.code == track.code == 0 else [f"exit codes {run.code} and {track.code}: {run.err} {track.err}"]
+    lost = 0
+    for stage in ("sft", "ppo") if not wrong else ():
+        store, states = points_in_store(folder / "pipe" / stage, f"sqlite:///{folder}/mlflow.db")
+        missing = [point for point in points_in_file(folder / "pipe" / stage) if store[point] == 0]
+        lost += len(missing)
+        if missing or max(store.values()) > 1 or states != ["FINISHED"] * 3:
+            wrong.append(f"{stage}: {len(missing)} points missing, {max(store.values())} times, runs {states}")
+    if len(run.err) != 1 or "rlhf-track run=pipe" not in run.err[0] or "hunter2" in run.out + run.err[0]:
+        wrong.append(f"{len(run.err)} lines: {run.err}")
+    seconds, note = time.monotonic() - began, "its stages and itself; the seconds are of all"
+    return Outcome(lost, None, seconds, len(run.err), not wrong, "; ".join(wrong) or note)
+
+
 BADLY = ("dead", "500", "slowly", "never", "HTML", "another JSON", "a JSON list", "401", "403", "429")
 
 
@@ -282,7 +326,7 @@ FAULTS = [
             True,
             partial(locked, family=family, seconds=seconds, at_start=at_start),
         )
-        for family in FAMILIES
+        for family in PAUSES
         for seconds in (20, 100)
         for at_start in (False, True)
     ),
@@ -292,7 +336,7 @@ FAULTS = [
             (family, mode, at_start, back) not in QUICK,
             partial(answered_badly, family=family, mode=mode, at_start=at_start, back=back),
         )
-        for family in FAMILIES
+        for family in PAUSES
         for mode in (*BADLY, "500 for artifacts")
         for at_start, back in ((True, False), (False, False), (False, True))
         if not (at_start and mode in ("401", "403"))
@@ -302,10 +346,18 @@ FAULTS = [
         Fault(f"tracking: the server answers with {mode} at the start", True, partial(refused_at_start, mode=mode))
         for mode in ("401", "403")
     ),
+    *(
+        Fault(
+            f"tracking: a pipeline's server is dead from the start{', until its second stage' if back else ''}",
+            True,
+            partial(stages_untracked, back=back),
+        )
+        for back in (False, True)
+    ),
     Fault("tracking: two first runs make one SQLite store", True, two_first_runs),
     *(
         Fault(f"tracking: {family}, {what}", True, partial(make, family=family))
-        for family in FAMILIES
+        for family in PAUSES
         for what, make in (
             ("the store's file cannot grow", no_room),
             ("the store is read-only", read_only),

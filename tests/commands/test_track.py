@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from rlhf_lightning.callbacks.mlflow_store import NewRun, connect
 from rlhf_lightning.commands import track
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.folder_lock import FolderLock
 from rlhf_lightning.commands.mlflow_runs import FILE, mark_behind
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_run
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store: to make one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    connect(f"sqlite:///{folder}/mlflow.db")
+    return folder / "mlflow.db"
+
+
+def store() -> str:
+    """The address of the working folder's store. MLflow keeps connections by address, so it is a whole one."""
+    return f"sqlite:///{Path.cwd()}/mlflow.db"
+
+
 @pytest.fixture
-def run(empty_folder: Path) -> Path:
-    logger = {"_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "tracking_uri": "sqlite:///mlflow.db"}
+def run(empty_folder: Path, tables: Path) -> Path:
+    shutil.copy(tables, "mlflow.db")
+    logger = {"_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "tracking_uri": store()}
     folder = write_run(Path("run"), logger=logger)
     rows = [{"step": i, "epoch": 0, "train/loss": i / 10} for i in range(1, 5)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mark_behind(folder, "sqlite:///mlflow.db")
+    mark_behind(folder, store())
     return folder
 
 
@@ -29,7 +46,7 @@ def test_a_run_that_its_store_has_never_seen_is_sent_whole_and_then_not_again(ru
     config = compose_config("track", ["run=run"])
     track.track(config)
     run_id = next(iter(json.loads((run / FILE).read_text())["runs"].values()))
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(store())
     history = client.get_metric_history(run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
     assert client.get_run(run_id).info.status == "FINISHED"
@@ -39,6 +56,61 @@ def test_a_run_that_its_store_has_never_seen_is_sent_whole_and_then_not_again(ru
     track.track(config)
     assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3, 4, 5]
     assert "sent: 2 values" in capsys.readouterr().out  # the loss and the epoch of the new row
+
+
+def test_a_pipeline_is_sent_with_its_stages_under_it(run: Path) -> None:
+    pipeline = Path("pipe")
+    logger = {"_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "tracking_uri": store()}
+    for name in ("sft", "ppo"):
+        shutil.copytree(run, pipeline / name)
+        write_run(pipeline / name, logger=logger)
+    (pipeline / "sft" / FILE).unlink()
+    (pipeline / "config.yaml").write_text(
+        json.dumps({"name": "pipe", "logger": logger, "stages": {"sft": {}, "ppo": {}}})
+    )
+    (pipeline / "summary.json").write_text('{"sft.loss": 0.5, "ppo.kl": null}')
+    track.track(compose_config("track", ["run=pipe"]))
+    track.track(compose_config("track", ["run=pipe"]))
+    client = MlflowClient(store())
+    found = client.search_runs([client.get_experiment_by_name("rlhf-lightning").experiment_id])
+    by_name = {each.info.run_name: each for each in found}
+    assert sorted(by_name) == ["pipe", "ppo", "sft"] and len(found) == 3
+    assert {each.info.status for each in found} == {"FINISHED"}
+    assert by_name["pipe"].data.metrics == {"sft.loss": 0.5}
+    for name in ("sft", "ppo"):
+        assert by_name[name].data.tags["mlflow.parentRunId"] == by_name["pipe"].info.run_id
+        assert [point.step for point in client.get_metric_history(by_name[name].info.run_id, "train/loss")] == [
+            1,
+            2,
+            3,
+            4,
+        ]
+
+
+def test_all_runs_below_a_folder_are_sent(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        shutil.copytree(run, Path("sweep") / str(number))
+        (Path("sweep") / str(number) / FILE).unlink()
+    write_run(Path("sweep/untracked"))
+    track.track(compose_config("track", ["run=sweep"]))
+    out = capsys.readouterr().out
+    assert "8 values of sweep/0" in out and "8 values of sweep/1" in out and "untracked" not in out
+
+
+def test_a_run_that_goes_on_is_left_alone(run: Path) -> None:
+    with FolderLock(run) as lock:
+        lock.take()
+        with pytest.raises(UserError, match="another run is going on"):
+            track.track(compose_config("track", ["run=run"]))
+
+
+def test_a_run_that_an_unanswered_attempt_has_made_is_found_again(run: Path) -> None:
+    client = connect(store())
+    lost = NewRun("rlhf-lightning", "run", {})
+    made = lost.make(client)
+    mark_behind(run, store(), lost.key)
+    track.track(compose_config("track", ["run=run"]))
+    assert list(json.loads((run / FILE).read_text())["runs"].values()) == [made]
 
 
 @pytest.mark.parametrize(
