@@ -9,12 +9,14 @@ ignore (`nohup`, a job in a script's background) stays ignored.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +39,8 @@ class _State:
     first: float | None = None  # when it came
     held: int = 0
     waiting: bool = False  # it has come in a block that is held, and is still to be raised
-    lost: bool = False  # it was raised where Python drops exceptions
+    lost: bool = False  # it was raised where exceptions are dropped
+    raised: weakref.ref[Terminated] | None = None
     follows: bool = False
     over: int | None = None  # the exit code, once nothing is left to stop
     advice: str | None = None
@@ -95,6 +98,8 @@ def listening(follows: bool = False, for_good: bool = False) -> Iterator[None]:
     undo = contextlib.ExitStack()
     try:
         _install(undo)
+        if for_good:
+            atexit.register(_ignore_signals)  # before any other, so that it is called last
         yield
         code = 0
     except SystemExit as end:
@@ -135,7 +140,7 @@ def raise_what_waited() -> None:
     """Raise the signal that has come while it was held, unless another block still holds it."""
     if _state.waiting and not _state.held and not _state.follows and _state.signum is not None:
         _state.waiting = False
-        raise Terminated(_state.signum)
+        raise _stop(_state.signum)
 
 
 def told() -> int | None:
@@ -151,13 +156,13 @@ def tell(signum: int) -> None:
 def check() -> None:
     """Raise `Terminated` if the process was told to stop: for code that catches exceptions and goes on."""
     if _state.signum is not None and not _state.follows:
-        raise Terminated(_state.signum)
+        raise _stop(_state.signum)
 
 
 def forget() -> None:
     """Go on after a signal that has only ended a part of the work, such as one answer of a conversation."""
     _state.signum = _state.first = _state.advice = None
-    _state.waiting = False
+    _state.waiting = _state.lost = False
 
 
 def signal_of(error: BaseException) -> int | None:
@@ -203,13 +208,19 @@ def _install(undo: contextlib.ExitStack) -> None:
             undo.callback(signal.signal, signum, _former[signum])
     undo.enter_context(_second_interrupt())
     undo.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
-    sys.unraisablehook = _not_lost(sys.unraisablehook)
+    sys.unraisablehook = _without_stops(sys.unraisablehook)
 
 
 def _unblock() -> None:
     """Get what `block_until_listening` has kept back."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _former)
+
+
+def _ignore_signals() -> None:
+    """The rest is Python's, which would let a signal kill it while it tidies up."""
+    for signum in _former:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _forget_all() -> None:
@@ -229,7 +240,24 @@ def _on_signal(signum: int, *_: Any) -> None:
     if _state.held or _state.follows:
         _state.waiting = True
     else:
-        raise Terminated(_state.signum)
+        raise _stop(_state.signum)
+
+
+def _stop(signum: int) -> Terminated:
+    """The exception, which is raised again, a moment later, if somebody drops it and goes on.
+
+    Python does in a finaliser, and so do libraries that catch everything. It lives as long as it is on its way, or is
+    the cause of another exception.
+    """
+    error = Terminated(signum)
+    _state.raised = weakref.ref(error, _when_dropped)
+    return error
+
+
+def _when_dropped(reference: weakref.ref[Terminated]) -> None:
+    if reference is _state.raised and _state.signum is not None and _state.over is None:
+        _state.lost, _state.first = True, time.monotonic()
+        threading.Timer(REPEAT / 4, _once_more, (_state.signum,)).start()
 
 
 @contextlib.contextmanager
@@ -274,23 +302,15 @@ def _leave(code: int) -> NoReturn:
     _exit(code)
 
 
-def _not_lost(former: Callable[[Any], object]) -> Callable[[Any], object]:
-    """Raise a stop again, a moment later, if it was raised in a finaliser, where Python prints it and goes on."""
-
-    def hook(dropped: Any) -> None:
-        if not isinstance(dropped.exc_value, Terminated) or _state.signum is None or _state.over is not None:
-            former(dropped)
-            return
-        _state.lost, _state.first = True, time.monotonic()
-        threading.Timer(REPEAT / 4, _once_more, (_state.signum,)).start()
-
-    return hook
+def _without_stops(former: Callable[[Any], object]) -> Callable[[Any], object]:
+    """The hook for exceptions that Python drops, which prints them, but not a stop: it is raised again."""
+    return lambda dropped: None if isinstance(dropped.exc_value, Terminated) else former(dropped)
 
 
 def _once_more(signum: int) -> None:
     """Send a real signal to the main thread, which may be waiting in a call that only a signal ends."""
     identity = threading.main_thread().ident
-    if identity is not None and hasattr(signal, "pthread_kill"):
+    if _state.lost and identity is not None and hasattr(signal, "pthread_kill"):
         signal.pthread_kill(identity, signum)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -124,6 +125,33 @@ def test_a_stop_that_python_drops_in_a_finaliser_is_raised_again(capsys: Any) ->
         pytest.fail("the stop was lost")
 
     assert stopped(body, capsys) == (143, f"stopped by SIGTERM; {AGAIN}\n")
+
+
+def test_a_stop_that_a_library_catches_is_raised_again(capsys: Any) -> None:
+    def body() -> None:
+        with contextlib.suppress(BaseException):
+            send()
+        time.sleep(10)
+        pytest.fail("the stop was lost")
+
+    assert stopped(body, capsys) == (143, f"stopped by SIGTERM; {AGAIN}\n")
+
+
+def test_a_stop_is_not_raised_again_while_files_are_tidied_up(capsys: Any) -> None:
+    done: list[str] = []
+
+    def body() -> None:
+        try:
+            try:
+                send()
+            except BaseException as error:
+                raise RuntimeError("wrapped") from error
+        finally:
+            time.sleep(0.2)
+            done.append("tidy")
+
+    assert stopped(body, capsys)[0] == 143
+    assert done == ["tidy"]
 
 
 def test_the_innermost_advice_is_given_spaces_included(capsys: Any) -> None:
