@@ -301,6 +301,10 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         if found is not None:
             raise found
 
+    def reference_hash(self) -> str | None:
+        """Return the hash of the frozen network that this run compares with; None: there is none to check here."""
+        return None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
         self._check_trained()

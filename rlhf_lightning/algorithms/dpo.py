@@ -63,6 +63,7 @@ class DPOModule(AlignmentModule):
         self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
         self.precompute_reference = precompute_reference
         self.reference: Reference | None = None
+        self._reference_hash: str | None = None
         self.reference_table: dict[int, float] = {}
 
     def configure_model(self) -> None:
@@ -92,7 +93,8 @@ class DPOModule(AlignmentModule):
         path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
         batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
         tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
-        key = self.reference.fingerprint() + tokens.hexdigest() + f" {self.precision}"
+        self._reference_hash = self.reference.fingerprint()
+        key = self._reference_hash + tokens.hexdigest() + f" {self.precision}"
         table = self._saved_table(path, key)
         if not table:
             with self.trainer.precision_plugin.forward_context():
@@ -121,6 +123,12 @@ class DPOModule(AlignmentModule):
                 f"{path} has changed since it was written; the reference's log-probabilities are computed again"
             )
         return saved["table"] if whole and saved["key"] == key else {}
+
+    def reference_hash(self) -> str | None:
+        """Return the hash of the reference, also once it is only a table."""
+        if self.reference is not None and self._reference_hash is None:
+            return self.reference.fingerprint()
+        return self._reference_hash
 
     @torch.no_grad()
     def reference_logps(self, batch: PreferenceBatch) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whose checkpoint it is: one of another algorithm, network or data would be taken up without a word.
+"""Whose checkpoint it is: one of another algorithm, network, data or reward would be taken up without a word.
 
 Parameters are found by name, so that a DPO run's fit an SFT run; those that are missing or new are left as they are.
 """
@@ -8,14 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.models.adapters import has_adapter
+from rlhf_lightning.models.remembered_hash import frozen_mark
 
 if TYPE_CHECKING:
     from rlhf_lightning.algorithms.base import AlignmentModule
 
 
 def origin(module: AlignmentModule) -> dict[str, Any]:
-    """What a checkpoint keeps of its run: the algorithm's name, and the hash of the training rows where it is known."""
-    return {"algorithm": type(module).__name__, "rows": _rows(module)}
+    """What a checkpoint keeps of its run: the algorithm's name, and hashes of what else it is made of, as far as known.
+
+    Those are of the rows, of PPO-ptx's text, of the reward (source files of functions, files of models, weights), of
+    DPO's reference and of the frozen weights under an adapter.
+    """
+    return {"algorithm": type(module).__name__, **_hashes(module)}
 
 
 def check_origin(module: AlignmentModule, checkpoint: dict[str, Any]) -> None:
@@ -33,12 +39,30 @@ def check_origin(module: AlignmentModule, checkpoint: dict[str, Any]) -> None:
         )
     if checkpoint.get("state_dict"):  # sharded strategies load the weights themselves
         _check_weights(module, checkpoint["state_dict"])
-    rows = _rows(module)
-    if rows is not None and kept.get("rows") not in (None, rows) and not module.accepts_other_rows:
-        raise UserError(
-            "data.train: the rows, or the tokens that they become, have changed since the run began; restore them, "
-            "start a new run (another run_dir, without ckpt), or say resume_anyway=true"
-        )
+    if module.accepts_other_rows:
+        return
+    now = _hashes(module)
+    for name, key, what in _WATCHED:
+        if None not in (now[name], kept.get(name)) and now[name] != kept[name]:
+            raise UserError(f"{key}: {what} changed since the run began; {_WAY_OUT}")
+    for key, mark in (kept.get("reward") or {}).items():
+        if now["reward"].get(key, mark) != mark:
+            raise UserError(f"{key}: the reward has changed since the run began ({_parts(key)}); {_WAY_OUT}")
+
+
+_WAY_OUT = "restore it, start a new run (another run_dir, without ckpt), or say resume_anyway=true"
+_WATCHED = (
+    ("rows", "data.train", "the rows, or the tokens that they become, have"),
+    ("val_rows", "data.val", "the held-out rows, or the tokens that they become, have"),
+    ("ptx", "algorithm.ptx.data", "the pretraining text, or the tokens that it becomes, have"),
+    ("reference", "model.path", "the reference has"),
+    ("frozen", "model.path", "the weights under the adapter have"),
+)
+
+
+def _parts(key: str) -> str:
+    kind = key.rpartition(".")[2]
+    return {"function": "its source file", "weight": "its weight"}.get(kind, "the files of its model")
 
 
 def _check_weights(module: AlignmentModule, saved: dict[str, Any]) -> None:
@@ -51,6 +75,15 @@ def _check_weights(module: AlignmentModule, saved: dict[str, Any]) -> None:
             raise UserError(f"ckpt: {name} is {found} there and {wanted} in this run: it is of another network")
 
 
-def _rows(module: AlignmentModule) -> str | None:
-    fingerprint = getattr(getattr(module.trainer, "datamodule", None), "fingerprint", None)
-    return None if fingerprint is None else str(fingerprint())
+def _hashes(module: AlignmentModule) -> dict[str, Any]:
+    data = getattr(module.trainer, "datamodule", None)
+    of_split: Any = getattr(data, "fingerprint", lambda split: None)
+    reward, ptx = getattr(module, "reward", None), getattr(module, "ptx", None)
+    return {
+        "rows": of_split("train"),
+        "val_rows": of_split("val"),
+        "ptx": None if ptx is None else ptx.fingerprint(module.tokenizer, module.seed),
+        "reward": reward.origin() if reward is not None and hasattr(reward, "origin") else {},
+        "reference": module.reference_hash(),
+        "frozen": frozen_mark(module.model) if module.model is not None and has_adapter(module.model) else None,
+    }

@@ -29,6 +29,7 @@ class PretrainingMix:
     batch_size: int = 8
     max_length: int = 512
     rows: list[TokenizedSequence] = field(default_factory=list, init=False, repr=False)
+    _hash: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_range(">= 0", ptx__coef=self.coef)
@@ -37,12 +38,18 @@ class PretrainingMix:
             raise UserError("algorithm.ptx.data: set it to the pretraining text, or algorithm.ptx.coef=0")
 
     def load(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
-        """Read and tokenise the text."""
-        if self.coef:
+        """Read and tokenise the text, once."""
+        if self.coef and not self.rows:
             assert self.data is not None
             module = SFTDataModule(tokenizer, self.data, max_length=self.max_length, loss_on="all", seed=seed)
             module.setup("fit")
             self.rows, self.pad_id, self.seed = module.train_rows, pad_id(tokenizer), seed
+            self._hash = module.fingerprint()
+
+    def fingerprint(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> str | None:
+        """The hash of the tokenised text; None without any."""
+        self.load(tokenizer, seed)
+        return self._hash
 
     def batch(self, step: int, rank: int, world_size: int) -> SequenceBatch | None:
         """The rows of optimiser step `step`, a function of (seed, step, rank).

@@ -165,6 +165,8 @@ def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}{loading[0]}: only a reward model is loaded with it; set it with {prefix}model, or in a part: "
             f"{prefix}components.<name>.{loading[0]}"
         )
+    if reward.get("timeout") is not None and not (reward.get("function") or reward.get("components")):
+        raise UserError(f"{prefix}timeout: found {reward['timeout']}; only functions have a limit; set it to null")
     function = reward.get("function")
     if function and "." not in function:
         raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')

@@ -105,6 +105,7 @@ class Reward(TypedDict, total=False):
     standardize: bool
     dtype: Dtype
     attn_implementation: Text | None
+    timeout: Seconds | None
 
 
 @strict

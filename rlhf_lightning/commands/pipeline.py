@@ -283,6 +283,12 @@ def _parent_run(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[Sta
     )
 
 
+def _gold(settings: Mapping[str, Any]) -> Any:
+    from rlhf_lightning.rewards import FunctionReward
+
+    return FunctionReward(settings["gold"], "evaluation.gold", settings["timeout"], "evaluation.timeout")
+
+
 def _evaluate(
     pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], summary: dict[str, Any]
 ) -> list[Path]:
@@ -293,7 +299,7 @@ def _evaluate(
     from rich.console import Console
 
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
-    from rlhf_lightning.rewards import FunctionReward, make_reward
+    from rlhf_lightning.rewards import make_reward
 
     names = policy_stages(pipeline, stages)
     loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
@@ -302,7 +308,7 @@ def _evaluate(
         prompts_file=settings["prompts"],
         baseline=settings["baseline"],
         reference=run_dir / settings["reference"] if settings["reference"] else None,
-        gold=FunctionReward(settings["gold"], "evaluation.gold") if settings["gold"] else None,
+        gold=_gold(settings) if settings["gold"] else None,
         proxy=make_reward(model=str(run_dir / settings["proxy"]), **loading) if settings["proxy"] else None,
         samples_per_prompt=settings["samples_per_prompt"],
         max_new_tokens=settings["max_new_tokens"],

@@ -19,7 +19,7 @@ from rlhf_lightning.hashes import check_files
 # What may change: a run with another value still means the same, or says itself what is new (a learning rate).
 _HARMLESS = {
     *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
-    *("data.val_batch_size", "reward.batch_size", "algorithm.tokens_per_microbatch"),
+    *("data.val_batch_size", "reward.batch_size", "reward.timeout", "algorithm.tokens_per_microbatch"),
     *(f"rollout.{key}" for key in ("server", "sleep", "sync_dir", "timeout")),
     *(f"trainer.{key}" for key in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch")),

@@ -79,6 +79,7 @@ class Evaluation(TypedDict, total=False):
     baseline: Text
     reference: Text | None
     gold: Text | None
+    timeout: Seconds | None
     proxy: Text | None
     samples_per_prompt: Count
     max_new_tokens: Count
@@ -114,6 +115,7 @@ class Score(TypedDict, total=False):
     model: Text | None
     dtype: Dtype
     attn_implementation: Text | None
+    timeout: Seconds | None
 
 
 @strict

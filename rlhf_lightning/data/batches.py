@@ -9,6 +9,7 @@ Shapes: B rows, N answers, M pairs, L tokens.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -132,6 +133,10 @@ class TokenizedSequence:
         """What a model reads of the row."""
         return [self.input_ids]
 
+    def beside_tokens(self) -> str:
+        """What else of the row a run uses: which tokens are learned."""
+        return "".join("0" if label == IGNORED else "1" for label in self.labels)
+
     def emptied(self) -> TokenizedSequence:
         return replace(self, labels=[IGNORED] * len(self.labels))
 
@@ -150,6 +155,10 @@ class TokenizedPreference:
     def sequences(self) -> list[list[int]]:
         """What a model reads of the row."""
         return [self.prompt_ids + answer for answer in self.answers]
+
+    def beside_tokens(self) -> str:
+        """What else of the row a run uses: where answers begin, which were preferred, and how much."""
+        return repr((len(self.prompt_ids), self.pairs, self.margin))
 
     def emptied(self) -> TokenizedPreference:
         return replace(self, weight=0.0)
@@ -172,6 +181,16 @@ class PromptRow:
         """What a model reads of the row."""
         return [self.input_ids]
 
+    def beside_tokens(self) -> str:
+        """What else of the row a run uses: what rewards are given."""
+        return json.dumps([self.text, self.columns], sort_keys=True, default=_spelled)
+
     def to(self, device: torch.device | str) -> PromptRow:
         """Itself: there is nothing to move, and Lightning need not walk through it."""
         return self
+
+
+def _spelled(value: object) -> str:
+    """A value that JSON has no word for; one that shows nothing but its place in memory by its class."""
+    text = repr(value)
+    return type(value).__name__ if " at 0x" in text else text

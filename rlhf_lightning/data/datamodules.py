@@ -64,7 +64,7 @@ class RowDataModule(LightningDataModule):
         self.seed, self.val_fraction, self.limit = seed, val_fraction, limit
         self.report: dict[str, Report] = {}
         self._rows: dict[str, list[Any]] = {}
-        self._fingerprint: str | None = None
+        self._fingerprints: dict[str, str] = {}
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         """Tokenised rows and what became of the rows read."""
@@ -132,17 +132,21 @@ class RowDataModule(LightningDataModule):
         """The tokenised rows of every split."""
         return [row for rows in self._rows.values() for row in rows]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the tokens of all training rows, in their order; computed once."""
-        if self._fingerprint is None:
+    def fingerprint(self, split: str = "train") -> str | None:
+        """SHA-256 over all that a run uses of the rows of a split, in their order; computed once. None: no such split.
+
+        That is their tokens, labels, pairs and margins, and of prompts the other columns, which rewards are given.
+        """
+        if split not in self._fingerprints and split in self._rows:
             digest = hashlib.sha256()
-            for row in self._rows["train"]:
+            for row in self._rows[split]:
                 for ids in row.sequences():
                     digest.update(array.array("q", ids).tobytes())
                     digest.update(b"|")
+                digest.update(row.beside_tokens().encode(errors="surrogatepass"))
                 digest.update(b"\n")
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+            self._fingerprints[split] = digest.hexdigest()
+        return self._fingerprints.get(split)
 
     @property
     def train_rows(self) -> list[Any]:

@@ -48,6 +48,21 @@ def _sample(parameter: Tensor) -> Tensor:
     return flat[:: max(1, len(flat) // SAMPLED)].double()
 
 
+def frozen_mark(network: nn.Module) -> str | None:
+    """Return a hash of a few numbers of each frozen weight: it tells one base of an adapter from another.
+
+    None of sharded weights, of which a process has a part that depends on how many processes there are.
+    """
+    frozen = [
+        (name, p) for name, p in sorted(network.named_parameters()) if not p.requires_grad and "lora_" not in name
+    ]
+    if not frozen or any(isinstance(parameter, DTensor) for _, parameter in frozen):
+        return None
+    digest = hashlib.sha256(repr([(name, tuple(parameter.shape)) for name, parameter in frozen]).encode())
+    digest.update(torch.cat([_sample(parameter) for _, parameter in frozen]).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _of_any_process(network: nn.Module, changed: bool) -> bool:
     """Whether a process finds a change: gathering sharded weights takes all of them."""
     if not any(isinstance(parameter, DTensor) for parameter in network.parameters()):

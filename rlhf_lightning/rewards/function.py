@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_lightning.errors import UserError, blaming, key_beside
+from rlhf_lightning.file_hashes import sha256_of
+from rlhf_lightning.rewards.deadline import within
 from rlhf_lightning.working_folder import import_from_working_folder
 
 
@@ -84,14 +87,25 @@ class FunctionReward:
     Args:
         function: the dotted path.
         key: what an error begins with; None: where a reward's function is named.
+        timeout: seconds that a call may take; None: no limit.
+        timeout_key: the key of `timeout`; None: where a reward's is named.
 
     Raises:
         UserError: there is no such module or function.
     """
 
-    def __init__(self, function: str, key: str | None = None) -> None:
+    def __init__(
+        self,
+        function: str,
+        key: str | None = None,
+        timeout: float | None = None,
+        timeout_key: str | None = None,
+    ) -> None:
         self.name = function
         self.key = key or key_beside("function", "reward.")
+        self.timeout, self.timeout_key = timeout, timeout_key or key_beside("timeout", "reward.")
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
         module_name, _, attribute = function.rpartition(".")
         if not module_name:
             raise UserError(f"{self.key}: {function!r} is not a dotted path such as my_pkg.my_fn")
@@ -103,11 +117,35 @@ class FunctionReward:
         except AttributeError:
             raise UserError(f"{self.key}: {module_name} has no {attribute!r}") from None
         _check_signature(self.key, self.function, function)
+        self._origin = self._read_origin()  # now: the file may be edited while the run goes on
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         with blaming(f"{self.key}: {self.name} failed"):
-            scores = self.function(prompts, responses, **columns)
+            return within(self.timeout, lambda: self._scores(prompts, responses, columns), self._late())
+
+    def _scores(self, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> list[float]:
+        """Checked within the limit, too: a list of the user's own may compute what it is asked for."""
+        scores = self.function(prompts, responses, **columns)
         return check_scores(scores, len(responses), self.name, self.key)
+
+    def _late(self) -> str:
+        key = self.timeout_key
+        return (
+            f"{self.key}: {self.name} has not returned within {self.timeout} s ({key}); see why it hangs, let it give "
+            f"up by itself, or raise {key}"
+        )
+
+    def origin(self) -> dict[str, str]:
+        """The hash of the source file, by the function's key: what a resumed run has to find unchanged."""
+        return dict(self._origin)
+
+    def _read_origin(self) -> dict[str, str]:
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self.function))
+        except TypeError:  # written in C, or an object that is called
+            file = getattr(inspect.getmodule(type(self.function)), "__file__", None)
+        found = file is not None and Path(file).is_file()
+        return {self.key: f"{self.name} {sha256_of(Path(file))}"} if found and file is not None else {}
 
 
 def _check_signature(key: str, function: Any, name: str) -> None:

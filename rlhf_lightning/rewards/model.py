@@ -33,6 +33,7 @@ from rlhf_lightning.models.adapters import (
     is_adapter_folder,
     is_quantized_like,
 )
+from rlhf_lightning.models.folder_marks import folder_mark
 from rlhf_lightning.models.limits import check_tokens, positions
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.reward_model import quantization_of
@@ -91,7 +92,7 @@ class ModelReward:
             self.tokenizer = load_tokenizer(path)
             self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)
         self.lost_text = LostText(self.key, self.folder, self.tokenizer)
-        self.batch_size = batch_size
+        self.batch_size, self._mark = batch_size, folder_mark(self.folder)
         self.dtype, self.attn_implementation = dtype, attn_implementation
 
     @cached_property
@@ -122,6 +123,10 @@ class ModelReward:
                 f"{self.key}: the tokenizer of {self.folder} has {self.tokenizer.vocab_size} tokens, its network "
                 f"embeddings of {rows}; it is not the tokenizer that the model was trained with"
             )
+
+    def origin(self) -> dict[str, str]:
+        """The hash of the model's files, by its key: what a resumed run has to find unchanged. {} of a hub name."""
+        return {} if self._mark is None else {self.key: self._mark}
 
     def to(self, device: torch.device | str) -> ModelReward:
         """Move the network; PPO calls it with the policy's device."""

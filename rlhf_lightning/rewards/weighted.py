@@ -32,6 +32,12 @@ class WeightedSum:
         self.rewards, self.weights = dict(rewards), dict(weights)
         self.parts: dict[str, list[float]] = {}
 
+    def origin(self) -> dict[str, str]:
+        """What the parts are, and their weights, by key: what a resumed run has to find unchanged."""
+        parts = {name: part.origin() if hasattr(part, "origin") else {} for name, part in self.rewards.items()}
+        weights = {f"{self.key}.{name}.weight": repr(float(weight)) for name, weight in self.weights.items()}
+        return {key: mark for part in parts.values() for key, mark in part.items()} | weights
+
     def to(self, device: torch.device | str) -> WeightedSum:
         """Move every part that holds a network."""
         for reward in self.rewards.values():
@@ -74,6 +80,7 @@ def make_reward(
     standardize: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
+    timeout: float | None = None,
 ) -> RewardFunction:
     """The reward that the settings name: exactly one of the first three.
 
@@ -84,6 +91,7 @@ def make_reward(
         batch_size: responses that a reward model scores at a time.
         standardize: of a reward model: see ModelReward. A component has a setting of its own.
         dtype, attn_implementation: of a reward model, see `load_causal_lm`. A component has settings of its own.
+        timeout: seconds that each call of a function may take; None: no limit.
 
     Raises:
         UserError: none or more than one is given, or something other than a reward model is to be standardised.
@@ -102,8 +110,11 @@ def make_reward(
             "reward.dtype and reward.attn_implementation: only a reward model is loaded with them; set them with "
             "reward.model, or in a part: reward.components.<name>.dtype"
         )
+    timeout_key = key_beside("timeout", "reward.")
+    if timeout is not None and model:
+        raise UserError(f"{timeout_key}: found {timeout}; a reward model has no limit: set it to null")
     if function:
-        return FunctionReward(function)
+        return FunctionReward(function, timeout=timeout, timeout_key=timeout_key)
     if model:
         return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
     assert components is not None
@@ -112,5 +123,13 @@ def make_reward(
     for name, part in components.items():
         with named_as(f"{key_beside('components', 'reward.')}.{name}.model"):
             settings = {key: value for key, value in part.items() if key != "weight"}
-            parts[name] = make_reward(**settings, batch_size=batch_size)
+            limit = None if part.get("model") else timeout
+            parts[name] = _part(settings, batch_size, limit, timeout_key)
     return WeightedSum(parts, weights)
+
+
+def _part(settings: Mapping[str, Any], batch_size: int, timeout: float | None, timeout_key: str) -> RewardFunction:
+    reward = make_reward(**settings, batch_size=batch_size, timeout=timeout)
+    if isinstance(reward, FunctionReward):
+        reward.timeout_key = timeout_key  # of all parts together
+    return reward

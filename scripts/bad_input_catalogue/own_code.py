@@ -98,7 +98,48 @@ def _everywhere(way: str, statement: str) -> list[Case]:
     ]
 
 
+HANGS = {
+    "sleep": "time.sleep(600)",
+    "regex": "re.match(r'(a+)+$', 'a' * 40 + 'b')",
+    "loop": "while True: pass",
+    "socket": "ends = socket.socketpair(); ends[0].recv(1)",
+}
+LATE = [
+    Case(
+        f"own code: {place} that hangs in a {how}",
+        command,
+        words,
+        rf"{key}.*1\.0 s \({limit}\)",
+        writes("own.py", f"import re, socket, time\ndef fn(prompts, responses, **columns):\n    {statement}\n"),
+    )
+    for how, statement in HANGS.items()
+    for place, command, words, key, limit in (
+        (
+            "a reward function",
+            "train",
+            changed(PPO, "reward.function=own.fn", "reward.timeout=1.0"),
+            r"reward\.function",
+            r"reward\.timeout",
+        ),
+        (
+            "a component",
+            "train",
+            changed(PPO, "reward.function=null", "reward.components={a: {function: own.fn}}", "reward.timeout=1.0"),
+            r"reward\.components\.a",
+            r"reward\.timeout",
+        ),
+        (
+            "a gold function",
+            "evaluate",
+            [*EVALUATE, "gold.function=own.fn", "gold.timeout=1.0"],
+            r"gold\.function",
+            r"gold\.timeout",
+        ),
+    )
+]
+
 OWN_CODE = [
+    *LATE,
     *(case for way, statement in LEAVES.items() for case in _everywhere(way, statement)),
     *(
         _case(
