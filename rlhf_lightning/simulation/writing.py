@@ -106,8 +106,20 @@ def _is_written(target: Path, wanted: dict[str, Any]) -> bool:
     return True
 
 
+def _check_nothing_else(target: Path, fresh: Path) -> None:
+    """Raise UserError if the former world's folder holds something that no world has: it would be deleted with it."""
+    ours = {path.name for path in fresh.iterdir()} | {"rankings_train.jsonl"}
+    strangers = sorted(path.name for path in target.iterdir() if path.name not in ours) if target.is_dir() else []
+    if strangers:
+        raise UserError(
+            f"{target} holds what is not of the world ({', '.join(strangers[:3])}), so it is not overwritten; move "
+            "that, or choose another folder"
+        )
+
+
 def _move(fresh: Path, target: Path, previous: Path, wanted: dict[str, Any]) -> None:
     if target.exists():
+        _check_nothing_else(target, fresh)
         os.replace(target, previous)
     try:
         os.replace(fresh, target)

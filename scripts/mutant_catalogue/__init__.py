@@ -14,6 +14,7 @@ from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.runs import RUNS
 from mutant_catalogue.state import STATE
+from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
 
@@ -30,6 +31,7 @@ ROWS: tuple[Row, ...] = (
     *FOLDERS,
     *RUNS,
     *CHANGED_FILES,
+    *STRANGERS,
     *ON_DEVICES,
 )
 

@@ -81,6 +81,11 @@ def test_a_power_is_refused_before_it_is_computed(template):
         render_conversation(tokenizer, MESSAGES)
 
 
+def test_a_small_power_is_refused_as_well():
+    with pytest.raises(TimeoutError, match="power"), running("{{ 2 ** 3 }}"):
+        pass
+
+
 @pytest.mark.parametrize("template", ["{% macro f() %}a{% endmacro %}{{ f(**{}) }}", "a ** b", "{{ '**' }}"])
 def test_other_stars_are_not_powers(template):
     with running(template):

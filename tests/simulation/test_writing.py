@@ -84,11 +84,12 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_gives_others(wo
 
 def test_a_written_world_is_left_alone_and_other_arguments_replace_it(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "world", **SMALL)
-    (folder / "mark").touch()
+    written = (folder / "sft.jsonl").stat()
     write_world(folder, **SMALL)
-    assert (folder / "mark").exists()
+    assert (folder / "sft.jsonl").stat() == written
+    before = contents(folder)
     write_world(folder, seed=1, **SMALL)
-    assert not (folder / "mark").exists()
+    assert contents(folder)["sft.jsonl"] != before["sft.jsonl"]
     assert json.loads((folder / "world.json").read_text())["arguments"]["seed"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["world"]
 
@@ -145,3 +146,13 @@ def test_a_world_that_has_changed_on_the_disk_is_refused_and_left_alone(name: st
     assert (copy / name).read_bytes() == bytes(content)
     (copy / "hashes.json").unlink()
     assert write_world(copy, **SMALL) == copy
+
+
+def test_a_former_world_with_something_else_in_it_is_not_overwritten(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "world", **SMALL)
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds what is not of the world \(thesis.txt\), so it is not overwritten"):
+        write_world(folder, **{**SMALL, "answers_per_ranking": 0}, seed=1)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    (folder / "thesis.txt").unlink()
+    write_world(folder, **{**SMALL, "answers_per_ranking": 0}, seed=1)
