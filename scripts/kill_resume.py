@@ -168,15 +168,24 @@ def wait(child: int, seconds: float = 600.0) -> int:
         time.sleep(0.002)
 
 
-def watch_saving(at: int | None = None) -> Callable[[], int]:
-    """In a child: SIGKILL itself at the `at`-th half of a write, sync or rename; returns what counts them."""
+def watch_saving(at: int | None = None, signum: int = signal.SIGKILL, count: Path | None = None) -> Callable[[], int]:
+    """In a child: send itself a signal at the `at`-th half of a write, sync or rename; returns what counts them.
+
+    Args:
+        at: from 0; None: never.
+        signum: the signal.
+        count: gets a byte for each half.
+    """
     passed = 0
 
     def half() -> None:
         nonlocal passed
         if passed == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
         passed += 1
+        if count is not None:
+            with count.open("ab") as file:
+                file.write(b".")
 
     def halved(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any) -> Any:

@@ -244,7 +244,7 @@ keys (key=value)
 {_table(keys)}
 
 With a chat template the model remembers the conversation; without one each line is completed alone. /reset forgets
-what was said, /exit (or Ctrl-D, Ctrl-C) leaves."""
+what was said, /exit (or Ctrl-D) leaves; Ctrl-C ends an answer."""
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:

@@ -74,6 +74,8 @@ def write_folder(folder: Path) -> None:
     prompts = [{"prompt": text} for text in ("how do i", "what is", "can you", "why")]
     write_rows(folder / "rows.jsonl", [{**row, "completion": text} for row in prompts for text in answers])
     write_rows(folder / "prompts.jsonl", prompts)
+    both = dict(zip(("chosen", "rejected"), answers, strict=True))
+    write_rows(folder / "pairs.jsonl", [{**row, **both} for row in prompts for _ in range(2)])
     (folder / "mine.py").write_text(REWARDS)
     (folder / "pauses.py").write_text(CALLBACK)
 

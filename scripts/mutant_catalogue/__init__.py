@@ -13,6 +13,7 @@ from mutant_catalogue.precisions import PRECISIONS
 from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.runs import RUNS
+from mutant_catalogue.signals import SIGNALS
 from mutant_catalogue.state import STATE
 from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
@@ -26,6 +27,7 @@ ROWS: tuple[Row, ...] = (
     *LOSSES,
     *ARITHMETIC,
     *STATE,
+    *SIGNALS,
     *PRECISIONS,
     *FAMILIES,
     *FOLDERS,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf_lightning.callbacks.lines import keep_lines
-from rlhf_lightning.commands import run_folder, train
+from rlhf_lightning.commands import after_training, run_folder, train
+from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import AfterTrainingError
 from rlhf_lightning.models import load_causal_lm, save_model
+from rlhf_lightning.stopping import answered
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -137,3 +141,41 @@ def test_a_generation_config_that_transformers_reads_but_does_not_write_is_put_r
     del written["transformers_version"]
     assert written == {**saved, "eos_token_id": 1, "pad_token_id": 0}
     AutoModelForCausalLM.from_pretrained(tmp_path / "model").generate(torch.tensor([[5, 6]]), max_new_tokens=3)
+
+
+def test_a_stop_is_not_a_problem_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """A library may make another exception of it."""
+    aftermath = Aftermath()
+
+    def interrupted() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except BaseException as error:
+            raise ValueError("interrupted") from error
+
+    with pytest.raises(SystemExit) as end, answered(), aftermath.step("the model card"):
+        interrupted()
+    assert (end.value.code, aftermath.problems) == (130, [])
+    assert capsys.readouterr().err.startswith("stopped by SIGINT; ")
+
+
+def test_a_stop_between_the_renames_leaves_a_whole_model(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("run/model").mkdir(parents=True)
+    replace = os.replace
+
+    def interrupted(*names: Any) -> None:
+        replace(*names)
+        if Path(names[1]).name == ".model.former":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def export(folder: Path) -> None:
+        (folder / "weights").touch()
+        monkeypatch.setattr(after_training.os, "replace", interrupted)
+
+    with pytest.raises(SystemExit) as end, answered():
+        after_training.export_model(export, Path("run"))
+    assert end.value.code == 143
+    assert Path("run/model/weights").exists()
+    assert [path.name for path in Path("run").iterdir()] == ["model"]

@@ -133,14 +133,18 @@ def test_a_killed_command_is_resumed_to_the_same_end(stage: str, world: Path, ki
 @pytest.mark.parametrize(
     "further", [[], ["trainer.devices=2", "trainer.strategy=ddp"]], ids=["one process", "two processes"]
 )
-def test_a_command_stopped_by_sigterm_is_resumed_to_the_same_end(
-    further: list[str], world: Path, kill_resume: Any
+@pytest.mark.parametrize(("signum", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_stopped_is_resumed_to_the_same_end(
+    signum: signal.Signals, exit_code: int, further: list[str], world: Path, kill_resume: Any
 ) -> None:
-    overrides, name = [*SFT, *further], f"term{len(further)}"
+    overrides, name = [*SFT, *further], f"{signum.name}{len(further)}"
     whole = start(world, overrides, f"{name}-whole")
-    code, printed = stop(start(world, overrides, name), world / name, 3, signal.SIGTERM)
-    assert code == 143
-    assert printed.splitlines()[-1] == f"stopped by SIGTERM; go on with the same command with ckpt=last run_dir={name}"
+    code, printed = stop(start(world, overrides, name), world / name, 3, signum)
+    assert code == exit_code
+    assert (
+        printed.splitlines()[-1]
+        == f"stopped by {signum.name}; go on with the same command with ckpt=last run_dir={name}"
+    )
     _, printed = (resumed := start(world, overrides, name, "ckpt=last")).communicate(timeout=200)
     assert resumed.returncode == 0, printed
     _, printed = whole.communicate(timeout=200)
