@@ -14,11 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bad_input_catalogue.fixtures import write_rows
 from kill_resume import end_of
 
 from fault_catalogue import Fault, Outcome
-from fault_catalogue.runs import COMMON, FAMILIES, Running, undisturbed, write_folder
+from fault_catalogue.runs import ALL_FAMILIES, Running, undisturbed, write_folder
 
 NO_LOGGER = ["logger=none"]
 AGAIN = "start it again with the same command"
@@ -38,16 +37,6 @@ class Fill(Callback):
             free = shutil.disk_usage("run").free - self.leave
             Path("run/filler").write_bytes(bytes(max(free, 0)))
 """
-PAIRS = [
-    *("data.train=pairs.jsonl", "data.batch_size=2", "data.val_fraction=0.25", "scheduler=constant"),
-    *("trainer.max_epochs=3", *COMMON),
-]
-ALL = {
-    **FAMILIES,
-    "reward": ["experiment=reward", *PAIRS],
-    "dpo": ["experiment=dpo", "algorithm.precompute_reference=true", *PAIRS],
-}
-FAMILIES.update(ALL)
 
 
 @contextlib.contextmanager
@@ -89,7 +78,7 @@ def taken(
         room()
         (made / "filler").unlink(missing_ok=True)
         found = any((made / "checkpoints").glob("*.ckpt"))
-        again = Running("train", [*ALL[family], *NO_LOGGER, *words, *(["ckpt=last"] if found else [])], folder)
+        again = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER, *words, *(["ckpt=last"] if found else [])], folder)
         if again.wait() or again.err:
             wrong.append(f"resumed: {again.code} {again.err[:2]}")
             resumed = False
@@ -140,8 +129,6 @@ def summed_up(all_taken: Sequence[Taken]) -> Outcome:
 def prepared(folder: Path) -> Path:
     """A folder with all that a run of any family needs."""
     write_folder(folder)
-    pair = {"prompt": "how do i", "chosen": " you can", "rejected": " i am sorry, but i can not help with that."}
-    write_rows(folder / "pairs.jsonl", [{**pair, "prompt": text} for text in ("how", "what", "why", "can you")] * 2)
     (folder / "fills.py").write_text(FILLS)
     return folder
 
@@ -152,7 +139,7 @@ def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
     for kib in sizes:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
         with small_disk(place / "run", kib) as resize:
-            run = Running("train", [*ALL[family], *NO_LOGGER], place)
+            run = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER], place)
             found.append(taken(place, family, run, partial(resize, 1 << 16)))
     return summed_up(found)
 
@@ -167,7 +154,7 @@ def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outco
             former.parent.mkdir()
             former.write_text("an earlier model")
             fill = ["+callbacks.fill._target_=fills.Fill", f"+callbacks.fill.leave={kib << 10}"]
-            run = Running("train", [*ALL[family], *NO_LOGGER, *fill], place)
+            run = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER, *fill], place)
             code = run.wait()
             lost = code == 2 and (former.read_text() != "an earlier model" or len(list(former.parent.iterdir())) > 1)
             found.append(taken(place, family, run, partial(resize, 1 << 16), (2, DONE_AFTERWARDS), fill))
@@ -180,14 +167,14 @@ def full_over_a_finished_run(folder: Path, family: str, left: Sequence[int]) -> 
     wrong, stopped, seconds = [], 0, 0.0
     place = prepared(folder.parent / f"{folder.name}.finished")
     with small_disk(place / "run", 1 << 14):
-        first = Running("train", [*ALL[family], *NO_LOGGER], place)
+        first = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER], place)
         if first.wait() != 0:
             raise RuntimeError(f"the earlier run ended with {first.code}: {first.err}")
         before = contents(place / "run")
         for kib in left:
             free = shutil.disk_usage(place / "run").free
             (place / "run/filler").write_bytes(bytes(free - (kib << 10)))
-            second = Running("train", [*ALL[family], *NO_LOGGER, "seed=7"], place)
+            second = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER, "seed=7"], place)
             code = second.wait()
             stopped, seconds = stopped + 1, seconds + second.seconds
             (place / "run/filler").unlink()
@@ -212,7 +199,7 @@ def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
         def limit(_: Path, kib: int = kib) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (kib << 10, resource.RLIM_INFINITY))
 
-        run = Running("train", [*ALL[family], *NO_LOGGER], place, limit)
+        run = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER], place, limit)
         found.append(taken(place, family, run, lambda: None))
     return summed_up(found)
 
@@ -222,7 +209,7 @@ def failing(folder: Path, family: str, number: int, calls: Sequence[int]) -> Out
     found = []
     for n in calls:
         place = prepared(folder.parent / f"{folder.name}.{n}")
-        run = Running("train", [*ALL[family], *NO_LOGGER], place, partial(break_disk, number=number, at=n))
+        run = Running("train", [*ALL_FAMILIES[family], *NO_LOGGER], place, partial(break_disk, number=number, at=n))
         found.append(taken(place, family, run, lambda: None, (2, DONE_AFTERWARDS)))
     return summed_up(found)
 
@@ -271,7 +258,7 @@ FAULTS = [
             True,
             partial(full_after_training, family=family, left=tuple(range(0, 120, 8))),
         )
-        for family in ALL
+        for family in ALL_FAMILIES
     ),
     *(
         Fault(
@@ -279,7 +266,7 @@ FAULTS = [
             family != "sft",
             partial(limited, family=family, sizes=(1, 8, 40, 100) if family != "sft" else (40,)),
         )
-        for family in ALL
+        for family in ALL_FAMILIES
     ),
     *(
         Fault(

@@ -55,6 +55,17 @@ FAMILIES = {
 }
 
 
+_PAIRS = [
+    *("data.train=pairs.jsonl", "data.batch_size=2", "data.val_fraction=0.25", "scheduler=constant"),
+    *("trainer.max_epochs=3", *COMMON),
+]
+ALL_FAMILIES = {
+    **FAMILIES,
+    "reward": ["experiment=reward", *_PAIRS],
+    "dpo": ["experiment=dpo", "algorithm.precompute_reference=true", *_PAIRS],
+}
+
+
 def write_folder(folder: Path) -> None:
     """A tiny model, rows, prompts, a reward and the callback that waits."""
 
@@ -182,7 +193,7 @@ def undisturbed(
         folder = shared / f"undisturbed.{len(_undisturbed)}"
         write_folder(folder)
         prepare(folder)
-        run = Running("train", [*FAMILIES[family], *words], folder)
+        run = Running("train", [*ALL_FAMILIES[family], *words], folder)
         if run.wait() != 0:
             raise RuntimeError(f"the undisturbed run of {family} ended with {run.code}: {run.err[-3:]}")
         _undisturbed[key] = Undisturbed(end_of(folder / "run"), run.seconds, run.err)
