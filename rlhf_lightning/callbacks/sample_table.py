@@ -14,13 +14,15 @@ from rlhf_lightning.callbacks.lines import Lines
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
 
 TABLE = "samples.json"
+ROWS_PER_TABLE = 400
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
 
 
 class SampleTable(Callback):
     """Keeps a few responses of a PPO rollout: rows of epoch, prompt, response, score and kl (nats, the response's sum).
 
-    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`.
+    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`,
+    which is sent whole: after 400 rows another one begins, `samples_2.json`.
     The module offers them as `last_samples: list[dict]`; a module without it is left alone. A resumed run drops the
     rows of epochs it will do again.
 
@@ -36,6 +38,7 @@ class SampleTable(Callback):
         self.path = None if path is None else Path(path)
         self._lines: Lines | None = None
         self._begun = False
+        self._complete = 0  # tables that the store has whole
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add how many rows there are, and their hash."""
@@ -70,21 +73,55 @@ class SampleTable(Callback):
         path = self._file(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, SteadyMLFlowLogger):
-                logger.submit(lambda client, run_id: put_table(client, run_id, path), TABLE)
+                logger.submit(lambda client, run_id: self._put(client, run_id, path), TABLE)
             elif isinstance(logger, MLFlowLogger) and logger.run_id is not None:
-                put_table(logger.experiment, logger.run_id, path)
+                self._put(logger.experiment, logger.run_id, path)
+
+    def _put(self, client: Any, run_id: str, path: Path) -> None:
+        self._complete = put_table(client, run_id, path, self._complete)
 
     def _file(self, trainer: Trainer) -> Path:
         return self.path or Path(trainer.default_root_dir) / "samples.jsonl"
 
 
-def put_table(client: Any, run_id: str, path: Path) -> None:
-    """Put all rows of `samples.jsonl` as the run's table, in place of a former one: made twice, it is the same."""
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # another thread may be writing a line
-    rows = [json.loads(line) for line in whole.split("\n") if line.strip()]
-    table = {"columns": list(COLUMNS), "data": [[row.get(key) for key in COLUMNS] for row in rows]}
-    client.log_dict(run_id, table, TABLE)
-    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": TABLE, "type": "table"}]))
+def put_table(client: Any, run_id: str, path: Path, first: int = 0) -> int:
+    """Put the rows of `samples.jsonl` as the run's tables, in place of former ones: made twice, they are the same.
+
+    Args:
+        client: of the store.
+        run_id: the run there.
+        path: of the rows.
+        first: how many tables the store has whole.
+
+    Returns:
+        how many it has whole then.
+    """
+    tables: list[list[Any]] = []
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        whole = (line for line in lines if line.endswith("\n") and line.strip())  # another thread may be writing a line
+        for number, line in enumerate(whole):
+            if number < first * ROWS_PER_TABLE:
+                continue
+            if number % ROWS_PER_TABLE == 0:
+                tables.append([])
+            row = json.loads(line)
+            tables[-1].append([row.get(key) for key in COLUMNS])
+    names = [table_name(number) for number in range(first + len(tables))]
+    for name, rows in zip(names[first:], tables, strict=True):
+        client.log_dict(run_id, {"columns": list(COLUMNS), "data": rows}, name)
+    listed = json.dumps([{"path": name, "type": "table"} for name in names])
+    if tables:
+        client.set_tag(run_id, "mlflow.loggedArtifacts", listed)
+    return len(names) - (bool(tables) and len(tables[-1]) < ROWS_PER_TABLE)
+
+
+def table_name(number: int) -> str:
+    """Return the name of the n-th table, counted from 0.
+
+    >>> table_name(0), table_name(1)
+    ('samples.json', 'samples_2.json')
+    """
+    return TABLE if number == 0 else f"samples_{number + 1}.json"
 
 
 def _plain(value: Any) -> Any:

@@ -104,6 +104,13 @@ RUNS = (
                 "            raise\n",
                 (f"{DISK}::test_a_log_on_a_full_disk_does_not_stop_a_command_and_is_said_at_its_end",),
             ),
+            Mutant(
+                "the table of samples is sent from its first row on, every time",
+                "callbacks/sample_table.py",
+                "            if number < first * ROWS_PER_TABLE:\n",
+                "            if number < 0:\n",
+                ("callbacks/test_sample_table.py::test_a_table_that_has_grown_long_is_followed_by_another",),
+            ),
         ),
     ),
 )

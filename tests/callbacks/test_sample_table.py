@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 
-from rlhf_lightning.callbacks import SampleTable
+from rlhf_lightning.callbacks import SampleTable, sample_table
 from rlhf_lightning.callbacks.lines import keep_lines
+from rlhf_lightning.callbacks.sample_table import put_table
 from rlhf_lightning.errors import UserError
 
 
@@ -58,6 +60,34 @@ def test_mlflow_holds_one_growing_table(tiny_module, make_trainer, tmp_path):
     content = json.loads(table.read_text())
     assert content["columns"] == ["epoch", "prompt", "response", "score", "kl"]
     assert [row[0] for row in content["data"]] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("down", [set(), {"samples.json"}, {"samples_2.json"}])
+def test_a_table_that_has_grown_long_is_followed_by_another(down, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_table, "ROWS_PER_TABLE", 3)
+    tables, sent, complete = {}, [], 0
+
+    class Client:
+        def log_dict(self, run_id, table, name):
+            if name in down:
+                raise ConnectionError
+            tables[name] = [row[0] for row in table["data"]]
+            sent.append(name)
+
+        def set_tag(self, run_id, key, value):
+            tables["listed"] = [entry["path"] for entry in json.loads(value)]
+
+    for epoch in range(8):
+        with (tmp_path / "samples.jsonl").open("a") as file:
+            file.write(json.dumps({"epoch": epoch, "prompt": "p"}) + "\n")
+        with contextlib.suppress(ConnectionError):
+            complete = put_table(Client(), "run", tmp_path / "samples.jsonl", complete)
+        if epoch == 6:
+            down.clear()
+    assert complete == 2
+    assert tables.pop("listed") == ["samples.json", "samples_2.json", "samples_3.json"]
+    assert tables == {"samples.json": [0, 1, 2], "samples_2.json": [3, 4, 5], "samples_3.json": [6, 7]}
+    assert sent.count("samples.json") <= 4
 
 
 def test_separators_of_lines_inside_a_sample_do_not_cut_its_row(tmp_path):
