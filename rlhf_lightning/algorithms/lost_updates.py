@@ -30,10 +30,12 @@ def share_changed(weight: Tensor, step: float) -> float:
 
 
 def warn_of_lost_updates(optimizer: Optimizer) -> None:
-    """Warn if most weights in half precision stay as they are after an update of the learning rate's size.
+    """Warn of a learning rate of 0, and if most weights in half precision stay as they are after an update of its size.
 
     That is the size of Adam's updates and of its relatives'; SGD's depend on the gradients.
     """
+    if not any(float(group["lr"]) for group in optimizer.param_groups):
+        log.warning("optimizer.lr: found 0, so nothing is learned; give a learning rate above 0")
     counts = [0.0, 0.0]
     for group in optimizer.param_groups:
         for parameter in group["params"]:

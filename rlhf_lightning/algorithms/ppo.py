@@ -27,6 +27,7 @@ from rlhf_lightning.algorithms.resume_points import at_epoch_start
 from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
 from rlhf_lightning.algorithms.row_limits import check_rows, check_sequences
 from rlhf_lightning.algorithms.schedule import go_to, scheduled_step, steps_per_iteration
+from rlhf_lightning.algorithms.score_checks import ConstantScores, check_scale
 from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
@@ -133,6 +134,7 @@ class PPOModule(AlignmentModule):
         self.engine = engine
         self.kl_controller = self.kl.controller()
         self.reward_moments = RunningMoments()
+        self._constant_scores = ConstantScores()
         self.stopwatch = Stopwatch()
         self.actor_critic: ActorCritic | None = None
         self.reference: Reference | None = None
@@ -247,6 +249,7 @@ class PPOModule(AlignmentModule):
             rollout = evaluate_tokens(self, prompts, generation)
             raw = self.scores(prompts, generation)
         rollout.scores = self.shape(raw, generation.ended)
+        check_scale(rollout.scores, self.reward_key)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
@@ -271,7 +274,13 @@ class PPOModule(AlignmentModule):
         """The reward of every response [B], before normalisation and penalties."""
         ended = generation.ended.tolist()
         scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        self._constant_scores.look(scores, self.reward_key)
         return to_device(scores, self.device, torch.float32)
+
+    @property
+    def reward_key(self) -> str:
+        """Where the reward was named, for messages."""
+        return str(getattr(self.reward, "key", "reward"))
 
     def shape(self, scores: Tensor, ended: Tensor) -> Tensor:
         """Normalise, clip, and charge for a missing EOS."""

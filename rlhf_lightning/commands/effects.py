@@ -223,7 +223,7 @@ RULES: tuple[Rule, ...] = (
         "it is about products on a GPU; leave it out",
     ),
     *(
-        Rule((key,), _equals(key, 0), "with 0 nothing is trained", contradicts=True)
+        Rule((key,), _equals(key, 0), "with 0 nothing is trained; give 1 or more, or leave it out", contradicts=True)
         for key in ("trainer.max_epochs", "trainer.max_steps", "trainer.limit_train_batches")
     ),
     Rule(("trainer.max_time",), _no_time, f"nothing would be trained; {_MAX_TIME}", contradicts=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
@@ -60,10 +60,17 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     names = METRICS[algorithm] | {f"objective/scores/{name}" for name in components}
     for callback, section in sections.items():
         found = section.get("monitor")
-        if isinstance(found, str) and found not in names:
+        of_another = any(found in others for others in METRICS.values())  # which `effects` says
+        if isinstance(found, str) and found not in names and not of_another:
             near = difflib.get_close_matches(found, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(names))}"
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {_listed(names)}"
             raise UserError(f'callbacks.{callback}.monitor: found "{found}", which {algorithm} never logs; {hint}')
+
+
+def _listed(names: Collection[str], shown: int = 12) -> str:
+    ordered = sorted(names, key=lambda name: (name.count("/"), name))
+    more = f" and {len(ordered) - shown} more (docs/metrics.md)" if len(ordered) > shown else ""
+    return f"{', '.join(ordered[:shown])}{more}"
 
 
 def _is_known(section: Any) -> bool:

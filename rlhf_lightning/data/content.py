@@ -25,6 +25,7 @@ def check_content(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
         UserError: there is nothing to learn.
     """
     _check_known(rows, tokenizer, source)
+    _say_what_is_the_same(rows, source)
     if rows and hasattr(rows[0], "labels"):
         _check_answers(rows, tokenizer, source)
 
@@ -49,6 +50,21 @@ def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
         log.warning(
             f"{source}: {100 * lost / words:.0f}% of the tokens are {tokenizer.unk_token}, unknown to the model"
         )
+
+
+def _say_what_is_the_same(rows: Sequence[Any], source: str) -> None:
+    """Warn of rows that all have the same prompt (of PPO), or all the same answer (of demonstrations)."""
+    if len(rows) < 2:
+        return
+    if hasattr(rows[0], "columns"):
+        what, read = "prompt", (tuple(row.input_ids) for row in rows)
+    elif hasattr(rows[0], "labels"):
+        what, read = "answer", (tuple(label for label in row.labels if label != IGNORED) for row in rows)
+    else:
+        return
+    first = next(read)
+    if all(each == first for each in read):
+        log.warning(f"{source}: all {len(rows)} rows have the same {what}; see whether the right column is read")
 
 
 def _check_answers(rows: Sequence[Any], tokenizer: Any, source: str) -> None:

@@ -27,6 +27,7 @@ from rlhf_lightning.errors import UserError, blaming
 
 log = logging.getLogger(__name__)
 VAL_PROMPTS_PER_BATCH = 64
+MANY_TIMES = 10  # a batch that is larger than all rows by so much is a slip
 REHEARSED = 64  # rows of a later stage that are tokenised before the first stage
 
 
@@ -161,6 +162,11 @@ class RowDataModule(LightningDataModule):
         world_size = trainer.world_size if trainer else 1
         batches = None
         whole = -(-len(rows) // (batch_size * world_size))
+        if shuffle and batch_size > MANY_TIMES * len(rows):
+            log.warning(
+                f"data.batch_size: found {batch_size}, and there are {len(rows)} rows, so an epoch is one optimiser "
+                "step; give a smaller one"
+            )
         if trainer and shuffle:
             batches = training_batches(trainer, whole, validates="val" in self._rows)
         elif trainer:

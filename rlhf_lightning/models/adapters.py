@@ -188,7 +188,7 @@ def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], r
     from peft import get_peft_model
 
     try:
-        return get_peft_model(model, lora.config(task, revision))
+        adapted = get_peft_model(model, lora.config(task, revision))
     except ValueError as error:
         if "target modules" not in str(error).lower():
             raise
@@ -196,6 +196,19 @@ def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], r
             f"model.adapter.target_modules: found {lora.target_modules}; no layer of the model has such a name; "
             "allowed: all-linear, or names of linear layers, such as [q_proj, v_proj]"
         ) from error
+    _check_rank(adapted, lora.rank)
+    return adapted
+
+
+def _check_rank(model: nn.Module, rank: int) -> None:
+    """Raise UserError for a rank that no adapted layer can have: an update of a matrix has at most its smaller side."""
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_A")]
+    sides = [min(layer.in_features, layer.out_features) for layer in layers if hasattr(layer, "in_features")]
+    if sides and rank > max(sides):
+        raise UserError(
+            f"model.adapter.rank: found {rank}; the layers that are adapted have at most {max(sides)} rows or columns; "
+            f"must be at most {max(sides)}"
+        )
 
 
 def has_adapter(model: nn.Module) -> bool:

@@ -40,7 +40,10 @@ def write_fixtures(folder: Path) -> None:
     tokenizer.save_pretrained(folder / "model")
     save_model(load_reward_model(folder / "model"), tokenizer, folder / "scorer")
     _write_adapter(folder)
-    write_rows(folder / "rows.jsonl", [{"prompt": "how do i", "completion": " you can"}] * 8)
+    write_rows(
+        folder / "rows.jsonl",
+        [{"prompt": "how do i", "completion": " you can"}, {"prompt": "how", "completion": " no"}] * 4,
+    )
     write_rows(folder / "pairs.jsonl", [{"prompt": "how", "chosen": " you can", "rejected": " no"}] * 8)
     write_rows(folder / "prompts.jsonl", [{"prompt": "how do i"}, {"prompt": "what is"}] * 4)
     (folder / "mine.py").write_text(REWARDS)

@@ -3,6 +3,8 @@ import torch
 
 from rlhf_lightning.algorithms import RewardShaping, RunningMoments
 from rlhf_lightning.algorithms.reward_shaping import shape_scores
+from rlhf_lightning.algorithms.score_checks import ConstantScores, check_scale
+from rlhf_lightning.errors import UserError
 
 
 def test_moments_of_batches_are_the_moments_of_all() -> None:
@@ -40,3 +42,18 @@ def test_normalise_then_clip_then_charge_for_a_missing_eos() -> None:
     shaping = RewardShaping(normalize=True, clip=1.5, missing_eos_penalty=0.25)
     shaped = shape_scores(torch.tensor([2.0, 9.0, 9.0]), torch.tensor([True, True, False]), shaping, moments)
     assert shaped.tolist() == [0.5, 1.5, 1.25]
+
+
+def test_scores_whose_squares_overflow_name_the_reward() -> None:
+    check_scale(torch.tensor([1e18, -1e18]), "reward.function")
+    for bad in (1e19, -1e30, float("inf"), float("nan")):
+        with pytest.raises(UserError, match=r"^reward\.function: a score of .*algorithm\.shaping\.clip"):
+            check_scale(torch.tensor([0.0, bad]), "reward.function")
+
+
+def test_constant_scores_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    scores = ConstantScores()
+    for each in ([1.0, 2.0], [3.0, 3.0], [4.0, 4.0]):
+        scores.look(each, "reward.function")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("reward.function: all 2 responses of an iteration have the score 3")

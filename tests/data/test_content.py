@@ -47,3 +47,28 @@ def test_demonstrations_whose_answers_are_all_empty_are_refused(answer: str) -> 
 def test_one_answer_among_empty_ones_is_enough() -> None:
     module = set_up(SFTDataModule, {"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " c"})
     assert len(module.train_rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "other", "what"),
+    [
+        (PromptDataModule, {"prompt": "a b"}, {"prompt": "b"}, "prompt"),
+        (SFTDataModule, {"prompt": "a", "completion": " b"}, {"prompt": "a", "completion": " c"}, "answer"),
+    ],
+)
+def test_rows_that_are_all_the_same_are_said(
+    kind: type[Any], row: dict[str, Any], other: dict[str, Any], what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_up(kind, row, other, row)
+    assert not caplog.records
+    set_up(kind, row, row)
+    assert f"all 2 rows have the same {what}" in caplog.text
+
+
+def test_a_batch_far_larger_than_the_data_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": "a", "completion": " b"}, {"prompt": "a", "completion": " c"}]
+    for size, said in ((20, False), (21, True)):
+        module = SFTDataModule(tiny_tokenizer(), rows, batch_size=size)
+        module.setup()
+        module.train_dataloader()
+        assert ("data.batch_size: found" in caplog.text) == said

@@ -289,3 +289,12 @@ def test_a_reward_model_scores_on_weights_as_it_was_trained_on(in_4_bits: str, b
     ids = torch.tensor([[*tiny_tokenizer()("a b d e").input_ids, 1]])
     with torch.no_grad():
         assert reward(*texts)[0] == pytest.approx(float(trained_on(ids, torch.ones_like(ids))), abs=1e-4)
+
+
+def test_a_rank_that_no_layer_can_have_is_refused(base: Path) -> None:
+    with pytest.raises(UserError, match=r"^model\.adapter\.rank: found 4096; .* must be at most \d+$") as raised:
+        load_causal_lm(base, adapter=LoRA(rank=4096))
+    largest = int(str(raised.value).rpartition(" ")[2])
+    load_causal_lm(base, adapter=LoRA(rank=largest))
+    with pytest.raises(UserError, match=r"^model\.adapter\.rank: "):
+        load_causal_lm(base, adapter=LoRA(rank=largest + 1))
