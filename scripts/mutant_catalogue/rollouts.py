@@ -281,15 +281,15 @@ ROLLOUTS = (
             Mutant(
                 "DPO reads another reference's cached log-probabilities",
                 "algorithms/dpo.py",
-                "self.reference.fingerprint() + tokens.hexdigest()",
+                "self._reference_hash + tokens.hexdigest()",
                 "tokens.hexdigest()",
                 ("algorithms/test_dpo.py::test_a_precomputed_table_of_another_reference_is_not_used",),
             ),
             Mutant(
                 "DPO reads log-probabilities that were cached for other answers",
                 "algorithms/dpo.py",
-                "self.reference.fingerprint() + tokens.hexdigest()",
-                "self.reference.fingerprint()",
+                "self._reference_hash + tokens.hexdigest()",
+                "self._reference_hash",
                 ("invariants/test_reference.py::test_cached_log_probabilities_of_other_answers_are_not_used",),
             ),
         ),

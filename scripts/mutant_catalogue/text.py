@@ -250,7 +250,7 @@ TEXT = (
             Mutant(
                 "NaN and infinity pass",
                 FUNCTION,
-                "if not math.isfinite(value):",
+                "if not abs(value) <= LARGEST:",
                 "if value is None:",
                 (CHECKED,),
             ),
