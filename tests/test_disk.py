@@ -293,3 +293,19 @@ def test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one(
     assert not start.begun
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert has_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("1", 0), (None, 3)])
+def test_a_process_that_has_lost_the_first_one_adds_nothing_to_what_that_has_said(
+    rank: str | None, lines: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body() -> None:
+        raise RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:28907")
+
+    monkeypatch.setattr(command_line, "quieten", lambda: None)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    with pytest.raises(SystemExit) as end:
+        command_line.run_command(body)
+    assert end.value.code == 1
+    assert len(capsys.readouterr().err.splitlines()) == lines

@@ -65,6 +65,7 @@ _OF_THE_SYSTEM = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
 }
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")  # gloo, NCCL
 _LONG_WORD = re.compile(r"\S{160,}")  # a name of thousands of letters would bury what is wrong
 _HYDRA_OPTIONS = (
     "multirun",
@@ -130,10 +131,17 @@ def _end_with(error: Exception) -> NoReturn:
         sys.exit(141)
     if os.environ.get(_DEBUG):
         traceback.print_exception(error)
+    if follows_the_first() and _has_lost_the_others(error):
+        sys.exit(1)  # the first process, which started this one, has said why it ended
     if (message := as_user_error(error)) is not None:
         _fail(message)
     report_bug(error)
     sys.exit(1)
+
+
+def _has_lost_the_others(error: BaseException) -> bool:
+    """Whether a process learns from its broken connection that another one has ended."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
 def _take_debug() -> None:
