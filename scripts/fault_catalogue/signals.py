@@ -16,8 +16,7 @@ from pathlib import Path
 from kill_resume import end_of, watch_saving
 
 from fault_catalogue import Fault, Outcome
-from fault_catalogue.disk import ALL as FAMILIES
-from fault_catalogue.runs import Running, undisturbed, write_folder
+from fault_catalogue.runs import ALL_FAMILIES, Running, undisturbed, write_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOMENTS = 8  # of a slow fault
@@ -68,7 +67,7 @@ def go_on(folder: Path, words: list[str], line: str) -> Running:
 
 def stops(family: str, signum: int, moments: int, folder: Path) -> Outcome:
     """Stop runs at random moments and go on as they say, until each has ended."""
-    words = [*FAMILIES[family], "logger=none"]
+    words = [*ALL_FAMILIES[family], "logger=none"]
     whole = undisturbed(folder.parent, family, ["logger=none"])
     write_folder(folder)
     saving, draw = halves(folder, words), random.Random(f"{family} {signum}")
@@ -108,5 +107,5 @@ def _fault(family: str, signum: signal.Signals, moments: int, slow: bool) -> Fau
 
 FAULTS = [
     *(_fault(family, signal.SIGINT, 1, slow=False) for family in ("sft", "ppo")),
-    *(_fault(family, signum, MOMENTS, slow=True) for family in ("sft", "reward", "ppo", "dpo") for signum in SIGNALS),
+    *(_fault(family, signum, MOMENTS, slow=True) for family in ALL_FAMILIES for signum in SIGNALS),
 ]
