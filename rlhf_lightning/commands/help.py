@@ -202,22 +202,24 @@ was."""
 def track_help(config_dir: str | None = None) -> str:
     """The page of rlhf-track."""
     keys = {
-        "run": "the run folder of a training run",
+        "run": "the folder of a training run, of a pipeline with its stages, or of several runs (a sweep)",
         "tracking_uri": "the MLflow store; default: the run's own (give it again if it has a password)",
     }
-    return f"""rlhf-track: sends a run to its MLflow store again, where the store has missed a part of it.
+    return f"""rlhf-track: sends runs to their MLflow store again, where the store has missed a part of them.
 
-usage: rlhf-track run=<run folder> [key=value ...]
+usage: rlhf-track run=<folder> [key=value ...]
 
 examples
   rlhf-track run=outputs/demo/ppo
+  rlhf-track run=outputs/demo              a pipeline, its stages under it
+  rlhf-track run=outputs/my_sweep          every run below
   rlhf-track run=outputs/demo/ppo tracking_uri=http://server:5000
 
 keys (key=value)
 {_table(keys)}
 
 A store that does not answer does not stop a run: metrics.jsonl in the run folder has everything. What the store has
-already is not sent twice."""
+already is not sent twice; a model that was to be registered becomes a version now."""
 
 
 def chat_help(config_dir: str | None = None) -> str:

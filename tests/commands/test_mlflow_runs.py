@@ -16,8 +16,15 @@ from rlhf_lightning.commands.build import _build_logger
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.mlflow_runs import FILE, keep_run, live_run
 from rlhf_lightning.commands.run_folder import write_config
-from rlhf_lightning.commands.tracking import PipelineRun, finish_tracking, open_tracking
+from rlhf_lightning.commands.tracking import (
+    PipelineRun,
+    finish_tracking,
+    log_run_files,
+    open_tracking,
+    tracked_to_the_end,
+)
 from rlhf_lightning.durable import save_with_manifest
+from rlhf_lightning.errors import Terminated
 from tests.commands.runs import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -66,6 +73,7 @@ class Folder:
         content = json.dumps({"step": last}).encode()
         save_with_manifest(folder / "checkpoints/last.ckpt", lambda file: file.write(content), global_step=last)
         opened.finalize("success")
+        log_run_files([opened], folder)
         finish_tracking([opened], folder)
         return str(opened.run_id)
 
@@ -161,6 +169,53 @@ def test_a_checkpoint_of_another_folder_brings_its_history(folder: Folder) -> No
     second = folder.run(4, run_dir="other", checkpoint="run/checkpoints/early.ckpt")
     assert second != first
     assert folder.losses(second) == ALL  # step 3 is this run's own
+
+
+def test_steps_that_are_done_again_are_not_logged_again(folder: Folder) -> None:
+    first = folder.run(2)
+    for file in (LAST, f"{LAST}.manifest.json"):
+        shutil.copy(file, file.replace("last", "early"))
+    folder.run(4, checkpoint=LAST)
+    assert folder.run(5, checkpoint="run/checkpoints/early.ckpt") == first  # as after a kill
+    assert folder.losses(first) == [*ALL, (5, 0.5)]
+
+
+def test_what_a_killed_run_had_not_sent_is_sent_at_the_end_of_the_resumed_one(folder: Folder) -> None:
+    first = folder.run(2)
+    row = {"step": 2, "epoch": 0, "train/accuracy": 0.5}
+    with Path("run/metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps(row) + "\n")
+    folder.run(3, checkpoint=LAST)
+    (point,) = MlflowClient(folder.store).get_metric_history(first, "train/accuracy")
+    assert (point.step, point.value) == (2, 0.5)
+
+
+def test_a_run_that_fails_or_is_stopped_ends_in_its_store(folder: Folder) -> None:
+    own = [f"logger.tracking_uri={folder.store}", f"logger.experiment_name={folder.experiment}"]
+    config = compose_config("train", ["experiment=sft_demo", *own])
+
+    def fails(logger: Any, error: BaseException) -> None:
+        with tracked_to_the_end([logger], Path("run")):
+            open_tracking([logger], Path("run"))
+            raise error
+
+    for error, status in ((RuntimeError("x"), "FAILED"), (Terminated(), "KILLED")):
+        logger = _build_logger(config, Path("run"), None, None)
+        with pytest.raises(type(error)):
+            fails(logger, error)
+        assert MlflowClient(folder.store).get_run(logger.opened).info.status == status
+
+
+def test_a_new_run_in_a_folder_whose_store_is_away_has_nothing_of_the_former_one(folder: Folder) -> None:
+    folder.run(2)
+    store = f"sqlite:///{Path('file').absolute()}/mlflow.db"
+    Path("file").touch()  # no store can be made in it
+    config = compose_config("train", ["experiment=sft_demo", f"logger.tracking_uri={store}"])
+    logger = _build_logger(config, Path("run"), None, None)
+    with tracked_to_the_end([logger], Path("run")):
+        open_tracking([logger], Path("run"))
+        assert logger.opened is None
+    assert not Path("run", FILE).exists() or folder.store not in Path("run", FILE).read_text()
 
 
 def test_a_run_that_the_user_names_is_taken(folder: Folder) -> None:
