@@ -18,6 +18,7 @@ from mutant_catalogue.state import STATE
 from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
+from mutant_catalogue.tracking import TRACKING
 
 ROWS: tuple[Row, ...] = (
     *ROLLOUTS,
@@ -34,6 +35,7 @@ ROWS: tuple[Row, ...] = (
     *RUNS,
     *CHANGED_FILES,
     *STRANGERS,
+    *TRACKING,
     *ON_DEVICES,
 )
 
