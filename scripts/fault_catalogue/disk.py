@@ -8,9 +8,10 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,29 @@ class Fill(Callback):
             free = shutil.disk_usage("run").free - self.leave
             Path("run/filler").write_bytes(bytes(max(free, 0)))
 """
+
+
+@cache
+def may_mount() -> bool:
+    """Whether this user may make a small file system in the memory of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            return False
+        subprocess.run(["umount", folder], check=True)
+    return True
+
+
+def on_a_small_disk(fault: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """A fault that is not tried where no file system can be mounted."""
+
+    @wraps(fault)
+    def tried(*arguments: Any, **options: Any) -> Outcome:
+        if not may_mount():
+            return Outcome(0, None, 0.0, 0, True, "not tried: this user may not mount a file system")
+        return fault(*arguments, **options)
+
+    return tried
 
 
 @contextlib.contextmanager
@@ -133,6 +157,7 @@ def prepared(folder: Path) -> Path:
     return folder
 
 
+@on_a_small_disk
 def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
     """The disk of the run folder has so many KiB, for one run after another."""
     found = []
@@ -144,6 +169,7 @@ def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
     return summed_up(found)
 
 
+@on_a_small_disk
 def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outcome:
     """When training has ended, so many KiB are left on the disk, on which an earlier model lies."""
     found = []
@@ -162,6 +188,7 @@ def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outco
     return summed_up(found)
 
 
+@on_a_small_disk
 def full_over_a_finished_run(folder: Path, family: str, left: Sequence[int]) -> Outcome:
     """So many KiB are left where an earlier run has ended, in whose folder another one begins."""
     wrong, stopped, seconds = [], 0, 0.0
