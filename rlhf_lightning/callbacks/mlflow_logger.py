@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
@@ -30,7 +30,12 @@ class SteadyMLFlowLogger(Logger):
         prefix: before the names of metrics.
         notice: says what the store does not take.
         parent: the outbox of the run that this one is a part of.
-        arguments: of `MLFlowLogger`: `run_name`, `tags`, `log_model`, `artifact_location`, `run_id`.
+        run_name: of a new run.
+        tags: of a new run.
+        save_dir: as Lightning's; nothing is kept there under a store's address.
+        log_model: log checkpoints as artifacts: at the end (true), or all of them ("all").
+        artifact_location: of a new experiment.
+        run_id: of a run that goes on.
     """
 
     def __init__(
@@ -43,13 +48,21 @@ class SteadyMLFlowLogger(Logger):
         prefix: str = "",
         notice: Notice | None = None,
         parent: Outbox | None = None,
-        **arguments: Any,
+        run_name: str | None = None,
+        tags: dict[str, Any] | None = None,
+        save_dir: str | None = None,
+        log_model: Literal[True, False, "all"] = False,
+        artifact_location: str | None = None,
+        run_id: str | None = None,
     ) -> None:
         super().__init__()
         import mlflow  # noqa: F401 - here, not first in the thread, where another import may wait for it
 
         self.uri, self.synchronous = tracking_uri, synchronous
-        self.arguments = {**arguments, "experiment_name": experiment_name, "tracking_uri": tracking_uri}
+        self.arguments: dict[str, Any] = {
+            **{"experiment_name": experiment_name, "tracking_uri": tracking_uri, "save_dir": save_dir},
+            **{"run_name": run_name, "tags": tags, "log_model": log_model, "artifact_location": artifact_location},
+        }
         self.name_prefix = f"{prefix}-" if prefix else ""
         self.outbox = Outbox(
             tracker_of(tracking_uri),
@@ -59,10 +72,8 @@ class SteadyMLFlowLogger(Logger):
             parent,
             local=tracking_uri.startswith("sqlite:"),
         )
-        self.new_run = NewRun(
-            experiment_name, arguments.get("run_name"), arguments.get("tags") or {}, arguments.get("artifact_location")
-        )
-        self.find_run: Callable[[Any], str | None] = lambda client: arguments.get("run_id")
+        self.new_run = NewRun(experiment_name, run_name, tags or {}, artifact_location)
+        self.find_run: Callable[[Any], str | None] = lambda client: run_id
         self.when_open: Opening = lambda client, run_id: None
         self.known: dict[tuple[str, int], float] = {}  # what the store has of steps that are done again
         self.opened: str | None = None

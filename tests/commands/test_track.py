@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from rlhf_lightning.callbacks import SteadyMLFlowLogger
 from rlhf_lightning.callbacks.mlflow_store import NewRun, connect
 from rlhf_lightning.commands import track
 from rlhf_lightning.commands.composition import compose_config
@@ -85,6 +86,33 @@ def test_a_pipeline_is_sent_with_its_stages_under_it(run: Path) -> None:
             3,
             4,
         ]
+
+
+def test_a_model_that_was_to_be_registered_is_once(run: Path) -> None:
+    logger = {"_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger", "tracking_uri": store()}
+    write_run(run, logger=logger, register="mine")
+    (run / "model").mkdir()
+    (run / "model/config.json").write_text("{}")
+    for _ in range(2):
+        track.track(compose_config("track", ["run=run"]))
+    client = MlflowClient(store())
+    (version,) = client.search_model_versions("name='mine'")
+    assert version.source.endswith("/artifacts/model")
+    assert [file.path for file in client.list_artifacts(version.run_id, "model")] == ["model/config.json"]
+
+
+def test_a_plain_logger_sends_all_by_its_end_and_names_are_those_of_mlflow(run: Path) -> None:
+    logger = SteadyMLFlowLogger("mine", tracking_uri=store(), prefix="a", run_name="plain")
+    for step in range(3):
+        logger.log_metrics({"reward/my(fn)": step / 2, "text": "left out"}, step)  # type: ignore[dict-item]
+    logger.log_hyperparams({"lr": 0.1})
+    logger.finalize("success")
+    client = MlflowClient(store())
+    (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    history = client.get_metric_history(found.info.run_id, "a-reward/my_fn_")
+    assert [(point.step, point.value) for point in history] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert (found.info.status, found.data.params, found.info.run_name) == ("FINISHED", {"lr": "0.1"}, "plain")
+    assert logger.version == found.info.run_id
 
 
 def test_all_runs_below_a_folder_are_sent(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
