@@ -109,11 +109,22 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         precision = self.precision
         check_precision(precision)
         with default_type(torch.float32):
-            network = self.load_model()
+            network = self._loaded()
         dtype = WEIGHTS[precision]
         if dtype is not None:
             cast_weights(network, dtype)
         check_weights(network, precision)
+        return network
+
+    def _loaded(self) -> Any:
+        """What `model` makes. Raises UserError if a class of the user's own makes something else than a network."""
+        make = getattr(self.load_model, "func", self.load_model)
+        if str(getattr(make, "__module__", "")).startswith("rlhf_lightning."):
+            return self.load_model()
+        with blaming("model._target_: it cannot make a network with these settings"):
+            network = self.load_model()
+        if not isinstance(network, nn.Module):
+            raise UserError(f"model._target_: it makes a {type(network).__name__}; must make a network (nn.Module)")
         return network
 
     @property

@@ -41,11 +41,14 @@ def is_true(label: Any) -> bool:
     return bool(label)
 
 
+LARGEST = 1e18  # sums and squares of it fit float32
+
+
 def finite_number(name: str, value: Any) -> float:
     """A number, also one that is written as text.
 
     Raises:
-        UserError: no number, or not a finite one.
+        UserError: no number, not a finite one, or one with which a loss in float32 would not be finite.
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -53,6 +56,8 @@ def finite_number(name: str, value: Any) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{name}: allowed are finite numbers, found {value!r}")
+    if abs(number) > LARGEST:
+        raise UserError(f"{name}: found {value!r}; must be between -{LARGEST:g} and {LARGEST:g}")
     return number
 
 

@@ -52,6 +52,10 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
             f"{named()}: {source} holds {_several(unexpected)}, which the network of its config.json does not have; "
             "correct config.json (such as its number of layers), or save the model again"
         )
+    if getattr(network, "quantization_method", None) is None and (whole := _whole_numbers(source)) is not None:
+        raise UserError(
+            f"{named()}: {source}: {whole} holds whole numbers, which are not weights; save the model again"
+        )
     _note_untied(network)
     return network, bool(report["missing_keys"])
 
@@ -65,6 +69,16 @@ def check_whole(folder: str | Path) -> None:
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt"):
             pass
+
+
+def _whole_numbers(source: str) -> str | None:
+    """The first weight in a folder's safetensors files that is of a whole-number type; None of a hub name."""
+    for file in sorted(Path(source).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # it is not a dict
+                if name.endswith(".weight") and tensors.get_slice(name).get_dtype().startswith(("I", "U", "BOOL")):
+                    return str(name)
+    return None
 
 
 def _check_generation_config(source: str) -> None:

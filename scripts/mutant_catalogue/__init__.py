@@ -14,6 +14,7 @@ from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.runs import RUNS
 from mutant_catalogue.signals import SIGNALS
+from mutant_catalogue.silent import SILENT
 from mutant_catalogue.state import STATE
 from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
@@ -36,6 +37,7 @@ ROWS: tuple[Row, ...] = (
     *CHANGED_FILES,
     *STRANGERS,
     *TRACKING,
+    *SILENT,
     *ON_DEVICES,
 )
 
