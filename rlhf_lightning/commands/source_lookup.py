@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import importlib.machinery
-import importlib.util
 from collections.abc import Iterator, Mapping
 from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def why_missing(key: str, target: str) -> str | None:
     top, *rest = target.split(".")
     if not all(part.isidentifier() for part in (top, *rest)):
         return "it is not a dotted path such as my_package.my_name"
-    spec = importlib.util.find_spec(top)
+    spec = find_spec(top)
     if spec is None:
         return f"No module named {top!r}"
     name = top
