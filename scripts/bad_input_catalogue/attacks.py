@@ -154,26 +154,26 @@ ATTACKS = [
         "train",
         P,
         r"rows\.parquet",
-        pq(lambda pa: {"prompt": [{"a": 1}], "completion": ["b"]}),
+        pq(lambda _: {"prompt": [{"a": 1}], "completion": ["b"]}),
     ),
     Case(
         "attack: parquet decimal",
         "train",
         P,
         r"rows\.parquet",
-        pq(lambda pa: {"prompt": [decimal.Decimal("1.5")], "completion": ["b"]}),
+        pq(lambda _: {"prompt": [decimal.Decimal("1.5")], "completion": ["b"]}),
     ),
     Case(
         "attack: parquet time",
         "train",
         P,
         r"rows\.parquet",
-        pq(lambda pa: {"prompt": [datetime.datetime(2020, 1, 1)], "completion": ["b"]}),
+        pq(lambda _: {"prompt": [datetime.datetime(2020, 1, 1)], "completion": ["b"]}),
     ),
     Case(
-        "attack: parquet bytes", "train", P, r"rows\.parquet", pq(lambda pa: {"prompt": [b"\xff"], "completion": ["b"]})
+        "attack: parquet bytes", "train", P, r"rows\.parquet", pq(lambda _: {"prompt": [b"\xff"], "completion": ["b"]})
     ),
-    Case("attack: parquet none", "train", P, r"rows\.parquet", pq(lambda pa: {"x": [1]})),
+    Case("attack: parquet none", "train", P, r"rows\.parquet", pq(lambda _: {"x": [1]})),
     Case(
         "attack: csv ragged",
         "train",

@@ -78,7 +78,8 @@ def terminal(monkeypatch):
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
 
 
-def test_ctrl_c_at_the_prompt_leaves_with_one_line(empty_folder, terminal, monkeypatch, capsys):
+@pytest.mark.usefixtures("terminal")
+def test_ctrl_c_at_the_prompt_leaves_with_one_line(empty_folder, monkeypatch, capsys):
     write_model(empty_folder / "model")
     monkeypatch.setattr("builtins.input", lambda prompt: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(SystemExit) as end:
@@ -89,7 +90,8 @@ def test_ctrl_c_at_the_prompt_leaves_with_one_line(empty_folder, terminal, monke
     assert said.out.endswith("\n\n")  # the line does not begin behind the prompt
 
 
-def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(empty_folder, terminal, monkeypatch, capsys):
+@pytest.mark.usefixtures("terminal")
+def test_ctrl_c_ends_an_answer_and_the_conversation_goes_on(empty_folder, monkeypatch, capsys):
     write_model(empty_folder / "model")
     lines = iter(["a b c", "a b c", "/exit"])
     interrupts = iter([True, False])
