@@ -63,9 +63,10 @@ def why_missing(key: str, target: str) -> str | None:
     spec = find_spec(top)
     if spec is None:
         return f"No module named {top!r}"
-    name = top
-    while rest and (below := _submodule(spec, f"{name}.{rest[0]}")) is not None:
-        spec, name = below, f"{name}.{rest.pop(0)}"
+    name, folders = top, list(spec.submodule_search_locations or [])
+    while rest and (below := _submodule(folders, rest[0])) is not None:
+        spec, name = below, f"{name}.{rest[0]}"
+        folders = _folders(spec, folders, rest.pop(0))
     if not rest or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     with blaming(f"{key}: cannot import {target}"):
@@ -73,15 +74,22 @@ def why_missing(key: str, target: str) -> str | None:
     return None if names is None or rest[0] in names else f"{name} has no {rest[0]!r}"
 
 
-def _submodule(spec: ModuleSpec, name: str) -> ModuleSpec | None:
-    folders = spec.submodule_search_locations
-    return None if folders is None else importlib.machinery.PathFinder.find_spec(name, list(folders))
+def _submodule(folders: list[str], name: str) -> ModuleSpec | None:
+    """The module of this name in a package's folders. By its last name alone: nothing above it is imported."""
+    return importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
+
+
+def _folders(spec: ModuleSpec, above: list[str], name: str) -> list[str]:
+    """Where a package's modules lie; one without an __init__.py is in each of the folders above."""
+    if spec.origin is not None:
+        return list(spec.submodule_search_locations or [])
+    return [str(Path(folder, name)) for folder in above if Path(folder, name).is_dir()]
 
 
 def _top_level_names(source: str, file: str) -> set[str] | None:
     """The names that a module binds when it is imported; None where its text does not tell them all."""
     tree = ast.parse(source, file)
-    if any(_is_dynamic(node) for node in ast.walk(tree)):
+    if any(_is_dynamic(node) for node in ast.walk(tree)) or any(_may_end_it(node) for node in tree.body):
         return None
     found = {"__name__", "__doc__", "__file__", "__path__"}
     waiting: list[ast.AST] = [tree]
@@ -96,6 +104,19 @@ def _top_level_names(source: str, file: str) -> set[str] | None:
             found.add(node.id)
         waiting += ast.iter_child_nodes(node)
     return None if {"*", "__getattr__"} & found else found
+
+
+def _may_end_it(node: ast.stmt) -> bool:
+    """Whether the import of a module may fail at this statement: then that is what is wrong, and the import says it."""
+    if isinstance(node, ast.Import):
+        return any(_is_missing(alias.name) for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return not node.level and _is_missing(str(node.module))
+    return isinstance(node, ast.Raise | ast.Assert) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+
+
+def _is_missing(module: str) -> bool:
+    return find_spec(module.split(".")[0]) is None
 
 
 def _is_dynamic(node: ast.AST) -> bool:

@@ -198,7 +198,8 @@ def describe(annotation: Any, all_bounds: bool = False) -> str:
     if origin is Annotated:
         return describe(parts[0], all_bounds) + _bounds(parts[1:], all_bounds)
     if origin is Literal:
-        return " | ".join(str(option) for option in parts)
+        more = [f"... ({len(parts)} in all)"] if len(parts) > A_DOZEN else []
+        return " | ".join([*map(str, parts[:SHOWN] if more else parts), *more])
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(part, all_bounds) for part in parts))
     if origin is list:

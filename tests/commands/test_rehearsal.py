@@ -28,6 +28,7 @@ ROWS = {
     "held_out.jsonl": {"prompt": "b a"},
 }
 COUNT = 200
+STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
 
 def write_rows(file: str, row: dict[str, object], line: int | None = None) -> None:
@@ -115,7 +116,7 @@ def test_first_rows_that_all_fall_away_are_not_held_against_the_rest(inputs, mon
             r"stages\.ppo\.callbacks\.mine\._target_: cannot import",
         ),
         (
-            ["+stages.ppo.callbacks.mine={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: x, patent: 1}"],
+            [f"+stages.ppo.callbacks.mine={{_target_: {STOPPING}, monitor: objective/kl, patent: 1}}"],
             r"stages\.ppo\.callbacks\.mine\.patent: lightning\..* takes no such argument; allowed: monitor, ",
         ),
         (["stages.reward.optimizer._target_=torch.optim.Adamm"], r"stages\.reward\.optimizer\._target_: cannot import"),

@@ -73,6 +73,10 @@ def test_what_can_be_imported_is_never_refused(target):
         "with open('x') as mine: pass",
         "mine, other = 1, 2",
         "exec('mine = 1')",
+        "import nowhere_at_all",
+        "from nowhere_at_all import other",
+        "raise SystemExit(0)",
+        "import sys\nsys.exit(0)",
         "def make():\n    globals()['mine'] = 1\nmake()",
         "def make():\n    global mine\n    mine = 1\nmake()",
     ],
@@ -82,6 +86,16 @@ def test_names_that_a_module_makes_as_it_runs_are_left_to_the_import(source, emp
     import_from_working_folder()
     importlib.invalidate_caches()
     assert why_missing("key", "some_rewards.mine") is None
+
+
+def test_packages_without_an_init_file_are_looked_through(empty_folder):
+    deep = empty_folder / "mine_too" / "below" / "deeper"
+    deep.mkdir(parents=True)
+    (deep / "rewards.py").write_text("def length(): ...\n")
+    import_from_working_folder()
+    importlib.invalidate_caches()
+    assert why_missing("key", "mine_too.below.deeper.rewards.length") is None
+    assert why_missing("key", "mine_too.below.deeper.rewards.nope") == "mine_too.below.deeper.rewards has no 'nope'"
 
 
 def test_a_module_that_is_not_python_is_named_with_its_line(empty_folder):

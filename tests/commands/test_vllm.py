@@ -23,7 +23,7 @@ from tests.commands.runs import write_model
 from tests.rollout.fake_vllm import serving
 
 ROOT = Path(__file__).resolve().parents[2]
-PPO = ["experiment=ppo", "model.path=gpt2", "data.train=org/name", "reward.function=my.fn"]
+PPO = ["experiment=ppo", "model.path=gpt2", "data.train=org/name", "reward.function=json.dumps"]
 SERVER = "rollout.server=http://localhost:8000"
 
 

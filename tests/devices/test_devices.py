@@ -47,9 +47,11 @@ JUSTIFIED = {
     "models/forward.py:hidden_at": "the shape of rows that are not packed: once per such forward pass",
     "models/forward.py:hidden_states": "transformers looks for packed rows: once per forward pass that is not packed",
     "callbacks/guardrails.py:on_before_optimizer_step": "a loss that is not finite must not reach the weights",
+    "callbacks/last_loss.py:look": "weights whose last loss has blown up are not saved: once per checkpoint",
     "callbacks/instruments.py:_total": "tokens and operations, once per record",
     "algorithms/reward.py:_record": "pairs that only keep a process in step do not count: once per batch",
     "algorithms/dpo.py:reference_logps": "which rows of the table the batch is: once per batch",
+    "algorithms/score_checks.py:check_scale": "scores beyond use must not reach the weights: once per iteration",
     "algorithms/stopwatch.py:now": "the time of a phase ends when the device has ended it",
     "algorithms/weighted_mean.py:on_host": "all metrics at once, when they are logged",
     "algorithms/ppo.py:scores": "which responses ended, for the reward",
@@ -75,7 +77,8 @@ STEPS = {
     "ppo_shared_lora": 4,
     "ppo_in_parts": 4,
 }
-ITERATIONS = {"ppo_separate": 46, "ppo_shared_lora": 39, "ppo_in_parts": 35}
+# 5 of an iteration's are those of the last loss, which is computed again where the weights are saved.
+ITERATIONS = {"ppo_separate": 51, "ppo_shared_lora": 44, "ppo_in_parts": 40}
 PER_TOKEN = 0.1  # of 24 responses in 8 slots
 
 

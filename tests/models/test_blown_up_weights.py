@@ -31,7 +31,7 @@ def test_weights_that_have_blown_up_are_not_exported_over_a_former_model(tmp_pat
 
 def test_an_export_that_fails_half_way_leaves_nothing_of_itself(tmp_path):
     def export(folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "config.json").touch()
         raise KeyboardInterrupt
 
