@@ -71,7 +71,7 @@ lint: $(STAMP)  ## ruff, types, dead code
 	$(BIN)/mypy
 	$(BIN)/vulture
 
-audit: $(STAMP)  ## check the lock against published advisories (asks pypi.org), and the licences of what is in it
+audit: $(STAMP)  ## check the lock against published advisories, and the licences of what is in it
 	$(BIN)/python scripts/licences.py --check
 	$(BIN)/uv tool run --quiet "pip-audit>=2.10,<3" --requirement requirements.lock --no-deps --disable-pip --strict
 

@@ -24,6 +24,15 @@ def test_whatever_a_call_of_the_users_raises_names_the_key(error: BaseException)
         raise error
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a script's background ignores it."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_is_nobodys_fault() -> None:
     with pytest.raises(KeyboardInterrupt), blaming("data.train"):
         signal.raise_signal(signal.SIGINT)

@@ -19,18 +19,26 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.evaluation import evaluate_policies, policies
 from tests.commands.runs import write_model
 
+_before: list[Any] = []  # what other tests have left, and keep
+
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     """Python frees circles of objects only where it is asked to."""
     gc.collect()
+    _before[:] = [found for found in gc.get_objects() if isinstance(found, KINDS)]
     gc.disable()
     yield
     gc.enable()
+    _before.clear()
+
+
+KINDS = (LightningModule, PreTrainedModel, Optimizer, LightningDataModule, Trainer)
 
 
 def living(*kinds: type) -> list[str]:
-    return [type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds)]
+    former = {id(each) for each in _before}
+    return [type(found).__name__ for found in gc.get_objects() if isinstance(found, kinds) and id(found) not in former]
 
 
 def config_of(experiment: str, folder: Path, *overrides: str) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def score(prompts: list[str], responses: list[str], **columns: Any) -> list[floa
 @pytest.mark.parametrize(("experiment", "overrides"), [("dpo", []), ("ppo", PPO)])
 def test_a_stage_leaves_no_network_and_no_optimiser(experiment: str, overrides: list[str], tmp_path: Path) -> None:
     train.run(config_of(experiment, tmp_path, *overrides))
-    assert living(LightningModule, PreTrainedModel, Optimizer, LightningDataModule, Trainer) == []
+    assert living(*KINDS) == []
 
 
 @pytest.mark.filterwarnings("ignore")
