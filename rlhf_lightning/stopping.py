@@ -190,10 +190,20 @@ def advising(advice: Callable[[], str]) -> Iterator[None]:
         raise
 
 
-def block_until_listening() -> None:
-    """Keep signals back while the process starts over by `os.exec*`; the next `answered` gets them."""
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+@contextlib.contextmanager
+def kept_back() -> Iterator[None]:
+    """Keep signals back while the process starts over by `os.exec*` inside; the next `answered` gets them.
+
+    Where it does not start over, they come at the end of the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _install(undo: contextlib.ExitStack) -> None:
@@ -212,7 +222,7 @@ def _install(undo: contextlib.ExitStack) -> None:
 
 
 def _unblock() -> None:
-    """Get what `block_until_listening` has kept back."""
+    """Get what `kept_back` has kept back."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _former)
 

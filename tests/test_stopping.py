@@ -318,11 +318,18 @@ def test_a_signal_after_the_end_changes_nothing() -> None:
 
 
 def test_signals_wait_while_a_process_starts_over() -> None:
-    first = "import os, signal, sys; from rlhf_lightning import stopping; stopping.block_until_listening();"
+    first = "import os, signal, sys; from rlhf_lightning import stopping\nwith stopping.kept_back():"
     second = "from rlhf_lightning.stopping import answered\nwith answered(): print('not reached')"
     code = f"{first} os.kill(os.getpid(), signal.SIGINT); os.execv(sys.executable, [sys.executable, '-c', {second!r}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", f"stopped by SIGINT; {AGAIN}\n")
+
+
+def test_signals_come_where_a_process_could_not_start_over() -> None:
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with pytest.raises(OSError, match="no such program"), stopping.kept_back():
+        raise OSError("no such program")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
 @pytest.mark.parametrize("command", ["train", "pipeline", "evaluate", "export", "track", "plan", "chat"])

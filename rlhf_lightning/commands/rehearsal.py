@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lightning.commands.build import build, build_bare_trainer
 from rlhf_lightning.commands.checks import missing_locally, model_inputs, will_be_made
+from rlhf_lightning.commands.source_lookup import sections
 from rlhf_lightning.errors import UserError, blaming, named, named_as
 
 _LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
@@ -28,21 +29,9 @@ def rehearse_objects(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
     """
-    for key, section in _sections(config):
+    for key, section in sections(config):
         _check_takes(key, section)
     build_bare_trainer(config)
-
-
-def _sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every section with a `_target_`, with its dotted key."""
-    if isinstance(config, Mapping):
-        if isinstance(config.get("_target_"), str):
-            yield key, config
-        for name, value in config.items():
-            yield from _sections(value, f"{key}.{name}".lstrip("."))
-    elif isinstance(config, list):
-        for each in config:
-            yield from _sections(each, key)
 
 
 def _check_takes(key: str, section: Mapping[str, Any]) -> None:

@@ -24,9 +24,8 @@ _DYNAMIC = {"globals", "vars", "setattr", "exec", "eval", "modules", "__dict__",
 def check_names(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first `_target_` or reward function of a config that certainly does not exist."""
     import_from_working_folder()
-    for key, target in _targets(config):
-        if why := why_missing(f"{key}._target_", target):
-            raise UserError(f"{key}._target_: cannot import {target}: {why}")
+    for key, section in sections(config):
+        check_function(f"{key}._target_", section["_target_"])
     reward = config.get("reward") or {}
     parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
     for name, part in parts.items():
@@ -34,21 +33,21 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 
 def check_function(key: str, function: str | None) -> None:
-    """Raise UserError if a function named by its dotted path certainly does not exist."""
+    """Raise UserError if what a dotted path names certainly does not exist."""
     if function and (why := why_missing(key, function)):
         raise UserError(f"{key}: cannot import {function}: {why}")
 
 
-def _targets(config: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """The dotted key and the `_target_` of every section that has one."""
+def sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every section of a config that has a `_target_`, with its dotted key."""
     if isinstance(config, Mapping):
         if isinstance(config.get("_target_"), str):
-            yield key, config["_target_"]
+            yield key, config
         for name, value in config.items():
-            yield from _targets(value, f"{key}.{name}".lstrip("."))
+            yield from sections(value, f"{key}.{name}".lstrip("."))
     elif isinstance(config, list):
         for each in config:
-            yield from _targets(each, key)
+            yield from sections(each, key)
 
 
 def why_missing(key: str, target: str) -> str | None:

@@ -14,7 +14,7 @@ import platform
 import sys
 from pathlib import Path
 
-from rlhf_lightning.stopping import block_until_listening
+from rlhf_lightning.stopping import kept_back
 
 OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
@@ -31,5 +31,5 @@ def restart_without_thread_caches(command: str) -> None:
         return
     if not any(gpu.exists() for gpu in GPUS):
         os.environ.update(OFF)
-        block_until_listening()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with kept_back():
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
