@@ -5,6 +5,7 @@
     python scripts/bad_inputs.py --fast          those that the default tests run, some 50
     python scripts/bad_inputs.py --list          names and commands, without running
     python scripts/bad_inputs.py --show          what each command printed
+    python scripts/bad_inputs.py --seconds       how long a wrong key or value takes, each in a process of its own
 
 Answered well means: exit code 2; one line on standard error that begins with `error: ` and names the key or file; no
 traceback; and nothing in the folder of a finished run has changed. Every case runs in a folder of its own, in a fork of
@@ -17,16 +18,20 @@ import argparse
 import hashlib
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from bad_input_catalogue import CASES, Case
 from bad_input_catalogue.case import nothing
+from bad_input_catalogue.configs import CONFIGS
 from bad_input_catalogue.fixtures import FINISHED, write_fixtures
 from forked_command import in_a_fork, preload, run_command
 
 SECONDS = 120  # for one case, also on a slow machine
+BOUND = 1.5  # seconds within which 95 % of the config errors are to be answered
 
 
 class Answer:
@@ -69,6 +74,28 @@ def answer(case: Case, fixtures: Path) -> Answer:
         return Answer(code, out, err, changed)
 
 
+def seconds(case: Case, fixtures: Path) -> float:
+    """How long the command takes to answer, from the start of its process."""
+    with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch:
+        folder = Path(scratch) / "work"
+        shutil.copytree(fixtures, folder, symlinks=True)
+        case.prepare(folder)
+        command = [str(Path(sys.executable).with_name(f"rlhf-{case.command}")), *case.words]
+        started = time.perf_counter()
+        subprocess.run(command, cwd=folder, capture_output=True, timeout=SECONDS, check=False)
+        return time.perf_counter() - started
+
+
+def measure_seconds(cases: list[Case], fixtures: Path) -> int:
+    """Print the distribution of the seconds, and the slowest cases; 1 if 5 % take longer than the bound."""
+    took = sorted(((seconds(case, fixtures), case.name) for case in cases), reverse=True)
+    p95 = took[len(took) // 20][0]
+    for each, name in took[: len(took) // 10]:
+        print(f"{each:5.2f} s  {name}")
+    print(f"{len(took)} config errors: median {took[len(took) // 2][0]:.2f} s, 95 % within {p95:.2f} s ({BOUND} s)")
+    return int(p95 > BOUND)
+
+
 def digests(folder: Path) -> dict[str, str]:
     """The content of every file in a folder, by its name."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -80,6 +107,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run the cases whose name contains this")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
     parser.add_argument("--show", action="store_true", help="print what each command printed")
+    parser.add_argument("--seconds", action="store_true", help="measure how long a config error takes")
     parser.add_argument("--fast", action="store_true", help="run those of the default tests alone")
     arguments = parser.parse_args()
     cases = [case for case in CASES if arguments.only in case.name and (case.fast or not arguments.fast)]
@@ -92,6 +120,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bad-inputs-") as scratch:
         fixtures = Path(scratch) / "fixtures"
         write_fixtures(fixtures)
+        if arguments.seconds:
+            return measure_seconds([case for case in cases if case in CONFIGS], fixtures)
         for case in cases:
             given = answer(case, fixtures)
             fault = given.fault(case)
