@@ -15,7 +15,7 @@ import rlhf_lightning
 PACKAGE = Path(rlhf_lightning.__file__).parent
 NAME = "rlhf_lightning"
 
-LOWER = {"functional", "models", "data", "rewards", "rollout", "algorithms"}
+LOWER = {"functional", "models", "data", "rewards", "rollout", "experience", "training", "algorithms"}
 UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
     "functional": set(),
@@ -23,6 +23,8 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "data": {"functional"},
     "rewards": {"functional", "models", "data"},
     "rollout": {"functional", "models", "data"},
+    "training": {"functional", "models", "data"},
+    "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,
     **dict.fromkeys(UPPER, LOWER | UPPER),
     "commands": LOWER | UPPER,
@@ -41,6 +43,7 @@ FREE = {
     "run_identity",
     "guarded_streams",
     "working_folder",
+    "value_types",
     "__version__",
 }  # all but `functional`
 ONLY_IN_COMMANDS = {"hydra", "omegaconf"}

@@ -2,7 +2,10 @@
 
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.dpo import DPOModule
-from rlhf_lightning.algorithms.kl_controllers import (
+from rlhf_lightning.algorithms.ppo import PPOModule
+from rlhf_lightning.algorithms.reward import RewardModule
+from rlhf_lightning.algorithms.sft import SFTModule
+from rlhf_lightning.experience.kl_control import (
     AdaptiveKLController,
     FixedKLController,
     KLController,
@@ -10,12 +13,9 @@ from rlhf_lightning.algorithms.kl_controllers import (
     MultiplicativeKLController,
     PIDController,
 )
-from rlhf_lightning.algorithms.ppo import PPOModule
-from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
-from rlhf_lightning.algorithms.reward import RewardModule
-from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments
-from rlhf_lightning.algorithms.sft import SFTModule
-from rlhf_lightning.algorithms.strategies import FullySharded
+from rlhf_lightning.experience.pretraining_mix import PretrainingMix
+from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments
+from rlhf_lightning.training.strategies import FullySharded
 
 __all__ = [
     "AdaptiveKLController",

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -19,13 +19,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.algorithms.lost_updates import warn_of_lost_updates
-from rlhf_lightning.algorithms.origin import check_origin, origin
-from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
-from rlhf_lightning.algorithms.resume_points import interrupted, mark
-from rlhf_lightning.algorithms.row_limits import check_rows
-from rlhf_lightning.algorithms.trainable import check_trains
-from rlhf_lightning.algorithms.weighted_mean import Maximum, WeightedMean, on_host
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, BlownUpError, UserError, blaming
 from rlhf_lightning.models import export_model, shard
 from rlhf_lightning.models.precision import (
@@ -39,6 +32,13 @@ from rlhf_lightning.models.precision import (
 )
 from rlhf_lightning.models.saving import check_weights as check_size
 from rlhf_lightning.models.sharding import local
+from rlhf_lightning.training.lost_updates import warn_of_lost_updates
+from rlhf_lightning.training.origin import check_origin, origin
+from rlhf_lightning.training.processes import of_every_process, of_this_process
+from rlhf_lightning.training.resume_points import interrupted, mark
+from rlhf_lightning.training.row_limits import check_rows
+from rlhf_lightning.training.trainable import check_trains
+from rlhf_lightning.training.weighted_mean import Maximum, WeightedMean, on_host
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,15 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         optimizer: takes the trainable parameters.
         scheduler: takes `optimizer=` and, if it has that argument, `num_training_steps=`; stepped every optimiser step.
     """
+
+    data: ClassVar[str]
+    """The kind of rows that it trains on: sft, preference, unpaired, prompts, steps or rewarded."""
+
+    title: ClassVar[str]
+    """What it is called in text, such as a model card."""
+
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
+    """The networks that take part, the one that is trained first: policy, reference, critic, reward."""
 
     saves_mid_epoch = True
     """Whether a checkpoint within an epoch can be resumed from."""

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class DPOModule(AlignmentModule):
         precompute_reference: compute the reference's log-probabilities once before training, keep them in
             `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
     """
+
+    data: ClassVar[str] = "preference"
+    title: ClassVar[str] = "direct preference optimisation"
+    roles: ClassVar[tuple[str, ...]] = ("policy", "reference")
 
     def __init__(
         self,

@@ -9,28 +9,25 @@ Small methods to override: `scores`, `token_rewards`, `advantages`, `loss`, and 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
-from rlhf_lightning.algorithms.engine_gap import importance_weights, record_gap
-from rlhf_lightning.algorithms.kl_controllers import KLPenalty
-from rlhf_lightning.algorithms.old_policy import evaluate_tokens, keep_from_engine
-from rlhf_lightning.algorithms.part_gradients import PartGradients
-from rlhf_lightning.algorithms.ppo_statistics import record_losses, record_rollout, record_times, samples
-from rlhf_lightning.algorithms.pretraining_mix import PretrainingMix
-from rlhf_lightning.algorithms.ranges import check_range
-from rlhf_lightning.algorithms.resume_points import at_epoch_start
-from rlhf_lightning.algorithms.reward_shaping import RewardShaping, RunningMoments, shape_scores
-from rlhf_lightning.algorithms.row_limits import check_rows, check_sequences
-from rlhf_lightning.algorithms.schedule import go_to, scheduled_step, steps_per_iteration
-from rlhf_lightning.algorithms.score_checks import ConstantScores, check_scale
-from rlhf_lightning.algorithms.stopwatch import Stopwatch
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.engine_gap import importance_weights, record_gap
+from rlhf_lightning.experience.kl_control import KLPenalty
+from rlhf_lightning.experience.old_policy import evaluate_tokens, keep_from_engine
+from rlhf_lightning.experience.part_gradients import PartGradients
+from rlhf_lightning.experience.pretraining_mix import PretrainingMix
+from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.experience.schedule import go_to, scheduled_step, steps_per_iteration
+from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
+from rlhf_lightning.experience.statistics import record_losses, record_rollout, record_times, samples
+from rlhf_lightning.experience.stopwatch import Stopwatch
 from rlhf_lightning.functional import (
     generalized_advantage_estimate,
     kl_estimate,
@@ -55,6 +52,9 @@ from rlhf_lightning.rollout import (
     rows_by_tokens,
     seeded_generator,
 )
+from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.training.resume_points import at_epoch_start
+from rlhf_lightning.training.row_limits import check_rows, check_sequences
 
 
 class PPOModule(AlignmentModule):
@@ -85,6 +85,10 @@ class PPOModule(AlignmentModule):
         seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
         engine: generates; null: the one that `rollout` describes.
     """
+
+    data: ClassVar[str] = "prompts"
+    title: ClassVar[str] = "proximal policy optimisation"
+    roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "critic", "reward")
 
     saves_mid_epoch = False
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class RewardModule(AlignmentModule):
         moments: mean and standard deviation of the scores of all held-out answers, each counted once, at the last
             validation; exported with the model. None before.
     """
+
+    data: ClassVar[str] = "preference"
+    title: ClassVar[str] = "reward modelling"
+    roles: ClassVar[tuple[str, ...]] = ("reward",)
 
     def __init__(self, *args: Any, center_coef: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

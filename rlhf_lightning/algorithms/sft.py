@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,10 @@ class SFTModule(AlignmentModule):
     N counts the labelled tokens of the whole optimiser step: all micro-batches, all processes. Which tokens carry a
     label (the completion, or all) is the data module's choice; the EOS is one of them.
     """
+
+    data: ClassVar[str] = "sft"
+    title: ClassVar[str] = "supervised fine-tuning"
+    roles: ClassVar[tuple[str, ...]] = ("policy",)
 
     blown_up = 10.0  # guessing costs log(vocabulary) nats per token, some 12: far more is no language model
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.algorithms import AlignmentModule, DPOModule, PPOModule
-from rlhf_lightning.algorithms.stopwatch import now
 from rlhf_lightning.data import PreferenceBatch, SequenceBatch
+from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.models.cpu_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout

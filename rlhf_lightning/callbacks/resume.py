@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rlhf_lightning.algorithms.processes import of_every_process, of_this_process
 from rlhf_lightning.data import BatchLoader
+from rlhf_lightning.training.processes import of_every_process, of_this_process
 
 log = logging.getLogger(__name__)
 

@@ -7,18 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from rlhf_lightning.commands.schema import (
-    BelowOne,
-    Count,
-    Fraction,
-    Limited,
-    Mapping,
-    NonNegative,
-    Number,
-    Text,
-    Whole,
-    strict,
-)
+from rlhf_lightning.commands.schema import strict
+from rlhf_lightning.value_types import BelowOne, Count, Fraction, Limited, Mapping, NonNegative, Number, Text, Whole
 
 Limit = Count | Fraction | None
 Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]

@@ -8,7 +8,8 @@ from pydantic import Field
 from typing_extensions import Required, TypedDict
 
 from rlhf_lightning.commands.library_schema import ModelCheckpoint
-from rlhf_lightning.commands.schema import (
+from rlhf_lightning.commands.schema import strict
+from rlhf_lightning.value_types import (
     BelowOne,
     Count,
     Dtype,
@@ -20,7 +21,6 @@ from rlhf_lightning.commands.schema import (
     Seconds,
     Text,
     Whole,
-    strict,
 )
 
 

@@ -13,25 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import Required, TypedDict
 
+from rlhf_lightning.value_types import Count, Dtype, Mapping, Name, NonNegative, Seconds, Text, Whole
+
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-
-LARGEST_WHOLE = 2**63 - 1  # what torch and the operating system count with
-LARGEST = 1e12  # its square, which losses take, is far from the end of float32
-LARGEST_SECONDS = 1e9  # thirty years; the operating system waits for no longer than some 290
-
-Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
-Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
-Limited = Annotated[int, Field(ge=-1, le=LARGEST_WHOLE)]  # -1: no limit
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
-Positive = Annotated[float, Field(gt=0, le=LARGEST)]
-NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
-Seconds = Annotated[float, Field(gt=0, le=LARGEST_SECONDS)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
-Mapping = dict[str, Any]
-Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
 
 @strict

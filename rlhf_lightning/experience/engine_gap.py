@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
 from rlhf_lightning.functional import truncated_importance_weights
 from rlhf_lightning.rollout import Generation, Rollout
 
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.ppo import PPOModule
 
-
-def record_gap(module: PPOModule, rollout: Rollout, generation: Generation) -> None:
+def record_gap(module: Any, rollout: Rollout, generation: Generation) -> None:
     """Record mean and maximum over tokens of |log p_engine - log p_trainer|, in nats."""
     tokens = rollout.mask.sum()
     gap = (generation.logprobs - rollout.logprobs).abs() * rollout.mask
@@ -21,7 +18,7 @@ def record_gap(module: PPOModule, rollout: Rollout, generation: Generation) -> N
     module.record_max("rollout/logprob_gap_max", gap.max())
 
 
-def importance_weights(module: PPOModule, rollout: Rollout, generation: Generation, cap: float) -> Tensor:
+def importance_weights(module: Any, rollout: Rollout, generation: Generation, cap: float) -> Tensor:
     """The weight of every token [B, T], and its statistics recorded on the module.
 
     Advantages times weights are the policy loss times weights: both terms of the clipped objective are linear in the

@@ -7,7 +7,7 @@ same weights.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ActorCritic, response_logprobs
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout import Generation, NativeEngine, Rollout, RolloutEngine, rows_by_tokens
-
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.ppo import PPOModule
 
 
 def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
@@ -36,7 +33,7 @@ def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
     engine.value_head = actor_critic.value_head if actor_critic.critic is None else None
 
 
-def evaluate_tokens(module: PPOModule, prompts: list[PromptRow], generation: Generation) -> Rollout:
+def evaluate_tokens(module: Any, prompts: list[PromptRow], generation: Generation) -> Rollout:
     """Log-probabilities of policy and reference, and values, in parts as large as the update's."""
     assert module.reference is not None
     prompt_ids, prompt_mask = (
@@ -68,7 +65,7 @@ def evaluate_tokens(module: PPOModule, prompts: list[PromptRow], generation: Gen
     )
 
 
-def _parts(module: PPOModule, lengths: Tensor) -> list[Tensor]:
+def _parts(module: Any, lengths: Tensor) -> list[Tensor]:
     """Rows of a rollout to compute at a time."""
     if module.tokens_per_microbatch is not None:
         return rows_by_tokens(lengths, module.tokens_per_microbatch)
@@ -77,7 +74,7 @@ def _parts(module: PPOModule, lengths: Tensor) -> list[Tensor]:
 
 
 def _old_policy(
-    module: PPOModule, tokens: tuple[Tensor, Tensor, Tensor, Tensor], generation: Generation, rows: Tensor
+    module: Any, tokens: tuple[Tensor, Tensor, Tensor, Tensor], generation: Generation, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
     assert module.actor_critic is not None

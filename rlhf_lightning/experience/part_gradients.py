@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import lightning as L
 import torch
@@ -10,9 +10,6 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from rlhf_lightning.rollout import Rollout
-
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.ppo import PPOModule
 
 
 class PartGradients:
@@ -26,7 +23,7 @@ class PartGradients:
     def __init__(self) -> None:
         self._kept = False
 
-    def losses(self, module: PPOModule, parts: list[Rollout], batch_idx: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    def losses(self, module: Any, parts: list[Rollout], batch_idx: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """Loss and statistics of every part; only the first one's loss has a graph.
 
         From the last part to the first, as autograd goes backward through their sum: to the bit the same gradients.

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.algorithms.ranges import check_range
 from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence, collate_sequences
 from rlhf_lightning.data.datamodules import pad_id
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import endless_order
+from rlhf_lightning.training.ranges import check_range
 
 
 @dataclass

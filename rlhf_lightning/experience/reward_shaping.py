@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_lightning.algorithms.ranges import check_range
+from rlhf_lightning.training.ranges import check_range
 
 
 @dataclass(frozen=True)

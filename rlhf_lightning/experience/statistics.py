@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
 from rlhf_lightning.rollout import Rollout, token_rows
-
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.ppo import PPOModule
 
 
 def response_kl(rollout: Rollout) -> Tensor:
@@ -26,7 +23,7 @@ def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
 
 
-def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, seconds: float) -> None:
+def record_rollout(module: Any, rollout: Rollout, raw: Tensor, seconds: float) -> None:
     """Record the iteration's statistics on the module; `seconds` is the time generation took."""
     mask, n = rollout.mask, len(rollout)
     kl, tokens = response_kl(rollout), mask.sum()
@@ -47,7 +44,7 @@ def record_rollout(module: PPOModule, rollout: Rollout, raw: Tensor, seconds: fl
     module.record("rollout/tokens_per_second", tokens / seconds)
 
 
-def record_losses(module: PPOModule, stats: dict[str, Tensor], tokens: Tensor) -> None:
+def record_losses(module: Any, stats: dict[str, Tensor], tokens: Tensor) -> None:
     """Record what the loss returns of a micro-batch: means over its tokens, and the largest ratio."""
     for name, value in stats.items():
         if name == "policy/ratio_max":
@@ -56,7 +53,7 @@ def record_losses(module: PPOModule, stats: dict[str, Tensor], tokens: Tensor) -
             module.record(name, value, tokens)
 
 
-def record_times(module: PPOModule, seconds: dict[str, float]) -> None:
+def record_times(module: Any, seconds: dict[str, float]) -> None:
     """Record the phases of the iteration, and their shares of all the time since the iteration before ended."""
     whole = sum(seconds.values())
     for phase in ("rollout", "score", "update"):

@@ -5,17 +5,14 @@ Parameters are found by name, so that a DPO run's fit an SFT run; those that are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import has_adapter
 from rlhf_lightning.models.remembered_hash import frozen_mark
 
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.base import AlignmentModule
 
-
-def origin(module: AlignmentModule) -> dict[str, Any]:
+def origin(module: Any) -> dict[str, Any]:
     """What a checkpoint keeps of its run: the algorithm's name, and hashes of what else it is made of, as far as known.
 
     Those are of the rows, of PPO-ptx's text, of the reward (source files of functions, files of models, weights), of
@@ -24,7 +21,7 @@ def origin(module: AlignmentModule) -> dict[str, Any]:
     return {"algorithm": type(module).__name__, **_hashes(module)}
 
 
-def check_origin(module: AlignmentModule, checkpoint: dict[str, Any]) -> None:
+def check_origin(module: Any, checkpoint: dict[str, Any]) -> None:
     """See that a checkpoint is of this algorithm, of a network of this shape, and of these training rows.
 
     Raises:
@@ -65,7 +62,7 @@ def _parts(key: str) -> str:
     return {"function": "its source file", "weight": "its weight"}.get(kind, "the files of its model")
 
 
-def _check_weights(module: AlignmentModule, saved: dict[str, Any]) -> None:
+def _check_weights(module: Any, saved: dict[str, Any]) -> None:
     trained = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
     for name, parameter in trained.items():
         if name not in saved:
@@ -75,7 +72,7 @@ def _check_weights(module: AlignmentModule, saved: dict[str, Any]) -> None:
             raise UserError(f"ckpt: {name} is {found} there and {wanted} in this run: it is of another network")
 
 
-def _hashes(module: AlignmentModule) -> dict[str, Any]:
+def _hashes(module: Any) -> dict[str, Any]:
     data = getattr(module.trainer, "datamodule", None)
     of_split: Any = getattr(data, "fingerprint", lambda split: None)
     reward, ptx = getattr(module, "reward", None), getattr(module, "ptx", None)

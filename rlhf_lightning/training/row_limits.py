@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.limits import check_positions, check_tokens
 
-if TYPE_CHECKING:
-    from rlhf_lightning.algorithms.base import AlignmentModule
 
-
-def check_rows(module: AlignmentModule, network: Any, key: str, longest_response: int = 0) -> None:
+def check_rows(module: Any, network: Any, key: str, longest_response: int = 0) -> None:
     """Raise UserError for token ids without an embedding, and for rows longer than the model's positions.
 
     Args:
@@ -28,9 +25,7 @@ def check_rows(module: AlignmentModule, network: Any, key: str, longest_response
         check_sequences(module, network, splits(), key, longest_response)
 
 
-def check_sequences(
-    module: AlignmentModule, network: Any, rows: Iterable[Any], key: str, longest_response: int = 0
-) -> None:
+def check_sequences(module: Any, network: Any, rows: Iterable[Any], key: str, longest_response: int = 0) -> None:
     """The same for given rows."""
     sequences = [ids for row in rows if hasattr(row, "sequences") for ids in row.sequences()]
     if not sequences or network is None:

@@ -10,9 +10,9 @@ import lightning
 import torch
 
 from gpu_checks.setting import Setting, demonstrations, preferences, prompts
-from rlhf_lightning.algorithms.stopwatch import now
 from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.models import load_tokenizer
 
 TASKS = ("sft", "reward", "dpo", "ppo")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mutant_catalogue.rows import Mutant, Row
 
-KL = "algorithms/kl_controllers.py"
+KL = "experience/kl_control.py"
 CONTROLLERS = "algorithms/test_kl_controllers.py"
 PPO = "algorithms/ppo.py"
 POINTS = "algorithms/test_resume_points.py"
@@ -63,14 +63,14 @@ ARITHMETIC = (
         (
             Mutant(
                 "the schedule counts only the steps that were done",
-                "algorithms/schedule.py",
+                "experience/schedule.py",
                 "min(max(done * int(span) // planned, by_steps), int(span))",
                 "trainer.global_step",
                 (f"{SCHEDULE}::test_a_schedule_comes_down_although_target_kl_leaves_out_steps",),
             ),
             Mutant(
                 "the schedule runs beyond its end",
-                "algorithms/schedule.py",
+                "experience/schedule.py",
                 "min(max(done * int(span) // planned, by_steps), int(span))",
                 "max(done, by_steps)",
                 (f"{SCHEDULE}::test_whichever_ends_the_run_ends_the_schedule_which_never_turns",),
@@ -96,7 +96,7 @@ ARITHMETIC = (
         (
             Mutant(
                 "the graphs of all parts are kept",
-                "algorithms/part_gradients.py",
+                "experience/part_gradients.py",
                 "whole = isinstance(trainer.strategy, DeepSpeedStrategy)",
                 "whole = True",
                 ("algorithms/test_microbatches.py::test_the_graph_of_one_part_is_alive_at_a_time[plain]",),
@@ -110,7 +110,7 @@ ARITHMETIC = (
             ),
             Mutant(
                 "parts are not scaled with accumulated batches",
-                "algorithms/part_gradients.py",
+                "experience/part_gradients.py",
                 "loss = loss / trainer.accumulate_grad_batches",
                 "loss = loss + 0.0",
                 ("algorithms/test_microbatches.py::test_the_budget_and_accumulated_batches_go_together",),

@@ -7,7 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 ENGINE = "rollout/vllm_engine.py"
 SERVER = "rollout/vllm_server.py"
 RESPONSES = "rollout/responses.py"
-GAP = "algorithms/engine_gap.py"
+GAP = "experience/engine_gap.py"
 IN_PROCESS = "rollout/test_vllm_engine.py"
 SERVED = "rollout/test_vllm_server.py"
 FOLLOWS = "test_after_every_sync_it_answers_as_the_policy_and_before_it_as_the_former_one"

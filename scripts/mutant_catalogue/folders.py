@@ -36,7 +36,7 @@ FOLDERS = (
             ),
             Mutant(
                 "next to nothing to train is no error",
-                "algorithms/trainable.py",
+                "training/trainable.py",
                 "            if len(shape) >= 2 and id(parameter) not in outside:\n",
                 "            if True:\n",
                 ("algorithms/test_trainable.py::test_next_to_nothing_to_train_is_an_error",),

@@ -42,7 +42,7 @@ PRECISIONS = (
             ),
             Mutant(
                 "sums of metrics have the default type",
-                "algorithms/weighted_mean.py",
+                "training/weighted_mean.py",
                 "add_state(name, torch.zeros((), dtype=torch.float32)",
                 "add_state(name, torch.zeros(())",
                 (f"{TYPES}::test_sums_of_thousands_of_values_are_those_of_float64",),

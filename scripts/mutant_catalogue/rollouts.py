@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutant_catalogue.rows import Mutant, Row
 
 PPO = "algorithms/ppo.py"
-OLD_POLICY = "algorithms/old_policy.py"
+OLD_POLICY = "experience/old_policy.py"
 ROLES = "models/roles.py"
 ADAPTERS = "models/adapters.py"
 NATIVE = "rollout/native.py"

@@ -8,7 +8,7 @@ PPO = "algorithms/ppo.py"
 ROLES = "models/roles.py"
 NATIVE = "rollout/native.py"
 ADVANTAGES = "functional/advantages.py"
-STATISTICS = "algorithms/ppo_statistics.py"
+STATISTICS = "experience/statistics.py"
 SAMPLED = "invariants/test_sampling.py::test_responses_are_drawn_from_the_whole_tempered_policy"
 GAE = "functional/test_advantages.py::TestGAE"
 CONTROLLER = (
@@ -43,7 +43,7 @@ TOKENS = (
             ),
             Mutant(
                 "the penalty for a missing EOS falls on those that ended",
-                "algorithms/reward_shaping.py",
+                "experience/reward_shaping.py",
                 "torch.where(ended, scores, scores - shaping.missing_eos_penalty)",
                 "torch.where(~ended, scores, scores - shaping.missing_eos_penalty)",
                 ("algorithms/test_reward_shaping.py::test_normalise_then_clip_then_charge_for_a_missing_eos",),
@@ -199,7 +199,7 @@ TOKENS = (
             ),
             Mutant(
                 "the controller pushes the wrong way",
-                "algorithms/kl_controllers.py",
+                "experience/kl_control.py",
                 "(kl - self.target) / self.target",
                 "(self.target - kl) / self.target",
                 (
@@ -208,7 +208,7 @@ TOKENS = (
             ),
             Mutant(
                 "the controller's error is not clipped",
-                "algorithms/kl_controllers.py",
+                "experience/kl_control.py",
                 "min(max((kl - self.target) / self.target, -0.2), 0.2)",
                 "(kl - self.target) / self.target",
                 ("algorithms/test_kl_controllers.py::test_adaptive_is_equation_4_of_ziegler",),

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from rlhf_lightning.algorithms import RewardShaping, RunningMoments
-from rlhf_lightning.algorithms.reward_shaping import shape_scores
-from rlhf_lightning.algorithms.score_checks import ConstantScores, check_scale
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.reward_shaping import shape_scores
+from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 
 
 def test_moments_of_batches_are_the_moments_of_all() -> None:

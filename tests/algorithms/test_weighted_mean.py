@@ -1,6 +1,6 @@
 import torch
 
-from rlhf_lightning.algorithms.weighted_mean import WeightedMean
+from rlhf_lightning.training.weighted_mean import WeightedMean
 
 
 def test_the_mean_is_over_items_and_not_over_batches() -> None:

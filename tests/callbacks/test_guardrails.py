@@ -6,9 +6,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rlhf_lightning.algorithms.kl_controllers import KLPenalty
 from rlhf_lightning.callbacks import Guardrails
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.kl_control import KLPenalty
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 
-from rlhf_lightning.algorithms.strategies import FullySharded
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import VLLMRollout, VLLMServer
 from rlhf_lightning.rollout.vllm_client import VLLMClient
+from rlhf_lightning.training.strategies import FullySharded
 from tests.distributed.worker import build, trainer
 
 

@@ -19,10 +19,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
-from rlhf_lightning.algorithms.strategies import FullySharded
 from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
 from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
 from rlhf_lightning.rollout import Generation, RolloutSettings
+from rlhf_lightning.training.strategies import FullySharded
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 GLOBAL_BATCH = 8

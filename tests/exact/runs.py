@@ -16,8 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaForSequenceClassification
 
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule
-from rlhf_lightning.algorithms.ppo_statistics import response_kl
 from rlhf_lightning.data import PreferenceBatch
+from rlhf_lightning.experience.statistics import response_kl
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.enumerable import World, tiny_llama

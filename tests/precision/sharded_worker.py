@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from rlhf_lightning.algorithms.strategies import FullySharded
 from rlhf_lightning.models.precision import Float32Linear
+from rlhf_lightning.training.strategies import FullySharded
 from tests.distributed.worker import Echo, build, trainer
 
 RUNS = (("dpo", "bf16-mixed"), ("ppo", "bf16-mixed"), ("reward", "bf16-mixed"), ("ppo_lora", "bf16-true"))
