@@ -172,6 +172,13 @@ def load_network(
         raise UserError(_cannot_load(arguments["attn_implementation"], base, error)) from error
     if getattr(network, "is_quantized", False):
         keep_weights_as_they_are(network)
+    elif packed := getattr(network.config, "quantization_config", None):
+        # transformers only warns, and takes the packed numbers for the weights themselves.
+        method = packed.get("quant_method") if isinstance(packed, dict) else packed
+        raise UserError(
+            f"{named()}: {base} is quantised by {str(method)[:80]!r}, which transformers does not know; take the model "
+            "that is not quantised, and ask for 4 bits by model/quantization=nf4"
+        )
     return network, is_new, start
 
 

@@ -97,6 +97,11 @@ MODELS = [
         edit_json("model/config.json", model_type="telepath", architectures=["Telepath"]),
         fast=True,
     ),
+    _model(
+        "packed in an unknown way",
+        edit_json("model/config.json", quantization_config={"quant_method": "of tomorrow"}),
+        r"model\.path: .*model is quantised by 'of tomorrow'",
+    ),
     _model("no weights", removes(WEIGHTS), fast=True),
     _model("weights cut off", truncates(WEIGHTS), fast=True),
     _model("weights are text", writes(WEIGHTS, "hello")),

@@ -41,8 +41,11 @@ class Grows(torch.optim.SGD):
         return loss
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_last_step_that_blows_up_leaves_the_former_checkpoint(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [*((kind, "32-true") for kind in KINDS), ("sft", "bf16-true"), ("dpo", "bf16-mixed"), ("ppo", "bf16-true")],
+)
+def test_a_last_step_that_blows_up_leaves_the_former_checkpoint(kind: str, precision: str, tmp_path: Path) -> None:
     module, data = made(kind, tmp_path, 1e-3)
     steps = {"ppo": 16, "sft": 5}.get(kind, 5)  # of an epoch
 
@@ -53,7 +56,8 @@ def test_a_last_step_that_blows_up_leaves_the_former_checkpoint(kind: str, tmp_p
 
     module.make_optimizer = optimizer
     save = ResumableCheckpoint(tmp_path / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1)
-    run = trainer(tmp_path, max_epochs=2, callbacks=[Guardrails(), save], enable_checkpointing=True)
+    settings: dict[str, Any] = {"enable_checkpointing": True, "precision": precision}
+    run = trainer(tmp_path, max_epochs=2, callbacks=[Guardrails(), save], **settings)
     with pytest.raises(BlownUpError, match=rf"^train/loss: .* step {2 * steps}, .*blown up.*optimizer\.lr"):
         run.fit(module, datamodule=data)
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)

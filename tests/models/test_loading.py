@@ -1,10 +1,18 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import disable_dropout, fingerprint, load_causal_lm, load_tokenizer, run_model_folder
+from rlhf_lightning.models import (
+    disable_dropout,
+    fingerprint,
+    load_causal_lm,
+    load_reward_model,
+    load_tokenizer,
+    run_model_folder,
+)
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 
@@ -34,6 +42,16 @@ def test_dtype_is_float32_unless_asked_otherwise(tmp_path: Path) -> None:
     tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
     assert load_causal_lm(tmp_path).dtype == torch.float32
     assert load_causal_lm(tmp_path, dtype="auto").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("method", ["a method of tomorrow", 3])
+def test_weights_packed_in_an_unknown_way_are_not_read_as_plain_ones(method: object, tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": method}}))
+    for load in (load_causal_lm, load_reward_model):
+        with pytest.raises(UserError, match=rf"model\.path: .* is quantised by '{method}'"):
+            load(tmp_path)
 
 
 def test_remote_code_needs_a_pinned_revision(tmp_path: Path) -> None:
