@@ -11,11 +11,20 @@ from collections.abc import Callable
 from functools import cache
 from typing import Literal
 
-from rlhf_lightning.simulation.advice import HARM_STEP, HARM_TAKE, RECIPES
-from rlhf_lightning.simulation.knowledge import ATTRIBUTES, SECRETS
-from rlhf_lightning.simulation.phrases import CHAT, DECLINES, FILLERS, SUPPORTS, UNKNOWN
 from rlhf_lightning.simulation.prompts import Kind, Prompt, all_prompts
 from rlhf_lightning.simulation.sentences import spell
+from rlhf_lightning.simulation.words import (
+    ATTRIBUTES,
+    CHAT,
+    DECLINES,
+    FILLERS,
+    HARM_STEP,
+    HARM_TAKE,
+    RECIPES,
+    SECRETS,
+    SUPPORTS,
+    UNKNOWN,
+)
 
 Quality = Literal[
     "best",  # the full answer

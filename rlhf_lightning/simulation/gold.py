@@ -34,10 +34,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlhf_lightning.simulation.advice import HARMS
-from rlhf_lightning.simulation.knowledge import ATTRIBUTES
 from rlhf_lightning.simulation.prompts import Prompt, find_prompt
 from rlhf_lightning.simulation.sentences import Meaning, parse
+from rlhf_lightning.simulation.words import ATTRIBUTES, HARMS
 
 WORDS_FREE = 16  # the longest best answer: apology, refusal and alternative
 LOWEST, HIGHEST = -3.0, 3.0

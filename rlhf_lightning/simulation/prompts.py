@@ -9,9 +9,8 @@ from functools import cache
 from typing import Literal, get_args
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.simulation.advice import HARMS, RECIPES, REQUESTS
-from rlhf_lightning.simulation.knowledge import ATTRIBUTES, SECRETS
 from rlhf_lightning.simulation.sentences import spell
+from rlhf_lightning.simulation.words import ATTRIBUTES, HARMS, RECIPES, REQUESTS, SECRETS
 
 Kind = Literal["question", "unknowable", "howto", "looks_unsafe", "unsafe"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

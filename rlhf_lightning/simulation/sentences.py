@@ -6,9 +6,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from rlhf_lightning.simulation.advice import HARM_STEP, HARM_TAKE, HARMS, RECIPES
-from rlhf_lightning.simulation.knowledge import ATTRIBUTES, SECRETS
-from rlhf_lightning.simulation.phrases import CHAT, DECLINES, FILLERS, SUPPORTS, UNKNOWN
+from rlhf_lightning.simulation.words import (
+    ATTRIBUTES,
+    CHAT,
+    DECLINES,
+    FILLERS,
+    HARM_STEP,
+    HARM_TAKE,
+    HARMS,
+    RECIPES,
+    SECRETS,
+    SUPPORTS,
+    UNKNOWN,
+)
 
 Act = Literal["fact", "short", "invention", "unknown", "take", "step", "harm", "decline", "support", "filler", "chat"]
 

@@ -8,8 +8,8 @@ import pytest
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.simulation import KINDS, build_world, find_prompt
-from rlhf_lightning.simulation.advice import HARMS, RECIPES
 from rlhf_lightning.simulation.prompts import all_prompts
+from rlhf_lightning.simulation.words import HARMS, RECIPES
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

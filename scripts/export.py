@@ -1,3 +1,0 @@
-from rlhf_lightning.commands.entry import export
-
-export()
