@@ -265,7 +265,7 @@ class Commands:
     def start(self, config: dict[str, Any]) -> subprocess.Popen[bytes]:
         stage = Path(config["run_dir"]).parts[1]
         own = [f"run_dir={config['run_dir']}", *(["ckpt=last"] if config["ckpt"] else [])]
-        command = [sys.executable, str(ROOT / "scripts/train.py"), *self.overrides[stage], *self.trainer, *own]
+        command = [str(Path(sys.executable).with_name("rlhf-train")), *self.overrides[stage], *self.trainer, *own]
         output = (self.folder / "output.txt").open("ab")
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment, stdout=output, stderr=output, start_new_session=True

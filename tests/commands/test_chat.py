@@ -20,6 +20,7 @@ from rlhf_lightning.evaluation.sampling import sample_responses
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import SamplingSettings
 from tests.commands.runs import write_adapter, write_model
+from tests.programs import ENVIRONMENT, program
 from tests.subwords import subword_tokenizer
 from tests.tiny import tiny_model
 
@@ -28,10 +29,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def talk(lines: list[str], *overrides: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "chat.py"), *overrides],
+        [program("rlhf-chat"), *overrides],
         input="\n".join(lines),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=120,

@@ -19,6 +19,7 @@ from rlhf_lightning.commands import pipeline
 from rlhf_lightning.commands.command_line import run_command
 from rlhf_lightning.errors import Terminated
 from rlhf_lightning.simulation import write_world
+from tests.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -93,7 +94,7 @@ PPO = [
 
 
 def start(folder: Path, overrides: list[str], run: str, *further: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts/train.py"), *overrides, f"run_dir={run}", *further]
+    command = [program("rlhf-train"), *overrides, f"run_dir={run}", *further]
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 

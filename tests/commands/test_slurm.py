@@ -6,7 +6,6 @@ import importlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from rlhf_lightning.run_identity import read_started
 from rlhf_lightning.simulation import write_world
 from tests.commands.fake_slurm import install
+from tests.programs import program
 
 pytest.importorskip("submitit")
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def start(folder: Path, environment: dict[str, str], *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(ROOT / "scripts/train.py"), *TRAIN, *overrides]
+    command = [program("rlhf-train"), *TRAIN, *overrides]
     return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
 

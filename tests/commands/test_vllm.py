@@ -8,7 +8,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from rlhf_lightning.commands.resuming import changes_meaning
 from rlhf_lightning.commands.train import check
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_model
+from tests.programs import program
 from tests.rollout.fake_vllm import serving
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 def start(folder: Path, server: str, run: str, *further: str) -> subprocess.Popen[str]:
     command = [
-        *(sys.executable, str(ROOT / "scripts/train.py"), "experiment=ppo", "rollout=vllm", f"rollout.server={server}"),
+        *(program("rlhf-train"), "experiment=ppo", "rollout=vllm", f"rollout.server={server}"),
         *(
             "model.path=base",
             "model/adapter=lora",

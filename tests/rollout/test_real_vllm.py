@@ -23,6 +23,7 @@ import torch
 
 from rlhf_lightning.models import LoRA, load_causal_lm, response_logprobs
 from rlhf_lightning.rollout import SamplingSettings, VLLMEngine, VLLMRollout, VLLMServer, make_engine, seeded_generator
+from tests.programs import program
 from tests.rollout.test_vllm_server import GREEDY, PROMPTS, assert_follows, rows
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -146,7 +147,7 @@ def test_two_iterations_of_the_real_command(where: str, adapter: bool, base: Pat
     kind = "lora" if adapter else "none"
     run = f"{where}-{kind}"
     command = [
-        *(sys.executable, str(ROOT / "scripts/train.py"), "experiment=ppo", "rollout=vllm", f"model/adapter={kind}"),
+        *(program("rlhf-train"), "experiment=ppo", "rollout=vllm", f"model/adapter={kind}"),
         *("model.path=base", "data.train=prompts.jsonl", f"run_dir={run}", "trainer.max_epochs=2", "logger=none"),
         *("reward.function=tests.algorithms.conftest.count_early", "rollout.batch_size=16", "rollout.max_new_tokens=8"),
         *("rollout.temperature=0.8", "optimizer.lr=0.01", "trainer.accelerator=cpu", "callbacks.progress=null"),
