@@ -253,9 +253,8 @@ def _announce(stage: StageConfig) -> None:
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's part of the pipeline's summary: its held-out metrics, and for PPO its KL and coefficient."""
     metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
-    for key in ("bayes_accuracy", "wall_seconds"):
-        if key in results:
-            metrics[key] = results[key]
+    if "wall_seconds" in results:
+        metrics["wall_seconds"] = results["wall_seconds"]
     if is_ppo(config):
         kl = config["algorithm"].get("kl") or {}
         metrics |= {
@@ -298,7 +297,7 @@ def _evaluate(
         return []
     from rich.console import Console
 
-    from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
+    from rlhf_lightning.evaluation import bayes_accuracy, evaluate_policies, terminal_table, write_report
     from rlhf_lightning.rewards import make_reward
 
     names = policy_stages(pipeline, stages)
@@ -318,6 +317,9 @@ def _evaluate(
         **loading,
     )
     summary |= evaluation.flat()
+    for stage in stages:
+        ceiling = bayes_accuracy(stage.config["data"].get("val"), stage.config["data"].get("limit"))
+        summary |= {} if ceiling is None else {f"{stage.name}.bayes_accuracy": ceiling}
     histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in stages}
     Console().print(terminal_table(evaluation))
     numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}

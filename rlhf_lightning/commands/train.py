@@ -254,9 +254,6 @@ def _summary(config: Mapping[str, Any], trainer: Any, started: float, aftermath:
     summary: dict[str, Any] = {}
     with aftermath.step("the metrics of summary.json"):
         summary |= summarise(config, trainer)
-    with aftermath.step("bayes_accuracy of summary.json"):
-        ceiling = bayes_accuracy(config["data"].get("val"), config["data"].get("limit"))
-        summary |= {} if ceiling is None else {"bayes_accuracy": ceiling}
     return {**summary, "wall_seconds": round(time.monotonic() - started, 2)}
 
 
@@ -324,22 +321,6 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
         "optimiser_steps": trainer.global_step,
         **summary,
     }
-
-
-def bayes_accuracy(val: Any, limit: int | None = None) -> float | None:
-    """The accuracy no model can beat on held-out pairs, where all rows say how probable their label was."""
-    if not str(val).endswith(".jsonl"):
-        return None
-    from rlhf_lightning.data import read_rows
-
-    rows = read_rows(str(val), limit=limit)
-    column: list[Any] = list(rows["label_probability"]) if "label_probability" in rows.column_names else []
-    probabilities = [float(p) for p in column if isinstance(p, int | float) and 0 <= p <= 1]
-    if not probabilities or len(probabilities) < len(rows):
-        return None
-    from rlhf_lightning.simulation import mean_certainty
-
-    return mean_certainty(probabilities)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Evaluation: what a policy became, against where it started."""
 
-from rlhf_lightning.evaluation.calibration import ReliabilityCurve, expected_calibration_error, reliability_curve
 from rlhf_lightning.evaluation.divergence import response_kl
 from rlhf_lightning.evaluation.diversity import distinct_n
+from rlhf_lightning.evaluation.label_noise import bayes_accuracy
 from rlhf_lightning.evaluation.policies import evaluate_policies
 from rlhf_lightning.evaluation.refusals import RefusalDetector, is_refusal, refusal_rates
 from rlhf_lightning.evaluation.report import write_report
@@ -13,14 +13,12 @@ from rlhf_lightning.evaluation.win_rate import WinRate, wilson_interval, win_rat
 __all__ = [
     "Evaluation",
     "RefusalDetector",
-    "ReliabilityCurve",
     "WinRate",
+    "bayes_accuracy",
     "distinct_n",
     "evaluate_policies",
-    "expected_calibration_error",
     "is_refusal",
     "refusal_rates",
-    "reliability_curve",
     "response_kl",
     "terminal_table",
     "wilson_interval",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lightning.evaluation.calibration import expected_calibration_error, reliability_curve
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.outside_text import on_one_line
 
@@ -206,21 +205,6 @@ def draw_reward_accuracy(ax: Axes, accuracy: float, ceiling: float | None) -> No
     ax.spines["left"].set_visible(False)
     ax.set_title("Reward model on held-out pairs")
     ax.set_xlabel("pairs ranked as the labeler did (%, from chance)")
-
-
-def draw_calibration(ax: Axes, margins: Sequence[float]) -> None:
-    """Claimed against observed accuracy of the reward model's choices; the area of a dot is its number of pairs."""
-    curve, color = reliability_curve(margins), _NAMED["reward"]
-    ax.plot([50, 100], [50, 100], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    claimed, observed = ([100 * x for x in xs] for xs in (curve.confidence, curve.accuracy))
-    ax.plot(claimed, observed, color=color, linewidth=1.5, alpha=0.6)
-    ax.scatter(claimed, observed, s=[260 * n / max(curve.count) + 8 for n in curve.count], color=color, linewidths=0)
-    error = f"calibration error\n{100 * expected_calibration_error(margins):.1f} points"
-    ax.annotate(error, (0.97, 0.06), xycoords="axes fraction", ha="right", color=color, weight="bold")
-    ax.set(xlim=(48, 102), ylim=(min(45, min(observed) - 5), 104))
-    ax.set_title("Reward model: calibration")
-    ax.set_xlabel("claimed probability of being right (%)")
-    ax.set_ylabel("pairs it was right on (%)")
 
 
 def draw_loss(ax: Axes, history: History, key: str, name: str) -> None:

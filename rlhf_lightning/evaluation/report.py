@@ -38,20 +38,18 @@ def write_report(
     title: str,
     *,
     summary: Mapping[str, float] | None = None,
-    margins: Sequence[float] | None = None,
 ) -> list[Path]:
     """Writes report.html and report.png into `folder` and returns their paths. What is not known is left out.
 
     Args:
         histories: stage -> the rows of its metrics.jsonl.
         summary: flat figures of the pipeline; read are `reward.accuracy`, `reward.bayes_accuracy`, `ppo.kl_target`.
-        margins: score(chosen) - score(rejected) of the reward model on held-out pairs, for its calibration.
     """
     import matplotlib as mpl
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    panels = report_panels(evaluation, histories, summary or {}, margins)
+    panels = report_panels(evaluation, histories, summary or {})
     samples = first_of_each_kind(evaluation.samples, 12)
     with mpl.rc_context(plots.STYLE):
         figures = [Figure(_png(_single(panel)), panel.caption, panel.small) for panel in panels]
@@ -66,7 +64,6 @@ def report_panels(
     evaluation: Evaluation,
     histories: Mapping[str, History],
     summary: Mapping[str, float],
-    margins: Sequence[float] | None = None,
 ) -> list[Panel]:
     """The panels there is data for, in reading order."""
     panels: list[Panel] = []
@@ -90,11 +87,6 @@ def report_panels(
                 lambda ax: plots.draw_reward_accuracy(ax, accuracy, ceiling),
                 "The labels are noisy: the ceiling is the accuracy of a labeler who knows the gold score.",
             )
-        )
-    if margins:
-        caption = "When the reward model claims 80%, is it right on 80% of the pairs?"
-        panels.append(
-            Panel(lambda ax: plots.draw_calibration(ax, margins), caption, small="reward.accuracy" in summary)
         )
     panels += _policy_panels(evaluation)
     for stage, history in histories.items():

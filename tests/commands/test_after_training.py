@@ -37,7 +37,6 @@ def settings(folder: Path, *more: str) -> dict[str, Any]:
 COMMANDS = "rlhf_lightning.commands.train."
 STEPS = {
     "the metrics of summary.json": COMMANDS + "summarise",
-    "bayes_accuracy of summary.json": COMMANDS + "bayes_accuracy",
     "summary.json": COMMANDS + "write_summary",
     "the model card": COMMANDS + "write_model_card",
     "the files in MLflow": COMMANDS + "log_run_files",
@@ -108,16 +107,6 @@ def test_rows_end_at_line_feeds_and_at_no_other_separator(empty_folder: Path) ->
     assert run_folder.read_json_lines(file) == rows
     assert keep_lines(file, lambda row: row["epoch"] == 0) == 1  # what a resume does with samples.jsonl
     assert run_folder.read_json_lines(file) == rows[:1]
-
-
-def test_the_bayes_ceiling_reads_what_training_reads(empty_folder: Path) -> None:
-    file = empty_folder / "pairs.jsonl"
-    rows = [{"label_probability": p, "chosen": "a\u2028b\x85c"} for p in (0.9, 0.2)]
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + "{broken\n")
-    assert train.bayes_accuracy(str(file), limit=2) == pytest.approx(0.85)
-    for value in (None, "high", 7, float("nan")):
-        file.write_text(json.dumps({"label_probability": value}) + "\n")
-        assert train.bayes_accuracy(str(file)) is None
 
 
 @pytest.mark.parametrize(

@@ -157,13 +157,3 @@ def test_a_run_folder_without_a_model_is_named_with_the_command_to_run(empty_fol
     (empty_folder / "outputs" / "demo" / "sft").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no model in outputs/demo/sft .* first run: rlhf-train experiment=sft_demo"):
         check_inputs(compose_config("train", ["experiment=dpo_demo"]))
-
-
-def test_the_bayes_ceiling_is_in_the_summary_where_labels_have_a_probability(empty_folder):
-    rows = empty_folder / "pairs.jsonl"
-    rows.write_text('{"label_probability": 0.9}\n{"label_probability": 0.2}\n')
-    assert train.bayes_accuracy(str(rows)) == pytest.approx(0.85)
-    rows.write_text('{"label_probability": 0.9}\n{}\n')
-    assert train.bayes_accuracy(str(rows)) is None
-    assert train.bayes_accuracy("org/name") is None
-    assert train.bayes_accuracy(None) is None

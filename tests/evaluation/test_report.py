@@ -90,16 +90,14 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_is_valid_self_contained_and_holds_what_it_must(evaluation, tmp_path):
     backend = matplotlib.get_backend()
-    paths = write_report(
-        tmp_path / "new", evaluation, HISTORIES, "Demo & more", summary=SUMMARY, margins=[1.0, -0.5, 2.0]
-    )
+    paths = write_report(tmp_path / "new", evaluation, HISTORIES, "Demo & more", summary=SUMMARY)
     assert [path.name for path in paths] == ["report.html", "report.png"]
     source = paths[0].read_text(encoding="utf-8")
     assert source.startswith("<!DOCTYPE html>")
     page = Page(source)
     assert page.outside == []
     assert "url(" not in source
-    assert len(page.images) == len(report_panels(evaluation, HISTORIES, SUMMARY, [1.0])) == 10
+    assert len(page.images) == len(report_panels(evaluation, HISTORIES, SUMMARY)) == 9
     for image in page.images:
         Image.open(io.BytesIO(image)).verify()
     assert "Demo & more" in page.text

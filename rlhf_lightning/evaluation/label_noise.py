@@ -1,0 +1,26 @@
+"""How well held-out labels can be predicted at all, where the rows say how probable each label was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.data import read_rows
+from rlhf_lightning.simulation import mean_certainty
+
+
+def bayes_accuracy(rows_file: str | None, limit: int | None = None) -> float | None:
+    """Return the accuracy that no model can be expected to beat on the pairs of a JSONL file.
+
+    None for another source, and where not every row has a `label_probability` in [0, 1].
+
+    Args:
+        rows_file: of the pairs.
+        limit: how many of its rows were read.
+    """
+    if not str(rows_file).endswith(".jsonl") or not Path(str(rows_file)).is_file():
+        return None
+    rows = read_rows(str(rows_file), limit=limit)
+    column: list[Any] = list(rows["label_probability"]) if "label_probability" in rows.column_names else []
+    probabilities = [float(p) for p in column if isinstance(p, int | float) and 0 <= p <= 1]
+    return mean_certainty(probabilities) if probabilities and len(probabilities) == len(rows) else None
