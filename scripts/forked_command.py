@@ -27,7 +27,11 @@ PRELOADED = (
 
 
 def preload() -> None:
-    """Import what every command would import, before the first fork; one thread, so that forks are safe."""
+    """Import what every command would import, before the first fork; one thread, so that forks are safe.
+
+    A shell starts its background jobs with SIGINT ignored, and the commands would leave it so.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from rlhf_lightning.commands.quiet import quieten
 
     os.environ["HF_HUB_OFFLINE"] = "1"

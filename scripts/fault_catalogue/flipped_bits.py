@@ -241,7 +241,7 @@ def flipped(folder: Path, run: str, part: str, few: bool = False) -> Outcome:
     began = time.monotonic()
     import_commands()
     runs = folder.parent / f"flipped-bits.{run}"
-    made = runs.with_suffix(".made")
+    made = folder.parent / f"{runs.name}.made"
     if not made.exists():
         shutil.rmtree(runs, ignore_errors=True)
         write_runs(runs, run)
