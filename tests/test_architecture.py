@@ -19,6 +19,7 @@ LOWER = {"functional", "models", "data", "rewards", "rollout", "experience", "tr
 UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
     "functional": set(),
+    "source": set(),
     "models": {"functional"},
     "data": {"functional"},
     "rewards": {"functional", "models", "data"},
@@ -27,7 +28,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,
     **dict.fromkeys(UPPER, LOWER | UPPER),
-    "commands": LOWER | UPPER,
+    "commands": LOWER | UPPER | {"source"},
 }
 FREE = {
     "compat",

@@ -68,6 +68,9 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     roles: ClassVar[tuple[str, ...]] = ("policy",)
     """The networks that take part, the one that is trained first: policy, reference, critic, reward."""
 
+    logs: ClassVar[tuple[str, ...]] = ("lr", "train/loss")
+    """The names that it logs beside those of its base classes; docs/metrics.md defines them."""
+
     saves_mid_epoch = True
     """Whether a checkpoint within an epoch can be resumed from."""
 
@@ -135,6 +138,10 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         if not isinstance(network, nn.Module):
             raise UserError(f"model._target_: it makes a {type(network).__name__}; must make a network (nn.Module)")
         return network
+
+    def trained_networks(self) -> list[nn.Module]:
+        """Return the networks that are trained, the policy or reward model first."""
+        return [self.model] if self.model is not None else []
 
     @property
     def precision(self) -> str:

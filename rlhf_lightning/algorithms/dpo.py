@@ -42,6 +42,11 @@ class DPOModule(AlignmentModule):
     data: ClassVar[str] = "preference"
     title: ClassVar[str] = "direct preference optimisation"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference")
+    logs: ClassVar[tuple[str, ...]] = (
+        *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+        *("logps/chosen", "logps/rejected", "val/loss", "val/logps/chosen", "val/logps/rejected"),
+        *("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins", "val/rewards/accuracies"),
+    )
 
     def __init__(
         self,

@@ -89,6 +89,15 @@ class PPOModule(AlignmentModule):
     data: ClassVar[str] = "prompts"
     title: ClassVar[str] = "proximal policy optimisation"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "critic", "reward")
+    logs: ClassVar[tuple[str, ...]] = (
+        *("kl/coef", "objective/scores", "objective/kl", "objective/entropy", "objective/rlhf_reward"),
+        *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
+        *("value/loss", "value/clip_fraction", "value/explained_variance"),
+        *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
+        *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
+        *("time/rollout", "time/score", "time/update"),
+        *("time/share_rollout", "time/share_score", "time/share_update"),
+    )
 
     saves_mid_epoch = False
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
@@ -175,6 +184,11 @@ class PPOModule(AlignmentModule):
         """The network that is exported."""
         assert self.actor_critic is not None
         return self.actor_critic.policy
+
+    def trained_networks(self) -> list[torch.nn.Module]:
+        """Return the policy and, if it is a network of its own, the critic."""
+        networks = (self.actor_critic.policy, self.actor_critic.critic) if self.actor_critic is not None else ()
+        return [network for network in networks if network is not None]
 
     def on_fit_start(self) -> None:
         """Move the reward's network to the policy's device, and refuse rows that a network cannot read."""

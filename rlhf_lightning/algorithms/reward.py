@@ -35,6 +35,11 @@ class RewardModule(AlignmentModule):
     data: ClassVar[str] = "preference"
     title: ClassVar[str] = "reward modelling"
     roles: ClassVar[tuple[str, ...]] = ("reward",)
+    logs: ClassVar[tuple[str, ...]] = (
+        *("train/accuracy", "train/margin", "train/mean_reward"),
+        *("val/loss", "val/accuracy", "val/margin", "val/mean_reward"),
+        *("val/score_mean", "val/score_std", "val/calibration_error"),
+    )
 
     def __init__(self, *args: Any, center_coef: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -24,6 +24,7 @@ class SFTModule(AlignmentModule):
     data: ClassVar[str] = "sft"
     title: ClassVar[str] = "supervised fine-tuning"
     roles: ClassVar[tuple[str, ...]] = ("policy",)
+    logs: ClassVar[tuple[str, ...]] = ("val/loss", "val/perplexity")
 
     blown_up = 10.0  # guessing costs log(vocabulary) nats per token, some 12: far more is no language model
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.algorithms import AlignmentModule, DPOModule, PPOModule
+from rlhf_lightning.algorithms import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch, SequenceBatch
 from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.models.cpu_products import product
@@ -65,12 +65,12 @@ class Instruments(Callback):
         self._needed.append(needed(batch))
         if isinstance(batch, Rollout) and batch.pretraining is not None:
             self._extra.append(needed(batch.pretraining))
-        if not isinstance(pl_module, PPOModule) and pl_module.logs_after(batch_idx):  # type: ignore[operator]
+        if not _on_policy(pl_module) and pl_module.logs_after(batch_idx):  # type: ignore[operator]
             self._record(pl_module, "")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(pl_module)
-        if isinstance(pl_module, PPOModule):  # it logs when its epoch ends
+        if _on_policy(pl_module):  # it logs when its epoch ends
             self._record(pl_module, "update_")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,7 +90,11 @@ class Instruments(Callback):
         policy, *critics = self._networks
         operations = policy.step(tokens, pairs, predicted)
         operations += sum(critic.step(tokens, pairs, 0) for critic in critics)
-        if isinstance(pl_module, DPOModule) and not pl_module.reference_table:
+        if (
+            "reference" in pl_module.roles
+            and not _on_policy(pl_module)
+            and not getattr(pl_module, "reference_table", None)
+        ):
             operations += policy.forward(tokens, pairs, predicted)
         if self._extra:
             more = _total(self._extra)
@@ -102,11 +106,12 @@ class Instruments(Callback):
 
 
 def trained_networks(module: LightningModule) -> list[nn.Module]:
-    """The policy (or reward model) and, for PPO, the critic, if it is a network of its own; none if it is not ours."""
-    if isinstance(module, PPOModule):
-        assert module.actor_critic is not None
-        return [net for net in (module.actor_critic.policy, module.actor_critic.critic) if net is not None]
-    return [module.model] if isinstance(module, AlignmentModule) and module.model is not None else []
+    """The policy (or reward model) and the critic, if it is a network of its own; none if the module is not ours."""
+    return module.trained_networks() if isinstance(module, AlignmentModule) else []
+
+
+def _on_policy(module: LightningModule) -> bool:
+    return getattr(module, "data", None) == "prompts"
 
 
 def needed(batch: Any) -> Tensor:

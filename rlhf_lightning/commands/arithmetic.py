@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-
-
-def is_ppo(config: Mapping[str, Any]) -> bool:
-    """Whether the run has PPO's rollout loop, subclasses outside the project included."""
-    return bool(config.get("rollout")) and "num_minibatches" in config["algorithm"]
+from rlhf_lightning.source.constructors import setting
+from rlhf_lightning.source.declarations import declaration
 
 
 def processes(config: Mapping[str, Any]) -> tuple[int, str]:
@@ -27,11 +24,11 @@ def processes(config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def check_arithmetic(config: Mapping[str, Any]) -> None:
-    """Raises UserError if a PPO rollout does not divide into its minibatches and micro-batches."""
-    if not is_ppo(config):
+    """Raises UserError if a rollout does not divide into its minibatches and micro-batches."""
+    if not declaration(config).on_policy:
         return
-    responses = config["rollout"]["batch_size"]
-    minibatches = config["algorithm"]["num_minibatches"]
+    responses = setting(config["rollout"], "batch_size")
+    minibatches = setting(config["algorithm"], "num_minibatches", 1)
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
     parts = minibatches * accumulate
     if responses % parts:
@@ -43,9 +40,10 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
 
 
 def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
-    """Counts of PPO: one iteration is one Trainer epoch, and each prompt gets one response.
+    """Counts of an algorithm that samples: one iteration is one Trainer epoch, and each prompt gets one response.
 
-    >>> config = {"rollout": {"batch_size": 64}, "algorithm": {"ppo_epochs": 4, "num_minibatches": 8},
+    >>> ppo = {"_target_": "rlhf_lightning.algorithms.PPOModule", "ppo_epochs": 4, "num_minibatches": 8}
+    >>> config = {"rollout": {"batch_size": 64}, "algorithm": ppo,
     ...           "trainer": {"devices": 2, "max_epochs": 10, "accumulate_grad_batches": 2}}
     >>> ppo_arithmetic(config)["optimiser steps per iteration"]
     32
@@ -53,9 +51,9 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
     check_arithmetic(config)
     world, _ = processes(config)
     trainer, algorithm = config["trainer"], config["algorithm"]
-    responses = config["rollout"]["batch_size"] * world
+    responses = setting(config["rollout"], "batch_size") * world
     accumulate = trainer.get("accumulate_grad_batches", 1)
-    minibatches, passes = algorithm["num_minibatches"], algorithm["ppo_epochs"]
+    minibatches, passes = setting(algorithm, "num_minibatches", 1), setting(algorithm, "ppo_epochs", 1)
     steps = passes * minibatches
     iterations = _epochs(trainer, steps)
     counts = {
@@ -80,7 +78,7 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
-    """Counts of SFT, reward model and DPO; those that need the number of rows are left out where it is unknown."""
+    """Counts of an algorithm that reads rows; those that need the number of rows are left out where it is unknown."""
     world, _ = processes(config)
     trainer, data = config["trainer"], config["data"]
     accumulate = trainer.get("accumulate_grad_batches", 1)
@@ -123,14 +121,15 @@ def count_rows(path: Any, limit: int | None = None) -> int | None:
 
 def explain(config: Mapping[str, Any]) -> str:
     """The counts as lines of text, largest things first, with the keys that set them."""
-    counts = ppo_arithmetic(config) if is_ppo(config) else supervised_arithmetic(config)
+    on_policy = declaration(config).on_policy
+    counts = ppo_arithmetic(config) if on_policy else supervised_arithmetic(config)
     _, note = processes(config)
     width = max(map(len, counts))
     lines = [f"{config.get('name')}: the batch arithmetic"]
     for name, value in counts.items():
         key = _KEYS.get(name, "")
         lines.append(f"  {name:<{width}}  {value:>10,}  {key}{note if name == 'processes' else ''}".rstrip())
-    if "rows" not in counts and not is_ppo(config):
+    if "rows" not in counts and not on_policy:
         lines.append(f"  rows of {config['data'].get('train')} are known when it is read; totals follow from them")
     elif "optimiser steps in total" not in counts:
         lines.append("  there is no end: trainer.max_epochs=-1")

@@ -12,12 +12,12 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.check_types import check_trainer
 from rlhf_lightning.commands.ranks import first_process, under_srun
 from rlhf_lightning.commands.redaction import without_secret_keys
 from rlhf_lightning.commands.tracking import PipelineRun, artifact_location, join_run, store_notice, uses_mlflow
 from rlhf_lightning.errors import UserError, blaming, reason
+from rlhf_lightning.source.declarations import declaration
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -61,16 +61,17 @@ def prepare(config: Mapping[str, Any]) -> None:
 
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
-    """The algorithm with its model, optimiser and scheduler, and for PPO its reward and rollout settings."""
+    """The algorithm with its model, optimiser and scheduler; one that samples, with its reward and rollout settings."""
     from lightning import LightningModule
 
     path = config["model"].get("path")
     with blaming(f"model.path: {path} cannot be loaded"):
         model = build(config["model"], "model")
     parts = {"model": model, "tokenizer": tokenizer}
-    for name in ("optimizer", "scheduler", *(("reward", "rollout") if is_ppo(config) else ())):
+    on_policy = declaration(config).on_policy
+    for name in ("optimizer", "scheduler", *(("reward", "rollout") if on_policy else ())):
         parts[name] = _built(config.get(name), name)
-    if is_ppo(config):
+    if on_policy:
         parts["seed"] = config["seed"]
     module: LightningModule = _of_kind(LightningModule, _built(config["algorithm"], "algorithm", **parts), "algorithm")
     return module

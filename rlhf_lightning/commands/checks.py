@@ -18,33 +18,40 @@ from rlhf_lightning.commands.combinations import (
 )
 from rlhf_lightning.commands.lineage import check_history
 from rlhf_lightning.commands.monitors import check_monitors
-from rlhf_lightning.commands.source_lookup import check_names
+from rlhf_lightning.commands.source_lookup import check_names, why_missing
 from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.source.declarations import Declaration, data_kind, declaration
 
-_ALGORITHMS = "rlhf_lightning.algorithms."
-_DATA = "rlhf_lightning.data."
-# Our module -> the data it learns from, and the group option that gives it.
-_LEARNS_FROM = {
-    "SFTModule": ("SFTDataModule", "data=sft"),
-    "RewardModule": ("PreferenceDataModule", "data=preference"),
-    "DPOModule": ("PreferenceDataModule", "data=preference"),
-    "PPOModule": ("PromptDataModule", "data=prompts"),
+_ROWS = {
+    "sft": "texts and completions",
+    "preference": "preferences",
+    "unpaired": "labelled answers",
+    "prompts": "prompts",
+    "steps": "labelled steps",
+    "rewarded": "rewarded answers",
 }
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet")
 
 
 def check_data_kind(config: Mapping[str, Any]) -> None:
     """Raise UserError if the algorithm learns from other data. Before the schema, which would name details."""
-    algorithm, data = _target(config, "algorithm").removeprefix(_ALGORITHMS), _target(config, "data")
-    if algorithm in _LEARNS_FROM and data.startswith(_DATA):
-        expected, choice = _LEARNS_FROM[algorithm]
-        if data != _DATA + expected:
+    target, data = _target(config, "algorithm"), _target(config, "data")
+    algorithm, found = declaration(config), data_kind(data)
+    if algorithm.data is None:
+        given = [key for key in ("rollout", "reward") if config.get(key)]
+        if given and why_missing("algorithm._target_", target) is None:
             raise UserError(
-                f"data: {algorithm} learns from {expected}, found {data.removeprefix(_DATA)}; choose {choice}"
+                f"algorithm._target_: {target} does not declare `data`, so nothing reads {' and '.join(given)}; give "
+                f'the class `data = "prompts"`, or set {" and ".join(given)} to null'
             )
+    elif found not in (None, algorithm.data):
+        raise UserError(
+            f"data: {algorithm.name} learns from {_ROWS[algorithm.data]}, and {data.rpartition('.')[2]} gives "
+            f"{_ROWS[str(found)]}; choose data={algorithm.data}"
+        )
 
 
 def _target(config: Mapping[str, Any], section: str) -> str:
@@ -54,19 +61,20 @@ def _target(config: Mapping[str, Any], section: str) -> str:
 
 def check_sections(config: Mapping[str, Any]) -> None:
     """Raise UserError where two sections of a valid training config contradict each other."""
-    algorithm = _target(config, "algorithm").removeprefix(_ALGORITHMS)
-    if algorithm == "PPOModule":
+    algorithm = declaration(config)
+    if algorithm.on_policy:
         if not config.get("rollout"):
-            raise UserError("rollout: PPO needs it; choose rollout=native")
+            raise UserError(f"rollout: {algorithm.name} needs it; choose rollout=native")
         if not config.get("reward"):
-            raise UserError("reward: PPO needs it; choose reward=default and set reward.function or reward.model")
-        _check_ppo(config["algorithm"])
-        check_kl(config["algorithm"].get("kl") or {})
+            raise UserError(
+                f"reward: {algorithm.name} needs it; choose reward=default and set reward.function or reward.model"
+            )
+        _check_sampling(config["algorithm"])
+        check_kl(_section(config["algorithm"], "kl"))
         if samples_with_vllm(config):
             _check_vllm(config)
         _check_strategy(config["trainer"].get("strategy"))
-    if algorithm == "RewardModule" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm":
-        raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
+    _check_model(algorithm, _target(config, "model").removeprefix("rlhf_lightning.models."))
     check_schedule(config)
     check_validation_interval(config["trainer"])
     check_types(config)
@@ -80,6 +88,22 @@ def check_sections(config: Mapping[str, Any]) -> None:
     check_monitors(config)
 
 
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _check_model(algorithm: Declaration, loader: str) -> None:
+    """Raise UserError for a policy where a reward model is trained, and the other way round."""
+    if algorithm.scores and loader == "load_causal_lm":
+        raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
+    if not algorithm.scores and loader == "load_reward_model":
+        raise UserError(
+            f"model._target_: found load_reward_model, but {algorithm.name} trains a policy; choose model=causal_lm (a "
+            'class that trains a reward model declares `roles = ("reward",)`)'
+        )
+
+
 def _check_register(config: Mapping[str, Any]) -> None:
     if not uses_mlflow(config):
         raise UserError("register: MLflow keeps the registered models; choose logger=mlflow")
@@ -87,8 +111,8 @@ def _check_register(config: Mapping[str, Any]) -> None:
         raise UserError(f'register: found "{config["register"]}"; allowed: a name without / and :')
 
 
-def _check_ppo(algorithm: Mapping[str, Any]) -> None:
-    kl, ptx = algorithm.get("kl") or {}, algorithm.get("ptx") or {}
+def _check_sampling(algorithm: Mapping[str, Any]) -> None:
+    kl, ptx = _section(algorithm, "kl"), _section(algorithm, "ptx")
     if kl.get("placement") == "loss" and kl.get("estimator") in ("k1", "abs"):
         raise UserError(
             f"algorithm.kl.estimator: found {kl['estimator']}, whose gradient in the loss does not pull towards the "
@@ -104,7 +128,7 @@ def _check_ppo(algorithm: Mapping[str, Any]) -> None:
 
 
 def samples_with_vllm(config: Mapping[str, Any]) -> bool:
-    """Whether PPO's responses come from vLLM."""
+    """Whether responses come from vLLM."""
     return (config.get("rollout") or {}).get("engine") == "vllm"
 
 
@@ -133,7 +157,7 @@ def _check_strategy(strategy: Any) -> None:
     if sharded:
         raise UserError(
             "trainer.strategy: under ZeRO-3 every generated token gathers the weights, and a process that has finished "
-            "its responses would leave the others waiting; for PPO choose trainer=fsdp2 or trainer=deepspeed_zero2"
+            "its responses would leave the others waiting; choose trainer=fsdp2 or trainer=deepspeed_zero2"
         )
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rlhf_lightning.commands.arithmetic import is_ppo
 from rlhf_lightning.commands.composition import conf_dir
 from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.constructors import setting
+from rlhf_lightning.source.declarations import declaration
 
 Config = Mapping[str, Any]
 When = Callable[[Config], Any]
@@ -30,7 +31,7 @@ class Rule:
     Args:
         keys: dotted; one of a callback begins with `callbacks.*.`, and `when` gets the callback's section first.
         when: whether nothing reads them.
-        why: the rest of the line: the reason, and what to do.
+        why: the rest of the line: the reason, and what to do; `{algorithm}` is the name of its class.
         contradicts: it is worse than no effect, so that the values of `conf/` count, too.
     """
 
@@ -52,10 +53,28 @@ def _target(config: Config, section: str) -> str:
     return str(_get(config, f"{section}._target_") or "")
 
 
-def _is(*names: str) -> When:
+def _ours(config: Config) -> bool:
     """Whether the algorithm is one of ours: a class from outside may read what it likes."""
-    targets = {f"rlhf_lightning.algorithms.{name}" for name in names}
-    return lambda config: _target(config, "algorithm") in targets
+    return declaration(config).ours
+
+
+def _samples(config: Config) -> bool:
+    """Whether the algorithm is one of ours that samples what it learns from."""
+    return _ours(config) and declaration(config).on_policy
+
+
+def _reads_rows(config: Config) -> bool:
+    """Whether the algorithm says that it learns from rows, and not from what it samples."""
+    return declaration(config).data not in (None, "prompts")
+
+
+def _compares(config: Config) -> bool:
+    """Whether the algorithm is one of ours that compares the policy with a reference."""
+    return _ours(config) and "reference" in declaration(config).roles
+
+
+def _is_section_of_ours(key: str) -> When:
+    return lambda config: _target(config, key).startswith("rlhf_lightning.")
 
 
 def _validates(config: Config) -> bool:
@@ -63,7 +82,7 @@ def _validates(config: Config) -> bool:
     data = config["data"]
     if not str(data.get("_target_", "")).startswith("rlhf_lightning.data."):
         return True
-    return not _is("PPOModule")(config) and bool(data.get("val") is not None or data.get("val_fraction"))
+    return not _samples(config) and bool(data.get("val") is not None or data.get("val_fraction"))
 
 
 def _equals(key: str, *values: Any) -> When:
@@ -79,10 +98,9 @@ def _both(*conditions: When) -> When:
 
 
 def _one_step(config: Config) -> bool:
-    """Whether PPO makes a single step of each rollout, with the policy that sampled it."""
+    """Whether there is a single step of each rollout, with the policy that sampled it."""
     algorithm = config["algorithm"]
-    steps = algorithm.get("ppo_epochs", 4) * algorithm.get("num_minibatches", 4)
-    return bool(_is("PPOModule")(config)) and steps == 1
+    return _samples(config) and setting(algorithm, "ppo_epochs", 1) * setting(algorithm, "num_minibatches", 1) == 1
 
 
 def _no_kl_term(config: Config) -> bool:
@@ -119,38 +137,32 @@ def _no_time(config: Config) -> bool:
         return False
 
 
-def _one_step_per_iteration(config: Config) -> bool:
-    algorithm = config["algorithm"]
-    return bool(_PPO(config)) and algorithm.get("ppo_epochs") == algorithm.get("num_minibatches") == 1
-
-
 def _part_of_a_rollout(key: str, *whole: Any) -> When:
-    """Whether PPO would leave out minibatches; 1.0 is all batches, 1 a single one."""
+    """Whether minibatches would be left out; 1.0 is all batches, 1 a single one."""
 
     def partly(config: Config) -> bool:
         value = _get(config, key)
-        return bool(_PPO(config)) and not any(value == each and type(value) is type(each) for each in whole)
+        return declaration(config).on_policy and not any(value == each and type(value) is type(each) for each in whole)
 
     return partly
 
 
 def _kl_kind(*kinds: str) -> When:
-    return lambda config: _PPO(config) and _get(config, "algorithm.kl.kind") in kinds
+    return _both(_is_section_of_ours("algorithm.kl"), _equals("algorithm.kl.kind", *kinds))
 
 
 def _local_model(config: Config) -> bool:
     return Path(str(_get(config, "model.path"))).expanduser().is_dir()
 
 
-_PPO, _DPO = _is("PPOModule"), _is("DPOModule")
 _SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses of DPO that label smoothing is a part of
 _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or leave it out"
-_PPO_VALIDATES_NOTHING = "PPO validates nothing; leave it out"
-_NO_DROPOUT = "PPO and DPO switch every dropout off, so that ratios and references are exact; leave it out"
+_VALIDATES_NOTHING = "{algorithm} validates nothing; leave it out"
+_NO_DROPOUT = "{algorithm} switches every dropout off, so that it compares with its reference exactly; leave it out"
 _ONE_STEP = "with a single step per rollout (ppo_epochs=1 num_minibatches=1) the policy is still the one that sampled"
 _MAX_TIME = "give a time as DD:HH:MM:SS, or null"
 _WHOLE_ROLLOUTS = (
-    "PPO would leave out minibatches of every rollout; leave it at its default, and for a shorter run lower "
+    "{algorithm} would leave out minibatches of every rollout; leave it at its default, and for a shorter run lower "
     "rollout.batch_size or trainer.max_epochs"
 )
 _VALIDATION_KEYS = (
@@ -160,15 +172,15 @@ _VALIDATION_KEYS = (
 
 RULES: tuple[Rule, ...] = (
     # ---- the top
-    Rule(("reward", "rollout"), lambda c: not is_ppo(c), "only PPO reads it; set it to null"),
+    Rule(("reward", "rollout"), _reads_rows, "{algorithm} learns from rows and does not sample; set it to null"),
     Rule(("resume_anyway",), _without("ckpt"), "nothing is resumed; give ckpt=last, or leave it out"),
     # ---- model
-    Rule(("model.dropout", "model.adapter.dropout"), _is("PPOModule", "DPOModule"), _NO_DROPOUT),
+    Rule(("model.dropout", "model.adapter.dropout"), _compares, _NO_DROPOUT),
     Rule(("model.revision",), _local_model, "a folder has no revisions; only a name on the hub does"),
     # ---- data
     Rule(
         ("data.val_fraction",),
-        lambda c: _get(c, "data.val") is not None and _get(c, "data.val_fraction") and not _PPO(c),
+        lambda c: _get(c, "data.val") is not None and _get(c, "data.val_fraction") and not _samples(c),
         "data.val gives the held-out rows; set one of the two (data.val_fraction=0)",
         contradicts=True,
     ),
@@ -250,7 +262,7 @@ RULES: tuple[Rule, ...] = (
         "DeepSpeed clips by the norm only",
         contradicts=True,
     ),
-    Rule(_VALIDATION_KEYS, _PPO, _PPO_VALIDATES_NOTHING),
+    Rule(_VALIDATION_KEYS, _samples, _VALIDATES_NOTHING),
     Rule(_VALIDATION_KEYS, lambda c: not _validates(c), _NO_VALIDATION),
     Rule(
         ("trainer.overfit_batches",),
@@ -259,7 +271,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("trainer.reload_dataloaders_every_n_epochs",), lambda c: True, "rows are read once, before training"),
     Rule(("trainer.sync_batchnorm",), lambda c: True, "language models have no batch norm"),
-    # ---- PPO
+    # ---- algorithms that sample
     Rule(
         ("algorithm.kl.placement", "algorithm.kl.estimator"),
         _no_kl_term,
@@ -289,9 +301,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("data.val", "data.val_fraction"),
-        lambda c: _PPO(c) and (_get(c, "data.val") is not None or _get(c, "data.val_fraction")),
-        "PPO has no validation; set it to null (data.val) or 0 (data.val_fraction), and compare policies on held-out "
-        "prompts with rlhf-evaluate",
+        lambda c: _samples(c) and (_get(c, "data.val") is not None or _get(c, "data.val_fraction")),
+        "{algorithm} has no validation; set it to null (data.val) or 0 (data.val_fraction), and compare policies on "
+        "held-out prompts with rlhf-evaluate",
         contradicts=True,
     ),
     Rule(
@@ -308,35 +320,35 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("algorithm.target_kl",),
-        _one_step_per_iteration,
+        _one_step,
         "an iteration has one optimiser step and nothing to stop; set it to null, or raise algorithm.ppo_epochs or "
         "algorithm.num_minibatches",
     ),
     Rule(
         ("algorithm.ptx.data",),
-        lambda c: _PPO(c) and not _get(c, "algorithm.ptx.coef"),
+        _both(_is_section_of_ours("algorithm.ptx"), _without("algorithm.ptx.coef")),
         "algorithm.ptx.coef=0 leaves it out; give a coefficient, or set it to null",
     ),
-    # ---- DPO
+    # ---- preferences
     Rule(
         ("algorithm.label_smoothing",),
         lambda c: (
-            _DPO(c)
+            _ours(c)
             and _get(c, "algorithm.label_smoothing")
             and _get(c, "algorithm.loss_type") not in (None, *_SMOOTHED)
         ),
         f"only algorithm.loss_type={' | '.join(_SMOOTHED)} has it; set it to 0, or choose one of those",
         contradicts=True,
     ),
-    # ---- PPO's reward and rollout
+    # ---- reward and rollout
     Rule(
         ("algorithm.ptx.batch_size", "algorithm.ptx.max_length"),
-        lambda c: _PPO(c) and not _get(c, "algorithm.ptx.coef"),
+        _both(_is_section_of_ours("algorithm.ptx"), _without("algorithm.ptx.coef")),
         "algorithm.ptx.coef is 0, so no pretraining text is mixed in; set it, or leave this out",
     ),
     Rule(
         ("algorithm.value_clip_range",),
-        lambda c: _PPO(c) and _get(c, "algorithm.value_coef") == 0,
+        _both(_ours, _equals("algorithm.value_coef", 0)),
         "with algorithm.value_coef=0 no value function is learned; leave it out",
     ),
     Rule(
@@ -346,12 +358,12 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("algorithm.importance_cap",),
-        _both(_PPO, _equals("rollout.engine", "native")),
+        _both(_ours, _equals("rollout.engine", "native")),
         "rollout=native samples with the trainer's own probabilities, so there is nothing to weigh; set it to null",
     ),
     Rule(
         ("reward.standardize",),
-        _both(_PPO, _equals("reward.standardize", True), _equals("algorithm.shaping.normalize", True)),
+        _both(_ours, _equals("reward.standardize", True), _equals("algorithm.shaping.normalize", True)),
         "algorithm.shaping.normalize takes mean and scale out again; set one of the two",
         contradicts=True,
     ),
@@ -404,29 +416,12 @@ def _saves(condition: Callable[[Config, Config], Any]) -> Callable[[Config, Conf
 
 
 _TRIGGERS = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
-_OF = {
-    **dict.fromkeys(("objective", "policy", "value", "kl", "rollout"), "PPOModule"),
-    **dict.fromkeys(("rewards", "logps"), "DPOModule"),
-}
-
-
-def _of_another_algorithm(section: Config, config: Config) -> bool:
-    owner = _OF.get(str(section.get("monitor")).partition("/")[0])
-    ours = _is("SFTModule", "RewardModule", "DPOModule", "PPOModule")(config)
-    return bool(owner and ours and not _is(owner)(config))
-
 
 CALLBACK_RULES: tuple[Rule, ...] = (
     Rule(
         ("callbacks.*.monitor",),
         lambda section, c: str(section.get("monitor")).startswith("val/") and not _validates(c),
         "it is never logged: nothing is validated; give data.val or data.val_fraction, or monitor another metric",
-        contradicts=True,
-    ),
-    Rule(
-        ("callbacks.*.monitor",),
-        _of_another_algorithm,
-        "it is never logged: it is a metric of another algorithm (docs/metrics.md)",
         contradicts=True,
     ),
     Rule(
@@ -448,8 +443,8 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("callbacks.*.every_n_train_steps", "callbacks.*.train_time_interval"),
-        _saves(lambda section, c: _PPO(c)),
-        "PPO is checkpointed at the end of an iteration; use every_n_epochs",
+        _saves(lambda section, c: not declaration(c).saves_mid_epoch),
+        "{algorithm} is checkpointed at the end of an iteration; use every_n_epochs",
         contradicts=True,
     ),
     Rule(
@@ -478,19 +473,19 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("callbacks.*._target_",),
-        lambda section, c: _kind("SampleTable")(section, c) and _is("SFTModule", "RewardModule", "DPOModule")(c),
-        "only PPO samples responses; set this callback to null",
+        lambda section, c: _kind("SampleTable")(section, c) and _ours(c) and _reads_rows(c),
+        "{algorithm} samples no responses; set this callback to null",
         contradicts=True,
     ),
     Rule(
         ("callbacks.*.kl_factor", "callbacks.*.kl_target", "callbacks.*.entropy_factor"),
-        lambda section, c: _kind("Guardrails")(section, c) and _is("SFTModule", "RewardModule", "DPOModule")(c),
-        "only PPO has this KL and entropy; leave it out",
+        lambda section, c: _kind("Guardrails")(section, c) and _ours(c) and _reads_rows(c),
+        "{algorithm} has no KL and entropy of sampled responses; leave it out",
     ),
     Rule(
         ("callbacks.*.dirpath",),
-        lambda section, c: _kind("StopOnSigterm")(section, c) and _PPO(c),
-        "PPO saves nothing within an iteration; leave it out",
+        lambda section, c: _kind("StopOnSigterm")(section, c) and not declaration(c).saves_mid_epoch,
+        "{algorithm} saves nothing within an iteration; leave it out",
     ),
 )
 
@@ -503,7 +498,8 @@ def check_effects(config: Config) -> None:
     """
     _check_targets(config)
     for key, value, rule in _findings(config):
-        raise UserError(f"{key}: found {_shown(value)}; {rule.why}")
+        why = rule.why.replace("{algorithm}", declaration(config).name)
+        raise UserError(f"{key}: found {_shown(value)}; {why}")
     callbacks = config.get("callbacks") or {}
     saves = any(str((section or {}).get("_target_", "")).endswith("Checkpoint") for section in callbacks.values())
     if _get(config, "trainer.enable_checkpointing") is False and saves:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.hashes import check_files
+from rlhf_lightning.source.declarations import Declaration, declaration
 
 REMEDY = "restore it, or remove it: the model's card then tells nothing of that run"
 _SECTIONS = ("model", "algorithm", "data", "reward", "logger")
@@ -30,6 +31,11 @@ class TrainingRun:
         return str(self.config["algorithm"].get("_target_", "")).rpartition(".")[2]
 
     @property
+    def declaration(self) -> Declaration:
+        """What that class declares."""
+        return declaration(self.config)
+
+    @property
     def begins_from(self) -> str:
         """The model that the run started with, as it was given."""
         return str(self.config["model"].get("path"))
@@ -42,7 +48,7 @@ class TrainingRun:
     @property
     def is_reward_model(self) -> bool:
         """Whether it trained a score rather than a policy."""
-        return "reward_model" in str(self.config["model"].get("_target_", ""))
+        return self.declaration.scores
 
     @property
     def quantized(self) -> bool:

@@ -21,13 +21,6 @@ from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.outside_text import as_code, for_markdown, for_terminal
 
-# Class -> tag on the hub, and what it does in words.
-ALGORITHMS = {
-    "SFTModule": ("sft", "supervised fine-tuning"),
-    "RewardModule": ("reward-model", "reward modelling (Bradley-Terry) from comparisons"),
-    "PPOModule": ("ppo", "reinforcement learning from a reward with PPO"),
-    "DPOModule": ("dpo", "direct preference optimisation"),
-}
 LIBRARIES = ("rlhf-lightning", "torch", "lightning", "transformers", "peft", "safetensors")
 QUANTIZED = (
     "The adapter was trained on the base in 4 bits. On the unquantised base, which is what it is merged into, answers "
@@ -121,7 +114,7 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def _front_matter(run: TrainingRun, base: str, adapter: bool) -> str:
-    tag = ALGORITHMS.get(run.algorithm, (run.algorithm.removesuffix("Module").lower(), ""))[0]
+    tag = "reward-model" if run.is_reward_model else run.algorithm.removesuffix("Module").lower()
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if _on_the_hub(base):
         fields["base_model"] = base  # the hub refuses a card whose base is a path
@@ -139,7 +132,7 @@ def _introduction(run: TrainingRun, adapter: bool) -> str:
     what = f"A {kind} begun from {as_code(run.begins_from)}"
     if adapter:
         what = f"A {kind} as an adapter for {as_code(str(run.adapter_base))}"
-    words = ALGORITHMS.get(run.algorithm, ("", ""))[1]
+    words = run.declaration.title
     trained = f"{words} ({as_code(run.algorithm)})" if words else as_code(run.algorithm)
     name, seed = as_code(str(run.config.get("name"))), for_markdown(str(run.config.get("seed")))
     text = f"{what}, trained by {trained} with rlhf-lightning: {name}, seed {seed}."
@@ -174,7 +167,7 @@ def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
 
 
 def _link(run: TrainingRun) -> str:
-    words = ALGORITHMS.get(run.algorithm, ("", run.algorithm))[1]
+    words = run.declaration.title or run.algorithm
     name, seed = as_code(str(run.config.get("name"))), for_markdown(str(run.config.get("seed")))
     return f"{as_code(str(run.folder))}: {for_markdown(words)} ({name}, seed {seed})"
 

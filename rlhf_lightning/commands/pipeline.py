@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.after_training import Aftermath
-from rlhf_lightning.commands.arithmetic import explain, is_ppo
+from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import (
     check_hashes,
     check_inputs,
@@ -41,6 +41,7 @@ from rlhf_lightning.commands.tracking import PipelineRun, uses_mlflow
 from rlhf_lightning.commands.train import check, print_end, report_problems, run, saying_how_to_go_on
 from rlhf_lightning.commands.validation import MISSING, validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.declarations import declaration
 from rlhf_lightning.stopping import advising, held, signal_of
 
 
@@ -103,8 +104,7 @@ def _check_evaluated(pipeline: Mapping[str, Any], stages: Sequence[StageConfig])
         _check_name("evaluation.policies", name, [stage.name for stage in stages if not _scores(stage)])
     for key in ("baseline", "reference"):
         _check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline, stages))
-    writers = "rlhf_lightning.models.load_causal_lm"
-    scorers = [stage.name for stage in stages if stage.config["model"]["_target_"] != writers]
+    scorers = [stage.name for stage in stages if _scores(stage)]
     _check_name("evaluation.proxy", evaluation["proxy"], scorers)
 
 
@@ -163,7 +163,7 @@ def policy_stages(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) ->
 
 def _scores(stage: StageConfig) -> bool:
     """Whether a stage trains a reward model."""
-    return "reward_model" in stage.config["model"]["_target_"]
+    return declaration(stage.config).scores
 
 
 def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
@@ -251,18 +251,19 @@ def _announce(stage: StageConfig) -> None:
 
 
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's part of the pipeline's summary: its held-out metrics, and for PPO its KL and coefficient."""
+    """A stage's part of the pipeline's summary: its held-out metrics, and its KL and coefficient, if it samples."""
     metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
     if "wall_seconds" in results:
         metrics["wall_seconds"] = results["wall_seconds"]
-    if is_ppo(config):
-        kl = config["algorithm"].get("kl") or {}
+    if declaration(config).on_policy:
+        given = config["algorithm"].get("kl")
+        kl = given if isinstance(given, Mapping) else {}
         metrics |= {
             "kl": results.get("objective/kl"),  # replaced by the evaluation's, on unseen prompts, if there is one
             "train_kl": results.get("objective/kl"),
             "kl_coef": results.get("kl/coef"),
         }
-        if kl.get("kind", "adaptive") != "fixed":
+        if kl.get("kind", "fixed") != "fixed":
             metrics["kl_target"] = kl.get("target")
     return metrics
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from rlhf_lightning.commands.arithmetic import is_ppo, ppo_arithmetic, processes
+from rlhf_lightning.commands.arithmetic import ppo_arithmetic, processes
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
@@ -18,6 +18,8 @@ from rlhf_lightning.models import load_config, run_model_folder
 from rlhf_lightning.models.adapters import is_adapter_folder
 from rlhf_lightning.models.foreign_folders import check_foreign_folder
 from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardModel, Rollout, Rows, Run
+from rlhf_lightning.source.constructors import setting
+from rlhf_lightning.source.declarations import declaration, declared_data
 
 _LONG = 1024  # tokens of a row where a config sets no limit
 _HALF = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
@@ -45,15 +47,16 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         UserError: no model's configuration can be read.
     """
     data = config["data"]
-    algorithm = _algorithm(config)
-    policy = _policy(config, "SEQ_CLS" if algorithm == "reward" else "CAUSAL_LM")
+    algorithm, pairs = declaration(config), declared_data(config) == "preference"
+    policy = _policy(config, "SEQ_CLS" if algorithm.scores else "CAUSAL_LM")
     length = _length(data.get("max_length"), policy)
     devices = _devices(config)
     run = Run(
         name=str(config.get("name")),
-        algorithm=algorithm,  # type: ignore[arg-type]
         policy=policy,
-        rows=Rows(data.get("batch_size", 1), length, length - 1),
+        rows=Rows(data.get("batch_size", 1) * (2 if pairs else 1), length, length - 1),
+        roles=algorithm.roles,
+        pairs=pairs,
         autocast=_MIXED.get(config["trainer"].get("precision", "32-true")),
         accumulate=config["trainer"].get("accumulate_grad_batches", 1),
         optimizer=_optimizer(config["optimizer"]),
@@ -61,20 +64,10 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         devices=devices,
         starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
     )
-    if algorithm in ("reward", "dpo"):
-        run = replace(run, rows=replace(run.rows, count=2 * run.rows.count))  # chosen and rejected
-    if algorithm == "dpo":
-        return replace(run, keeps_reference=not config["algorithm"].get("precompute_reference", False))
-    return _with_rollout(run, config, device_bytes) if algorithm == "ppo" else run
-
-
-def _algorithm(config: Mapping[str, Any]) -> str:
-    """By the data it learns from, so that subclasses outside the project are planned as well."""
-    if is_ppo(config):
-        return "ppo"
-    if not str(config["data"].get("_target_", "")).endswith("PreferenceDataModule"):
-        return "sft"
-    return "reward" if str(config["model"].get("_target_", "")).endswith("load_reward_model") else "dpo"
+    if algorithm.on_policy:
+        return _with_rollout(run, config, device_bytes)
+    before = setting(config["algorithm"], "precompute_reference")
+    return run if before is None else replace(run, keeps_reference=not before)
 
 
 def _policy(config: Mapping[str, Any], task: Any) -> Network:
@@ -153,12 +146,12 @@ def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run
     prompt = _length(config["data"].get("max_prompt_length"), run.policy)
     response, rows = settings.get("max_new_tokens", 64), settings.get("batch_size", 64)
     micro_batch = ppo_arithmetic(config)["responses per micro-batch"]
-    entropy, separate = algorithm.get("entropy_coef", 0.0) != 0, algorithm.get("layout", "shared") == "separate"
+    entropy, separate = setting(algorithm, "entropy_coef", 0) != 0, setting(algorithm, "layout") == "separate"
     extra = Rows(ptx["batch_size"], ptx["max_length"], ptx["max_length"] - 1) if ptx.get("coef") else None
     return replace(
         run,
         rows=Rows(micro_batch, prompt + response, response),
-        loss=Loss(settings.get("temperature", 1.0), entropy, value=True, on_cpu=run.devices.cpu),
+        loss=Loss(settings.get("temperature", 1.0), entropy, value="critic" in run.roles, on_cpu=run.devices.cpu),
         separate=separate,
         extra=extra,
         rollout=_sampled(settings, rows, prompt, response, device_bytes),

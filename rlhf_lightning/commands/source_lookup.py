@@ -7,14 +7,13 @@ is left to the import itself.
 from __future__ import annotations
 
 import ast
-import importlib.machinery
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.source.definitions import longest_module
 from rlhf_lightning.working_folder import import_from_working_folder
 
 # Where one of these is named, a module may get names that its text does not show.
@@ -56,33 +55,16 @@ def why_missing(key: str, target: str) -> str | None:
     Raises:
         UserError: its source cannot be read as Python.
     """
-    top, *rest = target.split(".")
-    if not all(part.isidentifier() for part in (top, *rest)):
+    if not all(part.isidentifier() for part in target.split(".")):
         return "it is not a dotted path such as my_package.my_name"
-    spec = find_spec(top)
+    spec, name, rest = longest_module(target)
     if spec is None:
-        return f"No module named {top!r}"
-    name, folders = top, list(spec.submodule_search_locations or [])
-    while rest and (below := _submodule(folders, rest[0])) is not None:
-        spec, name = below, f"{name}.{rest[0]}"
-        folders = _folders(spec, folders, rest.pop(0))
+        return f"No module named {name!r}"
     if not rest or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     with blaming(f"{key}: cannot import {target}"):
         names = _top_level_names(Path(spec.origin).read_text(encoding="utf-8"), spec.origin)
     return None if names is None or rest[0] in names else f"{name} has no {rest[0]!r}"
-
-
-def _submodule(folders: list[str], name: str) -> ModuleSpec | None:
-    """The module of this name in a package's folders. By its last name alone: nothing above it is imported."""
-    return importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
-
-
-def _folders(spec: ModuleSpec, above: list[str], name: str) -> list[str]:
-    """Where a package's modules lie; one without an __init__.py is in each of the folders above."""
-    if spec.origin is not None:
-        return list(spec.submodule_search_locations or [])
-    return [str(Path(folder, name)) for folder in above if Path(folder, name).is_dir()]
 
 
 def _top_level_names(source: str, file: str) -> set[str] | None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
 
@@ -45,6 +45,9 @@ class RowDataModule(LightningDataModule):
     Attributes:
         report: what was read, truncated and dropped, for "train" and, if there is validation data, "val".
     """
+
+    kind: ClassVar[str]
+    """The kind of rows that it gives: what an algorithm declares as its `data`."""
 
     def __init__(
         self,
@@ -196,6 +199,8 @@ class SFTDataModule(RowDataModule):
         (the others): see `RowDataModule`.
     """
 
+    kind: ClassVar[str] = "sft"
+
     def __init__(
         self,
         tokenizer: Any,
@@ -241,6 +246,8 @@ class PreferenceDataModule(RowDataModule):
         max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
         (the others): see `RowDataModule`.
     """
+
+    kind: ClassVar[str] = "preference"
 
     def __init__(
         self,
@@ -295,6 +302,8 @@ class PromptDataModule(RowDataModule):
         max_prompt_length: tokens of a prompt; longer ones keep their end.
         (the others): see `RowDataModule`.
     """
+
+    kind: ClassVar[str] = "prompts"
 
     def __init__(
         self,

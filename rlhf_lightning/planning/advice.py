@@ -74,7 +74,7 @@ def _checkpointing(run: Run) -> Changed:
 
 def _smaller_batches(run: Run) -> Changed:
     count, accumulate = run.rows.count, run.accumulate
-    per_row = 2 if run.algorithm in ("dpo", "reward") else 1  # chosen and rejected
+    per_row = 2 if run.pairs else 1  # chosen and rejected
     if count <= per_row:
         return
     smallest = replace(run, rows=replace(run.rows, count=per_row), accumulate=accumulate * (count // per_row))
@@ -117,7 +117,7 @@ def _shared_layout(run: Run) -> Changed:
 
 
 def _reference_before(run: Run) -> Changed:
-    if run.algorithm == "dpo" and run.keeps_reference and run.policy.lora is None:
+    if run.keeps_reference and run.policy.lora is None:
         yield "algorithm.precompute_reference=true", replace(run, keeps_reference=False)
 
 

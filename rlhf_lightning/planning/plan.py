@@ -84,14 +84,14 @@ def make_plan(run: Run) -> Plan:
 
 def _roles(run: Run) -> Iterator[Role]:
     weights = run.policy.weights()
-    yield _trained(run, "reward model" if run.algorithm == "reward" else "policy", weights)
-    if run.algorithm == "ppo":
+    yield _trained(run, "reward model" if run.roles[0] == "reward" else "policy", weights)
+    if "critic" in run.roles:
         critic = _critic(run)
         if critic is not None:
             yield _trained(run, "critic", critic.weights())
         head = (run.policy.text.hidden_size + 1) * 4
         yield _trained(run, "value head", Weights(0, head, head, 0))
-    if run.algorithm in ("dpo", "ppo"):
+    if "reference" in run.roles:
         yield _reference(run, weights)
     if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
         yield Role("vLLM", run.rollout.taken, note="rollout.gpu_memory_utilization of the device")
@@ -121,7 +121,7 @@ def _trained(run: Run, name: str, weights: Weights) -> Role:
 
 
 def _reference(run: Run, weights: Weights) -> Role:
-    if not run.keeps_reference and run.policy.lora is None:
+    if run.keeps_reference is False and run.policy.lora is None:
         return Role("reference", 0, note="a frozen copy before training, then let go")
     if _has_reference_copy(run):
         return Role("reference", _as_sent(run, weights.total), note="a frozen copy, on every device")
@@ -131,12 +131,12 @@ def _reference(run: Run, weights: Weights) -> Role:
 
 
 def _has_reference_copy(run: Run) -> bool:
-    return run.policy.lora is None or (run.algorithm == "ppo" and run.separate)
+    return run.policy.lora is None or run.separate
 
 
 def _critic(run: Run) -> Network | None:
     """The critic is the backbone alone: a sequence classifier has the same, and a score for each state."""
-    if run.algorithm != "ppo" or not run.separate:
+    if "critic" not in run.roles or not run.separate:
         return None
     return replace(run.policy, task="SEQ_CLS")
 
@@ -144,9 +144,9 @@ def _critic(run: Run) -> Network | None:
 def _phases(run: Run, gradients: int) -> Iterator[Phase]:
     between = _between_steps(run, gradients)
     forward = gradients if run.accumulate > 1 else between
-    if run.algorithm == "ppo":
+    if run.rollout is not None:
         yield from _rollout_phases(run, between)
-    if run.algorithm == "dpo":
+    elif "reference" in run.roles:
         yield _reference_phase(run, forward)
     yield from _update_phases(run, gradients, forward)
 
@@ -163,7 +163,7 @@ def _reference_phase(run: Run, gradients: int) -> Phase:
         alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
         return Phase("reference", gradients, alive.others, logits=alive.logits, buffers=_gathered_layers(run))
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast, frozen=True)
-    if run.keeps_reference:
+    if run.keeps_reference is not False:
         return Phase("reference", gradients, alive.others, logits=alive.logits)
     weights = _as_sent(run, run.policy.weights().total)
     return Phase("reference", 0, alive.others, logits=alive.logits, buffers=weights, before_training=True)

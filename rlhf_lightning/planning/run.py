@@ -10,7 +10,6 @@ import torch
 from rlhf_lightning.planning.networks import Network
 from rlhf_lightning.planning.passes import Loss, Rows
 
-Algorithm = Literal["sft", "reward", "dpo", "ppo"]
 Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
 
@@ -39,7 +38,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Rollout:
-    """PPO: what is sampled an iteration.
+    """What is sampled in an iteration.
 
     Args:
         rows: prompts an iteration and process.
@@ -67,7 +66,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """PPO: the network that scores.
+    """The network that scores what is sampled.
 
     Args:
         shared: it is an adapter on the policy's base; `network` is that base.
@@ -85,26 +84,29 @@ class Run:
 
     Args:
         policy: the trained network (the reward model, where that is trained).
+        roles: of the networks that take part, the trained one first, as the algorithm declares them.
+        pairs: a row is a chosen and a rejected answer.
         starts_from_adapter: the policy goes on training an adapter, whose start the reference needs a copy of.
         rows: a micro-batch.
         autocast: the type of products under a mixed precision.
         accumulate: micro-batches an optimiser step.
-        keeps_reference: DPO needs the reference during training, not only before it.
-        separate: PPO: a critic of its own, and copies in place of adapters.
+        keeps_reference: the reference is needed during training, not only before it; None: the algorithm has no choice.
+        separate: a critic of its own, and copies in place of adapters.
         extra: PPO-ptx's rows.
     """
 
     name: str
-    algorithm: Algorithm
     policy: Network
     rows: Rows
+    roles: tuple[str, ...] = ("policy",)
+    pairs: bool = False
     loss: Loss = field(default_factory=Loss)
     starts_from_adapter: bool = False
     autocast: torch.dtype | None = None
     accumulate: int = 1
     optimizer: Optimizer = field(default_factory=Optimizer)
     devices: Devices = field(default_factory=Devices)
-    keeps_reference: bool = True
+    keeps_reference: bool | None = None
     separate: bool = False
     extra: Rows | None = None
     rollout: Rollout | None = None

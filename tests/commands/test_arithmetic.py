@@ -10,7 +10,7 @@ def ppo(**trainer) -> dict:
     return {
         "name": "ppo",
         "rollout": {"batch_size": 64},
-        "algorithm": {"ppo_epochs": 4, "num_minibatches": 8},
+        "algorithm": {"_target_": "rlhf_lightning.algorithms.PPOModule", "ppo_epochs": 4, "num_minibatches": 8},
         "trainer": {"devices": 1, "max_epochs": 10, **trainer},
         "data": {"train": "prompts.jsonl"},
     }

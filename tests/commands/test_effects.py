@@ -30,11 +30,11 @@ EXTRA = "+callbacks.more._target_=lightning.pytorch.callbacks"
 SERVER = "rollout=vllm rollout.server=http://localhost:8000"
 
 CASES = [
-    ("sft", "reward=default reward.function=my.fn", "reward: found a section; only PPO reads it"),
-    ("dpo", "rollout=native", "rollout: found a section; only PPO reads it"),
+    ("sft", "reward=default reward.function=my.fn", "reward: found a section; SFTModule learns from rows"),
+    ("dpo", "rollout=native", "rollout: found a section; DPOModule learns from rows"),
     ("sft", "resume_anyway=true", "resume_anyway: found true; nothing is resumed"),
-    ("ppo", "model.dropout=false", "model.dropout: found false; PPO and DPO switch every dropout off"),
-    ("dpo", "model/adapter=lora model.adapter.dropout=0.1", "model.adapter.dropout: found 0.1; PPO and DPO switch"),
+    ("ppo", "model.dropout=false", "model.dropout: found false; PPOModule switches every dropout off"),
+    ("dpo", "model/adapter=lora model.adapter.dropout=0.1", "model.adapter.dropout: found 0.1; DPOModule switches"),
     ("sft", "model.path=. model.revision=main", "model.revision: found main; a folder has no revisions"),
     ("sft", "data.val=org/held_out", "data.val_fraction: found 0.05; data.val gives the held-out rows"),
     ("sft", f"{NO_VAL} data.val_batch_size=4", "data.val_batch_size: found 4; nothing is validated"),
@@ -89,8 +89,12 @@ CASES = [
         "trainer=deepspeed_zero2 trainer.gradient_clip_algorithm=value",
         "trainer.gradient_clip_algorithm: found value; DeepSpeed clips by the norm only",
     ),
-    ("ppo", "trainer.check_val_every_n_epoch=2", "trainer.check_val_every_n_epoch: found 2; PPO validates nothing"),
-    ("ppo", "trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: found 2; PPO validates nothing"),
+    (
+        "ppo",
+        "trainer.check_val_every_n_epoch=2",
+        "trainer.check_val_every_n_epoch: found 2; PPOModule validates nothing",
+    ),
+    ("ppo", "trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: found 2; PPOModule validates nothing"),
     ("sft", f"{NO_VAL} trainer.limit_val_batches=5", "trainer.limit_val_batches: found 5; nothing is validated"),
     ("dpo", f"{NO_VAL} trainer.inference_mode=false", "trainer.inference_mode: found false; nothing is validated"),
     ("sft", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
@@ -114,8 +118,8 @@ CASES = [
     ("ppo", "algorithm.kl.kind=multiplicative algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),
     ("ppo", "algorithm.kl.kind=pid algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),
     ("ppo", "algorithm.kl.kp=1", "algorithm.kl.kp: found 1; only algorithm.kl.kind=pid has gains"),
-    ("ppo", "data.val_fraction=0.05", "data.val_fraction: found 0.05; PPO has no validation"),
-    ("ppo", "trainer.limit_train_batches=0.5", "trainer.limit_train_batches: found 0.5; PPO would leave out"),
+    ("ppo", "data.val_fraction=0.05", "data.val_fraction: found 0.05; PPOModule has no validation"),
+    ("ppo", "trainer.limit_train_batches=0.5", "trainer.limit_train_batches: found 0.5; PPOModule would leave out"),
     ("ppo", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
     (
         "ppo",
@@ -169,7 +173,7 @@ CASES = [
     (
         "sft",
         "callbacks.checkpoint.monitor=objective/scores",
-        "callbacks.checkpoint.monitor: found objective/scores; it is",
+        'callbacks.checkpoint.monitor: found "objective/scores", which ',
     ),
     (
         "sft",
@@ -183,7 +187,11 @@ CASES = [
         "callbacks.checkpoint.save_last=false",
         "callbacks.checkpoint.save_last: found false; nothing would be saved",
     ),
-    ("ppo", "callbacks.checkpoint.every_n_train_steps=5", "callbacks.checkpoint.every_n_train_steps: found 5; PPO is"),
+    (
+        "ppo",
+        "callbacks.checkpoint.every_n_train_steps=5",
+        "callbacks.checkpoint.every_n_train_steps: found 5; PPOModule is",
+    ),
     ("sft", "callbacks.checkpoint.every_n_train_steps=5", "callbacks.checkpoint.every_n_train_steps: found 5; every_n"),
     (
         "sft",
@@ -195,10 +203,10 @@ CASES = [
     (
         "sft",
         "callbacks=ppo",
-        "callbacks.samples._target_: found rlhf_lightning.callbacks.SampleTable; only PPO samples",
+        "callbacks.samples._target_: found rlhf_lightning.callbacks.SampleTable; SFTModule samples",
     ),
-    ("sft", "+callbacks.guardrails.kl_factor=5", "callbacks.guardrails.kl_factor: found 5; only PPO has this KL"),
-    ("ppo", "+callbacks.sigterm.dirpath=here", "callbacks.sigterm.dirpath: found here; PPO saves nothing within"),
+    ("sft", "+callbacks.guardrails.kl_factor=5", "callbacks.guardrails.kl_factor: found 5; SFTModule has no KL"),
+    ("ppo", "+callbacks.sigterm.dirpath=here", "callbacks.sigterm.dirpath: found here; PPOModule saves nothing within"),
     # sections that were never chosen, and Lightning's own refusals
     ("sft", "logger=none +logger.experiment_name=x", "logger.experiment_name: nothing reads it, because logger has no"),
     ("sft", "+model.adapter.rank=4", "model.adapter.rank: nothing reads it, because model.adapter has no _target_"),

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rlhf_lightning.commands.lineage import lineage, read_run
-from rlhf_lightning.commands.model_card import ALGORITHMS, QUANTIZED, library_versions, model_card
+from rlhf_lightning.commands.model_card import QUANTIZED, library_versions, model_card
 from tests.commands.runs import write_run
 
 
@@ -104,7 +104,7 @@ def test_the_lineage_goes_through_the_runs_down_to_the_base_and_names_the_reward
     assert [line.split("`")[1].rpartition("/")[2] for line in lines[:4]] == ["ppo", "dpo", "sft", "base"]
     assert lines[0].endswith("(`ppo`, seed 3)")
     assert lines[3] == "4. `org/base`, the base model"
-    assert lines[5] == f"Reward model: `reward`: {ALGORITHMS['RewardModule'][1]} (`reward`, seed 3)"
+    assert lines[5] == "Reward model: `reward`: reward modelling (`reward`, seed 3)"
     assert front_matter(text)["base_model"] == "org/base"
 
 

@@ -10,8 +10,9 @@ import pytest
 from rlhf_lightning.callbacks import Instruments
 from rlhf_lightning.commands.checks import check_sections
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.monitors import METRICS, check_monitors
+from rlhf_lightning.commands.monitors import check_monitors, metrics_of
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.declarations import declared
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 
 MADE: dict[str, Any] = {"SFTModule": sft, "RewardModule": reward, "DPOModule": dpo, "PPOModule": ppo}
@@ -25,7 +26,7 @@ def test_the_known_metrics_are_those_that_a_run_logs(algorithm: str, tmp_path: P
     fit = trainer(tmp_path, max_epochs=1, log_every_n_steps=1, callbacks=[Instruments()])
     fit.fit(module, datamodule=data)
     logged = {name for name in fit.callback_metrics if not name.startswith("objective/scores/")}
-    assert logged == METRICS[algorithm] - SELDOM
+    assert logged == metrics_of(declared(f"rlhf_lightning.algorithms.{algorithm}")) - SELDOM
 
 
 EARLY = "lightning.pytorch.callbacks.EarlyStopping"

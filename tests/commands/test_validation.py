@@ -80,7 +80,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         # sections that do not go together
         (
             "data=sft data.train=x",
-            "data: PPOModule learns from PromptDataModule, found SFTDataModule",
+            "data: PPOModule learns from prompts, and SFTDataModule gives texts and completions; choose data=prompts",
         ),
         ("reward.function=my.fn", "reward.function and reward.model: only one source of scores"),
         ("reward.model=null", "reward: no source of scores; give one of reward.function=... | reward.model=..."),

@@ -24,14 +24,14 @@ from tests.tiny import tiny_model
 
 POLICY = Network("plan", tiny_model(layers=3).config, "CAUSAL_LM", torch.float32)
 LORA = replace(POLICY, lora=LoRA(rank=4))
-SFT = Run("sft", "sft", POLICY, Rows(4, 24, 23))
-DPO = replace(SFT, algorithm="dpo")
+SFT = Run("sft", POLICY, Rows(4, 24, 23))
+DPO = replace(SFT, roles=("policy", "reference"), pairs=True, keeps_reference=True)
 PPO = Run(
-    "ppo",
     "ppo",
     POLICY,
     Rows(4, 24, 16),
-    Loss(value=True),
+    roles=("policy", "reference", "critic", "reward"),
+    loss=Loss(value=True),
     rollout=Rollout(rows=16, at_once=16, prompt=8, response=16),
     reward_model=RewardModel(replace(POLICY, task="SEQ_CLS"), rows=8),
 )

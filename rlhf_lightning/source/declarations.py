@@ -1,0 +1,198 @@
+"""What an algorithm declares as class attributes, read from its source: all that other parts know of an algorithm.
+
+    class MyModule(PreferenceModule):
+        title: ClassVar[str] = "my method"
+        roles: ClassVar[tuple[str, ...]] = ("policy",)
+
+Values are literals, or names of constants; those of base classes are inherited. See `AlignmentModule` for each.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.definitions import Definition, definition, dotted_name, module_of
+
+KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded")
+ROLES = ("policy", "reference", "critic", "reward")
+_OURS = "rlhf_lightning"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a class says of itself.
+
+    Attributes:
+        name: the class's own name.
+        ours: this package defines it, so that all that it reads and logs is known.
+        data: the kind of rows that it trains on; None where it does not say.
+        title: in words; empty where it does not say.
+        roles: the networks that take part, the one that is trained first.
+        saves_mid_epoch: a checkpoint within an epoch can be resumed from.
+        logs: the names of the metrics that it logs, those of its base classes included.
+    """
+
+    name: str
+    ours: bool = False
+    data: str | None = None
+    title: str = ""
+    roles: tuple[str, ...] = ("policy",)
+    saves_mid_epoch: bool = True
+    logs: frozenset[str] = frozenset()
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it samples the responses that it learns from."""
+        return self.data == "prompts"
+
+    @property
+    def scores(self) -> bool:
+        """Whether what it trains scores answers, and is not a policy that gives them."""
+        return self.roles[0] == "reward"
+
+
+def declaration(config: Mapping[str, Any]) -> Declaration:
+    """What the algorithm of a training config declares.
+
+    Raises:
+        UserError: an attribute that is not one of the values it may have.
+    """
+    section = config.get("algorithm")
+    return declared(str(section.get("_target_", "")) if isinstance(section, Mapping) else "")
+
+
+def declared(target: str) -> Declaration:
+    """What the class that a dotted path names, or that a function there says it returns, declares."""
+    found = class_of(target)
+    if found is None:
+        return Declaration(target.rpartition(".")[2])
+    former, declaration = _declared.get(target, (None, None))
+    if former is not found or declaration is None:
+        declaration = _read(found)
+        _declared[target] = (found, declaration)
+    return declaration
+
+
+_declared: dict[str, tuple[Definition, Declaration]] = {}
+
+
+def _read(found: Definition) -> Declaration:
+    values: dict[str, Any] = {"logs": frozenset()}
+    for each in filter(None, found.lineage()):
+        for name, value in _attributes(each).items():
+            if name == "logs":
+                values["logs"] |= _logs(found.name, _literal(value, each))
+            elif name not in values and name in _CHECKS:
+                values[name] = _CHECKS[name](found.name, _literal(value, each))
+    return Declaration(found.name, found.module.name.split(".")[0] == _OURS, **values)
+
+
+def class_of(target: str) -> Definition | None:
+    """The class that a dotted path names, or that the function there is annotated to return."""
+    found = definition(target)
+    if found is not None and isinstance(found.node, ast.FunctionDef):
+        returned = found.node.returns
+        name = returned.value if isinstance(returned, ast.Constant) else dotted_name(returned)
+        found = found.lookup(name) if isinstance(name, str) else None
+    return found if found is not None and isinstance(found.node, ast.ClassDef) else None
+
+
+def declared_data(config: Mapping[str, Any]) -> str | None:
+    """The kind of rows that a training config's algorithm learns from, or else that its data module makes."""
+    return declaration(config).data or data_kind(str(config["data"].get("_target_", "")))
+
+
+def our_algorithms() -> list[Declaration]:
+    """What every algorithm of this package declares."""
+    module, _ = module_of(f"{_OURS}.algorithms.")
+    names = [name for name in module.names if name.endswith("Module")] if module is not None else []
+    found = [declared(f"{_OURS}.algorithms.{name}") for name in names]
+    return [each for each in found if each.data is not None]
+
+
+def data_kind(target: str) -> str | None:
+    """The kind of rows that a data module makes, its class attribute `kind`; None where it does not say."""
+    found = class_of(target)
+    for each in filter(None, found.lineage()) if found is not None else ():
+        if "kind" in (values := _attributes(each)):
+            return _kind(target.rpartition(".")[2], _literal(values["kind"], each), "kind")
+    return None
+
+
+def _attributes(each: Definition) -> dict[str, ast.expr]:
+    """The values that the body of a class gives its attributes."""
+    found = {}
+    for node in each.node.body if isinstance(each.node, ast.ClassDef) else ():
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found[node.target.id] = node.value
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def _literal(value: ast.expr, where: Definition) -> Any:
+    """The value of a literal, or of the constant that a name stands for; `...` for what only running it tells."""
+    name = dotted_name(value)
+    constant = where.lookup(name) if name is not None else None
+    if constant is not None and isinstance(constant.node, ast.Assign | ast.AnnAssign):
+        value = constant.node.value or value
+    try:
+        if isinstance(value, ast.Tuple):  # of which literal_eval does not take `*(...)`
+            parts = [(each.value, True) if isinstance(each, ast.Starred) else (each, False) for each in value.elts]
+            values = [(ast.literal_eval(part), starred) for part, starred in parts]
+            return tuple(item for part, starred in values for item in (part if starred else (part,)))
+        return ast.literal_eval(value)
+    except (ValueError, TypeError):
+        return ...
+
+
+def _kind(name: str, value: Any, attribute: str = "data") -> str:
+    if value not in KINDS:
+        near = get_close_matches(str(value), KINDS, n=1)
+        raise UserError(
+            f"{name}.{attribute}: found {_shown(value)}; must be a literal: {' | '.join(KINDS)}"
+            f"{f'; did you mean {near[0]}?' if near else ''}"
+        )
+    return str(value)
+
+
+def _title(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name}.title: found {_shown(value)}; must be a literal text, such as 'my method'")
+    return value
+
+
+def _roles(name: str, value: Any) -> tuple[str, ...]:
+    given = value if isinstance(value, tuple | list) and value else (value,)
+    unknown = [role for role in given if role not in ROLES]
+    if unknown:
+        near = get_close_matches(str(unknown[0]), ROLES, n=1)
+        raise UserError(
+            f"{name}.roles: found {_shown(unknown[0])}; must be a literal tuple of {' | '.join(ROLES)}, the trained "
+            f"one first{f'; did you mean {near[0]}?' if near else ''}"
+        )
+    return tuple(given)
+
+
+def _saves(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UserError(f"{name}.saves_mid_epoch: found {_shown(value)}; must be a literal: True | False")
+    return value
+
+
+def _logs(name: str, value: Any) -> frozenset[str]:
+    if not isinstance(value, tuple | list | set):
+        raise UserError(f"{name}.logs: found {_shown(value)}; must be a literal tuple of names of metrics")
+    return frozenset(map(str, value))
+
+
+def _shown(value: Any) -> str:
+    return "an expression" if value is ... else repr(value)
+
+
+_CHECKS = {"data": _kind, "title": _title, "roles": _roles, "saves_mid_epoch": _saves}
