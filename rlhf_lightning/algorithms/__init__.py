@@ -2,7 +2,9 @@
 
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.dpo import DPOModule
+from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.ppo import PPOModule
+from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.sft import SFTModule
 from rlhf_lightning.experience.kl_control import (
@@ -20,6 +22,7 @@ from rlhf_lightning.training.strategies import FullySharded
 __all__ = [
     "AdaptiveKLController",
     "AlignmentModule",
+    "Answers",
     "DPOModule",
     "FixedKLController",
     "FullySharded",
@@ -28,6 +31,7 @@ __all__ = [
     "MultiplicativeKLController",
     "PIDController",
     "PPOModule",
+    "PreferenceModule",
     "PretrainingMix",
     "RewardModule",
     "RewardShaping",

@@ -1,45 +1,45 @@
-"""Direct preference optimisation."""
+"""Direct preference optimisation and its relatives."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import math
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
+from pydantic import Field
 from torch import Tensor
 
-from rlhf_lightning.algorithms.base import AlignmentModule
-from rlhf_lightning.data import PreferenceBatch
-from rlhf_lightning.durable import write_durably
+from rlhf_lightning.algorithms.offline import Answers
+from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.functional import answer_logps, dpo_loss, implicit_rewards
-from rlhf_lightning.functional.preference import LOSS_TYPES, SMOOTHED
-from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
-from rlhf_lightning.models.transfer import to_device
+from rlhf_lightning.functional import dpo_loss, implicit_rewards
+from rlhf_lightning.functional.preference import LOSS_TYPES, PER_TOKEN, SMOOTHED
+from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_types import NonNegative, Positive
 
-log = logging.getLogger(__name__)
+LossType = Literal["sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"]
 
 
-class DPOModule(AlignmentModule):
+class DPOModule(PreferenceModule):
     """DPO and its relatives on chosen and rejected answers (Rafailov et al. 2023, equation 7).
 
         loss = - log sigmoid(beta (log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l)))        for `sigmoid`
+               - nll_coef / |y_w| log pi(y_w)
 
     The reference is the policy before training: its adapters switched off, or a frozen copy.
 
     Args:
         beta: strength of the pull to the reference, > 0.
-        loss_type: one of those of `functional.dpo_loss`; ipo takes means per token, see `functional.answer_logps`.
+        loss_type: one of those of `functional.dpo_loss`.
         label_smoothing: probability that a label is wrong, in [0, 0.5). Of sigmoid (conservative DPO), robust and
             exo_pair only; the others refuse it.
+        nll_coef: weight of the chosen answer's negative log-likelihood per token (Pang et al. 2024, equation 1); 0
+            for none.
+        per_token: compare means over an answer's tokens in place of sums; None: as the loss is defined, which is on
+            means for ipo (see `functional.answer_logps`) and on sums for the others.
         precompute_reference: compute the reference's log-probabilities once before training, keep them in
             `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
     """
 
-    data: ClassVar[str] = "preference"
     title: ClassVar[str] = "direct preference optimisation"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference")
     logs: ClassVar[tuple[str, ...]] = (
@@ -51,9 +51,11 @@ class DPOModule(AlignmentModule):
     def __init__(
         self,
         *args: Any,
-        beta: float = 0.1,
-        loss_type: str = "sigmoid",
-        label_smoothing: float = 0.0,
+        beta: Positive = 0.1,
+        loss_type: LossType = "sigmoid",
+        label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+        nll_coef: NonNegative = 0.0,
+        per_token: bool | None = None,
         precompute_reference: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -69,134 +71,26 @@ class DPOModule(AlignmentModule):
                 f"algorithm.label_smoothing: found {label_smoothing}, but loss_type={loss_type} has none; set it to 0, "
                 f"or choose algorithm.loss_type={' | '.join(SMOOTHED)}"
             )
-        self.beta, self.loss_type, self.label_smoothing = beta, loss_type, label_smoothing
+        check_range(">= 0", nll_coef=nll_coef)
+        self.beta, self.loss_type, self.label_smoothing, self.nll_coef = beta, loss_type, label_smoothing, nll_coef
+        self.per_token = loss_type in PER_TOKEN if per_token is None else per_token
         self.precompute_reference = precompute_reference
-        self.reference: Reference | None = None
-        self._reference_hash: str | None = None
-        self.reference_table: dict[int, float] = {}
 
-    def configure_model(self) -> None:
-        """The policy without dropout, and its reference."""
-        if self.model is None:
-            self.model = self.load_trainable()
-            disable_dropout(self.model)
-            self.reference = Reference(self.model, self.new_network)
-            self.shard(self.model)
+    def reward(self, answers: Answers) -> Tensor:
+        """The implicit reward, equation 5 without its constant."""
+        answers = self.in_unit(answers)
+        return implicit_rewards(answers.logps, answers.reference, self.beta)
 
-    def on_fit_start(self) -> None:
-        """Fill the reference table, from its file if that was made by this reference for these tokens.
-
-        Raises:
-            UserError: an answer whose first token nothing comes before: it has no probability.
-        """
-        super().on_fit_start()
-        for report in getattr(self.trainer.datamodule, "report", {}).values():  # type: ignore[attr-defined]
-            if report.without_prompt:
-                raise UserError(
-                    f"{report.source}, row {report.without_prompt[0]}: the prompt is empty and the tokenizer has no "
-                    "BOS, so nothing predicts the first token of an answer; give the row a prompt, or remove it"
-                )
-        if not self.precompute_reference:
-            return
-        assert self.reference is not None
-        path = Path(self.trainer.default_root_dir) / "reference_logprobs.pt"
-        batches = [*self.trainer.datamodule.reference_batches()]  # type: ignore[attr-defined]
-        tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
-        self._reference_hash = self.reference.fingerprint()
-        key = self._reference_hash + tokens.hexdigest() + f" {self.precision}"
-        table = self._saved_table(path, key)
-        if not table:
-            with self.trainer.precision_plugin.forward_context():
-                for batch in batches:
-                    logps = self.reference_logps(batch.to(self.device)).tolist()
-                    table.update(zip(batch.row_ids.tolist(), logps, strict=True))
-            if self.trainer.is_global_zero:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                kept = {"key": key, "table": table}
-                write_durably(path, lambda file: torch.save({**kept, "sha256": _digest(kept)}, file))
-        self.reference_table = table
-        if not self.reference.adapters_off:
-            self.reference = None
-
-    def _saved_table(self, path: Path, key: str) -> dict[int, float]:
-        """The table of a file that holds what was computed for this key; empty otherwise."""
-        if not path.is_file():
-            return {}
-        try:
-            saved = torch.load(path, weights_only=True)
-            whole = saved.pop("sha256") == _digest(saved)
-        except Exception:  # torch's, zipfile's or pickle's own, for whatever lies there
-            whole = False
-        if not whole and self.trainer.is_global_zero:
-            log.warning(
-                f"{path} has changed since it was written; the reference's log-probabilities are computed again"
-            )
-        return saved["table"] if whole and saved["key"] == key else {}
-
-    def reference_hash(self) -> str | None:
-        """Return the hash of the reference, also once it is only a table."""
-        if self.reference is not None and self._reference_hash is None:
-            return self.reference.fingerprint()
-        return self._reference_hash
-
-    @torch.no_grad()
-    def reference_logps(self, batch: PreferenceBatch) -> Tensor:
-        """log pi_ref of every answer [N], in nats."""
-        if self.reference_table:
-            logps = [self.reference_table[i] for i in batch.row_ids.tolist()]
-            return to_device(logps, batch.input_ids.device, torch.float32)
-        assert self.reference is not None
-        with self.reference.model(like=batch.input_ids) as model:
-            return sequence_logprobs(model, batch.input_ids, batch.completion_mask)
-
-    def pair_losses(self, batch: PreferenceBatch, split: str) -> Tensor:
-        """Loss of every pair [M]; records the metrics."""
-        reference = self.reference_logps(batch)
-        tokens = predict_tokens(self.model, batch.input_ids, batch.completion_mask)
-        policy = scatter_tokens(tokens.logprobs, batch.completion_mask).sum(dim=1)
-        lengths = batch.completion_mask.sum(dim=1)
-        policy, reference = (answer_logps(sums, lengths, self.loss_type) for sums in (policy, reference))
-        chosen, rejected = batch.pairs.unbind(dim=1)
+    def pair_loss(self, chosen: Answers, rejected: Answers) -> Tensor:
+        """Equation 7, or that of another loss type, and the chosen answer's negative log-likelihood."""
+        better, worse = self.in_unit(chosen), self.in_unit(rejected)  # those of a step are in it already
         losses = dpo_loss(
-            policy[chosen],
-            policy[rejected],
-            reference[chosen],
-            reference[rejected],
+            better.logps,
+            worse.logps,
+            better.reference,
+            worse.reference,
             beta=self.beta,
             label_smoothing=self.label_smoothing,
             loss_type=self.loss_type,
         )
-        self._record(split, losses, policy, reference, batch)
-        return losses
-
-    def _record(self, split: str, losses: Tensor, policy: Tensor, reference: Tensor, batch: PreferenceBatch) -> None:
-        weights = batch.pair_weights
-        chosen, rejected = batch.pairs.unbind(dim=1)
-        rewards = implicit_rewards(policy.detach(), reference, self.beta)
-        margins = rewards[chosen] - rewards[rejected]
-        prefix = "" if split == "train" else f"{split}/"
-        metrics = {
-            f"{split}/loss": losses,
-            f"{prefix}rewards/chosen": rewards[chosen],
-            f"{prefix}rewards/rejected": rewards[rejected],
-            f"{prefix}rewards/margins": margins,
-            f"{prefix}rewards/accuracies": (margins.sign() + 1) / 2,  # a tie counts one half
-            f"{prefix}logps/chosen": policy[chosen],
-            f"{prefix}logps/rejected": policy[rejected],
-        }
-        total = weights.sum()
-        for name, value in metrics.items():
-            self.record(name, (value * weights).sum() / total.clamp(min=1e-9), total)
-
-    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """The weighted sum of the pair losses over the step's number of prompts."""
-        return (self.pair_losses(batch, "train") * batch.pair_weights).sum() / batch.denominator
-
-    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """Loss and implicit-reward accuracy on held-out pairs."""
-        self.pair_losses(batch, "val")
-
-
-def _digest(kept: dict[str, Any]) -> str:
-    """The hash of a table with what it was computed from; floats are written out in full."""
-    return hashlib.sha256(repr([kept["key"], sorted(kept["table"].items())]).encode()).hexdigest()
+        return losses - self.nll_coef * chosen.mean_logps if self.nll_coef else losses

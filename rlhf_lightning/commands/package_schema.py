@@ -147,6 +147,8 @@ class DPO(TypedDict, total=False):
     beta: Positive
     loss_type: Literal["sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"]
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    nll_coef: NonNegative
+    per_token: bool | None
     precompute_reference: bool
 
 

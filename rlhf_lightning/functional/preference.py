@@ -16,6 +16,7 @@ from rlhf_lightning.functional._arguments import (
 
 LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down")
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # those that `label_smoothing` is a part of
+PER_TOKEN = ("ipo",)  # those that compare means over tokens
 EXO_SMOOTHING = 1e-3  # of `exo_pair` where 0 is given: its target needs some probability on either answer
 
 
@@ -43,7 +44,7 @@ def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float 
     return beta * (at_least_float32(policy_logps) - at_least_float32(reference_logps))
 
 
-def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid") -> Tensor:
+def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid", per_token: bool | None = None) -> Tensor:
     r"""Log-probability of each answer in the unit in which `dpo_loss` takes it for this loss.
 
     The sum over the answer's tokens, but for `ipo` the mean per token: its loss pulls the
@@ -54,6 +55,7 @@ def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid") -> T
         sums: [B], log-probability of each answer, summed over its tokens, nats.
         lengths: [B], the answer's tokens.
         loss_type: one of those of `dpo_loss`.
+        per_token: means (True) or sums (False), whatever the loss; None: as the loss takes it.
 
     Returns:
         [B] in at least float32: nats, for `ipo` nats per token. An answer without a token has 0.
@@ -67,7 +69,8 @@ def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid") -> T
     """
     check_shapes(1, sums=sums, lengths=lengths)
     check_choice(loss_type=(loss_type, LOSS_TYPES))
-    return at_least_float32(sums) / lengths.clamp(min=1) if loss_type == "ipo" else at_least_float32(sums)
+    means = loss_type in PER_TOKEN if per_token is None else per_token
+    return at_least_float32(sums) / lengths.clamp(min=1) if means else at_least_float32(sums)
 
 
 def dpo_loss(

@@ -122,9 +122,9 @@ CHANGED_FILES = (
             ),
             Mutant(
                 "a table of log-probabilities is taken as it lies there",
-                "algorithms/dpo.py",
-                '            whole = saved.pop("sha256") == _digest(saved)\n',
-                "            whole = True\n",
+                "training/reference_table.py",
+                '        whole = saved.pop("sha256") == _digest(saved)\n',
+                "        whole = True\n",
                 ("algorithms/test_dpo.py::test_a_table_that_has_changed_on_the_disk_is_computed_again",),
             ),
             Mutant(

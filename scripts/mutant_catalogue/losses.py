@@ -25,7 +25,7 @@ LOSSES = (
             ),
             Mutant(
                 "DPO divides by its micro-batch",
-                "algorithms/dpo.py",
+                "algorithms/preference.py",
                 "batch.pair_weights).sum() / batch.denominator",
                 "batch.pair_weights).sum() / batch.pair_weights.sum()",
                 (f"algorithms/test_dpo.py::{SPLIT}",),
@@ -142,15 +142,15 @@ LOSSES = (
             Mutant(
                 "IPO sums over tokens",
                 "algorithms/dpo.py",
-                "(answer_logps(sums, lengths, self.loss_type) for sums in (policy, reference))",
-                "(answer_logps(sums, lengths) for sums in (policy, reference))",
+                "loss_type in PER_TOKEN if per_token is None else per_token",
+                "bool(per_token)",
                 ("invariants/test_losses.py::test_ipo_compares_means_over_tokens",),
             ),
             Mutant(
                 "DPO without its reference",
                 "algorithms/dpo.py",
-                "            reference[chosen],\n            reference[rejected],",
-                "            reference[chosen] * 0,\n            reference[rejected] * 0,",
+                "            better.reference,\n            worse.reference,",
+                "            better.reference * 0,\n            worse.reference * 0,",
                 ("algorithms/test_dpo.py::test_the_loss_is_equation_7_of_the_paper",),
             ),
             Mutant(

@@ -56,8 +56,8 @@ PRECISIONS = (
             ),
             Mutant(
                 "the reference is precomputed outside the trainer's precision",
-                "algorithms/dpo.py",
-                "with self.trainer.precision_plugin.forward_context():",
+                "training/reference_table.py",
+                "with module.trainer.precision_plugin.forward_context():",
                 "if True:",
                 (f"{TYPES}::test_a_precomputed_reference_is_that_of_the_first_epoch",),
             ),
@@ -70,8 +70,8 @@ PRECISIONS = (
             ),
             Mutant(
                 "a stored reference of another precision is taken",
-                "algorithms/dpo.py",
-                ' + f" {self.precision}"',
+                "training/reference_table.py",
+                ' + f" {module.precision}"',
                 "",
                 (f"{TYPES}::test_a_stored_reference_is_of_one_precision",),
             ),

@@ -151,6 +151,7 @@ def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Pat
         ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; must be in \[0, 0\.5\)"),
         ({"label_smoothing": -0.1}, r"label_smoothing: found -0\.1"),
         ({"beta": 0.0}, r"beta: found 0\.0; must be above 0"),
+        ({"nll_coef": -1.0}, "nll_coef: found -1.0; must be >= 0"),
         ({"beta": math.inf, "loss_type": "ipo"}, "beta: found inf"),
     ],
 )
@@ -162,3 +163,35 @@ def test_a_setting_that_the_loss_does_not_have_is_refused(settings: dict[str, An
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(UserError, match=r"algorithm\.loss_type: 'dpo'"):
         dpo(loss_type="dpo")
+
+
+def moved(module: Any) -> Any:
+    """The module with a policy that is not its reference."""
+    module.configure_model()
+    with torch.no_grad():
+        for p in module.model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    return module
+
+
+def test_the_nll_term_is_per_token_of_the_chosen_answer_and_is_logged() -> None:
+    module, data = dpo(nll_coef=0.5)
+    plain, _ = dpo()
+    batch = first_batch(data)
+    answers = moved(module).answers(batch)[batch.pairs[:, 0]]
+    nll = -(answers.logps / answers.lengths).mean()
+    torch.testing.assert_close(module.training_step(batch, 0), moved(plain).training_step(batch, 0) + 0.5 * nll)
+    assert float(module._recorded()["nll/chosen"].compute()) == pytest.approx(float(nll), rel=1e-6)
+    assert "nll/chosen" not in plain._recorded()
+
+
+@pytest.mark.parametrize(("loss_type", "per_token", "means"), [("sigmoid", True, True), ("ipo", False, False)])
+def test_the_unit_of_the_comparison_can_be_chosen(loss_type: str, per_token: bool, means: bool) -> None:
+    module, data = dpo(loss_type=loss_type, per_token=per_token)
+    batch = first_batch(data)
+    answers = moved(module).answers(batch)
+    ratios = answers.log_ratios / answers.lengths if means else answers.log_ratios
+    h = ratios[batch.pairs[:, 0]] - ratios[batch.pairs[:, 1]]
+    expected = (h - 5.0).square() if loss_type == "ipo" else -logsigmoid(0.1 * h)
+    torch.testing.assert_close(module.training_step(batch, 0), expected.mean())
+    torch.testing.assert_close(module.pair_loss(*(answers[rows] for rows in batch.pairs.unbind(1))), expected)

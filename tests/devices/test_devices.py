@@ -50,7 +50,7 @@ JUSTIFIED = {
     "callbacks/last_loss.py:look": "weights whose last loss has blown up are not saved: once per checkpoint",
     "callbacks/instruments.py:_total": "tokens and operations, once per record",
     "algorithms/reward.py:_record": "pairs that only keep a process in step do not count: once per batch",
-    "algorithms/dpo.py:reference_logps": "which rows of the table the batch is: once per batch",
+    "algorithms/offline.py:reference_logps": "which rows of the table the batch is: once per batch",
     "experience/score_checks.py:check_scale": "scores beyond use must not reach the weights: once per iteration",
     "experience/stopwatch.py:now": "the time of a phase ends when the device has ended it",
     "training/weighted_mean.py:on_host": "all metrics at once, when they are logged",
