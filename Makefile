@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-vllm exact mutants kills check-gpu lint audit licences format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm exact kl mutants kills check-gpu lint audit licences format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -55,6 +55,9 @@ $(VLLM_STAMP): pyproject.toml requirements-vllm.txt
 
 exact: $(STAMP)  ## the exact-optimum table of the README
 	$(BIN)/python scripts/exact_table.py
+
+kl: $(STAMP)  ## ten runs of the demo's PPO stage: is the mean KL of the last ten iterations within 10 % of its target?
+	$(BIN)/python scripts/kl_holds.py
 
 mutants: $(STAMP)  ## put each known bug in on purpose and count how many the tests catch
 	$(BIN)/python scripts/mutants.py

@@ -6,6 +6,7 @@ from mutant_catalogue.rows import Mutant, Row
 
 KL = "experience/kl_control.py"
 CONTROLLERS = "algorithms/test_kl_controllers.py"
+LOOPS = "exact/test_controller.py"
 PPO = "algorithms/ppo.py"
 POINTS = "algorithms/test_resume_points.py"
 CUT = f"{POINTS}::test_a_run_that_ended_within_an_epoch_goes_on_there"
@@ -47,6 +48,30 @@ ARITHMETIC = (
                 'self.integral, self.error = state["integral"], state["error"]',
                 'self.error = state["error"]',
                 (f"{CONTROLLERS}::test_a_resumed_pid_goes_on_where_it_was",),
+            ),
+            Mutant(
+                "a PID controller without its exponential",
+                KL,
+                "self.init_coef * math.exp(min(max(exponent, -math.log(FARTHEST)), math.log(FARTHEST)))",
+                "self.init_coef * (1 + exponent)",
+                (
+                    f"{CONTROLLERS}::test_pid_is_the_literal_formula_on_the_logarithm",
+                    f"{LOOPS}::test_pid_holds_the_target_over_the_last_ten_iterations",
+                ),
+            ),
+            Mutant(
+                "a PID controller without its integral stops short of the target",
+                KL,
+                "self.ki * integral + self.kd",
+                "self.kd",
+                (f"{LOOPS}::test_pid_holds_the_target_over_the_last_ten_iterations",),
+            ),
+            Mutant(
+                "the last error is lost on resume",
+                KL,
+                'self.integral, self.error = state["integral"], state["error"]',
+                'self.integral = state["integral"]',
+                (f"{LOOPS}::test_a_loop_that_is_cut_goes_on_bitwise",),
             ),
             Mutant(
                 "the integral of the errors winds up without end",
