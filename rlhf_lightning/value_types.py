@@ -26,3 +26,4 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
 Mapping = dict[str, Any]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Kernels = Text | list[Text]  # auto | none | names, see `rlhf_lightning.kernels`

@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,12 @@ TABLES = "<!-- tables -->"  # stands before and after what is written
 
 
 def jobs(row: Row, given: argparse.Namespace, folder: Path) -> tuple[Job, Job]:
-    """The repetition, ours and the peer's: they differ in the files that hold the same thing."""
+    """The repetition, ours and the peer's: they differ in the files that hold the same thing, and in ours' kernels."""
+    ours, peer = _jobs(row, given, folder)
+    return replace(ours, kernels=given.kernels), peer
+
+
+def _jobs(row: Row, given: argparse.Namespace, folder: Path) -> tuple[Job, Job]:
     count = given.rows or row.count
     if row.llama is not None:
         model, data = str(random_llama(folder / "model", *row.llama)), str(random_prompts(folder / "prompts.jsonl"))
@@ -62,7 +67,7 @@ def compare(row: Row, given: argparse.Namespace) -> Measured:
     with tempfile.TemporaryDirectory() as name:
         ours_job, peer_job = jobs(row, given, Path(name))
         with (
-            our_worker(given.threads, {"PRODUCTS": given.products}) as ours,
+            our_worker(given.threads) as ours,
             peer_worker(row.trl, given.threads) as peer,
         ):
             sides: list[tuple[Worker, Measured]] = [
@@ -85,7 +90,7 @@ def profile(row: Row, given: argparse.Namespace) -> str:
     """Where the time of one repetition of ours goes."""
     with tempfile.TemporaryDirectory() as name:
         job, _ = jobs(row, given, Path(name))
-        with our_worker(given.threads, {"PRODUCTS": given.products}) as ours:
+        with our_worker(given.threads) as ours:
             ours.ask("prepare", **asdict(job))
             ours.ask("repeat")
             return f"{row.what}\n\n{profile_table(ours.ask('profile')['operators'])}\n"
@@ -115,7 +120,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side's products")
     parser.add_argument("--rows", type=int, help="rows of a repetition, for a quick look at a row that reads a file")
     parser.add_argument(
-        "--products", choices=["best", "torch"], default="best", help="torch: ours leaves products to torch's library"
+        "--kernels", nargs="+", default=["auto"], help="of ours: auto, none, or names; only auto's figures are kept"
     )
     parser.add_argument(
         "--profile", action="store_true", help="print which operators ours spends its time in, and stop"
@@ -123,6 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dry", action="store_true", help="print, and write nothing")
     parser.add_argument("--list", action="store_true", help="print the rows' names and stop")
     given = parser.parse_args()
+    given.kernels = given.kernels[0] if given.kernels[0] in ("auto", "none") else given.kernels
     given.chosen = [row for row in ROWS if given.only is None or row.key in given.only]
     needed = {name for row in given.chosen if row.data for name in ("model", row.data)}
     missing = sorted(f"--{name}" for name in needed if getattr(given, name) is None)
@@ -146,7 +152,7 @@ def main() -> None:
     for row in given.chosen:
         measured[row.key] = compare(row, given)
         print(f"{row.key}: {ratio_of_speeds(measured[row.key]):.2f}", file=sys.stderr, flush=True)
-        if not given.dry and given.products == "best":
+        if not given.dry and given.kernels == "auto":
             keep(stored | measured)
     print(tables(measured))
 

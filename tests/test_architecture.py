@@ -15,15 +15,16 @@ import rlhf_lightning
 PACKAGE = Path(rlhf_lightning.__file__).parent
 NAME = "rlhf_lightning"
 
-LOWER = {"functional", "models", "data", "rewards", "rollout", "experience", "training", "algorithms"}
+LOWER = {"functional", "kernels", "models", "data", "rewards", "rollout", "experience", "training", "algorithms"}
 UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
     "functional": set(),
     "source": set(),
-    "models": {"functional"},
+    "kernels": set(),
+    "models": {"functional", "kernels"},
     "data": {"functional"},
     "rewards": {"functional", "models", "data"},
-    "rollout": {"functional", "models", "data"},
+    "rollout": {"functional", "kernels", "models", "data"},
     "training": {"functional", "models", "data"},
     "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from rlhf_lightning.algorithms import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch, SequenceBatch
 from rlhf_lightning.experience.stopwatch import now
-from rlhf_lightning.models.cpu_products import product
+from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout
 

@@ -73,6 +73,8 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
         parts[name] = _built(config.get(name), name)
     if on_policy:
         parts["seed"] = config["seed"]
+    if hasattr(parts.get("reward"), "use_kernels"):
+        parts["reward"].use_kernels(config["model"].get("kernels", "auto"))
     module: LightningModule = _of_kind(LightningModule, _built(config["algorithm"], "algorithm", **parts), "algorithm")
     return module
 

@@ -45,6 +45,7 @@ from rlhf_lightning.commands.launching import (
     numbered,
     waiting_for_jobs,
 )
+from rlhf_lightning.commands.process_memory import settle_memory
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.ranks import first_process, follows_the_first
 from rlhf_lightning.commands.redaction import remember_words, shown
@@ -109,6 +110,7 @@ def _run_body(body: Callable[[], None]) -> None:
     take_working_folder_off_path()
     import_from_working_folder()
     quieten()
+    settle_memory()
     try:
         with answered_exits():
             body()

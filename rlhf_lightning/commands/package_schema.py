@@ -14,6 +14,7 @@ from rlhf_lightning.value_types import (
     Count,
     Dtype,
     Fraction,
+    Kernels,
     Mapping,
     NonNegative,
     Number,
@@ -33,6 +34,7 @@ class Model(TypedDict, total=False):
     trust_remote_code: bool
     dropout: bool
     activation_checkpointing: bool
+    kernels: Kernels
     adapter: Mapping | None
     quantization: Mapping | None
 

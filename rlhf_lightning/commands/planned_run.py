@@ -14,6 +14,7 @@ from rlhf_lightning.commands.arithmetic import ppo_arithmetic, processes
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.kernels.registry import read_asked
 from rlhf_lightning.models import load_config, run_model_folder
 from rlhf_lightning.models.adapters import is_adapter_folder
 from rlhf_lightning.models.foreign_folders import check_foreign_folder
@@ -82,6 +83,7 @@ def _policy(config: Mapping[str, Any], task: Any) -> Network:
         nf4=build(model.get("quantization"), "model.quantization"),
         activation_checkpointing=model.get("activation_checkpointing", False),
         cast_to=_HALF.get(config["trainer"].get("precision", "32-true")),
+        kernels=read_asked(model.get("kernels", "auto")),
     )
 
 

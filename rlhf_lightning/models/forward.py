@@ -4,7 +4,7 @@ Shapes: B rows, L tokens of a padded row, P prompt tokens, T response tokens, K 
 
 Rows are padded on the right here. Under causal attention nothing on the right reaches a token, so no attention mask and
 no position ids are needed, whatever the family (GPT-2 learns positions, Llama rotates them), and padding is never read.
-Where it saves work, rows are packed (`models.packing`). The language-model head runs at flagged positions only, so
+Where it saves work, rows are packed (`kernels.packing`). The language-model head runs at flagged positions only, so
 [B, L, V] is never built.
 """
 
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlhf_lightning.functional import chunked_token_logprobs
+from rlhf_lightning.kernels.packing import pack, packable
+from rlhf_lightning.kernels.use import kernels_of
 from rlhf_lightning.models.limits import check_row
-from rlhf_lightning.models.packing import pack, packable
 from rlhf_lightning.models.sharding import as_forward
 
 # Logits alive at a time: 128 MiB of float32 values, enough to keep a GPU busy; a CPU is busy with a quarter of them.
@@ -75,8 +76,9 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
     lengths = (wanted * places).amax(dim=1)
     bare = bare_model(model)
     check_row(bare, input_ids.shape[1])
-    if packable(bare.config.get_text_config(), input_ids.shape[1]):
-        packed = pack(input_ids, lengths, torch.minimum(shared, lengths), wanted)
+    kernels = kernels_of(bare).on
+    if "packing" in kernels and packable(bare.config.get_text_config(), input_ids.shape[1]):
+        packed = pack(input_ids, lengths, torch.minimum(shared, lengths), wanted, kernels)
         if packed is not None:
             return packed.states(backbone(model))
     return hidden_states(model, input_ids)[wanted]

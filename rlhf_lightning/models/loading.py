@@ -19,6 +19,8 @@ from transformers import (
 
 from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, named
 from rlhf_lightning.hashes import check_model_files, checking_weights
+from rlhf_lightning.kernels.registry import Asked, read_asked
+from rlhf_lightning.kernels.use import use_kernels
 from rlhf_lightning.models.adapter_folders import begin_from_adapter, merge_adapter
 from rlhf_lightning.models.adapters import (
     NF4,
@@ -29,16 +31,13 @@ from rlhf_lightning.models.adapters import (
     keep_weights_as_they_are,
     read_adapter_config,
 )
-from rlhf_lightning.models.cpu_memory import keep_freed_memory
-from rlhf_lightning.models.cpu_products import use_fast_products
 from rlhf_lightning.models.dropout import disable_dropout, silence
 from rlhf_lightning.models.foreign_folders import check_foreign_folder, is_code_of_the_hub
-from rlhf_lightning.models.gated_mlp import keep_less
-from rlhf_lightning.models.last_layer import read_less
+from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loaded_weights import read_network
-from rlhf_lightning.models.rms_norm import use_short_norms
 from rlhf_lightning.models.row_limit import keep_row_limit
 from rlhf_lightning.models.self_check import check_causal_lm, check_classifier, plain_forward
+from rlhf_lightning.value_types import Kernels
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -118,6 +117,7 @@ def load_causal_lm(
     activation_checkpointing: bool = False,
     adapter: LoRA | None = None,
     quantization: NF4 | None = None,
+    kernels: Kernels = "auto",
 ) -> Any:
     """A causal language model to train, in `dtype` (`auto`: the checkpoint's own).
 
@@ -128,13 +128,16 @@ def load_causal_lm(
         activation_checkpointing: compute the layers' activations again in the backward pass instead of keeping them.
         adapter: train a LoRA adapter and nothing else.
         quantization: keep the frozen base in 4 bits.
+        kernels: `auto` (what was measured to be worth it on this hardware), `none`, or names of `kernels.KERNELS`.
 
     Raises:
-        UserError: no model there; 4 bits without an adapter; an adapter of another shape; unpinned remote code.
+        UserError: no model there; 4 bits without an adapter; an adapter of another shape; unpinned remote code; a
+            kernel that does not exist, or that has no effect here.
     """
+    asked = read_asked(kernels, key_beside("kernels"))
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
     network, _, start = load_network(AutoModelForCausalLM, path, arguments, adapter, quantization)
-    return prepare_to_train(network, "CAUSAL_LM", start, revision, dropout, activation_checkpointing, adapter)
+    return prepare_to_train(network, "CAUSAL_LM", start, revision, dropout, activation_checkpointing, adapter, asked)
 
 
 def load_network(
@@ -227,9 +230,10 @@ def prepare_to_train(
     dropout: bool,
     activation_checkpointing: bool,
     adapter: LoRA | None,
+    kernels: Asked = "auto",
+    only_fitting: bool = False,
 ) -> Any:
-    """In training mode, with dropout, activation checkpointing and the adapter (merged if none is to be trained)."""
-    read_less(network.base_model)
+    """In training mode, with dropout, activation checkpointing, the adapter (merged if not trained) and kernels."""
     if activation_checkpointing:
         network.activation_checkpointing_enable({"use_reentrant": False})
     if start is not None:
@@ -240,14 +244,13 @@ def prepare_to_train(
         )
     elif adapter is not None:
         network = add_adapter(network, adapter, task, revision)
-    plain = None if on_meta(network) else plain_forward(network)  # before parts get forward passes of ours
+    meta = on_meta(network)
+    plain = None if meta else plain_forward(network)  # before parts get forward passes of ours
     if not dropout:
         disable_dropout(network)
-    if not activation_checkpointing:
-        keep_less(network)
-    use_fast_products(network)
-    use_short_norms(network)
-    keep_freed_memory()
+    use_kernels(
+        *(bare_model(network), kernels), checkpointing=activation_checkpointing, only_fitting=only_fitting or meta
+    )
     if plain is not None:
         keep_row_limit(network)
         (check_causal_lm if task == "CAUSAL_LM" else check_classifier)(network, plain)

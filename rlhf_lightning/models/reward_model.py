@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.compat import loads_in_float32
-from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.errors import UserError, key_beside, named
+from rlhf_lightning.kernels.registry import read_asked
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, score_rows
 from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
@@ -23,6 +24,7 @@ from rlhf_lightning.models.loading import (
     run_model_folder,
 )
 from rlhf_lightning.models.precision import KeepsTypes, compute_in_float32
+from rlhf_lightning.value_types import Kernels
 
 
 class ScoreMoments(NamedTuple):
@@ -88,12 +90,14 @@ def load_reward_model(
     activation_checkpointing: bool = False,
     adapter: LoRA | None = None,
     quantization: NF4 | None = None,
+    kernels: Kernels = "auto",
 ) -> RewardModel:
     """A reward model from its own folder, or a new score head on a causal language model's backbone.
 
     A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1). With an
     adapter, the head is trained beside it and saved in its folder. Arguments and errors as `load_causal_lm`.
     """
+    asked = read_asked(kernels, key_beside("kernels"))
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
     classifier, is_new, start = _load_classifier(path, arguments, adapter, quantization, new=HEAD)
     if is_new:
@@ -103,22 +107,29 @@ def load_reward_model(
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
     return RewardModel(
-        prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter)
+        prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter, asked)
     )
 
 
 def load_scorer(
-    path: str | Path, dtype: Dtype = "float32", attn_implementation: str | None = None, as_trained: bool = True
+    path: str | Path,
+    dtype: Dtype = "float32",
+    attn_implementation: str | None = None,
+    as_trained: bool = True,
+    kernels: Kernels = "auto",
 ) -> RewardModel:
     """A reward model to score with: its score head comes from its folder, and is never new.
 
     Args:
         as_trained: keep a base in 4 bits if the adapter on it was trained on one: it scores as it did then. False: the
             adapter is merged into the unquantised base.
+        kernels: as `load_causal_lm`, but names that do not fit this network are left out: they are those of the
+            policy that it scores.
 
     Raises:
         UserError: the folder has no score head, or more than one label; others as `load_causal_lm`.
     """
+    asked = read_asked(kernels, key_beside("kernels"))
     folder = run_model_folder(path)
     arguments = pretrained_arguments(dtype, attn_implementation, None, False)
     adapter = is_adapter_folder(folder)
@@ -128,7 +139,7 @@ def load_scorer(
     if bits is not None:
         arguments["quantization_config"] = bits
     classifier, _, start = _load_classifier(path, arguments, None, None, new=HEAD if adapter else None)
-    return RewardModel(prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None))
+    return RewardModel(prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None, asked, True))
 
 
 def _load_classifier(

@@ -4,7 +4,7 @@ Our way leaves out padding masks, shares prompts, and runs the output layer at s
 that depends on its code (an output layer with a multiplier, a network that reads later tokens, angles that depend on
 the longest row), and no list of families is complete. So two rows of a few tokens are read both ways, and a network
 that gives different numbers is refused. Where its own output layer, run on our hidden states, gives the right numbers,
-that is used instead (`forward.use_own_head`).
+that is used instead (`forward.use_own_head`). The kernels that are on are part of our way.
 
 The network is left as it was: weights, buffers, training flags, random number generators, attention implementation.
 """
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.kernels import row_attention
+from rlhf_lightning.kernels.use import kernels_of
 from rlhf_lightning.models.forward import (
     backbone,
     bare_model,
@@ -97,11 +99,26 @@ def check_causal_lm(network: nn.Module, plain: Plain) -> None:
     """
     with untouched(network), torch.no_grad():
         network.eval()
-        hidden = _attempt(network, lambda: _ours(network, plain.rows))[-len(plain.outputs) :]
-        backbone(network).hidden_width = hidden[0].shape[-1]
-        found = _choose_head(network, hidden, plain)
-        if not found.small:
-            raise UserError(f"{_family(network)}: {_fault(network, plain)}; {found}. {_OTHER_FAMILY}")
+        for way in _ways(network):
+            with way():
+                hidden = _attempt(network, lambda: _ours(network, plain.rows))[-len(plain.outputs) :]
+            backbone(network).hidden_width = hidden[0].shape[-1]
+            found = _choose_head(network, hidden, plain)
+            if not found.small:
+                raise UserError(f"{_family(network)}: {_fault(network, plain)}; {found}. {_advice(network)}")
+
+
+def _ways(network: nn.Module) -> list[Callable[[], contextlib.AbstractContextManager[None]]]:
+    """In which contexts our way is tried: such short rows would not attend one by one on their own account."""
+    by_row = "row_attention" in kernels_of(bare_model(network)).on
+    return [contextlib.nullcontext, *([row_attention.always] if by_row else [])]
+
+
+def _advice(network: nn.Module) -> str:
+    """What to do where the numbers differ."""
+    on = kernels_of(bare_model(network)).on
+    without = f"Try model.kernels=none (on: {', '.join(sorted(on))}), or choose" if on else "Choose"
+    return f"{without} another model: docs/models.md lists the families that are right"
 
 
 def _choose_head(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Difference:
@@ -149,8 +166,7 @@ def check_classifier(network: nn.Module, plain: Plain) -> None:
         network.eval()
         for own in (False, True):
             scores_by_itself(network, own)
-            ours = _try(partial(_scores, network, plain.rows))
-            gap = float("inf") if ours is None else float((ours[-len(theirs) :] - theirs).abs().max())
+            gap = max(_gap(network, plain.rows, theirs, way) for way in _ways(network))
             if in_16_bits and allowed < gap < float("inf"):
                 allowed = max(allowed, noise_of_scores(network, plain.compared))
             if gap <= allowed:
@@ -158,8 +174,20 @@ def check_classifier(network: nn.Module, plain: Plain) -> None:
             gaps.append(gap)
     raise UserError(
         f"{_family(network)}: rows of a batch get other scores than each row alone in the model's own forward pass; "
-        f"found a difference of {min(gaps):.2g}, allowed {allowed:.1g}. {_OTHER_FAMILY}"
+        f"found a difference of {min(gaps):.2g}, allowed {allowed:.1g}. {_advice(network)}"
     )
+
+
+def _gap(
+    network: nn.Module,
+    rows: list[Tensor],
+    theirs: Tensor,
+    way: Callable[[], contextlib.AbstractContextManager[None]],
+) -> float:
+    """The largest difference between our scores and those of the plain forward pass."""
+    with way():
+        ours = _try(partial(_scores, network, rows))
+    return float("inf") if ours is None else float((ours[-len(theirs) :] - theirs).abs().max())
 
 
 def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
@@ -168,9 +196,6 @@ def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
     ids = torch.stack([torch.cat([row, rows[0][len(row) :].flip(0)]) for row in rows])
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
     return score_rows(network, ids, mask.long(), torch.zeros_like(lengths)).float()
-
-
-_OTHER_FAMILY = "Choose another model: docs/models.md lists the families that are right"
 
 
 @contextlib.contextmanager
@@ -273,7 +298,7 @@ def _attempt(network: nn.Module, action: Callable[[], Any]) -> Any:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise UserError(
             f"{_family(network)}: it cannot read a plain row of tokens "
-            f"({type(error).__name__}: {reason}). {_OTHER_FAMILY}"
+            f"({type(error).__name__}: {reason}). {_advice(network)}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForS
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.kernels.registry import Asked
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
@@ -55,6 +56,7 @@ class Network:
         dtype: of the weights as they are loaded.
         attn_implementation: `eager` keeps attention weights [heads, L, L]; all others keep queries, keys and values.
         cast_to: the type that a precision such as bf16-true gives the weights afterwards, but not adapters and heads.
+        kernels: as `model.kernels` asks for them.
     """
 
     source: str
@@ -67,6 +69,7 @@ class Network:
     activation_checkpointing: bool = False
     dropout: bool = False
     cast_to: torch.dtype | None = None
+    kernels: Asked = "auto"
 
     @property
     def text(self) -> Any:
@@ -110,7 +113,8 @@ class Network:
             if self.task == "SEQ_CLS":
                 compute_in_float32(network.score)
             network = prepare_to_train(
-                network, self.task, None, None, self.dropout, self.activation_checkpointing, self.lora
+                *(network, self.task, None, None, self.dropout, self.activation_checkpointing, self.lora),
+                kernels=self.kernels,
             )
         if self.cast_to is not None:
             cast_weights(network, self.cast_to)

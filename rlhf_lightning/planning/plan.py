@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rlhf_lightning.models.cpu_products import onednn_is_faster
+from rlhf_lightning.kernels.machine import onednn_is_faster
 from rlhf_lightning.planning.networks import Network, Weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
 from rlhf_lightning.planning.run import Run
@@ -248,14 +248,16 @@ def _as_sent(run: Run, weights: int) -> int:
 
 
 def _packed_weights(run: Run) -> int:
-    """Decoding reads a copy of the weights on some CPUs (`models.cpu_products.packed_weights`) and under autocast.
+    """Decoding reads a copy of the weights on some CPUs (`kernels.fast_products.packed_weights`) and under autocast.
 
     In `generation` autocast keeps its copies of trained weights itself.
     """
     if run.autocast is not None and run.policy.lora is not None and run.policy.nf4 is None:
         return run.policy.weights().frozen * run.autocast.itemsize // 4 if run.policy.element == 4 else 0
     plain = run.policy.element == 4 and run.policy.nf4 is None and run.autocast is None
-    return run.policy.weights().total if run.devices.cpu and plain and onednn_is_faster() else 0
+    asked = run.policy.kernels
+    fast = onednn_is_faster() if asked == "auto" else "fast_products" in asked
+    return run.policy.weights().total if run.devices.cpu and plain and fast else 0
 
 
 def _deepspeed_buckets(run: Run) -> int:

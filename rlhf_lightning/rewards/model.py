@@ -50,6 +50,7 @@ from rlhf_lightning.rewards.reading import (
     text_rows,
 )
 from rlhf_lightning.rewards.samples import SampledTokens
+from rlhf_lightning.value_types import Kernels
 
 log = logging.getLogger(__name__)
 
@@ -94,14 +95,19 @@ class ModelReward:
         self.lost_text = LostText(self.key, self.folder, self.tokenizer)
         self.batch_size, self._mark = batch_size, folder_mark(self.folder)
         self.dtype, self.attn_implementation = dtype, attn_implementation
+        self.kernels: Kernels = "auto"
 
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
         """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
         with named_as(self.key):
-            model = load_scorer(self.folder, self.dtype, self.attn_implementation)
+            model = load_scorer(self.folder, self.dtype, self.attn_implementation, kernels=self.kernels)
         self._check_tokenizer(model.classifier)
         return freeze(model)  # type: ignore[return-value]
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Load the network with these kernels, as far as they fit it: those of the policy, in a run."""
+        self.kernels = kernels
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Score with an adapter on the policy's own base, if that is what this reward model was trained on.

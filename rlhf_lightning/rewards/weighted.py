@@ -13,6 +13,7 @@ from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.samples import SampledTokens
+from rlhf_lightning.value_types import Kernels
 
 
 class WeightedSum:
@@ -44,6 +45,12 @@ class WeightedSum:
             if hasattr(reward, "to"):
                 reward.to(device)
         return self
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Let the networks among the parts compute with these kernels, as far as they fit them."""
+        for reward in self.rewards.values():
+            if hasattr(reward, "use_kernels"):
+                reward.use_kernels(kernels)
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Let every part that is an adapter on the policy's base use that base."""

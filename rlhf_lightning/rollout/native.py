@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_lightning.data import left_pad
-from rlhf_lightning.models.cpu_products import packed_weights
+from rlhf_lightning.kernels.fast_products import packed_weights
+from rlhf_lightning.kernels.packing import packable
 from rlhf_lightning.models.forward import backbone, bare_model, output_head
-from rlhf_lightning.models.packing import packable
 from rlhf_lightning.models.precision import held_casts
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.drawn import Drawn, Row

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from comparison.job import Job
-from rlhf_lightning.models.cpu_products import product
+from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.forward import bare_model
 
 Counted = dict[str, float]

@@ -25,6 +25,7 @@ class Job:
         ppo_epochs, minibatches: of an iteration.
         iterations: of PPO in one repetition.
         overrides: of our config, for what the peer does not have.
+        kernels: of ours: auto, none, or names.
     """
 
     task: Task
@@ -39,3 +40,4 @@ class Job:
     minibatches: int = 4
     iterations: int = 1
     overrides: tuple[str, ...] = ()
+    kernels: str | list[str] = "auto"

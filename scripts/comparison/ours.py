@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,12 +19,12 @@ from comparison.job import LEARNING_RATE, LORA_ALPHA, LORA_RANK, Job
 from comparison.memory import base_bytes, resident, restart_peak, storage_bytes, unmap
 from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.process_memory import settle_memory
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.data import PromptDataModule
-from rlhf_lightning.models import cpu_products, load_causal_lm, load_tokenizer
+from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 
-PRODUCTS = "PRODUCTS"  # variable: `torch` leaves products to torch's own library
 NO_EOS = [-1]  # a token that no model draws: every response has its full length
 WITHOUT = [
     *("logger=none", "callbacks.checkpoint=null", "+trainer.enable_checkpointing=false"),
@@ -49,6 +48,7 @@ def overrides(job: Job) -> list[str]:
     """The command line of a job."""
     lines = [
         *(f"experiment={job.task}", f"model.path={job.model}", f"data.train={job.data}", *WITHOUT),
+        f"model.kernels={job.kernels}",
         *("trainer.accelerator=cpu", f"trainer.max_epochs={job.iterations}"),
         *(f"optimizer.lr={LEARNING_RATE}", "optimizer.fused=true"),  # TRL's is
     ]
@@ -133,7 +133,7 @@ class Decoding:
         datamodule.setup()
         self.prompts = [row.input_ids for row in datamodule.train_prompts]
         self.before = resident("VmRSS")
-        self.policy = load_causal_lm(job.model)
+        self.policy = load_causal_lm(job.model, kernels=job.kernels)
         unmap(self.policy.parameters())
         self.engine = NativeEngine(tokenizer.pad_token_id, [tokenizer.eos_token_id], job.batch_size)
         self.engine.sync(self.policy)
@@ -174,8 +174,7 @@ def networks(module: Any) -> Iterator[Tensor]:
 def main() -> None:
     """Answer requests."""
     quieten()
-    if os.environ.get(PRODUCTS) == "torch":
-        cpu_products.onednn_is_faster = lambda: False
+    settle_memory()
     run: dict[str, Any] = {}
 
     def prepare(**job: Any) -> dict[str, Any]:

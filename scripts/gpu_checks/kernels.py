@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -14,20 +13,17 @@ from transformers import AutoModelForCausalLM
 from gpu_checks.comparing import TIMES, distance, median_seconds
 from gpu_checks.findings import Finding, at_most
 from gpu_checks.setting import Setting
-from rlhf_lightning.models import forward, predict_tokens
-from rlhf_lightning.models.gated_mlp import keep_less
-from rlhf_lightning.models.last_layer import read_less
-from rlhf_lightning.models.rms_norm import use_short_norms
+from rlhf_lightning.kernels.use import use_kernels
+from rlhf_lightning.models import predict_tokens
 
-Replacements = tuple[Callable[[Any], None], ...]
-# Name -> whether rows are packed, and what is put in place of transformers' own.
-PARTS: dict[str, tuple[bool, Replacements]] = {
-    "transformers' own": (False, ()),
-    "packed rows": (True, ()),
-    "gated blocks": (False, (keep_less,)),
-    "norms": (False, (use_short_norms,)),
-    "packed rows, last layer": (True, (lambda network: read_less(network.base_model),)),
-    "all": (True, (lambda network: read_less(network.base_model), keep_less, use_short_norms)),
+# Name -> the kernels that are on.
+PARTS: dict[str, tuple[str, ...]] = {
+    "transformers' own": (),
+    "packed rows": ("packing",),
+    "gated blocks": ("gated_blocks",),
+    "norms": ("norms",),
+    "packed rows, last layer": ("packing", "last_layer"),
+    "all": ("packing", "last_layer", "gated_blocks", "norms"),
 }
 
 
@@ -52,18 +48,15 @@ def answers(setting: Setting, vocabulary: int, prompt: int, answer: int) -> tupl
 def network_with(plain: Any, part: str) -> Any:
     """A copy of a network with the part's forward passes."""
     network = copy.deepcopy(plain)
-    for replace in PARTS[part][1]:
-        replace(network)
+    use_kernels(network, PARTS[part] or "none")
     return network
 
 
-def step(network: Any, part: str, ids: Tensor, flags: Tensor) -> Tensor:
+def step(network: Any, ids: Tensor, flags: Tensor) -> Tensor:
     """Log-probabilities, with the gradients of their mean in the network."""
     network.zero_grad()
-    packable = forward.packable if PARTS[part][0] else lambda config, length: False
-    with mock.patch.object(forward, "packable", packable):
-        logprobs = predict_tokens(network, ids, flags).logprobs
-        logprobs.mean().backward()
+    logprobs = predict_tokens(network, ids, flags).logprobs
+    logprobs.mean().backward()
     return logprobs.detach()
 
 
@@ -78,13 +71,13 @@ def equality(setting: Setting) -> Iterator[Finding]:
     plain = loaded.to(setting.device)
     ids, flags = answers(setting, setting.sizes.small.vocabulary, 24, 16)
     own = next(iter(PARTS))
-    double = copy.deepcopy(plain).double()
-    exact = (step(double, own, ids, flags), gradient(double))
+    double = network_with(plain, own).double()
+    exact = (step(double, ids, flags), gradient(double))
     for dtype in (torch.float32, torch.bfloat16):
         limits = [0.0, 0.0]
         for part in PARTS:
             network = network_with(plain, part).to(dtype)
-            found = (step(network, part, ids, flags), gradient(network))
+            found = (step(network, ids, flags), gradient(network))
             errors = [distance(result, right) for result, right in zip(found, exact, strict=True)]
             if part == own:
                 limits = [TIMES * error + torch.finfo(dtype).eps for error in errors]
@@ -106,7 +99,7 @@ def speed(setting: Setting) -> Iterator[Finding]:
             torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated() if setting.device == "cuda" else 0
         seconds = median_seconds(
-            lambda network=network, part=part: step(network, part, ids, flags),  # type: ignore[misc]
+            lambda network=network: step(network, ids, flags),  # type: ignore[misc]
             setting.device,
             setting.sizes.repeats,
         )

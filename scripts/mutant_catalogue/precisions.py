@@ -77,7 +77,7 @@ PRECISIONS = (
             ),
             Mutant(
                 "long rows on a CPU mix types under autocast",
-                "models/row_attention.py",
+                "kernels/row_attention.py",
                 ' or torch.is_autocast_enabled("cpu")',
                 "",
                 (f"{TYPES}::test_autocast_leaves_long_rows_to_torch",),

@@ -18,10 +18,10 @@ USED_SLOT = "rollout/test_native.py::test_a_row_in_a_used_slot_reads_nothing_of_
 READ_ONCE = "rollout/test_native.py::test_a_prompt_is_read_once_for_the_samples_that_start_together"
 IDLE = "rollout/test_native.py::test_free_slots_are_filled_so_that_a_long_response_does_not_idle_the_others"
 LOGPROBS = "functional/logprobs.py"
-PACKING = "models/packing.py"
-ROW_ATTENTION = "models/row_attention.py"
-BY_TORCH = "models/test_row_attention.py::test_values_and_gradients_are_those_of_torch"
-PACKED = "models/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
+PACKING = "kernels/packing.py"
+ROW_ATTENTION = "kernels/row_attention.py"
+BY_TORCH = "kernels/test_row_attention.py::test_values_and_gradients_are_those_of_torch"
+PACKED = "kernels/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
 CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
 
 ROLLOUTS = (
@@ -362,7 +362,7 @@ ROLLOUTS = (
                 PACKING,
                 "first.setdefault(tuple(rows[row][:start]), row)",
                 "first.setdefault((start,), row)",
-                ("models/test_packing.py::test_every_token_is_found_where_it_was_put",),
+                ("kernels/test_packing.py::test_every_token_is_found_where_it_was_put",),
             ),
             Mutant(
                 "the gradient of a chosen token's own logit is forgotten",
@@ -390,35 +390,35 @@ ROLLOUTS = (
                 PACKING,
                 "rows.append(Row(start, stop, starts[lender], starts[lender] + borrowed))",
                 "rows.append(Row(start, stop, 0, borrowed))",
-                ("models/test_row_attention.py::test_rows_know_where_their_tokens_and_those_they_borrow_are",),
+                ("kernels/test_row_attention.py::test_rows_know_where_their_tokens_and_those_they_borrow_are",),
             ),
             Mutant(
                 "the last layer leaves its attention out",
-                "models/last_layer.py",
+                "kernels/last_layer.py",
                 "(hidden_states + attended).index_select",
                 "hidden_states.index_select",
-                ("models/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[Llama-False]",),
+                ("kernels/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[Llama-False]",),
             ),
             Mutant(
                 "a gated block makes the product again without its gate",
-                "models/gated_mlp.py",
+                "kernels/gated_blocks.py",
                 "again[:] = [act(of_gate)]",
                 "again[:] = [of_gate]",
-                ("models/test_gated_mlp.py::test_values_and_gradients_are_the_same_bits[Llama]",),
+                ("kernels/test_gated_blocks.py::test_values_and_gradients_are_the_same_bits[Llama]",),
             ),
             Mutant(
                 "a norm's gradient leaves out that its scale depends on the input",
-                "models/rms_norm.py",
+                "kernels/norms.py",
                 "of_normed.addcmul_(normed, along).mul_(scale)",
                 "of_normed.mul_(scale)",
-                ("models/test_rms_norm.py::test_gradients_are_those_of_differences",),
+                ("kernels/test_norms.py::test_gradients_are_those_of_differences",),
             ),
             Mutant(
                 "the gradient of a wide layer's weight is of the other shape",
-                "models/cpu_products.py",
+                "kernels/fast_products.py",
                 "return _linear(x.T, gradient.T).T",
                 "return _linear(x.T, gradient.T).view(gradient.shape[1], -1)",
-                ("models/test_cpu_products.py::test_values_and_gradients_are_those_of_double_precision",),
+                ("kernels/test_fast_products.py::test_values_and_gradients_are_those_of_double_precision",),
             ),
             Mutant(
                 "a family's soft-capping is left out",

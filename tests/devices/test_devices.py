@@ -42,7 +42,7 @@ MORE = ["new_score_head_lora", "dpo", "ppo_in_parts"]
 
 # Every line of the package at which a step, an iteration or a decoded token may wait for the device, and why.
 JUSTIFIED = {
-    "models/packing.py:pack": "which tokens rows share is found out on the host: once per forward pass",
+    "kernels/packing.py:pack": "which tokens rows share is found out on the host: once per forward pass",
     "models/forward.py:right_padded": "rows are cut to the longest one: once per forward pass over a rollout",
     "models/forward.py:hidden_at": "the shape of rows that are not packed: once per such forward pass",
     "models/forward.py:hidden_states": "transformers looks for packed rows: once per forward pass that is not packed",

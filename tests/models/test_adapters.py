@@ -7,12 +7,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.kernels import fast_products, machine
 from rlhf_lightning.models import (
     NF4,
     LoRA,
     Reference,
     SharedRewardModel,
-    cpu_products,
     disable_dropout,
     fingerprint,
     load_causal_lm,
@@ -111,8 +111,8 @@ def test_the_reference_of_a_trained_start_is_a_frozen_copy_of_its_adapter(base: 
 
 def test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a processor where the layers of a loaded network get kernels of their own: the copy comes later."""
-    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(cpu_products, "SMALLEST", 0)
+    monkeypatch.setattr(machine, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(fast_products, "SMALLEST", 0)
     policy = trained(base)
     disable_dropout(policy)
     reference = Reference(policy, lambda: pytest.fail("no second network"))
@@ -120,7 +120,7 @@ def test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit(base: Path, m
     for name, module in policy.named_modules():
         if name.split(".")[-1] in kinds and isinstance(module, nn.Linear):
             kinds[name.split(".")[-1]].add(type(module))
-    assert kinds["reference"] == kinds["default"] == {cpu_products.FastLinear}
+    assert kinds["reference"] == kinds["default"] == {fast_products.FastLinear}
     with torch.no_grad():
         start = response_logprobs(policy, *rows())
         with reference.model(like=rows()[0]) as model:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rlhf_lightning.kernels.gated_blocks import keep_less
+from rlhf_lightning.kernels.norms import use_short_norms
 from rlhf_lightning.models import LoRA, predict_tokens
 from rlhf_lightning.models.adapters import add_adapter
-from rlhf_lightning.models.gated_mlp import keep_less
-from rlhf_lightning.models.rms_norm import use_short_norms
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from rlhf_lightning.planning.networks import Network
 from rlhf_lightning.planning.passes import Loss, Rows, forward_pass, generation, training_step

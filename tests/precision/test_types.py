@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rlhf_lightning.algorithms import DPOModule
 from rlhf_lightning.data import PreferenceDataModule
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.kernels import row_attention
 from rlhf_lightning.models import (
     LoRA,
     RewardModel,
@@ -23,7 +24,6 @@ from rlhf_lightning.models import (
     ValueHead,
     load_causal_lm,
     load_reward_model,
-    row_attention,
     save_model,
 )
 from rlhf_lightning.models.forward import predict_tokens

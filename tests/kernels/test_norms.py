@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlhf_lightning.kernels.norms import RMSNorm, ShortNorm, use_short_norms
 from rlhf_lightning.models import load_causal_lm, load_reward_model
-from rlhf_lightning.models.rms_norm import RMSNorm, ShortNorm, use_short_norms
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from tests.tiny import tiny_model
 

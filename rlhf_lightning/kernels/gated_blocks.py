@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from rlhf_lightning.models.families import is_part
+from rlhf_lightning.kernels.families import is_part
 
 Made = tuple[Tensor, Callable[[], Tensor]]
 
 
-def keep_less(network: nn.Module) -> None:
-    """Let the network's gated blocks compute their elementwise parts again in the backward pass.
+def keep_less(network: nn.Module) -> int:
+    """Let the network's gated blocks compute their elementwise parts again in the backward pass. Return how many do.
 
     Not for networks under activation checkpointing, which keeps nothing of a layer and has hooks of its own.
     """
-    for module in network.modules():
-        if is_part(module, "MLP"):
-            module.__class__ = GatedMLP
+    blocks = [module for module in network.modules() if is_part(module, "MLP")]
+    for block in blocks:
+        block.__class__ = GatedMLP
+    return len(blocks)
 
 
 class GatedMLP(nn.Module):

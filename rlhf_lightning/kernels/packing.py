@@ -11,6 +11,7 @@ Shapes: B rows of L tokens, N tokens without padding, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +20,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlhf_lightning.models import row_attention
-from rlhf_lightning.models.cpu_products import rows_to_add
-from rlhf_lightning.models.last_layer import reads_less
-from rlhf_lightning.models.row_attention import Row
-from rlhf_lightning.models.transfer import to_device
+from rlhf_lightning.kernels import row_attention
+from rlhf_lightning.kernels.fast_products import product_by_onednn, rows_to_add
+from rlhf_lightning.kernels.last_layer import reads_less
+from rlhf_lightning.kernels.registry import PACKABLE
+from rlhf_lightning.kernels.row_attention import Row
 
-# Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
-# (sliding windows, ALiBi, state spaces) are left in rows of their own.
-PACKABLE = ("gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 # Packing is used where it leaves at most this share of the tokens that padded rows have: taking rows apart and together
 # again is not free. Likewise a row shares its beginning only if that leaves at most this share of its tokens.
 WORTH = 0.9
@@ -45,12 +43,12 @@ class Packed(NamedTuple):
     rows: list[Row]  # those with tokens
     read: Tensor  # [K or a few more] long, places in N of the tokens whose states are asked for
     wanted: int  # K
+    kernels: Collection[str]  # the names of those that are on
 
     def states(self, backbone: Any) -> Tensor:
         """What the backbone makes of the wanted tokens [K, H], in row-major order."""
         if backbone.config._attn_implementation != IN_ROWS:
-            AttentionInterface.register(IN_ROWS, attend_in_rows)
-            AttentionMaskInterface.register(IN_ROWS, sdpa_mask)
+            register_attention()
             backbone.set_attn_implementation(IN_ROWS)
         finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # so that none is made
         out = backbone(
@@ -62,6 +60,12 @@ class Packed(NamedTuple):
         )
         states: Tensor = out.last_hidden_state[0]
         return states[: self.wanted] if reads_less(backbone) else states[self.read[: self.wanted]]
+
+
+def register_attention() -> None:
+    """Tell transformers the name of `attend_in_rows`."""
+    AttentionInterface.register(IN_ROWS, attend_in_rows)
+    AttentionMaskInterface.register(IN_ROWS, sdpa_mask)
 
 
 def attend_in_rows(
@@ -78,9 +82,13 @@ def attend_in_rows(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
     padded = packed.places.numel() * packed.places.shape[1]
-    if row_attention.suits(query, key, value, packed.rows, padded, kwargs.get("dropout", 0.0)):
+    by_row = "row_attention" in packed.kernels
+    if by_row and row_attention.suits(query, key, value, packed.rows, padded, kwargs.get("dropout", 0.0)):
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-        return row_attention.attend(query, key, value, packed.rows, scaling)[None], None
+        multiply: Callable[[Tensor, Tensor], Tensor] = (
+            product_by_onednn if "fast_products" in packed.kernels else torch.matmul
+        )
+        return row_attention.attend(query, key, value, packed.rows, scaling, multiply)[None], None
     places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's
     query, key, value = (
         x[0].transpose(0, 1).index_select(0, places).unflatten(0, packed.places.shape).transpose(1, 2)
@@ -97,7 +105,13 @@ def packable(config: Any, length: int) -> bool:
     return config.model_type in PACKABLE and attention in ("sdpa", IN_ROWS) and (window is None or length <= window)
 
 
-def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor, wanted: Tensor | None = None) -> Packed | None:
+def pack(
+    input_ids: Tensor,
+    lengths: Tensor,
+    shared: Tensor,
+    wanted: Tensor | None = None,
+    kernels: Collection[str] = (),
+) -> Packed | None:
     """Lay right-padded rows out without their padding. The layout is made on the CPU: one read, one send.
 
     Args:
@@ -105,6 +119,7 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor, wanted: Tensor | No
         lengths: [B], how many of a row's tokens are needed; 0 leaves the row out.
         shared: [B], at most `lengths`: so many tokens are computed once for all rows that begin with the same ones.
         wanted: [B, L] bool, the tokens whose states are asked for, all within `lengths`; None: none.
+        kernels: the names of those that are on.
 
     Returns:
         The tokens, or None if there are none or hardly fewer.
@@ -124,14 +139,16 @@ def pack(input_ids: Tensor, lengths: Tensor, shared: Tensor, wanted: Tensor | No
         return None
     places = (own.flatten().cumsum(0) - 1).clamp(min=0).view(own.shape)
     places = torch.where(columns < begins, places[lender], places)
-    sources = nn.functional.pad(sources, (0, rows_to_add(len(sources))))  # more of the first token, that none reads
     read = places[wanted]
-    count, read = len(read), nn.functional.pad(read, (0, rows_to_add(len(read))))
+    count = len(read)
+    if "fast_products" in kernels:  # more of the first token, that none reads
+        sources, read = (nn.functional.pad(x, (0, rows_to_add(len(x)))) for x in (sources, read))
     parts = [ids.flatten()[sources], sources % size, places.flatten(), sources, read]
-    sent = to_device(torch.cat(parts), device).split([len(part) for part in parts])
+    # CUDA takes a copy of what is in ordinary memory before the call returns.
+    sent = torch.cat(parts).to(device, non_blocking=device.type == "cuda").split([len(part) for part in parts])
     tokens, positions, flat, sources, read = sent
     rows = _rows(lenders, needed, begun)
-    return Packed(tokens[None], positions[None], flat.view(own.shape), sources, rows, read, count)
+    return Packed(tokens[None], positions[None], flat.view(own.shape), sources, rows, read, count, kernels)
 
 
 def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[int]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
-# h + attend(norm(h)), then h + mlp(norm(h)), with a gated mlp. Each is tested.
-GATED_FAMILIES = ("Gemma", "Llama", "Mistral", "Qwen2", "Qwen3")
+from rlhf_lightning.kernels.registry import GATED
+
+# What the names of their classes begin with.
+GATED_FAMILIES = tuple(family.capitalize() for family in GATED)
 
 
 def is_part(module: nn.Module, part: str) -> bool:
@@ -26,4 +28,19 @@ def mix_in(mixin: Any, module: nn.Module) -> None:
 
 @functools.cache
 def _mixed(mixin: Any, kind: Any) -> Any:
-    return type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
+    return type(f"{mixin.__name__}{kind.__name__}", (_Mixed, mixin, kind), {"mixed": (mixin, kind)})
+
+
+class _Mixed:
+    """A class that has no place in a module, so that its objects are pickled by the two that it is made of."""
+
+    mixed: tuple[Any, Any]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        found: Any = super().__reduce_ex__(2)  # how to make a blank one, its class, and what it holds
+        return _blank, type(self).mixed, *found[2:]
+
+
+def _blank(mixin: Any, kind: Any) -> Any:
+    made = _mixed(mixin, kind)
+    return made.__new__(made)

@@ -10,14 +10,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlhf_lightning.models.families import is_part, mix_in
+from rlhf_lightning.kernels.families import is_part, mix_in
 
 
-def read_less(backbone: Any) -> None:
-    """Let the last layer, if it is of such a form, leave out what nobody reads."""
+def read_less(network: Any) -> int:
+    """Let the last layer, if it is of such a form, leave out what nobody reads. Return how many layers do."""
+    backbone = network.base_model
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else backbone
-    if is_part(layer, "DecoderLayer"):
-        mix_in(LastLayer, layer)
+    if not is_part(layer, "DecoderLayer"):
+        return 0
+    mix_in(LastLayer, layer)
+    return 1
 
 
 def reads_less(backbone: Any) -> bool:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from rlhf_lightning.kernels.packing import IN_ROWS, PACKABLE, pack, packable
 from rlhf_lightning.models import RewardModel, load_reward_model, predict_tokens
 from rlhf_lightning.models import forward as forward_module
-from rlhf_lightning.models.packing import IN_ROWS, PACKABLE, pack, packable
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 PROMPTS = [[5, 6, 7, 8, 9], [5, 6], [10, 11]]
@@ -99,7 +99,7 @@ def test_attention_sees_rows_however_many_tokens_are_packed(monkeypatch: pytest.
         shapes.append((query.shape[:1] + query.shape[2:3], attention_mask, kwargs["is_causal"]))
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
-    monkeypatch.setattr("rlhf_lightning.models.packing.sdpa_attention_forward", attention)
+    monkeypatch.setattr("rlhf_lightning.kernels.packing.sdpa_attention_forward", attention)
     ids, flags = batch()
     predict_tokens(tiny_model(), ids, flags)
     assert shapes == [(ids.shape, None, True)] * 2

@@ -9,62 +9,45 @@ results are the same up to rounding.
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlhf_lightning.kernels import machine
+
 # Below so many multiplications, or so few rows, calling oneDNN costs more than it saves.
 SMALLEST = 2**22
 SMALLEST_PACKED = 2**15  # weights
 FEWEST_ROWS = 16
-# oneDNN compiles a kernel for every shape (a millisecond, half a megabyte) and keeps the last ones; two caches, each
-# with 1,024 by default. The layers of one pass have a dozen shapes.
-KERNELS = 128
-CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 # Many rows are filled up to a multiple of this, so that there are fewer shapes.
 ROWS = 32
 
 
-@functools.cache
-def onednn_is_faster() -> bool:
-    """Whether this machine computes on an AMD CPU with AVX-512, and with no GPU."""
-    if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
-        return False
-    cpuinfo = Path("/proc/cpuinfo")
-    vendor = "vendor_id\t: AuthenticAMD"
-    return (
-        torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and torch.backends.mkl.is_available()
-        and cpuinfo.is_file()
-        and vendor in cpuinfo.read_text(encoding="utf-8")
-    )
-
-
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right of two matrices, by the library that the layers of a loaded model use."""
-    asks = onednn_is_faster() and left.is_cpu and left.dtype == right.dtype == torch.float32
+    """left @ right of two matrices, by the library that is the faster one on this machine."""
+    return product_by_onednn(left, right) if machine.onednn_is_faster() else left @ right
+
+
+def product_by_onednn(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right of two matrices by oneDNN, where they are of its type."""
+    asks = left.is_cpu and left.dtype == right.dtype == torch.float32
     return _linear(left, right.T) if asks else left @ right
 
 
 def rows_to_add(rows: int) -> int:
     """How many rows would make products of so many come in fewer shapes."""
-    return -rows % ROWS if onednn_is_faster() and rows >= 8 * ROWS else 0
+    return -rows % ROWS if rows >= 8 * ROWS else 0
 
 
-def use_fast_products(network: nn.Module) -> None:
-    """Let the network's linear layers ask oneDNN where that is faster; subclasses, 4-bit ones say, are left alone."""
-    if onednn_is_faster():
-        for name in CACHES:
-            os.environ.setdefault(name, str(KERNELS))
-        for module in network.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = FastLinear
+def use_fast_products(network: nn.Module) -> int:
+    """Let the network's linear layers ask oneDNN; subclasses, 4-bit ones say, are left alone. Return how many do."""
+    layers = [module for module in network.modules() if type(module) is nn.Linear]
+    for layer in layers:
+        layer.__class__ = FastLinear
+    return len(layers)
 
 
 @contextlib.contextmanager

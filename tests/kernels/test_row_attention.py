@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.models import predict_tokens, row_attention
-from rlhf_lightning.models.packing import PACKABLE, pack
-from rlhf_lightning.models.row_attention import Row, attend, suits
-from tests.models.test_packing import assert_packed_is_padded, batch
+from rlhf_lightning.kernels import row_attention
+from rlhf_lightning.kernels.packing import PACKABLE, pack
+from rlhf_lightning.kernels.row_attention import Row, attend, suits
+from rlhf_lightning.models import predict_tokens
+from tests.kernels.test_packing import assert_packed_is_padded, batch
 from tests.tiny import tiny_model
 
 # A row alone; one that borrows from it, in the middle of a tile; one of one token; one that borrows up to a tile's end.

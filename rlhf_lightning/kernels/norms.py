@@ -18,17 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlhf_lightning.models.families import is_part, mix_in
+from rlhf_lightning.kernels.families import is_part, mix_in
 
 
-def use_short_norms(network: nn.Module) -> None:
-    """Give the network's norms this backward pass, where they are of such a form.
+def use_short_norms(network: nn.Module) -> int:
+    """Give the network's norms this backward pass, where they are of such a form. Return how many have it.
 
     Not Gemma's, which multiply by 1 + w; there the epsilon has another name.
     """
-    for module in network.modules():
-        if is_part(module, "RMSNorm") and hasattr(module, "variance_epsilon"):
-            mix_in(ShortNorm, module)
+    norms = [
+        module for module in network.modules() if is_part(module, "RMSNorm") and hasattr(module, "variance_epsilon")
+    ]
+    for norm in norms:
+        mix_in(ShortNorm, norm)
+    return len(norms)
 
 
 class ShortNorm(nn.Module):

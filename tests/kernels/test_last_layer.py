@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from rlhf_lightning.kernels.families import GATED_FAMILIES
+from rlhf_lightning.kernels.last_layer import LastLayer, read_less
 from rlhf_lightning.models import load_causal_lm, load_reward_model, predict_tokens
-from rlhf_lightning.models.families import GATED_FAMILIES
-from rlhf_lightning.models.last_layer import LastLayer, read_less
-from tests.models.test_packing import assert_packed_is_padded, batch
+from tests.kernels.test_packing import assert_packed_is_padded, batch
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -22,7 +22,7 @@ def test_values_and_gradients_are_those_of_padded_rows(
 ) -> None:
     def make() -> Any:
         model = tiny_model(family.lower())
-        read_less(model.base_model)
+        read_less(model)
         assert isinstance(model.base_model.layers[-1], LastLayer)
         if checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -33,7 +33,7 @@ def test_values_and_gradients_are_those_of_padded_rows(
 
 def test_only_the_last_block_and_only_the_read_tokens() -> None:
     model, seen = tiny_model().eval(), []
-    read_less(model.base_model)
+    read_less(model)
     for layer in model.base_model.layers:
         layer.mlp.register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
     ids, flags = batch()
@@ -59,5 +59,5 @@ def test_a_loaded_model_reads_less_and_is_saved_as_before(load, tmp_path: Path) 
 
 def test_another_form_is_left_alone() -> None:
     model = tiny_model("gpt2")
-    read_less(model.base_model)
+    read_less(model)
     assert not any(isinstance(module, LastLayer) for module in model.modules())

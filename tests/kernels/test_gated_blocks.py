@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lightning.models import LoRA, load_causal_lm, loading
-from rlhf_lightning.models.families import GATED_FAMILIES
-from rlhf_lightning.models.gated_mlp import GatedMLP, keep_less
+from rlhf_lightning.kernels.families import GATED_FAMILIES
+from rlhf_lightning.kernels.gated_blocks import GatedMLP, keep_less
+from rlhf_lightning.models import LoRA, load_causal_lm
 from rlhf_lightning.planning.live_bytes import LiveBytes
 from tests.tiny import tiny_model
 
@@ -60,11 +60,9 @@ def test_an_adapter_gets_the_same_gradients(tmp_path: Path) -> None:
     tiny_model("llama").save_pretrained(tmp_path)
     ids = torch.randint(5, 20, (2, 7))
     results = []
-    for change in (keep_less, lambda network: None):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loading, "keep_less", change)
-            torch.manual_seed(0)
-            results.append(gradients(load_causal_lm(tmp_path, adapter=LoRA(rank=4)), ids))
+    for kernels in (["gated_blocks"], "none"):
+        torch.manual_seed(0)
+        results.append(gradients(load_causal_lm(tmp_path, adapter=LoRA(rank=4), kernels=kernels), ids))
     assert results[0] and results[0].keys() == results[1].keys()
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 

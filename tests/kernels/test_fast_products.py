@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlhf_lightning.models import cpu_products, load_causal_lm
-from rlhf_lightning.models.cpu_products import FastLinear, packed_weights, product, suits, use_fast_products
+from rlhf_lightning.kernels import fast_products, machine
+from rlhf_lightning.kernels.fast_products import FastLinear, packed_weights, product, suits, use_fast_products
+from rlhf_lightning.models import load_causal_lm
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
@@ -19,9 +20,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 @pytest.fixture(autouse=True)
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor where it pays."""
-    monkeypatch.setattr(cpu_products, "onednn_is_faster", lambda: True)
-    for name in cpu_products.CACHES:
-        monkeypatch.setenv(name, "64")
+    monkeypatch.setattr(machine, "onednn_is_faster", lambda: True)
 
 
 def layer(outputs: int, inputs: int, bias: bool = True) -> nn.Linear:
@@ -69,7 +68,7 @@ def test_of_frozen_weights_nothing_but_the_inputs_gradient_is_computed_and_no_in
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
-    monkeypatch.setattr(cpu_products.Product, "apply", lambda *args: seen.append(args) or args[0] @ args[1].T)
+    monkeypatch.setattr(fast_products.Product, "apply", lambda *args: seen.append(args) or args[0] @ args[1].T)
     return seen
 
 
