@@ -19,6 +19,7 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experience.engine_gap import importance_weights, record_gap
+from rlhf_lightning.experience.groups import group_statistics
 from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.experience.old_policy import evaluate_tokens, keep_from_engine
 from rlhf_lightning.experience.part_gradients import PartGradients
@@ -95,9 +96,13 @@ class PPOModule(AlignmentModule):
         *("value/loss", "value/clip_fraction", "value/explained_variance"),
         *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
         *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
+        *("rollout/group_spread", "rollout/group_std"),
         *("time/rollout", "time/score", "time/update"),
         *("time/share_rollout", "time/share_score", "time/share_update"),
     )
+
+    whole_groups: ClassVar[bool] = False
+    """Whether the responses to a prompt have to be in one micro-batch."""
 
     saves_mid_epoch = False
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
@@ -237,6 +242,8 @@ class PPOModule(AlignmentModule):
             pretraining=lambda step: self.ptx.batch(
                 self.current_epoch * steps + step, self.global_rank, self.trainer.world_size
             ),
+            samples_per_prompt=self.rollout.samples_per_prompt,
+            whole_groups=self.whole_groups,
         )
 
     def _begin_iteration(self) -> Rollout:
@@ -257,7 +264,7 @@ class PPOModule(AlignmentModule):
         assert self.engine is not None
         self._stop_updates, self._iteration, self._first_step = False, {}, self.global_step
         self.stopwatch.lap("between", self.device)
-        prompts = self.prompts()
+        prompts = [row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
             self.engine.sync(self.policy)
             generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
@@ -276,6 +283,8 @@ class PPOModule(AlignmentModule):
         if self.importance_cap is not None:
             rollout.advantages = rollout.advantages * importance_weights(self, rollout, generation, self.importance_cap)
         record_rollout(self, rollout, raw, self.stopwatch.seconds["rollout"])
+        for name, (value, groups) in group_statistics(raw, self.rollout.samples_per_prompt).items():
+            self.record(name, value, groups)
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
         self.stopwatch.lap("score", self.device)
         return rollout
@@ -365,7 +374,8 @@ class PPOModule(AlignmentModule):
         """The minibatch in parts whose losses add up to its loss, equally many on every process."""
         if self.tokens_per_microbatch is None:
             return [batch]
-        parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes)
+        group_size = self.rollout.samples_per_prompt if self.whole_groups else 1
+        parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes, group_size)
         extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once a minibatch
         return [batch.select(rows, batch.denominator, more) for rows, more in zip(parts, extra, strict=True)]
 
@@ -431,7 +441,7 @@ class PPOModule(AlignmentModule):
         self.stopwatch.lap("update", self.device)
         record_times(self, self.stopwatch.take())
         self._iteration = self.log_recorded(on_step=False, on_epoch=True)
-        episodes = self.rollout.batch_size * self.trainer.world_size
+        episodes = self.rollout.responses * self.trainer.world_size
         self.kl_controller.update(float(self._iteration["objective/kl"]), episodes)
         self._collected = not self.iteration_ended  # one that trainer.max_steps has cut short stays unfinished
 

@@ -27,20 +27,34 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
     """Raises UserError if a rollout does not divide into its minibatches and micro-batches."""
     if not declaration(config).on_policy:
         return
-    responses = setting(config["rollout"], "batch_size")
+    prompts, samples = setting(config["rollout"], "batch_size"), samples_per_prompt(config)
     minibatches = setting(config["algorithm"], "num_minibatches", 1)
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
     parts = minibatches * accumulate
-    if responses % parts:
-        fitting = sorted({max(1, responses // parts) * parts, (responses // parts + 1) * parts})
+    whole = declaration(config).whole_groups
+    step = parts if whole else parts // math.gcd(parts, samples)
+    if prompts % step:
+        fitting = sorted({max(1, prompts // step) * step, (prompts // step + 1) * step})
+        each = f"algorithm.num_minibatches ({minibatches}) x trainer.accumulate_grad_batches ({accumulate})"
+        why = f"{each} = {step}"
+        if samples > 1:
+            groups = (
+                f"groups of {samples} responses, which stay whole," if whole else f"responses ({samples} per prompt)"
+            )
+            why = f"{step}, as the {groups} have to divide into {each} parts"
         raise UserError(
-            f"rollout.batch_size: found {responses}; allowed: multiples of algorithm.num_minibatches ({minibatches}) x "
-            f"trainer.accumulate_grad_batches ({accumulate}) = {parts}, such as {' or '.join(map(str, fitting))}"
+            f"rollout.batch_size: found {prompts}; allowed: multiples of {why}, such as "
+            f"{' or '.join(map(str, fitting))}"
         )
 
 
+def samples_per_prompt(config: Mapping[str, Any]) -> int:
+    """Responses to each prompt of a rollout."""
+    return int(setting(config["rollout"], "samples_per_prompt", 1))
+
+
 def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
-    """Counts of an algorithm that samples: one iteration is one Trainer epoch, and each prompt gets one response.
+    """Counts of an algorithm that samples: one iteration is one Trainer epoch.
 
     >>> ppo = {"_target_": "rlhf_lightning.algorithms.PPOModule", "ppo_epochs": 4, "num_minibatches": 8}
     >>> config = {"rollout": {"batch_size": 64}, "algorithm": ppo,
@@ -51,14 +65,16 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
     check_arithmetic(config)
     world, _ = processes(config)
     trainer, algorithm = config["trainer"], config["algorithm"]
-    responses = setting(config["rollout"], "batch_size") * world
+    prompts = setting(config["rollout"], "batch_size") * world
+    responses = prompts * samples_per_prompt(config)
     accumulate = trainer.get("accumulate_grad_batches", 1)
     minibatches, passes = setting(algorithm, "num_minibatches", 1), setting(algorithm, "ppo_epochs", 1)
     steps = passes * minibatches
     iterations = _epochs(trainer, steps)
     counts = {
         "processes": world,
-        "prompts per iteration": responses,
+        "prompts per iteration": prompts,
+        "responses per prompt": samples_per_prompt(config),
         "responses per iteration": responses,
         "passes over a rollout": passes,
         "minibatches per pass": minibatches,
@@ -140,6 +156,7 @@ _KEYS = {
     "processes": "trainer.devices x trainer.num_nodes",
     "iterations": "trainer.max_epochs",
     "prompts per iteration": "rollout.batch_size x processes",
+    "responses per prompt": "rollout.samples_per_prompt",
     "passes over a rollout": "algorithm.ppo_epochs",
     "minibatches per pass": "algorithm.num_minibatches",
     "micro-batches per minibatch and process": "trainer.accumulate_grad_batches",

@@ -425,6 +425,16 @@ CALLBACK_RULES: tuple[Rule, ...] = (
         contradicts=True,
     ),
     Rule(
+        ("callbacks.*.monitor",),
+        lambda section, c: (
+            str(section.get("monitor")).startswith("rollout/group_")
+            and setting(c.get("rollout") or {}, "samples_per_prompt", 1) == 1
+        ),
+        "it is never logged: there is one response per prompt; raise rollout.samples_per_prompt, or monitor another "
+        "metric",
+        contradicts=True,
+    ),
+    Rule(
         ("callbacks.*.mode",),
         _saves(lambda section, c: not section.get("monitor")),
         "nothing is monitored; set monitor, or leave it out",

@@ -117,6 +117,7 @@ class Rollout(TypedDict, total=False):
     temperature: Positive
     batch_size: Count
     generation_batch_size: Count | None
+    samples_per_prompt: Count
 
 
 @strict
@@ -126,6 +127,7 @@ class VLLMRollout(TypedDict, total=False):
     temperature: Positive
     batch_size: Count
     generation_batch_size: Count | None
+    samples_per_prompt: Count
     server: Annotated[str, Field(pattern="^https?://[^/]+")] | None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)]
     sleep: bool

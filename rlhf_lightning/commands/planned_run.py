@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from rlhf_lightning.commands.arithmetic import ppo_arithmetic, processes
+from rlhf_lightning.commands.arithmetic import ppo_arithmetic, processes, samples_per_prompt
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
@@ -146,7 +146,7 @@ def _devices(config: Mapping[str, Any]) -> Devices:
 def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run:
     settings, algorithm, ptx = config["rollout"], config["algorithm"], config["algorithm"].get("ptx") or {}
     prompt = _length(config["data"].get("max_prompt_length"), run.policy)
-    response, rows = settings.get("max_new_tokens", 64), settings.get("batch_size", 64)
+    response = settings.get("max_new_tokens", 64)
     micro_batch = ppo_arithmetic(config)["responses per micro-batch"]
     entropy, separate = setting(algorithm, "entropy_coef", 0) != 0, setting(algorithm, "layout") == "separate"
     extra = Rows(ptx["batch_size"], ptx["max_length"], ptx["max_length"] - 1) if ptx.get("coef") else None
@@ -156,13 +156,15 @@ def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run
         loss=Loss(settings.get("temperature", 1.0), entropy, value="critic" in run.roles, on_cpu=run.devices.cpu),
         separate=separate,
         extra=extra,
-        rollout=_sampled(settings, rows, prompt, response, device_bytes),
+        rollout=_sampled(settings, samples_per_prompt(config), prompt, response, device_bytes),
         reward_model=_reward_model(config, run.policy, separate),
     )
 
 
-def _sampled(settings: Mapping[str, Any], rows: int, prompt: int, response: int, device_bytes: int) -> Rollout:
-    rollout = Rollout(rows, min(rows, settings.get("generation_batch_size") or rows), prompt, response)
+def _sampled(settings: Mapping[str, Any], samples: int, prompt: int, response: int, device_bytes: int) -> Rollout:
+    prompts = settings.get("batch_size", 64)
+    at_once = min(prompts, settings.get("generation_batch_size") or prompts)
+    rollout = Rollout(prompts * samples, at_once * samples, prompt, response, samples)
     if settings.get("engine") != "vllm":
         return rollout
     if settings.get("server"):

@@ -83,9 +83,13 @@ def _smaller_batches(run: Run) -> Changed:
 
 
 def _fewer_at_once(run: Run) -> Changed:
-    if run.rollout is not None and run.rollout.engine == "native" and run.rollout.at_once > run.rows.count:
-        rollout = replace(run.rollout, at_once=run.rows.count)
-        yield f"rollout.generation_batch_size={rollout.at_once}", replace(run, rollout=rollout)
+    if run.rollout is None or run.rollout.engine != "native":
+        return
+    samples = run.rollout.samples
+    prompts = max(1, run.rows.count // samples)
+    if run.rollout.at_once > prompts * samples:
+        rollout = replace(run.rollout, at_once=prompts * samples)
+        yield f"rollout.generation_batch_size={prompts}", replace(run, rollout=rollout)
 
 
 def _asleep(run: Run) -> Changed:

@@ -52,6 +52,7 @@ class Generation(NamedTuple):
     cache: int  # keys and values of prompts and responses
     prompts: Alive  # while the prompts are read, their keys and values included
     step: Alive  # in the last step, without the cache
+    slots: int = 0  # while the prompts are read: of the further responses to each, which get a copy
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,14 @@ def forward_pass(
 
 
 @functools.lru_cache
-def generation(network: Network, rows: int, prompt: int, response: int, autocast: torch.dtype | None) -> Generation:
-    """Sampling `response` tokens after prompts of `prompt` tokens, where no response ends early."""
+def generation(
+    network: Network, rows: int, prompt: int, response: int, autocast: torch.dtype | None, samples: int = 1
+) -> Generation:
+    """Sampling `response` tokens after prompts of `prompt` tokens, where no response ends early.
+
+    Args:
+        rows: responses; `samples` of them begin with the same prompt, which is read once.
+    """
     length = prompt + response
 
     def follow(depth: int) -> Marks:
@@ -131,7 +138,7 @@ def generation(network: Network, rows: int, prompt: int, response: int, autocast
             text = network.shallow(depth).text
             with mode, torch.no_grad(), _autocast(autocast):
                 with LiveBytes(network.vocab_size) as prompts:
-                    cache = _feed(module, rows, prompt, DynamicCache(config=text), prompts)
+                    cache = _feed(module, rows // samples, prompt, DynamicCache(config=text), prompts)
                     prompts.mark("kept")
                     del cache
                 with LiveBytes(network.vocab_size) as steps:
@@ -144,7 +151,11 @@ def generation(network: Network, rows: int, prompt: int, response: int, autocast
     marks = _deepened(follow, network.layers)
     before, step = _peak(marks, "before"), _peak(marks, "step")
     cache = sum(before) * length // max(length - 1, 1)
-    return Generation(cache, _peak(marks, "forward"), Alive(step.logits, max(0, sum(step) - cache - step.logits)))
+    after = Alive(step.logits, max(0, sum(step) - cache - step.logits))
+    read = _peak(marks, "forward")
+    if samples > 1:  # the first tokens of all responses are drawn at once
+        read = Alive(max(read.logits, step.logits), read.others)
+    return Generation(cache, read, after, cache - cache // samples)
 
 
 def _feed(

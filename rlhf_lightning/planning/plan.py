@@ -193,10 +193,12 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     # Two ids and a mask a prompt token; an id, a mask, two masks of the passes and six figures a response token.
     collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
     if rollout.engine == "native":
-        sampled = generation(run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast)
+        sampled = generation(
+            run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast, rollout.samples
+        )
         buffers = gathered + _packed_weights(run)
         read = sampled.prompts.others + collected
-        yield Phase("rollout: prompts", gradients, read, logits=sampled.prompts.logits, buffers=buffers)
+        yield Phase("rollout: prompts", gradients, read, sampled.slots, sampled.prompts.logits, buffers)
         stepped = sampled.step.others + collected
         yield Phase("rollout: sampling", gradients, stepped, sampled.cache, sampled.step.logits, buffers)
     elif rollout.engine == "vllm" and rollout.sleeps:

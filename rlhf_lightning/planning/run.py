@@ -41,9 +41,10 @@ class Rollout:
     """What is sampled in an iteration.
 
     Args:
-        rows: prompts an iteration and process.
-        at_once: prompts decoded at a time.
+        rows: responses per iteration and process.
+        at_once: responses decoded at a time.
         prompt, response: tokens, at most.
+        samples: responses to each prompt.
         engine: who samples: the policy itself, vLLM on the same device, or a server elsewhere.
         share: of the device that vLLM takes; `device` has so many bytes.
         sleeps: vLLM takes it while it samples only.
@@ -53,6 +54,7 @@ class Rollout:
     at_once: int
     prompt: int
     response: int
+    samples: int = 1
     engine: Literal["native", "vllm", "server"] = "native"
     share: float = 0.0
     device: int = 0

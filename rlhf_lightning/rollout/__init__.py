@@ -3,6 +3,7 @@
 from rlhf_lightning.rollout.container import Rollout, RolloutSettings
 from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator, token_rows
 from rlhf_lightning.rollout.engines import make_engine
+from rlhf_lightning.rollout.groups import rows_of_groups
 from rlhf_lightning.rollout.loader import RolloutLoader
 from rlhf_lightning.rollout.microbatches import rows_by_tokens
 from rlhf_lightning.rollout.native import NativeEngine
@@ -25,6 +26,7 @@ __all__ = [
     "endless_order",
     "make_engine",
     "rows_by_tokens",
+    "rows_of_groups",
     "seeded_generator",
     "token_rows",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.data.batches import Batch
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_types import Count
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class RolloutSettings:
         engine: `native` (own sampling loop over the policy's weights).
         max_new_tokens: longest response, in tokens, EOS included.
         temperature: sampling temperature; log-probabilities, KL and ratios are of the tempered policy throughout.
-        batch_size: prompts per iteration and process; each gets one response.
-        generation_batch_size: prompts decoded at a time; null: all of them.
+        batch_size: prompts per iteration and process.
+        generation_batch_size: prompts decoded at a time, with all their responses; null: all of them.
+        samples_per_prompt: responses to each prompt, neighbours in the rollout.
     """
 
     engine: str = "native"
@@ -31,6 +33,7 @@ class RolloutSettings:
     temperature: float = 1.0
     batch_size: int = 64
     generation_batch_size: int | None = None
+    samples_per_prompt: Count = 1
 
     own_engine: ClassVar[str] = "native"
 
@@ -42,12 +45,25 @@ class RolloutSettings:
             )
         if self.temperature <= 0:
             raise UserError(f"rollout.temperature: {self.temperature} must be > 0: PPO needs a stochastic policy")
+        if self.samples_per_prompt < 1:
+            raise UserError(f"rollout.samples_per_prompt: found {self.samples_per_prompt}; must be at least 1")
+
+    @property
+    def responses(self) -> int:
+        """Responses per iteration and process."""
+        return self.batch_size * self.samples_per_prompt
+
+    @property
+    def responses_at_once(self) -> int | None:
+        """Responses decoded at a time; None: all of them."""
+        prompts = self.generation_batch_size
+        return None if prompts is None else prompts * self.samples_per_prompt
 
 
 class Rollout(Batch):
     """B responses with what is known of each token; all float tensors are float32, whatever the trainer's precision.
 
-    Prompts are padded on the left, responses on the right.
+    Prompts are padded on the left, responses on the right. The responses to one prompt are neighbours.
 
     Attributes:
         prompt_ids, prompt_mask: [B, P].

@@ -63,7 +63,10 @@ class RolloutEngine(Protocol):
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """Sample one response a prompt (token ids, no padding)."""
+        """Sample one response for each of the prompts (token ids, no padding).
+
+        A prompt that gets several responses is there as often, in neighbouring places.
+        """
         ...
 
     def sync(self, model: nn.Module) -> None:

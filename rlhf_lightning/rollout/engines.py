@@ -15,6 +15,6 @@ from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 def make_engine(settings: RolloutSettings, pad_id: int, eos_ids: Sequence[int]) -> RolloutEngine:
     """The engine that samples as `settings` say; it starts, or connects, at its first `sync`."""
     if not isinstance(settings, VLLMRollout):
-        return NativeEngine(pad_id, eos_ids, settings.generation_batch_size)
+        return NativeEngine(pad_id, eos_ids, settings.generation_batch_size, settings.samples_per_prompt)
     kind = VLLMServer if settings.server else VLLMEngine
     return kind(pad_id, eos_ids, settings)

@@ -10,6 +10,7 @@ from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.container import Rollout
+from rlhf_lightning.rollout.groups import rows_of_groups
 
 
 class RolloutLoader:
@@ -22,8 +23,11 @@ class RolloutLoader:
     Args:
         collect: returns a rollout from the current policy; called once an epoch.
         order: returns the generator that shuffles this epoch's minibatches.
+        batch_size: prompts of a rollout.
         total: sums a float over all processes.
         pretraining: returns the PPO-ptx batch of optimiser step i of this epoch, or None.
+        samples_per_prompt: responses to each prompt, neighbours in the rollout.
+        whole_groups: the responses to a prompt stay together, in one micro-batch.
 
     The masked sums of a micro-batch are divided by N / (accumulate * world_size), N the valid tokens of the whole
     minibatch on all processes: Lightning divides by `accumulate` and DDP averages over processes, so the step's
@@ -44,13 +48,19 @@ class RolloutLoader:
         world_size: int = 1,
         total: Callable[[float], float] = float,
         pretraining: Callable[[int], SequenceBatch | None] = lambda step: None,
+        samples_per_prompt: int = 1,
+        whole_groups: bool = False,
     ) -> None:
         for name, number in (("ppo_epochs", ppo_epochs), ("num_minibatches", num_minibatches)):
             if number < 1:
                 raise UserError(f"algorithm.{name}: found {number}; must be at least 1")
-        if batch_size % (num_minibatches * accumulate):
+        self.group_size = samples_per_prompt if whole_groups else 1
+        if batch_size * samples_per_prompt // self.group_size % (num_minibatches * accumulate):
+            found = f"{batch_size} prompts, whose {samples_per_prompt} responses stay together,"
+            if not whole_groups or samples_per_prompt == 1:
+                found = f"{batch_size * samples_per_prompt} responses"
             raise UserError(
-                f"rollout.batch_size: {batch_size} responses do not divide into algorithm.num_minibatches="
+                f"rollout.batch_size: {found} do not divide into algorithm.num_minibatches="
                 f"{num_minibatches} x trainer.accumulate_grad_batches={accumulate} equal parts"
             )
         self.collect, self.order, self.total, self.pretraining = collect, order, total, pretraining
@@ -65,7 +75,8 @@ class RolloutLoader:
         generator, device = self.order(), rollout.mask.device
         lengths = rollout.mask.sum(dim=1).cpu()
         for epoch in range(self.ppo_epochs):
-            shuffled = torch.randperm(len(rollout), generator=generator, device="cpu")
+            groups = torch.randperm(len(rollout) // self.group_size, generator=generator, device="cpu")
+            shuffled = rows_of_groups(groups, self.group_size)
             for i, minibatch in enumerate(shuffled.chunk(self.num_minibatches)):
                 tokens = self.total(float(lengths[minibatch].sum()))
                 pretraining = self.pretraining(epoch * self.num_minibatches + i)

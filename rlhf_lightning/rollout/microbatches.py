@@ -6,14 +6,19 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from rlhf_lightning.rollout.groups import rows_of_groups
 
-def rows_by_tokens(lengths: Tensor, budget: int, at_least: Callable[[int], int] = int) -> list[Tensor]:
+
+def rows_by_tokens(
+    lengths: Tensor, budget: int, at_least: Callable[[int], int] = int, group_size: int = 1
+) -> list[Tensor]:
     """Every row once, the longest first, in as few parts as hold at most `budget` tokens each, padding included.
 
     Args:
         lengths: [B] tokens of every row.
         budget: tokens of a part: its rows times its longest one. A longer row is a part of its own.
         at_least: given the number of parts, returns how many there must be (up to B), so that processes can agree.
+        group_size: so many neighbours stay together.
 
     Returns:
         Row numbers, one tensor a part.
@@ -23,7 +28,12 @@ def rows_by_tokens(lengths: Tensor, budget: int, at_least: Callable[[int], int] 
     [tensor([3]), tensor([1]), tensor([2, 0])]
     >>> rows_by_tokens(tensor([2, 2, 2, 2]), budget=8, at_least=lambda parts: 3)
     [tensor([0]), tensor([1]), tensor([2, 3])]
+    >>> rows_by_tokens(tensor([2, 5, 3, 9]), budget=10, group_size=2)
+    [tensor([2, 3]), tensor([0, 1])]
     """
+    if group_size > 1:
+        parts = rows_by_tokens(lengths.view(-1, group_size).amax(dim=1), budget // group_size, at_least)
+        return [rows_of_groups(part, group_size) for part in parts]
     order = lengths.argsort(descending=True, stable=True)
     begins = [0]
     for row, length in enumerate(lengths[order].tolist()):

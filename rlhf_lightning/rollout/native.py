@@ -31,17 +31,19 @@ LOOK_EVERY = 8
 class NativeEngine:
     """Sample with the trainer's own weights; positions restart at each prompt.
 
-    At most `batch_size` rows are decoded at a time. A row that has ended leaves at once (on a GPU when the host looks
-    next, see LOOK_EVERY), and waiting prompts, the longest first, take the free slots. A prompt is read once for all
-    its samples that start together.
+    At most `batch_size` prompts are decoded at a time, each with `samples_per_prompt` rows. A row that has ended leaves
+    at once (on a GPU when the host looks next, see LOOK_EVERY), and waiting prompts, the longest first, take the free
+    slots, each with all its rows: it is read once.
     Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits. With a `value_head` it
     keeps that head's value of the state each token is drawn from as well.
     """
 
-    def __init__(self, pad_id: int, eos_ids: Sequence[int], batch_size: int | None = None) -> None:
+    def __init__(
+        self, pad_id: int, eos_ids: Sequence[int], batch_size: int | None = None, samples_per_prompt: int = 1
+    ) -> None:
         self.pad_id = pad_id
         self.eos_ids = frozenset(eos_ids)
-        self.batch_size = batch_size
+        self.batch_size, self.samples_per_prompt = batch_size, samples_per_prompt
         self.model: nn.Module | None = None
         self.decoding: type[Decoding] | type[UncachedDecoding] = Decoding
         self.value_head: nn.Module | None = None
@@ -54,15 +56,18 @@ class NativeEngine:
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """One response per prompt, in the order of the prompts."""
+        """One response per prompt, in the order of the prompts. Equal neighbours are several samples of one prompt."""
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
-        slots = min(self.batch_size or len(rows), len(rows))
-        with _evaluating(self.model) as model, packed_weights(model, slots), held_casts(model):
+        with _evaluating(self.model) as model, packed_weights(model, self.slots(len(rows))), held_casts(model):
             decoding = self.decoding(model, rows, self, settings, generator)
             with torch.inference_mode():  # spares every small operation some bookkeeping
                 decoding.run()
         return self._collect(rows, decoding.drawn)
+
+    def slots(self, rows: int) -> int:
+        """How many of so many rows are decoded at a time."""
+        return min((self.batch_size or rows) * self.samples_per_prompt, rows)
 
     def _collect(self, rows: list[Row], drawn: Drawn) -> Generation:
         """Cut to the longest response; what was drawn after a row's end is blanked."""
@@ -111,7 +116,7 @@ class Decoding:
         self.device: torch.device = next(bare.parameters()).device
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator
-        self.slots = min(engine.batch_size or len(rows), len(rows))
+        self.slots, self.samples_per_prompt = engine.slots(len(rows)), engine.samples_per_prompt
         self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
         # The longest last, to be popped; equal prompts side by side.
         self.waiting = sorted(rows, key=lambda row: (len(row.prompt), row.prompt))
@@ -139,13 +144,16 @@ class Decoding:
                 self._step()
 
     def _has_room(self) -> bool:
-        free = self.slots - len(self.rows)
-        return not self.rows or (self.cache.refills and free >= max(1.0, REFILL_AT * self.slots))
+        group = min(self.samples_per_prompt, len(self.waiting))
+        return not self.rows or (self.cache.refills and self._free() >= max(group, REFILL_AT * self.slots))
+
+    def _free(self) -> int:
+        return self.slots - len(self.rows)
 
     def _fill(self) -> None:
-        """Start rows in all free slots: read their prompts and draw their first tokens."""
-        free = self.slots - len(self.rows)
-        new = [self.waiting.pop() for _ in range(min(free, len(self.waiting)))]
+        """Start rows in the free slots, all those of a prompt together: read the prompts and draw first tokens."""
+        whole = self._free() - self._free() % self.samples_per_prompt
+        new = [self.waiting.pop() for _ in range(min(whole or self._free(), len(self.waiting)))]
         for group in alike(new) if self.cache.refills else [new]:
             self._read(group)
         self._look()

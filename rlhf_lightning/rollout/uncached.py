@@ -42,7 +42,7 @@ class UncachedDecoding:
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator
         self.waiting = sorted(rows, key=lambda row: len(row.prompt))  # the longest last, to be popped
-        self.slots = min(engine.batch_size or len(rows), len(rows))
+        self.slots = engine.slots(len(rows))
         self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
 
     def run(self) -> None:

@@ -152,8 +152,8 @@ class VLLMEngine:
             "enable_sleep_mode": self.settings.sleep,
             "disable_log_stats": True,
         }
-        if self.settings.generation_batch_size is not None:
-            arguments["max_num_seqs"] = self.settings.generation_batch_size
+        if self.settings.responses_at_once is not None:
+            arguments["max_num_seqs"] = self.settings.responses_at_once
         if has_adapter(model):
             rank = next((size for size in ADAPTER_RANKS if size >= adapter_rank(model)), ADAPTER_RANKS[-1])
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}

@@ -171,7 +171,7 @@ class VLLMServer:
         if not self._checked and settings.temperature not in (0.0, 1.0):
             self._check_tempered(bodies[0])
         self._checked = True
-        at_once = self.settings.generation_batch_size or MOST_AT_ONCE
+        at_once = self.settings.responses_at_once or MOST_AT_ONCE
         pool = ThreadPoolExecutor(min(at_once, len(bodies)))
         try:
             responses = list(pool.map(self._complete, bodies))

@@ -40,7 +40,7 @@ class VLLMRollout(RolloutSettings):
             folder.
         timeout: seconds that one answer of the server may take.
         engine_args: further arguments of `vllm.LLM`, such as `max_model_len`; only without a server.
-        generation_batch_size: prompts decoded at a time; null: as many as vLLM takes.
+        generation_batch_size: prompts decoded at a time, with all their responses; null: as many as vLLM takes.
 
     Raises:
         UserError: arguments of the engine that other keys decide, or that go to a server.

@@ -10,7 +10,7 @@ Values are literals, or names of constants; those of base classes are inherited.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -34,6 +34,7 @@ class Declaration:
         title: in words; empty where it does not say.
         roles: the networks that take part, the one that is trained first.
         saves_mid_epoch: a checkpoint within an epoch can be resumed from.
+        whole_groups: the responses to a prompt have to be in one micro-batch.
         logs: the names of the metrics that it logs, those of its base classes included.
     """
 
@@ -43,6 +44,7 @@ class Declaration:
     title: str = ""
     roles: tuple[str, ...] = ("policy",)
     saves_mid_epoch: bool = True
+    whole_groups: bool = False
     logs: frozenset[str] = frozenset()
 
     @property
@@ -179,10 +181,13 @@ def _roles(name: str, value: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _saves(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"{name}.saves_mid_epoch: found {_shown(value)}; must be a literal: True | False")
-    return value
+def _yes_or_no(attribute: str) -> Callable[[str, Any], bool]:
+    def check(name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{name}.{attribute}: found {_shown(value)}; must be a literal: True | False")
+        return value
+
+    return check
 
 
 def _logs(name: str, value: Any) -> frozenset[str]:
@@ -195,4 +200,7 @@ def _shown(value: Any) -> str:
     return "an expression" if value is ... else repr(value)
 
 
-_CHECKS = {"data": _kind, "title": _title, "roles": _roles, "saves_mid_epoch": _saves}
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **{"data": _kind, "title": _title, "roles": _roles},
+    **{name: _yes_or_no(name) for name in ("saves_mid_epoch", "whole_groups")},
+}

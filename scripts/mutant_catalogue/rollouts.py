@@ -16,6 +16,10 @@ DECODED = "rollout/test_native.py::test_log_probabilities_kept_while_decoding_eq
 GREEDY = "rollout/test_native.py::test_greedy_tokens_equal_hugging_face_generate_row_by_row"
 USED_SLOT = "rollout/test_native.py::test_a_row_in_a_used_slot_reads_nothing_of_the_former_one"
 READ_ONCE = "rollout/test_native.py::test_a_prompt_is_read_once_for_the_samples_that_start_together"
+READ_ONCE_EACH = "rollout/test_groups.py::test_a_prompt_is_read_once_for_all_its_samples_whatever_the_slots"
+WHOLE = "rollout/test_groups.py::test_minibatches_and_microbatches_keep_groups_whole_and_in_order"
+OWN_DRAWS = "rollout/test_groups.py::test_the_samples_of_a_prompt_have_draws_of_their_own"
+NEIGHBOURS = "algorithms/test_groups.py::test_responses_to_a_prompt_are_neighbours_and_counted"
 IDLE = "rollout/test_native.py::test_free_slots_are_filled_so_that_a_long_response_does_not_idle_the_others"
 LOGPROBS = "functional/logprobs.py"
 PACKING = "kernels/packing.py"
@@ -25,6 +29,57 @@ PACKED = "kernels/test_packing.py::test_values_entropies_and_gradients_are_those
 CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
 
 ROLLOUTS = (
+    Row(
+        "a group is torn apart, mixed up with another, or one response told as often as it has members",
+        "micro-batches hold whole groups in order; neighbours answer the same prompt, each with draws of its own; a "
+        "prompt is read once, whatever the slots",
+        (
+            Mutant(
+                "groups split over minibatches",
+                "rollout/loader.py",
+                "self.group_size = samples_per_prompt if whole_groups else 1",
+                "self.group_size = 1",
+                (WHOLE,),
+            ),
+            Mutant(
+                "groups split over the parts of a micro-batch",
+                "rollout/microbatches.py",
+                "return [rows_of_groups(part, group_size) for part in parts]",
+                "return [part + len(lengths) // group_size * i for part in parts for i in range(group_size)]",
+                ("rollout/test_groups.py::test_parts_by_tokens_keep_groups_whole",),
+            ),
+            Mutant(
+                "neighbours in a rollout answer different prompts",
+                PPO,
+                "[row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]",
+                "self.prompts() * self.rollout.samples_per_prompt",
+                (NEIGHBOURS,),
+            ),
+            Mutant(
+                "the same sample for the whole group",
+                NATIVE,
+                "        self.drawn.put(rows, put, chosen, logprobs, values)",
+                "        chosen = chosen[: 1] if self.samples_per_prompt > 1 else chosen\n"
+                "        chosen = chosen.expand(len(rows)).contiguous()\n"
+                "        self.drawn.put(rows, put, chosen, logprobs, values)",
+                (f"{OWN_DRAWS}[None]",),
+            ),
+            Mutant(
+                "a group begins in parts, and its prompt is read again",
+                NATIVE,
+                "whole = self._free() - self._free() % self.samples_per_prompt",
+                "whole = self._free()",
+                (f"{READ_ONCE_EACH}[llama-4]",),
+            ),
+            Mutant(
+                "episodes are prompts",
+                PPO,
+                "self.rollout.responses * self.trainer.world_size",
+                "self.rollout.batch_size * self.trainer.world_size",
+                (NEIGHBOURS,),
+            ),
+        ),
+    ),
     Row(
         "rollout and update log-probabilities differ",
         "learning rate 0: every ratio is 1 within 1e-4, also at temperatures 0.7 and 1.3, with dropout 0.5",

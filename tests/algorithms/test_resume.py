@@ -12,9 +12,11 @@ from rlhf_lightning.algorithms import KLPenalty, RewardShaping
 from rlhf_lightning.callbacks import ReproducibleResume
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import fingerprint
+from rlhf_lightning.rollout import RolloutSettings
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 from tests.tiny import tiny_model
 
+SAMPLES = {"ppo": 1, "ppo, groups": 4}
 DROPOUT = partial(tiny_model, "gpt2", dropout=0.2)
 
 
@@ -25,7 +27,8 @@ def make(kind: str, folder: Path) -> tuple[Any, Any]:
         return dpo()
     if kind == "reward":
         return reward(folder)
-    return ppo(kl=KLPenalty(target=1.0, horizon=50), shaping=RewardShaping(normalize=True))
+    settings = RolloutSettings(max_new_tokens=6, batch_size=16 // SAMPLES[kind], samples_per_prompt=SAMPLES[kind])
+    return ppo(kl=KLPenalty(target=1.0, horizon=50), shaping=RewardShaping(normalize=True), rollout=settings)
 
 
 def train(kind: str, folder: Path, checkpoint: dict[str, int], stop: dict[str, int], resume: str | None = None) -> Any:
@@ -38,18 +41,18 @@ def train(kind: str, folder: Path, checkpoint: dict[str, int], stop: dict[str, i
     return module
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "reward", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "reward", *SAMPLES])
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     """SFT, DPO and the reward model are cut in the middle of epoch 2 (5 batches each), PPO after iteration 2."""
-    every = {"every_n_epochs": 2} if kind == "ppo" else {"every_n_train_steps": 7}
+    every = {"every_n_epochs": 2} if kind in SAMPLES else {"every_n_train_steps": 7}
     whole = train(kind, tmp_path / "whole", {"every_n_epochs": 99}, {})
-    stop = {"max_epochs": 2} if kind == "ppo" else {"max_steps": 7}
+    stop = {"max_epochs": 2} if kind in SAMPLES else {"max_steps": 7}
     train(kind, tmp_path / "cut", every, stop)
     torch.manual_seed(1234)  # another process has other random states
     resumed = train(kind, tmp_path / "cut", {"every_n_epochs": 99}, {}, str(tmp_path / "cut/checkpoints/cut.ckpt"))
-    network = "policy" if kind == "ppo" else "model"
+    network = "policy" if kind in SAMPLES else "model"
     assert fingerprint(getattr(resumed, network)) == fingerprint(getattr(whole, network))
-    if kind == "ppo":
+    if kind in SAMPLES:
         assert resumed.kl_controller.value == whole.kl_controller.value != 0.1
         assert resumed.reward_moments.state_dict() == whole.reward_moments.state_dict()
 

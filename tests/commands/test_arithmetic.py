@@ -4,6 +4,7 @@ import pytest
 
 from rlhf_lightning.commands.arithmetic import count_rows, explain, ppo_arithmetic, supervised_arithmetic
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.errors import UserError
 
 
 def ppo(**trainer) -> dict:
@@ -34,6 +35,24 @@ def test_accumulation_splits_a_minibatch_and_leaves_the_steps():
     counts = ppo_arithmetic(ppo(accumulate_grad_batches=4))
     assert counts["responses per micro-batch"] == 2
     assert counts["optimiser steps per iteration"] == 32
+
+
+def test_samples_multiply_responses_and_not_prompts_or_steps():
+    config = ppo(devices=2)
+    config["rollout"]["samples_per_prompt"] = 4
+    counts = ppo_arithmetic(config)
+    assert counts["prompts per iteration"] == 128 and counts["responses per prompt"] == 4
+    assert counts["responses per iteration"] == 512 and counts["responses per micro-batch"] == 32
+    assert counts["responses in total"] == 5120 and counts["optimiser steps per iteration"] == 32
+    assert "rollout.samples_per_prompt" in explain(config)
+    config["rollout"] |= {"batch_size": 3, "samples_per_prompt": 6}
+    with pytest.raises(
+        UserError,
+        match=r"batch_size: found 3; allowed: multiples of 4, as the responses \(6 per prompt\) .* such as 4$",
+    ):
+        ppo_arithmetic(config)
+    config["rollout"] |= {"batch_size": 4}
+    assert ppo_arithmetic(config)["responses per micro-batch"] == 3
 
 
 def test_max_steps_ends_ppo_early():

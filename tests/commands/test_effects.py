@@ -145,6 +145,11 @@ CASES = [
         "reward.function=null reward.model=org/rm reward.standardize=true algorithm.shaping.normalize=true",
         "reward.standardize: found true; algorithm.shaping.normalize takes mean and scale out again",
     ),
+    (
+        "ppo",
+        "callbacks.checkpoint.monitor=rollout/group_spread",
+        "callbacks.checkpoint.monitor: found rollout/group_spread; it is never logged: there is one response per prompt",
+    ),
     ("ppo", "rollout.generation_batch_size=500", "rollout.generation_batch_size: found 500; an iteration has only"),
     ("ppo", f"{SERVER} rollout.sleep=true", "rollout.sleep: found true; it is for an engine in this process"),
     ("ppo", "rollout=vllm rollout.timeout=5", "rollout.timeout: found 5; only a server is waited for"),

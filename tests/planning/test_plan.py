@@ -222,6 +222,20 @@ def test_a_rollout_is_taken_apart_as_well():
     assert combined.overrides == "rollout.generation_batch_size=1 reward.batch_size=1"
 
 
+def test_several_samples_of_a_prompt_cost_one_reading_and_all_of_decoding():
+    many = replace(PPO, rollout=replace(PPO.rollout, rows=64, at_once=64, samples=4))
+    apart, few = replace(many, rollout=replace(many.rollout, samples=1)), phases(PPO)
+    assert phases(many)["rollout: sampling"] == phases(apart)["rollout: sampling"]
+    read, read_apart = (phases(run)["rollout: prompts"] for run in (many, apart))
+    collected = 48 * (8 * 16 + 16 * 40)  # of the 48 responses more
+    assert read.activations - collected == few["rollout: prompts"].activations < read_apart.activations - collected
+    assert read.kv_cache == phases(many)["rollout: sampling"].kv_cache * 3 // 4
+    assert read.logits == phases(many)["rollout: sampling"].logits
+    many = replace(many, rows=Rows(2, 24, 16), rollout=replace(many.rollout, rows=400, at_once=400))
+    single, _ = advise(many, make_plan(many).peak - 1)
+    assert "rollout.generation_batch_size=1" in [change.overrides for change in single]
+
+
 def test_4_bits_are_not_sharded_and_not_advised_twice():
     run = replace(SFT, policy=replace(LORA, nf4=NF4()))
     words = " ".join(change.overrides for change in advise(run, 2**40)[0])

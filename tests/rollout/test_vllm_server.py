@@ -352,3 +352,11 @@ def test_a_user_and_password_in_the_address_are_sent_and_never_shown(
     with pytest.raises(UserError, match="lists no model") as error:
         engine(server).sync(policy(base, False))
     assert "p%40ss" not in str(error.value)
+
+
+def test_the_samples_of_a_prompt_have_seeds_of_their_own(base: Path, server: FakeServer) -> None:
+    sampler = engine(server, samples_per_prompt=6)
+    sampler.sync(policy(base, adapter=False))
+    settings = SamplingSettings(max_new_tokens=12)
+    first, again = (sampler.generate([[5, 6]] * 6, settings, seeded_generator("cpu", 0)) for _ in range(2))
+    assert rows(first) == rows(again) and len({tuple(row) for row in rows(first)}) >= 5

@@ -125,6 +125,7 @@ def test_a_class_that_declares_nothing_cannot_sample(empty_folder: Path) -> None
         ("roles = ()", "Mine.roles: found ()"),
         ("title = 3", "Mine.title: found 3; must be a literal text"),
         ("saves_mid_epoch = 'no'", "Mine.saves_mid_epoch: found 'no'; must be a literal: True | False"),
+        ("whole_groups = 1", "Mine.whole_groups: found 1; must be a literal: True | False"),
         ("logs = 'mine'", "Mine.logs: found 'mine'; must be a literal tuple"),
         ("data = 'preference'", "data: Mine learns from preferences, and SFTDataModule gives texts and completions"),
         ("data = 'prompts'", "data: Mine learns from prompts"),
