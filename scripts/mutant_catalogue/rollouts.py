@@ -250,8 +250,8 @@ ROLLOUTS = (
             Mutant(
                 "slots are filled only when all are free",
                 NATIVE,
-                "free >= max(1.0, REFILL_AT * self.slots)",
-                "free >= self.slots",
+                "self._free() >= max(group, REFILL_AT * self.slots)",
+                "self._free() >= self.slots",
                 (IDLE,),
             ),
         ),

@@ -193,7 +193,7 @@ TOKENS = (
             Mutant(
                 "iterations where the horizon is in episodes",
                 PPO,
-                "episodes = self.rollout.batch_size * self.trainer.world_size",
+                "episodes = self.rollout.responses * self.trainer.world_size",
                 "episodes = 1",
                 (CONTROLLER,),
             ),

@@ -148,7 +148,7 @@ CASES = [
     (
         "ppo",
         "callbacks.checkpoint.monitor=rollout/group_spread",
-        "callbacks.checkpoint.monitor: found rollout/group_spread; it is never logged: there is one response per prompt",
+        "callbacks.checkpoint.monitor: found rollout/group_spread; it is never logged: there is one response",
     ),
     ("ppo", "rollout.generation_batch_size=500", "rollout.generation_batch_size: found 500; an iteration has only"),
     ("ppo", f"{SERVER} rollout.sleep=true", "rollout.sleep: found true; it is for an engine in this process"),

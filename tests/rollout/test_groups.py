@@ -45,7 +45,7 @@ def engine(batch_size: int | None = None, samples: int = SAMPLES, family: str = 
 def test_a_prompt_is_read_once_for_all_its_samples_whatever_the_slots(family: str, batch_size: int | None) -> None:
     """Tokens are counted in the forward passes; every sample gets the numbers of a row that is read alone."""
     sampler = engine(batch_size, family=family)
-    prompts = repeated(mixed_prompts(8))
+    prompts = repeated(mixed_prompts(24))
     passes, read = Passes(sampler), []
 
     def count(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -55,8 +55,8 @@ def test_a_prompt_is_read_once_for_all_its_samples_whatever_the_slots(family: st
 
     cast(Any, sampler.model).base_model.register_forward_pre_hook(count, with_kwargs=True)
     out = sampler.generate(prompts, SamplingSettings(max_new_tokens=9), seeded_generator("cpu", 0))
-    assert sum(passes.prompts) == 8 and sum(read) == sum(map(len, mixed_prompts(8)))
-    assert max(passes.steps) <= SAMPLES * (batch_size or 8)
+    assert sum(passes.prompts) == 24 and sum(read) == sum(map(len, mixed_prompts(24)))
+    assert max(passes.steps) <= SAMPLES * (batch_size or 24)
     torch.testing.assert_close(out.logprobs, forward_logprobs(sampler, prompts, out, 1.0), atol=1e-5, rtol=0)
 
 
