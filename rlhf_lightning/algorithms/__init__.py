@@ -3,6 +3,7 @@
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.dpo import DPOModule
 from rlhf_lightning.algorithms.offline import Answers
+from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.algorithms.reward import RewardModule
@@ -29,6 +30,7 @@ __all__ = [
     "KLController",
     "KLPenalty",
     "MultiplicativeKLController",
+    "OnPolicyModule",
     "PIDController",
     "PPOModule",
     "PreferenceModule",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from rlhf_lightning.experience.statistics import Statistics
 
-def group_statistics(scores: Tensor, group_size: int) -> dict[str, tuple[Tensor, int]]:
+
+def group_statistics(scores: Tensor, group_size: int) -> Statistics:
     """Return what is logged of groups of responses, as name: (mean, number of groups); docs/metrics.md defines them.
 
     Args:

@@ -1,4 +1,4 @@
-"""What PPO's updates start from: log-probabilities and values under the policy that sampled, and the reference's.
+"""What updates start from: log-probabilities and values under the policy that sampled, and the reference's.
 
 The policy's are computed again, or kept from the engine. Both are of the same weights, in kernels of their own: they
 differ by rounding (1e-6 in float32), where those of the trainer are to the bit what the reference computes from the
@@ -7,20 +7,22 @@ same weights.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.models import ActorCritic, response_logprobs
+from rlhf_lightning.models import ActorCritic, Reference, response_logprobs
 from rlhf_lightning.models.transfer import to_device
-from rlhf_lightning.rollout import Generation, NativeEngine, Rollout, RolloutEngine, rows_by_tokens
+from rlhf_lightning.rollout import Generation, NativeEngine, Rollout, RolloutEngine
+
+Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
-    """Let the engine keep what PPO needs of its policy: the values too, if their head reads the policy's states.
+    """Let the engine keep what it knows of its policy: the values too, if their head reads the policy's states.
 
     Raises:
         UserError: an engine with kernels or weights of its own.
@@ -33,53 +35,62 @@ def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
     engine.value_head = actor_critic.value_head if actor_critic.critic is None else None
 
 
-def evaluate_tokens(module: Any, prompts: list[PromptRow], generation: Generation) -> Rollout:
-    """Log-probabilities of policy and reference, and values, in parts as large as the update's."""
-    assert module.reference is not None
-    prompt_ids, prompt_mask = (
-        to_device(x, module.device) for x in left_pad([row.input_ids for row in prompts], module.tokenizer.pad_token_id)
-    )
-    parts = _parts(module, (prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
-    back = torch.cat(parts).argsort()
-    policy, reference = [], []
-    for part in parts:
-        tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
-        policy.append(_old_policy(module, tokens, generation, part))
-        with module.reference.model(like=prompt_ids) as model:
-            reference.append(response_logprobs(model, *tokens, temperature=module.rollout.temperature))
-    logprobs, values = (torch.cat(of_parts)[back] for of_parts in zip(*policy, strict=True))
-    empty = torch.empty_like(logprobs)
-    return Rollout(
-        prompt_ids,
-        prompt_mask,
-        generation.tokens,
-        generation.mask,
-        generation.ended,
-        logprobs=logprobs,
-        ref_logprobs=torch.cat(reference)[back],
-        values=values,
-        scores=torch.zeros(len(prompts), dtype=torch.float32, device=module.device),
-        rewards=empty,
-        advantages=empty,
-        returns=empty,
-    )
+class OldPolicy:
+    """Turns what an engine generated into a rollout with log-probabilities, the reference's, and values if any.
 
+    Args:
+        actor_critic, reference: the networks.
+        pad_id: of the tokenizer.
+        temperature: that responses are sampled at.
+        from_engine: whether the engine's log-probabilities (and values) are kept.
+    """
 
-def _parts(module: Any, lengths: Tensor) -> list[Tensor]:
-    """Rows of a rollout to compute at a time."""
-    if module.tokens_per_microbatch is not None:
-        return rows_by_tokens(lengths, module.tokens_per_microbatch)
-    rows = torch.arange(len(lengths), device=lengths.device)
-    return list(rows.chunk(module.num_minibatches * module.trainer.accumulate_grad_batches))
+    def __init__(
+        self, actor_critic: ActorCritic, reference: Reference, pad_id: int, temperature: float, from_engine: bool
+    ) -> None:
+        self.actor_critic, self.reference = actor_critic, reference
+        self.pad_id, self.temperature, self.from_engine = pad_id, temperature, from_engine
 
+    def __call__(
+        self, prompts: list[PromptRow], generation: Generation, split: Callable[[Tensor], list[Tensor]]
+    ) -> Rollout:
+        """Return the rollout; `split` says which rows to compute at a time, given their lengths [B]."""
+        device = generation.tokens.device
+        prompt_ids, prompt_mask = (
+            to_device(x, device) for x in left_pad([row.input_ids for row in prompts], self.pad_id)
+        )
+        parts = split((prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
+        back = torch.cat(parts).argsort()
+        policy, values, reference = [], [], []
+        for part in parts:
+            tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
+            of_policy, of_critic = self._policy(tokens, generation, part)
+            policy.append(of_policy)
+            if of_critic is not None:
+                values.append(of_critic)
+            with self.reference.model(like=prompt_ids) as model:
+                reference.append(response_logprobs(model, *tokens, temperature=self.temperature))
+        logprobs = torch.cat(policy)[back]
+        empty = torch.empty_like(logprobs)
+        return Rollout(
+            prompt_ids,
+            prompt_mask,
+            generation.tokens,
+            generation.mask,
+            generation.ended,
+            logprobs=logprobs,
+            ref_logprobs=torch.cat(reference)[back],
+            values=torch.cat(values)[back] if values else None,
+            scores=torch.zeros(len(prompts), dtype=torch.float32, device=device),
+            rewards=empty,
+            advantages=empty,
+            returns=None,
+        )
 
-def _old_policy(
-    module: Any, tokens: tuple[Tensor, Tensor, Tensor, Tensor], generation: Generation, rows: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
-    assert module.actor_critic is not None
-    if module.old_logprobs == "trainer":
-        out = module.actor_critic(*tokens, temperature=module.rollout.temperature)
-        return out.logprobs, out.values
-    kept = generation.values
-    return generation.logprobs[rows], module.actor_critic.values(*tokens) if kept is None else kept[rows]
+    def _policy(self, tokens: Tokens, generation: Generation, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
+        if not self.from_engine:
+            out = self.actor_critic(*tokens, temperature=self.temperature)
+            return out.logprobs, out.values
+        kept = generation.values
+        return generation.logprobs[rows], self.actor_critic.values(*tokens) if kept is None else kept[rows]

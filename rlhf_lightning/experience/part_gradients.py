@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import lightning as L
 import torch
@@ -10,6 +10,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 
 from rlhf_lightning.rollout import Rollout
+
+Loss = tuple[Tensor, dict[str, Tensor]]  # to descend, and statistics by name
 
 
 class PartGradients:
@@ -23,19 +25,20 @@ class PartGradients:
     def __init__(self) -> None:
         self._kept = False
 
-    def losses(self, module: Any, parts: list[Rollout], batch_idx: int) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    def losses(
+        self, trainer: L.Trainer, parts: list[Rollout], batch_idx: int, loss_of: Callable[[Rollout], Loss]
+    ) -> list[Loss]:
         """Loss and statistics of every part; only the first one's loss has a graph.
 
         From the last part to the first, as autograd goes backward through their sum: to the bit the same gradients.
         """
-        trainer = module.trainer
         whole = isinstance(trainer.strategy, DeepSpeedStrategy)
         self._kept = len(parts) > 1 and not whole and batch_idx % trainer.accumulate_grad_batches == 0
         if self._kept:
             trainer.optimizers[0].zero_grad()  # a run that was broken off may have left some
         results = []
         for part in reversed(parts):
-            loss, stats = module.loss(part)
+            loss, stats = loss_of(part)
             if part is not parts[0] and not whole:
                 backward(trainer, loss)
                 loss = loss.detach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
 from rlhf_lightning.rollout import Rollout, token_rows
+
+Statistics = dict[str, tuple[Tensor | float, Tensor | float]]
+"""Name -> (mean, weight); of a name that ends in `_max`, (maximum, any weight)."""
 
 
 def response_kl(rollout: Rollout) -> Tensor:
@@ -23,42 +27,38 @@ def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
 
 
-def record_rollout(module: Any, rollout: Rollout, raw: Tensor, seconds: float) -> None:
-    """Record the iteration's statistics on the module; `seconds` is the time generation took."""
-    mask, n = rollout.mask, len(rollout)
-    kl, tokens = response_kl(rollout), mask.sum()
-    everywhere = [module.gather_tokens(x) for x in (rollout.returns, rollout.values, mask)]
+def rollout_statistics(
+    rollout: Rollout, raw: Tensor, kl_coef: float, parts: Mapping[str, Sequence[float]]
+) -> Statistics:
+    """Return what is logged of an iteration's responses.
+
+    Args:
+        rollout: the responses of this process.
+        raw: [B], their scores before they are shaped.
+        kl_coef: what a nat of KL costs.
+        parts: the scores of each part of a reward that is a sum.
+    """
+    mask, n, kl = rollout.mask, len(rollout), response_kl(rollout)
     per_response = {
         "objective/kl": kl,
         "objective/entropy": -(rollout.logprobs * mask).sum(dim=1),
         "objective/scores": raw,
-        "objective/rlhf_reward": rollout.scores - module.kl_controller.value * kl,
+        "objective/rlhf_reward": rollout.scores - kl_coef * kl,
         "rollout/response_length": mask.sum(dim=1),
         "rollout/eos_rate": rollout.ended.float(),
     }
-    for name, value in per_response.items():
-        module.record(name, value.mean(), n)
-    for name, part in getattr(module.reward, "parts", {}).items():
-        module.record(f"objective/scores/{name}", sum(part) / n, n)
-    module.record("value/explained_variance", explained_variance(*everywhere))
-    module.record("rollout/tokens_per_second", tokens / seconds)
+    found: Statistics = {name: (value.mean(), n) for name, value in per_response.items()}
+    return found | {f"objective/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
 
 
-def record_losses(module: Any, stats: dict[str, Tensor], tokens: Tensor) -> None:
-    """Record what the loss returns of a micro-batch: means over its tokens, and the largest ratio."""
-    for name, value in stats.items():
-        if name == "policy/ratio_max":
-            module.record_max(name, value)
-        else:
-            module.record(name, value, tokens)
-
-
-def record_times(module: Any, seconds: dict[str, float]) -> None:
-    """Record the phases of the iteration, and their shares of all the time since the iteration before ended."""
+def time_statistics(seconds: Mapping[str, float]) -> Statistics:
+    """Return the phases of the iteration, and their shares of all the time since the iteration before ended."""
     whole = sum(seconds.values())
+    found: Statistics = {}
     for phase in ("rollout", "score", "update"):
-        module.record(f"time/{phase}", seconds[phase])
-        module.record(f"time/share_{phase}", seconds[phase] / whole, whole)
+        found[f"time/{phase}"] = seconds[phase], 1.0
+        found[f"time/share_{phase}"] = seconds[phase] / whole, whole
+    return found
 
 
 def samples(

@@ -41,7 +41,7 @@ class ActorCriticOutput(NamedTuple):
     """Per response token [B, T]; 0 off the mask."""
 
     logprobs: Tensor
-    values: Tensor
+    values: Tensor | None
     entropy: Tensor | None
 
 
@@ -50,16 +50,17 @@ class ActorCritic(KeepsTypes):
 
     Layout `shared`: the value head reads the policy's hidden states, one trunk for both. Layout `separate`: the critic
     is a model of its own. The value at token t is V(prompt, response[:t]): the state the token is drawn from.
+    Without `with_values` there is the policy alone.
     """
 
-    def __init__(self, policy: nn.Module, critic: nn.Module | None = None) -> None:
+    def __init__(self, policy: nn.Module, critic: nn.Module | None = None, with_values: bool = True) -> None:
         super().__init__()
         self.policy = policy
         self.critic = critic
         for model in (policy, critic):
             if model is not None:
                 disable_dropout(model)
-        self.value_head = ValueHead(hidden_width(critic or policy))
+        self.value_head = ValueHead(hidden_width(critic or policy)) if with_values else None
 
     def forward(
         self,
@@ -77,12 +78,13 @@ class ActorCritic(KeepsTypes):
         if self.critic is not None:
             hidden = states_before(self.critic, ids, flags)
         entropy = scatter_tokens(tokens.entropy, mask) if tokens.entropy is not None else None
-        return ActorCriticOutput(
-            scatter_tokens(tokens.logprobs, mask), scatter_tokens(self.value_head(hidden), mask), entropy
-        )
+        values = scatter_tokens(self.value_head(hidden), mask) if self.value_head is not None else None
+        return ActorCriticOutput(scatter_tokens(tokens.logprobs, mask), values, entropy)
 
-    def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor:
-        """The values [B, T] alone; 0 off the mask."""
+    def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor | None:
+        """The values [B, T] alone, 0 off the mask; None without a value head."""
+        if self.value_head is None:
+            return None
         ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
         hidden = states_before(self.policy if self.critic is None else self.critic, ids, flags)
         return scatter_tokens(self.value_head(hidden), mask)

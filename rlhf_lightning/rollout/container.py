@@ -1,4 +1,4 @@
-"""One rollout: prompts, responses and everything PPO computes about them."""
+"""One rollout: prompts, responses and everything that is computed about them."""
 
 from __future__ import annotations
 
@@ -70,9 +70,10 @@ class Rollout(Batch):
         response_ids, mask: [B, T]; `mask` is 1.0 on valid response tokens, EOS included.
         ended: [B] bool, whether the response produced an EOS.
         logprobs, ref_logprobs: [B, T] in nats, of the policy that sampled and of the reference.
-        values: [B, T].
+        values: [B, T]; None without a critic.
         scores: [B], as they enter the token rewards.
-        rewards, advantages, returns: [B, T].
+        rewards, advantages: [B, T].
+        returns: [B, T], what the critic learns; None without one.
         denominator: what a minibatch's masked sums are divided by (see RolloutLoader).
         pretraining: the minibatch's PPO-ptx rows, if any.
     """
@@ -86,11 +87,11 @@ class Rollout(Batch):
         ended: Tensor,
         logprobs: Tensor,
         ref_logprobs: Tensor,
-        values: Tensor,
+        values: Tensor | None,
         scores: Tensor,
         rewards: Tensor,
         advantages: Tensor,
-        returns: Tensor,
+        returns: Tensor | None,
     ) -> None:
         self.prompt_ids, self.prompt_mask = prompt_ids, prompt_mask
         self.response_ids, self.mask, self.ended = response_ids, mask, ended
@@ -110,6 +111,11 @@ class Rollout(Batch):
                 setattr(picked, name, value[rows])
         picked.denominator, picked.pretraining = denominator, pretraining
         return picked
+
+    @property
+    def share(self) -> Tensor:
+        """What turns a loss over `denominator` back into a mean over this batch's tokens."""
+        return self.denominator / self.mask.sum()
 
     @property
     def lengths(self) -> Tensor:

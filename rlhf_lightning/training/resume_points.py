@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning as L
 
+from rlhf_lightning.errors import UserError
+
 WEIGHTS_ONLY = "it holds the weights alone, without the optimiser and the place in the run"
 
 
@@ -27,6 +29,16 @@ def at_epoch_start(trainer: L.Trainer) -> str | None:
     """The start of an epoch, but the first: Lightning would leave the epoch out."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
     return "the start of an epoch" if epoch.ready != epoch.started and trainer.global_step > 0 else None
+
+
+def refuse_within_iterations(trainer: L.Trainer) -> None:
+    """Raise UserError for a callback that saves within an iteration of an on-policy algorithm."""
+    for callback in trainer.checkpoint_callbacks:
+        if getattr(callback, "_every_n_train_steps", 0) or getattr(callback, "_train_time_interval", None):
+            raise UserError(
+                "callbacks: an on-policy run is checkpointed at the end of an iteration; use every_n_epochs instead of "
+                "every_n_train_steps or train_time_interval"
+            )
 
 
 def mark(checkpoint: dict[str, Any], within: str | None) -> None:

@@ -128,7 +128,7 @@ ARITHMETIC = (
             ),
             Mutant(
                 "the parts' gradients are thrown away before the last one's",
-                PPO,
+                "algorithms/iterations.py",
                 "if not self._part_gradients.keep_gradients():",
                 "if True:",
                 (PARTS,),

@@ -46,14 +46,14 @@ LOSSES = (
             ),
             Mutant(
                 "a part of a token budget divides by its own tokens",
-                PPO,
+                "algorithms/iterations.py",
                 "batch.select(rows, batch.denominator, more)",
                 "batch.select(rows, float(batch.mask[rows].sum()), more)",
                 (PARTS,),
             ),
             Mutant(
                 "every part of a token budget adds the pretraining loss",
-                PPO,
+                "algorithms/iterations.py",
                 "*[None] * (len(parts) - 1)]",
                 "*[batch.pretraining] * (len(parts) - 1)]",
                 (PARTS,),
@@ -67,16 +67,16 @@ LOSSES = (
             ),
             Mutant(
                 "the entropy bonus divides by its micro-batch",
-                PPO,
-                "out.entropy.sum() / batch.denominator",
-                "out.entropy.sum() / batch.mask.sum()",
+                "algorithms/on_policy.py",
+                "weight * x.sum() / batch.denominator",
+                "weight * x.sum() / batch.mask.sum()",
                 (PPO_SPLIT,),
             ),
             Mutant(
                 "the KL in the loss divides by its micro-batch",
-                PPO,
-                "kl.sum() / batch.denominator",
-                "kl.sum() / batch.mask.sum()",
+                "algorithms/on_policy.py",
+                "self.average(kl, batch, self.kl_controller.value)",
+                "self.kl_controller.value * kl.sum() / batch.mask.sum()",
                 (
                     "invariants/test_losses.py::"
                     "test_a_kl_penalty_in_the_loss_does_not_depend_on_how_a_minibatch_is_split",
@@ -118,21 +118,21 @@ LOSSES = (
             ),
             Mutant(
                 "the entropy bonus is a penalty",
-                PPO,
-                "loss = loss - self.entropy_coef",
-                "loss = loss + self.entropy_coef",
+                "algorithms/on_policy.py",
+                "loss = loss - self.average",
+                "loss = loss + self.average",
                 ("algorithms/test_ppo.py::test_entropy_bonus_keeps_the_policy_more_random",),
             ),
             Mutant(
                 "target_kl is ignored",
-                PPO,
+                "algorithms/iterations.py",
                 "self._stop_updates or approx_kl > 1.5 * self.target_kl",
                 "False",
                 ("algorithms/test_ppo.py::test_target_kl_ends_the_iterations_updates_and_not_the_run",),
             ),
             Mutant(
                 "the penalty is in the reward and in the loss",
-                PPO,
+                "algorithms/on_policy.py",
                 'self.kl_controller.value if self.kl.placement == "reward" else 0.0',
                 "self.kl_controller.value",
                 (

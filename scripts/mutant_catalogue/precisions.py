@@ -49,9 +49,9 @@ PRECISIONS = (
             ),
             Mutant(
                 "scores of a reward have the default type",
-                "algorithms/ppo.py",
-                "return to_device(scores, self.device, torch.float32)",
-                "return to_device(scores, self.device)",
+                "experience/scorer.py",
+                "return to_device(scores, device, torch.float32)",
+                "return to_device(scores, device)",
                 (f"{STARTS}[bf16-true-full-ppo shared-llama]",),
             ),
             Mutant(

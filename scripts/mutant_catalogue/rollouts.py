@@ -50,7 +50,7 @@ ROLLOUTS = (
             ),
             Mutant(
                 "neighbours in a rollout answer different prompts",
-                PPO,
+                "algorithms/on_policy.py",
                 "[row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]",
                 "self.prompts() * self.rollout.samples_per_prompt",
                 (NEIGHBOURS,),
@@ -73,7 +73,7 @@ ROLLOUTS = (
             ),
             Mutant(
                 "episodes are prompts",
-                PPO,
+                "algorithms/on_policy.py",
                 "self.rollout.responses * self.trainer.world_size",
                 "self.rollout.batch_size * self.trainer.world_size",
                 (NEIGHBOURS,),
@@ -86,16 +86,16 @@ ROLLOUTS = (
         (
             Mutant(
                 "temperature dropped in the update",
-                PPO,
-                "temperature=self.rollout.temperature,\n            with_entropy",
-                "temperature=1.0,\n            with_entropy",
+                "algorithms/on_policy.py",
+                "(*tokens, self.rollout.temperature, with_entropy",
+                "(*tokens, 1.0, with_entropy",
                 (f"{RATIO}[0.7-llama]",),
             ),
             Mutant(
                 "temperature dropped in the rollout's log-probabilities",
-                OLD_POLICY,
-                "module.actor_critic(*tokens, temperature=module.rollout.temperature)",
-                "module.actor_critic(*tokens)",
+                "experience/old_policy.py",
+                "self.actor_critic(*tokens, temperature=self.temperature)",
+                "self.actor_critic(*tokens)",
                 (f"{RATIO}[0.7-llama]",),
             ),
             Mutant(
@@ -309,8 +309,8 @@ ROLLOUTS = (
             ),
             Mutant(
                 "temperature dropped for the reference",
-                OLD_POLICY,
-                "response_logprobs(model, *tokens, temperature=module.rollout.temperature)",
+                "experience/old_policy.py",
+                "response_logprobs(model, *tokens, temperature=self.temperature)",
                 "response_logprobs(model, *tokens)",
                 (
                     "invariants/test_reference.py::test_the_first_kl_is_zero_at_any_temperature_and_with_dropout[0.7-model0]",
@@ -328,7 +328,7 @@ ROLLOUTS = (
             ),
             Mutant(
                 "a resume accepts another reference",
-                PPO,
+                "algorithms/on_policy.py",
                 'if self.reference.fingerprint() != state["reference"]:',
                 "if False:",
                 ("algorithms/test_resume.py::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reference]",),
@@ -490,14 +490,14 @@ ROLLOUTS = (
         (
             Mutant(
                 "the rank is not in the rollout's seed",
-                PPO,
+                "algorithms/on_policy.py",
                 '"rollout", self.seed, self.current_epoch, self.global_rank)',
                 '"rollout", self.seed, self.current_epoch)',
                 ("invariants/test_sampling.py::test_two_ranks_answer_the_same_prompt_differently",),
             ),
             Mutant(
                 "every rank has the same prompts",
-                PPO,
+                "algorithms/iterations.py",
                 "order[self.global_rank :: world]",
                 "order[: self.rollout.batch_size]",
                 ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),

@@ -22,16 +22,16 @@ STATE = (
         (
             Mutant(
                 "the KL coefficient is lost",
-                PPO,
-                '        self.kl_controller.load_state_dict(state["kl_controller"])\n',
-                "",
+                "algorithms/on_policy.py",
+                "for name in self._resumed():\n            getattr",
+                'for name in self._resumed() - {"kl_controller"}:\n            getattr',
                 (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[kl_controller]",),
             ),
             Mutant(
                 "the reward's running moments are lost",
-                PPO,
-                '        self.reward_moments.load_state_dict(state["reward_moments"])\n',
-                "",
+                "algorithms/on_policy.py",
+                "for name in self._resumed():\n            getattr",
+                'for name in self._resumed() - {"reward_moments"}:\n            getattr',
                 (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reward_moments]",),
             ),
             Mutant(
@@ -92,7 +92,7 @@ STATE = (
             ),
             Mutant(
                 "PPO starts at the first prompt in every iteration",
-                PPO,
+                "algorithms/iterations.py",
                 "self.current_epoch * count, count",
                 "0, count",
                 ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),
@@ -169,7 +169,7 @@ STATE = (
             ),
             Mutant(
                 "a checkpoint within an iteration of PPO passes for one of its end",
-                PPO,
+                "algorithms/iterations.py",
                 "        self._collected = True\n",
                 "",
                 (f"{INTERRUPTED}::test_in_every_hook_a_checkpoint_says_whether_a_run_resumes_from_it[ppo]",),

@@ -256,7 +256,7 @@ TEXT = (
             ),
             Mutant(
                 "PPO broadcasts what the reward returned",
-                "algorithms/ppo.py",
+                "experience/scorer.py",
                 "scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)",
                 "scores = [self.reward([r.text for r in prompts], ended)[0]] * len(prompts)",
                 ("algorithms/test_ppo.py::test_a_reward_of_the_wrong_length_stops_the_run",),

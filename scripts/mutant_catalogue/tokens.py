@@ -77,7 +77,7 @@ TOKENS = (
             ),
             Mutant(
                 "gamma and lambda are swapped",
-                PPO,
+                "experience/credit.py",
                 "rollout.mask, self.gamma, self.lam",
                 "rollout.mask, self.lam, self.gamma",
                 (
@@ -86,10 +86,9 @@ TOKENS = (
             ),
             Mutant(
                 "returns come from whitened advantages",
-                PPO,
-                "advantages = self.whiten(advantages, rollout.mask)\n",
-                "advantages = self.whiten(advantages, rollout.mask)\n"
-                "            returns = advantages + rollout.values\n",
+                "algorithms/ppo.py",
+                "return Credit(self.whiten(credit.advantages, rollout.mask), credit.returns)",
+                "return Credit(*[self.whiten(credit.advantages, rollout.mask)] * 2)",
                 (
                     "invariants/test_token_values.py::test_advantages_and_returns_of_a_run_are_the_looped_definition[True]",
                 ),
@@ -109,14 +108,14 @@ TOKENS = (
             ),
             Mutant(
                 "PPO whitens over padding",
-                PPO,
+                "algorithms/iterations.py",
                 "return masked_whiten(x, mask)",
                 "return masked_whiten(x, torch.ones_like(mask)) * mask",
                 ("algorithms/test_ppo.py::test_whitened_advantages_have_mean_zero_and_std_one_over_valid_tokens",),
             ),
             Mutant(
                 "every rank whitens by its own moments",
-                PPO,
+                "algorithms/iterations.py",
                 "if self.trainer.world_size == 1:\n            return masked_whiten",
                 "if True:\n            return masked_whiten",
                 ("invariants/test_token_values.py::test_whitening_on_two_ranks_is_whitening_on_one",),
@@ -143,21 +142,21 @@ TOKENS = (
             ),
             Mutant(
                 "sign of the penalty",
-                PPO,
+                "algorithms/on_policy.py",
                 "kl_estimate(rollout.logprobs, rollout.ref_logprobs,",
                 "kl_estimate(rollout.ref_logprobs, rollout.logprobs,",
                 ("algorithms/test_ppo.py::test_token_rewards_add_up_to_the_score_minus_the_kl_penalty",),
             ),
             Mutant(
                 "top-k in PPO's sampling",
-                PPO,
+                "algorithms/on_policy.py",
                 "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)",
                 "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature, top_k=10)",
                 (SAMPLED,),
             ),
             Mutant(
                 "top-p in PPO's sampling",
-                PPO,
+                "algorithms/on_policy.py",
                 "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)",
                 "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature, top_p=0.9)",
                 (SAMPLED,),
@@ -192,7 +191,7 @@ TOKENS = (
             ),
             Mutant(
                 "iterations where the horizon is in episodes",
-                PPO,
+                "algorithms/on_policy.py",
                 "episodes = self.rollout.responses * self.trainer.world_size",
                 "episodes = 1",
                 (CONTROLLER,),

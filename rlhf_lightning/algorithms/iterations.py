@@ -1,0 +1,264 @@
+"""Iterations under the Trainer: a rollout, then passes over it in minibatches, then a reaction to what was measured.
+
+One iteration is one Trainer epoch, under automatic optimisation, so that clipping, accumulation, precision, schedulers,
+strategies and checkpoints are Lightning's own. `RolloutLoader` calls `collect`, then feeds minibatches to
+`training_step`. Prompts, responses and minibatches are functions of (seed, epoch, rank).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.experience.part_gradients import Loss, PartGradients
+from rlhf_lightning.experience.pretraining_mix import PretrainingMix
+from rlhf_lightning.experience.schedule import go_to, scheduled_step, steps_per_iteration
+from rlhf_lightning.experience.statistics import Statistics, time_statistics
+from rlhf_lightning.experience.stopwatch import Stopwatch
+from rlhf_lightning.functional import masked_whiten
+from rlhf_lightning.models import predict_tokens
+from rlhf_lightning.rollout import (
+    Rollout,
+    RolloutLoader,
+    RolloutSettings,
+    endless_order,
+    rows_by_tokens,
+    seeded_generator,
+)
+from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.training.resume_points import at_epoch_start
+from rlhf_lightning.training.row_limits import check_sequences
+from rlhf_lightning.value_types import Count, Positive, Whole
+
+
+class IterationModule(AlignmentModule):
+    """Trains by iterations: a subclass writes `collect`, `loss` and `end_iteration`, and has a `policy`.
+
+    Args:
+        rollout: how responses are collected.
+        ptx: see PretrainingMix.
+        ppo_epochs: passes over a rollout.
+        num_minibatches: optimiser steps per pass.
+        tokens_per_microbatch: a micro-batch is computed in parts of rows of similar length, each of at most so many
+            tokens with its padding, forward and backward one after the other; null: at once. The loss and its gradient
+            do not depend on it.
+        target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
+        seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
+    """
+
+    policy: Any
+    logs: ClassVar[tuple[str, ...]] = (
+        *("time/rollout", "time/score", "time/update"),
+        *("time/share_rollout", "time/share_score", "time/share_update"),
+    )
+
+    whole_groups: ClassVar[bool] = False
+    """Whether the responses to a prompt have to be in one micro-batch."""
+
+    saves_mid_epoch = False
+
+    def __init__(
+        self,
+        *args: Any,
+        rollout: RolloutSettings | None = None,
+        ptx: PretrainingMix | None = None,
+        ppo_epochs: Count = 4,
+        num_minibatches: Count = 4,
+        tokens_per_microbatch: Count | None = None,
+        target_kl: Positive | None = None,
+        seed: Whole = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_range("> 0", target_kl=target_kl)
+        check_range(">= 1", ppo_epochs=ppo_epochs, num_minibatches=num_minibatches)
+        check_range(">= 1", tokens_per_microbatch=tokens_per_microbatch)
+        self.rollout, self.ptx, self.seed = rollout or RolloutSettings(), ptx or PretrainingMix(), seed
+        self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
+        self.tokens_per_microbatch = tokens_per_microbatch
+        self.stopwatch = Stopwatch()
+        self._stop_updates = self._collected = False
+        self._first_step = 0  # of this iteration
+        self._part_gradients = PartGradients()
+        self._iteration: dict[str, Tensor] = {}
+
+    def collect(self) -> Rollout:
+        """Return a rollout of the policy as it is now."""
+        raise NotImplementedError
+
+    def loss(self, batch: Rollout) -> Loss:
+        """Return the loss to descend, and the statistics to log by their full names."""
+        raise NotImplementedError
+
+    def end_iteration(self, metrics: dict[str, Tensor]) -> None:
+        """React to what was logged of an iteration."""
+
+    # ---- the rollout
+
+    def on_train_start(self) -> None:
+        """The first iteration begins."""
+        self.stopwatch.start(self.device)
+
+    def train_dataloader(self) -> RolloutLoader:
+        """The loader whose every pass is a fresh rollout."""
+        self.ptx.load(self.tokenizer, self.seed)
+        check_sequences(self, self.policy, self.ptx.rows, "algorithm.ptx.max_length")
+        steps = self.ppo_epochs * self.num_minibatches
+        return RolloutLoader(
+            self._begin_iteration,
+            order=lambda: seeded_generator("cpu", "minibatches", self.seed, self.current_epoch, self.global_rank),
+            batch_size=self.rollout.batch_size,
+            ppo_epochs=self.ppo_epochs,
+            num_minibatches=self.num_minibatches,
+            accumulate=self.trainer.accumulate_grad_batches,
+            world_size=self.trainer.world_size,
+            total=self.sum_over_processes,
+            pretraining=lambda step: self.ptx.batch(
+                self.current_epoch * steps + step, self.global_rank, self.trainer.world_size
+            ),
+            samples_per_prompt=self.rollout.samples_per_prompt,
+            whole_groups=self.whole_groups,
+        )
+
+    def _begin_iteration(self) -> Rollout:
+        self._collected = True
+        self._stop_updates, self._iteration, self._first_step = False, {}, self.global_step
+        self.stopwatch.lap("between", self.device)
+        return self.collect()
+
+    def interrupted(self) -> str | None:
+        """An iteration, from its rollout to the KL controller's reaction to it."""
+        if self._collected:
+            return "an iteration, whose rollout a resumed run would collect again with other weights"
+        return at_epoch_start(self.trainer)
+
+    def prompts(self) -> list[PromptRow]:
+        """This process's prompts of this iteration, a function of (seed, epoch, rank)."""
+        rows = self.trainer.datamodule.train_prompts  # type: ignore[attr-defined]
+        world = self.trainer.world_size
+        count = self.rollout.batch_size * world
+        order = endless_order(len(rows), self.current_epoch * count, count, "prompts", self.seed)
+        return [rows[i] for i in order[self.global_rank :: world]]
+
+    def parts(self, lengths: Tensor) -> list[Tensor]:
+        """Rows of a rollout to compute at a time without gradients: as many as an update does."""
+        if self.tokens_per_microbatch is not None:
+            return rows_by_tokens(lengths, self.tokens_per_microbatch)
+        rows = torch.arange(len(lengths), device=lengths.device)
+        return list(rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches))
+
+    # ---- updates
+
+    def pretraining_loss(self, batch: Rollout) -> Tensor:
+        """Mean negative log-likelihood of the PPO-ptx rows; every micro-batch of a step carries the same rows."""
+        assert batch.pretraining is not None
+        rows = batch.pretraining
+        return -predict_tokens(self.policy, rows.input_ids, rows.labels != -100).logprobs.sum() / rows.denominator
+
+    def on_train_batch_start(self, batch: Rollout, batch_idx: int) -> int | None:
+        """Leave the iteration's remaining minibatches out once `target_kl` was passed."""
+        boundary = batch_idx % self.trainer.accumulate_grad_batches == 0
+        return -1 if self._stop_updates and boundary else None
+
+    def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
+        """The loss of one minibatch."""
+        drift, parts = torch.zeros((), dtype=torch.float32, device=self.device), self.microbatches(batch)
+        losses = self._part_gradients.losses(self.trainer, parts, batch_idx, self.loss)
+        for part, (_, stats) in zip(parts, losses, strict=True):
+            self.record_all({name: (value, part.mask.sum()) for name, value in stats.items()})
+            if self.target_kl is not None:
+                drift += stats["policy/approx_kl"] * (part.mask.sum() / batch.mask.sum())
+        if self.target_kl is not None:
+            approx_kl = self.sum_over_processes(float(drift)) / self.trainer.world_size
+            self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
+        return torch.stack([loss for loss, _ in losses]).sum()
+
+    @torch.no_grad()
+    def loss_again(self, batch: Rollout) -> Tensor:
+        """Return the loss of a minibatch with the weights as they are now."""
+        return torch.stack([self.loss(part)[0] for part in self.microbatches(batch)]).sum()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Not between `training_step` and the backward pass, where some parts' gradients are there already."""
+        if not self._part_gradients.keep_gradients():
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def microbatches(self, batch: Rollout) -> list[Rollout]:
+        """The minibatch in parts whose losses add up to its loss, equally many on every process."""
+        if self.tokens_per_microbatch is None:
+            return [batch]
+        group_size = self.rollout.samples_per_prompt if self.whole_groups else 1
+        parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes, group_size)
+        extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once a minibatch
+        return [batch.select(rows, batch.denominator, more) for rows, more in zip(parts, extra, strict=True)]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Metrics are logged once an iteration, at the epoch's end."""
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Go to where the run is on the schedule, by iterations: `target_kl` may have left out steps of them."""
+        if metric is not None or not hasattr(scheduler, "last_epoch"):
+            super().lr_scheduler_step(scheduler, metric)
+            return
+        steps = steps_per_iteration(self.trainer)
+        done = steps if self.iteration_ended else self.global_step - self._first_step
+        go_to(scheduler, scheduled_step(self.trainer, self.current_epoch * steps + done))
+
+    @property
+    def iteration_ended(self) -> bool:
+        """Whether all of this iteration's updates are done: its minibatches, or those up to `target_kl`."""
+        return self.trainer.is_last_batch or self._stop_updates
+
+    def on_train_epoch_end(self) -> None:
+        """Go on with the schedule, log the iteration, and react to it."""
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == "step" and not config.reduce_on_plateau:
+                self.lr_scheduler_step(config.scheduler, None)
+        self.stopwatch.lap("update", self.device)
+        self.record_all(time_statistics(self.stopwatch.take()))
+        self._iteration = self.log_recorded(on_step=False, on_epoch=True)
+        self.end_iteration(self._iteration)
+        self._collected = not self.iteration_ended  # one that trainer.max_steps has cut short stays unfinished
+
+    def pending_metrics(self) -> dict[str, float]:
+        """Those of the iteration that has just ended."""
+        return {name: float(value) for name, value in self._iteration.items()}
+
+    # ---- over all processes
+
+    def record_all(self, statistics: Statistics) -> None:
+        """Add to the means of metrics, and to the maxima of those whose names end in `_max`."""
+        for name, (value, weight) in statistics.items():
+            if name.endswith("_max"):
+                self.record_max(name, torch.as_tensor(value))
+            else:
+                self.record(name, value, weight)
+
+    def whiten(self, x: Tensor, mask: Tensor) -> Tensor:
+        """masked_whiten over the rows of all processes."""
+        if self.trainer.world_size == 1:
+            return masked_whiten(x, mask)
+        whitened = masked_whiten(self.gather_tokens(x), self.gather_tokens(mask))
+        return whitened.chunk(self.trainer.world_size)[self.global_rank][:, : x.shape[1]]
+
+    def gather_tokens(self, x: Tensor) -> Tensor:
+        """Rows [B, T] of all processes, [world * B, max_new_tokens], with zeros on the right."""
+        width = self.rollout.max_new_tokens - x.shape[1]
+        return self.gather(torch.nn.functional.pad(x, (0, width))).flatten(0, 1)
+
+    def sum_over_processes(self, value: float) -> float:
+        """The same number on every process."""
+        if self.trainer.world_size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float32, device=self.device)
+        return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+
+    def max_over_processes(self, value: int) -> int:
+        """The largest one, on every process."""
+        if self.trainer.world_size == 1:
+            return value
+        return int(self.gather(torch.tensor(value, device=self.device)).max())

@@ -1,0 +1,266 @@
+"""On-policy algorithms: collect responses, credit their tokens, update.
+
+One iteration is one Trainer epoch: `RolloutLoader` calls `collect`, then feeds minibatches to `training_step`; the
+epoch's end updates the KL controller. An algorithm writes `advantages` and `objective`; `collect`, `scores`,
+`token_rewards` and `loss` are small methods to override as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+from rlhf_lightning.algorithms.iterations import IterationModule
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.credit import Credit
+from rlhf_lightning.experience.engine_gap import importance_weights, logprob_gap
+from rlhf_lightning.experience.groups import group_statistics
+from rlhf_lightning.experience.kl_control import KLPenalty
+from rlhf_lightning.experience.old_policy import OldPolicy, keep_from_engine
+from rlhf_lightning.experience.part_gradients import Loss
+from rlhf_lightning.experience.reward_shaping import RewardShaping
+from rlhf_lightning.experience.scorer import Scorer
+from rlhf_lightning.experience.statistics import explained_variance, rollout_statistics, samples
+from rlhf_lightning.functional import kl_estimate, token_rewards
+from rlhf_lightning.models import ActorCritic, Reference, export_model, whole_weights
+from rlhf_lightning.models.forward import backbone, bare_model
+from rlhf_lightning.models.roles import ActorCriticOutput
+from rlhf_lightning.rewards import RewardFunction
+from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, SamplingSettings, make_engine, seeded_generator
+from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.training.resume_points import refuse_within_iterations
+from rlhf_lightning.training.row_limits import check_rows
+from rlhf_lightning.value_types import NonNegative, Positive
+
+
+class OnPolicyModule(IterationModule):
+    """What on-policy algorithms share. The networks are those of `roles`: a critic, for one, only where it is named.
+
+    Args:
+        reward: scores whole responses.
+        kl, shaping: see KLPenalty, RewardShaping.
+        entropy_coef: weight of the entropy bonus.
+        old_logprobs: whose are the log-probabilities that ratios and penalties start from: `trainer`, computed again;
+            `engine`, those that the native engine sampled with, and in layout `shared` its values.
+        importance_cap: tokens count by min(pi_old / pi_engine, cap) in the policy loss, where the engine that sampled
+            computes other probabilities than the trainer; null: all count 1.
+        whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
+        layout: `shared`: one base serves all networks where adapters allow it; `separate`: each is a copy of its own.
+        engine: generates; null: the one that `rollout` describes.
+    """
+
+    data: ClassVar[str] = "prompts"
+    title: ClassVar[str] = "reinforcement learning"
+    roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward")
+    logs: ClassVar[tuple[str, ...]] = (
+        *("kl/coef", "objective/scores", "objective/kl", "objective/entropy", "objective/rlhf_reward"),
+        *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
+        *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
+        *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
+        *("rollout/group_spread", "rollout/group_std"),
+    )
+
+    resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments")
+    """Attributes with a `state_dict` that a checkpoint keeps, those of all base classes with them."""
+
+    blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
+
+    def __init__(
+        self,
+        *args: Any,
+        reward: RewardFunction,
+        kl: KLPenalty | None = None,
+        shaping: RewardShaping | None = None,
+        entropy_coef: NonNegative = 0.0,
+        old_logprobs: Literal["trainer", "engine"] = "trainer",
+        importance_cap: Positive | None = None,
+        whiten_advantages: bool = True,
+        layout: Literal["shared", "separate"] = "shared",
+        engine: RolloutEngine | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_range("> 0", importance_cap=importance_cap)
+        check_range(">= 0", entropy_coef=entropy_coef)
+        self.reward, self.engine, self.kl = reward, engine, kl or KLPenalty()
+        self.entropy_coef, self.whiten_advantages, self.importance_cap = entropy_coef, whiten_advantages, importance_cap
+        self.layout, self.old_logprobs = layout, old_logprobs
+        self.kl_controller = self.kl.controller()
+        self.scorer = Scorer(reward, self.tokenizer, shaping or RewardShaping())
+        self.reward_moments = self.scorer.moments
+        self.actor_critic: ActorCritic | None = None
+        self.reference: Reference | None = None
+        self.last_rollout: Rollout | None = None
+        self.last_samples: list[dict[str, Any]] = []
+
+    # ---- set-up
+
+    def configure_model(self) -> None:
+        """Policy, reference and engine, and a value function if `roles` has a critic."""
+        if self.actor_critic is not None:
+            return
+        policy, shared, valued = self.load_trainable(), self.layout == "shared", "critic" in self.roles
+        critic = backbone(self.new_network()) if valued and not shared else None
+        self.actor_critic = ActorCritic(policy, critic, with_values=valued)
+        self.reference = Reference(policy, self.new_network, share=shared)
+        if shared and hasattr(self.reward, "share_backbone"):
+            self.reward.share_backbone(policy)
+        self.shard(self.actor_critic)
+        if self.engine is None:
+            ends = bare_model(policy).generation_config.eos_token_id
+            eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+            self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
+        if self.old_logprobs == "engine":
+            keep_from_engine(self.engine, self.actor_critic)
+
+    @property
+    def policy(self) -> Any:
+        """The network that is exported."""
+        assert self.actor_critic is not None
+        return self.actor_critic.policy
+
+    def trained_networks(self) -> list[torch.nn.Module]:
+        """Return the policy and, if it is a network of its own, the critic."""
+        networks = (self.actor_critic.policy, self.actor_critic.critic) if self.actor_critic is not None else ()
+        return [network for network in networks if network is not None]
+
+    def on_fit_start(self) -> None:
+        """Make the reward ready, and refuse rows that a network cannot read."""
+        check_rows(self, self.policy, "data.max_prompt_length", self.rollout.max_new_tokens)
+        self.scorer.prepare(self.device, self.rollout.max_new_tokens)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "val_prompts", None) and not is_overridden("validation_step", self):
+            raise UserError(
+                "data.val or data.val_fraction: PPO has no validation; leave both out, and compare policies on "
+                "held-out prompts with rlhf-evaluate"
+            )
+        refuse_within_iterations(self.trainer)
+
+    def teardown(self, stage: str) -> None:
+        """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
+        close = getattr(self.engine, "close", None)
+        if close is not None:
+            close()
+
+    # ---- collect and credit: everything here runs without gradients, once an iteration
+
+    @torch.no_grad()
+    def collect(self) -> Rollout:
+        """Generate, score, penalise, estimate advantages."""
+        prompts = [row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]
+        with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
+            generation = self.generate(prompts)
+            self.stopwatch.lap("rollout", self.device)
+            assert self.actor_critic is not None and self.reference is not None
+            kept = self.old_logprobs == "engine"
+            settings = (self.tokenizer.pad_token_id, self.rollout.temperature, kept)
+            rollout = OldPolicy(self.actor_critic, self.reference, *settings)(prompts, generation, self.parts)
+            raw = self.scores(prompts, generation)
+        rollout.scores = self.scorer.shape(raw, generation.ended, self.gather)
+        kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
+        rollout.rewards = self.token_rewards(rollout, kl)
+        rollout.advantages, rollout.returns = self.advantages(rollout)
+        if not kept:
+            self.record_all(logprob_gap(rollout, generation))
+        if self.importance_cap is not None:
+            weights, found = importance_weights(rollout, generation, self.importance_cap)
+            rollout.advantages = rollout.advantages * weights
+            self.record_all(found)
+        self.record_all(group_statistics(raw, self.rollout.samples_per_prompt))
+        self.record_all(rollout_statistics(rollout, raw, self.kl_controller.value, self.scorer.parts))
+        if rollout.values is not None and rollout.returns is not None:
+            everywhere = (self.gather_tokens(x) for x in (rollout.returns, rollout.values, rollout.mask))
+            self.record("value/explained_variance", explained_variance(*everywhere))
+        self.record("kl/coef", self.kl_controller.value)
+        self.record("rollout/tokens_per_second", rollout.mask.sum() / self.stopwatch.seconds["rollout"])
+        self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
+        self.stopwatch.lap("score", self.device)
+        return rollout
+
+    def generate(self, prompts: list[PromptRow]) -> Generation:
+        """A response to every prompt, from the engine with the weights as they are now."""
+        assert self.engine is not None
+        self.engine.sync(self.policy)
+        generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
+        sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
+        return self.engine.generate([row.input_ids for row in prompts], sampling, generator)
+
+    def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
+        """The reward of every response [B], before normalisation and penalties."""
+        return self.scorer(prompts, generation, self.device)
+
+    def token_rewards(self, rollout: Rollout, kl: Tensor) -> Tensor:
+        """Rewards [B, T]: the score on the last valid token, minus the coefficient times the KL of every token."""
+        coef = self.kl_controller.value if self.kl.placement == "reward" else 0.0
+        return token_rewards(rollout.scores, kl, rollout.mask, coef)
+
+    def advantages(self, rollout: Rollout) -> Credit:
+        """Advantages [B, T], and returns for a critic, from the token rewards."""
+        raise NotImplementedError
+
+    # ---- update
+
+    def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
+        """The algorithm's own loss of a minibatch, and statistics by their full names.
+
+        Sums over tokens are divided by `batch.denominator`; `policy/approx_kl` is what `target_kl` looks at.
+        """
+        raise NotImplementedError
+
+    def loss(self, batch: Rollout) -> Loss:
+        """The loss to descend, and the statistics to log: `objective`, entropy bonus, KL in the loss, ptx."""
+        assert self.actor_critic is not None
+        tokens = (batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.mask)
+        out = self.actor_critic(*tokens, self.rollout.temperature, with_entropy=self.entropy_coef != 0)
+        loss, stats = self.objective(out, batch)
+        if out.entropy is not None:
+            loss = loss - self.average(out.entropy, batch, self.entropy_coef)
+        if self.kl.placement == "loss":
+            kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl.kl_kind) * batch.mask
+            loss = loss + self.average(kl, batch, self.kl_controller.value)
+        if batch.pretraining is not None:
+            loss = loss + self.ptx.coef * self.pretraining_loss(batch)
+        return loss, {name: x.detach() for name, x in (stats | {"train/loss": loss * batch.share}).items()}
+
+    def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
+        """`weight` times the mean over the tokens of the whole minibatch of x [B, T], which is 0 off the mask."""
+        return weight * x.sum() / batch.denominator
+
+    def end_iteration(self, metrics: dict[str, Tensor]) -> None:
+        """Let the KL controller react."""
+        episodes = self.rollout.responses * self.trainer.world_size
+        self.kl_controller.update(float(metrics["objective/kl"]), episodes)
+
+    # ---- checkpoints and export
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `resumes` names, and the hash of the reference."""
+        super().on_save_checkpoint(checkpoint)
+        assert self.reference is not None
+        checkpoint["on_policy"] = {name: getattr(self, name).state_dict() for name in self._resumed()}
+        checkpoint["on_policy"]["reference"] = self.reference.fingerprint()
+
+    def _resumed(self) -> set[str]:
+        return {name for cls in type(self).__mro__ for name in vars(cls).get("resumes", ())}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the above.
+
+        Raises:
+            UserError: the reference is not the one the run began with.
+        """
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["on_policy"]
+        for name in self._resumed():
+            getattr(self, name).load_state_dict(state[name])
+        assert self.reference is not None
+        if self.reference.fingerprint() != state["reference"]:
+            raise UserError("model.path: the reference differs from the one of the checkpoint; resume from the same")
+
+    def export(self, folder: Any) -> None:
+        """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""
+        export_model(self.policy, self.tokenizer, folder)

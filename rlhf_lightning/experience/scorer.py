@@ -1,0 +1,68 @@
+"""From responses to the scores that enter the token rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
+from rlhf_lightning.models.transfer import to_device
+from rlhf_lightning.rewards import RewardFunction, score_samples
+from rlhf_lightning.rollout import Generation
+
+
+class Scorer:
+    """Scores whole responses, and shapes the scores.
+
+    Args:
+        reward: what scores them.
+        tokenizer: of the policy.
+        shaping: what happens to the scores.
+    """
+
+    def __init__(self, reward: RewardFunction, tokenizer: PreTrainedTokenizerBase, shaping: RewardShaping) -> None:
+        self.reward: Any = reward
+        self.tokenizer, self.shaping, self.moments = tokenizer, shaping, RunningMoments()
+        self._constant = ConstantScores()
+
+    @property
+    def key(self) -> str:
+        """Where the reward was named, for messages."""
+        return str(getattr(self.reward, "key", "reward"))
+
+    @property
+    def parts(self) -> Mapping[str, Sequence[float]]:
+        """The last scores of each part of a reward that is a sum."""
+        return getattr(self.reward, "parts", {})
+
+    def prepare(self, device: torch.device, max_new_tokens: int) -> None:
+        """Move the reward's network to the policy's device, and refuse responses that it could not read."""
+        if hasattr(self.reward, "check_length"):
+            self.reward.check_length(max_new_tokens)
+        if hasattr(self.reward, "to"):
+            self.reward.to(device)
+
+    def __call__(self, prompts: list[PromptRow], generation: Generation, device: torch.device) -> Tensor:
+        """Return the reward of every response [B], before it is shaped."""
+        ended = generation.ended.tolist()
+        scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        self._constant.look(scores, self.key)
+        return to_device(scores, device, torch.float32)
+
+    def shape(self, scores: Tensor, ended: Tensor, everywhere: Callable[[Tensor], Tensor]) -> Tensor:
+        """Normalise, clip, and charge for a missing EOS; `everywhere` returns the scores of all processes.
+
+        Raises:
+            UserError: a score that is too large to learn from.
+        """
+        if self.shaping.normalize:
+            self.moments.update(everywhere(scores).flatten())
+        shaped = shape_scores(scores, ended, self.shaping, self.moments)
+        check_scale(shaped, self.key)
+        return shaped
