@@ -28,8 +28,8 @@ def complaint(overrides: str) -> str:
             "algorithm.kl.kind=multiplicative algorithm.kl.horizon=77",
             "algorithm.kl.horizon: found 77; only algorithm.kl.kind=adaptive has one",
         ),
-        ("algorithm.kl.target=null", "algorithm.kl.target: found null, but algorithm.kl.kind=adaptive needs it"),
-        ("algorithm.kl.horizon=null", "algorithm.kl.horizon: found null"),
+        ("algorithm.kl.target=null", "algorithm.kl.target: found null, but algorithm.kl.kind=pid needs it"),
+        ("algorithm.kl.kind=adaptive algorithm.kl.horizon=null", "algorithm.kl.horizon: found null"),
         (
             "algorithm.kl.kind=fixed algorithm.kl.coef=0 algorithm.kl.placement=loss",
             "algorithm.kl.placement: found loss; with algorithm.kl.kind=fixed and coef=0",
