@@ -28,8 +28,9 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "training": {"functional", "models", "data"},
     "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,
+    "feedback": {"functional", "models", "data", "rewards", "rollout"},
     **dict.fromkeys(UPPER, LOWER | UPPER),
-    "commands": LOWER | UPPER | {"source"},
+    "commands": LOWER | UPPER | {"source", "feedback"},
 }
 FREE = {
     "compat",

@@ -1,0 +1,144 @@
+"""The connection to the database of a store, and what its errors mean to the user."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from rlhf_lightning.errors import UserError, as_disk_error, reason, writing
+
+
+class Database:
+    """Transactions on a database, with errors in plain words.
+
+    SQLite is opened in WAL mode with `synchronous=FULL`: what was committed is on the disk. A transaction that writes
+    takes the write lock at once, so that two servers on one file wait for each other rather than fail.
+
+    Args:
+        url: of SQLAlchemy, such as `sqlite:///outputs/feedback.db`.
+        patience: seconds to wait for a lock that another process holds.
+
+    Raises:
+        UserError: the URL is not one, its driver is missing, or it names no file.
+    """
+
+    def __init__(self, url: str, patience: float = 10.0) -> None:
+        self.patience = patience
+        self._url = _checked(url)
+        self.name = self._url.render_as_string(hide_password=True)
+        self.file = Path(str(self._url.database)) if self.is_sqlite else None
+        if self.file is not None:
+            self._make_folder(self.file.parent)
+        self.engine = self._engine()
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._url.get_backend_name() == "sqlite"
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the store and changes nothing."""
+        with self._plainly(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """A transaction that is on the disk once the block has ended, or not at all."""
+        with self._plainly(), self.engine.connect() as opened:
+            connection = opened.execution_options(changes=True)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"feedback.store: {self.name}: {reason(error)}; choose another folder") from error
+
+    def _engine(self) -> Engine:
+        options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
+        if self.is_sqlite:
+            options["connect_args"] = {"timeout": self.patience, "check_same_thread": False}
+        try:
+            engine = create_engine(self._url, **options)
+        except (ImportError, NoSuchModuleError) as error:
+            raise UserError(
+                f"feedback.store: {self.name}: {reason(error)}; install the driver of the database"
+            ) from error
+        if self.is_sqlite:
+            event.listen(engine, "connect", self._set_up)
+            event.listen(engine, "begin", _begin)
+        return engine
+
+    def _set_up(self, opened: Any, record: object) -> None:
+        """Of each new connection. The driver's own transactions are off: `_begin` opens them."""
+        opened.isolation_level = None
+        self._turn_wal_on(opened)
+        for setting in ("synchronous=FULL", "foreign_keys=ON"):
+            opened.execute(f"PRAGMA {setting}")
+
+    def _turn_wal_on(self, opened: Any) -> None:
+        """SQLite does not wait for a lock here, so we do."""
+        end = time.monotonic() + self.patience
+        while True:
+            try:
+                if opened.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    opened.execute("PRAGMA journal_mode=WAL").fetchone()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+    @contextlib.contextmanager
+    def _plainly(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            raise self._explained(error) from error
+        except sqlite3.Error as error:  # while a connection is opened
+            raise self._explained(error) from error
+
+    def _explained(self, error: BaseException) -> UserError:
+        found = reason(getattr(error, "orig", None) or error)
+        if self.file is not None and (disk := as_disk_error(error, self.file)) is not None:
+            return disk
+        if "locked" in found:
+            return UserError(
+                f"feedback.store: {self.name} has been locked by another process for {self.patience:g} s; wait until "
+                "it is done, or end it, and try again"
+            )
+        if "readonly" in found or "read-only" in found:
+            return UserError(f"feedback.store: {self.name} is read-only here; make it and its folder writable")
+        if "not a database" in found or "malformed" in found:
+            return UserError(f"feedback.store: {self.name} is not a whole SQLite database ({found}); restore a copy")
+        return UserError(f"feedback.store: {self.name}: {found}; see that it can be reached and try again")
+
+
+def _begin(connection: Connection) -> None:
+    changes = connection.get_execution_options().get("changes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if changes else "BEGIN")
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise UserError(
+            f"feedback.store: {url!r} is not the URL of a database; give one such as sqlite:///outputs/feedback.db"
+        ) from error
+    if parsed.get_backend_name() == "sqlite" and (parsed.database or ":memory:") == ":memory:":
+        raise UserError(f"feedback.store: {url!r} names no file; give one such as sqlite:///outputs/feedback.db")
+    return parsed

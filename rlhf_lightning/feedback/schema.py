@@ -1,0 +1,162 @@
+"""The tables of the store, their version, and the way from one version to the next.
+
+Text from outside is stored as JSON in ASCII: any string comes back as it was, halves of characters and NUL included,
+from every database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import (
+    DDL,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    event,
+    inspect,
+    select,
+)
+
+from rlhf_lightning.errors import UserError
+
+VERSION = 1
+
+metadata = MetaData()
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("overlap", Integer, nullable=False),
+    Column("reask", Boolean, nullable=False),
+    Column("check_answer", Integer),
+    Column("slots", Integer, nullable=False),  # how many labelers it still wants
+    Column("open", Boolean, nullable=False),  # slots > 0, for the index
+    Column("place", Integer, nullable=False, unique=True),  # in the queue; a task that comes back goes to its end
+    Index("tasks_queue", "open", "place"),
+)
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("task", ForeignKey("tasks.number"), primary_key=True),
+    Column("position", Integer, primary_key=True, autoincrement=False),  # in which it is shown
+    Column("text", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("scores", Text, nullable=False),
+)
+
+labelers = Table(
+    "labelers",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("name", String(64), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("token_hash", String(64), unique=True),
+    Column("created", Float, nullable=False),
+    Column("judged", Integer, nullable=False),
+    Column("reached", Integer, nullable=False),  # the place in the queue up to which tasks were offered
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("task", ForeignKey("tasks.number"), primary_key=True),
+    Column("labeler", ForeignKey("labelers.number"), primary_key=True),
+    Column("repeat", Boolean, primary_key=True),
+    Column("state", String(8), nullable=False),  # open | done | skipped | expired | waiting (to be asked again)
+    Column("opened", Float),
+    Column("expires", Float),
+    Column("due", Integer),  # asked again once the labeler has judged so many
+    Index("assignments_of_labeler", "labeler", "state", "due"),
+    Index("assignments_expiry", "state", "expires"),
+)
+
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key", String(64), nullable=False, unique=True),  # of the form: sent twice, it counts once
+    Column("task", ForeignKey("tasks.number"), nullable=False),
+    Column("labeler", ForeignKey("labelers.number"), nullable=False),
+    Column("repeat", Boolean, nullable=False),
+    Column("verdict", String(16), nullable=False),  # or undo
+    Column("undoes", ForeignKey("judgements.id"), unique=True),
+    Column("choice", Integer),
+    Column("strength", Integer),
+    Column("ranks", Text),
+    Column("more", Text),  # scores, flags and note
+    Column("seconds", Float),
+    Column("created", Float, nullable=False),
+    Index("judgements_of_labeler", "labeler", "id"),
+    Index("judgements_of_task", "task", "labeler"),
+)
+
+for _change in ("UPDATE", "DELETE"):
+    event.listen(
+        judgements,
+        "after_create",
+        DDL(
+            f"CREATE TRIGGER judgements_no_{_change.lower()} BEFORE {_change} ON judgements "
+            "BEGIN SELECT RAISE(ABORT, 'judgements are appended, never changed'); END"
+        ).execute_if(dialect="sqlite"),
+    )
+
+Migration = Callable[[Connection], None]
+MIGRATIONS: dict[int, Migration] = {}  # from this version to the next
+
+
+def prepare(connection: Connection, name: str, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
+    """Make the tables of a new store, and bring those of an earlier version up to date.
+
+    Args:
+        connection: in a transaction that may write.
+        name: of the store, for messages.
+        migrations: earlier version -> what leads to the next one.
+
+    Raises:
+        UserError: the store is of a later version, or the database is something else.
+    """
+    there = set(inspect(connection).get_table_names())
+    if facts.name not in there:
+        if there & set(metadata.tables):
+            raise UserError(f"{name} has tables of another program ({', '.join(sorted(there))}); choose another store")
+        metadata.create_all(connection)
+        connection.execute(facts.insert().values(name="version", value=str(VERSION)))
+        return
+    found = connection.scalar(select(facts.c.value).where(facts.c.name == "version"))
+    if found is None or not found.isdigit():
+        raise UserError(f"{name} is not a feedback store: it has no version; choose another store")
+    version = int(found)
+    if version > VERSION:
+        raise UserError(
+            f"{name} was written by a later version of rlhf-lightning (store version {version}, this one reads up to "
+            f"{VERSION}); upgrade, or choose another store"
+        )
+    while version < VERSION:
+        if version not in migrations:
+            raise UserError(
+                f"{name} is of store version {version}, which cannot be brought up to date; export it first"
+            )
+        migrations[version](connection)
+        version += 1
+        connection.execute(facts.update().where(facts.c.name == "version").values(value=str(version)))

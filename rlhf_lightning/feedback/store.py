@@ -1,0 +1,279 @@
+"""The store: tasks, labelers, who is asked what, and judgements that are appended and never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from sqlalchemy import Connection, func, select
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback import queue
+from rlhf_lightning.feedback.connection import Database
+from rlhf_lightning.feedback.judgement_log import append, effective_judgements, latest_of
+from rlhf_lightning.feedback.records import LABELER_KINDS, Answer, Judgement, Labeler, ShownTask, Task
+from rlhf_lightning.feedback.schema import facts, judgements, labelers, prepare, tasks
+from rlhf_lightning.feedback.task_rows import insert_tasks, one_task, read_tasks
+
+DEFAULT_STORE = "sqlite:///outputs/feedback.db"
+_NAME = re.compile(r"[\w.@+-]{1,64}")
+_CHUNK = 500
+
+
+class FeedbackStore:
+    """Tasks and judgements in a database. Threads may share it; so may processes, each with a store of its own.
+
+    Args:
+        url: of SQLAlchemy; the default is a SQLite file.
+        patience: seconds to wait for a lock that another process holds.
+        returns_after: seconds after which a task that was opened and left goes to somebody else.
+        repeat_gap: how many answers lie between a task and its repetition.
+        clock: seconds since 1970.
+
+    Raises:
+        UserError: the database cannot be opened, or is not a store of this version or an earlier one.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_STORE,
+        patience: float = 10.0,
+        returns_after: float = 1800.0,
+        repeat_gap: int = 20,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.returns_after, self.repeat_gap, self.clock = returns_after, repeat_gap, clock
+        self._database = Database(url, patience)
+        self.name = self._database.name
+        with self._database.changing() as connection:
+            prepare(connection, f"feedback.store: {self.name}")
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._database.close()
+
+    def __enter__(self) -> FeedbackStore:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    # Tasks
+
+    def add_tasks(self, new: Iterable[Task]) -> int:
+        """Add the tasks that are not there yet, and return how many those are. A second call adds nothing."""
+        added, iterator = 0, iter(new)
+        while chunk := list(islice(iterator, _CHUNK)):
+            with self._changing() as connection:
+                added += insert_tasks(connection, chunk)
+        return added
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield all tasks in the order in which they were added, without holding all of them in memory."""
+        with self._database.reading() as connection:
+            yield from read_tasks(connection)
+
+    def task(self, task: str) -> Task:
+        """Return a task by its id.
+
+        Raises:
+            UserError: it is not there.
+        """
+        with self._database.reading() as connection:
+            return one_task(connection, self._task_number(connection, task))
+
+    # Labelers
+
+    def add_labeler(self, name: str, kind: str = "person") -> str:
+        """Add a labeler, or give a known one a new token, and return the token. The store keeps its hash alone.
+
+        Raises:
+            UserError: the name or the kind cannot be taken, or the name is known with another kind.
+        """
+        if not _NAME.fullmatch(name):
+            raise UserError(f"labelers: {name!r}: a name has 1 to 64 letters, digits and . @ + - _")
+        if kind not in LABELER_KINDS:
+            raise UserError(f"labelers: {name}: unknown kind {kind!r}; choose one of {', '.join(LABELER_KINDS)}")
+        token = secrets.token_urlsafe(24)
+        with self._changing() as connection:
+            known = connection.scalar(select(labelers.c.kind).where(labelers.c.name == name))
+            if known is not None and known != kind:
+                raise UserError(f"labelers: {name} is known as a {known}; choose another name for a {kind}")
+            if known is not None:
+                connection.execute(labelers.update().where(labelers.c.name == name).values(token_hash=_hash(token)))
+            else:
+                connection.execute(
+                    labelers.insert().values(
+                        name=name, kind=kind, token_hash=_hash(token), created=self.clock(), judged=0, reached=0
+                    )
+                )
+        return token
+
+    def labelers(self) -> list[Labeler]:
+        """Return all labelers, in the order in which they were added."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(labelers).order_by(labelers.c.number))
+            return [Labeler(row.name, row.kind, row.judged) for row in rows]
+
+    def labeler_of_token(self, token: str) -> Labeler | None:
+        """Return whose token it is; None where it is nobody's."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(labelers).where(labelers.c.token_hash == _hash(token))).first()
+        return None if row is None else Labeler(row.name, row.kind, row.judged)
+
+    # Asking and answering
+
+    def next_task(self, labeler: str) -> ShownTask | None:
+        """Return the task that a labeler is to answer now; None where nothing is left.
+
+        Until it is answered, skipped or has been left for `returns_after` seconds, the labeler gets the same task
+        again, and nobody else gets it unless its overlap asks for more labelers.
+        """
+        with self._changing() as connection:
+            number = _labeler_number(connection, labeler)
+            found = queue.next_assignment(connection, number, self.clock(), self.returns_after)
+            if found is None:
+                return None
+            task = one_task(connection, found[0])
+        return ShownTask(task.id, task.kind, task.prompt, tuple(response.text for response in task.responses))
+
+    def record(
+        self, labeler: str, task: str, answer: Answer, key: str | None = None, assigned_only: bool = False
+    ) -> int:
+        """Append a judgement and return its id. Once this has returned, a killed process or machine loses nothing.
+
+        Args:
+            labeler: who answers.
+            task: the task's id.
+            answer: what was said.
+            key: of the form that was sent: a second call with it changes nothing and returns the same id.
+            assigned_only: take an answer only from a labeler who was given the task by `next_task`.
+
+        Raises:
+            UserError: the answer does not fit the task, or the labeler has answered it already.
+        """
+        with self._changing() as connection:
+            number, who = self._task_number(connection, task), _labeler_number(connection, labeler)
+            if key is not None and (known := _known(connection, key, number, who)) is not None:
+                return known
+            shown = one_task(connection, number)
+            answer.check(shown.kind, len(shown.responses))
+            now = self.clock()
+            assignment = queue.current_assignment(connection, number, who)
+            state = None if assignment is None else assignment.state
+            if state in ("done", "skipped") or (state is None and assigned_only):
+                why = "was not given it" if state is None else "has answered it already; undo that first"
+                raise UserError(f"task {task}: {labeler} {why}")
+            repeat = assignment is not None and bool(assignment.repeat)
+            opened = None if assignment is None else assignment.opened
+            seconds = None if opened is None else max(0.0, now - opened)
+            new = append(connection, number, who, answer, repeat, seconds, now, key or secrets.token_hex(16))
+            if state != "open" and not repeat:
+                queue.take_slot(connection, number)  # it was given back, or never taken
+            self._settle(connection, shown, number, who, answer.verdict == "skip", repeat)
+        return new
+
+    def undo(self, labeler: str) -> str | None:
+        """Take back the last answer of a labeler, who gets the task again, by appending a judgement that says so.
+
+        Returns:
+            The task's id; None where the labeler has no answer left.
+        """
+        with self._changing() as connection:
+            who = _labeler_number(connection, labeler)
+            last = latest_of(connection, who)
+            if last is None:
+                return None
+            now = self.clock()
+            append(connection, last.task, who, None, last.repeat, None, now, secrets.token_hex(16), undoes=last.id)
+            queue.set_state(
+                connection, last.task, who, last.repeat, state="open", opened=now, expires=now + self.returns_after
+            )
+            if last.verdict != "skip":
+                _count(connection, who, -1)
+                if not last.repeat:
+                    queue.forget_repeat(connection, last.task, who)
+            elif not last.repeat:
+                queue.take_slot(connection, last.task)
+            return one_task(connection, last.task).id
+
+    def judgements(self) -> Iterator[Judgement]:
+        """Yield what holds, in the order of time: neither undone judgements nor the undoing ones."""
+        with self._database.reading() as connection:
+            yield from effective_judgements(connection)
+
+    def count_judgements(self) -> int:
+        """Return how many judgements were ever appended, undone and undoing ones included."""
+        with self._database.reading() as connection:
+            return connection.scalar(select(func.count()).select_from(judgements)) or 0
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction for queries of one's own; it changes nothing."""
+        with self._database.reading() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        """One writer at a time: SQLite sees to it itself, elsewhere a row is locked."""
+        with self._database.changing() as connection:
+            if not self._database.is_sqlite:
+                connection.execute(select(facts).where(facts.c.name == "version").with_for_update())
+            yield connection
+
+    def _settle(
+        self, connection: Connection, task: Task, number: int, labeler: int, skipped: bool, repeat: bool
+    ) -> None:
+        """What follows from an answer: the assignment ends, and perhaps the task is to be asked again."""
+        queue.set_state(connection, number, labeler, repeat, state="skipped" if skipped else "done", expires=None)
+        if skipped:
+            if not repeat:
+                queue.free_slot(connection, number)
+            return
+        judged = _count(connection, labeler, 1)
+        if task.reask and not repeat:
+            queue.set_state(connection, number, labeler, True, state="waiting", due=judged + self.repeat_gap)
+
+    def _task_number(self, connection: Connection, task: str) -> int:
+        number = connection.scalar(select(tasks.c.number).where(tasks.c.id == task))
+        if number is None:
+            raise UserError(f"task {task!r} is not in {self.name}")
+        return number
+
+
+def answered(store: FeedbackStore, labeler: Labeler) -> Labeler:
+    """Return a labeler with the count of answers as it is now."""
+    with store.reading() as connection:
+        judged = connection.scalar(select(labelers.c.judged).where(labelers.c.name == labeler.name))
+    return replace(labeler, judged=judged or 0)
+
+
+def _labeler_number(connection: Connection, name: str) -> int:
+    number = connection.scalar(select(labelers.c.number).where(labelers.c.name == name))
+    if number is None:
+        raise UserError(f"labeler {name!r} is not known; add_labeler adds one")
+    return number
+
+
+def _known(connection: Connection, key: str, task: int, labeler: int) -> int | None:
+    """The judgement of a form that was sent before."""
+    row = connection.execute(select(judgements).where(judgements.c.key == key)).first()
+    if row is not None and (row.task, row.labeler) != (task, labeler):
+        raise UserError("key: it belongs to another judgement; reload the page and answer again")
+    return None if row is None else row.id
+
+
+def _count(connection: Connection, labeler: int, change: int) -> int:
+    here = labelers.c.number == labeler
+    connection.execute(labelers.update().where(here).values(judged=labelers.c.judged + change))
+    return connection.scalar(select(labelers.c.judged).where(here)) or 0
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

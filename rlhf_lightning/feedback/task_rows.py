@@ -1,0 +1,87 @@
+"""Tasks as rows of the database, and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from rlhf_lightning.feedback.records import Response, Task
+from rlhf_lightning.feedback.schema import responses, tasks
+
+_AT_ONCE = 2000
+
+
+def insert_tasks(connection: Connection, new: Sequence[Task]) -> int:
+    """Insert the tasks whose ids are not there yet, at the end of the queue, and return how many those are."""
+    known = set(connection.scalars(select(tasks.c.id).where(tasks.c.id.in_([task.id for task in new]))))
+    missing = list({task.id: task for task in new if task.id not in known}.values())
+    if not missing:
+        return 0
+    number = connection.scalar(select(func.max(tasks.c.number))) or 0
+    place = connection.scalar(select(func.max(tasks.c.place))) or 0
+    rows: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for offset, task in enumerate(missing, start=1):
+        rows.append(
+            {
+                "number": number + offset,
+                "id": task.id,
+                "kind": task.kind,
+                "prompt": json.dumps(task.prompt),
+                "overlap": task.overlap,
+                "reask": task.reask,
+                "check_answer": task.check,
+                "slots": task.overlap,
+                "open": True,
+                "place": place + offset,
+            }
+        )
+        parts += [
+            {
+                "task": number + offset,
+                "position": position,
+                "text": json.dumps(response.text),
+                "source": json.dumps(response.source),
+                "scores": json.dumps(list(response.scores)),
+            }
+            for position, response in enumerate(task.responses)
+        ]
+    connection.execute(tasks.insert(), rows)
+    connection.execute(responses.insert(), parts)
+    return len(missing)
+
+
+def one_task(connection: Connection, number: int) -> Task:
+    """Return the task with a number that is there."""
+    return _task(list(connection.execute(_query().where(tasks.c.number == number))))
+
+
+def read_tasks(connection: Connection) -> Iterator[Task]:
+    """Yield all tasks by number."""
+    rows = connection.execute(_query().execution_options(yield_per=_AT_ONCE))
+    for _, of_task in groupby(rows, key=lambda row: row.number):
+        yield _task(list(of_task))
+
+
+def _query() -> Select[Any]:
+    columns = (responses.c.position, responses.c.text, responses.c.source, responses.c.scores)
+    joined = select(tasks, *columns).join(responses, responses.c.task == tasks.c.number)
+    return joined.order_by(tasks.c.number, responses.c.position)
+
+
+def _task(rows: list[Row]) -> Task:
+    first = rows[0]
+    shown = tuple(Response(json.loads(row.text), json.loads(row.source), tuple(json.loads(row.scores))) for row in rows)
+    return Task(
+        first.id,
+        first.kind,
+        json.loads(first.prompt),
+        shown,
+        first.overlap,
+        first.reask,
+        first.check_answer,
+    )
