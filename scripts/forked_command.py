@@ -13,6 +13,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from rlhf_lightning.commands import entry
+from rlhf_lightning.stopping import SIGNALS
+
 PRELOADED = (
     "torch",
     "lightning.pytorch",
@@ -29,9 +32,10 @@ PRELOADED = (
 def preload() -> None:
     """Import what every command would import, before the first fork; one thread, so that forks are safe.
 
-    A shell starts its background jobs with SIGINT ignored, and the commands would leave it so.
+    A shell starts its background jobs with SIGINT ignored, nohup with SIGHUP, and the commands would leave it so.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     from rlhf_lightning.commands.quiet import quieten
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -72,7 +76,7 @@ def run_command(
     """Run `rlhf-<command> words` in a folder.
 
     Args:
-        command: the module of `rlhf_lightning.commands` whose `main` is called.
+        command: its function in `rlhf_lightning.commands.entry`.
         words: the command line.
         folder: the working folder.
         prepare: called in the child before the command, with the folder.
@@ -92,11 +96,18 @@ def run_command(
 def child_of_command(
     command: str, words: list[str], folder: Path, prepare: Callable[[Path], object], files: tuple[Path, Path, Path]
 ) -> int:
-    """Start `rlhf-<command> words` with these files as standard input, output and error; returns the process's id."""
-    pid = os.fork()
-    if pid == 0:
-        _child(command, words, folder, prepare, files)
-    return pid
+    """Start `rlhf-<command> words` with these files as standard input, output and error; returns the process's id.
+
+    Signals wait until the command answers them: its process would not have begun so late.
+    """
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _child(command, words, folder, prepare, files)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 def _child(
@@ -113,7 +124,7 @@ def _child(
         sys.path[:] = [entry for entry in sys.path if entry not in ("", str(Path(__file__).parent))]
         prepare(folder)
         sys.argv = [f"rlhf-{command}", *words]
-        importlib.import_module(f"rlhf_lightning.commands.{command}").main()
+        getattr(entry, command)()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
