@@ -1,16 +1,19 @@
 """Where scores come from: a reward model, a Python function, a weighted sum of several."""
 
-from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
+from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens, score_samples
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
 __all__ = [
     "FunctionReward",
     "ModelReward",
+    "Reward",
     "RewardFunction",
     "SampledTokens",
     "WeightedSum",
+    "as_reward",
     "check_scores",
     "make_reward",
     "score_samples",

@@ -1,4 +1,4 @@
-"""The reward protocol, Python functions as rewards, and the check every reward's answer goes through."""
+"""Python functions as rewards, and the check every reward's answer goes through."""
 
 from __future__ import annotations
 
@@ -6,23 +6,13 @@ import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rlhf_lightning.errors import UserError, blaming, key_beside
 from rlhf_lightning.file_hashes import sha256_of
 from rlhf_lightning.rewards.deadline import within
+from rlhf_lightning.rewards.protocol import Reward
 from rlhf_lightning.working_folder import import_from_working_folder
-
-
-class RewardFunction(Protocol):
-    """Scores responses: one finite number each, higher is better.
-
-    `columns` carries the data row's other columns (each a list), `messages` for conversational prompts, and `ended`:
-    whether each response produced an EOS.
-    """
-
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]: ...
-
 
 LARGEST = 3.4028234663852886e38  # of float32, in which training computes with them
 
@@ -81,7 +71,7 @@ def _short(value: Any) -> str:
         return f"a {type(value).__name__} that cannot be shown"
 
 
-class FunctionReward:
+class FunctionReward(Reward):
     """A Python function by its dotted path, `my_pkg.my_fn`; modules of the working folder are found.
 
     Args:

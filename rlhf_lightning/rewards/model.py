@@ -40,6 +40,7 @@ from rlhf_lightning.models.reward_model import quantization_of
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.rewards.lost_text import LostText
+from rlhf_lightning.rewards.protocol import Reward
 from rlhf_lightning.rewards.reading import (
     Tokens,
     as_answer,
@@ -55,7 +56,7 @@ from rlhf_lightning.value_types import Kernels
 log = logging.getLogger(__name__)
 
 
-class ModelReward:
+class ModelReward(Reward):
     """Score responses with a reward model.
 
     Where the policy's tokenizer is the model's own, the sampled ids are scored as they are. Otherwise responses are

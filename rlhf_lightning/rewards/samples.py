@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.function import BadScoreError, check_scores
+from rlhf_lightning.rewards.protocol import RewardFunction, as_reward
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class SampledTokens:
 
 
 def score_samples(
-    reward: Any,
+    reward: RewardFunction,
     tokenizer: Any,
     prompts: Sequence[PromptRow],
     responses: Sequence[list[int]],
@@ -48,13 +49,13 @@ def score_samples(
     names = {name for row in prompts for name in row.columns} - {"ended"}
     columns: dict[str, Any] = {name: [row.columns.get(name) for row in prompts] for name in sorted(names)}
     columns["ended"] = list(ended)
-    if getattr(reward, "reads_tokens", False):
+    asked = as_reward(reward)
+    if asked.reads_tokens:
         columns["sampled"] = SampledTokens(tokenizer, ids, list(responses))
     texts = response_texts(tokenizer, ids, responses, ended)
-    own_name = str(getattr(reward, "name", type(reward).__name__))
     try:
         scores = reward([row.text for row in prompts], texts, **columns)
-        return check_scores(scores, len(prompts), name or own_name, getattr(reward, "key", None))
+        return check_scores(scores, len(prompts), name or asked.name or type(reward).__name__, asked.key or None)
     except BadScoreError as error:
         row = prompts[error.index]
         raise UserError(f"{error}; its prompt: {row.source}, row {row.number}" if row.number else str(error)) from error

@@ -10,13 +10,14 @@ from torch import nn
 
 from rlhf_lightning.errors import UserError, key_beside, named_as
 from rlhf_lightning.models.loading import Dtype
-from rlhf_lightning.rewards.function import FunctionReward, RewardFunction, check_scores
+from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
 from rlhf_lightning.value_types import Kernels
 
 
-class WeightedSum:
+class WeightedSum(Reward):
     """r = sum over i of w_i r_i. The parts of the last call stay readable by name, for the log.
 
     Args:
@@ -35,15 +36,14 @@ class WeightedSum:
 
     def origin(self) -> dict[str, str]:
         """What the parts are, and their weights, by key: what a resumed run has to find unchanged."""
-        parts = {name: part.origin() if hasattr(part, "origin") else {} for name, part in self.rewards.items()}
+        parts = [as_reward(part).origin() for part in self.rewards.values()]
         weights = {f"{self.key}.{name}.weight": repr(float(weight)) for name, weight in self.weights.items()}
-        return {key: mark for part in parts.values() for key, mark in part.items()} | weights
+        return {key: mark for part in parts for key, mark in part.items()} | weights
 
     def to(self, device: torch.device | str) -> WeightedSum:
         """Move every part that holds a network."""
         for reward in self.rewards.values():
-            if hasattr(reward, "to"):
-                reward.to(device)
+            as_reward(reward).to(device)
         return self
 
     def use_kernels(self, kernels: Kernels) -> None:
@@ -55,21 +55,19 @@ class WeightedSum:
     def share_backbone(self, policy: nn.Module) -> None:
         """Let every part that is an adapter on the policy's base use that base."""
         for reward in self.rewards.values():
-            if hasattr(reward, "share_backbone"):
-                reward.share_backbone(policy)
+            as_reward(reward).share_backbone(policy)
 
     def check_length(self, max_new_tokens: int) -> None:
         """Raise UserError if a part cannot read a response of so many tokens."""
         for reward in self.rewards.values():
-            if hasattr(reward, "check_length"):
-                reward.check_length(max_new_tokens)
+            as_reward(reward).check_length(max_new_tokens)
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         n = len(responses)
         texts = {name: column for name, column in columns.items() if not isinstance(column, SampledTokens)}
         self.parts = {
             name: check_scores(
-                reward(prompts, responses, **(columns if getattr(reward, "reads_tokens", False) else texts)),
+                reward(prompts, responses, **(columns if as_reward(reward).reads_tokens else texts)),
                 n,
                 name,
                 f"reward.components.{name}",

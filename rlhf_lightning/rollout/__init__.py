@@ -1,7 +1,15 @@
 """Rollouts: engines that generate, the container, and the loader that turns a rollout into minibatches."""
 
 from rlhf_lightning.rollout.container import Rollout, RolloutSettings
-from rlhf_lightning.rollout.engine import Generation, RolloutEngine, SamplingSettings, seeded_generator, token_rows
+from rlhf_lightning.rollout.engine import (
+    Engine,
+    Generation,
+    RolloutEngine,
+    SamplingSettings,
+    as_engine,
+    seeded_generator,
+    token_rows,
+)
 from rlhf_lightning.rollout.engines import make_engine
 from rlhf_lightning.rollout.groups import rows_of_groups
 from rlhf_lightning.rollout.loader import RolloutLoader
@@ -13,6 +21,7 @@ from rlhf_lightning.rollout.vllm_server import VLLMServer
 from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 
 __all__ = [
+    "Engine",
     "Generation",
     "NativeEngine",
     "Rollout",
@@ -23,6 +32,7 @@ __all__ = [
     "VLLMEngine",
     "VLLMRollout",
     "VLLMServer",
+    "as_engine",
     "endless_order",
     "make_engine",
     "rows_by_tokens",

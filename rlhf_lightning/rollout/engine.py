@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,10 @@ def token_rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
 
 
 class RolloutEngine(Protocol):
-    """Anything that turns prompts into responses with the policy's current weights."""
+    """Anything that turns prompts into responses with the policy's current weights.
+
+    These two methods will do; a class that can do more is an `Engine`.
+    """
 
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
@@ -72,6 +75,46 @@ class RolloutEngine(Protocol):
     def sync(self, model: nn.Module) -> None:
         """Take over the policy's weights; called before every collection."""
         ...
+
+
+class Engine:
+    """An engine that can be asked more than responses. Each method has an answer already: override what differs."""
+
+    def generate(
+        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
+    ) -> Generation:
+        """Sample (see RolloutEngine)."""
+        raise NotImplementedError
+
+    def sync(self, model: nn.Module) -> None:
+        """Take over the policy's weights."""
+        raise NotImplementedError
+
+    def keep(self, value_head: nn.Module | None) -> bool:
+        """Return whether its log-probabilities are computed as the trainer would.
+
+        If so it keeps this head's values of the states that tokens are drawn from, too; None: none.
+        """
+        return False
+
+    def close(self) -> None:
+        """Give back what it holds; called when a run ends. The next `sync` starts it again."""
+
+
+def as_engine(engine: RolloutEngine) -> Engine:
+    """The engine itself if it is an `Engine`; else one around it, which asks it for `close` if it has that."""
+    return engine if isinstance(engine, Engine) else _Plain(engine)
+
+
+class _Plain(Engine):
+    """An engine that has `generate` and `sync`, and perhaps `close`."""
+
+    def __init__(self, given: RolloutEngine) -> None:
+        self.given: Any = given
+        self.generate, self.sync = given.generate, given.sync  # type: ignore[method-assign]
+
+    def close(self) -> None:
+        getattr(self.given, "close", super().close)()
 
 
 def seeded_generator(device: torch.device | str, *key: int | str) -> torch.Generator:

@@ -15,7 +15,7 @@ from rlhf_lightning.models.forward import backbone, bare_model, output_head
 from rlhf_lightning.models.precision import held_casts
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.drawn import Drawn, Row
-from rlhf_lightning.rollout.engine import Generation, SamplingSettings
+from rlhf_lightning.rollout.engine import Engine, Generation, SamplingSettings
 from rlhf_lightning.rollout.slots import make_cache
 from rlhf_lightning.rollout.uncached import UncachedDecoding, decoding_of
 
@@ -28,7 +28,7 @@ PADDING_TOKENS = 64
 LOOK_EVERY = 8
 
 
-class NativeEngine:
+class NativeEngine(Engine):
     """Sample with the trainer's own weights; positions restart at each prompt.
 
     At most `batch_size` prompts are decoded at a time, each with `samples_per_prompt` rows. A row that has ended leaves
@@ -51,6 +51,11 @@ class NativeEngine:
     def sync(self, model: nn.Module) -> None:
         """Keep a reference to the policy: its weights are always current."""
         self.model, self.decoding = model, decoding_of(model)
+
+    def keep(self, value_head: nn.Module | None) -> bool:
+        """Keep that head's values, too: the weights that it samples with are the trainer's own."""
+        self.value_head = value_head
+        return True
 
     @torch.no_grad()
     def generate(

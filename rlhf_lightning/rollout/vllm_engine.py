@@ -15,7 +15,7 @@ from torch import distributed, nn
 
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError
 from rlhf_lightning.models.adapters import has_adapter
-from rlhf_lightning.rollout.engine import Generation, SamplingSettings
+from rlhf_lightning.rollout.engine import Engine, Generation, SamplingSettings
 from rlhf_lightning.rollout.isolation import isolated
 from rlhf_lightning.rollout.policy_weights import (
     adapter_rank,
@@ -38,7 +38,7 @@ ENVIRONMENT = {
 }
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """vLLM holds a copy of the base and gets the trained weights before every rollout.
 
     An adapter travels as files and gets a new name and number each time, since vLLM caches adapters by number and

@@ -18,7 +18,7 @@ from torch import nn
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import has_adapter
 from rlhf_lightning.rollout.agreement import by_first, together
-from rlhf_lightning.rollout.engine import Generation, SamplingSettings
+from rlhf_lightning.rollout.engine import Engine, Generation, SamplingSettings
 from rlhf_lightning.rollout.policy_weights import check_output_layer, write_weights
 from rlhf_lightning.rollout.responses import Response, row_seeds, sampling_arguments, to_generation
 from rlhf_lightning.rollout.vllm_client import RefusedError, VLLMClient
@@ -29,7 +29,7 @@ NEEDS_ADAPTERS = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATI
 NEEDS_DEVELOPMENT = "start it with VLLM_SERVER_DEV_MODE=1"
 
 
-class VLLMServer:
+class VLLMServer(Engine):
     """A running `vllm serve` of the policy's base, that gets the trained weights before every rollout.
 
     The first process writes them where the server reads them. An adapter is loaded under a new name each time

@@ -1,0 +1,94 @@
+"""What a reward is: a function of prompts and responses, and what a class may know besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+
+class RewardFunction(Protocol):
+    """Scores responses: one finite number each, higher is better.
+
+    `columns` carries the data row's other columns (each a list), `messages` for conversational prompts, and `ended`:
+    whether each response produced an EOS. A plain function will do; a class that knows more is a `Reward`.
+    """
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]: ...
+
+
+class Reward:
+    """A reward that can be asked more than scores. Each method has an answer already: override what differs.
+
+    Attributes:
+        name: what it is called where a score is refused; empty: the name of its class.
+        key: where it was named, such as `reward.function`; empty: `reward`.
+        reads_tokens: it is called with `sampled=`, a SampledTokens, besides the texts.
+        parts: the last scores by part, where it is a sum; for the log.
+    """
+
+    name: str = ""
+    key: str = ""
+    reads_tokens: bool = False
+    parts: Mapping[str, list[float]] = {}
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        """Return the scores (see RewardFunction)."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> Reward:
+        """Move what it computes with to the policy's device; called once, before the first rollout."""
+        return self
+
+    def share_backbone(self, policy: nn.Module) -> None:
+        """Use the policy's own base, if that is what this reward is an adapter on; called once, in layout `shared`."""
+
+    def check_length(self, max_new_tokens: int) -> None:
+        """Raise UserError if it cannot read a response of so many tokens."""
+
+    def origin(self) -> dict[str, str]:
+        """Return what it is made of, key to mark (such as a file's hash): what a resumed run has to find unchanged."""
+        return {}
+
+
+def as_reward(reward: RewardFunction) -> Reward:
+    """The reward itself if it is a `Reward`; else one around it, which asks it for those of the methods that it has."""
+    return reward if isinstance(reward, Reward) else _Plain(reward)
+
+
+class _Plain(Reward):
+    """A function, or an object that has some of a Reward's methods and attributes."""
+
+    def __init__(self, given: RewardFunction) -> None:
+        self.given: Any = given
+        self.name = str(getattr(given, "name", type(given).__name__))
+        self.key = str(getattr(given, "key", None) or "")
+        self.reads_tokens = bool(getattr(given, "reads_tokens", False))
+
+    @property
+    def parts(self) -> Mapping[str, list[float]]:  # type: ignore[override]
+        found: Mapping[str, list[float]] = getattr(self.given, "parts", {})
+        return found
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        scores: list[float] = self.given(prompts, responses, **columns)
+        return scores
+
+    def to(self, device: torch.device | str) -> Reward:
+        self._ask("to", device)
+        return self
+
+    def share_backbone(self, policy: nn.Module) -> None:
+        self._ask("share_backbone", policy)
+
+    def check_length(self, max_new_tokens: int) -> None:
+        self._ask("check_length", max_new_tokens)
+
+    def origin(self) -> dict[str, str]:
+        return dict(self._ask("origin") or {})
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        found = getattr(self.given, method, None)
+        return found(*args) if callable(found) else None
