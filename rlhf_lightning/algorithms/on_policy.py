@@ -29,8 +29,16 @@ from rlhf_lightning.functional import kl_estimate, token_rewards
 from rlhf_lightning.models import ActorCritic, Reference, export_model, whole_weights
 from rlhf_lightning.models.forward import backbone, bare_model
 from rlhf_lightning.models.roles import ActorCriticOutput
-from rlhf_lightning.rewards import RewardFunction
-from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, SamplingSettings, make_engine, seeded_generator
+from rlhf_lightning.rewards import RewardFunction, as_reward
+from rlhf_lightning.rollout import (
+    Generation,
+    Rollout,
+    RolloutEngine,
+    SamplingSettings,
+    as_engine,
+    make_engine,
+    seeded_generator,
+)
 from rlhf_lightning.training.ranges import check_range
 from rlhf_lightning.training.resume_points import refuse_within_iterations
 from rlhf_lightning.training.row_limits import check_rows
@@ -86,7 +94,7 @@ class OnPolicyModule(IterationModule):
         super().__init__(*args, **kwargs)
         check_range("> 0", importance_cap=importance_cap)
         check_range(">= 0", entropy_coef=entropy_coef)
-        self.reward, self.engine, self.kl = reward, engine, kl or KLPenalty()
+        self.engine, self.kl = engine, kl or KLPenalty()
         self.entropy_coef, self.whiten_advantages, self.importance_cap = entropy_coef, whiten_advantages, importance_cap
         self.layout, self.old_logprobs = layout, old_logprobs
         self.kl_controller = self.kl.controller()
@@ -107,8 +115,8 @@ class OnPolicyModule(IterationModule):
         critic = backbone(self.new_network()) if valued and not shared else None
         self.actor_critic = ActorCritic(policy, critic, with_values=valued)
         self.reference = Reference(policy, self.new_network, share=shared)
-        if shared and hasattr(self.reward, "share_backbone"):
-            self.reward.share_backbone(policy)
+        if shared:
+            as_reward(self.reward).share_backbone(policy)
         self.shard(self.actor_critic)
         if self.engine is None:
             ends = bare_model(policy).generation_config.eos_token_id
@@ -116,6 +124,15 @@ class OnPolicyModule(IterationModule):
             self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
         if self.old_logprobs == "engine":
             keep_from_engine(self.engine, self.actor_critic)
+
+    @property
+    def reward(self) -> RewardFunction:
+        """What scores responses."""
+        return self.scorer.given
+
+    @reward.setter
+    def reward(self, reward: RewardFunction) -> None:
+        self.scorer.given = reward
 
     @property
     def policy(self) -> Any:
@@ -142,9 +159,8 @@ class OnPolicyModule(IterationModule):
 
     def teardown(self, stage: str) -> None:
         """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
-        close = getattr(self.engine, "close", None)
-        if close is not None:
-            close()
+        if self.engine is not None:
+            as_engine(self.engine).close()
 
     # ---- collect and credit: everything here runs without gradients, once an iteration
 

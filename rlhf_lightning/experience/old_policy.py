@@ -16,7 +16,7 @@ from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ActorCritic, Reference, response_logprobs
 from rlhf_lightning.models.transfer import to_device
-from rlhf_lightning.rollout import Generation, NativeEngine, Rollout, RolloutEngine
+from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, as_engine
 
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -27,12 +27,11 @@ def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
     Raises:
         UserError: an engine with kernels or weights of its own.
     """
-    if not isinstance(engine, NativeEngine):
+    if not as_engine(engine).keep(actor_critic.value_head if actor_critic.critic is None else None):
         raise UserError(
             f"algorithm.old_logprobs: found engine, but {type(engine).__name__} does not compute as the trainer does; "
             "choose rollout=native, or algorithm.old_logprobs=trainer"
         )
-    engine.value_head = actor_critic.value_head if actor_critic.critic is None else None
 
 
 class OldPolicy:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, shape_scores
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.models.transfer import to_device
-from rlhf_lightning.rewards import RewardFunction, score_samples
+from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, score_samples
 from rlhf_lightning.rollout import Generation
 
 
@@ -27,26 +26,28 @@ class Scorer:
     """
 
     def __init__(self, reward: RewardFunction, tokenizer: PreTrainedTokenizerBase, shaping: RewardShaping) -> None:
-        self.reward: Any = reward
-        self.tokenizer, self.shaping, self.moments = tokenizer, shaping, RunningMoments()
+        self.given, self.tokenizer, self.shaping, self.moments = reward, tokenizer, shaping, RunningMoments()
         self._constant = ConstantScores()
+
+    @property
+    def reward(self) -> Reward:
+        """What scores responses, with all that can be asked of a reward."""
+        return as_reward(self.given)
 
     @property
     def key(self) -> str:
         """Where the reward was named, for messages."""
-        return str(getattr(self.reward, "key", "reward"))
+        return self.reward.key or "reward"
 
     @property
     def parts(self) -> Mapping[str, Sequence[float]]:
         """The last scores of each part of a reward that is a sum."""
-        return getattr(self.reward, "parts", {})
+        return self.reward.parts
 
     def prepare(self, device: torch.device, max_new_tokens: int) -> None:
         """Move the reward's network to the policy's device, and refuse responses that it could not read."""
-        if hasattr(self.reward, "check_length"):
-            self.reward.check_length(max_new_tokens)
-        if hasattr(self.reward, "to"):
-            self.reward.to(device)
+        self.reward.check_length(max_new_tokens)
+        self.reward.to(device)
 
     def __call__(self, prompts: list[PromptRow], generation: Generation, device: torch.device) -> Tensor:
         """Return the reward of every response [B], before it is shaped."""
