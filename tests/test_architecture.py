@@ -47,6 +47,7 @@ FREE = {
     "guarded_streams",
     "working_folder",
     "value_types",
+    "value_checks",
     "__version__",
 }  # all but `functional`
 ONLY_IN_COMMANDS = {"hydra", "omegaconf"}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
 from torch import Tensor
 
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import dpo_loss, implicit_rewards
-from rlhf_lightning.functional.preference import LOSS_TYPES, PER_TOKEN, SMOOTHED
-from rlhf_lightning.training.ranges import check_range
-from rlhf_lightning.value_types import NonNegative, Positive
+from rlhf_lightning.functional.preference import PER_TOKEN, SMOOTHED
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import BelowHalf, NonNegative, Positive
 
 LossType = Literal["sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down"]
 
@@ -48,30 +46,24 @@ class DPOModule(PreferenceModule):
         *("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins", "val/rewards/accuracies"),
     )
 
+    @checked("algorithm")
     def __init__(
         self,
         *args: Any,
         beta: Positive = 0.1,
         loss_type: LossType = "sigmoid",
-        label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+        label_smoothing: BelowHalf = 0.0,
         nll_coef: NonNegative = 0.0,
         per_token: bool | None = None,
         precompute_reference: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if loss_type not in LOSS_TYPES:
-            raise UserError(f"algorithm.loss_type: {loss_type!r} is not one of {', '.join(LOSS_TYPES)}")
-        if not 0 < beta < math.inf:
-            raise UserError(f"algorithm.beta: found {beta}; must be above 0")
-        if not 0 <= label_smoothing < 0.5:
-            raise UserError(f"algorithm.label_smoothing: found {label_smoothing}; must be in [0, 0.5)")
         if label_smoothing and loss_type not in SMOOTHED:
             raise UserError(
                 f"algorithm.label_smoothing: found {label_smoothing}, but loss_type={loss_type} has none; set it to 0, "
                 f"or choose algorithm.loss_type={' | '.join(SMOOTHED)}"
             )
-        check_range(">= 0", nll_coef=nll_coef)
         self.beta, self.loss_type, self.label_smoothing, self.nll_coef = beta, loss_type, label_smoothing, nll_coef
         self.per_token = loss_type in PER_TOKEN if per_token is None else per_token
         self.precompute_reference = precompute_reference

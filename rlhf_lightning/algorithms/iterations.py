@@ -29,9 +29,9 @@ from rlhf_lightning.rollout import (
     rows_by_tokens,
     seeded_generator,
 )
-from rlhf_lightning.training.ranges import check_range
 from rlhf_lightning.training.resume_points import at_epoch_start
 from rlhf_lightning.training.row_limits import check_sequences
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Positive, Whole
 
 
@@ -61,6 +61,7 @@ class IterationModule(AlignmentModule):
 
     saves_mid_epoch = False
 
+    @checked("algorithm")
     def __init__(
         self,
         *args: Any,
@@ -74,9 +75,6 @@ class IterationModule(AlignmentModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_range("> 0", target_kl=target_kl)
-        check_range(">= 1", ppo_epochs=ppo_epochs, num_minibatches=num_minibatches)
-        check_range(">= 1", tokens_per_microbatch=tokens_per_microbatch)
         self.rollout, self.ptx, self.seed = rollout or RolloutSettings(), ptx or PretrainingMix(), seed
         self.ppo_epochs, self.num_minibatches, self.target_kl = ppo_epochs, num_minibatches, target_kl
         self.tokens_per_microbatch = tokens_per_microbatch

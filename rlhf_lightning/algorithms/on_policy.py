@@ -39,9 +39,9 @@ from rlhf_lightning.rollout import (
     make_engine,
     seeded_generator,
 )
-from rlhf_lightning.training.ranges import check_range
 from rlhf_lightning.training.resume_points import refuse_within_iterations
 from rlhf_lightning.training.row_limits import check_rows
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import NonNegative, Positive
 
 
@@ -77,6 +77,7 @@ class OnPolicyModule(IterationModule):
 
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
 
+    @checked("algorithm")
     def __init__(
         self,
         *args: Any,
@@ -92,8 +93,6 @@ class OnPolicyModule(IterationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_range("> 0", importance_cap=importance_cap)
-        check_range(">= 0", entropy_coef=entropy_coef)
         self.engine, self.kl = engine, kl or KLPenalty()
         self.entropy_coef, self.whiten_advantages, self.importance_cap = entropy_coef, whiten_advantages, importance_cap
         self.layout, self.old_logprobs = layout, old_logprobs

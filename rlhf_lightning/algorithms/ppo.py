@@ -14,7 +14,7 @@ from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.functional import ppo_policy_loss, ppo_value_loss
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rollout import Rollout
-from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Between, Fraction, NonNegative, Positive
 
 
@@ -36,6 +36,7 @@ class PPOModule(OnPolicyModule):
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "critic", "reward")
     logs: ClassVar[tuple[str, ...]] = ("value/loss", "value/clip_fraction", "value/explained_variance")
 
+    @checked("algorithm")
     def __init__(
         self,
         *args: Any,
@@ -47,9 +48,6 @@ class PPOModule(OnPolicyModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_range("> 0", clip_range=clip_range, value_clip_range=value_clip_range)
-        check_range(">= 0", value_coef=value_coef)
-        check_range("in [0, 1]", gamma=gamma, lam=lam)
         self.clip_range, self.value_clip_range, self.value_coef = clip_range, value_clip_range, value_coef
         self.gamma, self.lam = gamma, lam
 

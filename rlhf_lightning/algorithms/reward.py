@@ -13,6 +13,8 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.functional import calibration_error, centering_penalty, preference_accuracy, ranked_preference_loss
 from rlhf_lightning.models import ScoreMoments
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import NonNegative
 
 
 class RewardModule(AlignmentModule):
@@ -41,7 +43,8 @@ class RewardModule(AlignmentModule):
         *("val/score_mean", "val/score_std", "val/calibration_error"),
     )
 
-    def __init__(self, *args: Any, center_coef: float = 0.0, **kwargs: Any) -> None:
+    @checked("algorithm")
+    def __init__(self, *args: Any, center_coef: NonNegative = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.center_coef = center_coef
         self.validation: list[tuple[Tensor, Tensor]] = []

@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from rlhf_lightning.callbacks.last_loss import LastLoss
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import NonNegative, Positive
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,10 @@ class Guardrails(Callback):
         entropy_factor: warn when `objective/entropy` falls below this share of its first value.
     """
 
-    def __init__(self, kl_factor: float = 3.0, kl_target: float | None = None, entropy_factor: float = 0.1) -> None:
+    @checked("callbacks.guardrails")
+    def __init__(
+        self, kl_factor: Positive = 3.0, kl_target: Positive | None = None, entropy_factor: NonNegative = 0.1
+    ) -> None:
         self.kl_factor = kl_factor
         self.kl_target = kl_target
         self.entropy_factor = entropy_factor

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.callbacks.lines import Lines
+from rlhf_lightning.value_types import Text
 
 
 class MetricsFile(Callback):
@@ -30,7 +31,7 @@ class MetricsFile(Callback):
         path: the file; default `metrics.jsonl` in the trainer's `default_root_dir`.
     """
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: Text | Path | None = None) -> None:
         self.path = None if path is None else Path(path)
         self._logger: _LinesLogger | None = None
         self._saved: dict[str, Any] | None = None

@@ -9,6 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, Seconds
+
 FIGURES = {
     "train/loss": "loss",
     "val/loss": "val_loss",
@@ -35,7 +38,8 @@ class ProgressBar(TQDMProgressBar):
         seconds: between plain lines within an epoch.
     """
 
-    def __init__(self, refresh_rate: int = 1, seconds: float = 60.0) -> None:
+    @checked("callbacks.progress")
+    def __init__(self, refresh_rate: Count = 1, seconds: Seconds = 60.0) -> None:
         self._terminal = sys.stdout.isatty()
         self._seconds = seconds
         self._epoch: int | None = None

@@ -12,6 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from rlhf_lightning.callbacks.lines import Lines
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, Text
 
 TABLE = "samples.json"
 ROWS_PER_TABLE = 400
@@ -32,7 +34,8 @@ class SampleTable(Callback):
         path: the file; default `samples.jsonl` in the trainer's `default_root_dir`.
     """
 
-    def __init__(self, every_n_epochs: int = 1, rows: int = 8, path: str | Path | None = None) -> None:
+    @checked("callbacks.samples")
+    def __init__(self, every_n_epochs: Count = 1, rows: Count = 8, path: Text | Path | None = None) -> None:
         self.every_n_epochs = every_n_epochs
         self.rows = rows
         self.path = None if path is None else Path(path)

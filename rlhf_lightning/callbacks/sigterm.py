@@ -18,6 +18,7 @@ from rlhf_lightning.callbacks.resumable_checkpoint import can_resume_from
 from rlhf_lightning.compat import leave_signals_alone
 from rlhf_lightning.errors import Terminated
 from rlhf_lightning.stopping import hold, let_go, listening, raise_what_waited, tell, told
+from rlhf_lightning.value_types import Text
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class StopOnSigterm(Callback):
         dirpath: where `last.ckpt` goes; default: where the run's checkpoint callback saves. Nowhere: nothing is saved.
     """
 
-    def __init__(self, dirpath: str | Path | None = None) -> None:
+    def __init__(self, dirpath: Text | Path | None = None) -> None:
         self.dirpath = dirpath
         self._requeue = False
         self._undo = contextlib.ExitStack()

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import BelowOne
 
 
 class TrainableAverage(Callback):
@@ -28,9 +30,8 @@ class TrainableAverage(Callback):
         UserError: for a decay out of range, and for parameters sharded over processes.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise UserError(f"callbacks: TrainableAverage's decay is {decay}; allowed are values from 0 to below 1")
+    @checked("callbacks.average")
+    def __init__(self, decay: BelowOne = 0.999) -> None:
         self.decay = decay
         self._steps = 0
         self._average: dict[str, Tensor] = {}

@@ -7,12 +7,13 @@ in `conf/` gives that key: who takes an experiment and changes one key of it has
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml  # type: ignore[import-untyped]
 
 from rlhf_lightning.commands.composition import conf_dir
 from rlhf_lightning.commands.tracking import uses_mlflow
@@ -560,11 +561,20 @@ def shipped_values() -> dict[str, list[Any]]:
     """Dotted key -> the values that the files of `conf/` give it; of callbacks, `callbacks.*.<key>`."""
     values: dict[str, list[Any]] = {}
     for file in sorted(conf_dir().rglob("*.yaml")):
-        content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        text = file.read_text(encoding="utf-8")
         package = ".".join(file.parent.relative_to(conf_dir()).parts)
-        for key, value in _leaves(content, "" if "@package" in file.read_text(encoding="utf-8") else package):
+        for key, value in _leaves(yaml.load(text, _Loader), "" if "@package" in text else package):
             values.setdefault(_general(key), []).append(value)
     return values
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads `1e-5` as a number, as OmegaConf does; its own loader takes half a second for all files."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), [*"-+0123456789"]
+)
 
 
 def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:

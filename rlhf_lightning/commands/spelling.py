@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import did_you_mean as did_you_mean
+from rlhf_lightning.value_checks import nearest as nearest
 
 # What other libraries call the same thing.
 OTHER_NAMES = {
@@ -25,12 +26,6 @@ OTHER_NAMES = {
     "vf_coef": "algorithm.value_coef",
     "num_ppo_epochs": "algorithm.ppo_epochs",
 }
-
-
-def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar candidate, if its similarity (0 to 1) reaches `cutoff`."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
-    return found[0] if found else None
 
 
 def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -67,7 +62,3 @@ def keys_under(prefix: str) -> Iterator[None]:
     except UserError as error:
         text = re.sub(r"did you mean (?=\w)", f"did you mean {prefix}", str(error))
         raise UserError(f"{prefix}{text}") from error
-
-
-def did_you_mean(match: str | None) -> str:
-    return f"; did you mean {match}?" if match else ""

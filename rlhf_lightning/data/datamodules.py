@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningDataModule
 
@@ -19,11 +19,13 @@ from rlhf_lightning.data.content import check_content
 from rlhf_lightning.data.files import without_none
 from rlhf_lightning.data.limits import check_validation_batches, training_batches
 from rlhf_lightning.data.loader import BatchLoader
-from rlhf_lightning.data.preparation import LOSS_ON, Numbered
+from rlhf_lightning.data.preparation import Numbered
 from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.report import NothingKeptError, Report
 from rlhf_lightning.data.rows import Source, split_by_prompt, without_nulls
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import BelowOne, Count
 
 log = logging.getLogger(__name__)
 VAL_PROMPTS_PER_BATCH = 64
@@ -49,6 +51,7 @@ class RowDataModule(LightningDataModule):
     kind: ClassVar[str]
     """The kind of rows that it gives: what an algorithm declares as its `data`."""
 
+    @checked("data")
     def __init__(
         self,
         tokenizer: Any,
@@ -60,8 +63,6 @@ class RowDataModule(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0.0 <= val_fraction < 1.0:
-            raise UserError(f"data.val_fraction={val_fraction}: must be in [0, 1)")
         if val is not None and val_fraction:
             raise UserError(f"data.val={val} and data.val_fraction={val_fraction} exclude each other; set one")
         self.tokenizer, self.train, self.val = tokenizer, train, val
@@ -201,22 +202,21 @@ class SFTDataModule(RowDataModule):
 
     kind: ClassVar[str] = "sft"
 
+    @checked("data")
     def __init__(
         self,
         tokenizer: Any,
         train: Source,
         val: Source | None = None,
-        batch_size: int = 8,
-        val_batch_size: int | None = None,
-        max_length: int | None = 1024,
-        loss_on: str = "completion",
+        batch_size: Count = 8,
+        val_batch_size: Count | None = None,
+        max_length: Count | None = 1024,
+        loss_on: Literal["completion", "all", "assistant"] = "completion",
         seed: int = 0,
-        val_fraction: float = 0.0,
-        limit: int | None = None,
+        val_fraction: BelowOne = 0.0,
+        limit: Count | None = None,
     ) -> None:
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
-        if loss_on not in LOSS_ON:
-            raise UserError(f"data.loss_on={loss_on}: allowed are {', '.join(LOSS_ON)}")
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.max_length, self.loss_on = max_length, loss_on
 
@@ -249,17 +249,18 @@ class PreferenceDataModule(RowDataModule):
 
     kind: ClassVar[str] = "preference"
 
+    @checked("data")
     def __init__(
         self,
         tokenizer: Any,
         train: Source,
         val: Source | None = None,
-        batch_size: int = 8,
-        max_length: int | None = 1024,
-        max_prompt_length: int | None = None,
+        batch_size: Count = 8,
+        max_length: Count | None = 1024,
+        max_prompt_length: Count | None = None,
         seed: int = 0,
-        val_fraction: float = 0.0,
-        limit: int | None = None,
+        val_fraction: BelowOne = 0.0,
+        limit: Count | None = None,
     ) -> None:
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
         self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
@@ -305,15 +306,16 @@ class PromptDataModule(RowDataModule):
 
     kind: ClassVar[str] = "prompts"
 
+    @checked("data")
     def __init__(
         self,
         tokenizer: Any,
         train: Source,
         val: Source | None = None,
-        max_prompt_length: int | None = 512,
+        max_prompt_length: Count | None = 512,
         seed: int = 0,
-        val_fraction: float = 0.0,
-        limit: int | None = None,
+        val_fraction: BelowOne = 0.0,
+        limit: Count | None = None,
     ) -> None:
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
         self.max_prompt_length = max_prompt_length

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, NonNegative, Positive
 
 FARTHEST = 1e6  # a moving coefficient stays within this factor of its first one, so that it can come back
 
@@ -178,6 +180,7 @@ def _check_positive(key: str, value: float, why: str = "") -> None:
         raise UserError(f"{key}: found {value}; must be above 0{why and ': ' + why}")
 
 
+@checked("algorithm.kl")
 @dataclass(frozen=True)
 class KLPenalty:
     """How PPO is held to the reference.
@@ -195,14 +198,14 @@ class KLPenalty:
     """
 
     kind: Literal["adaptive", "multiplicative", "pid", "fixed"] = "adaptive"
-    coef: float = 0.1
-    target: float | None = 6.0
-    horizon: int | None = 10_000
+    coef: NonNegative = 0.1
+    target: Positive | None = 6.0
+    horizon: Count | None = 10_000
     estimator: Literal["k1", "k2", "k3", "abs"] | None = None
     placement: Literal["reward", "loss"] = "reward"
-    kp: float = 2.0
-    ki: float = 0.3
-    kd: float = 0.0
+    kp: NonNegative = 2.0
+    ki: NonNegative = 0.3
+    kd: NonNegative = 0.0
 
     def __post_init__(self) -> None:
         if self.placement == "loss" and self.estimator in ("k1", "abs"):
@@ -210,16 +213,12 @@ class KLPenalty:
                 f"algorithm.kl.estimator: {self.estimator} in the loss does not pull towards the reference "
                 "(k1's gradient is zero on average); use k2 or k3 with algorithm.kl.placement=loss"
             )
-        if not 0 <= self.coef < math.inf:
-            raise UserError(f"algorithm.kl.coef: found {self.coef}; must be at least 0 and finite")
         self.controller()  # refuses what its kind cannot work with
 
     def controller(self) -> KLController:
         """A fresh controller of this kind."""
         if self.kind == "fixed":
             return FixedKLController(self.coef)
-        if self.kind not in ("adaptive", "multiplicative", "pid"):
-            raise UserError(f"algorithm.kl.kind: {self.kind!r} is not one of adaptive, multiplicative, pid, fixed")
         if self.target is None:
             raise UserError(
                 f"algorithm.kl.target: missing; algorithm.kl.kind={self.kind} moves the coefficient to hold it"

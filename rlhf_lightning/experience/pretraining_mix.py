@@ -10,9 +10,11 @@ from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence,
 from rlhf_lightning.data.datamodules import pad_id
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import endless_order
-from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, NonNegative, Text
 
 
+@checked("algorithm.ptx")
 @dataclass
 class PretrainingMix:
     """coef * (mean negative log-likelihood of pretraining text) is added to every optimiser step's loss.
@@ -24,16 +26,14 @@ class PretrainingMix:
         max_length: in tokens.
     """
 
-    coef: float = 0.0
-    data: str | None = None
-    batch_size: int = 8
-    max_length: int = 512
+    coef: NonNegative = 0.0
+    data: Text | None = None
+    batch_size: Count = 8
+    max_length: Count = 512
     rows: list[TokenizedSequence] = field(default_factory=list, init=False, repr=False)
     _hash: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_range(">= 0", ptx__coef=self.coef)
-        check_range(">= 1", ptx__batch_size=self.batch_size, ptx__max_length=self.max_length)
         if self.coef and self.data is None:
             raise UserError("algorithm.ptx.data: set it to the pretraining text, or algorithm.ptx.coef=0")
 

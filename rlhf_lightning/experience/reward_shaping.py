@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import NonNegative, Positive
 
 
+@checked("algorithm.shaping")
 @dataclass(frozen=True)
 class RewardShaping:
     """Normalisation, clipping and the price of not ending, in this order.
@@ -21,12 +23,8 @@ class RewardShaping:
     """
 
     normalize: bool = False
-    clip: float | None = None
-    missing_eos_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_range("> 0", shaping__clip=self.clip)
-        check_range(">= 0", shaping__missing_eos_penalty=self.missing_eos_penalty)
+    clip: Positive | None = None
+    missing_eos_penalty: NonNegative = 0.0
 
 
 class RunningMoments:

@@ -20,12 +20,15 @@ from rlhf_lightning.errors import UserError, blaming, named
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models.beside import add_beside
 from rlhf_lightning.models.generation_settings import make_savable
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import BelowOne, Count, Positive, Text
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
 SAFE_INITIALISATIONS = ("default", "gaussian")
 OUTPUT_LAYERS = ["lm_head", "embed_out", "score"]  # kept out of 4 bits
 
 
+@checked("model.adapter")
 @dataclass(frozen=True)
 class LoRA:
     """W + scale B A, with B [out, rank] and A [rank, in] trained and W frozen (Hu et al. 2021).
@@ -44,13 +47,13 @@ class LoRA:
         UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA); a broken pattern.
     """
 
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: Count = 16
+    alpha: Positive = 32.0
+    dropout: BelowOne = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    target_modules: str | list[str] = "all-linear"
-    init: str = "default"
+    target_modules: Text | list[Text] = "all-linear"
+    init: Text = "default"
 
     def __post_init__(self) -> None:
         if self.init not in SAFE_INITIALISATIONS:

@@ -37,7 +37,7 @@ from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loaded_weights import read_network
 from rlhf_lightning.models.row_limit import keep_row_limit
 from rlhf_lightning.models.self_check import check_causal_lm, check_classifier, plain_forward
-from rlhf_lightning.value_types import Kernels
+from rlhf_lightning.value_types import Kernels, Text
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -108,10 +108,10 @@ def pretrained_arguments(
 
 
 def load_causal_lm(
-    path: str | Path,
+    path: Text | Path,
     dtype: Dtype = "float32",
-    attn_implementation: str | None = None,
-    revision: str | None = None,
+    attn_implementation: Text | None = None,
+    revision: Text | None = None,
     trust_remote_code: bool = False,
     dropout: bool = True,
     activation_checkpointing: bool = False,

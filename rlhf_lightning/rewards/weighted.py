@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import TypedDict
 
 from rlhf_lightning.errors import UserError, key_beside, named_as
 from rlhf_lightning.models.loading import Dtype
@@ -14,7 +15,7 @@ from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
-from rlhf_lightning.value_types import Kernels
+from rlhf_lightning.value_types import Count, Kernels, Number, Seconds, Text
 
 
 class WeightedSum(Reward):
@@ -77,15 +78,26 @@ class WeightedSum(Reward):
         return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
 
 
+class RewardPart(TypedDict, total=False):
+    """One part of a weighted sum: a function or a model, and its weight."""
+
+    function: Text | None
+    model: Text | None
+    weight: Number
+    standardize: bool
+    dtype: Dtype
+    attn_implementation: Text | None
+
+
 def make_reward(
-    function: str | None = None,
-    model: str | None = None,
-    components: Mapping[str, Mapping[str, Any]] | None = None,
-    batch_size: int = 32,
+    function: Text | None = None,
+    model: Text | None = None,
+    components: Mapping[str, RewardPart] | None = None,
+    batch_size: Count = 32,
     standardize: bool = False,
     dtype: Dtype = "float32",
-    attn_implementation: str | None = None,
-    timeout: float | None = None,
+    attn_implementation: Text | None = None,
+    timeout: Seconds | None = None,
 ) -> RewardFunction:
     """The reward that the settings name: exactly one of the first three.
 

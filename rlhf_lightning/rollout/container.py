@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.data.batches import Batch
-from rlhf_lightning.errors import UserError
-from rlhf_lightning.value_types import Count
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, Positive
 
 
+@checked("rollout")
 @dataclass(frozen=True)
 class RolloutSettings:
     """How an iteration's responses are collected.
@@ -28,25 +29,12 @@ class RolloutSettings:
         samples_per_prompt: responses to each prompt, neighbours in the rollout.
     """
 
-    engine: str = "native"
-    max_new_tokens: int = 64
-    temperature: float = 1.0
-    batch_size: int = 64
-    generation_batch_size: int | None = None
+    engine: Literal["native"] = "native"
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    batch_size: Count = 64
+    generation_batch_size: Count | None = None
     samples_per_prompt: Count = 1
-
-    own_engine: ClassVar[str] = "native"
-
-    def __post_init__(self) -> None:
-        if self.engine != self.own_engine:
-            raise UserError(
-                f"rollout.engine: found {self.engine}, but these are the settings of {self.own_engine}; choose "
-                "rollout=native or rollout=vllm"
-            )
-        if self.temperature <= 0:
-            raise UserError(f"rollout.temperature: {self.temperature} must be > 0: PPO needs a stochastic policy")
-        if self.samples_per_prompt < 1:
-            raise UserError(f"rollout.samples_per_prompt: found {self.samples_per_prompt}; must be at least 1")
 
     @property
     def responses(self) -> int:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout.container import RolloutSettings
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Seconds, Share, Text
+
+Server = Annotated[str, Field(pattern=r"^https?://[^/]+")]
 
 # What the engine sets itself, from the policy and from the keys named here.
 OWN_ARGUMENTS = {
@@ -27,6 +33,7 @@ OWN_ARGUMENTS = {
 ONE_DEVICE = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
+@checked("rollout")
 @dataclass(frozen=True)
 class VLLMRollout(RolloutSettings):
     """An iteration's responses from vLLM: an engine in every process, or a server for all of them.
@@ -46,18 +53,15 @@ class VLLMRollout(RolloutSettings):
         UserError: arguments of the engine that other keys decide, or that go to a server.
     """
 
-    engine: str = "vllm"
-    server: str | None = None
-    gpu_memory_utilization: float = 0.4
+    engine: Literal["vllm"] = "vllm"  # type: ignore[assignment]
+    server: Server | None = None
+    gpu_memory_utilization: Share = 0.4
     sleep: bool = False
-    sync_dir: str | None = None
-    timeout: float = 600.0
+    sync_dir: Text | None = None
+    timeout: Seconds = 600.0
     engine_args: dict[str, Any] | None = None
 
-    own_engine: ClassVar[str] = "vllm"
-
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.server and self.engine_args:
             raise UserError(
                 "rollout.engine_args: for an engine in this process; beside rollout.server give them to `vllm serve`"

@@ -7,29 +7,34 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_files, write_hashes
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.world import World, build_world
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count, NonNegative, Number, Text, UpToHalf, Whole
 
 FORMAT = 4  # raised whenever the same arguments would give other files
 MANIFEST = "world.json"
 
 
+@checked("prepare")
 def write_world(
-    folder: str | Path,
-    seed: int = 0,
-    n_train_prompts: int = 1100,
-    n_test_prompts: int = 200,
-    demonstrations_per_prompt: int = 8,
-    pairs_per_prompt: int = 8,
-    answers_per_ranking: int = 6,
-    rankings_per_prompt: int = 16,
-    temperature: float = 0.5,
-    flip_rate: float = 0.03,
-    length_bias: float = 0.0,
+    folder: Text | Path,
+    seed: Whole = 0,
+    n_train_prompts: Count = 1100,
+    n_test_prompts: Count = 200,
+    demonstrations_per_prompt: Count = 8,
+    pairs_per_prompt: Count = 8,
+    answers_per_ranking: Annotated[int, Field(ge=0, le=9)] = 6,
+    rankings_per_prompt: Count = 16,
+    temperature: NonNegative = 0.5,
+    flip_rate: UpToHalf = 0.03,
+    length_bias: Number = 0.0,
 ) -> Path:
     """Write the world of a seed to `folder` and return the folder.
 
@@ -77,9 +82,6 @@ def write_world(
         return target
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty and holds no {MANIFEST}: choose a new folder for the world")
-    for name in ("demonstrations_per_prompt", "pairs_per_prompt", "rankings_per_prompt"):
-        if arguments[name] < 1:
-            raise UserError(f"{name} is {arguments[name]}; choose 1 or more")
     if answers_per_ranking not in (0, *range(2, 10)):
         raise UserError(f"answers_per_ranking is {answers_per_ranking}; choose 0 (no ranked lists) or 2 to 9")
     world = build_world(seed, n_train_prompts, n_test_prompts)

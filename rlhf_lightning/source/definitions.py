@@ -144,6 +144,15 @@ def _member(owner: Definition, names: list[str]) -> Definition | None:
     return owner
 
 
+def public_names() -> list[str]:
+    """The dotted paths of what this package's folders export."""
+    modules = (module_of(f"rlhf_lightning.{folder}.")[0] for folder in _PUBLIC)
+    return [f"{each.name}.{name}" for each in modules if each is not None for name in each.names if name[0] not in "_*"]
+
+
+_PUBLIC = ("algorithms", "models", "data", "rewards", "rollout", "callbacks", "simulation")
+
+
 def module_of(target: str) -> tuple[Module | None, list[str]]:
     """The longest beginning of a dotted path that is a module with a source file, and the names after it."""
     spec, name, rest = longest_module(target)
@@ -158,7 +167,7 @@ def longest_module(target: str) -> tuple[ModuleSpec | None, str, list[str]]:
     spec = find_spec(top)
     if spec is None:
         return None, top, rest
-    name, folders = top, list(spec.submodule_search_locations or [])
+    name, folders = top, [str(folder) for folder in spec.submodule_search_locations or []]
     while rest and (below := _submodule(folders, rest[0])) is not None:
         spec, name = below, f"{name}.{rest[0]}"
         folders = _folders(spec, folders, rest.pop(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 
@@ -12,7 +14,7 @@ class FullySharded(ModelParallelStrategy):
         process_group_backend: null: nccl on GPUs, gloo on CPUs.
     """
 
-    def __init__(self, process_group_backend: str | None = None) -> None:
+    def __init__(self, process_group_backend: Literal["nccl", "gloo"] | None = None) -> None:
         super().__init__(
             data_parallel_size="auto",
             tensor_parallel_size=1,

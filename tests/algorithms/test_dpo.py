@@ -148,10 +148,10 @@ def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Pat
     [
         ({"loss_type": "hinge", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=hinge has none"),
         ({"loss_type": "ipo", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=ipo has none"),
-        ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; must be in \[0, 0\.5\)"),
+        ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; allowed: a number >= 0 and < 0\.5"),
         ({"label_smoothing": -0.1}, r"label_smoothing: found -0\.1"),
-        ({"beta": 0.0}, r"beta: found 0\.0; must be above 0"),
-        ({"nll_coef": -1.0}, "nll_coef: found -1.0; must be >= 0"),
+        ({"beta": 0.0}, r"beta: found 0\.0; allowed: a number > 0"),
+        ({"nll_coef": -1.0}, "nll_coef: found -1.0; allowed: a number >= 0"),
         ({"beta": math.inf, "loss_type": "ipo"}, "beta: found inf"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_setting_that_the_loss_does_not_have_is_refused(settings: dict[str, An
 
 
 def test_an_unknown_loss_is_named() -> None:
-    with pytest.raises(UserError, match=r"algorithm\.loss_type: 'dpo'"):
+    with pytest.raises(UserError, match=r"algorithm\.loss_type: standard DPO is algorithm\.loss_type=sigmoid"):
         dpo(loss_type="dpo")
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from typing import get_origin
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from typing_extensions import Required, get_type_hints
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import get_type_hints
 
 from rlhf_lightning.commands.checks import check_inputs, check_sections
 from rlhf_lightning.commands.composition import compose_config, conf_dir
 from rlhf_lightning.commands.help import GROUPS, options
-from rlhf_lightning.commands.package_schema import PACKAGE_SECTIONS
 from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.commands.stages import compose_stages
-from rlhf_lightning.commands.validation import TARGETS, validate
+from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.sections import section_type
 
 EXPERIMENTS = options("experiment")
 # What a user must give, so that the example experiments on own files are valid.
@@ -93,12 +96,37 @@ def test_the_export_and_the_chat_config_are_valid():
     validate(compose_config("chat", ["model=outputs/demo/ppo"]), Chat)  # model is also the name of a group
 
 
-def test_every_class_of_ours_in_the_configs_has_a_schema():
-    text = "\n".join(file.read_text() for file in conf_dir().rglob("*.yaml"))
-    targets = {line.split("_target_:")[1].split("#")[0].strip() for line in text.splitlines() if "_target_:" in line}
-    assert targets
-    launchers = {target for target in targets if target.startswith("hydra_plugins.")}  # checked by Hydra and submitit
-    assert not targets - launchers - set(TARGETS)
+def sections_of(value: Any, key: str = "") -> Iterator[tuple[str, dict]]:
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        yield from sections_of(inner, f"{key}.{name}".lstrip("."))
+    if isinstance(value, dict) and "_target_" in value:
+        yield key, value
+
+
+def shipped_sections() -> dict[str, str]:
+    """Every class that the configs name, with the key of its section in the whole config."""
+    found = {}
+    for file in sorted(conf_dir().rglob("*.yaml")):
+        package = ".".join(file.parent.relative_to(conf_dir()).parts)
+        content = yaml.safe_load(file.read_text())
+        for key, section in sections_of(content, "" if "@package" in file.read_text() else package):
+            found.setdefault(section["_target_"], key)
+    return {target: key for target, key in found.items() if not target.startswith("hydra_plugins.")}  # Hydra's own
+
+
+SECTIONS = shipped_sections()
+# What code gives a constructor and a config cannot.
+PASSED = {
+    "algorithm": {"model", "tokenizer", "optimizer", "scheduler", "reward", "rollout", "seed", "engine"},
+    "data": {"tokenizer", "seed"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "num_training_steps"},
+    "logger": {"notice", "parent", "store"},
+    "trainer": {
+        *("logger", "callbacks", "default_root_dir", "use_distributed_sampler", "enable_model_summary"),
+        *("limit_test_batches", "limit_predict_batches", "barebones", "model_registry", "enable_autolog_hparams"),
+    },
+}
 
 
 def arguments_of(target: str) -> dict[str, inspect.Parameter]:
@@ -113,40 +141,36 @@ def arguments_of(target: str) -> dict[str, inspect.Parameter]:
             found = dict(inspect.signature(cls.__init__).parameters) | found
             if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls.__init__).parameters.values()):
                 break
-    return found
+    return {name: each for name, each in found.items() if name != "self" and each.kind not in (2, 4)}
 
 
-@pytest.mark.parametrize("target", sorted(TARGETS))
-def test_every_key_of_the_schema_is_an_argument_of_its_class(target):
-    fields = set(get_type_hints(TARGETS[target]))
-    arguments = set(arguments_of(target))
+@pytest.mark.parametrize("target", sorted(SECTIONS))
+def test_the_keys_read_from_the_source_are_the_arguments_of_the_class(target):
+    keys = set(get_type_hints(section_type(target, SECTIONS[target])))
+    arguments = set(arguments_of(target)) - PASSED.get(SECTIONS[target], set())
     if target.endswith(".DDPStrategy"):  # it hands what it does not know on to torch's class
-        arguments |= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
-    assert fields <= arguments, f"{target} has no {fields - arguments}"
+        assert {"find_unused_parameters", "bucket_cap_mb"} <= keys - arguments
+        keys -= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
+    assert keys == arguments
 
 
-# What the commands pass themselves, and what only code passes.
-PASSED = {"self", "args", "kwargs", "model", "tokenizer", "optimizer", "scheduler", "reward", "rollout", "seed"}
-IN_CODE = {"engine"}
+OURS = sorted(target for target in SECTIONS if target.startswith("rlhf_lightning."))
 
 
-@pytest.mark.parametrize("target", sorted(PACKAGE_SECTIONS))
-def test_every_argument_of_our_classes_is_a_key_of_the_schema(target):
-    assert set(arguments_of(target)) - PASSED - IN_CODE <= set(get_type_hints(PACKAGE_SECTIONS[target]))
+@pytest.mark.parametrize("target", OURS)
+def test_every_setting_of_ours_has_a_type_and_its_default_is_one_of_its_values(target):
+    hints = get_type_hints(section_type(target, SECTIONS[target]), include_extras=True)
+    assert Any not in hints.values()
+    assert not {name for name, hint in hints.items() if hint in (int, float)}, "a number without a range"
+    for name, parameter in arguments_of(target).items():
+        if name in hints and isinstance(parameter.default, int | float | str | bool):
+            TypeAdapter(hints[name], config=ConfigDict(strict=True)).validate_python(parameter.default)
 
 
-@pytest.mark.parametrize("target", sorted(PACKAGE_SECTIONS))
-def test_the_defaults_of_our_classes_are_values_the_schema_allows(target):
-    defaults = {
-        name: parameter.default
-        for name, parameter in arguments_of(target).items()
-        if name in get_type_hints(PACKAGE_SECTIONS[target])
-        and parameter.default is not parameter.empty
-        and isinstance(parameter.default, int | float | str | bool)
-    }
-    hints = get_type_hints(PACKAGE_SECTIONS[target], include_extras=True)
-    required = {name: "x" for name, hint in hints.items() if get_origin(hint) is Required}
-    validate({"section": {"_target_": target, **required, **defaults}}, None)
+@pytest.mark.parametrize("target", sorted(SECTIONS))
+def test_no_section_takes_a_key_that_is_not_there(target):
+    with pytest.raises(UserError, match=r"\.no_such_key: no such key"):
+        validate({SECTIONS[target]: {"_target_": target, "no_such_key": 1}}, None)
 
 
 def test_conf_holds_only_yaml_that_parses():

@@ -10,9 +10,9 @@ import pytest
 
 from rlhf_lightning.commands import devices
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.library_schema import Strategy
 from rlhf_lightning.commands.train import check
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.library_types import Strategy
 
 
 def test_the_strategies_of_the_schema_are_lightnings():

@@ -69,7 +69,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ("rollout.temperature=0", "rollout.temperature: found 0; allowed: a number > 0"),
         ("trainer.devices=0", "trainer.devices: found 0; allowed: a whole number >= 1 or auto"),
         # choices
-        ("algorithm.kl.kind=adaptiv", 'algorithm.kl.kind: found "adaptiv"; allowed: adaptive | fixed'),
+        ("algorithm.kl.kind=adaptiv", 'algorithm.kl.kind: found "adaptiv"; allowed: adaptive | multiplicative'),
         ("algorithm.kl.kind=k3", "algorithm.kl.kind: k3 is an estimator: algorithm.kl.estimator=k3"),
         (
             "algorithm.kl.estimator=adaptive",
@@ -167,7 +167,9 @@ def test_whole_bounds_have_all_their_digits():
 
 def test_of_many_keys_a_few_are_named():
     text = complaint("+trainer.zzzzqqq=1")
-    assert text.startswith("trainer.zzzzqqq: no such key; allowed: trainer.accelerator, trainer.devices, ")
+    assert text.startswith(
+        "trainer.zzzzqqq: no such key; allowed: trainer.accelerator, trainer.strategy, trainer.devices, "
+    )
     assert text.count(", trainer.") == 7
     assert text.endswith(" more; the same command with --cfg job shows them")
     assert complaint("+logger.zzzzqqq=1").count("more;") <= 1

@@ -153,9 +153,9 @@ def test_errors_name_the_file_and_the_row(tokenizer: PreTrainedTokenizerFast, wr
 
 
 def test_settings_out_of_range_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(UserError, match=r"data\.loss_on=answer: allowed are completion, all, assistant"):
+    with pytest.raises(UserError, match=r'data\.loss_on: found "answer"; allowed: completion \| all \| assistant'):
         SFTDataModule(tokenizer, "a.jsonl", loss_on="answer")
-    with pytest.raises(UserError, match=r"data\.val_fraction=1\.0"):
+    with pytest.raises(UserError, match=r"data\.val_fraction: found 1\.0; allowed: a number >= 0 and < 1"):
         SFTDataModule(tokenizer, "a.jsonl", val_fraction=1.0)
     with pytest.raises(UserError, match="exclude each other"):
         SFTDataModule(tokenizer, "a.jsonl", val="b.jsonl", val_fraction=0.1)

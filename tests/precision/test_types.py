@@ -304,6 +304,7 @@ def test_updates_that_16_bit_weights_do_not_take_are_told(
 def test_the_precisions_that_configs_allow_are_those_that_modules_take() -> None:
     from typing import get_args, get_type_hints
 
-    from rlhf_lightning.commands.library_schema import Trainer
+    from rlhf_lightning.source.sections import section_type
 
-    assert set(get_args(get_type_hints(Trainer)["precision"])) == set(WEIGHTS)
+    trainer = section_type("lightning.Trainer", "trainer")
+    assert set(get_args(get_type_hints(trainer)["precision"])) == set(WEIGHTS)

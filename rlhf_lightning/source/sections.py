@@ -1,0 +1,90 @@
+"""The typed schema of a config's section, read from the constructor of the class that its `_target_` names.
+
+A constructor's annotations say which values it takes (see `value_types`). What the annotations of Lightning, torch and
+transformers leave open stands in `library_types`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import ConfigDict
+from typing_extensions import Required
+
+from rlhf_lightning.source import library_types
+from rlhf_lightning.source.annotations import STRICT, SectionOf, type_of, typed_dict
+from rlhf_lightning.source.constructors import Parameter, of_definition
+from rlhf_lightning.source.declarations import declared
+from rlhf_lightning.source.definitions import Definition, definition
+
+# What the commands give a section's class themselves.
+_GIVEN = {
+    "algorithm": {"model", "tokenizer", "optimizer", "scheduler"},
+    "data": {"tokenizer", "seed"},
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "num_training_steps"},
+}
+_GIVEN_TO_THOSE_THAT_SAMPLE = {"reward", "rollout", "seed"}
+
+
+def section_type(target: str, name: str = "") -> Any:
+    """The `TypedDict` of a section; None for a class whose source is not found.
+
+    Args:
+        target: the dotted path of its class or function.
+        name: the section's own name, which says what the commands give its class.
+    """
+    found = definition(target)
+    if found is None or not hasattr(found.node, "body"):
+        return None
+    given = set(_GIVEN.get(name, ()))
+    if name == "algorithm" and declared(target).on_policy:
+        given |= _GIVEN_TO_THOSE_THAT_SAMPLE
+    return _section_type(found, frozenset(given))
+
+
+@lru_cache(maxsize=256)
+def _section_type(found: Definition, given: frozenset[str]) -> Any:
+    taken = of_definition(found)
+    parameters, takes_more = dict(taken.parameters), taken.takes_more
+    other = library_types.HANDS_ON.get(found.path)
+    if other is not None and (above := definition(other)) is not None:
+        more = of_definition(above)
+        parameters, takes_more = more.parameters | parameters, more.takes_more
+    fields = {name: _field(name, parameter) for name, parameter in parameters.items() if name not in given}
+    strict: ConfigDict = {**STRICT, "extra": "allow"} if takes_more else STRICT
+    kept = {name: field for name, field in fields.items() if field is not None}
+    return typed_dict(found.name, kept, strict)
+
+
+def _field(name: str, parameter: Parameter) -> Any:
+    """The type of a setting; None for an argument that is not one."""
+    table = library_types.types_of(parameter.where.module.name)
+    if name in table:
+        kind = table[name]
+        if kind is library_types.NOT_A_SETTING:
+            return None
+    else:
+        kind = type_of(parameter.annotation, parameter.where)
+        if name in library_types.NEVER_NULL and parameter.where.path.startswith("rlhf_lightning."):
+            kind = _without_null(kind)
+    return Required[kind] if parameter.default is None and name not in library_types.MAY_BE_LEFT_OUT else kind
+
+
+def _without_null(kind: Any) -> Any:
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    return parts[0] if get_origin(kind) in (Union, types.UnionType) and len(parts) == 1 else kind
+
+
+def section_of(kind: Any) -> str | None:
+    """The dataclass that a section of this type makes; None for any other type."""
+    return next((mark.target for mark in _marks(kind) if isinstance(mark, SectionOf)), None)
+
+
+def _marks(kind: Any) -> Iterator[Any]:
+    yield from getattr(kind, "__metadata__", ())
+    for part in get_args(kind):
+        yield from _marks(part)
