@@ -1,13 +1,18 @@
-"""The LightningModules: SFT, reward model, PPO, DPO, and what PPO is steered by."""
+"""The LightningModules, one per algorithm, their bases, and what PPO is steered by."""
 
 from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.algorithms.cpo import CPOModule
 from rlhf_lightning.algorithms.dpo import DPOModule
+from rlhf_lightning.algorithms.kto import KTOModule
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
+from rlhf_lightning.algorithms.orpo import ORPOModule
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.sft import SFTModule
+from rlhf_lightning.algorithms.simpo import SimPOModule
+from rlhf_lightning.algorithms.unpaired import UnpairedModule
 from rlhf_lightning.experience.kl_control import (
     AdaptiveKLController,
     FixedKLController,
@@ -24,12 +29,15 @@ __all__ = [
     "AdaptiveKLController",
     "AlignmentModule",
     "Answers",
+    "CPOModule",
     "DPOModule",
     "FixedKLController",
     "FullySharded",
     "KLController",
     "KLPenalty",
+    "KTOModule",
     "MultiplicativeKLController",
+    "ORPOModule",
     "OnPolicyModule",
     "PIDController",
     "PPOModule",
@@ -39,4 +47,6 @@ __all__ = [
     "RewardShaping",
     "RunningMoments",
     "SFTModule",
+    "SimPOModule",
+    "UnpairedModule",
 ]

@@ -40,11 +40,7 @@ class DPOModule(PreferenceModule):
 
     title: ClassVar[str] = "direct preference optimisation"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference")
-    logs: ClassVar[tuple[str, ...]] = (
-        *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
-        *("logps/chosen", "logps/rejected", "val/loss", "val/logps/chosen", "val/logps/rejected"),
-        *("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins", "val/rewards/accuracies"),
-    )
+    logs: ClassVar[tuple[str, ...]] = ("nll/chosen", "val/nll/chosen")
 
     @checked("algorithm")
     def __init__(

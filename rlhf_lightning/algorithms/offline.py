@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
-from rlhf_lightning.data import PreferenceBatch
+from rlhf_lightning.data import MismatchedBatch, PreferenceBatch, UnpairedBatch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import answer_logps
 from rlhf_lightning.models import Reference, disable_dropout, predict_tokens, scatter_tokens, sequence_logprobs
@@ -73,7 +74,11 @@ class OfflineModule(AlignmentModule):
     precompute_reference = False
     """Compute the reference's log-probabilities once, before training, and let go of a frozen copy."""
 
-    reference: Reference | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reference: Reference | None = None
+        self.reference_table: Table = {}
+        self._reference_hash: str | None = None
 
     def configure_model(self) -> None:
         """The policy without dropout, and its reference."""
@@ -83,8 +88,6 @@ class OfflineModule(AlignmentModule):
             if "reference" in self.roles:
                 self.reference = Reference(self.model, self.new_network)
             self.shard(self.model)
-        self.reference_table: Table = {}
-        self._reference_hash: str | None = None
 
     def on_fit_start(self) -> None:
         """Fill the reference table, from its file if that was made by this reference for these tokens.
@@ -115,16 +118,17 @@ class OfflineModule(AlignmentModule):
         return self._reference_hash
 
     @torch.no_grad()
-    def reference_logps(self, batch: PreferenceBatch) -> Tensor:
+    def reference_logps(self, batch: PreferenceBatch | UnpairedBatch | MismatchedBatch) -> Tensor:
         """log pi_ref of every answer [N], in nats."""
         if self.reference_table:
+            assert isinstance(batch, PreferenceBatch)
             logps = [self.reference_table[i] for i in batch.row_ids.tolist()]
             return to_device(logps, batch.input_ids.device, torch.float32)
         assert self.reference is not None
         with self.reference.model(like=batch.input_ids) as model:
             return sequence_logprobs(model, batch.input_ids, batch.completion_mask)
 
-    def answers(self, batch: PreferenceBatch) -> Answers:
+    def answers(self, batch: PreferenceBatch | UnpairedBatch | MismatchedBatch) -> Answers:
         """Every answer of a batch, [N], under the policy and, if the algorithm has one, its reference."""
         reference = self.reference_logps(batch) if "reference" in self.roles else None
         tokens = predict_tokens(self.model, batch.input_ids, batch.completion_mask)

@@ -21,6 +21,11 @@ class PreferenceModule(OfflineModule):
     data: ClassVar[str] = "preference"
     title: ClassVar[str] = "preference optimisation"
     roles: ClassVar[tuple[str, ...]] = ("policy",)
+    logs: ClassVar[tuple[str, ...]] = (
+        *("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+        *("logps/chosen", "logps/rejected", "val/loss", "val/logps/chosen", "val/logps/rejected"),
+        *("val/rewards/chosen", "val/rewards/rejected", "val/rewards/margins", "val/rewards/accuracies"),
+    )
 
     per_token = False
     """Whether the loss compares means over an answer's tokens; `logps/*` are logged in its unit."""

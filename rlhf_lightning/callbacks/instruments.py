@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.algorithms import AlignmentModule
-from rlhf_lightning.data import PreferenceBatch, SequenceBatch
+from rlhf_lightning.data import PreferenceBatch, SequenceBatch, UnpairedBatch
 from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
@@ -60,7 +60,7 @@ class Instruments(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._networks or not isinstance(batch, Rollout | SequenceBatch | PreferenceBatch):
+        if not self._networks or not isinstance(batch, Rollout | SequenceBatch | PreferenceBatch | UnpairedBatch):
             return
         self._needed.append(needed(batch))
         if isinstance(batch, Rollout) and batch.pretraining is not None:
@@ -122,6 +122,8 @@ def needed(batch: Any) -> Tensor:
     lengths = batch.attention_mask.sum(dim=1)
     if isinstance(batch, SequenceBatch):
         return _needed(lengths, torch.zeros_like(lengths), (batch.labels != -100).sum())
+    if isinstance(batch, UnpairedBatch):
+        return _needed(lengths, torch.zeros_like(lengths), batch.completion_mask.sum())
     return _needed(lengths, _shared_prompts(batch), batch.completion_mask.sum())
 
 

@@ -1,13 +1,16 @@
 """Row formats, chat templates, tokenisation, collation, resumable sampling, and one datamodule per kind of data."""
 
 from rlhf_lightning.data.batches import (
+    MismatchedBatch,
     PreferenceBatch,
     PromptRow,
     SequenceBatch,
+    TokenizedAnswer,
     TokenizedPreference,
     TokenizedSequence,
+    UnpairedBatch,
 )
-from rlhf_lightning.data.collation import collate_preferences, collate_sequences, left_pad
+from rlhf_lightning.data.collation import collate_answers, collate_preferences, collate_sequences, left_pad
 from rlhf_lightning.data.datamodules import PreferenceDataModule, PromptDataModule, SFTDataModule
 from rlhf_lightning.data.decoding import response_texts
 from rlhf_lightning.data.loader import BatchLoader
@@ -15,17 +18,23 @@ from rlhf_lightning.data.reading import read_rows
 from rlhf_lightning.data.rows import row_format
 from rlhf_lightning.data.templates import render_completion, render_prompt
 from rlhf_lightning.data.tokenization import tokenize_completions, tokenize_prompt
+from rlhf_lightning.data.unpaired import UnpairedDataModule
 
 __all__ = [
     "BatchLoader",
+    "MismatchedBatch",
     "PreferenceBatch",
     "PreferenceDataModule",
     "PromptDataModule",
     "PromptRow",
     "SFTDataModule",
     "SequenceBatch",
+    "TokenizedAnswer",
     "TokenizedPreference",
     "TokenizedSequence",
+    "UnpairedBatch",
+    "UnpairedDataModule",
+    "collate_answers",
     "collate_preferences",
     "collate_sequences",
     "left_pad",

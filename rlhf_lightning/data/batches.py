@@ -117,6 +117,60 @@ class PreferenceBatch(Batch):
         return self.completion_mask.argmax(dim=1)
 
 
+class MismatchedBatch(Batch):
+    """Prompts, each with the answer to another one.
+
+    Attributes:
+        input_ids: `[N, L]` long, right-padded: prompt, the other's answer.
+        completion_mask: `[N, L]` long, 1 on the answer's tokens.
+        weights: `[N]` float, 1; 0 for a row that only fills a rank's place, or that no other prompt is beside.
+    """
+
+    def __init__(self, input_ids: Tensor, completion_mask: Tensor, weights: Tensor) -> None:
+        self.input_ids = input_ids
+        self.completion_mask = completion_mask
+        self.weights = weights
+
+
+class UnpairedBatch(Batch):
+    """Answers that are desirable or not.
+
+    Attributes:
+        input_ids: `[N, L]` long, right-padded: prompt, answer, EOS.
+        attention_mask: `[N, L]` long, 1 on tokens.
+        completion_mask: `[N, L]` long, 1 on the answer's tokens, EOS included.
+        desirable: `[N]` booleans.
+        weights: `[N]` float, 1; 0 for a row that only fills a rank's place.
+        denominator: answers that the summed, weighted loss is divided by; see `BatchLoader`.
+        mismatched: of the first batch of an optimiser step, one for each batch of that step; see `UnpairedLoader`.
+    """
+
+    def __init__(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        completion_mask: Tensor,
+        desirable: Tensor,
+        weights: Tensor,
+        denominator: float,
+    ) -> None:
+        self.input_ids = input_ids
+        self.attention_mask = attention_mask
+        self.completion_mask = completion_mask
+        self.desirable = desirable
+        self.weights = weights
+        self.denominator = denominator
+        self.mismatched: tuple[MismatchedBatch, ...] = ()
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        moved = super().to(device, non_blocking)
+        moved.mismatched = tuple(batch.to(device, non_blocking) for batch in self.mismatched)
+        return moved
+
+
 @dataclass(frozen=True)
 class TokenizedSequence:
     """A row of supervised fine-tuning: `labels` are `input_ids`, or -100 where there is no loss."""
@@ -161,6 +215,27 @@ class TokenizedPreference:
         return repr((len(self.prompt_ids), self.pairs, self.margin))
 
     def emptied(self) -> TokenizedPreference:
+        return replace(self, weight=0.0)
+
+
+@dataclass(frozen=True)
+class TokenizedAnswer:
+    """A prompt, one answer, and whether that is desirable."""
+
+    prompt_ids: list[int]
+    answer: list[int]
+    desirable: bool
+    weight: float = 1.0
+
+    def sequences(self) -> list[list[int]]:
+        """What a model reads of the row."""
+        return [self.prompt_ids + self.answer]
+
+    def beside_tokens(self) -> str:
+        """What else of the row a run uses: where the answer begins, and its label."""
+        return repr((len(self.prompt_ids), self.desirable))
+
+    def emptied(self) -> TokenizedAnswer:
         return replace(self, weight=0.0)
 
 

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlhf_lightning.data.batches import IGNORED, PreferenceBatch, SequenceBatch, TokenizedPreference, TokenizedSequence
+from rlhf_lightning.data.batches import (
+    IGNORED,
+    MismatchedBatch,
+    PreferenceBatch,
+    SequenceBatch,
+    TokenizedAnswer,
+    TokenizedPreference,
+    TokenizedSequence,
+    UnpairedBatch,
+)
 
 
 def _right_pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -72,3 +81,29 @@ def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> Pre
         row_ids=torch.tensor([i for row in rows for i in row.row_ids], dtype=torch.long),
         denominator=max(sum(row.weight for row in rows), 1.0),
     )
+
+
+def collate_answers(rows: Sequence[TokenizedAnswer], pad_id: int) -> UnpairedBatch:
+    """Right-padded batch of single answers; `denominator` is those that count, until a loader knows better."""
+    ids = [row.prompt_ids + row.answer for row in rows]
+    return UnpairedBatch(
+        input_ids=_right_pad(ids, pad_id),
+        attention_mask=_right_pad(_ones(ids), 0),
+        completion_mask=_right_pad(_on_answers(rows), 0),
+        desirable=torch.tensor([row.desirable for row in rows], dtype=torch.bool),
+        weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+        denominator=max(sum(row.weight for row in rows), 1.0),
+    )
+
+
+def collate_mismatched(rows: Sequence[TokenizedAnswer], pad_id: int) -> MismatchedBatch:
+    """Right-padded batch of prompts with the answers to others."""
+    return MismatchedBatch(
+        input_ids=_right_pad([row.prompt_ids + row.answer for row in rows], pad_id),
+        completion_mask=_right_pad(_on_answers(rows), 0),
+        weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+    )
+
+
+def _on_answers(rows: Sequence[TokenizedAnswer]) -> list[list[int]]:
+    return [[0] * len(row.prompt_ids) + [1] * len(row.answer) for row in rows]

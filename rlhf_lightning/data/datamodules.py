@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -159,7 +159,13 @@ class RowDataModule(LightningDataModule):
         return self._rows["train"]
 
     def _loader(
-        self, split: str, collate: Any, batch_size: int, weights: Sequence[float], shuffle: bool = False
+        self,
+        split: str,
+        collate: Any,
+        batch_size: int,
+        weights: Sequence[float],
+        shuffle: bool = False,
+        make: Callable[..., BatchLoader] = BatchLoader,
     ) -> BatchLoader:
         trainer: Any = self.trainer
         rows = self._rows[split]
@@ -175,7 +181,7 @@ class RowDataModule(LightningDataModule):
             batches = training_batches(trainer, whole, validates="val" in self._rows)
         elif trainer:
             check_validation_batches(trainer, whole)
-        return BatchLoader(
+        return make(
             rows,
             partial(collate, pad_id=pad_id(self.tokenizer)),
             batch_size,

@@ -102,13 +102,17 @@ class BatchLoader:
         order, size = self.order(), self.batch_size * self.world_size
         return [order[start : start + size] for start in range(0, len(order), size)]
 
+    def windows(self) -> list[range]:
+        """The batches of each optimiser step of an epoch; those that the trainer leaves out are one by one."""
+        whole = len(self)
+        end = whole if self.batches is None else min(self.batches, whole)
+        windows = [range(start, min(start + self.accumulate, end)) for start in range(0, end, self.accumulate)]
+        return windows + [range(step, step + 1) for step in range(end, whole)]
+
     def _denominators(self, global_batches: list[list[int]]) -> list[float]:
         totals = [math.fsum(self.weights[i] for i in batch) for batch in global_batches]
-        end = len(totals) if self.batches is None else min(self.batches, len(totals))
-        windows = [range(start, min(start + self.accumulate, end)) for start in range(0, end, self.accumulate)]
-        windows += [range(step, step + 1) for step in range(end, len(totals))]
         denominators: list[float] = []
-        for window in windows:
+        for window in self.windows():
             total = math.fsum(totals[step] for step in window) or 1.0  # nothing counts: the loss is 0 anyway
             denominators += [total / (self.accumulate * self.world_size)] * len(window)
         return denominators

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_lightning.data.batches import IGNORED, PromptRow, TokenizedPreference, TokenizedSequence
 from rlhf_lightning.data.decoding import decode_exactly
 from rlhf_lightning.data.messages import Options, Text, template_options
-from rlhf_lightning.data.report import CUT_AWAY, CUT_EQUAL, Report
+from rlhf_lightning.data.report import CUT_AWAY, CUT_EQUAL, Report, blamed_on
 from rlhf_lightning.data.row_values import (
     checked_answers,
     checked_row,
@@ -55,7 +54,7 @@ def sequences(
     if encoded is None:
         texts = []
         for index, row in rows:
-            with _blamed_on(source, index):
+            with blamed_on(source, index):
                 text = _demonstration(tokenizer, row, loss_on)
             if text is None:
                 report.dropped["label is false"] += 1
@@ -102,7 +101,7 @@ def preferences(
     most = max((len(row.answers) for row in ranked), default=1)
     texts: list[Rendered] = []
     for row in ranked:
-        with _blamed_on(source, row.index):
+        with blamed_on(source, row.index):
             prompt, templated = render_prompt(tokenizer, row.prompt, row.options), is_conversational(row.prompt)
             answers = [
                 render_completion(tokenizer, row.prompt, answer, before=prompt, options=row.options)
@@ -138,7 +137,7 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
     questions: list[Text] = []
     texts: list[str] = []
     for index, row in rows:
-        with _blamed_on(source, index):
+        with blamed_on(source, index):
             questions.append(_question(row))
             options = template_options(row, is_conversational(questions[-1]))
             texts.append(render_prompt(tokenizer, questions[-1], options))
@@ -165,7 +164,7 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
 def check_sequences(rows: Numbered, source: str) -> None:
     """Raise UserError for the first row that is not of a format for supervised fine-tuning."""
     for index, row in rows:
-        with _blamed_on(source, index):
+        with blamed_on(source, index):
             checked_row(row, *_DEMONSTRATIONS)
 
 
@@ -177,7 +176,7 @@ def check_preferences(rows: Numbered, source: str) -> None:
 def check_prompts(rows: Numbered, source: str) -> None:
     """Raise UserError for the first row that holds no prompt."""
     for index, row in rows:
-        with _blamed_on(source, index):
+        with blamed_on(source, index):
             _question(row)
 
 
@@ -189,15 +188,6 @@ class _Ranked:
     pairs: list[tuple[int, int]]
     margin: float | None = None
     options: Options = field(default_factory=dict)
-
-
-@contextmanager
-def _blamed_on(source: str, index: int) -> Iterator[None]:
-    """Name the row in whatever error it causes."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{source}, row {index + 1}: {error}") from error
 
 
 def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendered | None:
@@ -225,7 +215,7 @@ def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendere
 def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tuple[list[int], list[int], list[int]]]:
     encoded = []
     for index, row in rows:
-        with _blamed_on(report.source, index):
+        with blamed_on(report.source, index):
             kind, row = checked_row(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages"))
             if kind == "labelled" and not is_true(row["label"]):
                 report.dropped["label is false"] += 1
@@ -249,7 +239,7 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
     ranked: list[_Ranked] = []
     labelled: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     for index, row in rows:
-        with _blamed_on(source, index):
+        with blamed_on(source, index):
             kind, row = checked_row(row, "preferences", ("preference", "ranked", "labelled"))
             if kind == "preference":
                 prompt, chosen, rejected = split_preference(row)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rlhf_lightning.errors import UserError
@@ -49,3 +51,12 @@ class Report:
             shortened = max_length is not None and any(self.dropped[reason] for reason in BY_LENGTH)
             advice = f"raise data.max_length={max_length}, or check the rows" if shortened else "check the rows"
             raise NothingKeptError(f"{self}; none is left to train on; {advice}")
+
+
+@contextmanager
+def blamed_on(source: str, index: int) -> Iterator[None]:
+    """Name the row in whatever error it causes."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}, row {index + 1}: {error}") from error

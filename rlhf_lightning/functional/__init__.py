@@ -7,7 +7,7 @@ stays float64. A wrong shape is a ValueError that names the argument.
 """
 
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards
-from rlhf_lightning.functional.answers import kto_loss, odds_ratio_loss, simpo_loss
+from rlhf_lightning.functional.answers import kto_loss, log_odds, odds_ratio_loss, simpo_loss
 from rlhf_lightning.functional.expectile import expectile_loss
 from rlhf_lightning.functional.importance import truncated_importance_weights
 from rlhf_lightning.functional.kl import best_of_n_kl, kl_estimate
@@ -39,6 +39,7 @@ __all__ = [
     "implicit_rewards",
     "kl_estimate",
     "kto_loss",
+    "log_odds",
     "masked_mean",
     "masked_var",
     "masked_whiten",

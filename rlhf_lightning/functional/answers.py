@@ -78,11 +78,23 @@ def odds_ratio_loss(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor) -> T
     tensor([0.3203, 0.6931])
     """
     check_shapes(1, chosen_mean_logps=chosen_mean_logps, rejected_mean_logps=rejected_mean_logps)
-    return -F.logsigmoid(_log_odds(chosen_mean_logps) - _log_odds(rejected_mean_logps))
+    return -F.logsigmoid(log_odds(chosen_mean_logps) - log_odds(rejected_mean_logps))
 
 
-def _log_odds(mean_logps: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = exp(m): with expm1 near p = 1, with log1p elsewhere, where each is exact."""
+def log_odds(mean_logps: Tensor) -> Tensor:
+    r"""$\log(p / (1 - p))$ of $p = e^m$: with expm1 near p = 1, with log1p elsewhere, where each is exact.
+
+    Source: Hong et al. 2024 (arXiv:2403.07691), eq. 4.
+
+    Args:
+        mean_logps: [M], mean log-probability per token, nats; at most 0.
+
+    Returns:
+        [M] in at least float32. At probability 1 the odds are those of the largest probability below 1.
+
+    >>> log_odds(torch.tensor([-0.6931472]))  # of 1/2
+    tensor([0.])
+    """
     logps = at_least_float32(mean_logps)
     logps = logps.clamp(max=-torch.finfo(logps.dtype).eps)
     near = logps > -0.5

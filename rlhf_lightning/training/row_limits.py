@@ -41,3 +41,20 @@ def check_sequences(module: Any, network: Any, rows: Iterable[Any], key: str, lo
     check_positions(
         network, longest + longest_response, f"{key}: the longest {whose} has {longest} tokens{sampled}", advice
     )
+
+
+def check_mismatched(module: Any, network: Any) -> None:
+    """Raise UserError if a prompt beside the answer to another one may be longer than the model's positions."""
+    data = getattr(module.trainer, "datamodule", None)
+    splits = getattr(data, "tokenized_rows", None)
+    rows = [] if splits is None else splits()
+    if not rows or network is None:
+        return
+    longest = max(len(row.prompt_ids) for row in rows) + max(len(row.answer) for row in rows)
+    limit = getattr(data, "max_length", None)
+    check_positions(
+        bare_model(network),
+        longest if limit is None else min(longest, limit),
+        f"data.max_length: the longest prompt beside the longest answer has {longest} tokens",
+        "set data.max_length to at most {limit}",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mutant_catalogue.answers import ANSWERS
 from mutant_catalogue.arithmetic import ARITHMETIC
 from mutant_catalogue.changed_files import CHANGED_FILES
 from mutant_catalogue.devices import ON_DEVICES
@@ -27,6 +28,7 @@ ROWS: tuple[Row, ...] = (
     *TOKENS,
     *TEXT,
     *LOSSES,
+    *ANSWERS,
     *ARITHMETIC,
     *STATE,
     *SIGNALS,

@@ -266,8 +266,8 @@ STATE = (
             Mutant(
                 "a preference that fills a place counts",
                 "data/batches.py",
-                "replace(self, weight=0.0)",
-                "replace(self)",
+                "-> TokenizedPreference:\n        return replace(self, weight=0.0)",
+                "-> TokenizedPreference:\n        return replace(self)",
                 ("data/test_loader.py::test_a_rank_without_a_row_gets_a_preference_that_does_not_count",),
             ),
         ),

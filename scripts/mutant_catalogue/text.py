@@ -56,8 +56,9 @@ TEXT = (
             Mutant(
                 "the mask of answers comes from the pad id",
                 COLLATION,
-                "attention_mask=_right_pad(_ones(ids), 0),\n        completion",
-                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n        completion",
+                "attention_mask=_right_pad(_ones(ids), 0),\n        completion_mask=_right_pad(completion",
+                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n"
+                "        completion_mask=_right_pad(completion",
                 (PAD_FREE,),
             ),
             Mutant(

@@ -1,4 +1,4 @@
-"""Small runs of the four modules through a real Trainer."""
+"""Small runs of the modules through a real Trainer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import lightning as L
 import pytest
 import torch
 
+from rlhf_lightning import algorithms
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
 from rlhf_lightning.models import load_reward_model
 from rlhf_lightning.rollout import RolloutSettings
+from rlhf_lightning.source.declarations import our_algorithms
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -66,6 +68,30 @@ def dpo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs:
     tokenizer = tiny_tokenizer()
     data = PreferenceDataModule(tokenizer, pair_rows(), pair_rows(4), batch_size=2)
     return DPOModule(model, tokenizer, optimizer, **kwargs), data
+
+
+def labelled_rows(n: int = 10) -> list[dict[str, Any]]:
+    """Two answers of each prompt, of different lengths."""
+    return [
+        {"prompt": WORDS[i // 2], "completion": " ".join(WORDS[i : i + 1 + i % 4]), "label": i % 3 != 0}
+        for i in range(n)
+    ]
+
+
+def of_kind(*kinds: str) -> list[str]:
+    """The names of our algorithms, bases left out, that declare one of these kinds of data and train a policy."""
+    found = [each for each in our_algorithms() if each.data in kinds and not each.scores]
+    return [each.name for each in found if each.name not in ("PreferenceModule", "UnpairedModule")]
+
+
+def offline(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
+    """The algorithm of this name, and rows of the kind that it declares."""
+    make, tokenizer = getattr(algorithms, name), tiny_tokenizer()
+    if make.data == "unpaired":
+        data: Any = UnpairedDataModule(tokenizer, labelled_rows(), labelled_rows(4), batch_size=2)
+    else:
+        data = PreferenceDataModule(tokenizer, pair_rows(), pair_rows(4), batch_size=2)
+    return make(model, tokenizer, optimizer, **kwargs), data
 
 
 def reward(folder: Path, optimizer: Any = ADAM, rows: Any = None, **kwargs: Any) -> tuple[Any, Any]:

@@ -16,8 +16,11 @@ from rlhf_lightning.source.declarations import declared
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 
 MADE: dict[str, Any] = {"SFTModule": sft, "RewardModule": reward, "DPOModule": dpo, "PPOModule": ppo}
-# Of an engine that samples on its own, of `importance_cap`, and of several samples per prompt.
-SELDOM = {"rollout/importance_weight", "rollout/importance_capped", "rollout/group_spread", "rollout/group_std"}
+# Of an engine that samples on its own, of `importance_cap`, of several samples per prompt, and of `nll_coef`.
+SELDOM = {
+    *("rollout/importance_weight", "rollout/importance_capped", "rollout/group_spread", "rollout/group_std"),
+    *("nll/chosen", "val/nll/chosen"),
+}
 
 
 @pytest.mark.parametrize("algorithm", MADE)

@@ -22,7 +22,16 @@ from typing import Any
 import lightning as L
 import torch
 
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, RewardShaping, SFTModule
+from rlhf_lightning.algorithms import (
+    DPOModule,
+    KLPenalty,
+    KTOModule,
+    ORPOModule,
+    PPOModule,
+    RewardModule,
+    RewardShaping,
+    SFTModule,
+)
 from rlhf_lightning.callbacks import (
     Guardrails,
     Instruments,
@@ -32,7 +41,7 @@ from rlhf_lightning.callbacks import (
     SampleTable,
     instruments,
 )
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
 from rlhf_lightning.models import load_causal_lm, load_reward_model, save_model
 from rlhf_lightning.models.adapters import LoRA
 from rlhf_lightning.rewards import ModelReward, WeightedSum
@@ -223,6 +232,22 @@ def dpo(folder: Path) -> dict[str, Any]:
 @scenario
 def dpo_lora(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(folder, *preferences(folder, {"adapter": LORA}))
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def orpo_lora(folder: Path) -> dict[str, Any]:
+    load = partial(load_causal_lm, base(folder), adapter=LORA)
+    data = PreferenceDataModule(tiny_tokenizer(), pairs(), pairs(4), batch_size=2)
+    trainer, phases = fit(folder, ORPOModule(load, tiny_tokenizer(), ADAM), data)
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def kto_lora(folder: Path) -> dict[str, Any]:
+    load = partial(load_causal_lm, base(folder), adapter=LORA)
+    data = UnpairedDataModule(tiny_tokenizer(), pairs(), pairs(4), batch_size=2)
+    trainer, phases = fit(folder, KTOModule(load, tiny_tokenizer(), ADAM), data)
     return {"on": where(trainer.lightning_module), **steps(phases)}
 
 

@@ -18,8 +18,18 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.algorithms import (
+    CPOModule,
+    DPOModule,
+    KLPenalty,
+    KTOModule,
+    ORPOModule,
+    PPOModule,
+    RewardModule,
+    SFTModule,
+    SimPOModule,
+)
+from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
 from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
 from rlhf_lightning.rollout import Generation, RolloutSettings
 from rlhf_lightning.training.strategies import FullySharded
@@ -27,7 +37,27 @@ from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 GLOBAL_BATCH = 8
 SGD = partial(torch.optim.SGD, lr=1.0)
-NAMES = ("sft", "reward", "dpo", "ppo", "sft_lora", "ppo_lora", "ppo_parts_accumulated", "ppo_lora_parts")
+OFFLINE: dict[str, Any] = {
+    "dpo": DPOModule,
+    "orpo": ORPOModule,
+    "simpo": SimPOModule,
+    "cpo": CPOModule,
+    "kto": KTOModule,
+}
+NAMES = (
+    "sft",
+    "reward",
+    "dpo",
+    "orpo",
+    "simpo",
+    "cpo",
+    "kto",
+    "ppo",
+    "sft_lora",
+    "ppo_lora",
+    "ppo_parts_accumulated",
+    "ppo_lora_parts",
+)
 
 
 class Echo:
@@ -77,9 +107,11 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     rows = [
         {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 1 + i % 4]), "rejected": WORDS[i + 1]} for i in range(15)
     ]
-    data = PreferenceDataModule(tokenizer, rows, batch_size=size)
-    if algorithm == "dpo":
-        return DPOModule(load, tokenizer, SGD), data
+    data: Any = PreferenceDataModule(tokenizer, rows, batch_size=size)
+    if algorithm == "kto":  # with two answers of most prompts
+        data = UnpairedDataModule(tokenizer, rows[:7], rows[:3], batch_size=size)
+    if algorithm in OFFLINE:
+        return OFFLINE[algorithm](load, tokenizer, SGD), data
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
 
 

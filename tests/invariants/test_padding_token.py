@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
+from tests.algorithms.conftest import dpo, offline, ppo, reward, sft, trainer
 from tests.tiny import tiny_tokenizer
 
 
@@ -19,13 +19,13 @@ def count_a_to_m(prompts: list[str], responses: list[str], **columns: Any) -> li
 
 def trained(kind: str, folder: Path, pad_is_eos: bool) -> tuple[Any, torch.Tensor]:
     make = {"sft": sft, "dpo": dpo, "ppo": lambda: ppo(reward=count_a_to_m), "reward": lambda: reward(folder)}
-    module, data = make[kind]()
+    module, data = make[kind]() if kind in make else offline(kind)
     module.tokenizer = data.tokenizer = tiny_tokenizer(pad_is_eos)
     trainer(folder, limit_val_batches=0).fit(module, datamodule=data)
     return module, torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo", "KTOModule", "ORPOModule"])
 def test_a_run_with_pad_as_eos_equals_one_without(kind: str, tmp_path: Path) -> None:
     (apart, expected), (same, weights) = (trained(kind, tmp_path, pad_is_eos) for pad_is_eos in (False, True))
     assert apart.tokenizer.pad_token_id != apart.tokenizer.eos_token_id

@@ -1,0 +1,142 @@
+"""Answers that are desirable or not, and prompts beside the answers to others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+from rlhf_lightning.data import labelled
+from rlhf_lightning.data.batches import Batch, MismatchedBatch, TokenizedAnswer, UnpairedBatch
+from rlhf_lightning.data.collation import collate_answers, collate_mismatched
+from rlhf_lightning.data.datamodules import RowDataModule, pad_id
+from rlhf_lightning.data.loader import BatchLoader
+from rlhf_lightning.data.preparation import Numbered
+from rlhf_lightning.data.report import Report
+from rlhf_lightning.data.rows import Source
+from rlhf_lightning.data.tokenization import truncate
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import BelowOne, Count
+
+
+class UnpairedLoader(BatchLoader):
+    """A `BatchLoader` whose batches come with mismatched pairs: a prompt, and the answer to another one.
+
+    The prompt at place i of the epoch's order is given the answer at place i - 1 (the first one the last answer), or
+    the nearest before it that answers another prompt. So answers move on by one place at batch time, in the order in
+    which they are trained on, and a batch of one has another row's answer. The pairs of a whole optimiser step are on
+    its first batch, so that what is computed from them is the same for all its micro-batches.
+
+    Args:
+        collate_mismatched: rows of mismatched pairs -> batch.
+        shorten: (prompt, answers) -> the same as short as a row may be.
+        (the others): see `BatchLoader`.
+    """
+
+    rows: Sequence[TokenizedAnswer]
+
+    def __init__(
+        self,
+        *args: Any,
+        collate_mismatched: Callable[[list[TokenizedAnswer]], MismatchedBatch],
+        shorten: Callable[[list[int], list[list[int]]], tuple[list[int], list[list[int]]]],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.collate_mismatched, self.shorten = collate_mismatched, shorten
+
+    def others(self) -> dict[int, int | None]:
+        """Row -> the row whose answer is put after its prompt in this epoch; None: all rows have one prompt."""
+        order = self.order()
+        prompts = [self.rows[i].prompt_ids for i in order]
+        found: dict[int, int | None] = {}
+        other = next((place for place in reversed(range(len(order))) if prompts[place] != prompts[0]), None)
+        for place, row in enumerate(order):
+            if place and prompts[place] != prompts[place - 1]:
+                other = place - 1
+            found[row] = None if other is None else order[other]
+        return found
+
+    def __iter__(self) -> Iterator[Batch]:
+        windows, others, global_batches, start = self.windows(), self.others(), self._global_batches(), self._start
+        for step, batch in enumerate(super().__iter__(), start):
+            assert isinstance(batch, UnpairedBatch)
+            window = next(window for window in windows if step < window.stop)
+            if step in (start, window.start):
+                rows = [self._mismatched(global_batches[i], others) for i in range(step, window.stop)]
+                batch.mismatched = tuple(self.collate_mismatched(each) for each in rows)
+            yield batch
+
+    def _mismatched(self, global_batch: list[int], others: dict[int, int | None]) -> list[TokenizedAnswer]:
+        """This rank's rows of a batch with the answers to other prompts."""
+        mine = global_batch[self.rank :: self.world_size]
+        pairs = []
+        for i in mine or global_batch[:1]:
+            row, other = self.rows[i], others[i]
+            answer = row.answer if other is None else self.rows[other].answer
+            prompt, (answer,) = self.shorten(row.prompt_ids, [answer])
+            pairs.append(replace(row, prompt_ids=prompt, answer=answer, weight=float(bool(mine) and other is not None)))
+        return pairs
+
+
+class UnpairedDataModule(RowDataModule):
+    """Answers that are desirable or not: labelled rows, and of chosen and rejected answers each by itself.
+
+    Args:
+        batch_size: answers of a batch and process.
+        max_length: tokens of prompt + answer. The prompt keeps its end, an answer its start.
+        max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
+        (the others): see `RowDataModule`.
+    """
+
+    kind: ClassVar[str] = "unpaired"
+
+    @checked("data")
+    def __init__(
+        self,
+        tokenizer: Any,
+        train: Source,
+        val: Source | None = None,
+        batch_size: Count = 8,
+        max_length: Count | None = 1024,
+        max_prompt_length: Count | None = None,
+        seed: int = 0,
+        val_fraction: BelowOne = 0.0,
+        limit: Count | None = None,
+    ) -> None:
+        super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
+        self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
+
+    def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
+        return labelled.answers(rows, self.tokenizer, source, self.max_length, self.max_prompt_length)
+
+    def check_rows(self, rows: Numbered, source: str) -> None:
+        labelled.check_answers(rows, source)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, split and tokenise, once.
+
+        Raises:
+            UserError: every training row has the same prompt, so that none is beside the answer to another.
+        """
+        super().setup(stage)
+        if len({tuple(row.prompt_ids) for row in self.train_rows}) < 2:
+            raise UserError(
+                f"data.train: all {len(self.train_rows)} answers are to one prompt, and the reference point is "
+                "measured on answers to other prompts; give rows of at least two prompts"
+            )
+
+    def train_dataloader(self) -> BatchLoader:
+        return self._answers("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        return self._answers("val") if "val" in self._rows else []
+
+    def _answers(self, split: str, shuffle: bool = False) -> BatchLoader:
+        weights = [row.weight for row in self._rows[split]]
+        mismatched = partial(collate_mismatched, pad_id=pad_id(self.tokenizer))
+        shorten = partial(truncate, max_length=self.max_length, bos_id=self.tokenizer.bos_token_id)
+        make = partial(UnpairedLoader, collate_mismatched=mismatched, shorten=shorten)
+        return self._loader(split, collate_answers, self.batch_size, weights, shuffle, make)
