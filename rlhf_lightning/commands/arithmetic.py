@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.commands.kernel_choice import kernels_line
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration
@@ -149,6 +150,8 @@ def explain(config: Mapping[str, Any]) -> str:
         lines.append(f"  rows of {config['data'].get('train')} are known when it is read; totals follow from them")
     elif "optimiser steps in total" not in counts:
         lines.append("  there is no end: trainer.max_epochs=-1")
+    if (kernels := kernels_line(config)) is not None:
+        lines.append(kernels)
     return "\n".join(lines)
 
 

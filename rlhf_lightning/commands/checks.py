@@ -16,6 +16,7 @@ from rlhf_lightning.commands.combinations import (
     check_schedule,
     check_validation_interval,
 )
+from rlhf_lightning.commands.kernel_choice import check_kernels
 from rlhf_lightning.commands.lineage import check_history
 from rlhf_lightning.commands.monitors import check_monitors
 from rlhf_lightning.commands.source_lookup import check_names, why_missing
@@ -78,6 +79,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
     check_schedule(config)
     check_validation_interval(config["trainer"])
     check_types(config)
+    check_kernels(config)
     if config["model"].get("quantization") and not config["model"].get("adapter"):
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if config.get("reward"):

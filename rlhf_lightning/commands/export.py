@@ -152,10 +152,10 @@ def _save_merged(run: TrainingRun, folder: Path, dtype: str | None, attn_impleme
     precision: Any = dtype or trained_in
     model: Any
     if run.is_reward_model:
-        model = load_scorer(run.model_folder, precision, attn_implementation, as_trained=False)
+        model = load_scorer(run.model_folder, precision, attn_implementation, as_trained=False, kernels="none")
         model.keep_moments(score_moments(run.model_folder))
     else:
-        model = load_causal_lm(run.model_folder, precision, attn_implementation)
+        model = load_causal_lm(run.model_folder, precision, attn_implementation, kernels="none")
     save_model(model, load_tokenizer(run.model_folder), folder)
 
 

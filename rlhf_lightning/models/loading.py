@@ -35,6 +35,7 @@ from rlhf_lightning.models.dropout import disable_dropout, silence
 from rlhf_lightning.models.foreign_folders import check_foreign_folder, is_code_of_the_hub
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loaded_weights import read_network
+from rlhf_lightning.models.recomputation import keep_differentiable, recompute_activations
 from rlhf_lightning.models.row_limit import keep_row_limit
 from rlhf_lightning.models.self_check import check_causal_lm, check_classifier, plain_forward
 from rlhf_lightning.value_types import Kernels, Text
@@ -235,7 +236,7 @@ def prepare_to_train(
 ) -> Any:
     """In training mode, with dropout, activation checkpointing, the adapter (merged if not trained) and kernels."""
     if activation_checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(network)
     if start is not None:
         begun = begin_from_adapter(network, start, task, adapter)
         # Merged into 4-bit weights, the update would be rounded to them: there it stays beside them.
@@ -244,6 +245,8 @@ def prepare_to_train(
         )
     elif adapter is not None:
         network = add_adapter(network, adapter, task, revision)
+    if activation_checkpointing:
+        keep_differentiable(bare_model(network))
     meta = on_meta(network)
     plain = None if meta else plain_forward(network)  # before parts get forward passes of ours
     if not dropout:

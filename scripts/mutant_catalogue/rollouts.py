@@ -455,6 +455,27 @@ ROLLOUTS = (
                 ("kernels/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[Llama-False]",),
             ),
             Mutant(
+                "model.kernels=none packs rows all the same",
+                "models/forward.py",
+                'if "packing" in kernels and packable(',
+                "if packable(",
+                ("kernels/test_use.py::test_auto_is_all_that_fit_and_none_leaves_every_part_as_it_was",),
+            ),
+            Mutant(
+                "on a GPU auto takes kernels that were measured on a CPU alone",
+                "kernels/registry.py",
+                "given.device in (None, *kernel.auto) and ",
+                "",
+                ("kernels/test_registry.py::test_auto_takes_all_on_a_cpu_and_packing_alone_elsewhere",),
+            ),
+            Mutant(
+                "a pickled norm forgets its weights",
+                "kernels/families.py",
+                "return _blank, type(self).mixed, *found[2:]",
+                "return _blank, type(self).mixed",
+                ("kernels/test_use.py::test_a_loaded_model_is_pickled_and_copied[llama-load_causal_lm-whole]",),
+            ),
+            Mutant(
                 "a gated block makes the product again without its gate",
                 "kernels/gated_blocks.py",
                 "again[:] = [act(of_gate)]",

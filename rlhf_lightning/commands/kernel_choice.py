@@ -1,0 +1,84 @@
+"""What can be known of a run's kernels before torch is imported, and the line of `explain=true` that names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.thread_caches import GPUS
+from rlhf_lightning.errors import blaming
+from rlhf_lightning.kernels.registry import Circumstances, chosen, read_asked
+
+_LOADERS = ("rlhf_lightning.models.load_causal_lm", "rlhf_lightning.models.load_reward_model")
+_CPUINFO = Path("/proc/cpuinfo")
+_CAST_TO = {"bf16-true": "bfloat16", "64-true": "float64"}
+
+
+def check_kernels(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a kernel of `model.kernels` that does not exist, or that would have no effect in this run."""
+    if config["model"].get("_target_") in _LOADERS:
+        chosen(read_asked(config["model"].get("kernels", "auto")), _known(config))
+
+
+def kernels_line(config: Mapping[str, Any]) -> str | None:
+    """Return a line that names the kernels of a run, as far as its model is there; None for a class from outside."""
+    model = config.get("model") or {}
+    if model.get("_target_") not in _LOADERS:
+        return None
+    asked, known = read_asked(model.get("kernels", "auto")), _known(config)
+    device = "cuda" if any(gpu.exists() for gpu in GPUS) else "cpu"
+    on = chosen(asked, replace(known, device=device, fast_products=device == "cpu" and _is_amd_with_avx512()))
+    family = f", as far as {model.get('path')} fits them" if known.family is None and asked == "auto" else ""
+    shown = asked if isinstance(asked, str) else f"[{', '.join(asked)}]"
+    return f"  kernels: {', '.join(on) or 'none'} (model.kernels={shown}, on {device}{family})"
+
+
+def _known(config: Mapping[str, Any]) -> Circumstances:
+    """What a config, and the model's own if it is a folder that is there, say of the circumstances."""
+    model, precision = config["model"], str(config["trainer"].get("precision", "32-true"))
+    architecture = _architecture(str(model.get("path")))
+    weights = model.get("dtype", "float32")
+    if weights == "auto":
+        weights = architecture.get("dtype") or architecture.get("torch_dtype")
+    if weights is not None:
+        weights = _CAST_TO.get(precision, weights)
+    return Circumstances(
+        family=_text(architecture).get("model_type"),
+        attention=model.get("attn_implementation"),
+        weights=weights,
+        adapter="float32" if model.get("adapter") else None,
+        checkpointing=bool(model.get("activation_checkpointing")),
+        autocast=precision in ("bf16-mixed", "16-mixed"),
+    )
+
+
+def _architecture(path: str) -> dict[str, Any]:
+    """The `config.json` of a local model, of the base if it is an adapter; {} where there is none."""
+    for folder in (Path(path) / "model", Path(path)):
+        if (adapter := folder / "adapter_config.json").is_file():
+            base = _read(adapter).get("base_model_name_or_path")
+            return _architecture(base) if isinstance(base, str) and base != path else {}
+        if (file := folder / "config.json").is_file():
+            return _read(file)
+    return {}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with blaming(f"model.path: {file} cannot be read"):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def _text(architecture: dict[str, Any]) -> dict[str, Any]:
+    """The part of a configuration that describes the language model."""
+    text = architecture.get("text_config")
+    return text if isinstance(text, dict) else architecture
+
+
+def _is_amd_with_avx512() -> bool:
+    """As `kernels.machine.onednn_is_faster`, which asks torch."""
+    words = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.is_file() else ""
+    return "vendor_id\t: AuthenticAMD" in words and all(f" {flag} " in words for flag in ("avx512f", "avx512bw"))

@@ -1,0 +1,91 @@
+"""Kernels of a run that cannot be are refused before torch is imported, and `explain=true` names those that are on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.commands import kernel_choice, train
+from rlhf_lightning.commands.arithmetic import explain
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.kernels import KERNELS, machine
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for family in ("llama", "gpt2"):
+        tiny_model(family).save_pretrained(folder / family)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{folder}/gpt2"}}')
+    return folder
+
+
+def config(path: object, *lines: str) -> dict:
+    return compose_config("train", ["experiment=dpo", f"model.path={path}", "data.train=org/name", *lines])
+
+
+@pytest.mark.parametrize(
+    ("family", "lines", "says"),
+    [
+        ("llama", ["model.kernels=[paking]"], "model.kernels: no such kernel: paking; .*did you mean packing"),
+        ("llama", ["model.kernels=nonee"], "model.kernels: found nonee; .*did you mean none"),
+        ("gpt2", ["model.kernels=[norms]"], "norms fits model_type .*; found gpt2"),
+        ("adapter", ["model.kernels=[norms]"], "norms fits model_type .*; found gpt2"),
+        ("llama", ["model.kernels=[packing]", "model.attn_implementation=eager"], "needs attn_implementation=sdpa"),
+        ("llama", ["model.kernels=[norms]", "model.dtype=bfloat16"], "in float32 only; found bfloat16"),
+        ("llama", ["model.kernels=[norms]", "trainer.precision=bf16-true"], "in float32 only; found bfloat16"),
+        ("llama", ["model.kernels=[fast_products]", "trainer.precision=bf16-mixed"], "under a mixed trainer.precision"),
+        (
+            "llama",
+            ["model.kernels=[gated_blocks]", "model.activation_checkpointing=true"],
+            "no effect under activation_checkpointing=true",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_refused_early(models: Path, family: str, lines: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        train.check(config(models / family, *lines))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "adapter", "nowhere/yet"])
+def test_auto_none_and_what_fits_pass(models: Path, family: str) -> None:
+    for lines in ([], ["model.kernels=none"], ["model.kernels=[packing]"]):
+        train.check(config(models / family, *lines))
+    train.check(config(models / "llama", "model.kernels=[fast_products]", "model.dtype=bfloat16", "model/adapter=lora"))
+
+
+@pytest.mark.parametrize(
+    ("family", "lines", "line"),
+    [
+        ("llama", [], f"  kernels: {', '.join(KERNELS)} (model.kernels=auto, on cpu)"),
+        ("gpt2", [], "  kernels: packing, row_attention, fast_products (model.kernels=auto, on cpu)"),
+        ("llama", ["model.kernels=none"], "  kernels: none (model.kernels=none, on cpu)"),
+        (
+            "llama",
+            ["model.kernels=[norms,packing]"],
+            "  kernels: packing, norms (model.kernels=[norms, packing], on cpu)",
+        ),
+    ],
+)
+def test_explain_names_the_kernels(
+    models: Path, family: str, lines: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_choice, "_is_amd_with_avx512", lambda: True)
+    monkeypatch.setattr(kernel_choice, "GPUS", ())
+    assert line in explain(config(models / family, *lines)).splitlines()
+
+
+def test_explain_says_that_a_model_is_not_there_yet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(kernel_choice, "GPUS", (tmp_path,))
+    path = tmp_path / "later"
+    line = f"  kernels: packing (model.kernels=auto, on cuda, as far as {path} fits them)"
+    assert line in explain(config(path)).splitlines()
+
+
+def test_the_processor_is_judged_as_torch_judges_it() -> None:
+    if machine.device_kind() == "cpu":
+        assert kernel_choice._is_amd_with_avx512() == machine.onednn_is_faster()
