@@ -30,4 +30,8 @@ Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
 Mapping = dict[str, Any]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
+Attention = (
+    Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]
+    | Annotated[str, Field(pattern="^[^/]+/[^/]+$")]  # a kernel of the hub
+)
 Kernels = Text | list[Text]  # auto | none | names, see `rlhf_lightning.kernels`

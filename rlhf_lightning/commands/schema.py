@@ -1,9 +1,7 @@
 """The typed schema of the configs: which keys there are, their types and their ranges.
 
-Here are the top levels of the commands. A section of a config names its class as `_target_`: those of this package are
-in `package_schema`, Lightning's and torch's in `library_schema`, each a `TypedDict` by the class's dotted path, and a
-section of any other class (an extension's) is left free-form. No defaults here: those are in `conf/`. Nothing here
-imports torch.
+Here are the top levels of the commands. A section of a config names its class as `_target_`, and takes the arguments of
+that class's constructor (`rlhf_lightning.source.sections`). No defaults here: those are in `conf/`.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import Required, TypedDict
 
-from rlhf_lightning.value_types import Count, Dtype, Mapping, Name, NonNegative, Seconds, Text, Whole
+from rlhf_lightning.value_types import Attention, Count, Dtype, Mapping, Name, NonNegative, Seconds, Text, Whole
 
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
@@ -70,7 +68,7 @@ class Evaluation(TypedDict, total=False):
     temperature: NonNegative
     batch_size: Count
     dtype: Dtype
-    attn_implementation: Text | None
+    attn_implementation: Attention | None
 
 
 @strict
@@ -98,7 +96,7 @@ class Score(TypedDict, total=False):
     function: Text | None
     model: Text | None
     dtype: Dtype
-    attn_implementation: Text | None
+    attn_implementation: Attention | None
     timeout: Seconds | None
 
 
@@ -118,7 +116,7 @@ class Evaluate(TypedDict, total=False):
     batch_size: Count
     seed: Whole
     dtype: Dtype
-    attn_implementation: Text | None
+    attn_implementation: Attention | None
     run_dir: Text | None
 
 
@@ -130,7 +128,7 @@ class Export(TypedDict, total=False):
     to: Required[Text]
     form: Literal["merged", "adapter"]
     dtype: Literal["float32", "bfloat16", "float16"] | None
-    attn_implementation: Text | None
+    attn_implementation: Attention | None
     overwrite: bool
 
 
@@ -153,4 +151,4 @@ class Chat(TypedDict, total=False):
     max_new_tokens: Count
     seed: Whole
     dtype: Dtype
-    attn_implementation: Text | None
+    attn_implementation: Attention | None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError, blaming
-from rlhf_lightning.source.definitions import longest_module
+from rlhf_lightning.source.definitions import constant_type, definition, longest_module
 from rlhf_lightning.working_folder import import_from_working_folder
 
 # Where one of these is named, a module may get names that its text does not show.
@@ -32,9 +32,12 @@ def check_names(config: Mapping[str, Any]) -> None:
 
 
 def check_function(key: str, function: str | None) -> None:
-    """Raise UserError if what a dotted path names certainly does not exist."""
+    """Raise UserError if what a dotted path names certainly does not exist, or is a constant."""
     if function and (why := why_missing(key, function)):
         raise UserError(f"{key}: cannot import {function}: {why}")
+    found = definition(function) if function else None
+    if found is not None and (kind := constant_type(found)) is not None:
+        raise UserError(f"{key}: {function} is a constant ({kind}), which cannot be called")
 
 
 def sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

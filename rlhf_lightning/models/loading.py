@@ -38,7 +38,7 @@ from rlhf_lightning.models.loaded_weights import read_network
 from rlhf_lightning.models.recomputation import keep_differentiable, recompute_activations
 from rlhf_lightning.models.row_limit import keep_row_limit
 from rlhf_lightning.models.self_check import check_causal_lm, check_classifier, plain_forward
-from rlhf_lightning.value_types import Kernels, Text
+from rlhf_lightning.value_types import Attention, Kernels, Text
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -111,7 +111,7 @@ def pretrained_arguments(
 def load_causal_lm(
     path: Text | Path,
     dtype: Dtype = "float32",
-    attn_implementation: Text | None = None,
+    attn_implementation: Attention | None = None,
     revision: Text | None = None,
     trust_remote_code: bool = False,
     dropout: bool = True,

@@ -24,7 +24,7 @@ from rlhf_lightning.models.loading import (
     run_model_folder,
 )
 from rlhf_lightning.models.precision import KeepsTypes, compute_in_float32
-from rlhf_lightning.value_types import Kernels, Text
+from rlhf_lightning.value_types import Attention, Kernels, Text
 
 
 class ScoreMoments(NamedTuple):
@@ -83,7 +83,7 @@ def score_moments(path: str | Path) -> ScoreMoments | None:
 def load_reward_model(
     path: Text | Path,
     dtype: Dtype = "float32",
-    attn_implementation: Text | None = None,
+    attn_implementation: Attention | None = None,
     revision: Text | None = None,
     trust_remote_code: bool = False,
     dropout: bool = False,

@@ -15,7 +15,7 @@ from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
-from rlhf_lightning.value_types import Count, Kernels, Number, Seconds, Text
+from rlhf_lightning.value_types import Attention, Count, Kernels, Number, Seconds, Text
 
 
 class WeightedSum(Reward):
@@ -86,7 +86,7 @@ class RewardPart(TypedDict, total=False):
     weight: Number
     standardize: bool
     dtype: Dtype
-    attn_implementation: Text | None
+    attn_implementation: Attention | None
 
 
 def make_reward(
@@ -96,7 +96,7 @@ def make_reward(
     batch_size: Count = 32,
     standardize: bool = False,
     dtype: Dtype = "float32",
-    attn_implementation: Text | None = None,
+    attn_implementation: Attention | None = None,
     timeout: Seconds | None = None,
 ) -> RewardFunction:
     """The reward that the settings name: exactly one of the first three.

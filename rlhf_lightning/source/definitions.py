@@ -144,6 +144,15 @@ def _member(owner: Definition, names: list[str]) -> Definition | None:
     return owner
 
 
+def constant_type(found: Definition) -> str | None:
+    """The type of a constant, by its literal; None for anything that may be callable."""
+    value = getattr(found.node, "value", None) if isinstance(found.node, ast.Assign | ast.AnnAssign) else None
+    try:
+        return None if value is None else type(ast.literal_eval(value)).__name__
+    except (ValueError, TypeError):
+        return None
+
+
 def public_names() -> list[str]:
     """The dotted paths of what this package's folders export."""
     modules = (module_of(f"rlhf_lightning.{folder}.")[0] for folder in _PUBLIC)
