@@ -11,6 +11,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
@@ -40,6 +41,7 @@ _TOKENS = re.compile(
 )
 
 _values: dict[str, str] = {}  # secret -> what is shown in its place
+_from_environment: dict[str, str] = {}  # value of a config -> the expression that gives it
 
 
 def is_secret_key(key: str) -> bool:
@@ -56,6 +58,11 @@ def remember(value: str, instead: str = HIDDEN) -> None:
     for spelled in {value, quote(value, safe=""), unquote(value), repr(value)[1:-1]}:
         if len(spelled) >= _SHORTEST:
             _values[spelled] = instead
+
+
+def remember_expression(value: str, raw: str) -> None:
+    """Save this value of a config as the expression that gives it, such as `${oc.env:TOKEN}`."""
+    _from_environment[value] = raw
 
 
 def remember_address(text: str) -> None:
@@ -90,3 +97,31 @@ def shown(text: str) -> str:
     text = _IN_QUOTES.sub(rf"\g<1>\g<2>{HIDDEN}\g<2>", _IN_SETTINGS.sub(rf"\g<1>={HIDDEN}", text))
     text = _BEARER.sub(rf"\g<1>{HIDDEN}", _IN_HEADER.sub(rf"\g<1>{HIDDEN}", text))
     return _TOKENS.sub(HIDDEN, text)
+
+
+def without_secret_keys(tags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return tags as a store gets them: none is under a key that says it is a secret.
+
+    >>> without_secret_keys({"team": "a", "api_key": "k"})
+    {'team': 'a', 'api_key': '***'}
+    """
+    return {key: HIDDEN if is_secret_key(str(key)) else value for key, value in tags.items()}
+
+
+def without_secrets(value: Any, key: str = "") -> Any:
+    """Return a config, or a part of one, with every secret hidden.
+
+    >>> without_secrets({"tracking_uri": "https://ana:pw@host", "tags": {"api_key": "k"}, "max_new_tokens": 8})
+    {'tracking_uri': 'https://***@host', 'tags': {'api_key': '***'}, 'max_new_tokens': 8}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_secrets(part, key if is_secret_key(key) else str(name)) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(part, key) for part in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if str(value) in _from_environment:
+        return _from_environment[str(value)]
+    if is_secret_key(key) and "${" not in str(value):
+        return HIDDEN
+    return shown(value) if isinstance(value, str) else value

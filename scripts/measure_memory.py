@@ -91,6 +91,7 @@ def measured(arguments: list[str]) -> int:
     from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer
     from rlhf_lightning.commands.composition import compose_config
     from rlhf_lightning.models import load_tokenizer
+    from rlhf_lightning.runs.run import Run
 
     class FromTheFirstStep(lightning.Callback):
         """Loading has a peak of its own, in main memory; it is not the device's."""
@@ -104,7 +105,7 @@ def measured(arguments: list[str]) -> int:
     datamodule = build_datamodule(config, tokenizer)
     datamodule.setup("fit")
     before = resident("VmRSS")
-    trainer = build_trainer(config, Path(config["run_dir"]), None)
+    trainer = build_trainer(Run(config, Path(config["run_dir"])))
     trainer.callbacks.append(FromTheFirstStep())
     trainer.fit(build_module(config, tokenizer), datamodule)
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - before

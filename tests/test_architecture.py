@@ -30,7 +30,9 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "algorithms": LOWER,
     "feedback": {"functional", "models", "data", "rewards", "rollout"},
     **dict.fromkeys(UPPER, LOWER | UPPER),
-    "commands": LOWER | UPPER | {"source", "feedback"},
+    "runs": {"source"},
+    "tracking": {"runs", "callbacks"},
+    "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking"},
 }
 FREE = {
     "compat",
@@ -50,7 +52,7 @@ FREE = {
     "value_checks",
     "__version__",
 }  # all but `functional`
-ONLY_IN_COMMANDS = {"hydra", "omegaconf"}
+MAY_IMPORT = {"hydra": ("commands/",), "omegaconf": ("commands/", "runs/config_file.py")}
 
 
 def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
@@ -77,8 +79,8 @@ def _violations(source: str, path: str) -> list[str]:
     found = []
     for line, name in _imports(source, module, is_package):
         root, *rest = name.split(".")
-        if root in ONLY_IN_COMMANDS and folder != "commands":
-            found.append(f"{path}:{line} imports {root}: only commands may")
+        if not path.startswith(MAY_IMPORT.get(root, "")):
+            found.append(f"{path}:{line} imports {root}: only {', '.join(MAY_IMPORT[root])} may")
         allowed = ({folder} | ARROWS.get(folder, set())) | (FREE if folder != "functional" else set())
         if root == NAME and rest and rest[0] not in allowed:
             found.append(f"{path}:{line} imports {NAME}.{rest[0]}")

@@ -17,14 +17,15 @@ import torch
 from rlhf_lightning import durable, run_identity
 from rlhf_lightning.callbacks import DurableCheckpointIO
 from rlhf_lightning.commands import command_line
-from rlhf_lightning.commands.after_training import export_model
-from rlhf_lightning.commands.run_folder import begin_run, has_checkpoint, write_config
-from rlhf_lightning.commands.run_start import StartRun
 from rlhf_lightning.commands.train import saying_how_to_go_on
 from rlhf_lightning.disk import disk_error, lacks_room
 from rlhf_lightning.durable import append_durably, replacing_folder, what_is_broken, write_text_durably
 from rlhf_lightning.errors import DiskError, UserError, blaming, writing
 from rlhf_lightning.guarded_streams import GuardedStream
+from rlhf_lightning.runs.after_training import export_model
+from rlhf_lightning.runs.checkpoints import has_checkpoint
+from rlhf_lightning.runs.run import Run
+from rlhf_lightning.runs.run_folder import begin_run, write_config
 
 WORDS = {  # as the libraries say it
     "safetensors": ("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
@@ -287,10 +288,10 @@ def test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one(
         monkeypatch.setattr(run_identity, "write_text_durably", full)
     else:
         monkeypatch.setattr(durable.os, "fsync", full)
-    start = StartRun(lambda: write_config(tmp_path, {"name": "second"}, lambda: begin_run(tmp_path)))
-    with pytest.raises(DiskError, match=r"cannot be written: no space left on device"):
-        start()
-    assert not start.begun
+    run = Run({"name": "second", "run_dir": str(tmp_path)})
+    with pytest.raises(DiskError, match=r"cannot be written: no space left on device"), run.in_place():
+        run.begin()
+    assert not run.begun
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert has_checkpoint(tmp_path)
 

@@ -8,8 +8,7 @@ import pytest
 
 from rlhf_lightning.commands import chat, evaluate, export, plan, train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.pipeline import check_pipeline
-from rlhf_lightning.commands.stages import compose_stages, split_overrides
+from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -57,10 +56,7 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         chat.check(compose_config("chat", arguments, config_dir))
     else:
         assert command == "rlhf-pipeline"
-        own, of_stages = split_overrides(arguments)
-        pipeline = compose_config("pipeline", own, config_dir)
-        folder = Path(str(pipeline["run_dir"]))
-        check_pipeline(pipeline, folder, compose_stages(pipeline, folder, of_stages, config_dir))
+        check_pipeline(compose_pipeline(arguments, config_dir))
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])

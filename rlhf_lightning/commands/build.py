@@ -13,11 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rlhf_lightning.commands.check_types import check_trainer
-from rlhf_lightning.commands.ranks import first_process, under_srun
-from rlhf_lightning.commands.redaction import without_secret_keys
-from rlhf_lightning.commands.tracking import PipelineRun, artifact_location, join_run, store_notice, uses_mlflow
 from rlhf_lightning.errors import UserError, blaming, reason
+from rlhf_lightning.runs.ranks import under_srun
+from rlhf_lightning.runs.run import Run
 from rlhf_lightning.source.declarations import declaration
+from rlhf_lightning.tracking.run_tracking import join_run, logger_settings
+from rlhf_lightning.tracking.store import uses_mlflow
 
 if TYPE_CHECKING:
     from lightning import LightningDataModule, LightningModule, Trainer
@@ -58,6 +59,26 @@ def prepare(config: Mapping[str, Any]) -> None:
     """
     with blaming("prepare: it failed"):
         build(config.get("prepare"), "prepare")
+
+
+def build_parts(run: Run) -> tuple[Any, Any, Any, Any]:
+    """The tokenizer, the algorithm, the data and the Trainer of a run, all from its seed on."""
+    import lightning
+    import torch
+
+    from rlhf_lightning.compat import leave_signals_alone
+    from rlhf_lightning.models import load_tokenizer
+
+    config = run.config
+    torch.set_float32_matmul_precision(config.get("matmul_precision", "highest"))
+    lightning.seed_everything(config["seed"], workers=True, verbose=False)
+    tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
+    module = build_module(config, tokenizer)
+    module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
+    datamodule = build_datamodule(config, tokenizer)
+    trainer = build_trainer(run)
+    leave_signals_alone(trainer)
+    return tokenizer, module, datamodule, trainer
 
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
@@ -104,29 +125,21 @@ def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningData
     return datamodule
 
 
-def build_trainer(
-    config: Mapping[str, Any], run_dir: Path, parent: PipelineRun | None, checkpoint: Path | None = None
-) -> Trainer:
-    """Lightning's Trainer with the run folder, the logger and the callbacks.
-
-    Args:
-        config: a checked training config.
-        run_dir: the run folder.
-        parent: the run of the pipeline that this one belongs to.
-        checkpoint: what the run resumes.
-    """
+def build_trainer(run: Run) -> Trainer:
+    """Lightning's Trainer with the run's folder, logger and callbacks."""
     from lightning.pytorch.callbacks import Callback, Checkpoint
 
+    config = run.config
     callbacks = []
     for name, section in (config.get("callbacks") or {}).items():
         extra: dict[str, Any] = {}
         target = section.get("_target_", "") if isinstance(section, Mapping) else ""
         if str(target).endswith("Checkpoint") and not section.get("dirpath"):
-            extra["dirpath"] = run_dir / "checkpoints"
+            extra["dirpath"] = run.folder / "checkpoints"
         if section not in (None, {}):
             callbacks.append(_of_kind(Callback, _built(section, f"callbacks.{name}", **extra), f"callbacks.{name}"))
     saves = any(isinstance(callback, Checkpoint) for callback in callbacks)
-    logger = _build_logger(config, run_dir, parent, checkpoint)
+    logger = _build_logger(run)
     with _devices_that_are_there(config["trainer"]):
         trainer: Trainer = build(
             # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
@@ -134,8 +147,8 @@ def build_trainer(
             "trainer",
             logger=logger or False,
             callbacks=callbacks,
-            plugins=_plugins(config["trainer"].get("plugins"), run_dir),
-            default_root_dir=run_dir,
+            plugins=_plugins(config["trainer"].get("plugins"), run.folder),
+            default_root_dir=run.folder,
             use_distributed_sampler=False,  # the loaders shard themselves
             enable_model_summary=False,
         )
@@ -210,20 +223,12 @@ def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
     return plugins
 
 
-def _build_logger(config: Mapping[str, Any], run_dir: Path, parent: PipelineRun | None, checkpoint: Path | None) -> Any:
+def _build_logger(run: Run) -> Any:
     """The logger; a run in MLflow begins when it is opened."""
-    if not uses_mlflow(config):
-        return build(config.get("logger"), "logger")
-    section, uri = config["logger"], config["logger"]["tracking_uri"]
-    logger: SteadyMLFlowLogger = build(
-        {**section, "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger"},
-        "logger",
-        run_name=section.get("run_name") or str(config["name"]),
-        tags={**without_secret_keys(section.get("tags") or {}), "run_dir": str(run_dir)},
-        artifact_location=section.get("artifact_location") or artifact_location(uri),
-        notice=parent.notice if parent is not None else store_notice(uri, run_dir),
-        parent=parent.outbox if parent is not None else None,
-    )
-    if first_process():  # the others' loggers do nothing
-        join_run(logger, config, run_dir, parent, checkpoint)
+    section = run.config.get("logger")
+    if not uses_mlflow(run.config):
+        return build(section, "logger")
+    steady = {**(section or {}), "_target_": "rlhf_lightning.callbacks.SteadyMLFlowLogger"}
+    logger: SteadyMLFlowLogger = build(steady, "logger", **logger_settings(run))
+    join_run(logger, run)
     return logger

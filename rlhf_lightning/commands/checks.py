@@ -17,14 +17,14 @@ from rlhf_lightning.commands.combinations import (
     check_validation_interval,
 )
 from rlhf_lightning.commands.kernel_choice import check_kernels
-from rlhf_lightning.commands.lineage import check_history
 from rlhf_lightning.commands.monitors import check_monitors
 from rlhf_lightning.commands.source_lookup import check_names, why_missing
 from rlhf_lightning.commands.spelling import keys_under
-from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.source.declarations import Declaration, data_kind, declaration
+from rlhf_lightning.tracking.store import uses_mlflow
 
 _ROWS = {
     "sft": "texts and completions",

@@ -47,14 +47,15 @@ from rlhf_lightning.commands.launching import (
 )
 from rlhf_lightning.commands.process_memory import settle_memory
 from rlhf_lightning.commands.quiet import quieten
-from rlhf_lightning.commands.ranks import first_process, follows_the_first
-from rlhf_lightning.commands.redaction import remember_words, shown
+from rlhf_lightning.commands.redaction import remember_words
 from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, UserError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
+from rlhf_lightning.runs.ranks import first_process, follows_the_first
+from rlhf_lightning.secret_text import shown
 from rlhf_lightning.stopping import answered, signal_of
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 

@@ -16,10 +16,10 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from rlhf_lightning.commands.composition import conf_dir
-from rlhf_lightning.commands.tracking import uses_mlflow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration
+from rlhf_lightning.tracking.store import uses_mlflow
 
 Config = Mapping[str, Any]
 When = Callable[[Config], Any]

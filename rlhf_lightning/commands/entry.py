@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from rlhf_lightning.commands.ranks import first_process, follows_the_first
+from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.stopping import answered
 
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import export_help
-from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
-from rlhf_lightning.commands.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.commands.schema import Export
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
 from rlhf_lightning.errors import UserError, blaming, named_as
 from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
+from rlhf_lightning.runs.lineage import lineage
+from rlhf_lightning.runs.model_card import QUANTIZED, write_model_card
+from rlhf_lightning.runs.run import Run, read_run
 
 MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
@@ -36,7 +37,7 @@ def export(config: dict[str, Any]) -> None:
         print(f"note: {QUANTIZED}")
 
 
-def check(config: Mapping[str, Any]) -> TrainingRun:
+def check(config: Mapping[str, Any]) -> Run:
     """Everything that can be known to be wrong without importing torch; returns the run.
 
     Raises:
@@ -51,7 +52,7 @@ def check(config: Mapping[str, Any]) -> TrainingRun:
     return run
 
 
-def find_run(path: str) -> TrainingRun:
+def find_run(path: str) -> Run:
     """The finished training run at `path`.
 
     Raises:
@@ -70,7 +71,7 @@ def find_run(path: str) -> TrainingRun:
     raise UserError(f"run: {path} is not the folder of a training run (no config.yaml of rlhf-train){hint}")
 
 
-def _check_target(target: Path, run: TrainingRun, overwrite: bool) -> None:
+def _check_target(target: Path, run: Run, overwrite: bool) -> None:
     if target.is_symlink():
         raise UserError(f"to: {target} is a link; give the folder that it leads to, or another one")
     if target.exists() and not target.is_dir():
@@ -92,7 +93,7 @@ def _check_target(target: Path, run: TrainingRun, overwrite: bool) -> None:
         )
 
 
-def _check_sources(target: Path, run: TrainingRun) -> None:
+def _check_sources(target: Path, run: Run) -> None:
     """Raise UserError if the target is, or holds, something that the run was made from."""
     runs, first = lineage(run)
     sources = [run.folder, *(each.folder for each in runs), *([Path(first)] if Path(first).is_dir() else [])]
@@ -113,7 +114,7 @@ def _exported_files(target: Path) -> set[str]:
         return {MARKER}
 
 
-def _check_adapter(run: TrainingRun, dtype: str | None, attn_implementation: str | None) -> None:
+def _check_adapter(run: Run, dtype: str | None, attn_implementation: str | None) -> None:
     if run.adapter_base is None:
         raise UserError(f"form: {run.folder} trained all weights, there is no adapter; use form=merged")
     if dtype is not None:
@@ -126,9 +127,7 @@ def _check_adapter(run: TrainingRun, dtype: str | None, attn_implementation: str
         raise UserError(f"run: the base of its adapter is itself an adapter ({run.adapter_base}); merge that first")
 
 
-def write_export(
-    run: TrainingRun, target: Path, form: str, dtype: str | None, attn_implementation: str | None = None
-) -> None:
+def write_export(run: Run, target: Path, form: str, dtype: str | None, attn_implementation: str | None = None) -> None:
     """Write a checked export: beside the target first, so that the target is whole or as it was."""
     from rlhf_lightning.models import load_tokenizer
 
@@ -144,7 +143,7 @@ def write_export(
         write_text_durably(folder / MARKER, json.dumps({"run": str(run.folder), "files": files}, indent=2) + "\n")
 
 
-def _save_merged(run: TrainingRun, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
+def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
     from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
 
     # The folder of a whole model knows its own type; an adapter was trained on a base of the config's.
@@ -164,7 +163,7 @@ def _left_out(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if name == FILE or (Path(folder) / name).is_symlink()]
 
 
-def _copy_adapter(run: TrainingRun, folder: Path) -> None:
+def _copy_adapter(run: Run, folder: Path) -> None:
     """The run's adapter folder, tokenizer included, with a base that is found from any working folder."""
     check_model_files(run.model_folder, weights=True)
     shutil.copytree(run.model_folder, folder, dirs_exist_ok=True, ignore=_left_out)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.composition import compose_with_launcher, split_sweep
-from rlhf_lightning.commands.run_folder import OUTPUTS, run_of_checkpoint, saved_by_this_job
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.checkpoints import saved_by_this_job
+from rlhf_lightning.runs.run_folder import OUTPUTS, run_of_checkpoint
 
 _SUBMITIT = "hydra_plugins.hydra_submitit_launcher."
 _SIZES = ("nodes", "tasks_per_node", "gpus_per_node")

@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from rlhf_lightning.commands.after_training import Aftermath
 from rlhf_lightning.commands.arithmetic import explain
-from rlhf_lightning.commands.checks import (
-    check_hashes,
-    check_inputs,
-    check_no_split_of_a_file,
-    missing_locally,
-    will_be_made,
-)
+from rlhf_lightning.commands.checks import check_hashes, check_inputs
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.devices import check_devices
-from rlhf_lightning.commands.effects import check_samples
-from rlhf_lightning.commands.folder_lock import check_run_dir
-from rlhf_lightning.commands.going_on import Progress
 from rlhf_lightning.commands.help import options, pipeline_help
-from rlhf_lightning.commands.ranks import first_process
-from rlhf_lightning.commands.run_folder import (
-    choose_run_dir,
-    read_json_lines,
-    read_summary,
-    write_config,
-    write_summary,
+from rlhf_lightning.commands.pipeline_evaluation import (
+    check_evaluation,
+    check_name,
+    check_settings,
+    evaluate,
+    gold_reward,
 )
-from rlhf_lightning.commands.schema import Pipeline
-from rlhf_lightning.commands.source_lookup import check_function
-from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
-from rlhf_lightning.commands.stages import StageConfig, compose_stages, split_overrides
-from rlhf_lightning.commands.store_check import check_tracking
+from rlhf_lightning.commands.schema import Pipeline as PipelineSchema
+from rlhf_lightning.commands.spelling import keys_under
+from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
-from rlhf_lightning.commands.tracking import PipelineRun, uses_mlflow
-from rlhf_lightning.commands.train import check, print_end, report_problems, run, saying_how_to_go_on
+from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
 from rlhf_lightning.commands.validation import MISSING, validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.after_training import Aftermath
+from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.pipeline import Pipeline, StageConfig
+from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
 from rlhf_lightning.source.declarations import declaration
-from rlhf_lightning.stopping import advising, held, signal_of
+from rlhf_lightning.stopping import advising, signal_of
+from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
+from rlhf_lightning.tracking.store import uses_mlflow
+from rlhf_lightning.tracking.store_check import check_tracking
 
 
 def main() -> None:
@@ -58,196 +51,125 @@ def _main() -> None:
         return
     if not is_plain(arguments):
         raise UserError("rlhf-pipeline takes overrides, --config-dir and --help only; sweeps: rlhf-train -m")
-    own, of_stages = split_overrides(arguments.overrides)
-    pipeline = compose_config("pipeline", own, arguments.config_dir)
-    if pipeline["stages"] == MISSING:
-        raise UserError(f"pipeline: missing; give pipeline={' | '.join(options('pipeline', arguments.config_dir))}")
-    validate(pipeline, Pipeline)
-    _check_evaluation(pipeline["evaluation"], own)
-    run_dir = choose_run_dir(pipeline)
-    stages = compose_stages(pipeline, run_dir, of_stages, arguments.config_dir)
-    check_pipeline(pipeline, run_dir, stages)
-    if pipeline["explain"]:
-        print("\n\n".join(explain(stage.config) for stage in stages))
+    pipeline = compose_pipeline(arguments.overrides, arguments.config_dir)
+    check_pipeline(pipeline)
+    if pipeline.config["explain"]:
+        print("\n\n".join(explain(stage.config) for stage in pipeline.to_run))
         return
-    run_pipeline(pipeline, run_dir, stages)
+    run_pipeline(pipeline)
 
 
-def check_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> None:
+def compose_pipeline(overrides: list[str], config_dir: str | None = None) -> Pipeline:
+    """The pipeline of a command line, with its folder and its stages. Raises UserError."""
+    own, of_stages = split_overrides(overrides)
+    config = compose_config("pipeline", own, config_dir)
+    if config["stages"] == MISSING:
+        raise UserError(f"pipeline: missing; give pipeline={' | '.join(options('pipeline', config_dir))}")
+    validate(config, PipelineSchema)
+    check_settings(config["evaluation"], own)
+    folder = choose_run_dir(config)
+    return Pipeline(config, folder, compose_stages(config, folder, of_stages, config_dir))
+
+
+def check_pipeline(pipeline: Pipeline) -> None:
     """Everything that can be known to be wrong before the first stage, of all stages.
 
     Raises:
         UserError: one line about the first thing.
     """
-    names = [stage.name for stage in stages]
-    made = [str(run_dir / name) for name in names]
-    for stage in stages:
-        check(stage.config, f"stages.{stage.name}.")
-        with keys_under(f"stages.{stage.name}."):
-            check_inputs(stage.config, made)
-    _check_name("from", pipeline.get("from"), names)
-    for name in skipped_stages(pipeline, names):
-        if not (run_dir / name / "summary.json").is_file():
-            raise UserError(f"from: stage {name} has not ended in {run_dir} (no summary.json); start with from={name}")
-        read_summary(run_dir / name)
-        check_hashes("from", str(run_dir / name))
-    if pipeline["evaluation"]["prompts"] is not None:
-        _check_evaluated(pipeline, stages)
-        _check_prompts(pipeline, made)
-        check_function("evaluation.gold", pipeline["evaluation"]["gold"])
+    folder, names = pipeline.folder, [stage.name for stage in pipeline.to_run]
+    for stage in pipeline.to_run:
+        check(stage.config, stage.key)
+        with keys_under(stage.key):
+            check_inputs(stage.config, [str(folder / name) for name in names])
+    check_name("from", pipeline.config.get("from"), names)
+    for name in [stage.name for stage in pipeline.skipped]:
+        if not (folder / name / "summary.json").is_file():
+            raise UserError(f"from: stage {name} has not ended in {folder} (no summary.json); start with from={name}")
+        read_summary(folder / name)
+        check_hashes("from", str(folder / name))
+    check_evaluation(pipeline)
 
 
-def _check_evaluated(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> None:
-    """Raise UserError where the evaluation names a stage that is not there, or that cannot do what it is named for."""
-    evaluation = pipeline["evaluation"]
-    for name in evaluation["policies"] or []:
-        _check_name("evaluation.policies", name, [stage.name for stage in stages if not _scores(stage)])
-    for key in ("baseline", "reference"):
-        _check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline, stages))
-    scorers = [stage.name for stage in stages if _scores(stage)]
-    _check_name("evaluation.proxy", evaluation["proxy"], scorers)
-
-
-def _check_prompts(pipeline: Mapping[str, Any], made: Sequence[str]) -> None:
-    """Raise UserError if the evaluation's prompts are not there and no stage or `prepare` makes them."""
-    prompts = pipeline["evaluation"]["prompts"]
-    if will_be_made(pipeline, prompts, made):
-        return
-    if missing_locally(prompts):
-        raise UserError(f"evaluation.prompts: {prompts} does not exist")
-    check_no_split_of_a_file("evaluation.prompts", prompts)
-
-
-def check_functions(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> None:
-    """Import every reward function that a stage or the evaluation will call, before anything is trained.
-
-    Raises:
-        UserError: one that is missing, or that cannot be called as a reward.
-    """
-    from rlhf_lightning.rewards import FunctionReward
-
-    if (gold := pipeline["evaluation"]["gold"]) and pipeline["evaluation"]["prompts"] is not None:
-        FunctionReward(gold, "evaluation.gold")
-    for stage in stages:
-        reward = stage.config.get("reward") or {}
-        parts = {"": reward} | {f".components.{name}": part for name, part in (reward.get("components") or {}).items()}
-        for key, part in parts.items():
-            if function := part.get("function"):
-                FunctionReward(function, f"stages.{stage.name}.reward{key}.function")
-
-
-def _check_evaluation(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise UserError for settings of an evaluation that will not be, or that contradict each other."""
-    check_samples(settings, "evaluation.")
-    given = [each for each in overrides if each.lstrip("+").startswith("evaluation.")]
-    if settings["prompts"] is None and given and not given[0].startswith("evaluation.prompts"):
-        raise UserError(f"{given[0]}: nothing is evaluated; give evaluation.prompts, or leave it out")
-
-
-def _check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        match = did_you_mean(nearest(value, allowed))
-        raise UserError(f'{key}: found "{value}"; allowed: a stage ({", ".join(allowed)}){match}')
-
-
-def skipped_stages(pipeline: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The stages before `from`."""
-    return list(names[: names.index(pipeline["from"])]) if pipeline.get("from") else []
-
-
-def policy_stages(pipeline: Mapping[str, Any], stages: Sequence[StageConfig]) -> list[str]:
-    """The stages to compare: those named, or all that train a policy rather than a reward model."""
-    chosen = pipeline["evaluation"]["policies"]
-    return chosen or [stage.name for stage in stages if not _scores(stage)]
-
-
-def _scores(stage: StageConfig) -> bool:
-    """Whether a stage trains a reward model."""
-    return declaration(stage.config).scores
-
-
-def run_pipeline(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig]) -> dict[str, Any]:
+def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
-    progress = Progress(run_dir, stages)
-    with advising(progress.advice), saying_how_to_go_on(progress.advice):
-        return _run_pipeline(pipeline, run_dir, stages, progress)
+    with advising(pipeline.advice), saying_how_to_go_on(pipeline.advice):
+        rehearse(pipeline)
+        pipeline.summary = {"seed": pipeline.config["seed"]}
+        with tracked(pipeline) as tracking:
+            for stage in pipeline.to_run:
+                figures = stage_metrics(_results(pipeline, stage), stage.config)
+                pipeline.summary |= {f"{stage.name}.{key}": value for key, value in figures.items()}
+            if not first_process():
+                return pipeline.summary
+            files = evaluate(pipeline)
+            pipeline.summary["wall_seconds"] = pipeline.seconds()
+            pipeline.end()
+        aftermath = Aftermath()
+        with aftermath.step("the pipeline's run in MLflow"):
+            if tracking is not None:
+                written = [pipeline.folder / name for name in ("config.yaml", "summary.json")]
+                tracking.finish(pipeline.summary, [*written, *files])
+        pipeline.problems = aftermath.problems
+        print_end(pipeline, files)
+        report_problems([*pipeline.runs, pipeline])
+    return pipeline.summary
 
 
-def _run_pipeline(
-    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], progress: Progress
-) -> dict[str, Any]:
-    started = time.monotonic()
+def rehearse(pipeline: Pipeline) -> None:
+    """Find out, before the first stage, what would go wrong in a later one. Raises UserError."""
     if first_process():
-        check_run_dir(run_dir)
-    for stage in stages:
-        with keys_under(f"stages.{stage.name}."):
+        check_run_dir(pipeline.folder)
+    for stage in pipeline.to_run:
+        with keys_under(stage.key):
             check_devices(stage.config["trainer"])
 
     from rlhf_lightning.commands.build import prepare
     from rlhf_lightning.commands.rehearsal import rehearse_evaluation, rehearse_inputs, rehearse_objects
-    from rlhf_lightning.commands.run_start import StartRun
 
-    skipped = skipped_stages(pipeline, [stage.name for stage in stages])
-    check_functions(pipeline, stages)
-    ahead = [stage for stage in stages if stage.name not in skipped] if first_process() else []
+    evaluation, ahead = pipeline.config["evaluation"], pipeline.ahead if first_process() else []
+    if evaluation["prompts"] is not None:
+        gold_reward(evaluation)
     for stage in ahead:
-        with keys_under(f"stages.{stage.name}."):
+        with keys_under(stage.key):
             rehearse_objects(stage.config)
-    prepare(pipeline)
+    prepare(pipeline.config)
     made: dict[str, Any] = dict.fromkeys(str(stage.folder) for stage in ahead)
     for stage in ahead:
-        with keys_under(f"stages.{stage.name}."):
+        with keys_under(stage.key):
             made[str(stage.folder)] = rehearse_inputs(stage.config, made)
     if first_process():
-        rehearse_evaluation(pipeline["evaluation"]["prompts"], made)
-    parent = _parent_run(pipeline, run_dir, stages)
-    begin = StartRun(lambda: _take_over(pipeline, run_dir, stages, parent))
-    summary: dict[str, Any] = {"seed": pipeline["seed"]}
-    problems: dict[Path, Sequence[str]] = {}
+        rehearse_evaluation(evaluation["prompts"], made)
+
+
+@contextmanager
+def tracked(pipeline: Pipeline) -> Iterator[PipelineTracking | None]:
+    """Around a pipeline: it has a run in its store, if it is tracked, which ends as failed where the block fails."""
+    tracking: PipelineTracking | None = None
+    if uses_mlflow(pipeline.config) and first_process():
+        check_tracking(pipeline.config["logger"]["tracking_uri"])
+        pipeline.tracking = tracking = PipelineTracking(pipeline)
     try:
-        for stage in stages:
-            if stage.name in skipped:
-                results = read_summary(stage.folder)
-            else:
-                _announce(stage)
-                result = run(stage.config, parent, begin, progress.begin())
-                results = result.summary
-                if result.problems:
-                    problems[stage.folder] = result.problems
-            progress.end()
-            summary |= {f"{stage.name}.{key}": value for key, value in stage_metrics(results, stage.config).items()}
-        if not first_process():
-            return summary
-        files = _evaluate(pipeline, run_dir, stages, summary)
-        summary["wall_seconds"] = round(time.monotonic() - started, 2)
-        write_summary(run_dir, summary)
+        yield tracking
     except BaseException as error:
-        if parent:
-            parent.fail(stopped=signal_of(error) is not None)
+        if tracking is not None:
+            tracking.fail(stopped=signal_of(error) is not None)
         raise
-    aftermath = Aftermath()
-    with aftermath.step("the pipeline's run in MLflow"):
-        if parent:
-            parent.finish(summary, pipeline, [run_dir / "config.yaml", run_dir / "summary.json", *files])
-    print_end(run_dir, pipeline, files)
-    report_problems(problems | ({run_dir: aftermath.problems} if aftermath.problems else {}))
-    return summary
 
 
-def _take_over(
-    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], parent: PipelineRun | None
-) -> None:
-    """Make the folder this pipeline's: its first stage has loaded everything, and begins."""
-    write_config(run_dir, {**pipeline, "stages": {stage.name: stage.config for stage in stages}})
-    if parent:
-        parent.open()
-
-
-def _announce(stage: StageConfig) -> None:
-    if first_process():
-        print(
-            f"\n{stage.name}: {stage.config['algorithm']['_target_'].rpartition('.')[2]} -> {stage.folder}", flush=True
-        )
+def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:
+    """The summary of a stage, which is run unless it has ended before."""
+    if stage in pipeline.skipped:
+        results = read_summary(stage.folder)
+    else:
+        if first_process():
+            algorithm = stage.config["algorithm"]["_target_"].rpartition(".")[2]
+            print(f"\n{stage.name}: {algorithm} -> {stage.folder}", flush=True)
+        run = pipeline.begin_stage()
+        carry_out(run)
+        results = run.summary
+    pipeline.end_stage()
+    return results
 
 
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,63 +188,3 @@ def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict
         if kl.get("kind", "fixed") != "fixed":
             metrics["kl_target"] = kl.get("target")
     return metrics
-
-
-def _parent_run(pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig] = ()) -> PipelineRun | None:
-    if not uses_mlflow(pipeline) or not first_process():
-        return None
-    logger = pipeline["logger"]
-    check_tracking(logger["tracking_uri"])
-    return PipelineRun(
-        logger["tracking_uri"],
-        logger.get("experiment_name", "rlhf-lightning"),
-        pipeline["name"],
-        folder=run_dir,
-        goes_on=bool(pipeline.get("from")),
-        stages=[stage.folder for stage in stages],
-    )
-
-
-def _gold(settings: Mapping[str, Any]) -> Any:
-    from rlhf_lightning.rewards import FunctionReward
-
-    return FunctionReward(settings["gold"], "evaluation.gold", settings["timeout"], "evaluation.timeout")
-
-
-def _evaluate(
-    pipeline: Mapping[str, Any], run_dir: Path, stages: Sequence[StageConfig], summary: dict[str, Any]
-) -> list[Path]:
-    """Compare the policies, add the figures to the summary, print the table and write the report."""
-    settings = pipeline["evaluation"]
-    if settings["prompts"] is None:
-        return []
-    from rich.console import Console
-
-    from rlhf_lightning.evaluation import bayes_accuracy, evaluate_policies, terminal_table, write_report
-    from rlhf_lightning.rewards import make_reward
-
-    names = policy_stages(pipeline, stages)
-    loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
-    evaluation = evaluate_policies(
-        policies={name: run_dir / name for name in names},
-        prompts_file=settings["prompts"],
-        baseline=settings["baseline"],
-        reference=run_dir / settings["reference"] if settings["reference"] else None,
-        gold=_gold(settings) if settings["gold"] else None,
-        proxy=make_reward(model=str(run_dir / settings["proxy"]), **loading) if settings["proxy"] else None,
-        samples_per_prompt=settings["samples_per_prompt"],
-        max_new_tokens=settings["max_new_tokens"],
-        temperature=settings["temperature"],
-        batch_size=settings["batch_size"],
-        seed=pipeline["seed"],
-        **loading,
-    )
-    summary |= evaluation.flat()
-    for stage in stages:
-        ceiling = bayes_accuracy(stage.config["data"].get("val"), stage.config["data"].get("limit"))
-        summary |= {} if ceiling is None else {f"{stage.name}.bayes_accuracy": ceiling}
-    histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in stages}
-    Console().print(terminal_table(evaluation))
-    numbers = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    with held():
-        return write_report(run_dir, evaluation, histories, str(pipeline["name"]), summary=numbers)

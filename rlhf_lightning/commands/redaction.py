@@ -14,9 +14,13 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rlhf_lightning.secret_text import HIDDEN, is_secret_key, remember, remember_address, remember_variables, shown
-
-__all__ = ["HIDDEN", "remember_secrets", "remember_words", "shown", "without_secret_keys", "without_secrets"]
+from rlhf_lightning.secret_text import (
+    is_secret_key,
+    remember,
+    remember_address,
+    remember_expression,
+    remember_variables,
+)
 
 _VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
 # Where and who: a path or a name made with one of them is not a secret.
@@ -34,7 +38,6 @@ _PLACES = {
     "SCRATCH",
     "WORK",
 }
-_from_environment: dict[str, str] = {}  # value -> how the config says it
 
 
 def remember_secrets(config: Any) -> None:
@@ -43,7 +46,7 @@ def remember_secrets(config: Any) -> None:
     for raw, value in _interpolated(config):
         variables = _VARIABLE.findall(raw)
         if "oc.env" in raw and isinstance(value, str) and value:
-            _from_environment[value] = raw
+            remember_expression(value, raw)
             if not variables or not set(variables) <= _PLACES:
                 remember(value)
         for name in set(variables) - _PLACES:
@@ -81,31 +84,3 @@ def _interpolated(node: Any) -> Iterator[tuple[str, Any]]:
             yield str(raw), node[key]
         elif isinstance(node[key], DictConfig | ListConfig):
             yield from _interpolated(node[key])
-
-
-def without_secret_keys(tags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tags as a store gets them: none is under a key that says it is a secret.
-
-    >>> without_secret_keys({"team": "a", "api_key": "k"})
-    {'team': 'a', 'api_key': '***'}
-    """
-    return {key: HIDDEN if is_secret_key(str(key)) else value for key, value in tags.items()}
-
-
-def without_secrets(value: Any, key: str = "") -> Any:
-    """Return a config, or a part of one, with every secret hidden.
-
-    >>> without_secrets({"tracking_uri": "https://ana:pw@host", "tags": {"api_key": "k"}, "max_new_tokens": 8})
-    {'tracking_uri': 'https://***@host', 'tags': {'api_key': '***'}, 'max_new_tokens': 8}
-    """
-    if isinstance(value, Mapping):
-        return {name: without_secrets(part, key if is_secret_key(key) else str(name)) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_secrets(part, key) for part in value]
-    if value is None or isinstance(value, bool):
-        return value
-    if str(value) in _from_environment:
-        return _from_environment[str(value)]
-    if is_secret_key(key) and "${" not in str(value):
-        return HIDDEN
-    return shown(value) if isinstance(value, str) else value

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from rlhf_lightning.commands.build import build, build_bare_trainer
 from rlhf_lightning.commands.checks import missing_locally, model_inputs, will_be_made
-from rlhf_lightning.commands.source_lookup import sections
+from rlhf_lightning.commands.source_lookup import reward_functions, sections
 from rlhf_lightning.errors import UserError, blaming, named, named_as
 
 _LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
@@ -24,14 +24,23 @@ _LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
 
 
 def rehearse_objects(config: Mapping[str, Any]) -> None:
-    """Import every class that a training config names, check that it takes its settings, and try the devices.
+    """Import all that a training config names, check that it takes its settings, and try the devices.
 
     Raises:
         UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
     """
+    _import_functions(config)
     for key, section in sections(config):
         _check_takes(key, section)
     build_bare_trainer(config)
+
+
+def _import_functions(config: Mapping[str, Any]) -> None:
+    """Import every reward function that will be called. Raises UserError for one that cannot be called as a reward."""
+    from rlhf_lightning.rewards import FunctionReward
+
+    for key, function in reward_functions(config):
+        FunctionReward(function, key)
 
 
 def _check_takes(key: str, section: Mapping[str, Any]) -> None:

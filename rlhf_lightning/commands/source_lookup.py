@@ -25,10 +25,17 @@ def check_names(config: Mapping[str, Any]) -> None:
     import_from_working_folder()
     for key, section in sections(config):
         check_function(f"{key}._target_", section["_target_"])
+    for key, function in reward_functions(config):
+        check_function(key, function)
+
+
+def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the name of every reward function that a training config calls."""
     reward = config.get("reward") or {}
     parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
     for name, part in parts.items():
-        check_function(f"reward{name}.function", part.get("function"))
+        if part.get("function"):
+            yield f"reward{name}.function", part["function"]
 
 
 def check_function(key: str, function: str | None) -> None:

@@ -5,33 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import get_type_hints
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.quoting import quoted
 from rlhf_lightning.commands.schema import Stage
 from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.pipeline import StageConfig
+from rlhf_lightning.runs.quoting import quoted
 
 _STAGE_OVERRIDE = re.compile(r"^(\+\+|\+|~)?stages\.([\w-]+)\.(.+)$", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One stage, ready to run: its name, its training config, and the earlier stages it takes its models from."""
-
-    name: str
-    config: dict[str, Any]
-    model_from: str | None
-    reward_from: str | None
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.config["run_dir"])
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.folder_lock import FolderLock
 from rlhf_lightning.commands.help import track_help
-from rlhf_lightning.commands.lineage import TrainingRun
-from rlhf_lightning.commands.redaction import HIDDEN, shown
 from rlhf_lightning.commands.schema import Track
-from rlhf_lightning.commands.sending import PipelineFolder, runs_below, send_again
-from rlhf_lightning.commands.store_check import check_tracking
-from rlhf_lightning.commands.tracking import ui_command, uses_mlflow
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import UserError, is_own_slip
+from rlhf_lightning.runs.folder_lock import FolderLock
+from rlhf_lightning.runs.run import Run
+from rlhf_lightning.secret_text import HIDDEN, shown
+from rlhf_lightning.tracking.sending import runs_below, send_again
+from rlhf_lightning.tracking.store import ui_command, uses_mlflow
+from rlhf_lightning.tracking.store_check import check_tracking
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     run_hydra_command("rlhf-track", "track", track, track_help)
 
 
-def check(config: Mapping[str, Any]) -> tuple[list[TrainingRun | PipelineFolder], list[str]]:
+def check(config: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
     """The runs, and the address of the store of each.
 
     Raises:
@@ -47,7 +47,7 @@ def check(config: Mapping[str, Any]) -> tuple[list[TrainingRun | PipelineFolder]
         uris.append(str(uri or run.config["logger"]["tracking_uri"]))
         if HIDDEN in uris[-1]:
             raise UserError(f"tracking_uri: the run keeps no password ({uris[-1]}); give tracking_uri=... with it")
-        FolderLock(Path(run.folder)).check()
+        FolderLock(run.folder).check()
     return runs, uris
 
 

@@ -4,65 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.after_training import Aftermath, export_model, fit
 from rlhf_lightning.commands.arithmetic import explain
 from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.effects import check_effects
-from rlhf_lightning.commands.folder_lock import FolderLock, check_run_dir
-from rlhf_lightning.commands.going_on import Place
 from rlhf_lightning.commands.help import train_help
-from rlhf_lightning.commands.lineage import read_run
-from rlhf_lightning.commands.model_card import write_model_card
 from rlhf_lightning.commands.own_code import blaming_own_code
-from rlhf_lightning.commands.ranks import first_process
-from rlhf_lightning.commands.resuming import check_same_run
-from rlhf_lightning.commands.run_folder import (
-    begin_run,
-    choose_run_dir,
-    find_checkpoint,
-    forget_run_dir,
-    refuse_foreign_resume,
-    resume_run,
-    write_config,
-    write_summary,
-)
 from rlhf_lightning.commands.schema import Train
 from rlhf_lightning.commands.spelling import keys_under
-from rlhf_lightning.commands.store_check import check_tracking
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
-from rlhf_lightning.commands.tracking import (
-    PipelineRun,
-    finish_tracking,
-    log_run_files,
-    open_tracking,
-    register_model,
-    tracked_to_the_end,
-    ui_command,
-    uses_mlflow,
-)
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import AfterTrainingError, DiskError, UserError, blaming
-from rlhf_lightning.stopping import advising, held, signal_of
+from rlhf_lightning.runs.after_training import Aftermath, export_model, fit
+from rlhf_lightning.runs.model_card import write_model_card
+from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.runs.run import Run, read_run
+from rlhf_lightning.stopping import advising, signal_of
+from rlhf_lightning.tracking.store import ui_command, uses_mlflow
+from rlhf_lightning.tracking.store_check import check_tracking
 
 HIGHEST = "highest"  # torch's default of `matmul_precision`
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves: its folder, the content of its summary.json, and what has failed after the training."""
-
-    folder: Path
-    summary: dict[str, Any]
-    problems: tuple[str, ...] = ()
 
 
 def main() -> None:
@@ -77,11 +44,11 @@ def train(config: dict[str, Any]) -> None:
     if config.get("explain"):
         print(explain(config))
         return
-    place = Place()
-    with advising(place.advice), saying_how_to_go_on(place.advice):
-        result = run(config, place=place)
-        print_end(result.folder, config)
-        report_problems({result.folder: result.problems} if result.problems else {})
+    run = Run(config)
+    with advising(run.advice), saying_how_to_go_on(run.advice):
+        carry_out(run)
+        print_end(run)
+        report_problems([run])
 
 
 def check_all(config: Mapping[str, Any]) -> None:
@@ -109,23 +76,27 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
         check_effects(config)
 
 
-def run(
-    config: Mapping[str, Any],
-    parent: PipelineRun | None = None,
-    begun: Callable[[], object] = lambda: None,
-    place: Place | None = None,
-) -> RunResult:
+def run(config: Mapping[str, Any]) -> Run:
+    """Train by a checked config in this process; returns the run, with its summary and its problems."""
+    made = Run(config)
+    carry_out(made)
+    return made
+
+
+def carry_out(run: Run) -> None:
     """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
 
     Nothing of the run stays in memory: the next stage, or the evaluation, loads networks of its own.
 
     Args:
-        config: a checked training config.
-        parent: the run of the pipeline that this run belongs to.
-        begun: called by the first process once everything is loaded, before the run takes over its folder.
-        place: is told how far the run has come.
+        run: of a checked training config; afterwards it has its summary and its problems.
     """
-    result = _run(config, parent, begun, place or Place())
+    with run.in_place():
+        check_devices(run.config["trainer"])
+        if uses_mlflow(run.config):
+            check_tracking(run.config["logger"]["tracking_uri"])
+        _train(run)
+    run.tracking = None  # it knows the logger, which knows the Trainer
 
     import torch
 
@@ -133,179 +104,94 @@ def run(
 
     torch.set_float32_matmul_precision(HIGHEST)
     release_memory()
-    return result
 
 
-def _run(config: Mapping[str, Any], parent: PipelineRun | None, begun: Callable[[], object], place: Place) -> RunResult:
-    with contextlib.ExitStack() as at_end:
-        return _run_in_folder(config, parent, at_end, begun, place)
-
-
-def _run_in_folder(
-    config: Mapping[str, Any],
-    parent: PipelineRun | None,
-    at_end: contextlib.ExitStack,
-    begun: Callable[[], object],
-    place: Place,
-) -> RunResult:
-    started = time.monotonic()
-    with blaming(f"ckpt: {config.get('ckpt')} cannot be resumed"):
-        checkpoint = find_checkpoint(config)
-        if checkpoint is not None:
-            check_same_run(config, checkpoint)
-    run_dir = place.folder = choose_run_dir(config, checkpoint)
-    place.ckpt = config.get("ckpt") or ("last" if checkpoint else None)
-    lock = at_end.enter_context(FolderLock(run_dir))
-    with blaming(f"run_dir: {run_dir} cannot be used"):
-        if checkpoint is None:
-            refuse_foreign_resume(run_dir)
-        if first_process():
-            check_run_dir(run_dir)
-            lock.check()
-    check_devices(config["trainer"])
-    if uses_mlflow(config):
-        check_tracking(config["logger"]["tracking_uri"])
-
-    import lightning
-    import torch
-
-    from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer, prepare
+def _train(run: Run) -> None:
+    """Build what the run is made of, train it, and leave behind its model and its files."""
+    from rlhf_lightning.callbacks.run_start import StartRun
+    from rlhf_lightning.commands.build import build_parts, prepare
     from rlhf_lightning.commands.rehearsal import rehearse_objects
-    from rlhf_lightning.commands.run_start import StartRun
-    from rlhf_lightning.compat import leave_signals_alone
-    from rlhf_lightning.models import load_tokenizer
+    from rlhf_lightning.tracking.run_tracking import RunTracking
 
-    rehearse_objects(config)
-    prepare(config)
-    torch.set_float32_matmul_precision(config.get("matmul_precision", HIGHEST))
-    lightning.seed_everything(config["seed"], workers=True, verbose=False)
-    tokenizer = load_tokenizer(config["model"]["path"], config["model"].get("revision"))
-    module = build_module(config, tokenizer)
-    module.accepts_other_rows = bool(config.get("resume_anyway"))  # type: ignore[assignment]
-    datamodule = build_datamodule(config, tokenizer)
-    trainer = build_trainer(config, run_dir, parent, checkpoint)
-    leave_signals_alone(trainer)
-    at_end.enter_context(tracked_to_the_end(trainer.loggers, run_dir, stage=parent is not None))
-    at_end.push(lambda kind, error, trace: _end_processes(trainer, error))
-    start = place.start = StartRun(lambda: _take_over(config, run_dir, checkpoint, trainer.loggers, lock, begun))
-    trainer.callbacks.insert(0, start)  # type: ignore[attr-defined]
-    aftermath = Aftermath()
-    fit(trainer, lambda: _start_or_resume(config, trainer, module, datamodule, checkpoint, start), aftermath)
-    start()  # of a run that had nothing left to train
-    with blaming_own_code(config):
-        export_model(module.export, run_dir)  # type: ignore[arg-type]
-    summary = _summary(config, trainer, started, aftermath)
-    if first_process():
-        _leave_behind(config, run_dir, summary, tokenizer, trainer.loggers, aftermath, stage=parent is not None)
-    trainer.strategy.barrier("export")  # a next stage reads the folder in every process
-    forget_run_dir()
-    return RunResult(run_dir, summary, tuple(aftermath.problems))
+    rehearse_objects(run.config)
+    prepare(run.config)
+    tokenizer, module, datamodule, trainer = build_parts(run)
+    run.tracking = tracking = RunTracking(run, trainer.loggers)
+    with tracking.to_the_end(), _its_processes_end(trainer):
+        start, aftermath = StartRun(run), Aftermath()
+        trainer.callbacks.insert(0, start)
+        fit(trainer, lambda: _start_or_resume(run, trainer, module, datamodule, start), aftermath)
+        run.begin()  # a run that had nothing left to train
+        with blaming_own_code(run.config):
+            export_model(module.export, run.folder)
+        with aftermath.step("the metrics of summary.json"):
+            run.summary |= summarise(run.config, trainer)
+        run.summary["wall_seconds"] = run.seconds()
+        if first_process():
+            _leave_behind(run, tracking, bool(tokenizer.chat_template), aftermath)
+        run.problems = aftermath.problems
+        trainer.strategy.barrier("export")  # a next stage reads the folder in every process
 
 
-def _start_or_resume(
-    config: Mapping[str, Any], trainer: Any, module: Any, datamodule: Any, checkpoint: Path | None, start: Any
-) -> None:
+def _start_or_resume(run: Run, trainer: Any, module: Any, datamodule: Any, start: Any) -> None:
     """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
-    if checkpoint is not None and checkpoint.is_dir():
+    if run.checkpoint is not None and run.checkpoint.is_dir():
         from rlhf_lightning.compat import read_sharded_checkpoints_without_pickles
 
         read_sharded_checkpoints_without_pickles()
     try:
-        with blaming_own_code(config):
-            trainer.fit(module, datamodule, ckpt_path=checkpoint)
+        with blaming_own_code(run.config):
+            trainer.fit(module, datamodule, ckpt_path=run.checkpoint)
     except Exception:
-        if checkpoint is None or start.resumed:
+        if not run.resumes or start.resumed:
             raise
-        with blaming(f"ckpt: {checkpoint} does not fit this run", "take another one, or start without ckpt"):
+        with blaming(f"ckpt: {run.checkpoint} does not fit this run", "take another one, or start without ckpt"):
             raise
 
 
-def _take_over(
-    config: Mapping[str, Any],
-    run_dir: Path,
-    checkpoint: Path | None,
-    loggers: Sequence[Any],
-    lock: Any,
-    begun: Callable[[], object],
-) -> None:
-    """Make the folder this run's, and begin its run in MLflow."""
-    if not first_process():
-        return
-    with held():
-        begun()
-        lock.take()
-        write_config(
-            run_dir, config, lambda: begin_run(run_dir) if checkpoint is None else resume_run(run_dir, checkpoint)
-        )
-    open_tracking(loggers, run_dir)
+@contextlib.contextmanager
+def _its_processes_end(trainer: Any) -> Iterator[None]:
+    """End those that Lightning has started, if the run is stopped: they may wait for this one in a library."""
+    try:
+        yield
+    except BaseException as error:
+        processes = getattr(trainer.strategy.launcher, "procs", None)
+        if processes and signal_of(error) is not None:
+            started = list(processes)
+            processes.clear()  # else Lightning's observer would kill this process, because others have not ended well
+            for process in started:
+                process.kill()
+        raise
 
 
-def _end_processes(trainer: Any, error: BaseException | None) -> None:
-    """End those that Lightning has started, if the run was stopped: they may wait for this one in a library."""
-    processes = getattr(trainer.strategy.launcher, "procs", None)
-    if processes and error is not None and signal_of(error) is not None:
-        started = list(processes)
-        processes.clear()  # else Lightning's observer would kill this process, because others have not ended well
-        for process in started:
-            process.kill()
-
-
-def _summary(config: Mapping[str, Any], trainer: Any, started: float, aftermath: Aftermath) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    with aftermath.step("the metrics of summary.json"):
-        summary |= summarise(config, trainer)
-    return {**summary, "wall_seconds": round(time.monotonic() - started, 2)}
-
-
-def _leave_behind(
-    config: Mapping[str, Any],
-    run_dir: Path,
-    summary: Mapping[str, Any],
-    tokenizer: Any,
-    loggers: Sequence[Any],
-    aftermath: Aftermath,
-    stage: bool,
-) -> None:
+def _leave_behind(run: Run, tracking: Any, chat: bool, aftermath: Aftermath) -> None:
     """The summary, the model card, the artifacts and the registered model: each whether or not the others fail."""
+    name = run.config.get("register")
     with aftermath.step("summary.json"):
-        write_summary(run_dir, summary)
+        run.end()
     with aftermath.step("the model card"):
-        _write_card(config, run_dir, tokenizer)
+        _write_card(run, chat)
     with aftermath.step("the files in MLflow"):
-        log_run_files(loggers, run_dir)
+        tracking.send_files()
     registering: list[Future[str]] = []
-    if config.get("register"):
-        with aftermath.step(f"registering {config['register']}"):
-            registering.append(register_model(loggers, config["register"], run_dir))
+    if name:
+        with aftermath.step(f"registering {name}"):
+            registering.append(tracking.register(name))
     with aftermath.step("the end of the run in MLflow"):
-        finish_tracking(loggers, run_dir, stage)
+        tracking.finish()
     for version in registering:
-        with aftermath.step(f"registering {config['register']}"):
-            print(f"registered: {config['register']}, version {_version(version)}")
+        with aftermath.step(f"registering {name}"):
+            print(f"registered: {name}, version {_version(version)}")
 
 
 def _version(made: Future[str]) -> str:
     return "none yet, for the store does not answer" if made.cancelled() or not made.done() else made.result()
 
 
-def report_problems(problems: Mapping[Path, Sequence[str]]) -> None:
-    """Say what has failed after training, by the folder of the run or the pipeline.
-
-    Raises:
-        AfterTrainingError: something has.
-    """
-    if problems and first_process():
-        text = "; ".join(f"{', '.join(failed)} of {folder}" for folder, failed in problems.items())
-        raise AfterTrainingError(
-            f"the model is trained and exported, but this failed: {text}; see there, and log or write "
-            "it again with the same command and ckpt=last, which trains nothing again"
-        )
-
-
-def _write_card(config: Mapping[str, Any], run_dir: Path, tokenizer: Any) -> None:
-    model, trained = run_dir / "model", read_run(run_dir)
-    assert trained is not None
-    write_model_card(trained, model, name=str(config["name"]), load_from=str(model), chat=bool(tokenizer.chat_template))
+def _write_card(run: Run, chat: bool) -> None:
+    written = read_run(run.folder)  # with no secrets in its config
+    assert written is not None
+    write_model_card(written, run.model_folder, name=run.name, load_from=str(run.model_folder), chat=chat)
 
 
 def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
@@ -323,6 +209,20 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
     }
 
 
+def report_problems(runs: Sequence[Run]) -> None:
+    """Say what has failed after the training of some runs, or at the end of a pipeline.
+
+    Raises:
+        AfterTrainingError: something has.
+    """
+    failed = [f"{', '.join(run.problems)} of {run.folder}" for run in runs if run.problems]
+    if failed and first_process():
+        raise AfterTrainingError(
+            f"the model is trained and exported, but this failed: {'; '.join(failed)}; see there, and log or write "
+            "it again with the same command and ckpt=last, which trains nothing again"
+        )
+
+
 @contextlib.contextmanager
 def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
     """Where the disk takes no more, say with `how` what to do when it does."""
@@ -334,12 +234,12 @@ def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
         raise UserError(f"{error.finding}; {error.remedy}{joined}{then}") from error
 
 
-def print_end(folder: Path, config: Mapping[str, Any], made: Collection[Path] = ()) -> None:
+def print_end(run: Run, made: Collection[Path] = ()) -> None:
     """The last lines of a run: its folder, and how to look at it in MLflow."""
     if not first_process():
         return
-    print(f"run folder: {folder}")
+    print(f"run folder: {run.folder}")
     for path in made:
         print(f"report: {path}")
-    if uses_mlflow(config):
-        print(ui_command(config["logger"]["tracking_uri"]))
+    if uses_mlflow(run.config):
+        print(ui_command(run.config["logger"]["tracking_uri"]))

@@ -44,7 +44,7 @@ def open_secrets(folder: Path) -> None:
 def whole_config_in_card(folder: Path) -> None:
     """The card's config has everything."""
     open_secrets(folder)
-    import rlhf_lightning.commands.model_card as card
+    import rlhf_lightning.runs.model_card as card
 
     card._config = lambda config: str(dict(config))  # type: ignore[assignment]
 

@@ -24,6 +24,7 @@ from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.data import PromptDataModule
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
+from rlhf_lightning.runs.run import Run
 
 NO_EOS = [-1]  # a token that no model draws: every response has its full length
 WITHOUT = [
@@ -89,7 +90,7 @@ class Training:
 
     def repeat(self) -> dict[str, Any]:
         """One repetition: how long it took, what was done, and what that needs at least."""
-        trainer = build_trainer(self.config, Path(self.folder), None)
+        trainer = build_trainer(Run(self.config, Path(self.folder)))
         stopwatch = Stopwatch()
         trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         restart_peak()

@@ -14,6 +14,7 @@ from rlhf_lightning.commands.build import build_datamodule, build_module, build_
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.models import load_tokenizer
+from rlhf_lightning.runs.run import Run
 
 TASKS = ("sft", "reward", "dpo", "ppo")
 REWARD = "reward.function=gpu_checks.setting.length_reward"
@@ -71,7 +72,7 @@ def fit(
         module.engine = engine
     if built_on_cpu:
         module.configure_model()
-    trainer: Any = build_trainer(config, Path(config["run_dir"]), None)
+    trainer: Any = build_trainer(Run(config, Path(config["run_dir"])))
     trainer.callbacks.extend(callbacks)
     trainer.fit(module, build_datamodule(config, tokenizer))
     return trainer, module

@@ -94,14 +94,14 @@ CHANGED_FILES = (
             ),
             Mutant(
                 "a run's summary is read as it lies there",
-                "commands/lineage.py",
+                "runs/run.py",
                 '    check_files(folder, ("config.yaml", "summary.json"))\n',
                 "",
                 (f"{RUNS}::test_what_a_card_tells_of_a_run_is_what_the_run_has_written",),
             ),
             Mutant(
                 "a new run keeps the hashes of the one before",
-                "commands/run_folder.py",
+                "runs/run_folder.py",
                 "        forget_hashes(folder)\n        (folder /",
                 "        (folder /",
                 (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end",),

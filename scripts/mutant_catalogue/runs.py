@@ -85,7 +85,7 @@ RUNS = (
             ),
             Mutant(
                 "a run takes its folder over before there is room for its config",
-                "commands/run_folder.py",
+                "runs/run_folder.py",
                 "        first()\n        forget_hashes(folder)\n",
                 '        (folder / "summary.json").unlink(missing_ok=True)\n        first()\n',
                 (f"{DISK}::test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one",),

@@ -197,14 +197,14 @@ STATE = (
             ),
             Mutant(
                 "a resumed run is a new MLflow run",
-                "commands/tracking.py",
-                "            former = live_run(run_dir, client, uri)",
+                "tracking/run_tracking.py",
+                "            former = live_run(run.folder, client, uri)",
                 "            former = None",
                 ("commands/test_mlflow_runs.py::test_a_resumed_run_goes_on_in_its_own",),
             ),
             Mutant(
                 "every node has a first process",
-                "commands/ranks.py",
+                "runs/ranks.py",
                 'return _number("NODE_RANK" if os.environ.get("NODE_RANK") else "GROUP_RANK"), ',
                 "return 0, ",
                 ("commands/test_ranks.py::test_only_global_rank_0_writes",),

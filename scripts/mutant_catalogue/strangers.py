@@ -35,7 +35,7 @@ STRANGERS = (
             ),
             Mutant(
                 "a list under a secret key is shown",
-                "commands/redaction.py",
+                "secret_text.py",
                 "key if is_secret_key(key) else str(name)",
                 "str(name)",
                 ("commands/test_redaction.py::test_everything_under_such_a_key_is_hidden",),

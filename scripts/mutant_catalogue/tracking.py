@@ -6,7 +6,7 @@ from mutant_catalogue.rows import Mutant, Row
 
 TRACKER = "callbacks/tracker.py"
 STORE = "callbacks/mlflow_store.py"
-COMMANDS = "commands/tracking.py"
+COMMANDS = "tracking/run_tracking.py"
 TESTS = "callbacks/test_tracker.py::test_"
 RUNS = "commands/test_mlflow_runs.py::test_"
 
@@ -81,7 +81,7 @@ TRACKING = (
             ),
             Mutant(
                 "an unreachable server ends the run before it begins",
-                "commands/store_check.py",
+                "tracking/store_check.py",
                 "        return  # the run goes on, and says so\n",
                 "        raise UserError(f'logger.tracking_uri: {uri} does not answer')\n",
                 ("commands/test_store_check.py::test_a_dead_server_is_no_reason_not_to_train",),
@@ -89,14 +89,14 @@ TRACKING = (
             Mutant(
                 "steps that are done again are logged again",
                 COMMANDS,
-                "logger.known = known_points(client, former, names, step_of(checkpoint) or 0)",
+                "logger.known = known_points(client, former, names, run.steps_before or 0)",
                 "logger.known = {}",
                 (f"{RUNS}steps_that_are_done_again_are_not_logged_again",),
             ),
             Mutant(
                 "what a killed run had not sent is never sent",
                 COMMANDS,
-                "logger.outbox.troubled |= checkpoint is not None",
+                "logger.outbox.troubled |= run.resumes",
                 "logger.outbox.troubled |= False",
                 (f"{RUNS}what_a_killed_run_had_not_sent_is_sent_at_the_end_of_the_resumed_one",),
             ),
@@ -109,7 +109,7 @@ TRACKING = (
             ),
             Mutant(
                 "rlhf-track forgets whose stages they are",
-                "commands/sending.py",
+                "tracking/sending.py",
                 '{} if parent_id is None else {"mlflow.parentRunId": parent_id}',
                 "{}",
                 ("commands/test_track.py::test_a_pipeline_is_sent_with_its_stages_under_it",),

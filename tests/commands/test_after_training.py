@@ -14,12 +14,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from rlhf_lightning.callbacks.lines import keep_lines
-from rlhf_lightning.commands import after_training, run_folder, train
-from rlhf_lightning.commands.after_training import Aftermath
+from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import AfterTrainingError
 from rlhf_lightning.models import load_causal_lm, save_model
+from rlhf_lightning.runs import after_training, run_folder
+from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.stopping import answered
+from rlhf_lightning.tracking.run_tracking import RunTracking
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -37,10 +39,10 @@ def settings(folder: Path, *more: str) -> dict[str, Any]:
 COMMANDS = "rlhf_lightning.commands.train."
 STEPS = {
     "the metrics of summary.json": COMMANDS + "summarise",
-    "summary.json": COMMANDS + "write_summary",
+    "summary.json": "rlhf_lightning.runs.run.write_summary",
     "the model card": COMMANDS + "write_model_card",
-    "the files in MLflow": COMMANDS + "log_run_files",
-    "registering mine": COMMANDS + "register_model",
+    "the files in MLflow": "rlhf_lightning.tracking.run_tracking.RunTracking.send_files",
+    "registering mine": "rlhf_lightning.tracking.run_tracking.RunTracking.register",
     "the end of training": "rlhf_lightning.algorithms.SFTModule.on_train_end",
 }
 
@@ -68,7 +70,7 @@ def test_a_step_that_fails_after_training_neither_loses_the_model_nor_stops_the_
     assert all(Path(file).is_file() == (step != name) for name, file in made.items())
     assert "run folder: run" in capsys.readouterr().out
 
-    monkeypatch.setattr(train, "register_model", lambda *_: Future())
+    monkeypatch.setattr(RunTracking, "register", lambda *_: Future())
     monkeypatch.setattr(train, "check_all", lambda config: None)
     train.train({**config, "ckpt": "last"})
     assert all(Path(file).is_file() for file in made.values())

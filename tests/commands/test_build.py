@@ -13,11 +13,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from rlhf_lightning.commands.build import build_trainer
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.run import Run
 
 
 def trainer(*overrides: str) -> Any:
     settings = ["experiment=sft_demo", "logger=none", "trainer.accelerator=cpu", "callbacks.progress=null"]
-    return build_trainer(compose_config("train", [*settings, *overrides]), Path("run"), None)
+    return build_trainer(Run(compose_config("train", [*settings, *overrides]), Path("run")))
 
 
 def test_a_checkpoint_callback_that_is_switched_off_is_not_replaced_by_lightnings(empty_folder: Path) -> None:
@@ -51,7 +52,7 @@ def test_a_callback_that_cannot_be_imported_is_one_line(empty_folder: Path) -> N
 def test_a_list_of_devices_is_refused_on_a_cpu(empty_folder: Path) -> None:
     overrides = ["experiment=sft_demo", "logger=none", "trainer.accelerator=cpu", "trainer.devices=[0]"]
     with pytest.raises(UserError, match=r"^trainer\.accelerator and trainer\.devices: found cpu and \[0\]; Lightning"):
-        build_trainer(compose_config("train", overrides), empty_folder, None)
+        build_trainer(Run(compose_config("train", overrides), empty_folder))
 
 
 def test_under_srun_lightning_does_not_queue_jobs_again_itself(

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands import export
-from rlhf_lightning.commands.after_training import export_model
 from rlhf_lightning.commands.checks import check_model
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.evaluate import check as check_evaluate
-from rlhf_lightning.commands.lineage import check_history, read_run
-from rlhf_lightning.commands.resuming import check_same_run
-from rlhf_lightning.commands.run_folder import read_json_lines, read_summary, write_config, write_summary
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
+from rlhf_lightning.runs.after_training import export_model
+from rlhf_lightning.runs.lineage import check_history
+from rlhf_lightning.runs.resuming import check_same_run
+from rlhf_lightning.runs.run import read_run
+from rlhf_lightning.runs.run_folder import read_json_lines, read_summary, write_config, write_summary
 from tests.commands.runs import write_adapter, write_model, write_run
 
 

@@ -20,6 +20,7 @@ from rlhf_lightning.commands.help import (
     plan_help,
     train_help,
 )
+from rlhf_lightning.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # Reports what was imported, after the command has ended.
@@ -203,7 +204,7 @@ def test_debug_is_true_or_false(monkeypatch, capsys, empty_folder):
 
 
 def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
-    monkeypatch.setattr(train, "run", lambda config, **_: Path("nowhere.jsonl").read_text())
+    monkeypatch.setattr(train, "carry_out", lambda run: Path("nowhere.jsonl").read_text())
     code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert (code, err) == (2, "error: nowhere.jsonl: no such file or directory\n")
 
@@ -212,10 +213,10 @@ def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):
     "error", [OSError(28, "No space left on device", "x.ckpt"), OSError(27, "File too large"), MemoryError()]
 )
 def test_what_the_machine_refuses_is_one_line(error, monkeypatch, capsys, empty_folder):
-    def refused(config, **_):
+    def refused(run):
         raise error
 
-    monkeypatch.setattr(train, "run", refused)
+    monkeypatch.setattr(train, "carry_out", refused)
     code, _, err = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert code == 2
     assert len(err.splitlines()) == 1
@@ -244,9 +245,8 @@ def test_a_broken_config_file_is_named(name, content, line, monkeypatch, capsys,
 def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, monkeypatch, capsys, empty_folder):
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(
-        train, "run", lambda config, **_: folders.append(config["run_dir"]) or train.RunResult(Path(), {})
-    )
+    monkeypatch.setattr(train, "carry_out", lambda run: folders.append(run.config["run_dir"]))
+    monkeypatch.setattr(train, "print_end", lambda run: None)
     call_in_process(train.main, *words, "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
 
@@ -254,9 +254,8 @@ def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, mo
 def test_a_sweep_of_one_job_keeps_its_run_dir(monkeypatch, capsys, empty_folder):
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
-    monkeypatch.setattr(
-        train, "run", lambda config, **_: folders.append(config["run_dir"]) or train.RunResult(Path(), {})
-    )
+    monkeypatch.setattr(train, "carry_out", lambda run: folders.append(run.config["run_dir"]))
+    monkeypatch.setattr(train, "print_end", lambda run: None)
     call_in_process(train.main, "-m", "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft"]
 
@@ -275,9 +274,12 @@ def test_a_sweep_over_several_processes_is_refused(monkeypatch, capsys, empty_fo
 
 
 def test_the_last_line_of_a_run_opens_mlflow_on_its_store(monkeypatch, capsys, empty_folder):
-    monkeypatch.setattr(train, "run", lambda config, **_: train.RunResult(Path("there"), {}))
+    monkeypatch.setattr(train, "carry_out", Run.find_place)
     _, out, _ = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
-    assert out.splitlines() == ["run folder: there", "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db"]
+    assert out.splitlines() == [
+        "run folder: outputs/demo/sft",
+        "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db",
+    ]
 
 
 def test_the_page_of_the_composed_config_is_hydras(tmp_path):

@@ -22,6 +22,7 @@ from rlhf_lightning.commands.schema import Chat, Evaluate, Export, Pipeline, Tra
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.validation import validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs import pipeline as runs
 from rlhf_lightning.source.sections import section_type
 
 EXPERIMENTS = options("experiment")
@@ -82,7 +83,7 @@ def test_every_pipeline_composes_and_is_valid(option, empty_folder):
     if missing:
         missing["sft"].append("model.path=gpt2")
     stages = compose_stages(pipeline, empty_folder / "there", missing)
-    check_pipeline(pipeline, empty_folder / "there", stages)
+    check_pipeline(runs.Pipeline(pipeline, empty_folder / "there", stages))
     assert [stage.name for stage in stages] == list(pipeline["stages"])
 
 

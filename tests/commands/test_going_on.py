@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from rlhf_lightning.commands.going_on import AGAIN, Place, Progress
-from rlhf_lightning.commands.stages import StageConfig
+from rlhf_lightning.runs.pipeline import Pipeline, StageConfig
+from rlhf_lightning.runs.run import AGAIN, Run
 
 NOTHING_YET = f"there is no checkpoint yet; {AGAIN}"
 
@@ -18,50 +17,59 @@ def write_checkpoint(path: Path) -> None:
     path.write_bytes(b"weights")
 
 
-def start(begun: bool, saved: bool = False) -> SimpleNamespace:
-    return SimpleNamespace(begun=begun, saved=saved)
+def run_of(ckpt: str | None, folder: Path | None, begun: bool, saved: bool = False) -> Run:
+    run = Run({"ckpt": ckpt}, folder)
+    run.begun, run.saved = begun, saved
+    return run
 
 
 def test_before_a_run_has_begun_a_former_ones_checkpoint_does_not_count(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoints/last.ckpt")
-    assert Place().advice() == AGAIN
-    assert Place(None, tmp_path, start(False)).advice() == AGAIN
-    assert Place(None, tmp_path / "new", start(True)).advice() == NOTHING_YET
+    assert Run({}).advice() == AGAIN
+    assert Run({"ckpt": "last"}).advice() == AGAIN
+    assert run_of(None, tmp_path, begun=False).advice() == AGAIN
+    assert run_of(None, tmp_path / "new", begun=True).advice() == NOTHING_YET
 
 
 def test_a_run_goes_on_from_what_it_has_saved_or_from_where_it_began(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "checkpoints/last.ckpt")
     go_on = "go on with the same command with ckpt="
-    assert Place(None, tmp_path, start(True, True)).advice() == f"{go_on}last run_dir={tmp_path}"
+    assert run_of(None, tmp_path, begun=True, saved=True).advice() == f"{go_on}last run_dir={tmp_path}"
     named = str(tmp_path / "checkpoints/first.ckpt")
-    assert Place(named, tmp_path, start(True, True)).advice() == f"{go_on}last run_dir={tmp_path}"
+    assert run_of(named, tmp_path, begun=True, saved=True).advice() == f"{go_on}last run_dir={tmp_path}"
     for begun in (False, True):
-        assert Place(named, tmp_path, start(begun)).advice() == f"{go_on}{named} run_dir={tmp_path}"
-        assert Place("last", tmp_path, start(begun)).advice() == f"{go_on}last run_dir={tmp_path}"
+        assert run_of(named, tmp_path, begun).advice() == f"{go_on}{named} run_dir={tmp_path}"
+        assert run_of("last", tmp_path, begun).advice() == f"{go_on}last run_dir={tmp_path}"
 
 
 @pytest.fixture
-def progress(tmp_path: Path) -> Progress:
-    run_dir = tmp_path / "my runs"
-    stages = [StageConfig(name, {"run_dir": str(run_dir / name), "ckpt": None}, None, None) for name in ("sft", "ppo")]
-    return Progress(run_dir, stages)
+def pipeline(tmp_path: Path) -> Pipeline:
+    folder = tmp_path / "my runs"
+    stages = [StageConfig(name, {"run_dir": str(folder / name), "ckpt": None}) for name in ("sft", "ppo")]
+    return Pipeline({}, folder, stages)
 
 
-def test_a_pipeline_goes_on_with_the_stage_that_it_was_in(progress: Progress) -> None:
-    go_on, folder = "go on with the same command with from=", f"'run_dir=\"{progress.run_dir}\"'"
-    assert progress.advice() == AGAIN
-    place = progress.begin()
-    assert progress.advice() == AGAIN
-    place.folder, place.start = progress.run_dir / "sft", start(True)
-    assert progress.advice() == NOTHING_YET
-    write_checkpoint(progress.run_dir / "sft/checkpoints/last.ckpt")
-    assert progress.advice() == f"{go_on}sft stages.sft.ckpt=last {folder}"
-    progress.end()
-    assert progress.advice() == f"{go_on}ppo {folder}"
-    place = progress.begin()
-    place.folder, place.start = progress.run_dir / "ppo", start(True)
-    assert progress.advice() == f"{go_on}ppo {folder}"
-    write_checkpoint(progress.run_dir / "ppo/checkpoints/last.ckpt")
-    assert progress.advice() == f"{go_on}ppo stages.ppo.ckpt=last {folder}"
-    progress.end()
-    assert progress.advice() == f"{go_on}ppo stages.ppo.ckpt=last {folder}"  # in the evaluation
+def begin(pipeline: Pipeline) -> Run:
+    """The next stage, which has taken over its folder."""
+    run = pipeline.begin_stage()
+    assert pipeline.advice() == AGAIN or "from=ppo" in pipeline.advice()
+    run.find_place()
+    run.begun = True
+    return run
+
+
+def test_a_pipeline_goes_on_with_the_stage_that_it_was_in(pipeline: Pipeline) -> None:
+    go_on, folder = "go on with the same command with from=", f"'run_dir=\"{pipeline.folder}\"'"
+    assert pipeline.advice() == AGAIN
+    begin(pipeline)
+    assert pipeline.advice() == NOTHING_YET
+    write_checkpoint(pipeline.folder / "sft/checkpoints/last.ckpt")
+    assert pipeline.advice() == f"{go_on}sft stages.sft.ckpt=last {folder}"
+    pipeline.end_stage()
+    assert pipeline.advice() == f"{go_on}ppo {folder}"
+    begin(pipeline)
+    assert pipeline.advice() == f"{go_on}ppo {folder}"
+    write_checkpoint(pipeline.folder / "ppo/checkpoints/last.ckpt")
+    assert pipeline.advice() == f"{go_on}ppo stages.ppo.ckpt=last {folder}"
+    pipeline.end_stage()
+    assert pipeline.advice() == f"{go_on}ppo stages.ppo.ckpt=last {folder}"  # in the evaluation

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from rlhf_lightning.commands import pipeline
 from rlhf_lightning.commands.command_line import run_command
 from rlhf_lightning.errors import Terminated
+from rlhf_lightning.runs.run import Run
 from rlhf_lightning.simulation import write_world
 from tests.programs import program
 
@@ -189,16 +189,17 @@ def test_a_process_that_lightning_has_started_leaves_it_to_the_first_one_to_stop
 def test_a_stopped_pipeline_says_how_to_go_on(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(config: dict[str, Any], parent: str | None, begun: Any, place: Any) -> None:
-        place.folder, place.start = Path(config["run_dir"]), SimpleNamespace(begun=True, saved=True)
-        checkpoints = empty_folder / config["run_dir"] / "checkpoints"
+    def stopped(run: Run) -> None:
+        run.find_place()
+        run.begun = run.saved = True
+        checkpoints = run.folder / "checkpoints"
         checkpoints.mkdir(parents=True)
         (checkpoints / "last.ckpt").write_bytes(b"x")
         raise Terminated
 
     monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.setattr(pipeline, "run", stopped)
+    monkeypatch.setattr(pipeline, "carry_out", stopped)
     monkeypatch.setattr("rlhf_lightning.commands.build.prepare", lambda config: None)
     for name in ("rehearse_objects", "rehearse_inputs", "rehearse_evaluation"):
         monkeypatch.setattr(f"rlhf_lightning.commands.rehearsal.{name}", lambda *_: None)

@@ -15,8 +15,8 @@ from rlhf_lightning.commands import launching, train
 from rlhf_lightning.commands.command_line import run_command
 from rlhf_lightning.commands.composition import compose_with_launcher
 from rlhf_lightning.commands.launching import check_jobs, has_several_jobs, in_run_folder, in_submitit, waiting_for_jobs
-from rlhf_lightning.commands.run_folder import begin_run, resume_run
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.run_folder import begin_run, resume_run
 
 SLURM = ["experiment=sft_demo", "hydra/launcher=slurm"]
 TWO_NODES = [*SLURM, "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=2"]

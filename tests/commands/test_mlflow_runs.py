@@ -14,17 +14,14 @@ from rlhf_lightning.commands import pipeline as pipeline_command
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.build import _build_logger
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.mlflow_runs import FILE, keep_run, live_run
-from rlhf_lightning.commands.run_folder import write_config
-from rlhf_lightning.commands.tracking import (
-    PipelineRun,
-    finish_tracking,
-    log_run_files,
-    open_tracking,
-    tracked_to_the_end,
-)
 from rlhf_lightning.durable import save_with_manifest
 from rlhf_lightning.errors import Terminated
+from rlhf_lightning.runs.pipeline import Pipeline
+from rlhf_lightning.runs.run import Run
+from rlhf_lightning.runs.run_folder import write_config
+from rlhf_lightning.tracking.mlflow_runs import FILE, keep_run, live_run
+from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
+from rlhf_lightning.tracking.run_tracking import RunTracking
 from tests.commands.runs import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -41,6 +38,22 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('other')}/mlflow.db"
 
 
+def pipeline_of(tracking: PipelineTracking | None) -> Run | None:
+    """A pipeline whose run in the store is this one."""
+    if tracking is None:
+        return None
+    pipeline = Run({}, tracking.folder)
+    pipeline.tracking = tracking
+    return pipeline
+
+
+def tracked(store: str, experiment: str, seed: int = 0, goes_on: bool = False) -> PipelineTracking:
+    """The run in a store of the pipeline in `pipe`."""
+    logger = {"tracking_uri": store, "experiment_name": experiment}
+    config = {"name": "pipe", "logger": logger, "from": "sft" if goes_on else None, "seed": seed}
+    return PipelineTracking(Pipeline(config, Path("pipe"), []))
+
+
 class Folder:
     """Runs in the working folder that log a loss and a checkpoint per step, in an MLflow experiment of their own."""
 
@@ -54,7 +67,7 @@ class Folder:
         run_dir: str = "run",
         checkpoint: str | None = None,
         store: str | None = None,
-        parent: PipelineRun | None = None,
+        parent: PipelineTracking | None = None,
     ) -> str:
         """Steps up to `last`, after those of the checkpoint. Returns the run's id."""
         logger = [f"logger.tracking_uri={store or self.store}", f"logger.experiment_name={self.experiment}"]
@@ -62,8 +75,11 @@ class Folder:
         file, folder = Path(checkpoint) if checkpoint else None, Path(run_dir)
         first = json.loads(file.read_text())["step"] if file else 0
         write_config(folder, config)
-        opened = _build_logger(config, folder, parent, file)
-        open_tracking([opened], folder)
+        run = Run(config, folder, pipeline_of(parent))
+        run.checkpoint = file
+        opened = _build_logger(run)
+        tracking = RunTracking(run, [opened])
+        tracking.open()
         self.status = opened.experiment.get_run(opened.run_id).info.status
         with (folder / "metrics.jsonl").open("a") as lines:
             for step in range(first + 1, last + 1):
@@ -73,8 +89,8 @@ class Folder:
         content = json.dumps({"step": last}).encode()
         save_with_manifest(folder / "checkpoints/last.ckpt", lambda file: file.write(content), global_step=last)
         opened.finalize("success")
-        log_run_files([opened], folder)
-        finish_tracking([opened], folder)
+        tracking.send_files()
+        tracking.finish()
         return str(opened.run_id)
 
     def runs(self, store: str | None = None) -> list[Any]:
@@ -192,13 +208,16 @@ def test_a_run_that_fails_or_is_stopped_ends_in_its_store(folder: Folder) -> Non
     own = [f"logger.tracking_uri={folder.store}", f"logger.experiment_name={folder.experiment}"]
     config = compose_config("train", ["experiment=sft_demo", *own])
 
+    run = Run(config, Path("run"))
+
     def fails(logger: Any, error: BaseException) -> None:
-        with tracked_to_the_end([logger], Path("run")):
-            open_tracking([logger], Path("run"))
+        tracking = RunTracking(run, [logger])
+        with tracking.to_the_end():
+            tracking.open()
             raise error
 
     for error, status in ((RuntimeError("x"), "FAILED"), (Terminated(), "KILLED")):
-        logger = _build_logger(config, Path("run"), None, None)
+        logger = _build_logger(run)
         with pytest.raises(type(error)):
             fails(logger, error)
         assert MlflowClient(folder.store).get_run(logger.opened).info.status == status
@@ -209,9 +228,11 @@ def test_a_new_run_in_a_folder_whose_store_is_away_has_nothing_of_the_former_one
     store = f"sqlite:///{Path('file').absolute()}/mlflow.db"
     Path("file").touch()  # no store can be made in it
     config = compose_config("train", ["experiment=sft_demo", f"logger.tracking_uri={store}"])
-    logger = _build_logger(config, Path("run"), None, None)
-    with tracked_to_the_end([logger], Path("run")):
-        open_tracking([logger], Path("run"))
+    run = Run(config, Path("run"))
+    logger = _build_logger(run)
+    tracking = RunTracking(run, [logger])
+    with tracking.to_the_end():
+        tracking.open()
         assert logger.opened is None
     assert not Path("run", FILE).exists() or folder.store not in Path("run", FILE).read_text()
 
@@ -225,31 +246,32 @@ def test_other_processes_leave_the_store_alone(folder: Folder, monkeypatch: pyte
     folder.run(2)
     config = compose_config("train", ["experiment=sft_demo", f"logger.tracking_uri={folder.store}"])
     monkeypatch.setenv("NODE_RANK", "1")
-    _build_logger(config, Path("another"), None, None)
+    _build_logger(Run(config, Path("another")))
     assert MlflowClient(folder.store).get_experiment_by_name("rlhf-lightning") is None
     assert not Path("another", FILE).exists()
 
 
 def test_a_stage_that_is_resumed_keeps_its_run_under_the_pipelines(folder: Folder) -> None:
     name = folder.experiment
-    former = PipelineRun(folder.store, name, "pipe", Path("pipe"))
+    former = tracked(folder.store, name)
     former.open()
     stage = folder.run(2, run_dir="pipe/sft", parent=former)
     former.fail()
-    again = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
+    again = tracked(folder.store, name, seed=1, goes_on=True)
     again.open()
     assert again.run_id == former.run_id
     assert again.client.get_run(again.run_id).info.status == "RUNNING"
     last = "pipe/sft/checkpoints/last.ckpt"
     assert folder.run(4, run_dir="pipe/sft", checkpoint=last, parent=again) == stage
-    again.finish({"sft.loss": 1.0}, {"seed": 1}, [])
-    again.open()
-    again.finish({"sft.loss": 1.0}, {"seed": 2}, [])  # changed since then
+    again.finish({"sft.loss": 1.0}, [])
+    changed = tracked(folder.store, name, seed=2, goes_on=True)
+    changed.open()
+    changed.finish({"sft.loss": 1.0}, [])
     parent = again.client.get_run(again.run_id)
     assert (parent.info.status, parent.data.params["seed"], parent.data.tags["changed.seed"]) == ("FINISHED", "1", "2")
 
     again.client.delete_run(again.run_id)
-    new = PipelineRun(folder.store, name, "pipe", Path("pipe"), goes_on=True)
+    new = tracked(folder.store, name, goes_on=True)
     new.open()
     assert folder.run(5, run_dir="pipe/sft", checkpoint=last, parent=new) == stage
     assert new.client.get_run(stage).data.tags["mlflow.parentRunId"] == new.run_id != former.run_id
@@ -257,19 +279,18 @@ def test_a_stage_that_is_resumed_keeps_its_run_under_the_pipelines(folder: Folde
 
 def test_a_pipeline_that_begins_with_a_later_stage_goes_on_in_its_run(folder: Folder) -> None:
     logger = compose_config("pipeline", ["pipeline=demo", f"logger.tracking_uri={folder.store}"])["logger"]
-    whole = {"logger": logger, "name": "demo", "from": None}
-    first = pipeline_command._parent_run(whole, Path("pipe"))
-    assert first is not None
-    first.open()
+
+    def begun(first_stage: str | None) -> PipelineTracking:
+        pipeline = Pipeline({"logger": logger, "name": "demo", "from": first_stage}, Path("pipe"), [])
+        with pipeline_command.tracked(pipeline) as tracking:
+            assert tracking is not None
+            tracking.open()
+        return tracking
+
+    first = begun(None)
     assert live_run(Path("pipe"), MlflowClient(folder.store), folder.store) == first.run_id
-    later = pipeline_command._parent_run({**whole, "from": "ppo"}, Path("pipe"))
-    assert later is not None
-    later.open()
-    assert later.run_id == first.run_id
-    new = pipeline_command._parent_run(whole, Path("pipe"))
-    assert new is not None
-    new.open()
-    assert new.run_id != first.run_id
+    assert begun("ppo").run_id == first.run_id
+    assert begun(None).run_id != first.run_id
 
 
 def test_rlhf_train_goes_on_in_the_run_of_the_checkpoints_folder(store: str, empty_folder: Path) -> None:

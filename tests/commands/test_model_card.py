@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
-from rlhf_lightning.commands.lineage import lineage, read_run
-from rlhf_lightning.commands.model_card import QUANTIZED, library_versions, model_card
+from rlhf_lightning.runs.lineage import lineage
+from rlhf_lightning.runs.model_card import QUANTIZED, library_versions, model_card
+from rlhf_lightning.runs.run import read_run
 from tests.commands.runs import write_run
 
 

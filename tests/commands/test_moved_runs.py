@@ -13,16 +13,11 @@ import pytest
 from rlhf_lightning.callbacks import DurableCheckpointIO, ResumableCheckpoint
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.resuming import check_same_run
-from rlhf_lightning.commands.run_folder import (
-    begin_run,
-    find_checkpoint,
-    forget_run_dir,
-    run_of_checkpoint,
-    write_config,
-)
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.run_identity import read_started
+from rlhf_lightning.runs.checkpoints import find_checkpoint
+from rlhf_lightning.runs.resuming import check_same_run
+from rlhf_lightning.runs.run_folder import begin_run, forget_run_dir, run_of_checkpoint, write_config
 from rlhf_lightning.simulation import write_world
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,27 +7,26 @@ import pytest
 
 from rlhf_lightning.commands import pipeline as command
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.stages import compose_stages, split_overrides
-from rlhf_lightning.commands.train import RunResult
+from rlhf_lightning.commands.pipeline_evaluation import policy_stages
+from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.pipeline import Pipeline
+from rlhf_lightning.runs.run import Run
 from tests.commands.runs import write_model
 
 
-def composed(*overrides: str, folder: Path = Path("there")):
-    own, of_stages = split_overrides(["pipeline=demo", f"run_dir={folder}", *overrides])
-    pipeline = compose_config("pipeline", own)
-    stages = compose_stages(pipeline, folder, of_stages)
-    command.check_pipeline(pipeline, folder, stages)
-    return pipeline, stages
+def composed(*overrides: str, folder: Path = Path("there")) -> Pipeline:
+    pipeline = command.compose_pipeline(["pipeline=demo", f"run_dir={folder}", *overrides])
+    command.check_pipeline(pipeline)
+    return pipeline
 
 
 def start(*overrides: str) -> None:
-    pipeline, stages = composed(*overrides)
-    command.run_pipeline(pipeline, Path("there"), stages)
+    command.run_pipeline(composed(*overrides))
 
 
 def test_a_stage_begins_from_the_run_folders_of_earlier_ones(empty_folder):
-    _, stages = composed()
+    stages = composed().to_run
     ppo = next(stage for stage in stages if stage.name == "ppo").config
     assert ppo["model"]["path"] == "there/sft"
     assert ppo["reward"]["model"] == "there/reward"
@@ -35,7 +34,7 @@ def test_a_stage_begins_from_the_run_folders_of_earlier_ones(empty_folder):
 
 
 def test_all_stages_have_the_pipelines_seed_world_and_folder(empty_folder):
-    _, stages = composed("seed=7")
+    stages = composed("seed=7").to_run
     assert {stage.config["seed"] for stage in stages} == {7}
     assert {stage.config["prepare"]["seed"] for stage in stages} == {7}
     assert {stage.config["prepare"]["folder"] for stage in stages} == {"there/world"}
@@ -43,9 +42,9 @@ def test_all_stages_have_the_pipelines_seed_world_and_folder(empty_folder):
 
 
 def test_any_key_or_group_of_a_stage_can_be_set(empty_folder):
-    _, stages = composed(
+    stages = composed(
         "stages.ppo.algorithm.kl.target=3", "stages.dpo.optimizer=sgd", "+stages.sft.trainer.plugins=1"
-    )
+    ).to_run
     configs = {stage.name: stage.config for stage in stages}
     assert configs["ppo"]["algorithm"]["kl"]["target"] == 3
     assert configs["dpo"]["optimizer"]["_target_"] == "torch.optim.SGD"
@@ -59,14 +58,14 @@ def test_paths_with_spaces_and_quotes_reach_the_stages(empty_folder):
 
 
 def test_the_logger_is_set_once_for_all_stages_or_for_one(empty_folder):
-    _, stages = composed("logger.tracking_uri=sqlite:///mine.db", "stages.dpo.logger=none")
+    stages = composed("logger.tracking_uri=sqlite:///mine.db", "stages.dpo.logger=none").to_run
     loggers = {stage.name: stage.config["logger"] for stage in stages}
     assert loggers["ppo"]["tracking_uri"] == "sqlite:///mine.db"
     assert loggers["dpo"] == {}
 
 
 def test_a_stage_can_be_taken_out(empty_folder):
-    _, stages = composed("~stages.dpo")
+    stages = composed("~stages.dpo").to_run
     assert [stage.name for stage in stages] == ["sft", "reward", "ppo"]
 
 
@@ -94,25 +93,25 @@ def recorded(monkeypatch):
     """Stages that only record that they ran, and no evaluation."""
     ran: list[str] = []
 
-    def run(config, parent=None, begun=lambda: None, place=None):
-        ran.append(config["name"])
-        begun()
-        folder = Path(config["run_dir"])
+    def carry_out(run: Run) -> None:
+        ran.append(run.name)
+        run.pipeline.begin()
+        folder = Path(run.config["run_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0}
         (folder / "summary.json").write_text(json.dumps(summary))
-        write_model(folder / "model", classifier="reward" in config["name"])
-        return RunResult(folder, summary)
+        write_model(folder / "model", classifier="reward" in run.name)
+        run.summary = summary
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "carry_out", carry_out)
     monkeypatch.setattr("rlhf_lightning.commands.build.build", lambda section, key, **arguments: None)
-    monkeypatch.setattr(command, "_evaluate", lambda *arguments: [])
+    monkeypatch.setattr(command, "evaluate", lambda pipeline: [])
     return ran
 
 
 def test_stages_run_in_order_and_their_figures_are_flat_in_one_summary(recorded, empty_folder):
-    pipeline, stages = composed("logger=none", "stages.ppo.algorithm.kl.target=6.0")
-    summary = command.run_pipeline(pipeline, Path("there"), stages)
+    pipeline = composed("logger=none", "stages.ppo.algorithm.kl.target=6.0")
+    summary = command.run_pipeline(pipeline)
     assert recorded == ["demo-sft", "demo-reward", "demo-ppo", "demo-dpo"]
     written = json.loads((empty_folder / "there" / "summary.json").read_text())
     assert written == summary
@@ -122,25 +121,24 @@ def test_stages_run_in_order_and_their_figures_are_flat_in_one_summary(recorded,
 
 
 def test_from_keeps_the_earlier_stages_and_their_figures(recorded, empty_folder):
-    pipeline, stages = composed("logger=none")
-    command.run_pipeline(pipeline, Path("there"), stages)
+    pipeline = composed("logger=none")
+    command.run_pipeline(pipeline)
     recorded.clear()
-    pipeline, stages = composed("logger=none", "from=ppo")
-    summary = command.run_pipeline(pipeline, Path("there"), stages)
+    pipeline = composed("logger=none", "from=ppo")
+    summary = command.run_pipeline(pipeline)
     assert recorded == ["demo-ppo", "demo-dpo"]
     assert summary["reward.accuracy"] == 0.8
 
 
 def test_the_config_of_a_pipeline_holds_every_stage_in_full(recorded, empty_folder):
-    pipeline, stages = composed("logger=none")
-    command.run_pipeline(pipeline, Path("there"), stages)
+    pipeline = composed("logger=none")
+    command.run_pipeline(pipeline)
     text = (empty_folder / "there" / "config.yaml").read_text()
     assert "rlhf_lightning.algorithms.PPOModule" in text
 
 
 def test_the_compared_policies_are_the_stages_without_a_reward_model(empty_folder):
-    pipeline, stages = composed()
-    assert command.policy_stages(pipeline, stages) == ["sft", "ppo", "dpo"]
+    assert policy_stages(composed()) == ["sft", "ppo", "dpo"]
 
 
 @pytest.mark.parametrize(("kind", "target"), [("adaptive", 2.5), ("multiplicative", 2.5), ("fixed", None)])
@@ -190,38 +188,38 @@ def test_what_the_evaluation_cannot_use_is_said_before_the_first_stage(empty_fol
     ],
 )
 def test_reward_functions_of_later_stages_are_imported_before_the_first_one(empty_folder, monkeypatch, overrides, said):
-    monkeypatch.setattr(command, "run", lambda *_: pytest.fail("a stage has run"))
+    monkeypatch.setattr(command, "carry_out", lambda run: pytest.fail("a stage has run"))
     with pytest.raises(UserError, match=said):
         start(*overrides)
     assert not Path("there").exists()
 
 
 def test_a_start_that_fails_leaves_the_folder_of_a_finished_pipeline(recorded, empty_folder, monkeypatch):
-    pipeline, stages = composed("logger=none")
-    command.run_pipeline(pipeline, Path("there"), stages)
+    pipeline = composed("logger=none")
+    command.run_pipeline(pipeline)
     files = [Path("there/config.yaml"), Path("there/summary.json")]
     former = [file.read_bytes() for file in files]
 
-    def fails(config, parent, begun, place):
+    def fails(run: Run) -> None:
         raise UserError("model.path: broken")
 
-    monkeypatch.setattr(command, "run", fails)
-    pipeline, stages = composed("logger=none", "seed=7")
+    monkeypatch.setattr(command, "carry_out", fails)
+    pipeline = composed("logger=none", "seed=7")
     with pytest.raises(UserError, match="broken"):
-        command.run_pipeline(pipeline, Path("there"), stages)
+        command.run_pipeline(pipeline)
     assert [file.read_bytes() for file in files] == former
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(recorded, empty_folder):
-    pipeline, stages = composed("logger=none", folder=Path("file/there"))
+    pipeline = composed("logger=none", folder=Path("file/there"))
     Path("file").touch()
     with pytest.raises(UserError, match="run_dir: file is a file"):
-        command.run_pipeline(pipeline, Path("file/there"), stages)
+        command.run_pipeline(pipeline)
     assert recorded == []
 
 
 def test_a_prepare_that_fails_is_one_line(empty_folder):
-    pipeline, stages = composed("logger=none")
-    pipeline["prepare"] = {"_target_": "operator.truediv", "_args_": [1, 0]}
+    pipeline = composed("logger=none")
+    pipeline.config["prepare"] = {"_target_": "operator.truediv", "_args_": [1, 0]}
     with pytest.raises(UserError, match="prepare: it failed: ZeroDivisionError"):
-        command.run_pipeline(pipeline, Path("there"), stages)
+        command.run_pipeline(pipeline)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.callbacks.lines import keep_lines
-from rlhf_lightning.commands.after_training import export_model
 from rlhf_lightning.commands.export import _copy_adapter
-from rlhf_lightning.commands.folder_lock import LOCK, FolderLock, check_run_dir
-from rlhf_lightning.commands.lineage import TrainingRun
-from rlhf_lightning.commands.tracking import files_of
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.after_training import export_model
+from rlhf_lightning.runs.folder_lock import LOCK, FolderLock, check_run_dir
+from rlhf_lightning.runs.run import Run
+from rlhf_lightning.tracking.contents import files_of
 
 
 @pytest.fixture
@@ -93,5 +93,5 @@ def test_nothing_that_a_link_leads_to_is_sent_or_exported(theirs, tmp_path):
     client = Client()
     send(client, run)
     assert client.sent == ["report.html"]
-    _copy_adapter(TrainingRun(run, {}, {}), tmp_path / "out")
+    _copy_adapter(Run({}, run), tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["adapter_config.json"]

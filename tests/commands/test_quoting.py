@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.quoting import shell_words
+from rlhf_lightning.runs.quoting import shell_words
 
 NAMES = [
     *(

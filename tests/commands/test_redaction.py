@@ -8,13 +8,14 @@ import pytest
 
 from rlhf_lightning import secret_text
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.lineage import read_run
-from rlhf_lightning.commands.model_card import model_card
-from rlhf_lightning.commands.redaction import shown, without_secrets
-from rlhf_lightning.commands.resuming import differences
-from rlhf_lightning.commands.run_folder import write_config
-from rlhf_lightning.commands.store_check import _probe
-from rlhf_lightning.commands.tracking import flat_parameters, ui_command
+from rlhf_lightning.runs.model_card import model_card
+from rlhf_lightning.runs.resuming import differences
+from rlhf_lightning.runs.run import read_run
+from rlhf_lightning.runs.run_folder import write_config
+from rlhf_lightning.secret_text import shown, without_secrets
+from rlhf_lightning.tracking.contents import flat_parameters
+from rlhf_lightning.tracking.store import ui_command
+from rlhf_lightning.tracking.store_check import _probe
 from tests.commands.runs import write_run
 
 PASSWORD = "hunter2-and-more"

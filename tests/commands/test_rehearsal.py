@@ -12,7 +12,6 @@ from rlhf_lightning.commands import pipeline as command
 from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.rehearsal import rehearse_objects
-from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_model
 
@@ -59,15 +58,13 @@ class FirstStageError(Exception):
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
-    def run(*_: object) -> None:
+    def carry_out(run: object) -> None:
         raise FirstStageError
 
-    monkeypatch.setattr(command, "run", run)
-    own, of_stages = split_overrides([*WORDS, *more])
-    pipeline = compose_config("pipeline", own)
-    stages = compose_stages(pipeline, Path("there"), of_stages)
-    command.check_pipeline(pipeline, Path("there"), stages)
-    command.run_pipeline(pipeline, Path("there"), stages)
+    monkeypatch.setattr(command, "carry_out", carry_out)
+    pipeline = command.compose_pipeline([*WORDS, *more])
+    command.check_pipeline(pipeline)
+    command.run_pipeline(pipeline)
 
 
 def test_a_pipeline_without_mistakes_begins(inputs, monkeypatch):

@@ -8,10 +8,10 @@ import pytest
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.resuming import check_same_run
-from rlhf_lightning.commands.run_folder import write_config
 from rlhf_lightning.durable import save_with_manifest
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.resuming import check_same_run
+from rlhf_lightning.runs.run_folder import write_config
 
 AVERAGE = "+callbacks.average._target_=rlhf_lightning.callbacks.TrainableAverage"
 

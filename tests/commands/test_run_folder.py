@@ -8,17 +8,11 @@ import torch
 
 from rlhf_lightning import durable
 from rlhf_lightning.callbacks import DurableCheckpointIO
-from rlhf_lightning.commands import run_folder
-from rlhf_lightning.commands.run_folder import (
-    begin_run,
-    choose_run_dir,
-    find_checkpoint,
-    forget_run_dir,
-    has_checkpoint,
-    refuse_foreign_resume,
-)
 from rlhf_lightning.durable import manifest_of, save_with_manifest
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs import run_folder
+from rlhf_lightning.runs.checkpoints import find_checkpoint, has_checkpoint, refuse_foreign_resume
+from rlhf_lightning.runs.run_folder import begin_run, choose_run_dir, forget_run_dir
 
 
 @pytest.fixture(autouse=True)

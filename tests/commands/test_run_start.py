@@ -10,8 +10,8 @@ import pytest
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.folder_lock import LOCK, FolderLock, check_run_dir
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.folder_lock import LOCK, FolderLock, check_run_dir
 from tests.commands.runs import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from rlhf_lightning.commands.store_check import check_tracking
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.tracking.store_check import check_tracking
 
 
 def closed_port() -> int:

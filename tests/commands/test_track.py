@@ -13,9 +13,9 @@ from rlhf_lightning.callbacks import SteadyMLFlowLogger
 from rlhf_lightning.callbacks.mlflow_store import NewRun, connect
 from rlhf_lightning.commands import track
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.folder_lock import FolderLock
-from rlhf_lightning.commands.mlflow_runs import FILE, mark_behind
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.folder_lock import FolderLock
+from rlhf_lightning.tracking.mlflow_runs import FILE, mark_behind
 from tests.commands.runs import write_run
 
 

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lightning.commands.tracking import (
-    PipelineRun,
-    artifact_location,
-    flat_parameters,
-    ui_command,
-    uses_mlflow,
-)
+from rlhf_lightning.runs.pipeline import Pipeline
+from rlhf_lightning.tracking.contents import flat_parameters
+from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
+from rlhf_lightning.tracking.store import artifact_location, ui_command, uses_mlflow
 
 
 def test_parameters_are_flat_and_cut_to_what_mlflow_keeps():
@@ -44,11 +41,13 @@ def test_other_loggers_are_left_alone():
 def test_a_pipeline_run_holds_summary_config_and_files(empty_folder):
     report = empty_folder / "report.html"
     report.write_text("<p>")
-    run = PipelineRun("sqlite:///mlflow.db", "experiment", "demo", empty_folder)
+    logger = {"tracking_uri": "sqlite:///mlflow.db", "experiment_name": "experiment"}
+    config = {"name": "demo", "logger": logger, "seed": 1, "stages": {"ppo": {"experiment": "ppo_demo"}}}
+    run = PipelineTracking(Pipeline(config, empty_folder, []))
     run.open()
-    run.finish({"ppo.kl": 3.0, "ppo.val": None}, {"seed": 1, "stages": {"ppo": {"experiment": "ppo_demo"}}}, [report])
+    run.finish({"ppo.kl": 3.0, "ppo.val": None}, [report])
     stored = run.client.get_run(run.run_id)
     assert stored.data.metrics == {"ppo.kl": 3.0}
-    assert stored.data.params == {"seed": "1", "stages.ppo.experiment": "ppo_demo"}
+    assert stored.data.params.items() >= {"seed": "1", "stages.ppo.experiment": "ppo_demo"}.items()
     assert stored.info.status == "FINISHED"
     assert [artifact.path for artifact in run.client.list_artifacts(run.run_id)] == ["report.html"]

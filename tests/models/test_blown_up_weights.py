@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_lightning.commands.after_training import export_model
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.saving import save_model
+from rlhf_lightning.runs.after_training import export_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 

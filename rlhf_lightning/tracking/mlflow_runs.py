@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.commands.run_folder import read_json_lines, run_of_checkpoint
-from rlhf_lightning.durable import read_manifest, write_text_durably
+from rlhf_lightning.durable import write_text_durably
+from rlhf_lightning.secret_text import without_secrets
 
 FILE = "mlflow.json"
 _PER_REQUEST = 100  # parameters
@@ -102,13 +101,6 @@ def _one_by_one(client: Any, run_id: str, parameters: Iterable[Any]) -> Exceptio
 # ---- metrics
 
 
-def earlier_rows(checkpoint: Path) -> list[dict[str, Any]]:
-    """The rows of metrics that the checkpoint's run has written until it was saved."""
-    source, step = run_of_checkpoint(checkpoint), step_of(checkpoint)
-    rows = read_json_lines(source / "metrics.jsonl") if source else []
-    return [row for row in rows if step is None or row.get("step", 0) <= step]
-
-
 def points_of_rows(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> dict[str, dict[int, float]]:
     """Metric -> step -> value, by the names that MLflow gets; a null was not finite, and is NaN there."""
     from rlhf_lightning.callbacks.tracker import points_of
@@ -158,12 +150,6 @@ def known_points(client: Any, run_id: str, names: Iterable[str], after: int) -> 
     return {
         (name, point.step): point.value for name, found in histories.items() for point in found if point.step > after
     }
-
-
-def step_of(checkpoint: Path) -> int | None:
-    """The optimiser steps that were done when a checkpoint was saved, as its manifest says."""
-    steps = [entry["global_step"] for entry in read_manifest(checkpoint) if "global_step" in entry]
-    return steps[0] if steps else None
 
 
 # ---- what the folder says of its stores

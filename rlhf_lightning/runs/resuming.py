@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from rlhf_lightning.commands.ranks import first_process
-from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.commands.run_folder import run_of_checkpoint
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_files
+from rlhf_lightning.runs.config_file import read_config
+from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.runs.run_folder import run_of_checkpoint
+from rlhf_lightning.secret_text import without_secrets
 
 # What may change: a run with another value still means the same, or says itself what is new (a learning rate).
 _HARMLESS = {
@@ -43,7 +42,7 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     if folder is None:
         return
     check_files(folder, ("config.yaml",), key="ckpt")
-    former: Any = {**_BEFORE, **OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))}  # type: ignore[dict-item]
+    former: Any = {**_BEFORE, **read_config(folder / "config.yaml")}
     changes = {
         key: (old, new)
         for key, old, new in differences(without_secrets(former), without_secrets(config))

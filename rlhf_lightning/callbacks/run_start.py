@@ -6,43 +6,40 @@ first rollout) leaves the folder of an earlier run as it was, and makes no new o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
+class Begins(Protocol):
+    """A run that is told how far it has come."""
+
+    saved: bool
+
+    def begin(self) -> None:
+        """Take over its folder, unless that was done."""
+
+
 class StartRun(Callback):
-    """Calls `begin` once, before the first step; a run that has nothing left to train calls it by hand.
+    """Lets a run begin before its first step; one that has nothing left to train begins by hand.
 
     PPO's first batch comes of its first rollout, which is scored by then.
 
     Args:
-        begin: writes the config and opens the run in the tracking store.
+        run: is told when it begins, and when it has saved a checkpoint.
 
     Attributes:
         resumed: whether training has started, from a checkpoint if there is one.
-        begun: whether `begin` was called, and has not failed.
     """
 
-    def __init__(self, begin: Callable[[], object]) -> None:
-        self.begin, self.begun, self.saved, self.resumed = begin, False, False, False
+    def __init__(self, run: Begins) -> None:
+        self.run, self.resumed = run, False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.saved = True
+        self.run.saved = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.resumed = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self()
-
-    def __call__(self) -> None:
-        """Begin, unless that was done."""
-        if not self.begun:
-            self.begun = True
-            try:
-                self.begin()
-            except BaseException:
-                self.begun = False  # the folder is still as it was
-                raise
+        self.run.begin()

@@ -14,8 +14,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
-from rlhf_lightning.commands.redaction import shown
 from rlhf_lightning.errors import UserError, blaming, reason
+from rlhf_lightning.secret_text import shown
 
 _PATIENCE = 3.0  # seconds
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")  # a driver may follow: mysql+x

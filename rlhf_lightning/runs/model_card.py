@@ -14,12 +14,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from rlhf_lightning.commands.lineage import TrainingRun, lineage, read_run
-from rlhf_lightning.commands.redaction import shown, without_secrets
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.outside_text import as_code, for_markdown, for_terminal
+from rlhf_lightning.runs.config_file import config_text
+from rlhf_lightning.runs.lineage import lineage
+from rlhf_lightning.runs.run import Run, read_run
+from rlhf_lightning.secret_text import shown, without_secrets
 
 LIBRARIES = ("rlhf-lightning", "torch", "lightning", "transformers", "peft", "safetensors")
 QUANTIZED = (
@@ -30,13 +30,13 @@ _NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def write_model_card(run: TrainingRun, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
+def write_model_card(run: Run, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
     """Write README.md into the folder that holds the run's model, or its adapter. Arguments as `model_card`."""
     adapter = (folder / "adapter_config.json").is_file()
     write_text_durably(folder / "README.md", model_card(run, name, load_from, adapter, chat))
 
 
-def model_card(run: TrainingRun, name: str, load_from: str, adapter: bool, chat: bool) -> str:
+def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool) -> str:
     """The card of a run's model.
 
     Args:
@@ -72,7 +72,7 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def loading_code(run: TrainingRun, load_from: str, adapter: bool, chat: bool) -> str:
+def loading_code(run: Run, load_from: str, adapter: bool, chat: bool) -> str:
     """Python that loads the folder with plain transformers or peft, and uses it once."""
     task = "SequenceClassification" if run.is_reward_model else "CausalLM"
     library, loader = ("peft", f"AutoPeftModelFor{task}") if adapter else ("transformers", f"AutoModelFor{task}")
@@ -113,21 +113,21 @@ output = model.generate(**inputs, max_new_tokens=64)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
-def _front_matter(run: TrainingRun, base: str, adapter: bool) -> str:
+def _front_matter(run: Run, base: str, adapter: bool) -> str:
     tag = "reward-model" if run.is_reward_model else run.algorithm.removesuffix("Module").lower()
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if _on_the_hub(base):
         fields["base_model"] = base  # the hub refuses a card whose base is a path
     fields["pipeline_tag"] = "text-classification" if run.is_reward_model else "text-generation"
     fields["tags"] = ["rlhf-lightning", tag, *(["lora"] if adapter else [])]
-    return f"---\n{_yaml(fields)}\n---"
+    return f"---\n{config_text(fields).strip()}\n---"
 
 
 def _on_the_hub(base: str) -> bool:
     return bool(_HUB_NAME.fullmatch(base)) and not Path(base).exists()
 
 
-def _introduction(run: TrainingRun, adapter: bool) -> str:
+def _introduction(run: Run, adapter: bool) -> str:
     kind = "reward model" if run.is_reward_model else "language model"
     what = f"A {kind} begun from {as_code(run.begins_from)}"
     if adapter:
@@ -145,7 +145,7 @@ def _introduction(run: TrainingRun, adapter: bool) -> str:
     return text
 
 
-def _data(run: TrainingRun) -> Iterator[tuple[str, str, str]]:
+def _data(run: Run) -> Iterator[tuple[str, str, str]]:
     data, summary = run.config.get("data") or {}, run.summary
     held_out = data.get("val") or (f"{data['val_fraction']:g} of train's prompts" if data.get("val_fraction") else None)
     for split, source in (("train", data.get("train")), ("val", held_out)):
@@ -158,7 +158,7 @@ def _metrics(summary: Mapping[str, Any]) -> str:
     return _table(("final metric", "value"), iter(rows))
 
 
-def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
+def _lineage(run: Run, former: list[Run], base: str) -> str:
     lines = [*(_link(each) for each in (run, *former)), f"{as_code(base)}, the base model"]
     text = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
     for name, value in _reward_sources(run.config.get("reward") or {}):
@@ -166,7 +166,7 @@ def _lineage(run: TrainingRun, former: list[TrainingRun], base: str) -> str:
     return text
 
 
-def _link(run: TrainingRun) -> str:
+def _link(run: Run) -> str:
     words = run.declaration.title or run.algorithm
     name, seed = as_code(str(run.config.get("name"))), for_markdown(str(run.config.get("seed")))
     return f"{as_code(str(run.folder))}: {for_markdown(words)} ({name}, seed {seed})"
@@ -186,17 +186,13 @@ def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple
 def _config(config: Mapping[str, Any]) -> str:
     logger = {key: value for key, value in (config.get("logger") or {}).items() if key != "tags"}  # may hold anything
     kept = {**config, "logger": logger} if "logger" in config else config
-    return _fenced(for_terminal(_yaml(without_secrets(kept))), "yaml")
+    return _fenced(for_terminal(config_text(without_secrets(kept)).strip()), "yaml")
 
 
 def _fenced(text: str, language: str) -> str:
     """A code block that nothing in the text can end."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(dict(values))).strip()
 
 
 def _shown(value: Any) -> str:

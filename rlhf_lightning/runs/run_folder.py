@@ -1,35 +1,26 @@
-"""The run folder: where it is, which checkpoint to resume from, and its own files."""
+"""The run folder: where it is, and its own files."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rlhf_lightning import run_identity
-from rlhf_lightning.commands.ranks import first_process, job, queued_again, started_from_outside, under_srun
-from rlhf_lightning.commands.redaction import without_secrets
-from rlhf_lightning.durable import (
-    entry_of,
-    manifest_of,
-    what_is_broken,
-    why_not_resumed,
-    write_durably,
-    write_text_durably,
-)
+from rlhf_lightning.durable import entry_of, write_durably, write_text_durably
 from rlhf_lightning.errors import UserError, blaming, writing
 from rlhf_lightning.hashes import check_files, forget_hashes, write_hashes
-from rlhf_lightning.run_identity import identity_of, is_of_earlier_run, is_saved_since, newness, read_started
+from rlhf_lightning.run_identity import read_started
+from rlhf_lightning.runs.config_file import config_text
+from rlhf_lightning.runs.ranks import job, started_from_outside
+from rlhf_lightning.secret_text import without_secrets
 
 # Lightning starts further processes by running the command again: they must find the first one's folder and checkpoint.
 _SHARED = "RLHF_LIGHTNING_RUN_DIR"
-_SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
+SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
 _READ_LATER = ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl")
 
@@ -63,7 +54,7 @@ def _has_nodes(config: Mapping[str, Any]) -> bool:
 def forget_run_dir() -> None:
     """After a run, so that the next one in this process (a sweep) gets a folder of its own."""
     os.environ.pop(_SHARED, None)
-    os.environ.pop(_SHARED_CHECKPOINT, None)
+    os.environ.pop(SHARED_CHECKPOINT, None)
 
 
 def _new_folder(parent: Path) -> Path:
@@ -86,104 +77,6 @@ def _may_be_of(entry: Mapping[str, Any], folder: Path) -> bool:
     """Whether a run folder that a manifest names is of the same run still: not another one has begun there."""
     started = read_started(folder / "checkpoints")
     return started is None or not started.run_id or entry.get("run_id") in (None, started.run_id)
-
-
-def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint that `ckpt` names; `last` is the newest complete one of `run_dir`, or else of `outputs/<name>`.
-
-    A broken one is passed over with a line on stderr: its size or hash is not that of its manifest, or, without a
-    manifest, it does not look whole. So are those that an earlier run has left in the folder.
-
-    Raises:
-        UserError: there is none, or the one that is named is broken.
-    """
-    chosen = config.get("ckpt") or ("last" if _was_interrupted(config) else None)
-    if not chosen:
-        return None
-    if not first_process() and (shared := os.environ.get(_SHARED_CHECKPOINT)):
-        return Path(shared)
-    checkpoint = _newest_complete(config) if chosen == "last" else _named(Path(chosen))
-    os.environ[_SHARED_CHECKPOINT] = str(checkpoint)
-    return checkpoint
-
-
-def _was_interrupted(config: Mapping[str, Any]) -> bool:
-    """Whether this SLURM job was queued again after it had saved a checkpoint in this very run."""
-    folder = Path(config["run_dir"]) if config.get("run_dir") else None
-    return folder is not None and queued_again() and saved_by_this_job(folder)
-
-
-def saved_by_this_job(folder: Path) -> bool:
-    """Whether this very job of a cluster began or resumed the run in a folder, and has saved a checkpoint of it."""
-    started = read_started(folder / "checkpoints")
-    if started is None or not job() or started.job != job():
-        return False
-    return any(is_saved_since(path, folder / "checkpoints") for path in _of_the_run(folder))
-
-
-def refuse_foreign_resume(folder: Path) -> None:
-    """Raise UserError if Lightning would resume, unasked, what it has saved for another SLURM job in this folder."""
-    for file in sorted(folder.glob("*hpc_ckpt_*")) if under_srun() else ():
-        raise UserError(
-            f"run_dir: {file} is a checkpoint that Lightning has saved for a SLURM job, and would resume unasked; "
-            f"resume it with ckpt={file}, or remove it"
-        )
-
-
-def _named(path: Path) -> Path:
-    if not path.exists():
-        raise UserError(f"ckpt: {path} does not exist; allowed: the path of a checkpoint, or last")
-    if not path.is_file() and not path.is_dir():
-        raise UserError(f"ckpt: {path} is neither a file nor a folder; allowed: the path of a checkpoint, or last")
-    # Another tool's file has no manifest: whether it can be read shows when it is loaded.
-    if (manifest_of(path).exists() or path.is_dir()) and (problem := what_is_broken(path)):
-        raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")
-    if reason := why_not_resumed(path):
-        raise UserError(f"ckpt: {path}: {reason}; take another one, or ckpt=last")
-    return path
-
-
-def _newest_complete(config: Mapping[str, Any]) -> Path:
-    run_dir = config.get("run_dir")
-    root = Path(run_dir) if run_dir else OUTPUTS / str(config["name"])
-    found = [*root.glob("checkpoints/*.ckpt" if run_dir else "*/checkpoints/*.ckpt"), *_elsewhere(config)]
-    for path in sorted(found, key=newness, reverse=True):
-        problem = _of_earlier_run(path) or what_is_broken(path) or why_not_resumed(path)
-        if problem is None:
-            return path
-        if first_process():
-            sys.stderr.write(f"ckpt: {path} is passed over: {problem}\n")
-    raise UserError(f"ckpt: no whole checkpoint in {root}; start without ckpt=last, or name the run with run_dir=...")
-
-
-def _elsewhere(config: Mapping[str, Any]) -> Iterator[Path]:
-    """The run's checkpoints in the `dirpath` of a callback, which other runs may share."""
-    sections = [section for section in (config.get("callbacks") or {}).values() if isinstance(section, Mapping)]
-    folders = {str(section["dirpath"]) for section in sections if section.get("dirpath")}
-    own = Path(config["run_dir"]).resolve() if config.get("run_dir") else (OUTPUTS / str(config["name"])).resolve()
-    runs = [own] if config.get("run_dir") else list(own.glob("*"))
-    ids = {started.run_id for run in runs if (started := read_started(run / "checkpoints")) and started.run_id}
-    for path in (path for folder in sorted(folders) for path in Path(folder).glob("*.ckpt")):
-        run_id, run = identity_of(path).get("run_id"), run_of_checkpoint(path)
-        by_place = run is not None and own in (run.resolve(), run.resolve().parent)
-        if run_id in ids if run_id and ids else by_place:
-            yield path
-
-
-def _of_earlier_run(path: Path) -> str | None:
-    earlier = is_of_earlier_run(path, path.parent)
-    return "it is of an earlier run in this folder" if earlier else None
-
-
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in a folder has saved one that it resumes from."""
-    return any(True for _ in _of_the_run(folder))
-
-
-def _of_the_run(folder: Path) -> Iterator[Path]:
-    for path in folder.glob("checkpoints/*.ckpt"):
-        if _of_earlier_run(path) is None and why_not_resumed(path) is None:
-            yield path
 
 
 def begin_run(folder: Path) -> None:
@@ -211,7 +104,7 @@ def write_config(folder: Path, config: Mapping[str, Any], first: Callable[[], ob
         first: called when the config is on the disk, before it takes its place: where that fails, the folder is still
             the earlier run's, whole.
     """
-    text = OmegaConf.to_yaml(OmegaConf.create(without_secrets(config)))
+    text = config_text(without_secrets(config))
     with writing(folder / "config.yaml"):
         folder.mkdir(parents=True, exist_ok=True)
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.run_folder import first_process
 from rlhf_lightning.durable import remove_tree
 from rlhf_lightning.errors import BlownUpError, reason, writing
 from rlhf_lightning.hashes import FILE, write_hashes
+from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.stopping import check, held
 
 

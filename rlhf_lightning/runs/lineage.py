@@ -1,0 +1,26 @@
+"""Where a model comes from: the runs it went through, down to the model the first of them began from."""
+
+from __future__ import annotations
+
+from rlhf_lightning.runs.run import Run, read_run
+
+
+def check_history(model: str) -> None:
+    """Read the runs that a model went through, which its descendants' cards tell. Raises UserError."""
+    if (run := read_run(model)) is not None:
+        lineage(run)
+
+
+def lineage(run: Run) -> tuple[list[Run], str]:
+    """The runs before this one, the nearest first, and the model that the first of them began from.
+
+    A path in a run's config is relative to where that run was started; where it leads nowhere, the chain ends with it.
+    """
+    runs: list[Run] = []
+    seen = {run.folder.resolve()}
+    begins_from = run.begins_from
+    while (former := read_run(begins_from)) is not None and former.folder.resolve() not in seen:
+        runs.append(former)
+        seen.add(former.folder.resolve())
+        begins_from = former.begins_from
+    return runs, begins_from

@@ -1,0 +1,279 @@
+"""A run: its composed config, its folder and the checkpoint that it resumes. Made once, and asked by all.
+
+It is made from a config (`Run(config)`), or from what it has left in its folder (`read_run`). A pipeline is a run of
+runs: its stages name it as their `pipeline`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlhf_lightning.durable import read_manifest
+from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.hashes import check_files
+from rlhf_lightning.runs.checkpoints import find_checkpoint, has_checkpoint, refuse_foreign_resume
+from rlhf_lightning.runs.config_file import read_config
+from rlhf_lightning.runs.folder_lock import FolderLock, check_run_dir
+from rlhf_lightning.runs.quoting import shell_words
+from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.runs.resuming import check_same_run
+from rlhf_lightning.runs.run_folder import (
+    begin_run,
+    choose_run_dir,
+    forget_run_dir,
+    read_json_lines,
+    resume_run,
+    run_of_checkpoint,
+    write_config,
+    write_summary,
+)
+from rlhf_lightning.source.declarations import Declaration, declaration
+from rlhf_lightning.stopping import held
+
+AGAIN = "start it again with the same command"
+REMEDY = "restore it, or remove it: the model's card then tells nothing of that run"
+_SECTIONS = ("model", "algorithm", "data", "reward", "logger")
+
+
+class Opened(Protocol):
+    """A run in its tracking store."""
+
+    def open(self) -> None:
+        """Begin it there."""
+
+
+class Run:
+    """One training run, or one pipeline.
+
+    Args:
+        config: composed and checked, or as it was read.
+        folder: where it is; None until `find_place`.
+        pipeline: what it is a stage of.
+        summary: the content of its summary.json; empty before its end.
+
+    Attributes:
+        checkpoint: what it resumes, once `find_place` has looked.
+        tracking: the run in its tracking store, if it is to have one.
+        problems: what has failed after the training.
+        begun: whether it has taken over its folder: what was there before is of another run.
+        saved: whether it has saved a checkpoint itself.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        folder: Path | None = None,
+        pipeline: Run | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config, self.pipeline, self.summary = config, pipeline, dict(summary or {})
+        self.checkpoint: Path | None = None
+        self.tracking: Opened | None = None
+        self.problems: list[str] = []
+        self.begun = self.saved = False
+        self._folder, self._started = folder, time.monotonic()
+
+    # ---- what it is
+
+    @property
+    def name(self) -> str:
+        """The name in its config."""
+        return str(self.config.get("name"))
+
+    @property
+    def algorithm(self) -> str:
+        """The name of the LightningModule's class."""
+        return str(self.config["algorithm"].get("_target_", "")).rpartition(".")[2]
+
+    @property
+    def declaration(self) -> Declaration:
+        """What that class declares."""
+        return declaration(self.config)
+
+    @property
+    def begins_from(self) -> str:
+        """The model that the run started with, as it was given."""
+        return str(self.config["model"].get("path"))
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether it trained a score rather than a policy."""
+        return self.declaration.scores
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it was trained on 4-bit weights."""
+        return bool(self.config["model"].get("quantization"))
+
+    # ---- where it is, and what lies there
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        assert self._folder is not None, "find_place comes first"
+        return self._folder
+
+    @property
+    def model_folder(self) -> Path:
+        """Where its trained model is."""
+        return self.folder / "model"
+
+    @property
+    def adapter_base(self) -> str | None:
+        """The base of its model, if that is an adapter; None for a whole model."""
+        file = self.model_folder / "adapter_config.json"
+        if not file.is_file():
+            return None
+        return str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+    @property
+    def stages(self) -> list[Run]:
+        """Of a pipeline, the stages that have begun; none of a training run."""
+        folders = [self.folder / name for name in self.config.get("stages") or {}]
+        return [run for folder in folders if folder.is_dir() and (run := read_run(folder))]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl."""
+        return read_json_lines(self.folder / "metrics.jsonl")
+
+    # ---- what it resumes
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on from a checkpoint."""
+        return self.checkpoint is not None
+
+    @property
+    def ckpt(self) -> str | None:
+        """What it resumes, as the user has named it."""
+        return self.config.get("ckpt") or ("last" if self.resumes else None)
+
+    @property
+    def steps_before(self) -> int | None:
+        """The optimiser steps that were done when its checkpoint was saved, as far as a manifest says."""
+        entries = read_manifest(self.checkpoint) if self.checkpoint else []
+        return next((entry["global_step"] for entry in entries if "global_step" in entry), None)
+
+    def earlier_metrics(self) -> list[dict[str, Any]]:
+        """The rows of metrics that its checkpoint's run had written when that was saved."""
+        source = self.checkpoint and run_of_checkpoint(self.checkpoint)
+        rows, steps = read_json_lines(source / "metrics.jsonl") if source else [], self.steps_before
+        return [row for row in rows if steps is None or row.get("step", 0) <= steps]
+
+    # ---- its course
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Around the run: its checkpoint is found, its folder chosen, and no other run takes that.
+
+        Raises:
+            UserError: there is no such checkpoint, it is another run's, or the folder cannot be used.
+        """
+        self._started = time.monotonic()
+        self.find_place()
+        with FolderLock(self.folder) as self._lock:
+            with blaming(f"run_dir: {self.folder} cannot be used"):
+                if not self.resumes:
+                    refuse_foreign_resume(self.folder)
+                if first_process():
+                    check_run_dir(self.folder)
+                    self._lock.check()
+            yield
+        forget_run_dir()
+
+    def find_place(self) -> None:
+        """Find the checkpoint, if one is resumed, and choose the folder. Raises UserError."""
+        with blaming(f"ckpt: {self.config.get('ckpt')} cannot be resumed"):
+            self.checkpoint = find_checkpoint(self.config)
+            if self.checkpoint is not None:
+                check_same_run(self.config, self.checkpoint)
+        self._folder = choose_run_dir(self.config, self.checkpoint)
+
+    def begin(self) -> None:
+        """Take the folder over, unless that was done; where it fails, the folder is still as it was."""
+        if not self.begun:
+            self.begun = True
+            try:
+                if first_process():
+                    self._take_over()
+            except BaseException:
+                self.begun = False
+                raise
+
+    def _take_over(self) -> None:
+        with held():
+            if self.pipeline is not None:
+                self.pipeline.begin()
+            self._lock.take()
+            write_config(self.folder, self.config, self._take_identity)
+        if self.tracking is not None:
+            self.tracking.open()
+
+    def _take_identity(self) -> None:
+        if self.checkpoint is None:
+            begin_run(self.folder)
+        else:
+            resume_run(self.folder, self.checkpoint)
+
+    def seconds(self) -> float:
+        """How long it has been going on."""
+        return round(time.monotonic() - self._started, 2)
+
+    def end(self) -> None:
+        """Write summary.json."""
+        write_summary(self.folder, self.summary)
+
+    # ---- how to go on after a stop
+
+    def resumable(self) -> str | None:
+        """Return what `ckpt` must be to go on with what the run has done; None: it has saved nothing yet."""
+        own = self.begun and (self.ckpt is None or self.saved) and has_checkpoint(self.folder)
+        return "last" if own else self.ckpt
+
+    def advice(self) -> str:
+        """Return how to go on with the command after a stop."""
+        ckpt = self.resumable()
+        if ckpt is None or self._folder is None:
+            return AGAIN if ckpt is not None or not self.begun else f"there is no checkpoint yet; {AGAIN}"
+        return f"go on with the same command with {shell_words({'ckpt': ckpt, 'run_dir': self.folder})}"
+
+
+# ---- what an earlier command has left
+
+
+def read_run(path: str | Path) -> Run | None:
+    """The training run whose folder, or the `model/` in it, this is; None for any other folder or name."""
+    run = read_any(path)
+    return run if run is not None and "stages" not in run.config else None
+
+
+def read_any(path: str | Path) -> Run | None:
+    """As `read_run`, of a training run or of a pipeline."""
+    folder = Path(path)
+    if folder.name == "model" and (folder.parent / "config.yaml").is_file():
+        folder = folder.parent
+    if not (folder / "config.yaml").is_file():
+        return None
+    check_files(folder, ("config.yaml", "summary.json"))
+    file = folder / "config.yaml"
+    with blaming(f"{file} cannot be read", REMEDY):
+        config: Any = read_config(file)
+    if not isinstance(config, dict):
+        return None
+    if not isinstance(config.get("stages"), dict) and not {"model", "algorithm"} <= set(config):
+        return None  # another program's
+    for section in _SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise UserError(f"{file}: {section} is a {type(config[section]).__name__}, not a section; {REMEDY}")
+    file, summary = folder / "summary.json", {}
+    with blaming(f"{file} cannot be read", REMEDY):
+        if file.is_file():
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(summary, dict):
+            raise ValueError("it is not a JSON object")
+    return Run(config, folder, summary=summary)

@@ -1,0 +1,70 @@
+"""What of a run goes into its store: parameters, the summary, files, and a version of the registered model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.secret_text import without_secrets
+from rlhf_lightning.tracking.mlflow_runs import points_of_rows
+
+
+def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Every value of a config by its dotted key, cut to the 250 characters that MLflow keeps.
+
+    >>> flat_parameters({"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}})
+    {'optimizer.lr': '0.1', 'optimizer.betas': '[0.9, 0.99]'}
+    """
+    flat: dict[str, str] = {}
+    for name, value in without_secrets(config).items():
+        key = f"{prefix}{name}".replace(":", "_").replace("@", "_")
+        if isinstance(value, Mapping) and value:
+            flat |= flat_parameters(value, f"{key}.")
+        else:
+            flat[key] = str(value)[:250]
+    return flat
+
+
+def files_of(run_dir: Path) -> Iterator[tuple[str, str, Callable[[Any, str], object]]]:
+    """What of a run folder becomes an artifact: in words, a key, and the call that logs it. Links are left out."""
+    for pattern in ("config.yaml", "summary.json", "*.png", "*.html"):
+        for file in sorted(file for file in run_dir.glob(pattern) if not file.is_symlink()):
+            yield "its files", f"file {file.name}", partial(_attach, file=file)
+    model = run_dir / "model"
+    if model.is_symlink() or any(path.is_symlink() for path in model.rglob("*")):
+        return
+    for file in sorted(path for path in model.rglob("*") if path.is_file()):
+        place = "/".join(("model", *file.relative_to(model).parts[:-1]))
+        yield "the model", f"model {file.relative_to(model)}", partial(_attach, file=file, place=place)
+
+
+def _attach(client: Any, run_id: str, file: Path, place: str | None = None) -> None:
+    client.log_artifact(run_id, str(file), place)
+
+
+def add_version(client: Any, run_id: str, name: str) -> str:
+    """Make the run's model a new version of a registered model, which is made if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    if made := [each for each in client.search_model_versions(f"name='{name}'") if each.run_id == run_id]:
+        return str(max(int(each.version) for each in made))  # the answer to an earlier attempt was lost
+    return str(client.create_model_version(name, source, run_id).version)
+
+
+def log_summary(client: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
+    """Log the numbers of a summary, once."""
+    from mlflow.entities import Metric
+
+    latest, now = client.get_run(run_id).data.metrics, int(time.time() * 1000)
+    points = points_of_rows([{name: value for name, value in metrics.items() if isinstance(value, int | float)}])
+    new = [(name, values[0]) for name, values in points.items() if latest.get(name) != values[0]]
+    client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in new])

@@ -1,0 +1,40 @@
+"""A tracking store: whether a run has one, where its artifacts lie, how it is opened, and what is said of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_lightning.secret_text import HIDDEN, shown
+
+if TYPE_CHECKING:
+    from rlhf_lightning.callbacks.notice import Notice
+
+
+def uses_mlflow(config: Mapping[str, Any]) -> bool:
+    """Whether the logger section is MLflow's."""
+    return str((config.get("logger") or {}).get("_target_", "")).endswith("MLFlowLogger")
+
+
+def artifact_location(uri: str) -> str | None:
+    """Artifacts of a local store lie beside its file, wherever a command is called; a server has its own place."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+
+
+def ui_command(uri: str) -> str:
+    """The command that opens MLflow's pages on a store."""
+    return f"open {shown(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}"
+
+
+def store_notice(uri: str, folder: Path) -> Notice:
+    """What says, in one line, that a store does not take a run, and how to send it later."""
+    from rlhf_lightning.callbacks.notice import Notice
+
+    given_again = " tracking_uri=<its address, with the password>" if HIDDEN in shown(uri) else ""
+    later = f"rlhf-track run={shlex.quote(str(folder))}{given_again}"
+    return Notice(shown(uri), later, say=lambda line: print(line, file=sys.stderr, flush=True), clean=shown)
