@@ -1,1 +1,69 @@
-"""The human in the loop: tasks, a store of judgements, agreement, aggregation, export, the labelling page."""
+"""The human in the loop: tasks, a store of judgements, agreement, aggregation, export."""
+
+from rlhf_lightning.feedback.aggregation import (
+    BradleyTerry,
+    DawidSkene,
+    Decisions,
+    bradley_terry,
+    dawid_skene,
+    decide,
+    reliabilities,
+)
+from rlhf_lightning.feedback.agreement import AgreementReport, LabelerReport, agreement_report
+from rlhf_lightning.feedback.coefficients import (
+    Interval,
+    alpha_interval,
+    cohens_kappa,
+    krippendorff_alpha,
+)
+from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
+from rlhf_lightning.feedback.interchange import (
+    from_argilla,
+    from_label_studio,
+    import_into,
+    to_argilla,
+    to_label_studio,
+)
+from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
+from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
+
+__all__ = [
+    "EVERYBODY",
+    "AgreementReport",
+    "Answer",
+    "Asking",
+    "BradleyTerry",
+    "DawidSkene",
+    "Decisions",
+    "FeedbackStore",
+    "Interval",
+    "Judgement",
+    "Labeler",
+    "LabelerReport",
+    "Response",
+    "Sample",
+    "ShownTask",
+    "Task",
+    "agreement_report",
+    "alpha_interval",
+    "bradley_terry",
+    "check_task",
+    "cohens_kappa",
+    "dawid_skene",
+    "decide",
+    "from_argilla",
+    "from_label_studio",
+    "import_into",
+    "krippendorff_alpha",
+    "make_tasks",
+    "preference_rows",
+    "ranked_rows",
+    "reliabilities",
+    "spread",
+    "task_id",
+    "to_argilla",
+    "to_label_studio",
+    "unpaired_rows",
+    "write_splits",
+]

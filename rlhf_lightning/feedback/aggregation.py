@@ -1,0 +1,240 @@
+"""From the votes of several labelers to one verdict per pair.
+
+`majority` counts heads. `dawid_skene` learns from the votes alone how often each labeler says what when what is true
+(Dawid and Skene 1979). `bradley_terry` gives each response a score and each labeler a reliability (Chen et al. 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.votes import FIRST, SECOND, TIE, Votes
+
+Array = NDArray[np.float64]
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """One row per compared pair, in the order of tasks; columns as in `Votes`.
+
+    `probability` is that the first is better; `share` of all votes says the same as the decision; `margin` is the
+    mean strength in its favour, a tie counting 0 and a vote against it negative.
+    """
+
+    tasks: list[str]
+    task: Numbers
+    first: Numbers
+    second: Numbers
+    probability: Array
+    share: Array
+    margin: Array
+    count: Numbers
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+@dataclass(frozen=True)
+class DawidSkene:
+    """What EM has found.
+
+    Args:
+        posterior: `[items, classes]`.
+        prior: `[classes]`.
+        confusion: `[labelers, classes, labels]`: how often a labeler says a label where a class is true.
+        log_likelihood: of the labels.
+    """
+
+    posterior: Array
+    prior: Array
+    confusion: Array
+    log_likelihood: float
+
+
+def dawid_skene(
+    item: Numbers,
+    labeler: Numbers,
+    label: Numbers,
+    first_guess: Any = None,
+    smoothing: float = 0.01,
+    steps: int = 500,
+    tolerance: float = 1e-9,
+) -> DawidSkene:
+    """Return the maximum of the likelihood of Dawid and Skene (1979, equations 2.3 to 2.5), by EM from the vote shares.
+
+    Args:
+        item: `[votes]` what was labelled, counted from 0; likewise:
+        labeler: who did.
+        label: what was said.
+        first_guess: `[labels, classes]`: which class a label speaks for; None: the class of the same number.
+        smoothing: votes that are added to each cell of a labeler's table, for those who have labelled little.
+        steps: of EM, at most.
+        tolerance: the gain in log-likelihood per item at which it stops.
+    """
+    guess = np.eye(int(label.max()) + 1) if first_guess is None else np.asarray(first_guess, dtype=np.float64)
+    items, labelers, (labels, classes) = int(item.max()) + 1, int(labeler.max()) + 1, guess.shape
+    posterior = np.zeros((items, classes))
+    np.add.at(posterior, item, guess[label])
+    posterior /= posterior.sum(1, keepdims=True)
+    former = -np.inf
+    cell = labeler * labels + label
+    for _ in range(max(1, steps)):
+        prior = posterior.mean(0)
+        by_class = [np.bincount(cell, posterior[item, k], labelers * labels) for k in range(classes)]
+        counts = np.stack(by_class, 1).reshape(labelers, labels, classes).swapaxes(1, 2).astype(np.float64) + smoothing
+        total = counts.sum(2, keepdims=True)
+        confusion = np.divide(counts, total, out=np.full_like(counts, 1.0 / labels), where=total > 0)
+        with np.errstate(divide="ignore"):
+            log_prior, log_confusion = np.log(prior), np.log(confusion)
+        joint = np.stack(
+            [log_prior[k] + np.bincount(item, log_confusion[labeler, k, label], items) for k in range(classes)], 1
+        )
+        peak = joint.max(1, keepdims=True)
+        weights = np.exp(joint - peak)
+        norm = weights.sum(1, keepdims=True)
+        posterior = weights / norm
+        likelihood = float((peak + np.log(norm)).sum())
+        if likelihood - former < tolerance * items:
+            break
+        former = likelihood
+    return DawidSkene(posterior, prior, confusion, likelihood)
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """Scores and reliabilities.
+
+    Args:
+        scores: `[responses]`, in the order of the pairs' numbers.
+        reliability: `[labelers]`: the probability of saying what one sees, in (0, 1); 0.5 is a coin.
+    """
+
+    scores: Array
+    reliability: Array
+
+
+def bradley_terry(
+    first: Numbers, second: Numbers, labeler: Numbers, outcome: Numbers, spread: float = 2.0, steps: int = 200
+) -> BradleyTerry:
+    """Return Bradley-Terry scores with a reliability per labeler (CrowdBT: Chen et al. 2013, equation 6).
+
+        P(labeler l prefers i to j) = r_l sigma(s_i - s_j) + (1 - r_l) sigma(s_j - s_i)
+
+    It maximises the likelihood with s ~ N(0, spread^2) and logit r ~ N(2, 1): labelers are taken to be mostly right
+    until their votes say otherwise. A tie counts half for each.
+
+    Args:
+        first: `[votes]` one of the two responses, counted from 0; likewise:
+        second: the other.
+        labeler: who compared them.
+        outcome: 0 where the first is better, 1 for the second, 2 for a tie.
+        spread: the standard deviation of scores.
+        steps: of L-BFGS, at most.
+    """
+    import torch
+
+    i, j, who, said = (torch.from_numpy(np.ascontiguousarray(x)) for x in (first, second, labeler, outcome))
+    wins = torch.where(said == FIRST, 1.0, torch.where(said == SECOND, 0.0, 0.5)).double()
+    scores = torch.zeros(int(max(first.max(), second.max())) + 1, dtype=torch.float64, requires_grad=True)
+    logits = torch.full((int(labeler.max()) + 1,), 2.0, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scores, logits], max_iter=steps, line_search_fn="strong_wolfe", tolerance_grad=1e-8)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        seen, reliability = torch.sigmoid(scores[i] - scores[j]), torch.sigmoid(logits[who])
+        prefers = reliability * seen + (1 - reliability) * (1 - seen)
+        fit = (wins * prefers.log() + (1 - wins) * (1 - prefers).log()).sum()
+        penalty = (scores / spread).square().sum() / 2 + (logits - 2.0).square().sum() / 2
+        value = penalty - fit
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return BradleyTerry(scores.detach().numpy(), torch.sigmoid(logits).detach().numpy())
+
+
+def decide(votes: Votes, method: str = "majority") -> Decisions:
+    """Return one decision per compared pair; answers that were asked again do not count twice.
+
+    Args:
+        votes: of all labelers.
+        method: `majority`, `dawid_skene` or `bradley_terry`.
+
+    Raises:
+        UserError: the method is not known.
+    """
+    if method not in METHODS:
+        raise UserError(f"aggregation: unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    votes = votes.where(~votes.repeat)
+    rows, unit = votes.units()
+    count = np.bincount(unit, minlength=len(rows))
+    probability = METHODS[method](votes, unit) if len(votes) else np.zeros(0)
+    direction = np.select([votes.outcome == FIRST, votes.outcome == SECOND], [1.0, -1.0], 0.0)
+    sign = np.sign(np.round(probability - 0.5, 9))
+    mine = sign[unit]
+    agrees = (direction == mine).astype(np.float64)
+    return Decisions(
+        votes.tasks,
+        votes.task[rows],
+        votes.first[rows],
+        votes.second[rows],
+        probability,
+        np.bincount(unit, agrees, len(rows)) / np.maximum(count, 1),
+        np.bincount(unit, direction * votes.strength * mine, len(rows)) / np.maximum(count, 1),
+        count,
+    )
+
+
+def reliabilities(votes: Votes, method: str = "dawid_skene") -> dict[str, float]:
+    """Return how often each labeler is right, by `dawid_skene` (the mean of both classes) or by `bradley_terry`."""
+    votes = votes.where(~votes.repeat)
+    if not len(votes):
+        return {}
+    if method == "bradley_terry":
+        found: Array = _fit_bradley_terry(votes)[0].reliability
+    else:
+        confusion = _fit_dawid_skene(votes, votes.units()[1]).confusion
+        found = (confusion[:, 0, FIRST] + confusion[:, 1, SECOND] + confusion[:, :, TIE].sum(1) / 2) / 2
+    return {votes.labelers[i]: float(found[i]) for i in np.unique(votes.labeler)}
+
+
+def _by_majority(votes: Votes, unit: Numbers) -> Array:
+    points = np.select([votes.outcome == FIRST, votes.outcome == SECOND], [1.0, 0.0], 0.5)
+    return np.bincount(unit, points) / np.bincount(unit)
+
+
+def _by_dawid_skene(votes: Votes, unit: Numbers) -> Array:
+    return _fit_dawid_skene(votes, unit).posterior[:, 0]
+
+
+def _fit_dawid_skene(votes: Votes, unit: Numbers) -> DawidSkene:
+    """Two classes, three labels: a tie speaks for both."""
+    return dawid_skene(unit, votes.labeler, votes.outcome, [[1, 0], [0, 1], [0.5, 0.5]])
+
+
+def _by_bradley_terry(votes: Votes, unit: Numbers) -> Array:
+    fit, first, second = _fit_bradley_terry(votes)
+    probability = np.empty(int(unit.max()) + 1)
+    probability[unit] = 0.5 * (1 + np.tanh(0.5 * (fit.scores[first] - fit.scores[second])))
+    return probability
+
+
+def _fit_bradley_terry(votes: Votes) -> tuple[BradleyTerry, Numbers, Numbers]:
+    keys = np.concatenate([votes.task * 4096 + votes.first, votes.task * 4096 + votes.second])
+    numbers = np.unique(keys, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    first, second = numbers[: len(votes)], numbers[len(votes) :]
+    return bradley_terry(first, second, votes.labeler, votes.outcome), first, second
+
+
+METHODS: Mapping[str, Callable[[Votes, Numbers], Array]] = {
+    "majority": _by_majority,
+    "dawid_skene": _by_dawid_skene,
+    "bradley_terry": _by_bradley_terry,
+}

@@ -1,0 +1,171 @@
+"""From judgements to rows that reward models, DPO and KTO read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_lightning.durable import write_durably
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.aggregation import Decisions, decide
+from rlhf_lightning.feedback.records import Judgement, Prompt, Task, content_hash, dense_ranks
+from rlhf_lightning.feedback.votes import read_votes
+
+Row = dict[str, Any]
+
+
+def preference_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
+    """Yield one row per compared pair that was decided, in the order of the tasks.
+
+    `prompt`, `chosen`, `rejected`; `margin`: the mean strength for the chosen one (3: much better; in a ranking the
+    distance of the ranks); `agreement`: the share of labelers who chose it; `task`: its id. Ties are left out.
+
+    Args:
+        tasks: of the store, read once.
+        judgements: of the store.
+        method: of aggregation: `majority`, `dawid_skene` or `bradley_terry`.
+    """
+    decided = _ByTask(decide(read_votes(judgements), method))
+    for task in tasks:
+        for first, second, probability, margin, share in decided.of(task.id):
+            if probability == 0.5:
+                continue
+            best, worst = (first, second) if probability > 0.5 else (second, first)
+            yield {
+                "prompt": task.prompt,
+                "chosen": _said(task, best),
+                "rejected": _said(task, worst),
+                "margin": round(max(0.0, margin), 4),
+                "agreement": round(share, 4),
+                "task": task.id,
+            }
+
+
+def ranked_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
+    """Yield one row per judged task: `prompt` and its `responses`, best first; `ranks` where some are tied.
+
+    Several labelers are one ranking by their decided pairs: a response ranks by how many others it beats, half a point
+    for a tie (Copeland).
+    """
+    decided = _ByTask(decide(read_votes(judgements), method))
+    for task in tasks:
+        points = [0.0] * len(task.responses)
+        rows = list(decided.of(task.id))
+        for first, second, probability, *_ in rows:
+            points[first] += (probability > 0.5) + 0.5 * (probability == 0.5)
+            points[second] += (probability < 0.5) + 0.5 * (probability == 0.5)
+        if not rows:
+            continue
+        order = sorted(range(len(points)), key=lambda i: -points[i])
+        row: Row = {"prompt": task.prompt, "responses": [_said(task, i) for i in order]}
+        if len(set(points)) < len(points):
+            row["ranks"] = list(dense_ranks([-points[i] for i in order]))
+        yield {**row, "task": task.id}
+
+
+def unpaired_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
+    """Yield `prompt`, `completion` and `label` (desirable or not) for what was judged, each response once per task.
+
+    A response that wins all its decided pairs is desirable, one that loses all of them is not; one between, or in no
+    decided pair, is left out. Of a pair about which most labelers said `neither`, both are undesirable.
+    """
+    kept = list(judgements)
+    neither: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int)
+    for judgement in kept:
+        if not judgement.repeat and judgement.answer.verdict != "skip":
+            count[judgement.task] += 1
+            neither[judgement.task] += judgement.answer.verdict == "neither"
+    decided = _ByTask(decide(read_votes(kept), method))
+    for task in tasks:
+        if 2 * neither[task.id] > count[task.id]:
+            labels: dict[int, set[bool]] = {0: {False}, 1: {False}}
+        else:
+            labels = defaultdict(set)
+            for first, second, probability, *_ in decided.of(task.id):
+                if probability != 0.5:
+                    labels[first].add(probability > 0.5)
+                    labels[second].add(probability < 0.5)
+        for position in sorted(labels):
+            if len(labels[position]) == 1:
+                (label,) = labels[position]
+                completion = _said(task, position)
+                yield {"prompt": task.prompt, "completion": completion, "label": label, "task": task.id}
+
+
+FORMS = {"preferences": preference_rows, "ranked": ranked_rows, "unpaired": unpaired_rows}
+
+
+def is_held_out(prompt: Prompt, share: float, seed: int = 0) -> bool:
+    """Return whether a prompt is in the held-out split: of the prompt alone, so it stays there in later rounds."""
+    digest = hashlib.sha256(f"{seed}:{content_hash(prompt)}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64
+
+
+def write_splits(
+    rows: Iterable[Row], folder: str | Path, name: str = "preferences", held_out: float = 0.1, seed: int = 0
+) -> dict[str, int]:
+    """Write `{name}.jsonl` and `{name}_test.jsonl`, no prompt in both, and return how many rows each has.
+
+    Args:
+        rows: read once, never all in memory.
+        folder: made where there is none.
+        name: of the files.
+        held_out: share of the prompts in the test split.
+        seed: of the split.
+
+    Raises:
+        UserError: the share is not in [0, 1).
+        DiskError: the disk does not take them; files of an earlier export are left as they were.
+    """
+    if not 0 <= held_out < 1:
+        raise UserError(f"held_out: {held_out}; it must be in [0, 1)")
+    counts = {"train": 0, "test": 0}
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root) as test:
+
+        def write(file: Any) -> None:
+            for row in rows:
+                split = "test" if is_held_out(row["prompt"], held_out, seed) else "train"
+                counts[split] += 1
+                line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")  # no file takes half a character
+                (test if split == "test" else file).write(line + b"\n")
+
+        write_durably(root / f"{name}.jsonl", write)
+        test.seek(0)
+        write_durably(root / f"{name}_test.jsonl", lambda file: shutil.copyfileobj(test, file))
+    return counts
+
+
+class _ByTask:
+    """Decisions looked up by task."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+        self._number = {task: i for i, task in enumerate(decisions.tasks)}
+        self._start = np.searchsorted(decisions.task, np.arange(len(decisions.tasks) + 1))
+
+    def of(self, task: str) -> Iterator[tuple[int, int, float, float, float]]:
+        """Yield first, second, probability, margin and share of each pair."""
+        number = self._number.get(task)
+        if number is None:
+            return
+        found = self._decisions
+        for i in range(self._start[number], self._start[number + 1]):
+            near = 0.5 if abs(found.probability[i] - 0.5) < 1e-9 else float(found.probability[i])
+            yield int(found.first[i]), int(found.second[i]), near, float(found.margin[i]), float(found.share[i])
+
+
+def _said(task: Task, position: int) -> Prompt:
+    """A response in the form of its prompt."""
+    text = task.responses[position].text
+    return text if isinstance(task.prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,126 @@
+"""Aggregation recovers known truth, and the published estimates of Dawid and Skene."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.aggregation import bradley_terry, dawid_skene, decide, reliabilities
+from rlhf_lightning.feedback.records import Answer, Judgement
+from rlhf_lightning.feedback.votes import read_votes
+
+# A. P. Dawid and A. M. Skene, Applied Statistics 28 (1979), table 1: 45 patients in classes 1 to 4 by five
+# anaesthetists, the first of whom saw each patient three times.
+TABLE = """
+111 1111  333 4334  112 2122  222 3121  222 3222  222 3322  122 2111  333 3433  222 2223  232 2223  444 4444  222 3343
+111 1111  222 3212  121 1111  111 2111  111 1111  111 1111  222 2221  222 1322  222 2222  222 2221  222 3222  221 2222
+111 1111  111 1111  232 2222  111 1111  111 1111  112 1121  111 1111  333 3233  111 1111  222 2222  222 3232  433 4343
+221 2232  232 3233  333 3432  111 1111  111 1111  121 2111  232 2222  121 1111  222 2222
+"""
+
+
+def test_dawid_skene_equals_the_published_estimates():
+    """The shares of the classes and the error rates of the first anaesthetist, as the paper has them.
+
+    Of the fourth class are the patients of whom she said 333, 444 and 433: 4 of 9 labels are right.
+    """
+    cells = TABLE.split()
+    rows = [
+        (patient, observer, int(label) - 1)
+        for patient, (three, others) in enumerate(zip(cells[::2], cells[1::2], strict=True))
+        for observer, label in [*((0, c) for c in three), *enumerate(others, start=1)]
+    ]
+    assert len(rows) == 45 * 7
+    fit = dawid_skene(*(np.array(column) for column in zip(*rows, strict=True)), smoothing=0.0)
+    assert [round(share, 2) for share in fit.prior] == [0.40, 0.42, 0.11, 0.07]
+    published = [[0.89, 0.11, 0, 0], [0.07, 0.88, 0.05, 0], [0, 0.34, 0.66, 0], [0, 0, 0.56, 0.44]]
+    assert np.round(fit.confusion[0], 2).tolist() == published
+
+
+def test_dawid_skene_recovers_known_confusion_matrices():
+    """4,000 items, five labelers: a rate from about 2,000 labels has a standard error of at most 0.012."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 4000)
+    confusions = np.array(
+        [[[0.9, 0.1], [0.2, 0.8]], [[0.7, 0.3], [0.3, 0.7]], [[0.95, 0.05], [0.05, 0.95]]]
+        + 2 * [[[0.6, 0.4], [0.1, 0.9]]]
+    )
+    labels = [(rng.random(4000) < confusions[k][truth, 1]).astype(int) for k in range(5)]
+    items = np.tile(np.arange(4000), 5)
+    fit = dawid_skene(items, np.repeat(np.arange(5), 4000), np.concatenate(labels))
+    assert np.abs(fit.confusion - confusions).max() < 5 * 0.012
+    majority = np.mean(labels, axis=0) > 0.5
+    assert ((fit.posterior[:, 1] > 0.5) == truth).mean() > (majority == truth).mean()
+
+
+def test_bradley_terry_recovers_scores_and_reliabilities():
+    rng = np.random.default_rng(1)
+    scores, reliability = rng.normal(0, 1.5, 30), np.array([0.98, 0.9, 0.7, 0.5])
+    first, second = rng.integers(0, 30, (2, 12000))
+    first, second = first[first != second], second[first != second]
+    labeler = rng.integers(0, 4, len(first))
+    seen = 1 / (1 + np.exp(scores[second] - scores[first]))
+    wins = rng.random(len(first)) < reliability[labeler] * seen + (1 - reliability[labeler]) * (1 - seen)
+    fit = bradley_terry(first, second, labeler, np.where(wins, 0, 1))
+    assert np.corrcoef(fit.scores, scores)[0, 1] > 0.99
+    assert np.abs(fit.reliability - reliability).max() < 0.06
+    assert np.argsort(-fit.reliability).tolist() == [0, 1, 2, 3]
+
+
+def judged(*answers):
+    """(task, labeler, answer) -> votes."""
+    return read_votes(
+        Judgement(i, task, labeler, answer if isinstance(answer, Answer) else Answer("choice", answer, 2))
+        for i, (task, labeler, answer) in enumerate(answers)
+    )
+
+
+@pytest.mark.parametrize("method", ["majority", "dawid_skene", "bradley_terry"])
+def test_a_majority_decides_with_its_margin(method):
+    votes = judged(
+        *[("a", name, 0) for name in "xyz"],
+        *[("b", name, answer) for name, answer in zip("xyz", (1, 1, 0), strict=True)],
+        *[("c", name, Answer("ranking", ranks=(3, 1, 2))) for name in "xy"],
+    )
+    found = decide(votes, method)
+    assert [found.tasks[i] for i in found.task] == ["a", "b", "c", "c", "c"]
+    assert [(i, j) for i, j in zip(found.first, found.second, strict=True)][2:] == [(0, 1), (0, 2), (1, 2)]
+    assert (found.probability > 0.5).tolist() == [True, False, False, False, True]
+    assert found.share == pytest.approx([1, 2 / 3, 1, 1, 1])
+    assert found.margin == pytest.approx([2, 2 / 3, 2, 1, 1])
+    assert found.count.tolist() == [3, 3, 2, 2, 2]
+
+
+def test_a_tie_is_half_and_skips_and_repetitions_do_not_count():
+    again = Judgement(9, "a", "x", Answer("choice", 1), repeat=True)
+    votes = read_votes([Judgement(0, "a", "x", Answer("neither")), Judgement(1, "b", "x", Answer("skip")), again])
+    found = decide(votes, "majority")
+    assert found.probability.tolist() == [0.5]
+    assert found.margin.tolist() == [0]
+
+
+@pytest.mark.parametrize("method", ["dawid_skene", "bradley_terry"])
+def test_who_is_reliable_is_found_and_decides(method):
+    """Two labelers who toss coins outvote a good one in a third of all pairs, unless somebody knows."""
+    rng = np.random.default_rng(2)
+    truth = rng.integers(0, 2, 600)
+    names = {"good": 0.95, "fair": 0.85, "coin": 0.5, "toss": 0.5, "mean": 0.1}
+    answers = [
+        (str(i), name, int(best if rng.random() < skill else 1 - best))
+        for i, best in enumerate(truth)
+        for name, skill in names.items()
+    ]
+    votes = judged(*answers)
+    found = reliabilities(votes, method)
+    assert sorted(found, key=found.get)[0] == "mean"
+    assert sorted(found, key=found.get)[-1] == "good"
+    right = {way: ((decide(votes, way).probability < 0.5) == truth).mean() for way in ("majority", method)}
+    assert right[method] > right["majority"] + 0.1
+
+
+def test_nothing_is_decided_without_votes():
+    assert len(decide(read_votes([]), "dawid_skene")) == 0
+    assert reliabilities(read_votes([])) == {}
+    with pytest.raises(UserError, match="majority, dawid_skene, bradley_terry"):
+        decide(read_votes([]), "mean")

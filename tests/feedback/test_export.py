@@ -1,0 +1,209 @@
+"""Rows that the package's own readers take, and the formats of other tools there and back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rlhf_lightning.data import read_rows, row_format
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.export import (
+    is_held_out,
+    preference_rows,
+    ranked_rows,
+    unpaired_rows,
+    write_splits,
+)
+from rlhf_lightning.feedback.interchange import (
+    from_argilla,
+    from_label_studio,
+    import_into,
+    to_argilla,
+    to_label_studio,
+)
+from rlhf_lightning.feedback.records import Answer, Judgement, Response, Task, task_id
+
+PAIR = Task("pair", "pair", "Why?", (Response("Because.", "a"), Response("So.", "b")), overlap=3)
+CHAT = Task("chat", "pair", [{"role": "user", "content": "Hi"}], (Response("Hello!"), Response("Go.")))
+ORDER = Task("order", "ranking", "Rank", tuple(Response(text) for text in "abcd"))
+TASKS = [PAIR, CHAT, ORDER]
+
+
+def judgements(*answers):
+    return [Judgement(i, task.id, who, answer, 5.0) for i, (task, who, answer) in enumerate(answers)]
+
+
+JUDGED = judgements(
+    (PAIR, "ana", Answer("choice", 0, 3)),
+    (PAIR, "bo", Answer("choice", 0, 1)),
+    (PAIR, "cy", Answer("choice", 1, 1)),
+    (CHAT, "ana", Answer("choice", 1)),
+    (ORDER, "ana", Answer("ranking", ranks=(2, 1, 4, 3))),
+)
+
+
+def test_a_preference_row_has_its_margin_agreement_and_task():
+    rows = list(preference_rows(TASKS, JUDGED))
+    assert rows[0] == {
+        "prompt": "Why?", "chosen": "Because.", "rejected": "So.", "margin": 1.0, "agreement": 0.6667, "task": "pair"
+    }  # fmt: skip
+    assert rows[1]["chosen"] == [{"role": "assistant", "content": "Go."}]
+    assert [(row["chosen"], row["rejected"], row["margin"]) for row in rows[2:]] == [
+        ("b", "a", 1), ("a", "c", 2), ("a", "d", 1), ("b", "c", 3), ("b", "d", 2), ("d", "c", 1)
+    ]  # fmt: skip
+    assert {row_format(row) for row in rows} == {"preference"}
+
+
+def test_ties_are_not_exported_as_preferences():
+    even = judgements(
+        (PAIR, "ana", Answer("choice", 0)), (PAIR, "bo", Answer("choice", 1)), (CHAT, "bo", Answer("tie"))
+    )
+    assert list(preference_rows(TASKS, even)) == []
+    assert list(unpaired_rows(TASKS, even)) == []
+
+
+def test_ranked_rows_are_best_first_with_ranks_where_tied():
+    rows = list(ranked_rows(TASKS, JUDGED))
+    assert rows[2] == {"prompt": "Rank", "responses": ["b", "a", "d", "c"], "task": "order"}
+    tied = judgements((ORDER, "ana", Answer("ranking", ranks=(1, 2, 1, 3))))
+    (row,) = ranked_rows(TASKS, tied)
+    assert row["responses"] == ["a", "c", "b", "d"]
+    assert row["ranks"] == [1, 1, 2, 3]
+    assert row_format(row) == "ranked"
+
+
+def test_unpaired_rows_are_what_always_wins_or_always_loses():
+    rows = [(row["completion"], row["label"]) for row in unpaired_rows(TASKS, JUDGED) if isinstance(row["prompt"], str)]
+    assert rows == [("Because.", True), ("So.", False), ("b", True), ("c", False)]
+    bad = judgements(
+        (PAIR, "ana", Answer("neither")), (PAIR, "bo", Answer("neither")), (PAIR, "cy", Answer("choice", 0))
+    )
+    assert [row["label"] for row in unpaired_rows(TASKS, bad)] == [False, False]
+
+
+def test_splits_share_no_prompt_and_are_read_back(tmp_path):
+    rows = [{"prompt": f"p{i // 2}", "chosen": f"good {i}\ud800", "rejected": "bad"} for i in range(400)]
+    counts = write_splits(iter(rows), tmp_path / "new", held_out=0.25)
+    read = {}
+    for split, name in (("train", "preferences.jsonl"), ("test", "preferences_test.jsonl")):
+        read[split] = [json.loads(line) for line in (tmp_path / "new" / name).read_text().splitlines()]
+        assert len(read[split]) == counts[split]
+        assert len(read_rows(tmp_path / "new" / name)) == counts[split]
+    assert not {row["prompt"] for row in read["train"]} & {row["prompt"] for row in read["test"]}
+    written = [str(row) for half in read.values() for row in half]
+    assert sorted(written) == sorted(str(row).replace("\\ud800", "?") for row in rows)
+    assert abs(counts["test"] - 100) < 5 * 2 * (200 * 0.25 * 0.75) ** 0.5
+    later = [is_held_out(row["prompt"], 0.25) for row in rows]
+    held_out = {row["prompt"] for row in read["test"]}
+    assert later == [row["prompt"] in held_out for row in rows]
+    with pytest.raises(UserError, match="held_out"):
+        write_splits(rows, tmp_path, held_out=1.0)
+
+
+def test_a_failed_export_leaves_the_former_one(tmp_path):
+    write_splits([{"prompt": "a", "chosen": "b", "rejected": "c"}], tmp_path, held_out=0)
+    former = (tmp_path / "preferences.jsonl").read_text()
+
+    def broken():
+        yield {"prompt": "x"}
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_splits(broken(), tmp_path, held_out=0)
+    assert (tmp_path / "preferences.jsonl").read_text() == former
+
+
+TEXT_TASKS = [
+    Task(task_id(t.kind, t.prompt, [r.text for r in t.responses]), t.kind, t.prompt, t.responses) for t in (PAIR, ORDER)
+]
+ANSWERS = judgements(
+    (TEXT_TASKS[0], "ana", Answer("choice", 1)),
+    (TEXT_TASKS[0], "bo", Answer("tie")),
+    (TEXT_TASKS[0], "cy", Answer("neither")),
+    (TEXT_TASKS[1], "ana", Answer("ranking", ranks=(2, 1, 4, 3))),
+    (TEXT_TASKS[1], "bo", Answer("ranking", ranks=(1, 2, 1, 3))),
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (to_argilla, from_argilla),
+        (
+            to_label_studio,
+            lambda rows: from_label_studio(rows, responses=("response1", "response2", "response3", "response4")),
+        ),
+    ],
+)
+def test_other_tools_there_and_back(there, back, store):
+    content = json.loads(json.dumps(list(there(TEXT_TASKS, ANSWERS))))
+    imported = list(back(content))
+    assert [each.task.id for each in imported] == [task.id for task in TEXT_TASKS]
+    assert import_into(store, imported) == 5
+    assert import_into(store, imported) == 0
+    assert [(j.labeler, j.task, j.answer) for j in store.judgements()] == [
+        (j.labeler, j.task, j.answer) for j in ANSWERS
+    ]
+
+
+def test_a_record_of_argilla_1_is_read():
+    record = {
+        "fields": {"prompt": "Why?", "response1": "x", "response2": "y"},
+        "responses": [
+            {
+                "user_id": "u1",
+                "status": "submitted",
+                "values": {
+                    "preference": {"value": [{"value": "response1", "rank": 2}, {"value": "response2", "rank": 1}]}
+                },
+            },
+            {"user_id": "u2", "status": "discarded", "values": {}},
+        ],
+    }
+    (imported,) = from_argilla([record])
+    assert imported.answers == (("u1", Answer("choice", 1)),)
+
+
+def test_an_annotation_of_label_studio_is_read():
+    """As its template for pairwise classification exports it."""
+    task = {
+        "id": 1,
+        "data": {"prompt": "Why?", "text1": "x", "text2": "y"},
+        "annotations": [
+            {
+                "completed_by": 7,
+                "was_cancelled": False,
+                "result": [
+                    {"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value": {"selected": "right"}}
+                ],
+            },
+            {"completed_by": 8, "was_cancelled": True, "result": []},
+        ],
+    }
+    (imported,) = from_label_studio([task], responses=("text1", "text2"))
+    assert imported.answers == (("7", Answer("choice", 1)),)
+
+
+@pytest.mark.parametrize(
+    ("read", "wrong", "message"),
+    [
+        (from_argilla, {}, "record 1: fields must be an object"),
+        (from_argilla, {"fields": {"prompt": "a", "x": "b"}}, "2"),
+        (from_argilla, {"fields": {"prompt": "a", "x": "b", "y": 3}}, "y must be a text"),
+        (
+            from_argilla,
+            {"fields": {"prompt": "a", "x": "b", "y": "c"}, "responses": {"preference": [{"value": ["x"]}]}},
+            "is not an answer about x, y",
+        ),
+        (from_label_studio, {"data": {"prompt": "a"}}, "task 1: response1 must be a text"),
+        (
+            from_label_studio,
+            {"data": {"prompt": "a", "response1": "b", "response2": "c"}, "annotations": [{"result": []}]},
+            "no result of type pairwise",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_named(read, wrong, message):
+    with pytest.raises(UserError, match=message):
+        list(read([wrong]))
