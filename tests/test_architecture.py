@@ -32,7 +32,8 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     **dict.fromkeys(UPPER, LOWER | UPPER),
     "runs": {"source"},
     "tracking": {"runs", "callbacks"},
-    "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking"},
+    "config": {"source", "runs", "tracking", "kernels"},
+    "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking", "config"},
 }
 FREE = {
     "compat",
@@ -140,3 +141,40 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
     code = f"import sys, rlhf_lightning; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def _folder_imports() -> dict[str, set[str]]:
+    """Folder -> the other folders that it imports anything from, also inside functions and under TYPE_CHECKING."""
+    graph: dict[str, set[str]] = {folder: set() for folder in ARROWS}
+    for path in PACKAGE.glob("*/**/*.py"):
+        folder, *_ = path.relative_to(PACKAGE).parts
+        if folder not in ARROWS:  # the configs, in a wheel
+            continue
+        module = ".".join((NAME, *path.relative_to(PACKAGE).with_suffix("").parts))
+        for _, name in _imports(path.read_text(), module, path.stem == "__init__"):
+            root, *rest = name.split(".")
+            if root == NAME and rest and rest[0] in ARROWS and rest[0] != folder:
+                graph[folder].add(rest[0])
+    return graph
+
+
+def _circle(graph: dict[str, set[str]]) -> set[str]:
+    """What is left of a graph when all that imports nothing of the rest is taken away, again and again."""
+    left = dict(graph)
+    while lowest := {folder for folder, others in left.items() if not others & set(left)}:
+        left = {folder: others for folder, others in left.items() if folder not in lowest}
+    return set(left)
+
+
+def test_no_folders_import_each_other_in_a_circle() -> None:
+    graph = _folder_imports()
+    assert "models" in graph["algorithms"], "the imports are not seen"
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == {"a", "b", "c", "d"}
+    assert _circle(graph) == set()
+
+
+def test_the_commands_are_smaller_than_the_algorithms_and_what_they_are_made_of() -> None:
+    def lines(*folders: str) -> int:
+        return sum(len(path.read_text().splitlines()) for name in folders for path in (PACKAGE / name).rglob("*.py"))
+
+    assert lines("commands") < lines("algorithms", "functional", "experience")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Positive

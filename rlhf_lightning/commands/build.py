@@ -12,7 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from rlhf_lightning.commands.check_types import check_trainer
+from rlhf_lightning.config.check_types import check_trainer
 from rlhf_lightning.errors import UserError, blaming, reason
 from rlhf_lightning.runs.ranks import under_srun
 from rlhf_lightning.runs.run import Run

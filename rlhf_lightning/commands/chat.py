@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlhf_lightning.commands.checks import check_model, refuse_reward_model
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import chat_help
-from rlhf_lightning.commands.schema import Chat
-from rlhf_lightning.commands.spelling import did_you_mean, nearest
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.checks import check_model, refuse_reward_model
+from rlhf_lightning.config.schema import Chat
+from rlhf_lightning.config.spelling import did_you_mean, nearest
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import Terminated, blaming, named_as
 from rlhf_lightning.stopping import advising, forget
 

@@ -19,20 +19,14 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlhf_lightning.commands.config_files import check_aliases
 from rlhf_lightning.commands.redaction import remember_secrets
-from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
+from rlhf_lightning.config.config_files import check_aliases, conf_dir
+from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
 
 MOST_DIGITS = 4300  # of a whole number that Python reads
 HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
-
-
-def conf_dir() -> Path:
-    """The project's configs: inside the package when installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def config_folder(config_name: str) -> Path:

@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.checks import (
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.help import evaluate_help
+from rlhf_lightning.config.checks import (
     check_hashes,
     check_no_split_of_a_file,
     check_reward,
     missing_locally,
     refuse_reward_model,
 )
-from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.effects import check_samples
-from rlhf_lightning.commands.help import evaluate_help
-from rlhf_lightning.commands.schema import Evaluate
-from rlhf_lightning.commands.source_lookup import check_function
-from rlhf_lightning.commands.spelling import did_you_mean, nearest
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.schema import Evaluate
+from rlhf_lightning.config.source_lookup import check_function
+from rlhf_lightning.config.spelling import did_you_mean, nearest
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary

@@ -10,8 +10,8 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import export_help
-from rlhf_lightning.commands.schema import Export
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.schema import Export
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
 from rlhf_lightning.errors import UserError, blaming, named_as
 from rlhf_lightning.hashes import FILE, check_model_files, write_hashes

@@ -6,7 +6,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from rlhf_lightning.commands.composition import conf_dir
+from rlhf_lightning.config.config_files import conf_dir
 
 # Group -> what its option decides, in the order a reader needs them.
 GROUPS = {

@@ -6,11 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rlhf_lightning.commands.arithmetic import explain
-from rlhf_lightning.commands.checks import check_hashes, check_inputs
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.devices import check_devices
 from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.pipeline_evaluation import (
     check_evaluation,
@@ -19,12 +16,15 @@ from rlhf_lightning.commands.pipeline_evaluation import (
     evaluate,
     gold_reward,
 )
-from rlhf_lightning.commands.schema import Pipeline as PipelineSchema
-from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
-from rlhf_lightning.commands.validation import MISSING, validate
+from rlhf_lightning.config.arithmetic import explain
+from rlhf_lightning.config.checks import check_hashes, check_inputs
+from rlhf_lightning.config.devices import check_devices
+from rlhf_lightning.config.schema import Pipeline as PipelineSchema
+from rlhf_lightning.config.spelling import keys_under
+from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.folder_lock import check_run_dir

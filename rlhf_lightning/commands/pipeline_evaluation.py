@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.checks import check_no_split_of_a_file, missing_locally, will_be_made
-from rlhf_lightning.commands.effects import check_samples
-from rlhf_lightning.commands.source_lookup import check_function
-from rlhf_lightning.commands.spelling import did_you_mean, nearest
+from rlhf_lightning.config.checks import check_no_split_of_a_file, missing_locally, will_be_made
+from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.source_lookup import check_function
+from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import Pipeline
 from rlhf_lightning.runs.run_folder import read_json_lines

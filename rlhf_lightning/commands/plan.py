@@ -11,7 +11,7 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import plan_help
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.train import check
-from rlhf_lightning.commands.validation import MISSING
+from rlhf_lightning.config.validation import MISSING
 from rlhf_lightning.errors import UserError, blaming
 
 DEVICE = "device_gb"

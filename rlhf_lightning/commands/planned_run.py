@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from rlhf_lightning.commands.arithmetic import ppo_arithmetic, processes, samples_per_prompt
 from rlhf_lightning.commands.build import build
+from rlhf_lightning.config.arithmetic import ppo_arithmetic, processes, samples_per_prompt
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.kernels.registry import read_asked

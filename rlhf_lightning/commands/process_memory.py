@@ -9,7 +9,7 @@ import ctypes
 import os
 import sys
 
-from rlhf_lightning.commands.thread_caches import GPUS
+from rlhf_lightning.config.devices import GPUS
 
 # glibc's parameters (malloc.h), the variables that set them from outside, and values in bytes.
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3

@@ -11,8 +11,8 @@ from typing import Any
 from typing_extensions import get_type_hints
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.schema import Stage
-from rlhf_lightning.commands.spelling import did_you_mean, keys_under, nearest
+from rlhf_lightning.config.schema import Stage
+from rlhf_lightning.config.spelling import did_you_mean, keys_under, nearest
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import StageConfig
 from rlhf_lightning.runs.quoting import quoted
@@ -77,7 +77,7 @@ def compose_stages(
             config = compose_config("train", overrides, config_dir)
         if not any(re.match(r"\W*logger\b", override) for override in overrides):
             config["logger"] = pipeline["logger"]
-        stages.append(StageConfig(name, config, stage.get("model_from"), stage.get("reward_from")))
+        stages.append(StageConfig(name, config, stage.get("model_from")))
     return stages
 
 

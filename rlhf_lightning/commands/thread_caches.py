@@ -14,10 +14,10 @@ import platform
 import sys
 from pathlib import Path
 
+from rlhf_lightning.config.devices import GPUS
 from rlhf_lightning.stopping import kept_back
 
 OFF = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
-GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
 def restart_without_thread_caches(command: str) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import track_help
-from rlhf_lightning.commands.schema import Track
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.schema import Track
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError, is_own_slip
 from rlhf_lightning.runs.folder_lock import FolderLock
 from rlhf_lightning.runs.run import Run

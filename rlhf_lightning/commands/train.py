@@ -9,17 +9,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.arithmetic import explain
-from rlhf_lightning.commands.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.devices import check_devices
-from rlhf_lightning.commands.effects import check_effects
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.own_code import blaming_own_code
-from rlhf_lightning.commands.schema import Train
-from rlhf_lightning.commands.spelling import keys_under
 from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.arithmetic import explain
+from rlhf_lightning.config.checks import check_data_kind, check_inputs, check_sections
+from rlhf_lightning.config.devices import check_devices
+from rlhf_lightning.config.effects import check_effects
+from rlhf_lightning.config.schema import Train
+from rlhf_lightning.config.spelling import keys_under
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import AfterTrainingError, DiskError, UserError, blaming
 from rlhf_lightning.runs.after_training import Aftermath, export_model, fit
 from rlhf_lightning.runs.model_card import write_model_card

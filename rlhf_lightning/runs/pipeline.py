@@ -16,12 +16,11 @@ from rlhf_lightning.source.declarations import declaration
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage, ready to run: its name, its training config, and the earlier stages it takes its models from."""
+    """One stage, ready to run: its name, its training config, and the earlier stages it takes its model from."""
 
     name: str
     config: dict[str, Any]
     model_from: str | None = None
-    reward_from: str | None = None
 
     @property
     def folder(self) -> Path:

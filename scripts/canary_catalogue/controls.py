@@ -153,7 +153,7 @@ def follows(name: str, text: str) -> Act:
 
 def any_name(folder: Path) -> None:
     """Names may be anything."""
-    replace("rlhf_lightning.commands.validation", "validate", lambda *_, **__: None)
+    replace("rlhf_lightning.config.validation", "validate", lambda *_, **__: None)
 
 
 def makes(path: str) -> Act:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lightning.commands.arithmetic import count_rows, explain, ppo_arithmetic, supervised_arithmetic
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.config.arithmetic import count_rows, explain, ppo_arithmetic, supervised_arithmetic
 from rlhf_lightning.errors import UserError
 
 

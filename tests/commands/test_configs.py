@@ -14,13 +14,14 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import get_type_hints
 
-from rlhf_lightning.commands.checks import check_inputs, check_sections
-from rlhf_lightning.commands.composition import compose_config, conf_dir
+from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import GROUPS, options
 from rlhf_lightning.commands.pipeline import check_pipeline
-from rlhf_lightning.commands.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.commands.stages import compose_stages
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.checks import check_inputs, check_sections
+from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.config.schema import Chat, Evaluate, Export, Pipeline, Train
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs import pipeline as runs
 from rlhf_lightning.source.sections import section_type

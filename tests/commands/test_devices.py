@@ -8,9 +8,9 @@ import typing
 
 import pytest
 
-from rlhf_lightning.commands import devices
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.train import check
+from rlhf_lightning.config import devices
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.library_types import Strategy
 
@@ -44,7 +44,7 @@ def test_a_device_that_may_be_here_is_left_to_lightning(monkeypatch):
 def test_run_dir_and_devices_are_checked_without_torch(empty_folder):
     code = (
         "import sys\n"
-        "from rlhf_lightning.commands import train, devices\n"
+        "from rlhf_lightning.commands import train\nfrom rlhf_lightning.config import devices\n"
         "from rlhf_lightning.commands.composition import compose_config\n"
         "devices._has_gpu = lambda: False\n"
         "words = ['experiment=sft', 'model.path=x', 'data.train=y', 'logger=none', 'run_dir=run']\n"

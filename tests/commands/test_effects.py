@@ -11,10 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.effects import CALLBACK_RULES, RULES, _findings, check_effects, check_samples
 from rlhf_lightning.commands.help import options
 from rlhf_lightning.commands.pipeline import _check_evaluation
 from rlhf_lightning.commands.stages import compose_stages
+from rlhf_lightning.config.effects import CALLBACK_RULES, RULES, _findings, check_effects, check_samples
 from rlhf_lightning.errors import UserError
 
 GIVEN = ["model.path=gpt2", "data.train=org/name"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import kernel_choice, train
-from rlhf_lightning.commands.arithmetic import explain
+from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.config import kernel_choice
+from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.kernels import KERNELS, machine
 from tests.tiny import tiny_model

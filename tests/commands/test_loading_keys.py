@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rlhf_lightning.commands import evaluate, export
-from rlhf_lightning.commands.checks import check_inputs, check_reward
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
+from rlhf_lightning.config.checks import check_inputs, check_reward
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import policies
 from rlhf_lightning.rewards import ModelReward, make_reward
@@ -63,8 +63,8 @@ def test_a_wrong_type_is_refused_by_its_key(top: str) -> None:
         "export": ["run=a", "to=b", "dtype=int8"],
         "pipeline": ["pipeline=demo", "evaluation.dtype=int8"],
     }[top]
-    from rlhf_lightning.commands import schema
-    from rlhf_lightning.commands.validation import validate
+    from rlhf_lightning.config import schema
+    from rlhf_lightning.config.validation import validate
 
     config = compose_config(top, required)
     with pytest.raises(UserError, match="dtype"):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from rlhf_lightning.callbacks import Instruments
-from rlhf_lightning.commands.checks import check_sections
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.monitors import check_monitors, metrics_of
+from rlhf_lightning.config.checks import check_sections
+from rlhf_lightning.config.monitors import check_monitors, metrics_of
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.declarations import declared
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer

@@ -7,9 +7,10 @@ import re
 import pytest
 from transformers import LlamaConfig, Qwen2Config
 
-from rlhf_lightning.commands.composition import compose_config, conf_dir
+from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.plan import configs
 from rlhf_lightning.commands.planned_run import planned_run
+from rlhf_lightning.config.config_files import conf_dir
 from rlhf_lightning.planning import make_plan, room
 
 ARCHITECTURES = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands import pipeline as command
-from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.rehearsal import rehearse_objects
+from rlhf_lightning.config.checks import check_inputs
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_model
 

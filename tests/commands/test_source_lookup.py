@@ -11,7 +11,7 @@ import pytest
 from hydra.utils import get_object
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.source_lookup import check_function, check_names, why_missing
+from rlhf_lightning.config.source_lookup import check_function, check_names, why_missing
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.working_folder import import_from_working_folder
 
@@ -113,7 +113,7 @@ def test_every_experiment_names_what_is_there(experiment):
 def test_nothing_is_imported_to_find_out():
     code = (
         "import sys\n"
-        "from rlhf_lightning.commands.source_lookup import why_missing\n"
+        "from rlhf_lightning.config.source_lookup import why_missing\n"
         "assert why_missing('key', 'torch.optim.Nope') and why_missing('key', 'torch.optim.AdamW') is None\n"
         "assert not {'torch', 'lightning'} & set(sys.modules)\n"
     )

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.schema import Evaluate, Pipeline, Train
 from rlhf_lightning.commands.train import check
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.schema import Evaluate, Pipeline, Train
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands.checks import check_inputs
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.train import check
+from rlhf_lightning.config.checks import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.resuming import changes_meaning
 from tests.commands.runs import write_model

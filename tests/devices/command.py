@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlhf_lightning.commands import devices
+from rlhf_lightning.config import devices
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 Words = tuple[str, ...]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands.check_types import check_trainer, check_types
+from rlhf_lightning.config.check_types import check_trainer, check_types
 from rlhf_lightning.errors import UserError
 
 FSDP2 = {"_target_": "rlhf_lightning.algorithms.FullySharded"}

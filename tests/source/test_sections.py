@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands.schema import Train
-from rlhf_lightning.commands.source_lookup import check_names
-from rlhf_lightning.commands.validation import validate
+from rlhf_lightning.config.schema import Train
+from rlhf_lightning.config.source_lookup import check_names
+from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.constructors import setting, signature
 

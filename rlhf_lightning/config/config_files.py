@@ -1,4 +1,4 @@
-"""What is looked at in a folder of the user's configs before Hydra reads it."""
+"""Where the config files are, and what is looked at in a folder of the user's own before Hydra reads it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import yaml  # type: ignore[import-untyped]
 from rlhf_lightning.errors import UserError
 
 MOST_NODES = 100_000  # of one file, aliases written out; a config has some hundreds
+
+
+def conf_dir() -> Path:
+    """The project's configs: inside the package when installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def check_aliases(folder: Path) -> None:

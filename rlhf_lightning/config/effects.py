@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from rlhf_lightning.commands.composition import conf_dir
+from rlhf_lightning.config.config_files import conf_dir
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.kernel_choice import kernels_line
+from rlhf_lightning.config.kernel_choice import kernels_line
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration

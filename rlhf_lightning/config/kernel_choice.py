@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.thread_caches import GPUS
+from rlhf_lightning.config.devices import GPUS
 from rlhf_lightning.errors import blaming
 from rlhf_lightning.kernels.registry import Circumstances, chosen, read_asked
 

@@ -9,17 +9,17 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.commands.arithmetic import check_arithmetic
-from rlhf_lightning.commands.check_types import check_types
-from rlhf_lightning.commands.combinations import (
+from rlhf_lightning.config.arithmetic import check_arithmetic
+from rlhf_lightning.config.check_types import check_types
+from rlhf_lightning.config.combinations import (
     check_kl,
     check_schedule,
     check_validation_interval,
 )
-from rlhf_lightning.commands.kernel_choice import check_kernels
-from rlhf_lightning.commands.monitors import check_monitors
-from rlhf_lightning.commands.source_lookup import check_names, why_missing
-from rlhf_lightning.commands.spelling import keys_under
+from rlhf_lightning.config.kernel_choice import check_kernels
+from rlhf_lightning.config.monitors import check_monitors
+from rlhf_lightning.config.source_lookup import check_names, why_missing
+from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.runs.lineage import check_history

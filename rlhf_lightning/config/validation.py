@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import get_type_hints, is_typeddict
 
-from rlhf_lightning.commands.spelling import did_you_mean, dotted_keys, nearest, nearest_key
+from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import definition, public_names
 from rlhf_lightning.source.sections import section_of, section_type

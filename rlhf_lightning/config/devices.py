@@ -14,6 +14,9 @@ from rlhf_lightning.errors import UserError
 _GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-*", "nvgpu", "kfd", "dxg")
 
 
+GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))  # a machine with one of these may train on a GPU
+
+
 def check_devices(trainer: Mapping[str, Any]) -> None:
     """Raise UserError if a Trainer's settings ask for what this machine certainly does not have."""
     strategy = trainer.get("strategy")
