@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,45 +53,59 @@ def read_votes(judgements: Iterable[Judgement]) -> Votes:
     """Return the votes of the judgements that say something: all but skips."""
     tasks: dict[str, int] = {}
     labelers: dict[str, int] = {}
-    whole = [array("q") for _ in range(7)]
-    strengths, seconds = array("d"), array("d")
+    facts, ranks, seconds = array("q"), array("d"), array("d")
     for number, judgement in enumerate(judgements):
         if judgement.answer.verdict == "skip":
             continue
         task = tasks.setdefault(judgement.task, len(tasks))
         labeler = labelers.setdefault(judgement.labeler, len(labelers))
-        taken = float("nan") if judgement.seconds is None else judgement.seconds
-        for first, second, outcome, strength in _pairs(judgement.answer):
-            row = (task, first, second, labeler, outcome, number, judgement.repeat)
-            for column, value in zip(whole, row, strict=True):
-                column.append(value)
-            strengths.append(strength)
-            seconds.append(taken)
-    task_, first_, second_, labeler_, outcome_, judgement_, repeat_ = (
-        np.array(column, dtype=np.int64) for column in whole
-    )
+        said = _as_ranks(judgement.answer)
+        facts.extend((task, labeler, number, judgement.repeat, len(said)))
+        ranks.extend(said)
+        seconds.append(float("nan") if judgement.seconds is None else judgement.seconds)
+    table = np.array(facts, dtype=np.int64).reshape(-1, 5)
+    row, first, second, difference = _pairs(table[:, 4], np.array(ranks, dtype=np.float64))
     return Votes(
         list(tasks),
         list(labelers),
-        task_,
-        first_,
-        second_,
-        labeler_,
-        outcome_,
-        np.array(strengths, dtype=np.float64),
-        judgement_,
-        repeat_.astype(bool),
-        np.array(seconds, dtype=np.float64),
+        table[row, 0],
+        first,
+        second,
+        table[row, 1],
+        np.select([difference < 0, difference > 0], [FIRST, SECOND], TIE),
+        np.abs(difference),
+        table[row, 2],
+        table[row, 3].astype(bool),
+        np.array(seconds, dtype=np.float64)[row],
     )
 
 
-def _pairs(answer: Answer) -> list[tuple[int, int, int, float]]:
-    if answer.verdict == "choice":
-        assert answer.choice is not None
-        return [(0, 1, answer.choice, float(answer.strength or DEFAULT_STRENGTH))]
-    if answer.ranks is None:
-        return [(0, 1, TIE, 0.0)]
-    return [
-        (i, j, TIE if a == b else FIRST if a < b else SECOND, float(abs(a - b)))
-        for (i, a), (j, b) in combinations(enumerate(answer.ranks), 2)
-    ]
+def _as_ranks(answer: Answer) -> tuple[float, ...]:
+    """An answer about a pair as two ranks, apart by its strength."""
+    if answer.ranks is not None:
+        return answer.ranks
+    if answer.choice is None:
+        return 1.0, 1.0
+    strength = float(answer.strength or DEFAULT_STRENGTH)
+    return (1.0, 1.0 + strength) if answer.choice == 0 else (1.0 + strength, 1.0)
+
+
+def _pairs(
+    sizes: NDArray[np.int64], ranks: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """All pairs of each judgement: its row, the two positions, and how much worse the first one ranks."""
+    starts = np.cumsum(sizes) - sizes
+    parts = []
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        first, second = np.triu_indices(int(size), 1)
+        of_size = ranks[starts[rows][:, None] + np.arange(size)]
+        count = len(first)
+        difference = (of_size[:, first] - of_size[:, second]).reshape(-1)
+        parts.append((np.repeat(rows, count), np.tile(first, len(rows)), np.tile(second, len(rows)), difference))
+    if not parts:
+        nothing = np.zeros(0, dtype=np.int64)
+        return nothing, nothing, nothing, np.zeros(0)
+    row, first, second, difference = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    return row[order], first[order], second[order], difference[order]
