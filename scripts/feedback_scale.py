@@ -104,9 +104,9 @@ def _next_tasks(store: FeedbackStore) -> None:
 
 
 def _timed(name: str, call: Callable[[], T]) -> T:
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     result = call()
-    print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+    print(f"{name}: {time.perf_counter() - start:.1f} s, {time.process_time() - busy:.1f} s of CPU", flush=True)
     return result
 
 

@@ -1,0 +1,121 @@
+"""Who may see and send what: sessions, forms from elsewhere, names of the host, headers of every answer.
+
+A session is a cookie that scripts cannot read: the labeler's token, or, on the own machine without tokens, the
+labeler's name and a random number. The token of a form is a hash of it, so no page of another site knows it, and a
+restarted server takes the forms of the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.records import Labeler
+from rlhf_lightning.feedback.store import FeedbackStore
+
+LABELER, OWNER = "rlhf_labeler", "rlhf_owner"  # cookies
+_MONTH = 30 * 24 * 3600
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches a server that is bound to the host.
+
+    >>> is_loopback("localhost"), is_loopback("127.0.0.2"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, True, False)
+    """
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True)
+class Access:
+    """The rules of one server.
+
+    Args:
+        store: of the labelers.
+        host: to which the server is bound.
+        tokens: a labeler needs a token.
+        owner_token: what the owner's page needs; None: nothing, but the page exists only where no tokens are needed.
+    """
+
+    store: FeedbackStore
+    host: str
+    tokens: bool
+    owner_token: str | None
+
+    def __post_init__(self) -> None:
+        if not self.tokens and not is_loopback(self.host):
+            raise UserError(f"host: {self.host} can be reached from other machines; labelers need tokens there")
+
+    def labeler(self, request: Request) -> Labeler | None:
+        """Return whose session a request belongs to."""
+        session = request.cookies.get(LABELER, "")
+        if self.tokens:
+            return self.store.labeler_of_token(session) if session else None
+        name = session.rpartition(":")[0]
+        return next((labeler for labeler in self.store.labelers() if labeler.name == name), None)
+
+    def is_owner(self, request: Request) -> bool:
+        """Return whether a request may see the owner's page."""
+        if self.owner_token is None:
+            return not self.tokens
+        return _same(request.cookies.get(OWNER, ""), self.owner_token)
+
+    def is_owner_token(self, token: str) -> bool:
+        """Return whether a link is the owner's."""
+        return self.owner_token is not None and _same(token, self.owner_token)
+
+    def begin(self, request: Request, response: Response, cookie: str, session: str) -> None:
+        """Give a browser its session."""
+        response.set_cookie(
+            cookie, session, max_age=_MONTH, httponly=True, samesite="lax", secure=request.url.scheme == "https"
+        )
+
+    def is_known_host(self, request: Request) -> bool:
+        """Return whether a request names this machine: on it alone, a foreign name means that DNS was turned round."""
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        return not is_loopback(self.host) or is_loopback(name)
+
+
+def form_token(request: Request) -> str:
+    """Return what a form of this session carries."""
+    session = request.cookies.get(LABELER, "")
+    return hmac.new(session.encode("utf-8", "replace"), b"form", hashlib.sha256).hexdigest()
+
+
+def is_own_form(request: Request, token: str) -> bool:
+    """Return whether a form was sent by a page of this server in this session."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return False
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return False
+    return bool(request.cookies.get(LABELER)) and _same(token, form_token(request))
+
+
+def new_session(name: str) -> str:
+    """Return a session of the own machine, where no tokens are needed."""
+    return f"{name}:{secrets.token_urlsafe(24)}"
+
+
+def _same(one: str, other: str) -> bool:
+    return hmac.compare_digest(one.encode("utf-8", "replace"), other.encode("utf-8", "replace"))
