@@ -219,3 +219,8 @@ ENDLESS_SCHEDULE = (
     "scheduler: it needs to know where the run ends, and trainer.max_epochs=-1 has no end; give trainer.max_steps or "
     "trainer.max_epochs, or choose scheduler=constant"
 )
+
+GROUP_OF_ONE = (
+    "rollout.samples_per_prompt: found 1, but algorithm.estimator={estimator} compares the responses to a prompt; must "
+    "be at least 2; give 4 or 8, or choose algorithm.estimator=returns"
+)

@@ -7,6 +7,7 @@ from rlhf_lightning.algorithms.kto import KTOModule
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.algorithms.orpo import ORPOModule
+from rlhf_lightning.algorithms.policy_gradient import PolicyGradientModule
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.algorithms.reward import RewardModule
@@ -41,6 +42,7 @@ __all__ = [
     "OnPolicyModule",
     "PIDController",
     "PPOModule",
+    "PolicyGradientModule",
     "PreferenceModule",
     "PretrainingMix",
     "RewardModule",

@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_lightning.config.arithmetic import check_arithmetic
 from rlhf_lightning.config.check_types import check_types
 from rlhf_lightning.config.combinations import (
+    check_groups,
     check_kl,
     check_schedule,
     check_validation_interval,
@@ -72,6 +73,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
             )
         _check_sampling(config["algorithm"])
         check_kl(_section(config["algorithm"], "kl"))
+        check_groups(config)
         if samples_with_vllm(config):
             _check_vllm(config)
         _check_strategy(config["trainer"].get("strategy"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_lightning.errors import ENDLESS_SCHEDULE, UserError
+from rlhf_lightning.errors import ENDLESS_SCHEDULE, GROUP_OF_ONE, UserError
 
 ENDING_SCHEDULES = ("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup")
 
@@ -19,6 +19,13 @@ def check_kl(kl: Mapping[str, Any]) -> None:
     for name in {"adaptive": ("target", "horizon"), "multiplicative": ("target",), "pid": ("target",)}.get(kind, ()):
         if name in kl and kl[name] is None:
             raise UserError(f"algorithm.kl.{name}: found null, but algorithm.kl.kind={kind} needs it; give a number")
+
+
+def check_groups(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a baseline of other responses where a prompt gets only one."""
+    estimator, rollout = config["algorithm"].get("estimator"), config.get("rollout") or {}
+    if estimator in ("group_mean", "leave_one_out") and rollout.get("samples_per_prompt", 1) == 1:
+        raise UserError(GROUP_OF_ONE.format(estimator=estimator))
 
 
 def check_validation_interval(trainer: Mapping[str, Any]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from rlhf_lightning.functional import generalized_advantage_estimate
+from rlhf_lightning.functional import generalized_advantage_estimate, group_advantages
 from rlhf_lightning.rollout import Rollout
 
 
@@ -30,3 +31,27 @@ class GAE:
         return Credit(
             *generalized_advantage_estimate(rollout.rewards, rollout.values, rollout.mask, self.gamma, self.lam)
         )
+
+
+@dataclass(frozen=True)
+class GroupBaseline:
+    """A response's reward over that of the other ones to its prompt, on each of its tokens; see `group_advantages`."""
+
+    group_size: int
+    baseline: str = "mean"
+    scale: str = "std"
+
+    def __call__(self, rollout: Rollout) -> Credit:
+        advantages = group_advantages(rollout.rewards.sum(dim=1), self.group_size, self.baseline, self.scale)
+        return Credit(advantages.unsqueeze(1) * rollout.mask)
+
+
+@dataclass(frozen=True)
+class ReturnsToGo:
+    """The discounted sum of the token rewards from each token on: generalised advantages without values, lambda 1."""
+
+    gamma: float = 1.0
+
+    def __call__(self, rollout: Rollout) -> Credit:
+        zeros = torch.zeros_like(rollout.rewards)
+        return Credit(generalized_advantage_estimate(rollout.rewards, zeros, rollout.mask, self.gamma, lam=1.0)[0])

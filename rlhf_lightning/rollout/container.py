@@ -63,6 +63,7 @@ class Rollout(Batch):
         rewards, advantages: [B, T].
         returns: [B, T], what the critic learns; None without one.
         denominator: what a minibatch's masked sums are divided by (see RolloutLoader).
+        responses: the same for sums over responses.
         pretraining: the minibatch's PPO-ptx rows, if any.
     """
 
@@ -85,7 +86,7 @@ class Rollout(Batch):
         self.response_ids, self.mask, self.ended = response_ids, mask, ended
         self.logprobs, self.ref_logprobs, self.values = logprobs, ref_logprobs, values
         self.scores, self.rewards, self.advantages, self.returns = scores, rewards, advantages, returns
-        self.denominator = 1.0
+        self.denominator, self.responses = 1.0, float(len(scores))
         self.pretraining: SequenceBatch | None = None
 
     def __len__(self) -> int:

@@ -72,6 +72,7 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[Rollout]:
         rollout = self.collect()
+        rollout.responses = len(rollout) / (self.num_minibatches * self.accumulate)  # of a micro-batch
         generator, device = self.order(), rollout.mask.device
         lengths = rollout.mask.sum(dim=1).cpu()
         for epoch in range(self.ppo_epochs):

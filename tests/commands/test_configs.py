@@ -35,7 +35,9 @@ PPO_GIVEN = [*GIVEN, "reward.function=my_package.my_reward"]
 def given(experiment: str) -> list[str]:
     if experiment.endswith("_demo"):
         return []
-    return PPO_GIVEN if "ppo" in experiment else GIVEN
+    section = yaml.safe_load((conf_dir() / "experiment" / f"{experiment}.yaml").read_text())
+    named = [each["override /data"] for each in section["defaults"] if "override /data" in each]
+    return PPO_GIVEN if named == ["prompts"] else GIVEN
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -15,12 +15,25 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaForSequenceClassification
 
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PolicyGradientModule, PPOModule, RewardModule
 from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.experience.statistics import response_kl
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.enumerable import World, tiny_llama
+
+
+@dataclass(frozen=True)
+class OnPolicy:
+    """How an algorithm is trained: its settings, responses per iteration, iterations, and the learning rate."""
+
+    module: Any
+    settings: dict[str, Any]
+    responses: int
+    iterations: int
+    learning_rate: float
+    samples: int = 1  # of a prompt
+
 
 # One set of hyper-parameters for every beta, seed and size of the world; docs/exact.md says why these.
 PPO_ITERATIONS = 80
@@ -36,6 +49,32 @@ PPO_SETTINGS: dict[str, Any] = {
     "value_clip_range": None,
     "value_coef": 1.0,
     "lam": 0.95,
+}
+# Clipped losses take PPO's many steps per rollout; losses without a ratio take one, and so want many small rollouts.
+CLIPPED = {"clip_range": 0.02, "ppo_epochs": 4, "num_minibatches": 4}
+ONE_STEP = {"ppo_epochs": 1, "num_minibatches": 1}
+ON_POLICY: dict[str, OnPolicy] = {
+    "rloo": OnPolicy(
+        PolicyGradientModule,
+        {"estimator": "leave_one_out", "clip_range": None, **ONE_STEP},
+        1024,
+        1000,
+        1e-3,
+        samples=4,
+    ),
+    "grpo without std": OnPolicy(
+        PolicyGradientModule, {"estimator": "group_mean", **CLIPPED}, 4096, 80, 5e-4, samples=8
+    ),
+    "reinforce_pp": OnPolicy(
+        PolicyGradientModule, {"estimator": "returns", "whiten_advantages": True, **CLIPPED}, 4096, 80, 5e-4
+    ),
+    "a2c": OnPolicy(
+        PPOModule,
+        {"whiten_advantages": False, "value_clip_range": None, "value_coef": 1.0, **ONE_STEP},
+        1024,
+        1000,
+        1e-3,
+    ),
 }
 PAIR_STEPS = 1000
 PAIRS_PER_STEP = 2048
@@ -106,6 +145,27 @@ def train_ppo(world: World, beta: float, seed: int) -> PPOResult:
     """PPO with a fixed coefficient."""
     module = ppo_module(world, KLPenalty(kind="fixed", coef=beta), seed)
     seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS)
+    logprobs = world.logprobs(module.policy)
+    return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
+
+
+def train_on_policy(name: str, world: World, beta: float, seed: int) -> PPOResult:
+    """An algorithm of ON_POLICY, with the KL in the reward."""
+    plan = ON_POLICY[name]
+    module = plan.module(
+        world.load_model,
+        world.tokenizer,
+        partial(torch.optim.Adam, lr=plan.learning_rate),
+        linear_to_zero,
+        reward=world.reward,
+        rollout=RolloutSettings(
+            max_new_tokens=world.length, batch_size=plan.responses // plan.samples, samples_per_prompt=plan.samples
+        ),
+        kl=KLPenalty(kind="fixed", coef=beta),
+        seed=seed,
+        **plan.settings,
+    )
+    seconds = fit(module, world.prompt_data(), max_epochs=plan.iterations)
     logprobs = world.logprobs(module.policy)
     return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
 

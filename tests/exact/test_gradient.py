@@ -12,31 +12,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lightning.algorithms import KLPenalty, PPOModule
 from rlhf_lightning.data import PromptRow
-from rlhf_lightning.rollout import Generation, Rollout, RolloutSettings, SamplingSettings
+from rlhf_lightning.rollout import Rollout, RolloutSettings
 from tests.exact.enumerable import World
+from tests.exact.gradients import (
+    TOLERANCE,
+    EveryResponse,
+    assert_opposite,
+    at_fixed_states,
+    move,
+    objective_gradient,
+    regularised_reward,
+)
 from tests.exact.runs import quiet_trainer
 
 BETA = 0.3
-TOLERANCE = 1e-5
-
-
-class EveryResponse:
-    """An engine that answers with all responses instead of samples."""
-
-    def __init__(self, generation: Generation) -> None:
-        self.generation = generation
-
-    def sync(self, model: nn.Module) -> None: ...
-
-    def generate(
-        self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
-    ) -> Generation:
-        assert settings.max_new_tokens == self.generation.tokens.shape[1]
-        return self.generation
 
 
 class EnumeratedPPO(PPOModule):
@@ -80,14 +73,6 @@ def enumerated(
     return module
 
 
-def move(policy: nn.Module) -> None:
-    """Add noise to the weights, so that the policy is not its reference."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
 def expected_loss_gradient(module: EnumeratedPPO, row_by_row: bool = False) -> dict[str, Tensor]:
     """Gradient of the mean over prompts of E[loss of the response].
 
@@ -107,33 +92,6 @@ def expected_loss_gradient(module: EnumeratedPPO, row_by_row: bool = False) -> d
         assert abs(float(stats["policy/ratio_max"]) - 1) < TOLERANCE
         loss.backward()
     return {name: p.grad for name, p in module.policy.named_parameters()}
-
-
-def objective_gradient(module: EnumeratedPPO, objective: Any) -> dict[str, Tensor]:
-    """Gradient of `objective(token log-probabilities [P, N, T])` by differentiating it."""
-    names, parameters = zip(*module.policy.named_parameters(), strict=True)
-    value = objective(module.world.token_logprobs(module.policy, module.rollout.temperature))
-    return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
-
-
-def regularised_reward(module: EnumeratedPPO, beta: float, tokens: Tensor) -> Tensor:
-    """J, over all responses."""
-    world = module.world
-    ref = world.logprobs(world.load_model(), module.rollout.temperature)
-    logprobs = tokens.double().sum(dim=2)
-    return (logprobs.exp() * (world.rewards - beta * (logprobs - ref))).sum(dim=1).mean()
-
-
-def at_fixed_states(tokens: Tensor, of_token: Tensor) -> Tensor:
-    """Mean over prompts of sum over t of E[E[x_t | state]], where only the inner expectation has a gradient."""
-    state = (tokens.sum(dim=2, keepdim=True) - tokens).exp().detach()  # summed over what follows: P(state before t)
-    return (state * tokens.exp() * of_token).sum(dim=(1, 2)).mean()
-
-
-def assert_opposite(loss_gradient: dict[str, Tensor], gradient: dict[str, Tensor]) -> None:
-    assert max(float(g.abs().max()) for g in gradient.values()) > 0.05
-    for name, expected in gradient.items():
-        assert float((loss_gradient[name] + expected).abs().max()) <= TOLERANCE, name
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,120 @@
+"""Policy gradients without a critic: GRPO, Dr. GRPO, RLOO and REINFORCE++, told apart by their settings.
+
+    L = - 1/n sum_i w_i sum_t min(rho_it A_it, clip(rho_it) A_it);      w_i = 1, or 1 / |y_i| with aggregation=sequence
+
+A compares a response with the others to its prompt (`group_mean`, `leave_one_out`) or is the reward that is still to
+come (`returns`). docs/algorithms/ has a page for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from rlhf_lightning.algorithms.on_policy import OnPolicyModule
+from rlhf_lightning.errors import GROUP_OF_ONE, UserError
+from rlhf_lightning.experience.credit import Credit, GroupBaseline, ReturnsToGo
+from rlhf_lightning.experience.part_gradients import Loss
+from rlhf_lightning.functional import policy_gradient_loss, ppo_policy_loss
+from rlhf_lightning.models.roles import ActorCriticOutput
+from rlhf_lightning.rollout import Rollout
+from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_types import Between, Fraction, Positive
+
+
+class PolicyGradientModule(OnPolicyModule):
+    """A policy gradient whose baseline is other responses, or nothing; no value function is built.
+
+    Args:
+        estimator: `group_mean`: the response's reward less the mean of its group (Shao et al. 2024, section 4.1.2);
+            `leave_one_out`: less the mean of the others (Ahmadian et al. 2024, eq. 7); `returns`: the sum of the token
+            rewards from each token on (Hu et al. 2025). With KL in the reward, rewards are less the KL penalty.
+        scale: `std` divides by the group's standard deviation; `none` does not; `returns` has none.
+        gamma: discount of `returns`, in [0, 1].
+        clip_range: ratios are clipped to 1 +- this; null: the plain policy gradient, without a ratio.
+        clip_range_high: the upper side of it; null: as `clip_range`.
+        ratio: of each `token`, or of the `sequence`: exp of the mean of its tokens' log-ratios.
+        aggregation: `token`: mean over all tokens of a minibatch; `sequence`: mean over responses of each one's mean.
+        denominator: with aggregation=token, sums are divided by this many tokens per response instead of by the tokens
+            that there are; `max_new_tokens`: by the most that there can be (Liu et al. 2025); null: they are not.
+        whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
+    """
+
+    title: ClassVar[str] = "policy gradient without a critic"
+    roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward")
+
+    def __init__(
+        self,
+        *args: Any,
+        estimator: Literal["group_mean", "leave_one_out", "returns"] = "group_mean",
+        scale: Literal["std", "none"] = "none",
+        gamma: Fraction = 1.0,
+        clip_range: Between | None = 0.2,
+        clip_range_high: Positive | None = None,
+        ratio: Literal["token", "sequence"] = "token",
+        aggregation: Literal["token", "sequence"] = "token",
+        denominator: Positive | Literal["max_new_tokens"] | None = None,
+        whiten_advantages: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, whiten_advantages=whiten_advantages, **kwargs)
+        constant = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
+        check_range("> 0", clip_range=clip_range, clip_range_high=clip_range_high, denominator=constant)
+        check_range("in [0, 1]", gamma=gamma)
+        size = self.rollout.samples_per_prompt
+        if estimator == "returns":
+            _refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
+            self.estimator: GroupBaseline | ReturnsToGo = ReturnsToGo(gamma)
+        else:
+            if size < 2:
+                raise UserError(GROUP_OF_ONE.format(estimator=estimator))
+            _refuse(gamma != 1, f"gamma: found {gamma}, but only algorithm.estimator=returns discounts; use 1")
+            baseline = "mean" if estimator == "group_mean" else estimator
+            self.estimator = GroupBaseline(size, baseline, scale)
+        plain = clip_range is None
+        _refuse(
+            plain and clip_range_high is not None, "clip_range_high: algorithm.clip_range=null has no ratio; use null"
+        )
+        _refuse(plain and ratio != "token", "ratio: algorithm.clip_range=null has no ratio; use token, or a clip_range")
+        _refuse(
+            denominator is not None and aggregation != "token",
+            "denominator: only algorithm.aggregation=token reads it; use null, or that",
+        )
+        self.clip_range, self.clip_range_high, self.ratio = clip_range, clip_range_high, ratio
+        self.aggregation, self.denominator = aggregation, constant
+
+    def advantages(self, rollout: Rollout) -> Credit:
+        """Those of the estimator, whitened if asked for."""
+        advantages = self.estimator(rollout).advantages
+        return Credit(self.whiten(advantages, rollout.mask) if self.whiten_advantages else advantages)
+
+    def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
+        """The clipped surrogate (Schulman et al. 2017, eq. 7), or the policy gradient (Williams 1992)."""
+        n, clip = self.divisor(batch), (self.clip_range or 1.0, self.clip_range_high)
+        tokens = (out.logprobs, batch.logprobs, batch.advantages, batch.mask)
+        loss, stats = ppo_policy_loss(*tokens, *clip, self.ratio, self.aggregation, n)
+        if self.clip_range is None:
+            weights = batch.advantages / self.lengths(batch)
+            loss, _ = policy_gradient_loss(out.logprobs, weights, batch.mask, denominator=n)
+            del stats["clip_fraction"]
+        return loss, {f"policy/{name}": x for name, x in stats.items()} | {"policy/loss": loss * batch.share}
+
+    def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
+        """`weight` times the mean of x [B, T], which is 0 off the mask, aggregated as the policy loss is."""
+        return weight * (x / self.lengths(batch)).sum() / self.divisor(batch)
+
+    def lengths(self, batch: Rollout) -> Tensor | float:
+        """What a response's tokens are divided by: their number [B, 1], or 1."""
+        return batch.mask.sum(dim=1, keepdim=True) if self.aggregation == "sequence" else 1.0
+
+    def divisor(self, batch: Rollout) -> float:
+        """What sums over a micro-batch are divided by, so that those of a step add up to a mean over all processes."""
+        if self.aggregation == "sequence":
+            return batch.responses
+        return batch.denominator if self.denominator is None else batch.responses * self.denominator
+
+
+def _refuse(wrong: bool, why: str) -> None:
+    if wrong:
+        raise UserError(f"algorithm.{why}")
