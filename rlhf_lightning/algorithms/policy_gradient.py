@@ -19,7 +19,7 @@ from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.functional import policy_gradient_loss, ppo_policy_loss
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rollout import Rollout
-from rlhf_lightning.training.ranges import check_range
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Between, Fraction, Positive
 
 
@@ -44,6 +44,7 @@ class PolicyGradientModule(OnPolicyModule):
     title: ClassVar[str] = "policy gradient without a critic"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward")
 
+    @checked("algorithm")
     def __init__(
         self,
         *args: Any,
@@ -59,9 +60,6 @@ class PolicyGradientModule(OnPolicyModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, whiten_advantages=whiten_advantages, **kwargs)
-        constant = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
-        check_range("> 0", clip_range=clip_range, clip_range_high=clip_range_high, denominator=constant)
-        check_range("in [0, 1]", gamma=gamma)
         size = self.rollout.samples_per_prompt
         if estimator == "returns":
             _refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
@@ -82,7 +80,8 @@ class PolicyGradientModule(OnPolicyModule):
             "denominator: only algorithm.aggregation=token reads it; use null, or that",
         )
         self.clip_range, self.clip_range_high, self.ratio = clip_range, clip_range_high, ratio
-        self.aggregation, self.denominator = aggregation, constant
+        self.aggregation = aggregation
+        self.denominator = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
 
     def advantages(self, rollout: Rollout) -> Credit:
         """Those of the estimator, whitened if asked for."""
