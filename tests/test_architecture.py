@@ -32,7 +32,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     **dict.fromkeys(UPPER, LOWER | UPPER),
     "runs": {"source"},
     "tracking": {"runs", "callbacks"},
-    "config": {"source", "runs", "tracking", "kernels"},
+    "config": {"source", "runs", "tracking", "kernels", "experience"},
     "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking", "config"},
 }
 FREE = {
@@ -49,6 +49,7 @@ FREE = {
     "run_identity",
     "guarded_streams",
     "working_folder",
+    "setting_rules",
     "value_types",
     "value_checks",
     "__version__",

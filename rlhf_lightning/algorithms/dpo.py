@@ -8,9 +8,9 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.preference import PreferenceModule
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import dpo_loss, implicit_rewards
-from rlhf_lightning.functional.preference import PER_TOKEN, SMOOTHED
+from rlhf_lightning.functional.preference import PER_TOKEN
+from rlhf_lightning.setting_rules import check_smoothing
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import BelowHalf, NonNegative, Positive
 
@@ -55,11 +55,7 @@ class DPOModule(PreferenceModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if label_smoothing and loss_type not in SMOOTHED:
-            raise UserError(
-                f"algorithm.label_smoothing: found {label_smoothing}, but loss_type={loss_type} has none; set it to 0, "
-                f"or choose algorithm.loss_type={' | '.join(SMOOTHED)}"
-            )
+        check_smoothing(loss_type, label_smoothing)
         self.beta, self.loss_type, self.label_smoothing, self.nll_coef = beta, loss_type, label_smoothing, nll_coef
         self.per_token = loss_type in PER_TOKEN if per_token is None else per_token
         self.precompute_reference = precompute_reference

@@ -12,7 +12,6 @@ from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.config.checks import (
     check_hashes,
     check_no_split_of_a_file,
-    check_reward,
     missing_locally,
     refuse_reward_model,
 )
@@ -24,6 +23,7 @@ from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
+from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.stopping import held
 
 

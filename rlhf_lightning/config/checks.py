@@ -13,7 +13,6 @@ from rlhf_lightning.config.arithmetic import check_arithmetic
 from rlhf_lightning.config.check_types import check_types
 from rlhf_lightning.config.combinations import (
     check_groups,
-    check_kl,
     check_schedule,
     check_validation_interval,
 )
@@ -22,8 +21,11 @@ from rlhf_lightning.config.monitors import check_monitors
 from rlhf_lightning.config.source_lookup import check_names, why_missing
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
+from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.runs.lineage import check_history
+from rlhf_lightning.setting_rules import check_held_out, check_pretraining, check_reward, check_smoothing
+from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import Declaration, data_kind, declaration
 from rlhf_lightning.tracking.store import uses_mlflow
 
@@ -72,7 +74,6 @@ def check_sections(config: Mapping[str, Any]) -> None:
                 f"reward: {algorithm.name} needs it; choose reward=default and set reward.function or reward.model"
             )
         _check_sampling(config["algorithm"])
-        check_kl(_section(config["algorithm"], "kl"))
         check_groups(config)
         if samples_with_vllm(config):
             _check_vllm(config)
@@ -84,8 +85,13 @@ def check_sections(config: Mapping[str, Any]) -> None:
     check_kernels(config)
     if config["model"].get("quantization") and not config["model"].get("adapter"):
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
-    if config.get("reward"):
-        check_reward(config["reward"], "reward.")
+    if str(_target(config, "reward")).endswith(".make_reward"):
+        check_reward(config["reward"])
+    if algorithm.ours:
+        smoothing = setting(config["algorithm"], "label_smoothing", 0)
+        check_smoothing(str(setting(config["algorithm"], "loss_type")), smoothing)
+    if _target(config, "data").startswith("rlhf_lightning."):
+        check_held_out(config["data"].get("val"), config["data"].get("val_fraction", 0))
     if config.get("register"):
         _check_register(config)
     check_arithmetic(config)
@@ -117,18 +123,15 @@ def _check_register(config: Mapping[str, Any]) -> None:
 
 def _check_sampling(algorithm: Mapping[str, Any]) -> None:
     kl, ptx = _section(algorithm, "kl"), _section(algorithm, "ptx")
-    if kl.get("placement") == "loss" and kl.get("estimator") in ("k1", "abs"):
-        raise UserError(
-            f"algorithm.kl.estimator: found {kl['estimator']}, whose gradient in the loss does not pull towards the "
-            "reference; allowed with algorithm.kl.placement=loss: k2 | k3 | null"
-        )
+    if kl.get("_target_") == "rlhf_lightning.algorithms.KLPenalty":
+        KLPenalty(**{name: value for name, value in kl.items() if not name.startswith("_")})
     if algorithm.get("old_logprobs") == "engine" and algorithm.get("importance_cap") is not None:
         raise UserError(
             f"algorithm.importance_cap: found {algorithm['importance_cap']} with algorithm.old_logprobs=engine, which "
             "leaves nothing to weigh; set it to null, or choose algorithm.old_logprobs=trainer"
         )
-    if ptx.get("coef") and not ptx.get("data"):
-        raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
+    if str(ptx.get("_target_", "")).startswith("rlhf_lightning."):
+        check_pretraining(ptx.get("coef", 0), ptx.get("data"))
 
 
 def samples_with_vllm(config: Mapping[str, Any]) -> bool:
@@ -163,41 +166,6 @@ def _check_strategy(strategy: Any) -> None:
             "trainer.strategy: under ZeRO-3 every generated token gathers the weights, and a process that has finished "
             "its responses would leave the others waiting; choose trainer=fsdp2 or trainer=deepspeed_zero2"
         )
-
-
-def check_reward(reward: Mapping[str, Any], prefix: str) -> None:
-    """Raise UserError unless exactly one source of scores is given."""
-    if reward.get("_target_", "rlhf_lightning.rewards.make_reward") != "rlhf_lightning.rewards.make_reward":
-        return
-    sources = [name for name in ("function", "model", "components") if reward.get(name)]
-    choices = " | ".join(f"{prefix}{name}=..." for name in ("function", "model", "components"))
-    if not sources:
-        raise UserError(f"{prefix[:-1]}: no source of scores; give one of {choices}")
-    if len(sources) > 1:
-        given = " and ".join(f"{prefix}{name}" for name in sources)
-        raise UserError(f"{given}: only one source of scores; set the others to null")
-    for name, part in (reward.get("components") or {}).items():
-        check_reward(part, f"{prefix}components.{name}.")
-    if reward.get("standardize") and not reward.get("model"):
-        raise UserError(
-            f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "
-            f"{prefix}model, or in a part: {prefix}components.<name>.standardize"
-        )
-    loading = [
-        key
-        for key, default in (("dtype", "float32"), ("attn_implementation", None))
-        if reward.get(key, default) != default
-    ]
-    if loading and not reward.get("model"):
-        raise UserError(
-            f"{prefix}{loading[0]}: only a reward model is loaded with it; set it with {prefix}model, or in a part: "
-            f"{prefix}components.<name>.{loading[0]}"
-        )
-    if reward.get("timeout") is not None and not (reward.get("function") or reward.get("components")):
-        raise UserError(f"{prefix}timeout: found {reward['timeout']}; only functions have a limit; set it to null")
-    function = reward.get("function")
-    if function and "." not in function:
-        raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')
 
 
 def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:

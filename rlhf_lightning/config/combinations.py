@@ -13,14 +13,6 @@ from rlhf_lightning.errors import ENDLESS_SCHEDULE, GROUP_OF_ONE, UserError
 ENDING_SCHEDULES = ("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup")
 
 
-def check_kl(kl: Mapping[str, Any]) -> None:
-    """Raise UserError for a KL controller without the numbers that it works with."""
-    kind = kl.get("kind", "adaptive")
-    for name in {"adaptive": ("target", "horizon"), "multiplicative": ("target",), "pid": ("target",)}.get(kind, ()):
-        if name in kl and kl[name] is None:
-            raise UserError(f"algorithm.kl.{name}: found null, but algorithm.kl.kind={kind} needs it; give a number")
-
-
 def check_groups(config: Mapping[str, Any]) -> None:
     """Raise UserError for a baseline of other responses where a prompt gets only one."""
     estimator, rollout = config["algorithm"].get("estimator"), config.get("rollout") or {}

@@ -156,7 +156,6 @@ def _local_model(config: Config) -> bool:
     return Path(str(_get(config, "model.path"))).expanduser().is_dir()
 
 
-_SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses of DPO that label smoothing is a part of
 _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or leave it out"
 _VALIDATES_NOTHING = "{algorithm} validates nothing; leave it out"
 _NO_DROPOUT = "{algorithm} switches every dropout off, so that it compares with its reference exactly; leave it out"
@@ -179,12 +178,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.dropout", "model.adapter.dropout"), _compares, _NO_DROPOUT),
     Rule(("model.revision",), _local_model, "a folder has no revisions; only a name on the hub does"),
     # ---- data
-    Rule(
-        ("data.val_fraction",),
-        lambda c: _get(c, "data.val") is not None and _get(c, "data.val_fraction") and not _samples(c),
-        "data.val gives the held-out rows; set one of the two (data.val_fraction=0)",
-        contradicts=True,
-    ),
     Rule(("data.val_batch_size",), lambda c: not _validates(c), _NO_VALIDATION),
     Rule(
         ("data.max_prompt_length",),
@@ -279,13 +272,6 @@ RULES: tuple[Rule, ...] = (
         "with algorithm.kl.kind=fixed and coef=0 there is no KL term; leave it out",
     ),
     Rule(
-        ("algorithm.kl.coef",),
-        _both(_kl_kind("adaptive", "multiplicative", "pid"), _equals("algorithm.kl.coef", 0)),
-        "algorithm.kl.kind=adaptive, multiplicative and pid multiply it, so it would stay 0; give a number above 0, or "
-        "choose algorithm.kl.kind=fixed",
-        contradicts=True,
-    ),
-    Rule(
         ("algorithm.kl.target", "algorithm.kl.horizon"),
         _kl_kind("fixed"),
         "algorithm.kl.kind=fixed has none; leave it out, or choose algorithm.kl.kind=adaptive",
@@ -329,17 +315,6 @@ RULES: tuple[Rule, ...] = (
         ("algorithm.ptx.data",),
         _both(_is_section_of_ours("algorithm.ptx"), _without("algorithm.ptx.coef")),
         "algorithm.ptx.coef=0 leaves it out; give a coefficient, or set it to null",
-    ),
-    # ---- preferences
-    Rule(
-        ("algorithm.label_smoothing",),
-        lambda c: (
-            _ours(c)
-            and _get(c, "algorithm.label_smoothing")
-            and _get(c, "algorithm.loss_type") not in (None, *_SMOOTHED)
-        ),
-        f"only algorithm.loss_type={' | '.join(_SMOOTHED)} has it; set it to 0, or choose one of those",
-        contradicts=True,
     ),
     # ---- reward and rollout
     Rule(

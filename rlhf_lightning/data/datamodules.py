@@ -24,6 +24,7 @@ from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.data.report import NothingKeptError, Report
 from rlhf_lightning.data.rows import Source, split_by_prompt, without_nulls
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.setting_rules import check_held_out
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import BelowOne, Count
 
@@ -63,8 +64,7 @@ class RowDataModule(LightningDataModule):
         limit: int | None = None,
     ) -> None:
         super().__init__()
-        if val is not None and val_fraction:
-            raise UserError(f"data.val={val} and data.val_fraction={val_fraction} exclude each other; set one")
+        check_held_out(val, val_fraction)
         self.tokenizer, self.train, self.val = tokenizer, train, val
         self.seed, self.val_fraction, self.limit = seed, val_fraction, limit
         self.report: dict[str, Report] = {}

@@ -57,7 +57,11 @@ class MovingKLController(FixedKLController):
 
     def __init__(self, init_coef: float, target: float) -> None:
         super().__init__(init_coef)
-        _check_positive("algorithm.kl.coef", init_coef, "a coefficient that is only ever multiplied stays 0")
+        _check_positive(
+            "algorithm.kl.coef",
+            init_coef,
+            "a coefficient that is only ever multiplied stays 0; or choose algorithm.kl.kind=fixed",
+        )
         _check_positive("algorithm.kl.target", target)
         self.target = target
         self._range = (init_coef / FARTHEST, init_coef * FARTHEST)
@@ -210,8 +214,8 @@ class KLPenalty:
     def __post_init__(self) -> None:
         if self.placement == "loss" and self.estimator in ("k1", "abs"):
             raise UserError(
-                f"algorithm.kl.estimator: {self.estimator} in the loss does not pull towards the reference "
-                "(k1's gradient is zero on average); use k2 or k3 with algorithm.kl.placement=loss"
+                f"algorithm.kl.estimator: found {self.estimator}, whose gradient in the loss does not pull towards the "
+                "reference; allowed with algorithm.kl.placement=loss: k2 | k3 | null"
             )
         self.controller()  # refuses what its kind cannot work with
 
@@ -221,14 +225,14 @@ class KLPenalty:
             return FixedKLController(self.coef)
         if self.target is None:
             raise UserError(
-                f"algorithm.kl.target: missing; algorithm.kl.kind={self.kind} moves the coefficient to hold it"
+                f"algorithm.kl.target: found null, but algorithm.kl.kind={self.kind} needs it; give a number"
             )
         if self.kind == "multiplicative":
             return MultiplicativeKLController(self.coef, self.target)
         if self.kind == "pid":
             return PIDController(self.coef, self.target, self.kp, self.ki, self.kd)
         if self.horizon is None:
-            raise UserError("algorithm.kl.horizon: missing; algorithm.kl.kind=adaptive needs it, in episodes")
+            raise UserError("algorithm.kl.horizon: found null, but algorithm.kl.kind=adaptive needs it; give a number")
         return AdaptiveKLController(self.coef, self.target, self.horizon)
 
     @property

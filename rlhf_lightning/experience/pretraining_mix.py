@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence, collate_sequences
 from rlhf_lightning.data.datamodules import pad_id
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout import endless_order
+from rlhf_lightning.setting_rules import check_pretraining
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, NonNegative, Text
 
@@ -34,8 +34,7 @@ class PretrainingMix:
     _hash: str | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.coef and self.data is None:
-            raise UserError("algorithm.ptx.data: set it to the pretraining text, or algorithm.ptx.coef=0")
+        check_pretraining(self.coef, self.data)
 
     def load(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
         """Read and tokenise the text, once."""

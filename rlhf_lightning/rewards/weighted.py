@@ -15,6 +15,7 @@ from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
+from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.value_types import Attention, Count, Kernels, Number, Seconds, Text
 
 
@@ -113,23 +114,10 @@ def make_reward(
     Raises:
         UserError: none or more than one is given, or something other than a reward model is to be standardised.
     """
-    given = [name for name, value in {"function": function, "model": model, "components": components}.items() if value]
-    if len(given) != 1:
-        found = " and ".join(f"reward.{name}" for name in given) or "none"
-        raise UserError(f"reward: set exactly one of reward.function, reward.model, reward.components; found {found}")
-    if standardize and not model:
-        raise UserError(
-            "reward.standardize: only a reward model carries the mean and std of its scores; set it with reward.model, "
-            "or in a part: reward.components.<name>.standardize"
-        )
-    if not model and (dtype != "float32" or attn_implementation is not None):
-        raise UserError(
-            "reward.dtype and reward.attn_implementation: only a reward model is loaded with them; set them with "
-            "reward.model, or in a part: reward.components.<name>.dtype"
-        )
+    given: dict[str, Any] = {"function": function, "model": model, "components": components, "standardize": standardize}
+    given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
+    check_reward(given, key_beside("", "reward."))
     timeout_key = key_beside("timeout", "reward.")
-    if timeout is not None and model:
-        raise UserError(f"{timeout_key}: found {timeout}; a reward model has no limit: set it to null")
     if function:
         return FunctionReward(function, timeout=timeout, timeout_key=timeout_key)
     if model:

@@ -146,8 +146,14 @@ def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"loss_type": "hinge", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=hinge has none"),
-        ({"loss_type": "ipo", "label_smoothing": 0.1}, r"label_smoothing: found 0\.1, but loss_type=ipo has none"),
+        (
+            {"loss_type": "hinge", "label_smoothing": 0.1},
+            r"label_smoothing: found 0\.1; only algorithm\.loss_type=",
+        ),
+        (
+            {"loss_type": "ipo", "label_smoothing": 0.1},
+            r"label_smoothing: found 0\.1; only algorithm\.loss_type=",
+        ),
         ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; allowed: a number >= 0 and < 0\.5"),
         ({"label_smoothing": -0.1}, r"label_smoothing: found -0\.1"),
         ({"beta": 0.0}, r"beta: found 0\.0; allowed: a number > 0"),

@@ -110,11 +110,11 @@ def test_a_kl_that_is_nan_is_an_error_and_leaves_the_coefficient(kind: str) -> N
         ({"coef": math.inf}, "coef: found inf"),
         ({"target": 0.0}, r"target: found 0\.0; allowed: a number > 0 or null"),
         ({"target": -1.0, "kind": "multiplicative"}, r"target: found -1\.0"),
-        ({"target": None}, "target: missing; algorithm.kl.kind=adaptive"),
+        ({"target": None}, "target: found null, but algorithm.kl.kind=adaptive needs it"),
         ({"horizon": 0}, "horizon: found 0; allowed: a whole number >= 1 or null"),
-        ({"horizon": None}, "horizon: missing"),
+        ({"horizon": None}, "horizon: found null"),
         ({"kind": "pid", "coef": 0.0}, r"coef: found 0\.0"),
-        ({"kind": "pid", "target": None}, "target: missing; algorithm.kl.kind=pid"),
+        ({"kind": "pid", "target": None}, "target: found null, but algorithm.kl.kind=pid"),
         ({"kind": "pid", "kp": -1.0}, r"kp: found -1\.0"),
         ({"kind": "pid", "ki": math.inf}, "ki: found inf"),
         ({"kind": "pid", "kd": math.nan}, "kd: found nan"),
@@ -188,7 +188,7 @@ def test_the_estimator_follows_the_placement_and_k1_in_the_loss_is_refused() -> 
     assert KLPenalty().kl_kind == "k1"
     assert KLPenalty(placement="loss").kl_kind == "k2"
     assert KLPenalty(placement="loss", estimator="k3").kl_kind == "k3"
-    with pytest.raises(UserError, match=r"algorithm\.kl\.estimator: k1 in the loss"):
+    with pytest.raises(UserError, match=r"algorithm\.kl\.estimator: found k1, whose gradient in the loss"):
         KLPenalty(placement="loss", estimator="k1")
     with pytest.raises(UserError, match=r"algorithm\.kl\.kind"):
         KLPenalty(kind="k3").controller()  # type: ignore[arg-type]

@@ -21,8 +21,8 @@ def complaint(overrides: str) -> str:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ("algorithm.kl.coef=0", "algorithm.kl.coef: found 0; algorithm.kl.kind=adaptive, multiplicative and pid"),
-        ("algorithm.kl.coef=0.0 algorithm.kl.kind=multiplicative", "algorithm.kl.coef: found 0.0; algorithm.kl.kind"),
+        ("algorithm.kl.coef=0", "algorithm.kl.coef: found 0; must be above 0: a coefficient that is only"),
+        ("algorithm.kl.coef=0.0 algorithm.kl.kind=multiplicative", "algorithm.kl.coef: found 0.0; must be above 0"),
         ("algorithm.kl.kind=fixed algorithm.kl.target=4", "algorithm.kl.target: found 4; algorithm.kl.kind=fixed has"),
         (
             "algorithm.kl.kind=multiplicative algorithm.kl.horizon=77",

@@ -110,11 +110,6 @@ CASES = [
         "algorithm.kl.kind=fixed algorithm.kl.coef=0 algorithm.kl.placement=loss",
         "algorithm.kl.placement: found loss; with algorithm.kl.kind=fixed and coef=0",
     ),
-    (
-        "ppo",
-        "algorithm.kl.coef=0",
-        "algorithm.kl.coef: found 0; algorithm.kl.kind=adaptive, multiplicative and pid",
-    ),
     ("ppo", "algorithm.kl.kind=fixed algorithm.kl.target=4", "algorithm.kl.target: found 4; algorithm.kl.kind=fixed"),
     ("ppo", "algorithm.kl.kind=multiplicative algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),
     ("ppo", "algorithm.kl.kind=pid algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),

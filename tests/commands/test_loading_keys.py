@@ -11,10 +11,11 @@ import torch
 from rlhf_lightning.commands import evaluate, export
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
-from rlhf_lightning.config.checks import check_inputs, check_reward
+from rlhf_lightning.config.checks import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import policies
 from rlhf_lightning.rewards import ModelReward, make_reward
+from rlhf_lightning.setting_rules import check_reward
 from tests.commands.runs import write_model
 from tests.tiny import tiny_model, tiny_tokenizer
 

@@ -157,7 +157,7 @@ def test_settings_out_of_range_are_refused(tokenizer: PreTrainedTokenizerFast) -
         SFTDataModule(tokenizer, "a.jsonl", loss_on="answer")
     with pytest.raises(UserError, match=r"data\.val_fraction: found 1\.0; allowed: a number >= 0 and < 1"):
         SFTDataModule(tokenizer, "a.jsonl", val_fraction=1.0)
-    with pytest.raises(UserError, match="exclude each other"):
+    with pytest.raises(UserError, match=r"data\.val gives the held-out rows; set one of the two"):
         SFTDataModule(tokenizer, "a.jsonl", val="b.jsonl", val_fraction=0.1)
 
 

@@ -55,7 +55,7 @@ def test_a_weighted_sum_keeps_its_parts_by_name() -> None:
 
 
 def test_exactly_one_source_of_scores() -> None:
-    with pytest.raises(UserError, match="found none"):
+    with pytest.raises(UserError, match="no source of scores"):
         make_reward()
     with pytest.raises(UserError, match=r"reward\.function and reward\.model"):
         make_reward(function="a.b", model="c")
