@@ -1,4 +1,7 @@
-"""The human in the loop: tasks, a store of judgements, agreement, aggregation, export."""
+"""The human in the loop: tasks, a store of judgements, agreement, aggregation, export.
+
+The web page is `rlhf_lightning.feedback.pages.make_app`.
+"""
 
 from rlhf_lightning.feedback.aggregation import (
     BradleyTerry,
@@ -24,6 +27,7 @@ from rlhf_lightning.feedback.interchange import (
     to_argilla,
     to_label_studio,
 )
+from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
@@ -41,6 +45,7 @@ __all__ = [
     "Judgement",
     "Labeler",
     "LabelerReport",
+    "Progress",
     "Response",
     "Sample",
     "ShownTask",
@@ -58,6 +63,7 @@ __all__ = [
     "krippendorff_alpha",
     "make_tasks",
     "preference_rows",
+    "progress",
     "ranked_rows",
     "reliabilities",
     "spread",

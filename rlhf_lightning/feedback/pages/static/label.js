@@ -46,6 +46,7 @@ if (list) {
       const place = items().indexOf(item);
       if (event.key === "ArrowUp") move(item, place - 1);
       else if (event.key === "ArrowDown") move(item, place + 1);
+      else if (event.key === "Enter") document.querySelector("button[value=ranking]").click();
       else if (/^[1-9]$/.test(event.key)) move(item, Number(event.key) - 1);
       else return;
       event.preventDefault();
