@@ -18,6 +18,7 @@ NAME = "rlhf_lightning"
 LOWER = {"functional", "kernels", "models", "data", "rewards", "rollout", "experience", "training", "algorithms"}
 UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
+    "compat": set(),
     "functional": set(),
     "source": set(),
     "kernels": set(),
@@ -54,7 +55,13 @@ FREE = {
     "value_checks",
     "__version__",
 }  # all but `functional`
-MAY_IMPORT = {"hydra": ("commands/",), "omegaconf": ("commands/", "runs/config_file.py")}
+MAY_IMPORT = {
+    "hydra": (
+        "compat/hydra_names.py",
+        "commands/",
+    ),
+    "omegaconf": ("compat/hydra_names.py", "commands/", "runs/config_file.py"),
+}
 
 
 def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:

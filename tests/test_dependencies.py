@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import re
 import sys
@@ -56,6 +57,15 @@ def test_no_version_below_a_closed_hole_is_taken(name, version):
     assert f">={version}" in str(requirement.specifier)
     assert not requirement.specifier.contains(str(Version(version).major) + ".0.0")
     assert f"`{name}>={version}`" in (ROOT / "docs" / "dependencies.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["torch", "lightning", "transformers", "peft", "hydra-core", "omegaconf"])
+def test_the_next_version_of_what_is_used_by_private_names_is_not_taken(name):
+    (requirement,) = [each for each in requirements() if each.name == name]
+    (ceiling,) = [part.version for part in requirement.specifier if part.operator == "<"]
+    major, minor, *_ = Version(importlib.metadata.version(name)).release
+    assert Version(ceiling) == Version(f"{major}.{minor + 1}"), "raise it with the lock, once `make test` has seen it"
+    assert f"`{name}<{ceiling}`" in (ROOT / "docs" / "dependencies.md").read_text()
 
 
 def test_every_floor_is_there():

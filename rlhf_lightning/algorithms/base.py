@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
+from rlhf_lightning.compat.lightning_names import let_lightning_clip
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, BlownUpError, UserError, blaming
 from rlhf_lightning.models import export_model, shard
 from rlhf_lightning.models.precision import (
@@ -180,8 +181,7 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         with blaming("optimizer: cannot be built with these settings"):
             optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            # A fused optimiser can divide gradients by a loss scale, and Lightning would not clip them: there is none.
-            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+            let_lightning_clip(optimizer)
         if self.trainer.is_global_zero:
             warn_of_lost_updates(optimizer)
         if self.make_scheduler is None:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.callbacks.checkpoint_io import DurableCheckpointIO
+from rlhf_lightning.compat.lightning_names import OpenCheckpoint
 from rlhf_lightning.durable import forget_files
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.run_identity import identity_of
 
 
-class ResumableCheckpoint(ModelCheckpoint):
+class ResumableCheckpoint(OpenCheckpoint):
     """Lightning's ModelCheckpoint at points from which a resumed run is bitwise the uninterrupted one.
 
     - `last.ckpt` is saved at the end of every `every_n_epochs`-th epoch, also with `save_top_k=0`: Lightning 2.6 then
@@ -62,13 +62,13 @@ class ResumableCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        n = self._every_n_train_steps
+        n = self.every_steps
         step = trainer.global_step
-        self._due = self._due or (n > 0 and step % n == 0 and step != self._last_global_step_saved)
+        self._due = self._due or (n > 0 and step % n == 0 and step != self.last_saved_step)
         self._stop_after_the_step(trainer, batch_idx)
         if self._ends_here(trainer) and getattr(pl_module, "saves_mid_epoch", True):
             due = self._due or self._epoch_due(trainer)
-            if due and within_epoch(trainer, batch_idx) and not self._should_skip_saving_checkpoint(trainer):
+            if due and within_epoch(trainer, batch_idx) and not self.skips(trainer):
                 self._save(trainer)
             return
         if not can_resume_from(trainer, batch_idx):
@@ -85,17 +85,18 @@ class ResumableCheckpoint(ModelCheckpoint):
             return
         self._check_monitor(trainer)
         super().on_train_epoch_end(trainer, pl_module)
-        if (self._epoch_due(trainer) or self._due) and not self._should_skip_saving_checkpoint(trainer):
+        if (self._epoch_due(trainer) or self._due) and not self.skips(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._cut:
             super().on_train_end(trainer, pl_module)
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+    def before_writing(self, trainer: Trainer, filepath: str) -> None:
         if trainer.is_global_zero:
             forget_files(Path(filepath))  # of a folder that is written over in place
-        super()._save_checkpoint(trainer, filepath)
+
+    def after_writing(self, trainer: Trainer, filepath: str) -> None:
         checkpoint_io = trainer.strategy.checkpoint_io
         # A folder is written by its strategy (DeepSpeed, FSDP), which knows nothing of manifests.
         if trainer.is_global_zero and isinstance(checkpoint_io, DurableCheckpointIO) and Path(filepath).is_dir():
@@ -114,7 +115,7 @@ class ResumableCheckpoint(ModelCheckpoint):
 
     def _epoch_due(self, trainer: Trainer) -> bool:
         n = self.every_n_epochs or 0
-        return n > 0 and (trainer.current_epoch + 1) % n == 0 and self._should_save_on_train_epoch_end(trainer)
+        return n > 0 and (trainer.current_epoch + 1) % n == 0 and self.saves_at_epoch_end(trainer)
 
     def _check_monitor(self, trainer: Trainer) -> None:
         """Raise UserError if what the best checkpoints are chosen by is not among the metrics of an epoch."""
@@ -133,9 +134,7 @@ class ResumableCheckpoint(ModelCheckpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._due = False
-        metrics = self._monitor_candidates(trainer)
-        self._save_topk_checkpoint(trainer, metrics)
-        self._save_last_checkpoint(trainer, metrics)
+        self.save_now(trainer)
 
 
 def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rlhf_lightning.callbacks.resumable_checkpoint import can_resume_from
-from rlhf_lightning.compat import leave_signals_alone
+from rlhf_lightning.compat.lightning_names import leave_signals_alone
 from rlhf_lightning.errors import Terminated
 from rlhf_lightning.stopping import hold, let_go, listening, raise_what_waited, tell, told
 from rlhf_lightning.value_types import Text

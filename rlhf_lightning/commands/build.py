@@ -66,7 +66,7 @@ def build_parts(run: Run) -> tuple[Any, Any, Any, Any]:
     import lightning
     import torch
 
-    from rlhf_lightning.compat import leave_signals_alone
+    from rlhf_lightning.compat.lightning_names import leave_signals_alone
     from rlhf_lightning.models import load_tokenizer
 
     config = run.config

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -49,6 +48,7 @@ from rlhf_lightning.commands.process_memory import settle_memory
 from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.redaction import remember_words
 from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
+from rlhf_lightning.compat.hydra_names import arguments_parser
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, UserError, is_out_of_memory, reason
@@ -86,7 +86,7 @@ def read_arguments(command: str) -> argparse.Namespace:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     remember_words(sys.argv[1:])
     _take_debug()
-    parser = get_args_parser()
+    parser = arguments_parser()
     parser.prog = command
 
     def complain(message: str) -> NoReturn:

@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rlhf_lightning.commands.redaction import remember_secrets
+from rlhf_lightning.compat.hydra_names import jobs_of_sweep, without_hydra
 from rlhf_lightning.config.config_files import check_aliases, conf_dir
 from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
@@ -134,13 +134,13 @@ def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], 
     with _hydra(config_name):
         parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
         shared = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
-        (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        jobs = jobs_of_sweep(parsed)
     return shared, jobs
 
 
 def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
     """A composed config without Hydra's own node, resolved; its name is the experiment's or pipeline's by default."""
-    container = OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})
+    container = without_hydra(config)
     remember_secrets(container)
     plain: dict[str, Any] = OmegaConf.to_container(container, resolve=True)  # type: ignore[assignment]
     if "name" in plain and plain["name"] is None:

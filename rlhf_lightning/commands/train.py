@@ -136,7 +136,7 @@ def _train(run: Run) -> None:
 def _start_or_resume(run: Run, trainer: Any, module: Any, datamodule: Any, start: Any) -> None:
     """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
     if run.checkpoint is not None and run.checkpoint.is_dir():
-        from rlhf_lightning.compat import read_sharded_checkpoints_without_pickles
+        from rlhf_lightning.compat.torch_names import read_sharded_checkpoints_without_pickles
 
         read_sharded_checkpoints_without_pickles()
     try:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlhf_lightning.compat.torch_names import onednn_layout
+from rlhf_lightning.compat.torch_names import onednn_linear as _linear
 from rlhf_lightning.kernels import machine
 
 # Below so many multiplications, or so few rows, calling oneDNN costs more than it saves.
@@ -60,7 +62,7 @@ def packed_weights(network: nn.Module, rows: int) -> Iterator[None]:
     layers = [module for module in network.modules() if isinstance(module, FastLinear) and worth_packing(module)]
     try:
         for layer in layers:
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+            layer.packed = onednn_layout(layer.weight.detach(), rows)
         yield
     finally:
         for layer in layers:
@@ -130,8 +132,3 @@ def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
     if gradient.shape[1] > x.shape[1]:
         return _linear(x.T, gradient.T).T
     return _linear(gradient.T, x.T)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product

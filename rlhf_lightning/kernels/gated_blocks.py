@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from rlhf_lightning.compat.torch_names import storage_key
 from rlhf_lightning.kernels.families import is_part
 
 Made = tuple[Tensor, Callable[[], Tensor]]
@@ -75,7 +76,7 @@ class GatedMLP(nn.Module):
 
 def _same(saved: Tensor, made: Tensor) -> bool:
     whole = saved.numel() == made.numel() and saved.is_contiguous()
-    return whole and saved.untyped_storage()._cdata == made.untyped_storage()._cdata
+    return whole and storage_key(saved) == storage_key(made)
 
 
 def _unpack(kept: Tensor | Callable[[], Tensor]) -> Tensor:

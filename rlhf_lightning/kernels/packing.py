@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlhf_lightning.compat.transformers_names import attention_of
 from rlhf_lightning.kernels import row_attention
 from rlhf_lightning.kernels.fast_products import product_by_onednn, rows_to_add
 from rlhf_lightning.kernels.last_layer import reads_less
@@ -47,7 +48,7 @@ class Packed(NamedTuple):
 
     def states(self, backbone: Any) -> Tensor:
         """What the backbone makes of the wanted tokens [K, H], in row-major order."""
-        if backbone.config._attn_implementation != IN_ROWS:
+        if attention_of(backbone.config) != IN_ROWS:
             register_attention()
             backbone.set_attn_implementation(IN_ROWS)
         finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # so that none is made
@@ -101,7 +102,7 @@ def attend_in_rows(
 def packable(config: Any, length: int) -> bool:
     """Whether a network of this configuration reads rows of up to `length` tokens through the mask alone."""
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    attention = getattr(config, "_attn_implementation", None)
+    attention = attention_of(config)
     return config.model_type in PACKABLE and attention in ("sdpa", IN_ROWS) and (window is None or length <= window)
 
 

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rlhf_lightning.compat.torch_names import softmax_backward
+
 # What a pair of a query and a key costs here, where it costs torch's kernel 1, and what every tile and head of keys
 # costs besides (measured in float32 on a Zen 5 core).
 PAIR, PART = 0.6, 20_000
@@ -182,7 +184,7 @@ class RowAttention(torch.autograd.Function):
                 q, g = _flat(queries, heads, tile), _flat(gradients, heads, tile)
                 weights = _weights(q, keys[head, :end], tile.stop - tile.start, multiply)
                 of_weights = multiply(g, values[head, :end].T)
-                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+                of_scores = softmax_backward(of_weights, weights)
                 _put(of_queries, heads, tile, multiply(of_scores, keys[head, :end]))
                 of_keys[head, :, :end] += multiply(q.T.contiguous(), of_scores)
                 of_values[head, :, :end] += multiply(g.T.contiguous(), weights)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlhf_lightning.compat.transformers_names import attention_of
 from rlhf_lightning.errors import UserError, key_beside
 from rlhf_lightning.kernels import machine
 from rlhf_lightning.kernels.fast_products import use_fast_products
@@ -84,7 +85,7 @@ def circumstances(network: Any, checkpointing: bool = False) -> Circumstances:
     return Circumstances(
         device=machine.device_kind(),
         family=config.model_type,
-        attention=getattr(config, "_attn_implementation", None),
+        attention=attention_of(config),
         weights=str(getattr(embeddings, "weight", torch.empty(0)).dtype).removeprefix("torch."),
         adapter="float32" if torch.float32 in linear else None,
         checkpointing=checkpointing,

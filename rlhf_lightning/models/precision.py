@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lightning.compat import GuardedCasts, kept_in_float32
+from rlhf_lightning.compat.torch_names import GuardedCasts
+from rlhf_lightning.compat.transformers_names import kept_in_float32
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional._arguments import at_least_float32
 

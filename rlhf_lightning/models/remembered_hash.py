@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from rlhf_lightning.compat import writes
+from rlhf_lightning.compat.torch_names import writes
 from rlhf_lightning.models.loading import fingerprint
 
 SAMPLED = 64  # numbers of each tensor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from rlhf_lightning.compat import loads_in_float32
+from rlhf_lightning.compat.transformers_names import loads_in_float32
 from rlhf_lightning.errors import UserError, key_beside, named
 from rlhf_lightning.kernels.registry import read_asked
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.compat.transformers_names import attention_of
 from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.kernels import row_attention
 from rlhf_lightning.kernels.use import kernels_of
@@ -204,7 +205,7 @@ def untouched(network: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in network.modules()}
     buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _buffers(network)]
     body = backbone(network)
-    attention = getattr(body.config, "_attn_implementation", None)
+    attention = attention_of(body.config)
     states = random.getstate(), np.random.get_state()
     device = next(network.parameters()).device
     try:
@@ -213,12 +214,12 @@ def untouched(network: nn.Module) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
-        if getattr(body.config, "_attn_implementation", None) != attention:
+        if attention_of(body.config) != attention:
             body.set_attn_implementation(attention)
         with torch.no_grad():
             for module, name, buffer, value in buffers:
                 buffer.copy_(value)
-                module._buffers[name] = buffer
+                setattr(module, name, buffer)
         for module, flag in training.items():
             module.training = flag
 

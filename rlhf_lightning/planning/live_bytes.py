@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from rlhf_lightning.compat.torch_names import WatchedOperators, storage_key, tensors_in
 
 
 class Alive(NamedTuple):
@@ -18,7 +18,7 @@ class Alive(NamedTuple):
     others: int
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(WatchedOperators):
     """While it is on, the bytes of every storage that an operator made and nobody has let go of yet.
 
     It sees what autograd keeps for the backward pass, what an operator of the backward pass makes, and what is freed
@@ -40,26 +40,22 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self._leave_out(leaf)
+        for tensor in tensors_in((args, kwargs)):
+            self._leave_out(tensor)
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._add(leaf)
+        for tensor in tensors_in(out):
+            self._add(tensor)
         return out
 
     def _leave_out(self, tensor: Tensor) -> None:
         """A storage that no operator made is older than this mode; so are the views of it that operators return."""
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key not in self._alive and key not in self._outside:
             self._outside.add(key)
             weakref.finalize(storage, self._outside.discard, key)
 
     def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata
+        storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key in self._alive or key in self._outside:
             return
         size = storage.nbytes()

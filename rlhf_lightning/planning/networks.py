@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.pytorch_utils import Conv1D
 
+from rlhf_lightning.compat.torch_names import FakeTensors
 from rlhf_lightning.kernels.registry import Asked
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
@@ -120,19 +120,17 @@ class Network:
             cast_weights(network, self.cast_to)
         return network
 
-    def fake(self, mode: FakeTensorMode, depth: int) -> Any:
+    def fake(self, mode: FakeTensors, depth: int) -> Any:
         """A shallow copy on fake tensors, which run every operator without computing anything."""
         network = self.shallow(depth).build()
         made: dict[int, nn.Parameter] = {}
         with mode:
             for module in network.modules():
-                for name, parameter in module._parameters.items():
-                    if parameter is not None:
-                        fake = made.setdefault(id(parameter), _fake_parameter(parameter))  # tied weights stay tied
-                        module._parameters[name] = fake
-                for name, buffer in module._buffers.items():
-                    if buffer is not None:
-                        module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+                for name, parameter in [*module.named_parameters(recurse=False, remove_duplicate=False)]:
+                    # Tied weights stay tied.
+                    setattr(module, name, made.setdefault(id(parameter), _fake_parameter(parameter)))
+                for name, buffer in [*module.named_buffers(recurse=False, remove_duplicate=False)]:
+                    setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
         return network
 
     @functools.lru_cache  # noqa: B019  a few networks a process

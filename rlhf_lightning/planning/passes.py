@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from transformers import DynamicCache
 
+from rlhf_lightning.compat.torch_names import NUMBERS_ASKED, FakeTensors
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_from_hidden
 from rlhf_lightning.models.value_head import ValueHead
@@ -225,10 +225,10 @@ def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[An
 
 
 @contextlib.contextmanager
-def _fake() -> Iterator[FakeTensorMode]:
+def _fake() -> Iterator[FakeTensors]:
     try:
-        yield FakeTensorMode()
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        yield FakeTensors()
+    except NUMBERS_ASKED as error:
         raise UserError(
             f"model.path: this architecture cannot be planned: shapes in it depend on values ({error})"
         ) from error

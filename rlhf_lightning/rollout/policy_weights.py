@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_lightning.compat.transformers_names import source_of
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import TRAINED, base_name, can_be_switched, has_adapter, save_network
 from rlhf_lightning.models.forward import bare_model
@@ -17,8 +18,10 @@ from rlhf_lightning.models.forward import bare_model
 def base_source(model: Any) -> tuple[str, str | None]:
     """Where the policy's base was loaded from, a folder or a hub name, and the commit of the latter."""
     bare = bare_model(model)
-    source = base_name(model) if has_adapter(model) else str(bare.config._name_or_path)
-    return source, None if Path(source).is_dir() else getattr(bare.config, "_commit_hash", None)
+    source, commit = source_of(bare.config)
+    if has_adapter(model):
+        source = base_name(model)
+    return source, None if Path(source).is_dir() else commit
 
 
 def check_output_layer(model: Any) -> None:

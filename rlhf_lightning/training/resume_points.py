@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 
+from rlhf_lightning.compat.lightning_names import saves_within_epochs
 from rlhf_lightning.errors import UserError
 
 WEIGHTS_ONLY = "it holds the weights alone, without the optimiser and the place in the run"
@@ -34,7 +35,7 @@ def at_epoch_start(trainer: L.Trainer) -> str | None:
 def refuse_within_iterations(trainer: L.Trainer) -> None:
     """Raise UserError for a callback that saves within an iteration of an on-policy algorithm."""
     for callback in trainer.checkpoint_callbacks:
-        if getattr(callback, "_every_n_train_steps", 0) or getattr(callback, "_train_time_interval", None):
+        if saves_within_epochs(callback):
             raise UserError(
                 "callbacks: an on-policy run is checkpointed at the end of an iteration; use every_n_epochs instead of "
                 "every_n_train_steps or train_time_interval"

@@ -469,10 +469,10 @@ ROLLOUTS = (
                 ("kernels/test_registry.py::test_auto_takes_all_on_a_cpu_and_packing_alone_elsewhere",),
             ),
             Mutant(
-                "a pickled norm forgets its weights",
+                "a pickled model comes back without its kernels",
                 "kernels/families.py",
-                "return _blank, type(self).mixed, *found[2:]",
-                "return _blank, type(self).mixed",
+                "made = _mixed(mixin, kind)",
+                "made = kind",
                 ("kernels/test_use.py::test_a_loaded_model_is_pickled_and_copied[llama-load_causal_lm-whole]",),
             ),
             Mutant(

@@ -1,8 +1,7 @@
-"""Private names of other libraries, each with the reason it is needed; a new version may break these first."""
+"""Private names of torch."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pickle
 from collections.abc import Callable, Iterator
@@ -11,6 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Tensors with shapes and no numbers, and what is raised where an operator asks for the numbers: neither is public.
+FakeTensors = FakeTensorMode
+NUMBERS_ASKED = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class GuardedCasts(nn.Module):
@@ -26,27 +32,6 @@ class GuardedCasts(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         keep = self.guard_casts()
         return super()._apply(lambda tensor: keep(tensor, fn(tensor)), recurse)
-
-
-def kept_in_float32(network: nn.Module) -> tuple[str, ...]:
-    """Parts of names of the weights that transformers leaves in float32 when it loads a network in half precision."""
-    return tuple(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
-
-
-@contextlib.contextmanager
-def loads_in_float32(*parts: str) -> Iterator[None]:
-    """Let `from_pretrained` leave weights with these parts in their names in float32, whatever type it is asked for.
-
-    Cast afterwards, they would have lost their digits. transformers has this for its own families only.
-    """
-    from transformers import PreTrainedModel
-
-    own = PreTrainedModel._keep_in_fp32_modules_strict
-    PreTrainedModel._keep_in_fp32_modules_strict = {*(own or ()), *parts}
-    try:
-        yield
-    finally:
-        PreTrainedModel._keep_in_fp32_modules_strict = own
 
 
 def writes(tensor: Tensor) -> int:
@@ -96,10 +81,35 @@ def read_sharded_checkpoints_without_pickles() -> None:
         setattr(module, name, SimpleNamespace(**{**vars(former), "load": by}))
 
 
-def leave_signals_alone(trainer: Any) -> None:
-    """Keep a Trainer from handling signals itself.
+class WatchedOperators(TorchDispatchMode):
+    """While it is on, every operator goes through `__torch_dispatch__`. torch has no public name for it."""
 
-    On SIGTERM its handler communicates with the other processes from wherever the program is, which may hang them all.
-    Lightning has no public switch for it.
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """Yield the tensors among an operator's arguments or results. The walk through containers has no public name."""
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def storage_key(tensor: Tensor) -> int:
+    """Return a number of the tensor's storage, which views share. Addresses do not do: fake tensors have none."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + b by oneDNN. torch chooses the library itself, and has no public switch for one product."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return product
+
+
+def onednn_layout(weight: Tensor, rows: int) -> Tensor:
+    """Return a copy of a weight in oneDNN's own layout, for products of so many rows; nothing public makes one."""
+    copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return copy
+
+
+def softmax_backward(gradient: Tensor, softmax: Tensor) -> Tensor:
+    """Return the gradient of what a softmax over the last dimension was taken of, from the softmax alone.
+
+    Autograd's own kernel: public functions would compute the softmax again.
     """
-    trainer._signal_connector.register_signal_handlers = lambda: None
+    return torch._softmax_backward_data(gradient, softmax, -1, softmax.dtype)

@@ -14,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 import torch.distributed.checkpoint.default_planner as planner
 import torch.distributed.checkpoint.filesystem as filesystem
 
-from rlhf_lightning.compat import read_sharded_checkpoints_without_pickles
+from rlhf_lightning.compat.torch_names import read_sharded_checkpoints_without_pickles
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
