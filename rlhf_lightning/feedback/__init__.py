@@ -19,6 +19,7 @@ from rlhf_lightning.feedback.coefficients import (
     cohens_kappa,
     krippendorff_alpha,
 )
+from rlhf_lightning.feedback.endpoint import ChatEndpoint, Usage
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.interchange import (
     from_argilla,
@@ -26,6 +27,15 @@ from rlhf_lightning.feedback.interchange import (
     import_into,
     to_argilla,
     to_label_studio,
+)
+from rlhf_lightning.feedback.judge import (
+    PositionBias,
+    Verdict,
+    judge_by_logprobs,
+    judge_by_reasons,
+    parse_verdict,
+    position_bias,
+    read_constitution,
 )
 from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
@@ -38,6 +48,7 @@ __all__ = [
     "Answer",
     "Asking",
     "BradleyTerry",
+    "ChatEndpoint",
     "DawidSkene",
     "Decisions",
     "FeedbackStore",
@@ -45,11 +56,14 @@ __all__ = [
     "Judgement",
     "Labeler",
     "LabelerReport",
+    "PositionBias",
     "Progress",
     "Response",
     "Sample",
     "ShownTask",
     "Task",
+    "Usage",
+    "Verdict",
     "agreement_report",
     "alpha_interval",
     "bradley_terry",
@@ -60,11 +74,16 @@ __all__ = [
     "from_argilla",
     "from_label_studio",
     "import_into",
+    "judge_by_logprobs",
+    "judge_by_reasons",
     "krippendorff_alpha",
     "make_tasks",
+    "parse_verdict",
+    "position_bias",
     "preference_rows",
     "progress",
     "ranked_rows",
+    "read_constitution",
     "reliabilities",
     "spread",
     "task_id",

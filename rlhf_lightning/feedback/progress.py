@@ -33,6 +33,7 @@ class Progress:
     Args:
         tasks: all of them.
         waiting: those that still want a labeler.
+        wanted: answers that they still want.
         opened: those that are open on somebody's page.
         answers: those that hold.
         last_hour: answers within the last hour.
@@ -41,6 +42,7 @@ class Progress:
 
     tasks: int
     waiting: int
+    wanted: int
     opened: int
     answers: int
     last_hour: int
@@ -53,7 +55,7 @@ class Progress:
     @property
     def hours_left(self) -> float | None:
         """At the pace of the last hour; None where there was none."""
-        return (self.waiting + self.opened) / self.last_hour if self.last_hour else None
+        return (self.wanted + self.opened) / self.last_hour if self.last_hour else None
 
 
 def progress(store: FeedbackStore) -> Progress:
@@ -63,6 +65,9 @@ def progress(store: FeedbackStore) -> Progress:
         ordinary = tasks.c.overlap < EVERYBODY
         total = _count(connection, ordinary)
         waiting = _count(connection, ordinary & (tasks.c.open == true()))
+        wanted = connection.scalar(
+            select(func.sum(tasks.c.slots)).where(tasks.c.overlap < EVERYBODY, tasks.c.open == true())
+        )
         opened = connection.scalar(
             select(func.count())
             .select_from(assignments.join(tasks, tasks.c.number == assignments.c.task))
@@ -73,7 +78,7 @@ def progress(store: FeedbackStore) -> Progress:
             LabelerProgress(row.name, row.kind, row.judged, *_pace(connection, row.number, now)) for row in rows
         )
     answers, last_hour = sum(each.judged for each in everybody), sum(each.last_hour for each in everybody)
-    return Progress(total, waiting, opened or 0, answers, last_hour, everybody)
+    return Progress(total, waiting, wanted or 0, opened or 0, answers, last_hour, everybody)
 
 
 def _count(connection: Connection, condition: ColumnElement[bool]) -> int:

@@ -15,7 +15,7 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
     served = []
     monkeypatch.setattr(uvicorn, "run", lambda app, **settings: served.append(settings))
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     names: dict[str, object] = {}
     for example in examples:
         exec(example, names)

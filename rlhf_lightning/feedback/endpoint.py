@@ -1,0 +1,251 @@
+"""A client for any endpoint that speaks OpenAI's chat completions: vLLM's server, or one on the network.
+
+Requests are cached by content, so a second run asks only what is missing. What may pass (429, 5xx, a broken
+connection, an answer that is not what was asked for) is tried again, after the time that the server names or twice as
+long as before; what may not is one line at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sqlite3
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError, reason, writing
+from rlhf_lightning.feedback.records import content_hash
+from rlhf_lightning.secret_text import remember, shown
+
+_PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_LONGEST_WAIT = 60.0
+
+
+class _MalformedAnswerError(ValueError):
+    """An answer of the endpoint without what a chat completion has."""
+
+
+@dataclass
+class Usage:
+    """What was asked and what it took; answers from the cache cost nothing."""
+
+    requests: int = 0
+    cached: int = 0
+    retries: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass
+class ChatEndpoint:
+    """Ask a chat model.
+
+    Args:
+        url: up to `/v1`.
+        model: its name at the endpoint.
+        key: sent as a bearer token; never part of a message.
+        cache: a SQLite file; None keeps nothing.
+        per_minute: at most so many requests.
+        parallel: requests at the same time.
+        attempts: per request, before it is given up.
+        timeout: seconds per attempt.
+        settings: sent with each request, such as `{"temperature": 0}`.
+        sleep: for tests.
+    """
+
+    url: str
+    model: str
+    key: str | None = None
+    cache: str | Path | None = None
+    per_minute: float = math.inf
+    parallel: int = 8
+    attempts: int = 6
+    timeout: float = 120.0
+    settings: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0, "max_tokens": 512})
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise UserError(f"judge.url: {shown(self.url)!r}; it must begin with http:// or https://, and end with /v1")
+        if self.key:
+            remember(self.key)
+        self.usage = Usage()
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._cache = _Cache(self.cache)
+
+    def generate(self, questions: Sequence[str]) -> list[str]:
+        """Return the text that the model answers to each question."""
+        bodies = [self._body(question) for question in questions]
+        return [_text(answer) for answer in self._ask(bodies)]
+
+    def logprobs(self, questions: Sequence[str], verdicts: tuple[str, str] = ("A", "B")) -> list[tuple[float, float]]:
+        """Return the log-probabilities of two verdicts as the first token of the answer.
+
+        A verdict outside the 20 most probable tokens has the probability of the last of them, an upper bound.
+
+        Raises:
+            UserError: the endpoint gives no log-probabilities, or neither verdict is among the most probable tokens.
+        """
+        more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0.0}
+        answers = self._ask([{**self._body(question), **more} for question in questions])
+        return [_first_token(answer, verdicts, self._name) for answer in answers]
+
+    @property
+    def _name(self) -> str:
+        return f"judge.url: {shown(self.url)}"
+
+    def _body(self, question: str) -> dict[str, Any]:
+        return {**self.settings, "model": self.model, "messages": [{"role": "user", "content": question}]}
+
+    def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        with ThreadPoolExecutor(self.parallel) as pool:
+            pending = [pool.submit(self._answer, body) for body in bodies]
+            try:
+                return [each.result() for each in pending]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _answer(self, body: dict[str, Any]) -> Any:
+        address = f"{self.url.rstrip('/')}/chat/completions"
+        entry = content_hash([address, body])
+        if (known := self._cache.get(entry)) is not None:
+            self._count(cached=1)
+            return known
+        wait, last = 1.0, ""
+        for attempt in range(self.attempts):
+            if attempt:
+                self._count(retries=1)
+                self.sleep(min(wait, _LONGEST_WAIT))
+                wait *= 2
+            self._keep_pace()
+            try:
+                answer = self._post(address, body)
+            except urllib.error.HTTPError as error:
+                last = f"HTTP {error.code}: {_said(error)}"
+                if error.code not in _PASSES:
+                    raise UserError(f"{self._name}: {shown(last)}; see to the model's name and the key") from error
+                wait = max(wait, _retry_after(error))
+            except (OSError, _MalformedAnswerError) as error:
+                last = reason(error)
+            else:
+                usage = answer.get("usage") or {}
+                self._count(1, 0, 0, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
+                self._cache.put(entry, answer)
+                return answer
+        raise UserError(
+            f"{self._name}: no answer in {self.attempts} attempts ({shown(last)}); see that the server runs"
+        )
+
+    def _post(self, address: str, body: dict[str, Any]) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        request = urllib.request.Request(address, json.dumps(body).encode("ascii"), headers)
+        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+            content = response.read()
+        try:
+            answer = json.loads(content)
+            choice = answer["choices"][0]
+            whole = isinstance(choice["message"], dict)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise _MalformedAnswerError(f"the answer is not a chat completion: {content[:80]!r}") from error
+        if not whole:
+            raise _MalformedAnswerError(f"the answer has no message: {content[:80]!r}")
+        return answer
+
+    def _keep_pace(self) -> None:
+        if math.isinf(self.per_minute):
+            return
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + 60.0 / self.per_minute
+        if start > now:
+            self.sleep(start - now)
+
+    def _count(
+        self, requests: int = 0, cached: int = 0, retries: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0
+    ) -> None:
+        with self._lock:
+            self.usage.requests += requests
+            self.usage.cached += cached
+            self.usage.retries += retries
+            self.usage.prompt_tokens += prompt_tokens
+            self.usage.completion_tokens += completion_tokens
+
+
+class _Cache:
+    """Answers by a hash of what was asked."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._path = None if path is None else Path(path)
+        if self._path is not None:
+            with writing(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS answers (asked TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+
+    def get(self, asked: str) -> Any | None:
+        if self._path is None:
+            return None
+        with self._open() as connection:
+            row = connection.execute("SELECT answer FROM answers WHERE asked = ?", (asked,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, asked: str, answer: Any) -> None:
+        if self._path is not None:
+            with self._open() as connection:
+                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (asked, json.dumps(answer)))
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        assert self._path is not None
+        try:
+            with writing(self._path), contextlib.closing(sqlite3.connect(self._path, timeout=30)) as opened, opened:
+                yield opened
+        except sqlite3.Error as error:
+            raise UserError(f"judge.cache: {self._path}: {reason(error)}; choose another file") from error
+
+
+def _text(answer: Any) -> str:
+    return str(answer["choices"][0]["message"].get("content") or "")
+
+
+def _first_token(answer: Any, verdicts: tuple[str, str], name: str) -> tuple[float, float]:
+    try:
+        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        listed = [(str(each["token"]).strip(), float(each["logprob"])) for each in top]
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: it gives no log-probabilities; judge by generated verdicts") from error
+    best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
+    if best == [None, None]:
+        raise UserError(
+            f"{name}: neither {verdicts[0]} nor {verdicts[1]} is among the {len(listed)} most probable tokens; judge "
+            "by generated verdicts"
+        )
+    least = min(value for _, value in listed)
+    one, other = (least if value is None else value for value in best)
+    return one, other
+
+
+def _said(error: urllib.error.HTTPError) -> str:
+    with contextlib.suppress(OSError):
+        return " ".join(error.read(300).decode("utf-8", "replace").split()) or str(error.reason)
+    return str(error.reason)
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float:
+    try:
+        return float(error.headers.get("Retry-After", 0))
+    except (TypeError, ValueError):
+        return 0.0

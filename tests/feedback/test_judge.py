@@ -1,0 +1,236 @@
+"""The judge: both orders, parsing, position bias; the client against a server that fails in every way."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.endpoint import ChatEndpoint
+from rlhf_lightning.feedback.judge import (
+    judge_by_logprobs,
+    judge_by_reasons,
+    parse_verdict,
+    position_bias,
+    read_constitution,
+)
+from rlhf_lightning.feedback.records import Response, Task
+
+
+def tasks(count):
+    texts = [("good", "bad") if i % 2 else ("bad", "good") for i in range(count)]
+    return [Task(str(i), "pair", f"p{i}", (Response(a), Response(b))) for i, (a, b) in enumerate(texts)]
+
+
+def logit(quality, position):
+    """A model that sees `quality` logits between the answers and `position` for the first one."""
+
+    def logprobs(questions):
+        for question in questions:
+            first_is_good = question.index("[Answer A]\ngood") if "[Answer A]\ngood" in question else None
+            value = position + (quality if first_is_good is not None else -quality)
+            yield -math.log1p(math.exp(-value)), -math.log1p(math.exp(value))
+
+    return lambda questions: list(logprobs(questions))
+
+
+def test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even():
+    """The probability of the better answer is (s(q + p) + s(q - p)) / 2, whichever is shown first."""
+    verdicts = judge_by_logprobs(tasks(4), logit(1.0, 2.0))
+    sigma = [1 / (1 + math.exp(-x)) for x in (1.0 + 2.0, 1.0 - 2.0)]
+    for i, verdict in enumerate(verdicts):
+        better = verdict.probability if i % 2 else 1 - verdict.probability
+        assert better == pytest.approx(sum(sigma) / 2)
+        assert verdict.answer().choice == (0 if i % 2 else 1)
+    assert [verdict.probability for verdict in judge_by_logprobs(tasks(3), logit(0.0, 5.0))] == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize(("quality", "position", "consistent"), [(1.0, 0.0, 1), (0.5, 3.0, 0), (0.5, -3.0, 0)])
+def test_position_bias_is_measured(quality, position, consistent):
+    bias = position_bias(judge_by_logprobs(tasks(20), logit(quality, position)))
+    expected = sum(1 / (1 + math.exp(-(position + q))) for q in (quality, -quality)) / 2
+    assert bias.first.value == pytest.approx(expected)
+    assert bias.consistent.value == consistent
+    assert bias.first.low <= bias.first.value <= bias.first.high
+
+
+def test_generated_verdicts_are_parsed_or_refused():
+    def generate(questions):
+        for question in questions:
+            if "p2" in question:
+                yield "I would rather not."
+            else:
+                yield f"Reasons.\nVerdict: {'A' if '[Answer A]' + chr(10) + 'good' in question else 'B'}"
+
+    verdicts, refused = judge_by_reasons(tasks(4), lambda questions: list(generate(questions)))
+    assert refused == ["2"]
+    assert [verdict.probability for verdict in verdicts] == [0.0, 1.0, 1.0]
+    assert verdicts[0].answer().choice == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Verdict: A", 1.0),
+        ("**Verdict:** B", 0.0),
+        ("verdict - tie", 0.5),
+        ("Verdict: (B)", 0.0),
+        ("Verdict: A\nVerdict: B", None),
+        ("Verdict: A or B", None),
+        ("Verdict: Apple", None),
+        ("The answer A", None),
+        ("", None),
+    ],
+)
+def test_parse_verdict(text, value):
+    assert parse_verdict(text) == value
+
+
+def test_principles_are_drawn_by_task_and_seed(tmp_path):
+    path = tmp_path / "constitution.yaml"
+    path.write_text("principles:\n  - be kind\n  - be true\n")
+    principles = read_constitution(path)
+    drawn = [verdict.principle for verdict in judge_by_logprobs(tasks(30), logit(1, 0), principles, seed=1)]
+    assert set(drawn) == {"be kind", "be true"}
+    assert drawn == [verdict.principle for verdict in judge_by_logprobs(tasks(30), logit(1, 0), principles, seed=1)]
+    for content in ("", "[]", "principles: 3", "- 1", ": :"):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"judge\.constitution"):
+            read_constitution(path)
+
+
+def test_a_judge_without_numbers_or_for_a_ranking_is_refused():
+    with pytest.raises(UserError, match="finite"):
+        judge_by_logprobs(tasks(1), lambda questions: [(math.nan, 0.0)] * len(questions))
+    ranking = Task("r", "ranking", "p", tuple(map(Response, "abc")))
+    with pytest.raises(UserError, match="compares pairs"):
+        judge_by_logprobs([ranking], logit(1, 0))
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Answers by a script of (status, headers, body); then by a chat completion that repeats the question."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.asked, self.keys = [], [], []
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(body)
+        self.server.keys.append(self.headers.get("Authorization"))
+        top = [{"token": token, "logprob": value} for token, value in ((" A", -0.2), ("B", -1.8), ("the", -4.0))]
+        answer = {
+            "choices": [
+                {
+                    "message": {"content": body["messages"][0]["content"]},
+                    "logprobs": {"content": [{"top_logprobs": top}]},
+                }
+            ],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 2},
+        }
+        status, headers, text = self.server.script.pop(0) if self.server.script else (200, {}, json.dumps(answer))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server():
+    with FakeServer() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+def endpoint(server, waits, **settings):
+    return ChatEndpoint(server.url, "m", sleep=waits.append, **settings)
+
+
+def test_answers_come_in_order_and_a_second_run_asks_nothing(server, waits, tmp_path):
+    questions = [f"question {i}" for i in range(20)]
+    first = endpoint(server, waits, cache=tmp_path / "new" / "cache.db", key="secret-key")
+    assert first.generate(questions) == questions
+    assert (first.usage.requests, first.usage.prompt_tokens, first.usage.completion_tokens) == (20, 140, 40)
+    assert set(server.keys) == {"Bearer secret-key"}
+    again = endpoint(server, waits, cache=tmp_path / "new" / "cache.db")
+    assert again.generate([*questions, "new"]) == [*questions, "new"]
+    assert (again.usage.requests, again.usage.cached, len(server.asked)) == (1, 20, 21)
+    warmer = endpoint(server, waits, cache=tmp_path / "new" / "cache.db", settings={"temperature": 1.0})
+    warmer.generate(questions[:1])
+    assert warmer.usage.requests == 1
+
+
+def test_what_may_pass_is_tried_again_after_the_time_that_the_server_names(server, waits):
+    server.script = [
+        (429, {"Retry-After": "7"}, "slow down"),
+        (503, {}, ""),
+        (200, {}, "<html>"),
+        (200, {}, '{"choices": []}'),
+    ]
+    client = endpoint(server, waits)
+    assert client.generate(["hello"]) == ["hello"]
+    assert client.usage.retries == 4
+    assert waits == [7.0, 14.0, 28.0, 56.0]
+
+
+def test_what_does_not_pass_is_one_line_without_the_key(server, waits):
+    server.script = [(401, {}, '{"error":\n"wrong key"}')]
+    with pytest.raises(UserError, match=r"HTTP 401.*wrong key") as raised:
+        endpoint(server, waits, key="sk-1234567890abcdefghijklmn").generate(["hello"])
+    assert "sk-1234567890" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert waits == []
+
+
+def test_a_dead_endpoint_is_one_line(waits):
+    dead = ChatEndpoint("http://127.0.0.1:9/v1", "m", attempts=3, sleep=waits.append)
+    with pytest.raises(UserError, match=r"no answer in 3 attempts.*see that the server runs"):
+        dead.generate(["hello"])
+    assert len(waits) == 2
+    with pytest.raises(UserError, match="must begin with http"):
+        ChatEndpoint("ftp://x", "m")
+
+
+def test_requests_keep_a_pace(server, waits):
+    client = endpoint(server, waits, per_minute=60, parallel=1)
+    client.generate(["a", "b", "c"])
+    assert len(waits) == 2
+    assert all(0 < wait <= 2 for wait in waits)
+
+
+def test_log_probabilities_are_those_of_the_first_token(server, waits):
+    client = endpoint(server, waits)
+    assert client.logprobs(["hello"]) == [(-0.2, -1.8)]
+    assert server.asked[-1]["max_tokens"] == 1
+    assert client.logprobs(["hello"], ("A", "C")) == [(-0.2, -4.0)]
+    with pytest.raises(UserError, match="neither C nor D"):
+        client.logprobs(["hello"], ("C", "D"))
+    server.script = [(200, {}, '{"choices": [{"message": {"content": "A"}}]}')]
+    with pytest.raises(UserError, match="generated verdicts"):
+        client.logprobs(["hello"])
+
+
+def test_the_same_judge_runs_on_an_endpoint(server, waits):
+    (verdict,) = judge_by_logprobs(tasks(1), endpoint(server, waits).logprobs)
+    assert verdict.probability == pytest.approx(0.5)
+    assert position_bias([verdict]).consistent.value == 0
