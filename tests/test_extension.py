@@ -61,12 +61,6 @@ def test_a_reward_function_as_a_named_part_of_a_sum(folder: Path) -> None:
     assert summary["objective/scores"] == pytest.approx(total, abs=1e-4)
 
 
-def test_a_new_algorithm_with_its_own_config(folder: Path) -> None:
-    summary = train(folder, "experiment=simpo_demo", "algorithm.gamma=1.0", "model.path=start", "requires={}")
-    assert summary["train/loss"] > 0
-    assert 0 <= summary["train/accuracy"] <= 1
-
-
 def test_the_price_is_taken_off_valid_tokens_only(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

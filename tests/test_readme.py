@@ -41,7 +41,10 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
     if arguments[0] == "--config-dir":
-        config_dir, arguments = str(ROOT / "examples/extension" / arguments[1]), arguments[2:]
+        arguments = arguments[2:]
+        (example,) = ROOT.glob(f"examples/*/conf/{arguments[0].replace('=', '/')}.yaml")
+        config_dir = str(example.parents[1])
+        monkeypatch.syspath_prepend(str(example.parents[2]))
     if arguments[0] == "-m":
         arguments = arguments[1:]  # a sweep of one job
     if command == "rlhf-train":

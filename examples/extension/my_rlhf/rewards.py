@@ -1,4 +1,4 @@
-"""(b) A reward function: prompts and responses in, one number a response out."""
+"""(b) A reward function: prompts and responses in, one number per response out."""
 
 from typing import Any
 
