@@ -10,13 +10,15 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import yaml
 
 from rlhf_lightning import algorithms
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
+from rlhf_lightning.commands.composition import conf_dir
 from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
 from rlhf_lightning.models import load_reward_model
 from rlhf_lightning.rollout import RolloutSettings
-from rlhf_lightning.source.declarations import our_algorithms
+from rlhf_lightning.source.declarations import declared, our_algorithms
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -112,6 +114,32 @@ def ppo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs:
         **kwargs,
     }
     return PPOModule(model, tokenizer, optimizer, **settings), PromptDataModule(tokenizer, rows)
+
+
+def _declares(section: dict[str, Any], kind: str) -> bool:
+    return declared(section["_target_"]).data == kind
+
+
+CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((conf_dir() / "algorithm").glob("*.yaml"))}
+ON_POLICY = [name for name, section in CONFIGS.items() if _declares(section, "prompts")]
+"""Every algorithm that learns from its own samples, by the name of its config."""
+
+GROUPS = [name for name in ON_POLICY if CONFIGS[name].get("estimator") in ("group_mean", "leave_one_out")]
+"""Those whose baseline is the other responses to a prompt."""
+
+
+def on_policy(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> Any:
+    """The module of conf/algorithm/NAME.yaml and its data: 16 responses per iteration, 4 to each prompt."""
+    tokenizer, section = tiny_tokenizer(), dict(CONFIGS[name])
+    kind = getattr(algorithms, section.pop("_target_").rpartition(".")[2])
+    for key, value in section.items():
+        if isinstance(value, dict):
+            part = dict(value)
+            section[key] = getattr(algorithms, part.pop("_target_").rpartition(".")[2])(**part)
+    rows = [{"prompt": f"{a} {b}"[: 1 + 2 * (a < "d")]} for a in "bcdef" for b in "ghij"]
+    rollout = RolloutSettings(max_new_tokens=6, batch_size=4, samples_per_prompt=4)
+    settings = {**section, "reward": count_early, "rollout": rollout, **kwargs}
+    return kind(model, tokenizer, optimizer, **settings), PromptDataModule(tokenizer, rows)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from rlhf_lightning.algorithms import (
     KLPenalty,
     KTOModule,
     ORPOModule,
+    PolicyGradientModule,
     PPOModule,
     RewardModule,
     RewardShaping,
@@ -273,6 +274,25 @@ def ppo_shared_lora(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(
         folder, *ppo(folder, {"adapter": LORA}, target_kl=1.0, shaping=RewardShaping(normalize=True)), max_epochs=2
     )
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def grpo(folder: Path) -> dict[str, Any]:
+    module = PolicyGradientModule(
+        partial(load_causal_lm, base(folder)),
+        tiny_tokenizer(),
+        ADAM,
+        reward=early,
+        rollout=RolloutSettings(max_new_tokens=12, batch_size=4, samples_per_prompt=2),
+        kl=KLPenalty(kind="fixed", coef=0.04, placement="loss", estimator="k3"),
+        scale="std",
+        aggregation="sequence",
+        ppo_epochs=1,
+        num_minibatches=2,
+    )
+    trainer, phases = fit(folder, module, PromptDataModule(tiny_tokenizer(), prompts()), max_epochs=2)
     trainer.lightning_module.export(folder / "model")
     return {"on": where(trainer.lightning_module), **iterations(phases)}
 

@@ -38,6 +38,7 @@ MODULES = [
     "ppo_separate",
     "ppo_shared_lora",
     "ppo_deterministic",
+    "grpo",
 ]
 OTHERS = ["resumed", "engine", "commands"]
 MORE = ["new_score_head_lora", "dpo", "ppo_in_parts"]

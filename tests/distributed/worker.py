@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,9 @@ from rlhf_lightning.algorithms import (
     DPOModule,
     KLPenalty,
     KTOModule,
+    OnPolicyModule,
     ORPOModule,
+    PolicyGradientModule,
     PPOModule,
     RewardModule,
     SFTModule,
@@ -57,6 +60,8 @@ NAMES = (
     "ppo_lora",
     "ppo_parts_accumulated",
     "ppo_lora_parts",
+    "grpo",
+    "reinforce",
 )
 
 
@@ -67,8 +72,13 @@ class Echo:
         """Nothing to copy."""
 
     def generate(self, prompts: list[list[int]], settings: Any, generator: Any = None) -> Generation:
-        """A response of 1 to 5 tokens, ending in EOS."""
-        rows = [[3 + (7 * sum(p) + i) % 26 for i in range(sum(p) % 5)] + [1] for p in prompts]
+        """A response of 1 to 5 tokens, ending in EOS; another one each time that a prompt comes again."""
+        seen: Counter[tuple[int, ...]] = Counter()
+        rows = []
+        for prompt in map(tuple, prompts):
+            number = sum(prompt) + seen[prompt]
+            rows.append([3 + (7 * number + i) % 26 for i in range(number % 5)] + [1])
+            seen[prompt] += 1
         tokens, mask = torch.zeros(len(rows), 6, dtype=torch.long), torch.zeros(len(rows), 6)
         for row, (ids, flags) in zip(rows, zip(tokens, mask, strict=True), strict=True):
             ids[: len(row)], flags[: len(row)] = torch.tensor(row), 1.0
@@ -102,6 +112,21 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             # One process computes the minibatch at once, and two, whose rows differ in length, in equally many parts.
             tokens_per_microbatch=10 if "parts" in variants and world > 1 else None,
             engine=engine,
+        )
+        return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])
+    if algorithm in ("grpo", "reinforce"):
+        group = {"estimator": "group_mean", "scale": "std", "aggregation": "sequence"}
+        module = PolicyGradientModule(
+            load,
+            tokenizer,
+            SGD,
+            reward=early,
+            rollout=RolloutSettings(max_new_tokens=6, batch_size=size // 2, samples_per_prompt=2),
+            kl=KLPenalty(target=0.5, horizon=20, placement="loss" if algorithm == "grpo" else "reward"),
+            ppo_epochs=2,
+            num_minibatches=1,
+            engine=engine,
+            **(group if algorithm == "grpo" else {"estimator": "returns", "whiten_advantages": True}),
         )
         return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])
     rows = [
@@ -152,7 +177,7 @@ def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> 
     fit.fit(module, data)
     weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
     metrics = {key: float(value) for key, value in fit.callback_metrics.items() if not key.startswith(("time", "roll"))}
-    controller = module.kl_controller.value if isinstance(module, PPOModule) else 0.0
+    controller = module.kl_controller.value if isinstance(module, OnPolicyModule) else 0.0
     return {"weights": weights, "metrics": metrics, "controller": controller}, module
 
 

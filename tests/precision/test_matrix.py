@@ -14,7 +14,7 @@ import torch
 
 from rlhf_lightning.models import NF4, LoRA, load_causal_lm, load_reward_model
 from rlhf_lightning.models.precision import Float32Linear
-from tests.algorithms.conftest import dpo, offline, ppo, reward, sft, trainer
+from tests.algorithms.conftest import dpo, offline, on_policy, ppo, reward, sft, trainer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true"]
@@ -24,7 +24,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": LoRA(rank=4)},
     "nf4": {"adapter": LoRA(rank=4), "quantization": NF4()},
 }
-RUNS = ["sft", "reward", "dpo", "dpo precomputed", "ppo shared", "ppo separate", "kto", "orpo", "simpo", "cpo"]
+RUNS = ["sft", "reward", "dpo", "dpo precomputed", "ppo shared", "ppo separate", "kto", "orpo", "simpo", "cpo", "grpo"]
 OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule"}
 STILL = partial(torch.optim.SGD, lr=0.0)
 
@@ -81,6 +81,8 @@ def make(run: str, base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
         return dpo(load, optimizer=STILL, precompute_reference=run == "dpo precomputed")
     if run in OFFLINE:
         return offline(OFFLINE[run], load, optimizer=STILL)
+    if run == "grpo":
+        return on_policy("grpo", load, STILL, reward=irrational)
     return ppo(load, optimizer=STILL, layout=run.removeprefix("ppo "), reward=irrational)
 
 
@@ -105,7 +107,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
         assert {float(loss) for loss in watch.losses} == {0.5}
         assert logged["val/loss"] == 0.5
         assert logged["kl/reference_point"] == logged["val/kl/reference_point"] == 0.0
-    if run.startswith("ppo"):
+    if run.startswith(("ppo", "grpo")):
         assert logged["objective/kl"] == 0.0
         scores = [row["response"] for row in module.last_samples]
         assert logged["objective/scores"] == pytest.approx(sum(irrational(scores, scores)) / len(scores), rel=1e-6)
