@@ -1,26 +1,18 @@
-"""What the four algorithms share: optimiser and scheduler, metrics, checkpoints of what is trained, export."""
+"""What all algorithms share: their network, its optimiser, metrics, checkpoints of what is trained, export."""
 
 from __future__ import annotations
 
-import inspect
-import logging
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import Metric
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lightning.compat.lightning_names import let_lightning_clip
-from rlhf_lightning.errors import ENDLESS_SCHEDULE, BlownUpError, UserError, blaming
+from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.models import export_model, shard
 from rlhf_lightning.models.precision import (
     WEIGHTS,
@@ -31,23 +23,16 @@ from rlhf_lightning.models.precision import (
     default_type,
     follow_casts,
 )
-from rlhf_lightning.models.saving import check_weights as check_size
-from rlhf_lightning.models.sharding import local
-from rlhf_lightning.training.lost_updates import warn_of_lost_updates
+from rlhf_lightning.training.optimisation import OptimizerFactory, SchedulerFactory, optimisation
 from rlhf_lightning.training.origin import check_origin, origin
-from rlhf_lightning.training.processes import of_every_process, of_this_process
+from rlhf_lightning.training.recording import RecordingModule
 from rlhf_lightning.training.resume_points import interrupted, mark
+from rlhf_lightning.training.resumed_state import keep_base_hooks, restore_state, resumed_state
 from rlhf_lightning.training.row_limits import check_rows
-from rlhf_lightning.training.trainable import check_trains
-from rlhf_lightning.training.weighted_mean import Maximum, WeightedMean, on_host
-
-log = logging.getLogger(__name__)
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[..., LRScheduler]
+from rlhf_lightning.training.trainable import check_blown_up, check_trains
 
 
-class AlignmentModule(KeepsTypes, L.LightningModule):
+class AlignmentModule(KeepsTypes, RecordingModule):
     """A LightningModule over a Hugging Face model that trains, logs and exports it.
 
     A subclass builds its networks in `configure_model` (Lightning calls it once the strategy is known; call it by hand
@@ -72,6 +57,13 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
     logs: ClassVar[tuple[str, ...]] = ("lr", "train/loss")
     """The names that it logs beside those of its base classes; docs/metrics.md defines them."""
 
+    resumes: ClassVar[tuple[str, ...]] = ()
+    """The attributes that a checkpoint keeps beside what is trained, those of base classes with them.
+
+    Each has a `state_dict`, or is None, a number, text, a tensor, or a list, tuple or dict of these, and is the same on
+    every process.
+    """
+
     saves_mid_epoch = True
     """Whether a checkpoint within an epoch can be resumed from."""
 
@@ -90,12 +82,12 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         self.tokenizer = tokenizer
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.model: Any = None
-        self.metrics = nn.ModuleDict()
-        self.maxima = nn.ModuleDict()
-        self.rate: Tensor | None = None  # the learning rate of the last optimiser step
         self.accepts_other_rows = False  # of a checkpoint that is resumed
         self.strict_loading = False  # frozen weights are not in the checkpoint
-        self._records = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_base_hooks(cls, AlignmentModule)
 
     def configure_model(self) -> None:
         """Build the networks, once."""
@@ -178,78 +170,14 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over everything trainable, and the scheduler over its steps."""
-        with blaming("optimizer: cannot be built with these settings"):
-            optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            let_lightning_clip(optimizer)
-        if self.trainer.is_global_zero:
-            warn_of_lost_updates(optimizer)
-        if self.make_scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self._scheduler(self.make_scheduler, optimizer), "interval": "step"},
-        }
-
-    def _scheduler(self, make: SchedulerFactory, optimizer: Optimizer) -> LRScheduler:
-        """The scheduler, told how many optimiser steps are planned.
-
-        Raises:
-            UserError: it asks for the number of steps of a run without an end.
-        """
-        asks = "num_training_steps" in inspect.signature(make).parameters
-        warm_up = getattr(make, "keywords", {}).get("num_warmup_steps") or 0
-        if not asks and not warm_up:
-            return make(optimizer=optimizer)
-        steps = self.trainer.estimated_stepping_batches
-        if asks and not math.isfinite(steps):
-            raise UserError(ENDLESS_SCHEDULE)
-        if 0 < steps <= warm_up:
-            log.warning(
-                f"scheduler.num_warmup_steps: found {warm_up}, and the run has {int(steps)} optimiser steps: the "
-                "learning rate never reaches optimizer.lr"
-            )
-        return make(optimizer=optimizer, **({"num_training_steps": int(steps)} if asks else {}))
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return optimisation(self.trainer, trained, self.make_optimizer, self.make_scheduler)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
         self.rate = torch.tensor(float(optimizer.param_groups[0]["lr"]), dtype=torch.float32)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.optimizer_zero_grad(epoch, batch_idx, optimizer)
-
-    def record(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
-        """Add to the weighted mean of a metric, over all batches and processes since it was last logged."""
-        if not self._records:
-            return
-        metric = self._metric(name)
-        metric.update(value.detach() if isinstance(value, Tensor) else value, weight)
-
-    def _metric(self, name: str) -> WeightedMean:
-        key = name.replace(".", "_")
-        if key not in self.metrics:
-            self.metrics[key] = WeightedMean(self.device)
-        metric = self.metrics[key]
-        assert isinstance(metric, WeightedMean)
-        return metric
-
-    def _recorded(self, prefix: str = "") -> dict[str, WeightedMean]:
-        """The means with something recorded since they were last logged."""
-        metrics = {name: self._metric(name) for name in self.metrics if name.startswith(prefix)}
-        return {name: metric for name, metric in metrics.items() if metric.update_called}
-
-    def _unlogged(self, prefix: str = "") -> list[tuple[str, Metric]]:
-        """The means and then the maxima with something recorded since they were last logged."""
-        maxima = [(name, metric) for name, metric in self.maxima.items() if name.startswith(prefix)]
-        recorded: list[tuple[str, Metric]] = [*self._recorded(prefix).items()]
-        return recorded + [(name, m) for name, m in maxima if isinstance(m, Metric) and m.update_called]
-
-    def record_max(self, name: str, value: Tensor) -> None:
-        """Add to the maximum of a metric, over all batches and processes since it was last logged."""
-        if not self._records:
-            return
-        if name not in self.maxima:
-            self.maxima[name] = Maximum(self.device)
-        self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     @torch.no_grad()
     def loss_again(self, batch: Any) -> Tensor:
@@ -262,104 +190,42 @@ class AlignmentModule(KeepsTypes, L.LightningModule):
         finally:
             self._records = True
 
-    def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
-        """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged.
-
-        With them, if they are not those of a validation: the learning rate of the last optimiser step.
-        """
-        logged: dict[str, Tensor] = {}
-        for name, metric in self._unlogged(prefix):
-            logged[name] = metric.compute()
-            metric.reset()
-        logged = on_host(logged)  # loggers, callbacks and the screen read each number on its own
-        if self.rate is not None and not prefix:
-            logged["lr"] = self.rate
-        # Means already; without a batch size Lightning would guess one from the batch, and fail.
-        self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
-        return logged
-
-    def gather(self, x: Tensor) -> Tensor:
-        """`x` of all processes, stacked in front: [world_size, ...]."""
-        if self.trainer.world_size == 1:
-            return x.unsqueeze(0)
-        gathered = self.all_gather(x)
-        assert isinstance(gathered, Tensor)
-        return gathered
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
-        if self.logs_after(batch_idx):
-            self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
-
-    def logs_after(self, batch_idx: int) -> bool:
-        """Whether this batch ends an optimiser step after which the means are logged."""
-        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
-        return stepped and self._logs_this_step()
-
-    def _logs_this_step(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return every > 0 and self.global_step % every == 0
-
-    def pending_metrics(self) -> dict[str, float]:
-        """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""
-        if not self._logs_this_step():
-            return {}
-        pending = {name: float(x) for name, x in on_host({name: m.compute() for name, m in self._unlogged()}).items()}
-        return {**pending, "lr": float(self.rate)} if pending and self.rate is not None else pending
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation set."""
-        self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
-
     def interrupted(self) -> str | None:
         """What the run is in the middle of, where a checkpoint cannot be resumed from exactly; None elsewhere."""
         return interrupted(self.trainer)
-
-    def _check_trained(self) -> None:
-        """Raise BlownUpError for trained weights that no model has, on every process: the checkpoint is not written."""
-        try:
-            check_size((name, local(p)) for name, p in self.named_parameters() if p.requires_grad)
-            found = None
-        except BlownUpError as error:
-            found = error
-        several = self.trainer.world_size > 1
-        if several and self.trainer.strategy.reduce_boolean_decision(found is not None, all=False) and found is None:
-            found = BlownUpError("the weights of another process have blown up; train again with a lower optimizer.lr")
-        if found is not None:
-            raise found
 
     def reference_hash(self) -> str | None:
         """Return the hash of the frozen network that this run compares with; None: there is none to check here."""
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained (frozen weights are loaded again from their source) and what is not logged yet."""
-        self._check_trained()
+        """Keep what is trained (frozen weights are loaded again), what `resumes` names, and what is not logged yet."""
+        if "origin" in checkpoint:  # done: see `__init_subclass__`
+            return
+        check_blown_up(self)
         mark(checkpoint, self.interrupted())
         checkpoint["origin"] = origin(self)
         frozen = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-        unlogged = [] if self._logs_this_step() else self._unlogged()
-        sums = {name: metric.sums() for name, metric in unlogged if isinstance(metric, WeightedMean)}
-        checkpoint["recorded"] = of_every_process(on_host(sums))
-        maxima = {name: metric.value for name, metric in unlogged if isinstance(metric, Maximum)}
-        checkpoint["recorded_maxima"] = of_every_process(on_host(maxima))
+        checkpoint["resumes"] = resumed_state(self)
+        checkpoint |= self.recorded_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was recorded since it was last logged.
+        """Restore what `resumes` names, and what was recorded since it was last logged.
 
         Raises:
             UserError: the checkpoint is of another algorithm, network or data, or one from which a run does not resume
                 exactly.
         """
+        if checkpoint.get("restored") == id(self):  # done: see `__init_subclass__`
+            return
+        checkpoint["restored"] = id(self)
         if self.trainer.state.fn == TrainerFn.FITTING:
             check_origin(self, checkpoint)
-        if (reason := checkpoint.get("cannot_resume")) and self.trainer.state.fn == TrainerFn.FITTING:
-            raise UserError(f"ckpt: {reason}; resume from another one (ckpt=last finds the newest that is whole)")
-        for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():
-            self._metric(name).restore(sums)
-        for name, value in (of_this_process(checkpoint.get("recorded_maxima", [])) or {}).items():
-            self.record_max(name, value.to(self.device))
+            if reason := checkpoint.get("cannot_resume"):
+                raise UserError(f"ckpt: {reason}; resume from another one (ckpt=last finds the newest that is whole)")
+        restore_state(self, checkpoint.get("resumes", {}))
+        self.restore_recorded(checkpoint)
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""

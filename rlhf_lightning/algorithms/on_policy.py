@@ -73,7 +73,6 @@ class OnPolicyModule(IterationModule):
     )
 
     resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments")
-    """Attributes with a `state_dict` that a checkpoint keeps, those of all base classes with them."""
 
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
 
@@ -252,29 +251,9 @@ class OnPolicyModule(IterationModule):
 
     # ---- checkpoints and export
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `resumes` names, and the hash of the reference."""
-        super().on_save_checkpoint(checkpoint)
-        assert self.reference is not None
-        checkpoint["on_policy"] = {name: getattr(self, name).state_dict() for name in self._resumed()}
-        checkpoint["on_policy"]["reference"] = self.reference.fingerprint()
-
-    def _resumed(self) -> set[str]:
-        return {name for cls in type(self).__mro__ for name in vars(cls).get("resumes", ())}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the above.
-
-        Raises:
-            UserError: the reference is not the one the run began with.
-        """
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint["on_policy"]
-        for name in self._resumed():
-            getattr(self, name).load_state_dict(state[name])
-        assert self.reference is not None
-        if self.reference.fingerprint() != state["reference"]:
-            raise UserError("model.path: the reference differs from the one of the checkpoint; resume from the same")
+    def reference_hash(self) -> str | None:
+        """Return the hash of the reference: a run does not go on with another one."""
+        return self.reference.fingerprint() if self.reference is not None else None
 
     def export(self, folder: Any) -> None:
         """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""

@@ -37,6 +37,7 @@ class RewardModule(AlignmentModule):
     data: ClassVar[str] = "preference"
     title: ClassVar[str] = "reward modelling"
     roles: ClassVar[tuple[str, ...]] = ("reward",)
+    resumes: ClassVar[tuple[str, ...]] = ("moments",)
     logs: ClassVar[tuple[str, ...]] = (
         *("train/accuracy", "train/margin", "train/mean_reward"),
         *("val/loss", "val/accuracy", "val/margin", "val/mean_reward"),
@@ -49,7 +50,7 @@ class RewardModule(AlignmentModule):
         self.center_coef = center_coef
         self.validation: list[tuple[Tensor, Tensor]] = []
         self.held_out_scores: list[Tensor] = []
-        self.moments: ScoreMoments | None = None
+        self.moments: tuple[float, float] | None = None
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The pair loss of the batch over the step's number of prompts."""
@@ -108,21 +109,10 @@ class RewardModule(AlignmentModule):
         n, means, variances = self.gather(mine.nan_to_num()).unbind(dim=1)  # a process may have no answer: NaN
         total = (n * means).sum() / n.sum()
         std = ((n * (variances + (means - total) ** 2)).sum() / n.sum()).sqrt()
-        self.moments = ScoreMoments(float(total), float(std))
+        self.moments = (float(total), float(std))
         self.log_dict({"val/score_mean": total, "val/score_std": std}, rank_zero_only=True, batch_size=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What is trained, and the moments: a run resumed after its last validation exports them too."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["score_moments"] = list(self.moments) if self.moments else None
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was recorded since it was last logged, and the moments."""
-        super().on_load_checkpoint(checkpoint)
-        moments = checkpoint.get("score_moments")
-        self.moments = ScoreMoments(*moments) if moments else None
 
     def export(self, folder: str | Path) -> None:
         """Write the reward model, with the moments in its config, and its tokenizer."""
-        self.model.keep_moments(self.moments)
+        self.model.keep_moments(ScoreMoments(*self.moments) if self.moments else None)
         super().export(folder)

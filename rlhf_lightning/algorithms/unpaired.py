@@ -48,7 +48,7 @@ class UnpairedModule(OfflineModule):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kl: Tensor | None = None  # of the step that is under way
+        self.z: Tensor | None = None  # of the step that is under way
         self._held_out: list[tuple[Answers, Tensor, Tensor]] = []
         self._held_out_sums: list[Tensor] = []
 
@@ -74,11 +74,11 @@ class UnpairedModule(OfflineModule):
     def training_step(self, batch: UnpairedBatch, batch_idx: int) -> Tensor:
         """The weighted sum of the answers' losses over the step's number of answers."""
         if batch.mismatched:
-            self.kl = self.reference_point(self.log_ratio_sums(batch.mismatched))
-        assert self.kl is not None
+            self.z = self.reference_point(self.log_ratio_sums(batch.mismatched))
+        assert self.z is not None
         answers = self.answers(batch)
-        losses = self.answer_loss(answers, batch.desirable, self.kl)
-        self._record("train", losses, answers, batch.desirable, batch.weights, self.kl)
+        losses = self.answer_loss(answers, batch.desirable, self.z)
+        self._record("train", losses, answers, batch.desirable, batch.weights, self.z)
         return (losses * batch.weights).sum() / batch.denominator
 
     def on_validation_epoch_start(self) -> None:

@@ -1,11 +1,15 @@
-"""Whether a network that is about to be trained trains at all."""
+"""Whether a network that is about to be trained trains at all, and whether one that was has blown up."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import BlownUpError, UserError
 from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.saving import check_weights
+from rlhf_lightning.models.sharding import local
 
 
 def check_trains(network: nn.Module) -> None:
@@ -39,3 +43,17 @@ def _outside_the_layers(network: nn.Module) -> list[nn.Module]:
     parts = [module for module in network.modules() if isinstance(module, nn.Embedding)]
     output = getattr(bare, "get_output_embeddings", lambda: None)()
     return [part for part in (*parts, output, getattr(bare, "score", None)) if isinstance(part, nn.Module)]
+
+
+def check_blown_up(module: Any) -> None:
+    """Raise BlownUpError for trained weights that no model has, on every process: the checkpoint is not written."""
+    try:
+        check_weights((name, local(p)) for name, p in module.named_parameters() if p.requires_grad)
+        found = None
+    except BlownUpError as error:
+        found = error
+    several = module.trainer.world_size > 1
+    if several and module.trainer.strategy.reduce_boolean_decision(found is not None, all=False) and found is None:
+        found = BlownUpError("the weights of another process have blown up; train again with a lower optimizer.lr")
+    if found is not None:
+        raise found

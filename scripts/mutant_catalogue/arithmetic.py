@@ -174,15 +174,15 @@ ARITHMETIC = (
         "sums and maxima since the last row are in the checkpoint of every module",
         (
             Mutant(
-                "the reward model forgets its sums",
-                "algorithms/reward.py",
-                "        super().on_load_checkpoint(checkpoint)\n",
+                "an algorithm's own hook hides the base's",
+                "training/resumed_state.py",
+                "        of_base(self, checkpoint)\n",
                 "",
-                ("algorithms/test_resume_points.py::test_a_row_does_not_depend_on_a_resume_within_its_window[reward]",),
+                ("algorithms/test_resumed_state.py::test_hooks_of_its_own_cannot_hide_those_of_the_base",),
             ),
             Mutant(
                 "maxima are forgotten",
-                "algorithms/base.py",
+                "training/recording.py",
                 "            self.record_max(name, value.to(self.device))\n",
                 "            pass\n",
                 ("algorithms/test_resume_points.py::test_a_row_does_not_depend_on_a_resume_within_its_window[sft]",),

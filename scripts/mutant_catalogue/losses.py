@@ -91,7 +91,7 @@ LOSSES = (
             ),
             Mutant(
                 "metrics are means of batch means",
-                "algorithms/base.py",
+                "training/recording.py",
                 "value.detach() if isinstance(value, Tensor) else value, weight)",
                 "value.detach() if isinstance(value, Tensor) else value)",
                 ("algorithms/test_sft.py::test_validation_loss_is_per_token_over_the_whole_set",),

@@ -329,8 +329,8 @@ ROLLOUTS = (
             Mutant(
                 "a resume accepts another reference",
                 "algorithms/on_policy.py",
-                'if self.reference.fingerprint() != state["reference"]:',
-                "if False:",
+                "return self.reference.fingerprint() if self.reference is not None else None",
+                "return None",
                 ("algorithms/test_resume.py::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reference]",),
             ),
             Mutant(

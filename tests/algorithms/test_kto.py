@@ -74,7 +74,7 @@ def test_the_loss_is_equation_8_with_answers_to_other_prompts(batch_size: int) -
         distance = torch.tensor(0.3 * (log_ratio(module, rows[i].prompt_ids, rows[i].answer) - z))
         expected += float(1.5 * torch.sigmoid(-distance) if rows[i].desirable else 0.5 * torch.sigmoid(distance))
     assert float(module.training_step(batch, 0)) == pytest.approx(expected / batch_size, abs=1e-5)
-    assert float(module.kl) == pytest.approx(z, abs=1e-5)
+    assert float(module.z) == pytest.approx(z, abs=1e-5)
 
 
 def test_a_batch_of_one_is_not_measured_against_itself() -> None:
@@ -92,7 +92,7 @@ def test_no_gradient_flows_into_the_reference_point_and_it_is_never_below_zero()
     module, data = moved()
     batch = next(iter(data.train_dataloader()))
     module.training_step(batch, 0)
-    assert not module.kl.requires_grad
+    assert not module.z.requires_grad
     assert float(module.reference_point(torch.tensor([-5.0, 2.0]))) == 0.0
     assert float(module.reference_point(torch.tensor([5.0, 2.0]))) == 2.5
 
@@ -100,7 +100,7 @@ def test_no_gradient_flows_into_the_reference_point_and_it_is_never_below_zero()
 def test_every_micro_batch_of_a_step_has_the_same_reference_point(tmp_path: Path) -> None:
     points: list[float] = []
     module, data = offline("KTOModule", optimizer=SGD)
-    module.on_train_batch_end = lambda *_: points.append(float(module.kl))
+    module.on_train_batch_end = lambda *_: points.append(float(module.z))
     trainer(tmp_path, accumulate_grad_batches=3, max_epochs=2).fit(module, datamodule=data)  # 5 batches: 3 and 2
     assert points[:3] == [0.0] * 3
     assert len(set(points[5:8])) == len(set(points[8:10])) == 1

@@ -63,17 +63,17 @@ def test_a_tampered_key_of_a_ppo_checkpoint_is_noticed(key: str, tmp_path: Path)
     path = tmp_path / "checkpoints/cut.ckpt"
     state = torch.load(path, weights_only=True)
     if key == "reference":
-        state["on_policy"][key] = "0" * 64
+        state["origin"][key] = "0" * 64
     else:
-        state["on_policy"][key] = {name: value + 1.0 for name, value in state["on_policy"][key].items()}
+        state["resumes"][key] = {name: value + 1.0 for name, value in state["resumes"][key].items()}
     torch.save(state, path)
     if key == "reference":
-        with pytest.raises(UserError, match="the reference differs"):
+        with pytest.raises(UserError, match="the reference has changed"):
             train("ppo", tmp_path, {"every_n_epochs": 99}, {}, str(path))
     else:
         module = train("ppo", tmp_path, {"every_n_epochs": 99}, {"max_epochs": 2}, str(path))
         restored = getattr(module, key).state_dict()
-        assert restored == state["on_policy"][key]
+        assert restored == state["resumes"][key]
 
 
 def test_a_reference_in_half_precision_is_known_again(tmp_path: Path) -> None:
