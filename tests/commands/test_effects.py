@@ -12,10 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options
-from rlhf_lightning.commands.pipeline import _check_evaluation
+from rlhf_lightning.commands.pipeline_evaluation import check_settings
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.config.effects import CALLBACK_RULES, RULES, _findings, check_effects, check_samples
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.source.declarations import declaration
 
 GIVEN = ["model.path=gpt2", "data.train=org/name"]
 BASES = {
@@ -301,9 +302,11 @@ def test_the_same_setting_is_taken_where_something_reads_it(base, overrides, emp
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_passes(experiment, empty_folder):
-    base = next(base for kind, base in BASES.items() if kind in experiment)
-    given = [] if experiment.endswith("_demo") else base[1:]
-    check_effects(compose_config("train", [f"experiment={experiment}", *given]))
+    given = [] if experiment.endswith("_demo") else GIVEN
+    config = compose_config("train", [f"experiment={experiment}", *given])
+    if declaration(config).on_policy and given:
+        config = compose_config("train", [f"experiment={experiment}", *given, "reward.function=my.fn"])
+    check_effects(config)
 
 
 @pytest.mark.parametrize("name", options("pipeline"))
@@ -316,9 +319,9 @@ def test_every_pipeline_passes(name, empty_folder):
 def test_an_evaluation_that_will_not_be_has_no_settings():
     settings = compose_config("pipeline", ["pipeline=smollm2", "evaluation.batch_size=4"])["evaluation"]
     with pytest.raises(UserError, match=r"^evaluation\.batch_size=4: nothing is evaluated"):
-        _check_evaluation(settings, ["seed=1", "evaluation.batch_size=4"])
-    _check_evaluation({**settings, "prompts": "held_out.jsonl"}, ["evaluation.batch_size=4"])
-    _check_evaluation(settings, ["seed=1"])
+        check_settings(settings, ["seed=1", "evaluation.batch_size=4"])
+    check_settings({**settings, "prompts": "held_out.jsonl"}, ["evaluation.batch_size=4"])
+    check_settings(settings, ["seed=1"])
 
 
 def test_the_most_likely_answer_is_drawn_once():

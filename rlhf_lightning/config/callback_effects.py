@@ -1,0 +1,107 @@
+"""Settings of callbacks that have no effect beside others: the rules of `effects` about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_lightning.config.conditions import Config, Rule, ours, reads_rows, validates
+from rlhf_lightning.source.constructors import setting
+from rlhf_lightning.source.declarations import declaration
+
+
+def _kind(*names: str) -> Callable[[Config, Config], bool]:
+    return lambda section, config: str(section.get("_target_", "")).rpartition(".")[2] in names
+
+
+def _saves(condition: Callable[[Config, Config], Any]) -> Callable[[Config, Config], Any]:
+    """A condition on callbacks like Lightning's ModelCheckpoint."""
+    return lambda section, config: (
+        str(section.get("_target_", "")).endswith(("ModelCheckpoint", "ResumableCheckpoint"))
+        and condition(section, config)
+    )
+
+
+_TRIGGERS = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
+
+CALLBACK_RULES: tuple[Rule, ...] = (
+    Rule(
+        ("callbacks.*.monitor",),
+        lambda section, c: str(section.get("monitor")).startswith("val/") and not validates(c),
+        "it is never logged: nothing is validated; give data.val or data.val_fraction, or monitor another metric",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.monitor",),
+        lambda section, c: (
+            str(section.get("monitor")).startswith("rollout/group_")
+            and setting(c.get("rollout") or {}, "samples_per_prompt", 1) == 1
+        ),
+        "it is never logged: there is one response per prompt; raise rollout.samples_per_prompt, or monitor another "
+        "metric",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.mode",),
+        _saves(lambda section, c: not section.get("monitor")),
+        "nothing is monitored; set monitor, or leave it out",
+    ),
+    Rule(
+        ("callbacks.*.save_top_k",),
+        _saves(lambda section, c: not section.get("monitor") and section.get("save_top_k", 1) not in (-1, 0, 1)),
+        "nothing is monitored, so there are no best ones; set monitor, or choose -1 (all) or 0 (last.ckpt alone)",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.save_last", "callbacks.*.save_top_k"),
+        _saves(lambda section, c: section.get("save_top_k") == 0 and not section.get("save_last")),
+        "nothing would be saved; set save_last=true or save_top_k, or switch the callback off with null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.every_n_train_steps", "callbacks.*.train_time_interval"),
+        _saves(lambda section, c: not declaration(c).saves_mid_epoch),
+        "{algorithm} is checkpointed at the end of an iteration; use every_n_epochs",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.every_n_train_steps", "callbacks.*.train_time_interval"),
+        _saves(lambda section, c: sum(bool(section.get(name)) for name in _TRIGGERS) > 1),
+        "every_n_epochs, every_n_train_steps and train_time_interval exclude each other; set the others to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.train_time_interval",),
+        _saves(lambda section, c: not isinstance(section.get("train_time_interval"), Mapping)),
+        "allowed: a section, {_target_: datetime.timedelta, minutes: 30}",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.save_on_exception",),
+        _saves(lambda section, c: True),
+        "an exception comes within a step, from which no run resumes exactly; leave it out",
+    ),
+    Rule(
+        ("callbacks.*._target_",),
+        _kind("OnExceptionCheckpoint"),
+        "it saves within a step, from which no run resumes exactly, and makes Lightning resume unasked; the checkpoint "
+        "before is kept by callbacks.checkpoint",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*._target_",),
+        lambda section, c: _kind("SampleTable")(section, c) and ours(c) and reads_rows(c),
+        "{algorithm} samples no responses; set this callback to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.kl_factor", "callbacks.*.kl_target", "callbacks.*.entropy_factor"),
+        lambda section, c: _kind("Guardrails")(section, c) and ours(c) and reads_rows(c),
+        "{algorithm} has no KL and entropy of sampled responses; leave it out",
+    ),
+    Rule(
+        ("callbacks.*.dirpath",),
+        lambda section, c: _kind("StopOnSigterm")(section, c) and not declaration(c).saves_mid_epoch,
+        "{algorithm} saves nothing within an iteration; leave it out",
+    ),
+)
