@@ -165,6 +165,7 @@ def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "title", "shown"),
     [
@@ -184,18 +185,21 @@ def test_a_stage_has_a_card_its_title_and_its_progress(
     assert all(re.search(rf"\b{figure} ", progress) for figure in shown), progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_stage_measures_its_speed(name: str, done: tuple[Path, str]) -> None:
     measured = [row["perf/mfu"] for row in rows(done[0] / name) if "perf/mfu" in row]
     assert measured and all(0 < value < 1 for value in measured)
 
 
+@pytest.mark.slow
 def test_held_out_pairs_are_compared(done: tuple[Path, str]) -> None:
     validated = [row for row in rows(done[0] / "dpo_positive") if "val/loss" in row]
     assert len(validated) == 2
     assert {"val/rewards/accuracies", "val/rewards/margins", "val/logps/chosen"} <= validated[-1].keys()
 
 
+@pytest.mark.slow
 def test_the_policies_are_evaluated_together(done: tuple[Path, str]) -> None:
     folder, _ = done
     summary = json.loads((folder / "summary.json").read_text())
