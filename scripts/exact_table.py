@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `tests` is not part of the installed package
 
 from tests.exact.enumerable import World
-from tests.exact.runs import train_controlled, train_dpo, train_ppo, train_reward_model
+from tests.exact.runs import ON_POLICY, train_controlled, train_dpo, train_on_policy, train_ppo, train_reward_model
 
 Cells = tuple[str, float]  # what was measured, and the seconds it took
 KL_TARGET = 1.0
@@ -42,6 +42,16 @@ def ppo(make_world: Callable[[int], World], beta: float) -> Callable[[int], Cell
 
     def measure(seed: int) -> Cells:
         result = train_ppo(make_world(seed), beta, seed)
+        return f"{result.regret:.2%}", result.seconds
+
+    return measure
+
+
+def on_policy(name: str, make_world: Callable[[int], World], beta: float) -> Callable[[int], Cells]:
+    """Regret of another algorithm that samples."""
+
+    def measure(seed: int) -> Cells:
+        result = train_on_policy(name, make_world(seed), beta, seed)
         return f"{result.regret:.2%}", result.seconds
 
     return measure
@@ -75,6 +85,16 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("PPO, 512 responses, β = 1: regret", "reported", ppo(large, 1.0)),
     ("PPO, 512 responses, β = 0.3: regret", "reported", ppo(large, 0.3)),
     ("PPO, 512 responses, β = 0.1: regret", "reported", ppo(large, 0.1)),
+    *(
+        (f"{name}, β = {beta}: regret", bound, on_policy(name, small, beta))
+        for name in ON_POLICY
+        for beta, bound in ((1.0, "≤ 1%"), (0.3, "≤ 5%"))
+    ),
+    *(
+        (f"{name}, 512 responses, β = {beta}: regret", bound, on_policy(name, large, beta))
+        for name in ON_POLICY
+        for beta, bound in ((1.0, "best < 3%"), (0.3, "best < 8%"))
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant_catalogue.answers import ANSWERS
 from mutant_catalogue.arithmetic import ARITHMETIC
 from mutant_catalogue.changed_files import CHANGED_FILES
+from mutant_catalogue.credit import CREDIT
 from mutant_catalogue.devices import ON_DEVICES
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
@@ -28,6 +29,7 @@ ROWS: tuple[Row, ...] = (
     *TOKENS,
     *TEXT,
     *LOSSES,
+    *CREDIT,
     *ANSWERS,
     *ARITHMETIC,
     *STATE,

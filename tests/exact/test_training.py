@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.exact.enumerable import World
-from tests.exact.runs import train_controlled, train_dpo, train_ppo, train_reward_model
+from tests.exact.runs import ON_POLICY, train_controlled, train_dpo, train_on_policy, train_ppo, train_reward_model
 
 pytestmark = pytest.mark.slow
 SEEDS = [0, 1, 2]
@@ -17,6 +17,16 @@ SEEDS = [0, 1, 2]
 @pytest.mark.parametrize(("beta", "bound"), [(1.0, 0.01), (0.3, 0.05), (0.1, 0.10)])
 def test_ppo_reaches_the_optimum_within_its_regret_bound(beta: float, bound: float, seed: int) -> None:
     result = train_ppo(World(seed=seed), beta, seed)
+    assert 0 <= result.regret <= bound
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("beta", "bound"), [(1.0, 0.01), (0.3, 0.05)])
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_what_samples_reaches_the_optimum_within_its_regret_bound(
+    name: str, beta: float, bound: float, seed: int
+) -> None:
+    result = train_on_policy(name, World(seed=seed), beta, seed)
     assert 0 <= result.regret <= bound
 
 
