@@ -70,6 +70,7 @@ class Database:
         options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
         if self.is_sqlite:
             options["connect_args"] = {"timeout": self.patience, "check_same_thread": False}
+            options |= {"pool_size": 48, "max_overflow": 16}  # a web server answers in up to 40 threads
         try:
             engine = create_engine(self._url, **options)
         except (ImportError, NoSuchModuleError) as error:

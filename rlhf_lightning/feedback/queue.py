@@ -64,7 +64,7 @@ def current_assignment(connection: Connection, task: int, labeler: int) -> Row |
     rows = connection.execute(
         select(assignments).where(assignments.c.task == task, assignments.c.labeler == labeler)
     ).all()
-    known = [row for row in rows if row.state != "waiting"]
+    known = [row for row in rows if row.state != "waiting" or row.opened is not None]  # shown once, at least
     return max(known, key=lambda row: (row.state == "open", row.repeat), default=None)
 
 

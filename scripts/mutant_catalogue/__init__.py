@@ -9,6 +9,7 @@ from mutant_catalogue.credit import CREDIT
 from mutant_catalogue.devices import ON_DEVICES
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
+from mutant_catalogue.feedback import FEEDBACK
 from mutant_catalogue.folders import FOLDERS
 from mutant_catalogue.losses import LOSSES
 from mutant_catalogue.precisions import PRECISIONS
@@ -43,6 +44,7 @@ ROWS: tuple[Row, ...] = (
     *TRACKING,
     *SILENT,
     *ON_DEVICES,
+    *FEEDBACK,
 )
 
 __all__ = ["ROWS", "Mutant", "Row"]

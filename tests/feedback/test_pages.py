@@ -132,6 +132,7 @@ def test_two_browsers_get_different_tasks(ana, labelled):
         ({"csrf": ""}, {}, 403),
         ({}, {"origin": "http://elsewhere.example"}, 403),
         ({}, {"origin": "null"}, 403),
+        ({}, {"origin": "http://["}, 403),
         ({}, {"sec-fetch-site": "cross-site"}, 403),
         ({}, {"sec-fetch-site": "same-site"}, 403),
         ({"answer": "c3"}, {}, 409),
@@ -197,7 +198,8 @@ def test_on_this_machine_a_name_is_enough_but_not_for_other_sites(labelled):
     assert browser.post("/choose", data={"name": "eve"}).status_code == 403
     assert "Which answer is better?" in browser.post("/choose", data={"name": "ana"}).text
     assert send(browser, "a1").status_code == 200
-    assert client(app, base_url="http://turned.example").get("/").status_code == 421
+    for host in ("turned.example", "[", "127.0.0.1.turned.example"):
+        assert client(app).get("/", headers={"host": host}).status_code == 421
 
 
 def test_every_answer_has_the_headers(ana):

@@ -166,6 +166,18 @@ def test_what_is_due_later_is_asked_at_the_end(two, pair):
     assert ids(two, "ana") == [pair("again").id] * 2
 
 
+def test_a_late_answer_to_a_repetition_counts_as_one(two, pair, clock):
+    two.add_tasks([pair("again", reask=True), pair("other")])
+    two.record("ana", two.next_task("ana").id, FIRST)
+    two.record("ana", two.next_task("ana").id, FIRST)
+    task = two.next_task("ana").id
+    clock.now += 601
+    assert two.next_task("bo") is None  # which takes the repetition back
+    two.record("ana", task, SECOND, assigned_only=True)
+    assert [judgement.repeat for judgement in two.judgements()] == [False, False, True]
+    assert two.next_task("ana") is None
+
+
 def test_an_undone_answer_is_not_asked_again(two, pair):
     two.add_tasks([pair("again", reask=True)])
     two.record("ana", two.next_task("ana").id, FIRST)

@@ -92,7 +92,10 @@ class Access:
 
     def is_known_host(self, request: Request) -> bool:
         """Return whether a request names this machine: on it alone, a foreign name means that DNS was turned round."""
-        name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        try:
+            name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+        except ValueError:
+            return False
         return not is_loopback(self.host) or is_loopback(name)
 
 
@@ -105,7 +108,7 @@ def form_token(request: Request) -> str:
 def is_own_form(request: Request, token: str) -> bool:
     """Return whether a form was sent by a page of this server in this session."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         return False
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False

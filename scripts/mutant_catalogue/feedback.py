@@ -1,0 +1,123 @@
+"""Bugs of the feedback loop: judgements that get lost or count twice, coefficients that are something else."""
+
+from __future__ import annotations
+
+from mutant_catalogue.rows import Mutant, Row
+
+STORE = "feedback/test_store.py"
+PAGES = "feedback/test_pages.py"
+ACCESS = "feedback/pages/access.py"
+COEFFICIENTS = "feedback/coefficients.py"
+EXAMPLES = "feedback/test_coefficients.py::test_alpha_equals_krippendorffs_worked_examples"
+
+FEEDBACK = (
+    Row(
+        "a task that reaches too many labelers, or none; a judgement that is lost or counts twice",
+        "overlap labelers get a task; what is left or skipped comes back; what is acknowledged is synced, once",
+        (
+            Mutant(
+                "a task that is given to a labeler stays in the queue",
+                "feedback/queue.py",
+                "    take_slot(connection, row.number)\n    return row.number, False",
+                "    return row.number, False",
+                (f"{STORE}::test_two_labelers_get_the_same_task_only_where_overlap_asks_for_it",),
+            ),
+            Mutant(
+                "a task that comes back stays where others have passed it",
+                "feedback/queue.py",
+                "place=last + 1",
+                "place=tasks.c.place",
+                (f"{STORE}::test_a_skipped_task_goes_to_somebody_else",),
+            ),
+            Mutant(
+                "a commit is not synced",
+                "feedback/connection.py",
+                '("synchronous=FULL", ',
+                '("synchronous=NORMAL", ',
+                (f"{STORE}::test_what_is_acknowledged_is_synced",),
+            ),
+            Mutant(
+                "undone judgements hold",
+                "feedback/judgement_log.py",
+                'judgements.c.verdict != "undo", ~undone',
+                'judgements.c.verdict != "undo"',
+                (f"{STORE}::test_an_undo_is_a_judgement_and_brings_the_task_back",),
+            ),
+        ),
+    ),
+    Row(
+        "agreement, aggregation and export that are not what they are called",
+        "published worked examples; known truth; the chosen answer is the better one",
+        (
+            Mutant(
+                "alpha's pairs are not weighted by the size of their unit",
+                COEFFICIENTS,
+                "(weights[pairable] / (size[pairable] - 1))",
+                "weights[pairable]",
+                (EXAMPLES,),
+            ),
+            Mutant(
+                "alpha is not corrected for a finite sample",
+                COEFFICIENTS,
+                "(float(marginals.sum()) - 1)",
+                "float(marginals.sum())",
+                (EXAMPLES,),
+            ),
+            Mutant(
+                "answers that were asked again count twice",
+                "feedback/aggregation.py",
+                "    votes = votes.where(~votes.repeat)\n    rows, unit",
+                "    rows, unit",
+                ("feedback/test_aggregation.py::test_a_tie_is_half_and_skips_and_repetitions_do_not_count",),
+            ),
+            Mutant(
+                "chosen and rejected are swapped in the export",
+                "feedback/export.py",
+                "(first, second) if probability > 0.5 else (second, first)",
+                "(first, second) if probability < 0.5 else (second, first)",
+                ("feedback/test_export.py::test_a_preference_row_has_its_margin_agreement_and_task",),
+            ),
+            Mutant(
+                "the swapped order is averaged without swapping it back",
+                "feedback/judge.py",
+                "Verdict(task.id, (shown + 1 - swapped) / 2, shown, 1 - swapped, principle)",
+                "Verdict(task.id, (shown + swapped) / 2, shown, swapped, principle)",
+                ("feedback/test_judge.py::test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even",),
+            ),
+        ),
+    ),
+    Row(
+        "a labelling page that a response or another site can use",
+        "HTML is text, links lead to the web alone; forms carry the session's token and come from this server",
+        (
+            Mutant(
+                "HTML in a response is HTML on the page",
+                "feedback/pages/markdown.py",
+                '.disable(["image", "html_inline", "html_block"])',
+                '.disable(["image"])\n        self.options["html"] = True',
+                (f"{PAGES}::test_what_a_response_contains_does_nothing",),
+            ),
+            Mutant(
+                "any link is a link",
+                "feedback/pages/markdown.py",
+                'parts.scheme in ("http", "https") and bool(parts.netloc)',
+                "True",
+                (f"{PAGES}::test_what_a_response_contains_does_nothing",),
+            ),
+            Mutant(
+                "the token of a form is not compared",
+                ACCESS,
+                "bool(request.cookies.get(LABELER)) and _same(token, form_token(request))",
+                "bool(request.cookies.get(LABELER))",
+                (f"{PAGES}::test_what_another_page_sends_or_what_cannot_be_is_refused",),
+            ),
+            Mutant(
+                "a server for the network needs no tokens",
+                ACCESS,
+                "if not self.tokens and not is_loopback(self.host):",
+                "if False:",
+                (f"{PAGES}::test_beyond_this_machine_tokens_are_needed",),
+            ),
+        ),
+    ),
+)
