@@ -282,3 +282,13 @@ def test_two_processes_end_where_one_does(name: str, world: Path, tmp_path: Path
     else:
         first = rows(tmp_path / "of2")[0]
         assert first["policy/baseline"] == pytest.approx(first["objective/scores"])
+
+
+def test_python_refuses_the_same_values_in_the_same_words() -> None:
+    from outside_algorithms import DPOPositiveModule
+
+    from tests.algorithms.conftest import ADAM
+    from tests.tiny import tiny_model, tiny_tokenizer
+
+    with pytest.raises(UserError, match=r"^algorithm\.penalty: found -1"):
+        DPOPositiveModule(tiny_model, tiny_tokenizer(), ADAM, penalty=-1)

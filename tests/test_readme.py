@@ -11,11 +11,8 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
 
 ROOT = Path(__file__).parents[1]
-PAGES = (
-    "README.md",
-    *(f"docs/{page}.md" for page in ("clusters", "extending", "memory", "models", "results", "resuming", "rollouts")),
-    "CONTRIBUTING.md",
-)
+DOCS = ("clusters", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
+PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
 def commands() -> list[str]:

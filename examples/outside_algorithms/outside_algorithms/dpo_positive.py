@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rlhf_lightning.algorithms import Answers, PreferenceModule
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import NonNegative, Positive
 
 
@@ -26,6 +27,7 @@ class DPOPositiveModule(PreferenceModule):
     title: ClassVar[str] = "DPO-Positive"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference")
 
+    @checked("algorithm")
     def __init__(self, *args: Any, beta: Positive = 0.1, penalty: NonNegative = 50.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.beta, self.penalty = beta, penalty

@@ -15,6 +15,7 @@ from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.functional import policy_gradient_loss
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rollout import Rollout
+from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import BelowOne
 
 
@@ -47,6 +48,7 @@ class MovingBaselineModule(OnPolicyModule):
     logs: ClassVar[tuple[str, ...]] = ("policy/baseline",)
     resumes: ClassVar[tuple[str, ...]] = ("baseline",)
 
+    @checked("algorithm")
     def __init__(self, *args: Any, decay: BelowOne = 0.9, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.baseline = Baseline(decay)
