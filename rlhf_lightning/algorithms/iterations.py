@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.compat.lightning_names import validate_if_due
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.part_gradients import Loss, PartGradients
 from rlhf_lightning.experience.pretraining_mix import PretrainingMix
@@ -159,8 +160,10 @@ class IterationModule(AlignmentModule):
 
     def on_train_batch_start(self, batch: Rollout, batch_idx: int) -> int | None:
         """Leave the iteration's remaining minibatches out once `target_kl` was passed."""
-        boundary = batch_idx % self.trainer.accumulate_grad_batches == 0
-        return -1 if self._stop_updates and boundary else None
+        if not self._stop_updates or batch_idx % self.trainer.accumulate_grad_batches:
+            return None
+        validate_if_due(self.trainer)
+        return -1
 
     def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
         """The loss of one minibatch."""
@@ -210,6 +213,14 @@ class IterationModule(AlignmentModule):
     def iteration_ended(self) -> bool:
         """Whether all of this iteration's updates are done: its minibatches, or those up to `target_kl`."""
         return self.trainer.is_last_batch or self._stop_updates
+
+    def on_validation_start(self) -> None:
+        """The updates of this iteration are over."""
+        self.stopwatch.lap("update", self.device)
+
+    def on_validation_end(self) -> None:
+        """The time of a validation is none of the phases that are logged, and a part of all time."""
+        self.stopwatch.lap("validation", self.device)
 
     def on_train_epoch_end(self) -> None:
         """Go on with the schedule, log the iteration, and react to it."""

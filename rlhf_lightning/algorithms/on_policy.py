@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from rlhf_lightning.algorithms.iterations import IterationModule
@@ -24,7 +23,7 @@ from rlhf_lightning.experience.old_policy import OldPolicy, keep_from_engine
 from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.experience.reward_shaping import RewardShaping
 from rlhf_lightning.experience.scorer import Scorer
-from rlhf_lightning.experience.statistics import explained_variance, rollout_statistics, samples
+from rlhf_lightning.experience.statistics import explained_variance, held_out_statistics, rollout_statistics, samples
 from rlhf_lightning.functional import kl_estimate, token_rewards
 from rlhf_lightning.models import ActorCritic, Reference, export_model, whole_weights
 from rlhf_lightning.models.forward import backbone, bare_model
@@ -69,7 +68,7 @@ class OnPolicyModule(IterationModule):
         *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
         *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
         *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
-        *("rollout/group_spread", "rollout/group_std"),
+        *("rollout/group_spread", "rollout/group_std", "val/scores", "val/kl", "val/response_length"),
     )
 
     resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments")
@@ -102,6 +101,7 @@ class OnPolicyModule(IterationModule):
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
         self.last_samples: list[dict[str, Any]] = []
+        self.last_val_samples: list[dict[str, Any]] = []  # of this iteration, if it was validated
 
     # ---- set-up
 
@@ -147,12 +147,6 @@ class OnPolicyModule(IterationModule):
         """Make the reward ready, and refuse rows that a network cannot read."""
         check_rows(self, self.policy, "data.max_prompt_length", self.rollout.max_new_tokens)
         self.scorer.prepare(self.device, self.rollout.max_new_tokens)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "val_prompts", None) and not is_overridden("validation_step", self):
-            raise UserError(
-                "data.val or data.val_fraction: PPO has no validation; leave both out, and compare policies on "
-                "held-out prompts with rlhf-evaluate"
-            )
         refuse_within_iterations(self.trainer)
 
     def teardown(self, stage: str) -> None:
@@ -165,20 +159,18 @@ class OnPolicyModule(IterationModule):
     @torch.no_grad()
     def collect(self) -> Rollout:
         """Generate, score, penalise, estimate advantages."""
+        self.last_val_samples = []
         prompts = [row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
             generation = self.generate(prompts)
             self.stopwatch.lap("rollout", self.device)
-            assert self.actor_critic is not None and self.reference is not None
-            kept = self.old_logprobs == "engine"
-            settings = (self.tokenizer.pad_token_id, self.rollout.temperature, kept)
-            rollout = OldPolicy(self.actor_critic, self.reference, *settings)(prompts, generation, self.parts)
+            rollout = self.evaluate(prompts, generation)
             raw = self.scores(prompts, generation)
         rollout.scores = self.scorer.shape(raw, generation.ended, self.gather)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
-        if not kept:
+        if self.old_logprobs == "trainer":
             self.record_all(logprob_gap(rollout, generation))
         if self.importance_cap is not None:
             weights, found = importance_weights(rollout, generation, self.importance_cap)
@@ -195,13 +187,22 @@ class OnPolicyModule(IterationModule):
         self.stopwatch.lap("score", self.device)
         return rollout
 
-    def generate(self, prompts: list[PromptRow]) -> Generation:
-        """A response to every prompt, from the engine with the weights as they are now."""
+    def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:
+        """A response to every prompt, from the engine with the weights as they are now.
+
+        A function of (seed, epoch, rank); `stream` gives draws of their own.
+        """
         assert self.engine is not None
         self.engine.sync(self.policy)
-        generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank)
+        generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank, *stream)
         sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
         return self.engine.generate([row.input_ids for row in prompts], sampling, generator)
+
+    def evaluate(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
+        """What policy, reference and critic say of the responses."""
+        assert self.actor_critic is not None and self.reference is not None
+        settings = (self.tokenizer.pad_token_id, self.rollout.temperature, self.old_logprobs == "engine")
+        return OldPolicy(self.actor_critic, self.reference, *settings)(prompts, generation, self.parts)
 
     def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
         """The reward of every response [B], before normalisation and penalties."""
@@ -215,6 +216,20 @@ class OnPolicyModule(IterationModule):
     def advantages(self, rollout: Rollout) -> Credit:
         """Advantages [B, T], and returns for a critic, from the token rewards."""
         raise NotImplementedError
+
+    # ---- validation: held-out prompts, at the end of an iteration
+
+    @torch.inference_mode(False)  # as in `collect`: what networks keep must be able to take part in training
+    @torch.no_grad()
+    def validation_step(self, batch: list[PromptRow], batch_idx: int) -> None:
+        """Sample and score a response to every held-out prompt; nothing that training reads changes."""
+        with whole_weights(self.actor_critic):
+            generation = self.generate(batch, "val", batch_idx)
+            rollout = self.evaluate(batch, generation)
+            raw = self.scores(batch, generation)
+        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))
+        if batch_idx == 0:
+            self.last_val_samples = samples(self.tokenizer, batch, rollout, raw)
 
     # ---- update
 

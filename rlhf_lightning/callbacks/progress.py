@@ -20,6 +20,7 @@ FIGURES = {
     "val/accuracy": "val_accuracy",
     "val/rewards/accuracies": "val_accuracy",
     "objective/scores": "score",
+    "val/scores": "val_score",
     "objective/kl": "kl",
     "kl/coef": "coef",
 }

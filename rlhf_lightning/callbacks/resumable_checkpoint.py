@@ -25,12 +25,15 @@ class ResumableCheckpoint(OpenCheckpoint):
     - Where `max_steps`, `max_time` or `should_stop` cuts an epoch, it is saved after the last step and not at the
       epoch's end, which Lightning would resume from as if the epoch were done; a stop waits for the end of the
       optimiser step. A module that cannot resume within an epoch (PPO) keeps the checkpoint of the epoch before.
+    - Of a module that cannot resume within an epoch, the best by a metric of the validation is chosen among the epochs
+      that were validated: after the others, the metric is that of former weights.
     - A run folder that was moved or copied keeps its best checkpoints: they are looked for beside the resumed one.
     """
 
     _due = False
     _stop = False
     _cut = False
+    _validated: int | None = None
     _run_id: str | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -87,6 +90,17 @@ class ResumableCheckpoint(OpenCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         if (self._epoch_due(trainer) or self._due) and not self.skips(trainer):
             self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = trainer.current_epoch
+        super().on_validation_end(trainer, pl_module)
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        validated = self._validated == trainer.current_epoch or getattr(
+            trainer.lightning_module, "saves_mid_epoch", True
+        )
+        if validated or not str(self.monitor).startswith("val/"):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._cut:

@@ -18,6 +18,7 @@ from rlhf_lightning.value_types import Count, Text
 TABLE = "samples.json"
 ROWS_PER_TABLE = 400
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
+SPLIT = "split"  # of the rows of held-out prompts it is val
 
 
 class SampleTable(Callback):
@@ -25,7 +26,8 @@ class SampleTable(Callback):
 
     They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`,
     which is sent whole: after 400 rows another one begins, `samples_2.json`.
-    The module offers them as `last_samples: list[dict]`; a module without it is left alone. A resumed run drops the
+    The module offers them as `last_samples: list[dict]`; a module without it is left alone. Responses to held-out
+    prompts, which it offers as `last_val_samples` after a validation, follow with `split` val. A resumed run drops the
     rows of epochs it will do again.
 
     Args:
@@ -67,10 +69,11 @@ class SampleTable(Callback):
     @rank_zero_only
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 == trainer.max_epochs
-        samples = (getattr(pl_module, "last_samples", None) or [])[: self.rows]
-        if not samples or (trainer.current_epoch % self.every_n_epochs and not last):
+        due = last or not trainer.current_epoch % self.every_n_epochs
+        rows = self._rows(trainer, pl_module, "last_samples") if due else []
+        rows += [{**row, SPLIT: "val"} for row in self._rows(trainer, pl_module, "last_val_samples")]
+        if not rows:
             return
-        rows = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
         self._lines = self._lines or Lines(self._file(trainer))
         self._lines.append(*(json.dumps(row, ensure_ascii=False) for row in rows))
         path = self._file(trainer)
@@ -79,6 +82,10 @@ class SampleTable(Callback):
                 logger.submit(lambda client, run_id: self._put(client, run_id, path), TABLE)
             elif isinstance(logger, MLFlowLogger) and logger.run_id is not None:
                 self._put(logger.experiment, logger.run_id, path)
+
+    def _rows(self, trainer: Trainer, pl_module: LightningModule, offered: str) -> list[dict[str, Any]]:
+        samples = (getattr(pl_module, offered, None) or [])[: self.rows]
+        return [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
 
     def _put(self, client: Any, run_id: str, path: Path) -> None:
         self._complete = put_table(client, run_id, path, self._complete)
@@ -108,10 +115,10 @@ def put_table(client: Any, run_id: str, path: Path, first: int = 0) -> int:
             if number % ROWS_PER_TABLE == 0:
                 tables.append([])
             row = json.loads(line)
-            tables[-1].append([row.get(key) for key in COLUMNS])
+            tables[-1].append([*(row.get(key) for key in COLUMNS), row.get(SPLIT, "train")])
     names = [table_name(number) for number in range(first + len(tables))]
     for name, rows in zip(names[first:], tables, strict=True):
-        client.log_dict(run_id, {"columns": list(COLUMNS), "data": rows}, name)
+        client.log_dict(run_id, {"columns": [*COLUMNS, SPLIT], "data": rows}, name)
     listed = json.dumps([{"path": name, "type": "table"} for name in names])
     if tables:
         client.set_tag(run_id, "mlflow.loggedArtifacts", listed)

@@ -71,3 +71,19 @@ class OpenCheckpoint(ModelCheckpoint):
         self.before_writing(trainer, filepath)
         super()._save_checkpoint(trainer, filepath)
         self.after_writing(trainer, filepath)
+
+
+def validate_if_due(trainer: Any) -> None:
+    """Validate now, if this epoch is one after which a Trainer validates.
+
+    Lightning does so after an epoch's last batch, and leaves it out of an epoch that a module has cut short with -1
+    from `on_train_batch_start`. These are the lines with which it does.
+    """
+    loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
+    if not loop._should_check_val_epoch():
+        return
+    trainer.validating = True
+    first_batch = connector._first_loop_iter
+    loop.val_loop.run()
+    trainer.training = True
+    connector._first_loop_iter = first_batch

@@ -72,7 +72,7 @@ def validates(config: Config) -> bool:
     data = config["data"]
     if not str(data.get("_target_", "")).startswith("rlhf_lightning.data."):
         return True
-    return not samples(config) and bool(data.get("val") is not None or data.get("val_fraction"))
+    return bool(data.get("val") is not None or data.get("val_fraction"))
 
 
 def equals(key: str, *values: Any) -> When:

@@ -40,7 +40,6 @@ from rlhf_lightning.source.declarations import declaration
 from rlhf_lightning.tracking.store import uses_mlflow
 
 _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or leave it out"
-_VALIDATES_NOTHING = "{algorithm} validates nothing; leave it out"
 _NO_DROPOUT = "{algorithm} switches every dropout off, so that it compares with its reference exactly; leave it out"
 _ONE_STEP = "with a single step per rollout (ppo_epochs=1 num_minibatches=1) the policy is still the one that sampled"
 _MAX_TIME = "give a time as DD:HH:MM:SS, or null"
@@ -139,7 +138,12 @@ RULES: tuple[Rule, ...] = (
         "DeepSpeed clips by the norm only",
         contradicts=True,
     ),
-    Rule(_VALIDATION_KEYS, samples, _VALIDATES_NOTHING),
+    Rule(
+        ("trainer.val_check_interval",),
+        both(samples, lambda c: get(c, "trainer.val_check_interval") != 1.0),
+        "{algorithm} is validated at the end of an iteration; set trainer.check_val_every_n_epoch (iterations) instead",
+        contradicts=True,
+    ),
     Rule(_VALIDATION_KEYS, lambda c: not validates(c), _NO_VALIDATION),
     Rule(
         ("trainer.overfit_batches",),
@@ -168,13 +172,6 @@ RULES: tuple[Rule, ...] = (
         ("algorithm.kl.kp", "algorithm.kl.ki", "algorithm.kl.kd"),
         kl_kind("adaptive", "multiplicative", "fixed"),
         "only algorithm.kl.kind=pid has gains; leave it out, or choose that kind",
-    ),
-    Rule(
-        ("data.val", "data.val_fraction"),
-        lambda c: samples(c) and (get(c, "data.val") is not None or get(c, "data.val_fraction")),
-        "{algorithm} has no validation; set it to null (data.val) or 0 (data.val_fraction), and compare policies on "
-        "held-out prompts with rlhf-evaluate",
-        contradicts=True,
     ),
     Rule(
         ("trainer.limit_train_batches",),

@@ -346,20 +346,32 @@ class PromptDataModule(RowDataModule):
         return self.trainer.lightning_module.train_dataloader()
 
     def val_dataloader(self) -> PromptBatches:
-        """This rank's share of the val prompts."""
+        """This rank's share of the val prompts, as many at a time as the algorithm samples for an iteration.
+
+        Raises:
+            UserError: there are fewer prompts than processes.
+        """
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        return PromptBatches(self.val_prompts, rank, world_size)
+        if 0 < len(self.val_prompts) < world_size:
+            raise UserError(
+                f"data.val or data.val_fraction: {len(self.val_prompts)} held-out prompts for {world_size} processes; "
+                "hold out at least one for each"
+            )
+        rollout = getattr(getattr(trainer, "lightning_module", None), "rollout", None)
+        return PromptBatches(self.val_prompts, rank, world_size, getattr(rollout, "batch_size", VAL_PROMPTS_PER_BATCH))
 
 
 class PromptBatches:
     """Lists of prompts, equally many on every rank and nearly equally long. (A list would be many loaders.)"""
 
-    def __init__(self, prompts: list[PromptRow], rank: int, world_size: int) -> None:
-        self.prompts, self.rank, self.world_size = prompts, rank, world_size
+    def __init__(
+        self, prompts: list[PromptRow], rank: int, world_size: int, batch_size: int = VAL_PROMPTS_PER_BATCH
+    ) -> None:
+        self.prompts, self.rank, self.world_size, self.batch_size = prompts, rank, world_size, batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.prompts) // (VAL_PROMPTS_PER_BATCH * self.world_size))
+        return -(-len(self.prompts) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[PromptRow]]:
         for number in range(len(self)):

@@ -51,6 +51,18 @@ def rollout_statistics(
     return found | {f"objective/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
 
 
+def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Sequence[float]]) -> Statistics:
+    """Return what is logged of responses to held-out prompts; arguments as `rollout_statistics`."""
+    n = len(rollout)
+    per_response = {
+        "val/scores": raw,
+        "val/kl": response_kl(rollout),
+        "val/response_length": rollout.mask.sum(dim=1),
+    }
+    of_parts: Statistics = {f"val/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
+    return {name: (value.mean(), n) for name, value in per_response.items()} | of_parts
+
+
 def time_statistics(seconds: Mapping[str, float]) -> Statistics:
     """Return the phases of the iteration, and their shares of all the time since the iteration before ended."""
     whole = sum(seconds.values())

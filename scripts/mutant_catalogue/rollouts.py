@@ -28,6 +28,10 @@ BY_TORCH = "kernels/test_row_attention.py::test_values_and_gradients_are_those_o
 PACKED = "kernels/test_packing.py::test_values_entropies_and_gradients_are_those_of_padded_rows"
 CHUNKED = "functional/test_logprobs.py::TestChunked::test_values_and_gradients_equal_the_plain_form"
 
+UNDISTURBED = "algorithms/test_held_out.py::test_training_is_bitwise_that_without_a_validation"
+ANSWERED = "algorithms/test_held_out.py::test_every_held_out_prompt_is_answered_once_and_its_figures_are_logged"
+ON_POLICY = "algorithms/on_policy.py"
+
 ROLLOUTS = (
     Row(
         "a group is torn apart, mixed up with another, or one response told as often as it has members",
@@ -77,6 +81,55 @@ ROLLOUTS = (
                 "self.rollout.responses * self.trainer.world_size",
                 "self.rollout.batch_size * self.trainer.world_size",
                 (NEIGHBOURS,),
+            ),
+        ),
+    ),
+    Row(
+        "a validation changes what is trained, or tells of former weights",
+        "weights, reward moments and KL controller are to the bit those of a run without a validation; every held-out "
+        "prompt is answered once, by the updated policy; the best checkpoint is one that was validated",
+        (
+            Mutant(
+                "a validation updates the reward's moments",
+                ON_POLICY,
+                "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
+                "        self.scorer.shape(raw, generation.ended, self.gather)\n"
+                "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
+                (f"{UNDISTURBED}[tiny_model]",),
+            ),
+            Mutant(
+                "held-out responses count in the objective that the KL controller reads",
+                ON_POLICY,
+                "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
+                "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))\n"
+                "        self.record_all(rollout_statistics(rollout, raw, 0.0, {}))",
+                (f"{UNDISTURBED}[tiny_model]",),
+            ),
+            Mutant(
+                "an iteration that target_kl cuts short is not validated",
+                "algorithms/iterations.py",
+                "        validate_if_due(self.trainer)\n",
+                "",
+                (
+                    "algorithms/test_held_out.py::"
+                    "test_it_is_done_every_n_iterations_and_after_one_that_target_kl_cuts_short",
+                ),
+            ),
+            Mutant(
+                "a batch of held-out prompts counts like any other, however short",
+                "experience/statistics.py",
+                "    return {name: (value.mean(), n) for name, value in per_response.items()} | of_parts\n\n\n"
+                "def time_statistics",
+                "    return {name: (value.mean(), 1) for name, value in per_response.items()} | of_parts\n\n\n"
+                "def time_statistics",
+                (ANSWERED,),
+            ),
+            Mutant(
+                "the best checkpoint is chosen by the figure of former weights",
+                "callbacks/resumable_checkpoint.py",
+                "        if validated or not str(self.monitor)",
+                "        if True or not str(self.monitor)",
+                ("algorithms/test_held_out.py::test_the_best_checkpoint_is_one_of_an_iteration_that_was_validated",),
             ),
         ),
     ),
@@ -512,8 +565,8 @@ ROLLOUTS = (
             Mutant(
                 "the rank is not in the rollout's seed",
                 "algorithms/on_policy.py",
-                '"rollout", self.seed, self.current_epoch, self.global_rank)',
-                '"rollout", self.seed, self.current_epoch)',
+                '"rollout", self.seed, self.current_epoch, self.global_rank, *stream)',
+                '"rollout", self.seed, self.current_epoch, *stream)',
                 ("invariants/test_sampling.py::test_two_ranks_answer_the_same_prompt_differently",),
             ),
             Mutant(

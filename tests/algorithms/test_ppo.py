@@ -254,10 +254,3 @@ def test_gradients_are_gone_once_a_step_is_done(accumulate: int, tmp_path: Path)
     trainer(tmp_path, max_epochs=2, accumulate_grad_batches=accumulate).fit(module, datamodule=data)
     steps = [i % accumulate != 0 for i in range(16 * accumulate)]
     assert alive == 2 * [False, *steps]
-
-
-def test_held_out_prompts_are_refused_until_something_reads_them(tmp_path: Path) -> None:
-    module, data = ppo()
-    data.val_fraction = 0.3
-    with pytest.raises(UserError, match=r"^data\.val or data\.val_fraction: PPO has no validation"):
-        trainer(tmp_path).fit(module, datamodule=data)

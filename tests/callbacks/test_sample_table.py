@@ -58,8 +58,8 @@ def test_mlflow_holds_one_growing_table(tiny_module, make_trainer, tmp_path):
     make_trainer(callbacks=[SampleTable(rows=2)], max_epochs=2, logger=logger).fit(tiny_module())
     (table,) = (tmp_path / "a").rglob("samples.json")
     content = json.loads(table.read_text())
-    assert content["columns"] == ["epoch", "prompt", "response", "score", "kl"]
-    assert [row[0] for row in content["data"]] == [0, 0, 1, 1]
+    assert content["columns"] == ["epoch", "prompt", "response", "score", "kl", "split"]
+    assert [(row[0], row[-1]) for row in content["data"]] == [(0, "train"), (0, "train"), (1, "train"), (1, "train")]
 
 
 @pytest.mark.parametrize("down", [set(), {"samples.json"}, {"samples_2.json"}])

@@ -94,9 +94,9 @@ CASES = [
     (
         "ppo",
         "trainer.check_val_every_n_epoch=2",
-        "trainer.check_val_every_n_epoch: found 2; PPOModule validates nothing",
+        "trainer.check_val_every_n_epoch: found 2; nothing is validated",
     ),
-    ("ppo", "trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: found 2; PPOModule validates nothing"),
+    ("ppo", "trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: found 2; nothing is validated"),
     ("sft", f"{NO_VAL} trainer.limit_val_batches=5", "trainer.limit_val_batches: found 5; nothing is validated"),
     ("dpo", f"{NO_VAL} trainer.inference_mode=false", "trainer.inference_mode: found false; nothing is validated"),
     ("sft", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
@@ -115,7 +115,17 @@ CASES = [
     ("ppo", "algorithm.kl.kind=multiplicative algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),
     ("ppo", "algorithm.kl.kind=pid algorithm.kl.horizon=7", "algorithm.kl.horizon: found 7; only algorithm"),
     ("ppo", "algorithm.kl.kp=1", "algorithm.kl.kp: found 1; only algorithm.kl.kind=pid has gains"),
-    ("ppo", "data.val_fraction=0.05", "data.val_fraction: found 0.05; PPOModule has no validation"),
+    (
+        "ppo",
+        "data.val_fraction=0.1 trainer.val_check_interval=0.5",
+        "trainer.val_check_interval: found 0.5; PPOModule is validated at the end of an iteration",
+    ),
+    ("ppo", "data.val=org/held_out data.val_fraction=0.1", "data.val_fraction: found 0.1; data.val gives the held-out"),
+    (
+        "ppo",
+        "callbacks.checkpoint.monitor=val/scores",
+        "callbacks.checkpoint.monitor: found val/scores; it is never logged: nothing is validated",
+    ),
     ("ppo", "trainer.limit_train_batches=0.5", "trainer.limit_train_batches: found 0.5; PPOModule would leave out"),
     ("ppo", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
     (

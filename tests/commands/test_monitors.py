@@ -26,6 +26,8 @@ SELDOM = {
 @pytest.mark.parametrize("algorithm", MADE)
 def test_the_known_metrics_are_those_that_a_run_logs(algorithm: str, tmp_path: Path) -> None:
     module, data = reward(tmp_path) if algorithm == "RewardModule" else MADE[algorithm]()
+    if declared(f"rlhf_lightning.algorithms.{algorithm}").on_policy:
+        data.val = [{"prompt": "k l"}]
     fit = trainer(tmp_path, max_epochs=1, log_every_n_steps=1, callbacks=[Instruments()])
     fit.fit(module, datamodule=data)
     logged = {name for name in fit.callback_metrics if not name.startswith("objective/scores/")}

@@ -350,9 +350,18 @@ def test_val_prompts_are_shared_by_the_ranks_in_equally_many_batches(tokenizer: 
             data.trainer = Attached(rank)  # type: ignore[assignment]
             shares.append(data.val_dataloader())
         assert len(shares[0]) == len(shares[1])
+        assert all(batch for share in shares for batch in share)
         assert sorted(row.text for share in shares for batch in share for row in batch) == sorted(
             row["prompt"] for row in rows[:count]
         )
+
+
+def test_fewer_val_prompts_than_processes_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    data = PromptDataModule(tokenizer, [{"prompt": "a b"}, {"prompt": "c d"}], val=[{"prompt": "e f"}])
+    data.setup()
+    data.trainer = SimpleNamespace(global_rank=1, world_size=2)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"^data\.val or data\.val_fraction: 1 held-out prompts for 2 processes"):
+        data.val_dataloader()
 
 
 def test_validation_rows_come_from_val_or_from_a_split_by_prompt(

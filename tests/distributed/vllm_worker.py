@@ -31,6 +31,7 @@ def main() -> None:
         client = VLLMClient(address, attempts=2, pause=0.01)
         module, data = build("ppo_lora" if name == "dies" else name, folder / "base", 2)
         module.rollout, module.engine = settings, VLLMServer(0, [1], settings, client)
+        data.val = None
         made: Any = DDPStrategy(process_group_backend="gloo") if kind == "ddp" else FullySharded("gloo")
         fit = trainer(folder, made, 2)
         fit.fit_loop.max_epochs = 2

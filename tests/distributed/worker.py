@@ -91,6 +91,12 @@ def early(prompts: list[str], responses: list[str], **columns: Any) -> list[floa
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
+def prompts(tokenizer: Any) -> PromptDataModule:
+    """Twenty prompts, and seven held-out ones, which two processes cannot share equally."""
+    rows = [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]]
+    return PromptDataModule(tokenizer, rows, [{"prompt": " ".join(WORDS[9 : 11 + i])} for i in range(7)])
+
+
 def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any, Any]:
     """A module and its data, such that the global batch is the same for any number of processes."""
     tokenizer, (algorithm, *variants) = tiny_tokenizer(), name.split("_")
@@ -113,7 +119,7 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             tokens_per_microbatch=10 if "parts" in variants and world > 1 else None,
             engine=engine,
         )
-        return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])
+        return module, prompts(tokenizer)
     if algorithm in ("grpo", "reinforce"):
         group = {"estimator": "group_mean", "scale": "std", "aggregation": "sequence"}
         module = PolicyGradientModule(
@@ -128,7 +134,7 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             engine=engine,
             **(group if algorithm == "grpo" else {"estimator": "returns", "whiten_advantages": True}),
         )
-        return module, PromptDataModule(tokenizer, [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]])
+        return module, prompts(tokenizer)
     rows = [
         {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 1 + i % 4]), "rejected": WORDS[i + 1]} for i in range(15)
     ]
