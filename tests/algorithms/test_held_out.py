@@ -121,9 +121,8 @@ def test_a_resumed_run_validates_as_the_uninterrupted_one(tmp_path: Path) -> Non
 
 def test_the_best_checkpoint_is_one_of_an_iteration_that_was_validated(tmp_path: Path) -> None:
     module, data = held_out()
-    save = ResumableCheckpoint(
-        tmp_path, filename="{epoch}", monitor="val/scores", mode="max", save_top_k=2, save_last=True, every_n_epochs=1
-    )
+    chosen: dict[str, Any] = {"monitor": "val/scores", "mode": "max", "save_top_k": 2, "save_last": True}
+    save = ResumableCheckpoint(tmp_path, "{epoch}", every_n_epochs=1, save_on_train_epoch_end=True, **chosen)
     logged = fit(tmp_path, module, data, save, max_epochs=6, check_val_every_n_epoch=2)
     scores = {f"epoch={epoch}.ckpt": figures["val/scores"] for epoch, figures in logged.by_epoch.items()}
     best = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
