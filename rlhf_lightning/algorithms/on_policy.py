@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rlhf_lightning.algorithms.iterations import IterationModule
 from rlhf_lightning.data import PromptRow
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.experience.credit import Credit
 from rlhf_lightning.experience.engine_gap import importance_weights, logprob_gap
 from rlhf_lightning.experience.groups import group_statistics

@@ -95,12 +95,10 @@ class ResumableCheckpoint(OpenCheckpoint):
         self._validated = trainer.current_epoch
         super().on_validation_end(trainer, pl_module)
 
-    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
-        validated = self._validated == trainer.current_epoch or getattr(
-            trainer.lightning_module, "saves_mid_epoch", True
-        )
-        if validated or not str(self.monitor).startswith("val/"):
-            super()._save_topk_checkpoint(trainer, monitor_candidates)
+    def chooses(self, trainer: Trainer) -> bool:
+        if not str(self.monitor).startswith("val/") or getattr(trainer.lightning_module, "saves_mid_epoch", True):
+            return True
+        return self._validated == trainer.current_epoch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._cut:

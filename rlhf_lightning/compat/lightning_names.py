@@ -61,6 +61,14 @@ class OpenCheckpoint(ModelCheckpoint):
         self._save_topk_checkpoint(trainer, metrics)
         self._save_last_checkpoint(trainer, metrics)
 
+    def chooses(self, trainer: Trainer) -> bool:
+        """Return whether the best checkpoints are chosen anew now; the last one is saved in any case."""
+        return True
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
+        if self.chooses(trainer):
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def before_writing(self, trainer: Trainer, filepath: str) -> None:
         """Called before a checkpoint is written."""
 

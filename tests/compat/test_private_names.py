@@ -314,6 +314,12 @@ RELIED_ON: dict[str, Callable[[], Any]] = {
     "hydra._internal.core_plugins.basic_sweeper.BasicSweeper": sweep,
     "omegaconf.DictConfig._get_node": unresolved,
     "lightning Trainer._signal_connector": signals,
+    "lightning Trainer._logger_connector._first_loop_iter": lambda: isinstance(
+        a_trainer()._logger_connector._first_loop_iter, bool | type(None)
+    ),
+    "lightning training epoch loop._should_check_val_epoch": lambda: takes(
+        type(a_trainer().fit_loop.epoch_loop)._should_check_val_epoch, "self"
+    ),
     "lightning _step_supports_amp_scaling": clipped,
     "lightning ModelCheckpoint._every_n_train_steps": lambda: checkpoint().every_steps == 3,
     "lightning ModelCheckpoint._train_time_interval": saved_by_time,
