@@ -15,7 +15,7 @@ from rlhf_lightning.value_types import Positive
 
 log = logging.getLogger(__name__)
 
-BALANCE = (1.0, 4 / 3)  # Ethayarajh et al. 2024, equation 9
+BALANCE = (1.0, 4 / 3)  # Ethayarajh et al. 2024
 
 
 class KTOModule(UnpairedModule):
