@@ -18,6 +18,7 @@ from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.runs import RUNS
 from mutant_catalogue.signals import SIGNALS
 from mutant_catalogue.silent import SILENT
+from mutant_catalogue.source import SOURCE
 from mutant_catalogue.state import STATE
 from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
@@ -43,6 +44,7 @@ ROWS: tuple[Row, ...] = (
     *STRANGERS,
     *TRACKING,
     *SILENT,
+    *SOURCE,
     *ON_DEVICES,
     *FEEDBACK,
 )
