@@ -93,9 +93,10 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
     for name in ("optimizer", "scheduler", *(("reward", "rollout") if on_policy else ())):
         parts[name] = _built(config.get(name), name)
     if on_policy:
+        from rlhf_lightning.rewards.protocol import as_reward
+
         parts["seed"] = config["seed"]
-    if hasattr(parts.get("reward"), "use_kernels"):
-        parts["reward"].use_kernels(config["model"].get("kernels", "auto"))
+        as_reward(parts["reward"]).use_kernels(config["model"].get("kernels", "auto"))
     module: LightningModule = _of_kind(LightningModule, _built(config["algorithm"], "algorithm", **parts), "algorithm")
     return module
 

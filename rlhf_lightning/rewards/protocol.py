@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from rlhf_lightning.value_types import Kernels
+
 
 class RewardFunction(Protocol):
     """Scores responses: one finite number each, higher is better.
@@ -41,6 +43,9 @@ class Reward:
     def to(self, device: torch.device | str) -> Reward:
         """Move what it computes with to the policy's device; called once, before the first rollout."""
         return self
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Load networks of its own with the run's `model.kernels`, as far as they fit; called before any is loaded."""
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Use the policy's own base, if that is what this reward is an adapter on; called once, in layout `shared`."""
@@ -79,6 +84,9 @@ class _Plain(Reward):
     def to(self, device: torch.device | str) -> Reward:
         self._ask("to", device)
         return self
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        self._ask("use_kernels", kernels)
 
     def share_backbone(self, policy: nn.Module) -> None:
         self._ask("share_backbone", policy)

@@ -51,8 +51,7 @@ class WeightedSum(Reward):
     def use_kernels(self, kernels: Kernels) -> None:
         """Let the networks among the parts compute with these kernels, as far as they fit them."""
         for reward in self.rewards.values():
-            if hasattr(reward, "use_kernels"):
-                reward.use_kernels(kernels)
+            as_reward(reward).use_kernels(kernels)
 
     def share_backbone(self, policy: nn.Module) -> None:
         """Let every part that is an adapter on the policy's base use that base."""

@@ -59,6 +59,7 @@ class VLLMEngine(Engine):
         self._syncs = 0
         self._asleep = False
         self._made_group = False
+        self._variables: list[str] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def sync(self, model: nn.Module) -> None:
@@ -110,6 +111,8 @@ class VLLMEngine(Engine):
         if self.llm is None:
             return
         self.llm.llm_engine.engine_core.shutdown()
+        for name in self._variables:
+            os.environ.pop(name, None)
         self.llm, self._adapter, self._asleep = None, None, False
         if self._made_group:
             from vllm.distributed import cleanup_dist_env_and_memory
@@ -122,12 +125,13 @@ class VLLMEngine(Engine):
 
     def _start(self, model: nn.Module, computed: torch.dtype) -> None:
         had_group = distributed.is_initialized()
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        wanted = dict(ENVIRONMENT)
         if had_group:
             # torchrun sets both, Lightning in its first process neither.
-            os.environ.setdefault("RANK", str(distributed.get_rank()))
-            os.environ.setdefault("LOCAL_RANK", str(next(model.parameters()).device.index or 0))
+            wanted["RANK"] = str(distributed.get_rank())
+            wanted["LOCAL_RANK"] = str(next(model.parameters()).device.index or 0)
+        self._variables = [name for name in wanted if name not in os.environ]  # gone again when the engine is closed
+        os.environ.update({name: wanted[name] for name in self._variables})
         try:
             from vllm import LLM
         except ModuleNotFoundError as error:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf_lightning.commands import train
+from rlhf_lightning.commands.build import build_module
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.config import kernel_choice
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.kernels import KERNELS, machine
-from tests.tiny import tiny_model
+from rlhf_lightning.kernels.use import kernels_of
+from rlhf_lightning.models import load_tokenizer
+from tests.tiny import tiny_model, write_reward_model
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +94,16 @@ def test_explain_says_that_a_model_is_not_there_yet(monkeypatch: pytest.MonkeyPa
 def test_the_processor_is_judged_as_torch_judges_it() -> None:
     if machine.device_kind() == "cpu":
         assert kernel_choice._is_amd_with_avx512() == machine.onednn_is_faster()
+
+
+def test_a_runs_reward_models_compute_with_its_kernels(tmp_path: Path) -> None:
+    """Those of them that fit; a sum hands them on."""
+    path = write_reward_model(tmp_path / "reward", tiny_model("gpt2"))
+    parts = (
+        f"{{a: {{model: {path}, weight: 1.0}}, b: {{function: rlhf_lightning.simulation.gold_reward, weight: 1.0}}}}"
+    )
+    for source in (f"reward.model={path}", f"reward.components={parts}"):
+        lines = [f"model.path={path}", "data.train=org/name", source, "model.kernels=[norms,packing]"]
+        module: Any = build_module(compose_config("train", ["experiment=ppo", *lines]), load_tokenizer(path))
+        reward = getattr(module.reward, "rewards", {"a": module.reward})["a"]
+        assert kernels_of(reward.model.classifier).on == {"packing"}
