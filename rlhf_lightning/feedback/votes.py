@@ -38,7 +38,9 @@ class Votes:
         return len(self.task)
 
     def where(self, mask: NDArray[np.bool_]) -> Votes:
-        """Return the rows that a mask selects."""
+        """Return the rows that a mask selects; all of them without a copy."""
+        if mask.all():
+            return self
         columns = ("task", "first", "second", "labeler", "outcome", "strength", "judgement", "repeat", "seconds")
         return Votes(self.tasks, self.labelers, *(getattr(self, name)[mask] for name in columns))
 
