@@ -7,6 +7,8 @@ import textwrap
 from pathlib import Path
 
 from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.source.declarations import declared
+from rlhf_lightning.working_folder import import_from_working_folder
 
 # Group -> what its option decides, in the order a reader needs them.
 GROUPS = {
@@ -14,8 +16,8 @@ GROUPS = {
     "algorithm": "what is trained and by which loss",
     "model": "the network: a Hugging Face folder, an earlier run folder or a hub name",
     "data": "rows: JSONL, Parquet, a datasets folder or a hub name",
-    "reward": "PPO: where scores come from",
-    "rollout": "PPO: how responses are sampled",
+    "reward": "where scores come from, for algorithms that sample",
+    "rollout": "how responses are sampled",
     "optimizer": "",
     "scheduler": "of the learning rate, over all optimiser steps",
     "trainer": "Lightning's Trainer: devices, strategy, precision, length",
@@ -33,15 +35,15 @@ KEYS = {
     "data.train, data.val": "rows to learn from, and held-out ones (or data.val_fraction)",
     "data.batch_size": "rows a process and batch (SFT, reward model, DPO)",
     "optimizer.lr": "learning rate",
-    "trainer.max_epochs": "passes over the data; PPO: iterations",
+    "trainer.max_epochs": "passes over the data; of algorithms that sample: iterations",
     "trainer.devices": "processes on this machine",
     "trainer.strategy": "auto, ddp, ...",
     "trainer.precision": "32-true, bf16-mixed, bf16-true",
-    "trainer.accumulate_grad_batches": "batches an optimiser step; PPO: micro-batches a minibatch",
-    "rollout.batch_size": "PPO: prompts per iteration and process",
-    "rollout.samples_per_prompt": "PPO: responses to each prompt",
-    "rollout.max_new_tokens": "PPO: tokens of a response, at most",
-    "rollout.temperature": "PPO: of sampling",
+    "trainer.accumulate_grad_batches": "batches per optimiser step, or micro-batches per minibatch",
+    "rollout.batch_size": "prompts per iteration and process",
+    "rollout.samples_per_prompt": "responses to each prompt",
+    "rollout.max_new_tokens": "tokens of a response, at most",
+    "rollout.temperature": "of sampling",
     "rollout.server": "PPO, rollout=vllm: address of a running `vllm serve`",
     "reward.function | model | components": "PPO: dotted path of a Python function | reward model | weighted sum",
     "algorithm.kl.kind": "PPO: adaptive | fixed | multiplicative coefficient",
@@ -58,7 +60,7 @@ KEYS = {
 
 def train_help(config_dir: str | None = None) -> str:
     """The page of rlhf-train."""
-    return f"""rlhf-train: train a language model from human feedback (SFT, reward model, PPO, DPO).
+    return f"""rlhf-train: train a language model from human feedback.
 
 usage: rlhf-train [group=option ...] [key=value ...]
 
@@ -75,6 +77,9 @@ examples
 
 groups (group=option)
 {_groups(config_dir)}
+
+algorithms (algorithm=option)
+{_table(_titles(config_dir))}
 
 keys learnt once (key=value; every key is in --cfg job)
 {_table(KEYS)}
@@ -254,6 +259,18 @@ def options(group: str, config_dir: str | None = None) -> list[str]:
     """The options of a config group, the user's own folder included."""
     folders = [conf_dir(), *([Path(config_dir)] if config_dir else [])]
     return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def _titles(config_dir: str | None) -> dict[str, str]:
+    """Every option of the group `algorithm`, and what its class calls itself."""
+    import_from_working_folder()
+    titles = {}
+    for folder in (conf_dir(), *([Path(config_dir)] if config_dir else [])):
+        for file in sorted((folder / "algorithm").glob("*.yaml")):
+            target = re.search(r"^_target_: *([\w.]+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            if target is not None:
+                titles[file.stem] = declared(target[1]).title or target[1]
+    return titles
 
 
 def _groups(config_dir: str | None) -> str:

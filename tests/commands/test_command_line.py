@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -286,3 +287,11 @@ def test_the_page_of_the_composed_config_is_hydras(tmp_path):
     done = call("train", "experiment=ppo_demo", "--cfg", "job", folder=tmp_path)
     assert "_target_: rlhf_lightning.algorithms.PPOModule" in done.stdout
     assert done.returncode == 0
+
+
+def test_the_page_names_each_algorithm_by_its_title(tmp_path):
+    (tmp_path / "algorithm").mkdir()
+    (tmp_path / "algorithm" / "mine.yaml").write_text("_target_: rlhf_lightning.algorithms.DPOModule\n")
+    page = train_help(str(tmp_path))
+    assert re.search(r"mine +direct preference optimisation", page)
+    assert re.search(r"ppo +proximal policy optimisation", page)
