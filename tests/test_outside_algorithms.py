@@ -129,10 +129,9 @@ def test_the_plan_counts_the_networks_of_its_roles(name: str, world: Path) -> No
 
 def command(name: str, folder: Path, *arguments: str) -> str:
     """What a command prints, in a folder whose Python path holds the package."""
-    code = f"from rlhf_lightning.commands.entry import {name}; {name}()"
     environment = {**os.environ, "PYTHONPATH": f"{EXAMPLE}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", code, "--config-dir", CONF, *arguments],
+        [Path(sys.executable).with_name(f"rlhf-{name}"), "--config-dir", CONF, *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
