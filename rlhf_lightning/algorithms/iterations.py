@@ -18,7 +18,7 @@ from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.part_gradients import Loss, PartGradients
 from rlhf_lightning.experience.pretraining_mix import PretrainingMix
 from rlhf_lightning.experience.schedule import go_to, scheduled_step, steps_per_iteration
-from rlhf_lightning.experience.statistics import Statistics, time_statistics
+from rlhf_lightning.experience.statistics import time_statistics
 from rlhf_lightning.experience.stopwatch import Stopwatch
 from rlhf_lightning.functional import masked_whiten
 from rlhf_lightning.models import predict_tokens
@@ -239,14 +239,6 @@ class IterationModule(AlignmentModule):
 
     # ---- over all processes
 
-    def record_all(self, statistics: Statistics) -> None:
-        """Add to the means of metrics, and to the maxima of those whose names end in `_max`."""
-        for name, (value, weight) in statistics.items():
-            if name.endswith("_max"):
-                self.record_max(name, torch.as_tensor(value))
-            else:
-                self.record(name, value, weight)
-
     def whiten(self, x: Tensor, mask: Tensor) -> Tensor:
         """masked_whiten over the rows of all processes."""
         if self.trainer.world_size == 1:
@@ -258,16 +250,3 @@ class IterationModule(AlignmentModule):
         """Rows [B, T] of all processes, [world * B, max_new_tokens], with zeros on the right."""
         width = self.rollout.max_new_tokens - x.shape[1]
         return self.gather(torch.nn.functional.pad(x, (0, width))).flatten(0, 1)
-
-    def sum_over_processes(self, value: float) -> float:
-        """The same number on every process."""
-        if self.trainer.world_size == 1:
-            return value
-        tensor = torch.tensor(value, dtype=torch.float32, device=self.device)
-        return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
-
-    def max_over_processes(self, value: int) -> int:
-        """The largest one, on every process."""
-        if self.trainer.world_size == 1:
-            return value
-        return int(self.gather(torch.tensor(value, device=self.device)).max())

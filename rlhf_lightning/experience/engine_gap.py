@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlhf_lightning.experience.statistics import Statistics
 from rlhf_lightning.functional import truncated_importance_weights
 from rlhf_lightning.rollout import Generation, Rollout
+from rlhf_lightning.training.recording import Statistics
 
 
 def logprob_gap(rollout: Rollout, generation: Generation) -> Statistics:

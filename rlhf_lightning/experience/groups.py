@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlhf_lightning.experience.statistics import Statistics
+from rlhf_lightning.training.recording import Statistics
 
 
 def group_statistics(scores: Tensor, group_size: int) -> Statistics:

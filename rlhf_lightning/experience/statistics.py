@@ -12,9 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
 from rlhf_lightning.rollout import Rollout, token_rows
-
-Statistics = dict[str, tuple[Tensor | float, Tensor | float]]
-"""Name -> (mean, weight); of a name that ends in `_max`, (maximum, any weight)."""
+from rlhf_lightning.training.recording import Statistics
 
 
 def response_kl(rollout: Rollout) -> Tensor:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from rlhf_lightning.training.processes import of_every_process, of_this_process
 from rlhf_lightning.training.weighted_mean import Maximum, WeightedMean, on_host
+
+Statistics = dict[str, tuple[Tensor | float, Tensor | float]]
+"""Name -> (mean, weight); of a name that ends in `_max`, (maximum, any weight)."""
 
 
 class RecordingModule(L.LightningModule):
@@ -32,6 +36,14 @@ class RecordingModule(L.LightningModule):
             return
         metric = self._metric(name)
         metric.update(value.detach() if isinstance(value, Tensor) else value, weight)
+
+    def record_all(self, statistics: Statistics) -> None:
+        """Add to the means of metrics, and to the maxima of those whose names end in `_max`."""
+        for name, (value, weight) in statistics.items():
+            if name.endswith("_max"):
+                self.record_max(name, torch.as_tensor(value))
+            else:
+                self.record(name, value, weight)
 
     def _metric(self, name: str) -> WeightedMean:
         key = name.replace(".", "_")
@@ -83,6 +95,19 @@ class RecordingModule(L.LightningModule):
         gathered = self.all_gather(x)
         assert isinstance(gathered, Tensor)
         return gathered
+
+    def sum_over_processes(self, value: float) -> float:
+        """The same number on every process."""
+        if self.trainer.world_size == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float32, device=self.device)
+        return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+
+    def max_over_processes(self, value: int) -> int:
+        """The largest one, on every process."""
+        if self.trainer.world_size == 1:
+            return value
+        return int(self.gather(torch.tensor(value, device=self.device)).max())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
