@@ -1,6 +1,6 @@
 """Loss and gradient of every algorithm on given answers beside TRL's own trainer, same tiny model, same rows.
 
-python scripts/trl_agreement.py        # the table of docs/algorithms/README.md
+python scripts/trl_agreement.py        # the tables of docs/algorithms
 
 TRL 1.16.0 runs in an environment of its own, `.venv-trl-1.16.0`, which is made when it is missing. The policy is the
 reference with noise on every weight. Where the two take the negative log-likelihood of other tokens, on purpose, the
