@@ -100,13 +100,13 @@ def start(folder: Path, overrides: list[str], run: str, *further: str) -> subpro
 
 def stop(run: subprocess.Popen[str], folder: Path, lines: int, signum: int) -> tuple[int, str]:
     """Send the signal once metrics.jsonl has so many lines; the exit code, and what was printed to stderr."""
-    file, end = folder / "metrics.jsonl", time.monotonic() + 100
-    while run.poll() is None and time.monotonic() < end:
+    file = folder / "metrics.jsonl"
+    while run.poll() is None:  # however long it takes on a busy machine
         if file.exists() and file.read_bytes().count(b"\n") >= lines:
             run.send_signal(signum)
             break
         time.sleep(0.005)
-    _, printed = run.communicate(timeout=100)
+    _, printed = run.communicate()
     return run.returncode, printed
 
 
@@ -120,9 +120,9 @@ def test_a_killed_command_is_resumed_to_the_same_end(stage: str, world: Path, ki
     whole = start(world, overrides, f"{stage}-whole")  # beside the other: most of the time goes to imports
     code, printed = stop(start(world, overrides, stage), world / stage, lines, signal.SIGKILL)
     assert code == -signal.SIGKILL, printed
-    _, printed = (resumed := start(world, overrides, stage, "ckpt=last")).communicate(timeout=200)
+    _, printed = (resumed := start(world, overrides, stage, "ckpt=last")).communicate()
     assert resumed.returncode == 0, printed
-    _, printed = whole.communicate(timeout=200)
+    _, printed = whole.communicate()
     assert whole.returncode == 0, printed
     end = kill_resume.end_of(world / stage)
     assert len(end["metrics.jsonl"]) > lines
@@ -146,9 +146,9 @@ def test_a_command_that_is_stopped_is_resumed_to_the_same_end(
         printed.splitlines()[-1]
         == f"stopped by {signum.name}; go on with the same command with ckpt=last run_dir={name}"
     )
-    _, printed = (resumed := start(world, overrides, name, "ckpt=last")).communicate(timeout=200)
+    _, printed = (resumed := start(world, overrides, name, "ckpt=last")).communicate()
     assert resumed.returncode == 0, printed
-    _, printed = whole.communicate(timeout=200)
+    _, printed = whole.communicate()
     assert whole.returncode == 0, printed
     assert kill_resume.end_of(world / name) == kill_resume.end_of(world / f"{name}-whole")
 
