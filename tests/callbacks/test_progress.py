@@ -21,7 +21,7 @@ def test_one_plain_line_an_epoch_when_the_output_is_no_terminal(tiny_module, mak
 
 
 def test_a_long_epoch_reports_in_between(tiny_module, make_trainer, capsys):
-    make_trainer(callbacks=[ProgressBar(seconds=-1)], enable_progress_bar=True, max_epochs=1).fit(tiny_module())
+    make_trainer(callbacks=[ProgressBar(seconds=1e-9)], enable_progress_bar=True, max_epochs=1).fit(tiny_module())
     assert "epoch 1/1  batch 2/4  loss" in capsys.readouterr().out
 
 

@@ -122,7 +122,7 @@ def test_ranked_lists_are_optional(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demonstrations_per_prompt", "pairs_per_prompt"])
 def test_no_rows_for_a_prompt_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is 0; choose 1 or more"):
+    with pytest.raises(UserError, match=f"{name}: found 0; allowed: a whole number >= 1"):
         write_world(tmp_path / "world", **{**SMALL, name: 0})
 
 
