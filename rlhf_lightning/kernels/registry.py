@@ -49,7 +49,7 @@ class Kernel:
     needs: tuple[str, ...] = ()
 
 
-_ZEN = "AMD Zen 4 and 5, two cores"
+_ZEN_5 = "AMD Zen 5, two cores"
 # In the order in which they are put into a network.
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
@@ -57,14 +57,14 @@ KERNELS: dict[str, Kernel] = {
         Kernel(
             "packing",
             "rows padded side by side, and `sdpa_attention_forward` of transformers",
-            _ZEN,
+            _ZEN_5,
             auto=("cpu", "cuda"),
             families=PACKABLE,
         ),
         Kernel(
             "row_attention",
             "torch's `scaled_dot_product_attention` on long packed rows",
-            _ZEN,
+            _ZEN_5,
             devices=CPU,
             families=PACKABLE,
             float32="weights",
@@ -74,15 +74,15 @@ KERNELS: dict[str, Kernel] = {
         Kernel(
             "last_layer",
             "the forward pass of transformers' last decoder layer on packed rows",
-            _ZEN,
+            _ZEN_5,
             families=GATED,
             needs=("packing",),
         ),
-        Kernel("gated_blocks", "the forward pass of transformers' gated MLPs", _ZEN, families=GATED),
+        Kernel("gated_blocks", "the forward pass of transformers' gated MLPs", _ZEN_5, families=GATED),
         Kernel(
             "fast_products",
             "`torch.nn.Linear`, by oneDNN",
-            f"{_ZEN}; `auto` wants AVX-512 on AMD",
+            f"{_ZEN_5}; `auto` wants AVX-512 on AMD",
             devices=CPU,
             float32="any",
             autocast=False,
@@ -90,7 +90,7 @@ KERNELS: dict[str, Kernel] = {
         Kernel(
             "norms",
             "the backward pass of transformers' RMS norms",
-            _ZEN,
+            _ZEN_5,
             families=tuple(family for family in GATED if family != "gemma"),  # which multiplies by 1 + w
             float32="weights",
         ),
