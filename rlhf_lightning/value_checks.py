@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -42,19 +43,22 @@ def checked(section: str) -> Callable[[Checked], Checked]:
 
     def decorate(target: Checked) -> Checked:
         if isinstance(target, type):
-            target.__init__ = _checking(target.__init__, section)  # type: ignore[misc]
+            target.__init__ = _checking(target.__init__, section, target)  # type: ignore[misc]
             return target
         return _checking(target, section)
 
     return decorate
 
 
-def _checking(function: Any, section: str) -> Any:
+def _checking(function: Any, section: str, owner: type | None = None) -> Any:
     names = inspect.signature(function)
 
     @functools.cache
     def adapters() -> dict[str, tuple[Any, TypeAdapter[Any]]]:
-        kinds = {name: _evaluated(each.annotation, function) for name, each in names.parameters.items()}
+        kinds = {
+            name: _evaluated(each.annotation, _namespace(name, function, owner))
+            for name, each in names.parameters.items()
+        }
         return {name: (kind, TypeAdapter(kind, config=_STRICT)) for name, kind in kinds.items() if _holds_values(kind)}
 
     @functools.wraps(function)
@@ -75,12 +79,21 @@ def _checking(function: Any, section: str) -> Any:
     return check
 
 
-def _evaluated(annotation: Any, function: Any) -> Any:
+def _namespace(name: str, function: Any, owner: type | None) -> dict[str, Any]:
+    """Where an argument's annotation was written: a field of a dataclass may be that of a base from another module."""
+    for cls in owner.__mro__ if owner is not None else ():
+        if name in vars(cls).get("__annotations__", {}):
+            return vars(sys.modules[cls.__module__])
+    namespace: dict[str, Any] = function.__globals__
+    return namespace
+
+
+def _evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
     """What an annotation means; None where it names what is imported for the type checker alone."""
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, function.__globals__)  # the constructor's own text
+        return eval(annotation, namespace)  # the constructor's own text
     except (NameError, TypeError, AttributeError):
         return None
 
@@ -99,7 +112,7 @@ _ESTIMATORS, _CONTROLLERS = ("k1", "k2", "k3", "abs"), ("adaptive", "fixed", "mu
 _MISPLACED = {
     **{("kl.kind", v): f"{v} is an estimator: algorithm.kl.estimator={v}" for v in _ESTIMATORS},
     **{("kl.estimator", v): f"{v} is a controller: algorithm.kl.kind={v}" for v in _CONTROLLERS},
-    ("rollout.engine", "vllm"): "its settings are another option: rollout=vllm",
+    **{("rollout.engine", v): f"its settings are another option: rollout={v}" for v in ("native", "vllm")},
     **{("loss_type", v): "standard DPO is algorithm.loss_type=sigmoid" for v in ("dpo", "DPO")},
 }
 

@@ -74,13 +74,16 @@ def test_a_resumed_run_is_compared(setting: Any, scripts: Any, monkeypatch: pyte
 
 def test_a_wrong_kernel_is_found(setting: Any, scripts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = scripts("gpu_checks.kernels")
+    use = kernels.use_kernels
 
-    def breaks(network: Any) -> None:
-        for block in network.modules():
-            if hasattr(block, "act_fn"):
-                block.act_fn = torch.nn.GELU()
+    def breaks(network: Any, names: Any) -> None:
+        use(network, names)
+        if names == ("gated_blocks",):
+            for block in network.modules():
+                if hasattr(block, "act_fn"):
+                    block.act_fn = torch.nn.GELU()
 
-    monkeypatch.setitem(kernels.PARTS, "gated blocks", (False, (breaks,)))
+    monkeypatch.setattr(kernels, "use_kernels", breaks)
     wrong = {finding.what for finding in failed(kernels.equality(setting))}
     assert "gated blocks, float32: log-probabilities" in wrong
     assert all(what.startswith("gated blocks") for what in wrong)

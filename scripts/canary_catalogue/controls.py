@@ -38,7 +38,7 @@ def raw_text(folder: Path) -> None:
 def open_secrets(folder: Path) -> None:
     """Secrets are shown and written."""
     replace("rlhf_lightning.secret_text", "shown", as_it_is)
-    replace("rlhf_lightning.commands.redaction", "without_secrets", lambda value, key="": value)
+    replace("rlhf_lightning.secret_text", "without_secrets", lambda value, key="": value)
 
 
 def whole_config_in_card(folder: Path) -> None:

@@ -209,7 +209,7 @@ def test_arguments_that_other_keys_decide_are_refused() -> None:
         VLLMRollout(engine_args={"tensor_parallel_size": 2})
     with pytest.raises(UserError, match=r"beside rollout\.server give them to `vllm serve`"):
         VLLMRollout(server="http://localhost:8000", engine_args={"max_model_len": 64})
-    with pytest.raises(UserError, match="choose rollout=native or rollout=vllm"):
+    with pytest.raises(UserError, match=r"rollout\.engine: its settings are another option: rollout=native"):
         VLLMRollout(engine="native")
 
 

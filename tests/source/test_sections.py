@@ -82,7 +82,9 @@ class Settings:
 
 
 @pytest.fixture
-def mine(empty_folder: Path) -> None:
+def mine(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mine", "other"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # what another test's process has imported
     (empty_folder / "mine.py").write_text(VALUES)
     (empty_folder / "other.py").write_text(OTHER)
 
