@@ -14,11 +14,11 @@ def test_no_query_between_two_tasks_reads_a_whole_table(store, pair, clock):
     store.add_tasks([pair(str(i), reask=i % 2 == 0, overlap=1 + i % 2) for i in range(30)])
     sent = {}
 
-    def note(connection, cursor, statement, parameters, context, executemany):
+    def note(statement, parameters, **_):
         if statement.startswith(("SELECT", "UPDATE", "INSERT", "DELETE")):
             sent[statement] = parameters
 
-    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(Engine, "before_cursor_execute", note, named=True)
     try:
         for i in range(12):
             for name in ("ana", "bo"):
