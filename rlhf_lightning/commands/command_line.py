@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
 import os
 import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,6 +95,18 @@ def read_arguments(command: str) -> argparse.Namespace:
 
     parser.error = complain  # type: ignore[method-assign]
     return parser.parse_args()
+
+
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """While configs are composed and checked: Python would look at all their nodes for cycles, again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def run_command(body: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
+from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
 from rlhf_lightning.commands.pipeline_evaluation import (
@@ -51,8 +51,9 @@ def _main() -> None:
         return
     if not is_plain(arguments):
         raise UserError("rlhf-pipeline takes overrides, --config-dir and --help only; sweeps: rlhf-train -m")
-    pipeline = compose_pipeline(arguments.overrides, arguments.config_dir)
-    check_pipeline(pipeline)
+    with without_collector():
+        pipeline = compose_pipeline(arguments.overrides, arguments.config_dir)
+        check_pipeline(pipeline)
     if pipeline.config["explain"]:
         print("\n\n".join(explain(stage.config) for stage in pipeline.to_run))
         return
@@ -78,11 +79,11 @@ def check_pipeline(pipeline: Pipeline) -> None:
         UserError: one line about the first thing.
     """
     folder, names = pipeline.folder, [stage.name for stage in pipeline.to_run]
+    check_name("from", pipeline.config.get("from"), names)
     for stage in pipeline.to_run:
         check(stage.config, stage.key)
         with keys_under(stage.key):
             check_inputs(stage.config, [str(folder / name) for name in names])
-    check_name("from", pipeline.config.get("from"), names)
     for name in [stage.name for stage in pipeline.skipped]:
         if not (folder / name / "summary.json").is_file():
             raise UserError(f"from: stage {name} has not ended in {folder} (no summary.json); start with from={name}")

@@ -55,19 +55,22 @@ def _known(config: Mapping[str, Any]) -> Circumstances:
     )
 
 
-def _architecture(path: str) -> dict[str, Any]:
+def _architecture(path: str, above: int = 0) -> dict[str, Any]:
     """The `config.json` of a local model, of the base if it is an adapter; {} where there is none."""
     for folder in (Path(path) / "model", Path(path)):
-        if (adapter := folder / "adapter_config.json").is_file():
-            base = _read(adapter).get("base_model_name_or_path")
-            return _architecture(base) if isinstance(base, str) and base != path else {}
-        if (file := folder / "config.json").is_file():
-            return _read(file)
+        if (adapter := _read(folder / "adapter_config.json")) is not None:
+            base = adapter.get("base_model_name_or_path")
+            return _architecture(base, above + 1) if isinstance(base, str) and not above else {}
+        if (found := _read(folder / "config.json")) is not None:
+            return found
     return {}
 
 
-def _read(file: Path) -> dict[str, Any]:
-    with blaming(f"model.path: {file} cannot be read"):
+def _read(file: Path) -> dict[str, Any] | None:
+    """What a file holds; None where there is none."""
+    with blaming(f"model.path: {file} cannot be read"):  # nor asked for, if its name is too long
+        if not file.is_file():
+            return None
         found = json.loads(file.read_text(encoding="utf-8"))
     return found if isinstance(found, dict) else {}
 

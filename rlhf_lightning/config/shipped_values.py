@@ -20,8 +20,7 @@ def shipped_values(algorithm: str) -> dict[str, list[Any]]:
     Args:
         algorithm: the class of the run's algorithm. What files of another one of `conf/` give its settings is left out.
     """
-    files = {file: file.read_text(encoding="utf-8") for file in sorted(conf_dir().rglob("*.yaml"))}
-    contents = {file: yaml.load(text, _Loader) for file, text in files.items()}
+    files, contents = _files()
     targets = {file.stem: content["_target_"] for file, content in contents.items() if file.parent.name == "algorithm"}
     values: dict[str, list[Any]] = {}
     for file, content in contents.items():
@@ -31,6 +30,13 @@ def shipped_values(algorithm: str) -> dict[str, list[Any]]:
             if not (other and key.startswith("algorithm.")):
                 values.setdefault(_general(key), []).append(value)
     return values
+
+
+@functools.cache
+def _files() -> tuple[dict[Path, str], dict[Path, Any]]:
+    """The text and the content of every file."""
+    files = {file: file.read_text(encoding="utf-8") for file in sorted(conf_dir().rglob("*.yaml"))}
+    return files, {file: yaml.load(text, _Loader) for file, text in files.items()}
 
 
 def _algorithm(file: Path, content: Any) -> str:

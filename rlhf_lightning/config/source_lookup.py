@@ -7,6 +7,7 @@ is left to the import itself.
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,8 +74,14 @@ def why_missing(key: str, target: str) -> str | None:
     if not rest or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     with blaming(f"{key}: cannot import {target}"):
-        names = _top_level_names(Path(spec.origin).read_text(encoding="utf-8"), spec.origin)
+        names = _names_of_file(spec.origin, Path(spec.origin).stat().st_mtime_ns)
     return None if names is None or rest[0] in names else f"{name} has no {rest[0]!r}"
+
+
+@functools.lru_cache(maxsize=512)  # the stages of a pipeline name the same classes
+def _names_of_file(file: str, _mtime: int) -> frozenset[str] | None:
+    names = _top_level_names(Path(file).read_text(encoding="utf-8"), file)
+    return None if names is None else frozenset(names)
 
 
 def _top_level_names(source: str, file: str) -> set[str] | None:

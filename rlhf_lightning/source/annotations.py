@@ -25,7 +25,8 @@ _PLAIN: dict[str, Any] = {
     **{"int": int, "float": float, "str": str, "bool": bool, "None": None, "Any": Any, "object": Any},
     **dict.fromkeys(("dict", "Dict", "Mapping", "MutableMapping"), value_types.Mapping),
     **dict.fromkeys(("list", "List", "Sequence", "Iterable", "tuple", "Tuple", "set", "Collection"), list[Any]),
-    **dict.fromkeys(("Path", "PathLike", "LiteralString"), str),
+    **dict.fromkeys(("Path", "PathLike"), value_types.Text),
+    "LiteralString": str,
 }
 _LISTS = ("list", "List", "Sequence", "Iterable", "Collection", "set", "Set", "frozenset")
 _MAPPINGS = ("dict", "Dict", "Mapping", "MutableMapping")

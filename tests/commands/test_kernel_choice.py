@@ -107,3 +107,15 @@ def test_a_runs_reward_models_compute_with_its_kernels(tmp_path: Path) -> None:
         module: Any = build_module(compose_config("train", ["experiment=ppo", *lines]), load_tokenizer(path))
         reward = getattr(module.reward, "rewards", {"a": module.reward})["a"]
         assert kernels_of(reward.model.classifier).on == {"packing"}
+
+
+def test_a_path_that_is_too_long_is_named() -> None:
+    with pytest.raises(UserError, match=r"^model\.path: .*name too long"):
+        explain(config("a/" * 3000))
+
+
+def test_adapters_that_name_each_other_end_the_search(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path}/{other}"}}')
+    assert "auto" in explain(config(tmp_path / "a"))

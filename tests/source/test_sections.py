@@ -35,6 +35,7 @@ class Mine(DPOModule):
         self, *args: Any, strength: Positive = 1.0, share: vt.Fraction | None = None, rounds: Count = 3,
         mode: Literal["up", "down"] = "up", sizes: list[Count] = [], mix: Mix = Mix(), small: Small = 0.1,
         half: Half = 0.5, flag: bool = False, file: str | Path = "x", free=None, pair: tuple[int, int] = (1, 2),
+        place: vt.Text | Path | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -115,6 +116,7 @@ def complaint(target: str, name: str = "algorithm", **values: Any) -> str:
         ({"half": 2}, "algorithm.half: found 2; allowed: a number >= 0 and <= 1"),
         ({"flag": 1}, "algorithm.flag: found 1; allowed: true | false"),
         ({"file": 3}, "algorithm.file: found 3; allowed: a text"),
+        ({"place": ""}, 'algorithm.place: found ""; allowed: a text'),
         ({"beta": -1}, "algorithm.beta: found -1; allowed: a number > 0"),
         ({"loss_type": "dpo"}, "algorithm.loss_type: standard DPO is algorithm.loss_type=sigmoid"),
         ({"mix": 3}, "algorithm.mix: found 3; allowed: a section of keys"),
