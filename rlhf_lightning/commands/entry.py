@@ -1,9 +1,14 @@
-"""Where the installed commands begin: signals are answered before anything that takes time is imported."""
+"""Where the installed commands begin: signals are answered, and a process that trains starts over, before anything that
+takes time is imported."""
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
+import sys
 
+from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.stopping import answered
 
@@ -45,4 +50,13 @@ def chat() -> None:
 
 def _start(command: str) -> None:
     with answered(first_process(), follows_the_first(), for_good=True):
+        if command in ("train", "pipeline"):
+            restart_without_thread_caches(f"rlhf-{command}")
+        atexit.register(_leave_configs)
         importlib.import_module(f"rlhf_lightning.commands.{command}").main()
+
+
+def _leave_configs() -> None:
+    """Where only configs and sources were read, leave them to the operating system, which is faster."""
+    if "torch" not in sys.modules:
+        gc.freeze()

@@ -33,7 +33,7 @@ KEYS = {
     "register": "MLflow: make the trained model a new version of this registered model",
     "model.path": "Hugging Face folder, run folder or hub name",
     "data.train, data.val": "rows to learn from, and held-out ones (or data.val_fraction)",
-    "data.batch_size": "rows a process and batch (SFT, reward model, DPO)",
+    "data.batch_size": "rows per process and batch (SFT, reward model, DPO)",
     "optimizer.lr": "learning rate",
     "trainer.max_epochs": "passes over the data; of algorithms that sample: iterations",
     "trainer.devices": "processes on this machine",
@@ -52,7 +52,7 @@ KEYS = {
     "algorithm.kl.horizon": "PPO: of the adaptive controller, in responses",
     "algorithm.kl.placement": "PPO: the KL term in the token rewards (reward) or in the loss (loss)",
     "algorithm.clip_range, gamma, lam": "PPO: ratio clip, discount, GAE lambda",
-    "algorithm.ppo_epochs, num_minibatches": "PPO: passes over a rollout, optimiser steps a pass",
+    "algorithm.ppo_epochs, num_minibatches": "PPO: passes over a rollout, optimiser steps per pass",
     "algorithm.target_kl": "PPO: ends an iteration's updates early, nats per token",
     "algorithm.beta, loss_type": "DPO: strength of the KL term, sigmoid | ipo | hinge | ...",
 }

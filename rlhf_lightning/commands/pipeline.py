@@ -17,7 +17,6 @@ from rlhf_lightning.commands.pipeline_evaluation import (
     gold_reward,
 )
 from rlhf_lightning.commands.stages import compose_stages, split_overrides
-from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.config.checks import check_hashes, check_inputs
@@ -40,7 +39,6 @@ from rlhf_lightning.tracking.store_check import check_tracking
 
 def main() -> None:
     """The entry point of rlhf-pipeline."""
-    restart_without_thread_caches("rlhf-pipeline")
     run_command(_main)
 
 

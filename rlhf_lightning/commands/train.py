@@ -12,7 +12,6 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.own_code import blaming_own_code
-from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.config.checks import check_data_kind, check_inputs, check_sections
 from rlhf_lightning.config.devices import check_devices
@@ -34,7 +33,6 @@ HIGHEST = "highest"  # torch's default of `matmul_precision`
 
 def main() -> None:
     """The entry point of rlhf-train."""
-    restart_without_thread_caches("rlhf-train")
     run_hydra_command("rlhf-train", "train", train, train_help, check_all)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands import pipeline, thread_caches, train
+from rlhf_lightning.commands import entry, thread_caches
 from rlhf_lightning.commands.thread_caches import OFF, restart_without_thread_caches
 
 SCRIPT = """
@@ -85,14 +86,27 @@ def test_not_with_a_gpu_or_another_c_library(
     assert calls == [(sys.executable, [sys.executable, "/somewhere/rlhf-train", "x=1"])] * restarts
 
 
-@pytest.mark.parametrize(("module", "command"), [(train, "rlhf-train"), (pipeline, "rlhf-pipeline")])
-def test_commands_that_train_do_it_first(monkeypatch: pytest.MonkeyPatch, module: Any, command: str) -> None:
+@pytest.mark.parametrize("command", ["train", "pipeline"])
+def test_commands_that_train_do_it_before_they_are_imported(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     class StartedOverError(Exception):
         pass
 
     def restart(name: str) -> None:
         raise StartedOverError(name)
 
-    monkeypatch.setattr(module, "restart_without_thread_caches", restart)
-    with pytest.raises(StartedOverError, match=f"^{command}$"):
-        module.main()
+    monkeypatch.setattr(entry, "restart_without_thread_caches", restart)
+    monkeypatch.setattr(entry, "answered", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(entry.importlib, "import_module", lambda name: pytest.fail(f"{name} is imported twice"))
+    with pytest.raises(StartedOverError, match=f"^rlhf-{command}$"):
+        getattr(entry, command)()
+
+
+def test_without_torch_nothing_is_collected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for cycles in all that it has read, several times: a third of the seconds of a config error."""
+    frozen: list[bool] = []
+    monkeypatch.setattr(entry.gc, "freeze", lambda: frozen.append(True))
+    entry._leave_configs()
+    assert frozen == []  # networks and loaders have finalisers
+    monkeypatch.delitem(sys.modules, "torch")
+    entry._leave_configs()
+    assert frozen == [True]
