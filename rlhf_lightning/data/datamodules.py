@@ -243,17 +243,15 @@ class SFTDataModule(RowDataModule):
         return self._loader("val", collate_sequences, self.val_batch_size, weights)
 
 
-class PreferenceDataModule(RowDataModule):
-    """Preferences: chosen and rejected, ranked answers, or labelled rows (true ones are preferred to false ones).
+class AnswersDataModule(RowDataModule):
+    """Answers to prompts, which are cut to a length.
 
     Args:
-        batch_size: prompts of a batch and process, each with all its answers.
+        batch_size: of a batch and process.
         max_length: tokens of prompt + answer. The prompt keeps its end, an answer its start.
         max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
         (the others): see `RowDataModule`.
     """
-
-    kind: ClassVar[str] = "preference"
 
     @checked("data")
     def __init__(
@@ -270,6 +268,17 @@ class PreferenceDataModule(RowDataModule):
     ) -> None:
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
         self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
+
+
+class PreferenceDataModule(AnswersDataModule):
+    """Preferences: chosen and rejected, ranked answers, or labelled rows (true ones are preferred to false ones).
+
+    Args:
+        batch_size: prompts of a batch and process, each with all its answers.
+        (the others): see `AnswersDataModule` and `RowDataModule`.
+    """
+
+    kind: ClassVar[str] = "preference"
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         taken = [i for split in self._rows.values() for row in split for i in row.row_ids]

@@ -10,15 +10,12 @@ from typing import Any, ClassVar
 from rlhf_lightning.data import labelled
 from rlhf_lightning.data.batches import Batch, MismatchedBatch, TokenizedAnswer, UnpairedBatch
 from rlhf_lightning.data.collation import collate_answers, collate_mismatched
-from rlhf_lightning.data.datamodules import RowDataModule, pad_id
+from rlhf_lightning.data.datamodules import AnswersDataModule, pad_id
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.preparation import Numbered
 from rlhf_lightning.data.report import Report
-from rlhf_lightning.data.rows import Source
 from rlhf_lightning.data.tokenization import truncate
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.value_checks import checked
-from rlhf_lightning.value_types import BelowOne, Count
 
 
 class UnpairedLoader(BatchLoader):
@@ -81,33 +78,15 @@ class UnpairedLoader(BatchLoader):
         return pairs
 
 
-class UnpairedDataModule(RowDataModule):
+class UnpairedDataModule(AnswersDataModule):
     """Answers that are desirable or not: labelled rows, and of chosen and rejected answers each by itself.
 
     Args:
         batch_size: answers of a batch and process.
-        max_length: tokens of prompt + answer. The prompt keeps its end, an answer its start.
-        max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
-        (the others): see `RowDataModule`.
+        (the others): see `AnswersDataModule` and `RowDataModule`.
     """
 
     kind: ClassVar[str] = "unpaired"
-
-    @checked("data")
-    def __init__(
-        self,
-        tokenizer: Any,
-        train: Source,
-        val: Source | None = None,
-        batch_size: Count = 8,
-        max_length: Count | None = 1024,
-        max_prompt_length: Count | None = None,
-        seed: int = 0,
-        val_fraction: BelowOne = 0.0,
-        limit: Count | None = None,
-    ) -> None:
-        super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
-        self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         return labelled.answers(rows, self.tokenizer, source, self.max_length, self.max_prompt_length)
