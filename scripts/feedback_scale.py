@@ -78,7 +78,7 @@ def _fill(store: FeedbackStore, task_count: int, judgement_count: int) -> None:
             }
         )
         given.append({"task": task, "labeler": labeler, "repeat": False, "state": "done"})
-    with store._changing() as connection:
+    with store.changing() as connection:
         for start in range(0, len(rows), 10_000):
             connection.execute(judgements.insert(), rows[start : start + 10_000])
             connection.execute(assignments.insert(), given[start : start + 10_000])

@@ -70,7 +70,7 @@ class FeedbackStore:
         """Add the tasks that are not there yet, and return how many those are. A second call adds nothing."""
         added, iterator = 0, iter(new)
         while chunk := list(islice(iterator, _CHUNK)):
-            with self._changing() as connection:
+            with self.changing() as connection:
                 added += insert_tasks(connection, chunk)
         return added
 
@@ -101,7 +101,7 @@ class FeedbackStore:
         if kind not in LABELER_KINDS:
             raise UserError(f"labelers: {name}: unknown kind {kind!r}; choose one of {', '.join(LABELER_KINDS)}")
         token = secrets.token_urlsafe(24)
-        with self._changing() as connection:
+        with self.changing() as connection:
             known = connection.scalar(select(labelers.c.kind).where(labelers.c.name == name))
             if known is not None and known != kind:
                 raise UserError(f"labelers: {name} is known as a {known}; choose another name for a {kind}")
@@ -135,7 +135,7 @@ class FeedbackStore:
         Until it is answered, skipped or has been left for `returns_after` seconds, the labeler gets the same task
         again, and nobody else gets it unless its overlap asks for more labelers.
         """
-        with self._changing() as connection:
+        with self.changing() as connection:
             number = _labeler_number(connection, labeler)
             found = queue.next_assignment(connection, number, self.clock(), self.returns_after)
             if found is None:
@@ -158,7 +158,7 @@ class FeedbackStore:
         Raises:
             UserError: the answer does not fit the task, or the labeler has answered it already.
         """
-        with self._changing() as connection:
+        with self.changing() as connection:
             number, who = self._task_number(connection, task), _labeler_number(connection, labeler)
             if key is not None and (known := _known(connection, key, number, who)) is not None:
                 return known
@@ -185,7 +185,7 @@ class FeedbackStore:
         Returns:
             The task's id; None where the labeler has no answer left.
         """
-        with self._changing() as connection:
+        with self.changing() as connection:
             who = _labeler_number(connection, labeler)
             last = latest_of(connection, who)
             if last is None:
@@ -220,7 +220,7 @@ class FeedbackStore:
             yield connection
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[Connection]:
+    def changing(self) -> Iterator[Connection]:
         """One writer at a time: SQLite sees to it itself, elsewhere a row is locked."""
         with self._database.changing() as connection:
             if not self._database.is_sqlite:
