@@ -33,7 +33,7 @@ demo: $(STAMP)  ## the whole pipeline on the embedded world: SFT, reward model, 
 	$(BIN)/rlhf-pipeline pipeline=demo
 	$(ACTIVATE)
 
-test: $(STAMP)  ## the fast tests, one process a core
+test: $(STAMP)  ## the fast tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(STAMP)  ## the slow tests: the exact-optimum suite, three seeds of the demo

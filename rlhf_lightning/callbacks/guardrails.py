@@ -15,17 +15,18 @@ from torch.optim import Optimizer
 
 from rlhf_lightning.callbacks.last_loss import LastLoss
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import NonNegative, Positive
 
 log = logging.getLogger(__name__)
 
-ANOTHER_POLICY = 0.5  # nats a token; bfloat16 and quantised engines stay well below
+ANOTHER_POLICY = 0.5  # nats per token; bfloat16 and quantised engines stay well below
 
 
 class Guardrails(Callback):
     """Ends training on a loss or gradient that is not finite; warns of a KL explosion, an entropy collapse, and
-    an engine that samples from another policy (`rollout/logprob_gap` above 0.5 nats a token).
+    an engine that samples from another policy (`rollout/logprob_gap` above 0.5 nats per token).
 
     The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
     checkpoint stays, and the error says which keys to turn. What the step itself does shows in the loss of the last
@@ -133,8 +134,8 @@ class Guardrails(Callback):
             self._warn(
                 "gap",
                 gap > ANOTHER_POLICY,
-                f"rollout/logprob_gap is {gap:.3g} nats a token {where}: the rollout engine samples from other weights "
-                "than the trainer's; start a server of rollout.server again, with the model that model.path names",
+                f"rollout/logprob_gap is {gap:.3g} nats per token {where}: the rollout engine samples from other "
+                "weights than the trainer's; start a server of rollout.server again, with the model that model.path names",
             )
 
     def _warn(self, name: str, wrong: bool, message: str) -> None:
@@ -160,4 +161,4 @@ def whole(x: Tensor) -> Tensor:
 def _kl_target(pl_module: LightningModule) -> float | None:
     """What the module's controller aims at; a fixed coefficient has no target."""
     kl = getattr(pl_module, "kl", None)
-    return None if kl is None or kl.kind == "fixed" else float(kl.target)
+    return kl.target if isinstance(kl, KLPenalty) and kl.kind != "fixed" else None

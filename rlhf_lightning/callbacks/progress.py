@@ -28,7 +28,7 @@ FIGURES = {
 
 
 class ProgressBar(TQDMProgressBar):
-    """A bar on a terminal; elsewhere (a log file, a pipe) one plain line an epoch:
+    """A bar on a terminal; elsewhere (a log file, a pipe) one plain line per epoch:
 
         epoch 3/20  score 1.23  kl 4.5  coef 0.12  [12 s]
 

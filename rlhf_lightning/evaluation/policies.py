@@ -20,7 +20,7 @@ from rlhf_lightning.evaluation.win_rate import win_rate
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.release import release_memory
-from rlhf_lightning.rewards import RewardFunction, score_samples
+from rlhf_lightning.rewards import RewardFunction, as_reward, score_samples
 from rlhf_lightning.rollout import SamplingSettings
 
 
@@ -55,7 +55,7 @@ def evaluate_policies(
 
     Raises:
         UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or
-            a scorer that returns other than one finite number a response.
+            a scorer that returns other than one finite number per response.
     """
     if baseline not in policies:
         raise UserError(f"baseline={baseline!r} is not among the policies; choose one of {', '.join(policies)}")
@@ -64,8 +64,7 @@ def evaluate_policies(
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     scorers = {name: scorer for name, scorer in (("gold", gold), ("proxy", proxy)) if scorer is not None}
     for scorer in scorers.values():
-        if hasattr(scorer, "to"):
-            scorer.to(device)
+        as_reward(scorer).to(device)
     rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
     key = _reference_key(policies, reference)
     reference_model = load(reference, key=key) if reference is not None and temperature > 0 else None

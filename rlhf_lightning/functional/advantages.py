@@ -23,7 +23,7 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float | Ten
     Summed over a response this is $s - \beta \sum_t \mathrm{kl}_t$: Ziegler et al. 2019 (arXiv:1909.08593), eq. 2.
 
     Args:
-        scores: [B], one a response.
+        scores: [B], one per response.
         kl: [B, T], nats per token, as from `kl_estimate`.
         mask: [B, T], nonzero on valid tokens; the last of them (the EOS, or the last token of a cut response) gets the
             score.

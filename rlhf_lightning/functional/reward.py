@@ -60,7 +60,7 @@ def ranked_preference_loss(
     answers, so that every prompt counts once and every answer is scored once.
 
     Args:
-        scores: [N], one an answer.
+        scores: [N], one per answer.
         pairs: [M, 2], indices into `scores` of the better and of the worse answer. A tie is no pair.
         pair_weights: [M]; a pair of weight 0 is padding and is not read.
         margin: [M], in units of the score; 0 if None.
@@ -94,7 +94,7 @@ def centering_penalty(
     Source: Eisenstein et al. 2023 (arXiv:2312.09244), eq. 2; added to the loss with a small coefficient (theirs: 0.01).
 
     Args:
-        scores: [N], one an answer.
+        scores: [N], one per answer.
         pairs: [M, 2], as in `ranked_preference_loss`.
         pair_weights: [M], as there.
         denominator: D, as there.
@@ -172,7 +172,7 @@ def _pair_scores(scores: Tensor, pairs: Tensor, pair_weights: Tensor) -> tuple[T
     if pair_weights.shape != pairs.shape[:1]:
         raise ValueError(
             f"`pair_weights` has shape {list(pair_weights.shape)}; expected {list(pairs.shape[:1])}, "
-            "one a row of `pairs`"
+            "one per row of `pairs`"
         )
     valid = pair_weights != 0
     better, worse = (blank(scores[pairs[:, side]], valid) for side in (0, 1))

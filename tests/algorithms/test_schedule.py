@@ -43,7 +43,7 @@ def rates(folder: Path, module: Any, data: Any, scheduler: Any, **settings: Any)
 
 
 def stopping(**settings: Any) -> tuple[Any, Any]:
-    """PPO of 16 steps an iteration, most of which `target_kl` leaves out."""
+    """PPO of 16 steps per iteration, most of which `target_kl` leaves out."""
     return ppo(optimizer=FAST, target_kl=0.01, **settings)
 
 

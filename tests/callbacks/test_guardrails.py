@@ -80,7 +80,7 @@ def test_an_engine_that_samples_from_another_policy_is_warned_of(tiny_module, ma
             tiny_module(figures=[{"rollout/logprob_gap": gap} for gap in (0.1, 0.7)])
         )
     warnings = [record.getMessage() for record in caplog.records if "logprob_gap" in record.getMessage()]
-    assert len(warnings) == 1 and "rollout/logprob_gap is 0.7 nats a token after epoch 2" in warnings[0]
+    assert len(warnings) == 1 and "rollout/logprob_gap is 0.7 nats per token after epoch 2" in warnings[0]
 
 
 def test_the_target_is_the_modules_own_unless_its_coefficient_is_fixed(tiny_module, make_trainer, caplog):

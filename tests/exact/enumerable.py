@@ -1,6 +1,6 @@
 """A world so small that every response can be listed, and what is then known exactly.
 
-A Llama of two layers over exactly V tokens answers with exactly T of them: N = V^T responses a prompt, each with a
+A Llama of two layers over exactly V tokens answers with exactly T of them: N = V^T responses per prompt, each with a
 reward drawn from N(0, 1). That is the hardest table to learn, because nothing generalises. It is standardised under the
 reference. With coefficient beta, and means over P prompts:
 
