@@ -135,7 +135,7 @@ class Guardrails(Callback):
                 "gap",
                 gap > ANOTHER_POLICY,
                 f"rollout/logprob_gap is {gap:.3g} nats per token {where}: the rollout engine samples from other "
-                "weights than the trainer's; start a server of rollout.server again, with the model that model.path names",
+                "weights than the trainer's; start the server of rollout.server again, with the model of model.path",
             )
 
     def _warn(self, name: str, wrong: bool, message: str) -> None:
