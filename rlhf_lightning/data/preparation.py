@@ -138,7 +138,7 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
     texts: list[str] = []
     for index, row in rows:
         with blamed_on(source, index):
-            questions.append(_question(row))
+            questions.append(question_of(row))
             options = template_options(row, is_conversational(questions[-1]))
             texts.append(render_prompt(tokenizer, questions[-1], options))
     encoded = tokenize_prompts(tokenizer, texts, [is_conversational(question) for question in questions])
@@ -177,7 +177,7 @@ def check_prompts(rows: Numbered, source: str) -> None:
     """Raise UserError for the first row that holds no prompt."""
     for index, row in rows:
         with blamed_on(source, index):
-            _question(row)
+            question_of(row)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,12 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
     return [row for row in ranked if row.pairs or report.dropped.update(["no two answers differ"])]
 
 
-def _question(row: dict[str, Any]) -> Text:
+def question_of(row: dict[str, Any]) -> Text:
+    """The prompt of a row, checked.
+
+    Raises:
+        UserError: it has none, or one that cannot be read.
+    """
     row = row | checked_texts(row)
     prompt = row_prompt(row)
     if row.get("prompt") is None and row_format(row) == "text":

@@ -3,6 +3,11 @@
 The web page is `rlhf_lightning.feedback.pages.make_app`.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rlhf_lightning.feedback.aggregation import (
     BradleyTerry,
     DawidSkene,
@@ -19,6 +24,7 @@ from rlhf_lightning.feedback.coefficients import (
     cohens_kappa,
     krippendorff_alpha,
 )
+from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.endpoint import ChatEndpoint, Usage
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.interchange import (
@@ -42,6 +48,11 @@ from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labele
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
 
+if TYPE_CHECKING:
+    from rlhf_lightning.feedback.collecting import Collected, add_tasks, collect_tasks
+
+_SAMPLES = ("Collected", "add_tasks", "collect_tasks")  # they need torch, which the pages do without
+
 __all__ = [
     "EVERYBODY",
     "AgreementReport",
@@ -49,8 +60,10 @@ __all__ = [
     "Asking",
     "BradleyTerry",
     "ChatEndpoint",
+    "Collected",
     "DawidSkene",
     "Decisions",
+    "Drawing",
     "FeedbackStore",
     "Interval",
     "Judgement",
@@ -64,11 +77,13 @@ __all__ = [
     "Task",
     "Usage",
     "Verdict",
+    "add_tasks",
     "agreement_report",
     "alpha_interval",
     "bradley_terry",
     "check_task",
     "cohens_kappa",
+    "collect_tasks",
     "dawid_skene",
     "decide",
     "from_argilla",
@@ -92,3 +107,9 @@ __all__ = [
     "unpaired_rows",
     "write_splits",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SAMPLES:
+        return getattr(import_module("rlhf_lightning.feedback.collecting"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from rlhf_lightning.errors import UserError
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
 
@@ -111,18 +111,49 @@ judgements = Table(
     Index("judgements_of_task", "task", "labeler"),
 )
 
-for _change in ("UPDATE", "DELETE"):
-    event.listen(
-        judgements,
-        "after_create",
-        DDL(
-            f"CREATE TRIGGER judgements_no_{_change.lower()} BEFORE {_change} ON judgements "
-            "BEGIN SELECT RAISE(ABORT, 'judgements are appended, never changed'); END"
-        ).execute_if(dialect="sqlite"),
+samples = Table(
+    "samples",
+    metadata,
+    Column("key", String(32), primary_key=True),  # of the policy, the prompt and how it is sampled
+    Column("responses", Text, nullable=False),
+)
+
+_REFUSAL = "judgements are appended, never changed"
+_ON_SQLITE = [
+    DDL(
+        f"CREATE TRIGGER judgements_no_{change.lower()} BEFORE {change} ON judgements "
+        f"BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END"
     )
+    for change in ("UPDATE", "DELETE")
+]
+_ON_POSTGRESQL = [
+    DDL(
+        "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{_REFUSAL}'; END $$"
+    ),
+    *(
+        DDL(
+            f"CREATE TRIGGER judgements_no_{name} BEFORE {change} ON judgements "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )
+        for name, change in (("change", "UPDATE OR DELETE"), ("truncate", "TRUNCATE"))
+    ),
+]
+for _dialect, _triggers in (("sqlite", _ON_SQLITE), ("postgresql", _ON_POSTGRESQL)):
+    for _trigger in _triggers:
+        event.listen(judgements, "after_create", _trigger.execute_if(dialect=_dialect))
+
+
+def _add_samples(connection: Connection) -> None:
+    """From version 1: what policies said is kept, and PostgreSQL refuses changes of judgements as SQLite does."""
+    samples.create(connection)
+    if connection.dialect.name == "postgresql":
+        for trigger in _ON_POSTGRESQL:
+            connection.execute(trigger)
+
 
 Migration = Callable[[Connection], None]
-MIGRATIONS: dict[int, Migration] = {}  # from this version to the next
+MIGRATIONS: dict[int, Migration] = {1: _add_samples}  # from this version to the next
 
 
 def prepare(connection: Connection, name: str, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:

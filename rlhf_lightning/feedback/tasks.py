@@ -12,6 +12,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback.records import EVERYBODY, Prompt, Response, Task, task_id
 
 CHOICES = ("random", "uncertain", "best_worst", "ranking")
+SCORED = ("uncertain", "best_worst")  # they look at scores
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,32 @@ class Asking:
         for name, share in (("overlap_share", self.overlap_share), ("reask", self.reask)):
             if not 0 <= share <= 1:
                 raise UserError(f"{name}: {share}; it must be in [0, 1]")
+
+
+def check_asking(asking: Asking, responses: int | None, has_scores: bool) -> None:
+    """See that tasks can come of the settings.
+
+    Args:
+        asking: what is asked.
+        responses: to each prompt; None: as many as a file has.
+        has_scores: a reward scores the responses.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if responses is not None and responses < 2:
+        raise UserError(
+            f"samples_per_prompt: {responses} response to each prompt; a comparison takes at least 2; raise it, or "
+            "give more policies"
+        )
+    if asking.choice in SCORED and not has_scores:
+        raise UserError(
+            f"choice: {asking.choice} needs scores of the responses; give reward.model=..., or choice=random"
+        )
+    if has_scores and asking.choice not in SCORED:
+        raise UserError(
+            f"reward.model: choice={asking.choice} uses no scores; choose one of {', '.join(SCORED)}, or leave it out"
+        )
 
 
 def make_tasks(samples: Iterable[Sample], asking: Asking) -> Iterator[Task]:

@@ -38,10 +38,21 @@ class VLLMClient:
         timeout: seconds an answer may take.
         attempts: of one request.
         pause: seconds before the second attempt; doubled before each further one.
+        key: where the user named the server.
+        remedy: how the user goes on once it answers.
     """
 
-    def __init__(self, address: str, timeout: float = 600.0, attempts: int = 5, pause: float = 1.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout: float = 600.0,
+        attempts: int = 5,
+        pause: float = 1.0,
+        key: str = "rollout.server",
+        remedy: str = "go on with ckpt=last",
+    ) -> None:
         self._address, self.timeout = address.rstrip("/"), timeout
+        self.key, self.remedy = key, remedy
         self.address = shown(self._address)  # as messages have it
         self.attempts, self.pause = attempts, pause
 
@@ -67,8 +78,8 @@ class VLLMClient:
                 status, text = self._send(method, path, body)
             except TimeoutError as error:
                 raise UserError(
-                    f"rollout.server: {self.address} has not answered {method} {path} within {self.timeout:g} s; raise "
-                    "rollout.timeout, or go on with ckpt=last once it is well"
+                    f"{self.key}: {self.address} has not answered {method} {path} within {self.timeout:g} s; "
+                    f"{self._longer}{self.remedy} once it is well"
                 ) from error
             except (OSError, http.client.HTTPException) as error:
                 trouble = f"{type(error).__name__}: {error}"
@@ -77,9 +88,13 @@ class VLLMClient:
                 return self._read(method, path, status, text)
             trouble = f"HTTP {status}"
         raise UserError(
-            f"rollout.server: {self.address} does not answer {method} {path} ({trouble}; {self.attempts} attempts); "
-            "start it again, then go on with ckpt=last"
+            f"{self.key}: {self.address} does not answer {method} {path} ({trouble}; {self.attempts} attempts); "
+            f"start it again, then {self.remedy}"
         )
+
+    @property
+    def _longer(self) -> str:
+        return "raise rollout.timeout, or " if self.key.startswith("rollout.") else ""
 
     def _send(self, method: str, path: str, body: Any) -> tuple[int, str]:
         parts = urlsplit(self._address)
@@ -111,7 +126,7 @@ class VLLMClient:
         if status >= 400:
             unknown = status in (404, 405) and isinstance(answer, dict) and answer.get("detail") in _NO_ROUTE
             raise RefusedError(
-                f"rollout.server: {self.address} refuses {method} {path}: HTTP {status}: {_short(_reason(answer))}",
+                f"{self.key}: {self.address} refuses {method} {path}: HTTP {status}: {_short(_reason(answer))}",
                 status,
                 unknown,
             )

@@ -317,18 +317,19 @@ def test_a_later_version_is_refused(store, url):
 
 
 def test_an_earlier_version_is_brought_up_to_date(store, monkeypatch):
-    monkeypatch.setattr(schema, "VERSION", 3)
+    now = schema.VERSION
+    monkeypatch.setattr(schema, "VERSION", now + 2)
     steps = {
-        version: lambda connection, version=version: connection.execute(text(f"CREATE TABLE added_{version} (x)"))
-        for version in (1, 2)
+        version: lambda connection, number=number: connection.execute(text(f"CREATE TABLE added_{number} (x INTEGER)"))
+        for number, version in enumerate((now, now + 1), start=1)
     }
     with store.reading() as connection:
         schema.prepare(connection, "store", steps)
         names = set(schema.inspect(connection).get_table_names())
         assert {"added_1", "added_2"} <= names
-        assert connection.scalar(text("SELECT value FROM facts WHERE name = 'version'")) == "3"
+        assert connection.scalar(text("SELECT value FROM facts WHERE name = 'version'")) == str(now + 2)
         schema.prepare(connection, "store", {})
-        connection.execute(text("UPDATE facts SET value = '2'"))
+        connection.execute(text(f"UPDATE facts SET value = '{now + 1}'"))
         with pytest.raises(UserError, match="cannot be brought up to date"):
             schema.prepare(connection, "store", {})
 

@@ -1,0 +1,169 @@
+"""Prompts x policies x samples -> tasks in the store; what was sampled once is not sampled again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rlhf_lightning.data.files import Row
+from rlhf_lightning.feedback.drawing import Drawing
+from rlhf_lightning.feedback.policies import Policy, make_policy
+from rlhf_lightning.feedback.records import Response, Task, content_hash
+from rlhf_lightning.feedback.samples import keep_samples, known_samples, read_samples
+from rlhf_lightning.feedback.scoring import Answered, scored
+from rlhf_lightning.feedback.sources import Prompts, read_prompts
+from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.feedback.tasks import Asking, Sample, check_asking, make_tasks, spread
+from rlhf_lightning.rewards import RewardFunction
+
+_AT_ONCE = 100  # prompts whose responses are read, scored or looked up together
+
+Watch: TypeAlias = "Callable[[str, int, int], object]"  # what is done, how much of it, of how much
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection did.
+
+    Args:
+        prompts: asked about.
+        sampled: responses that were drawn now.
+        known: responses that an earlier collection had drawn.
+        added: new tasks in the store, check tasks included.
+        there: tasks that were in the store already.
+    """
+
+    prompts: int
+    sampled: int
+    known: int
+    added: int
+    there: int
+
+
+def collect_tasks(
+    store: FeedbackStore,
+    prompts: str | Path | Sequence[Row] | Prompts,
+    policies: Mapping[str, str | Path],
+    asking: Asking | None = None,
+    drawing: Drawing | None = None,
+    *,
+    rewards: Sequence[RewardFunction] = (),
+    checks: Sequence[Task] = (),
+    limit: int | None = None,
+    watch: Watch = lambda what, done, of: None,
+) -> Collected:
+    """Sample responses of policies to prompts, and ask about them.
+
+    A second call with the same settings samples nothing and adds nothing; one that was interrupted goes on, and gives
+    the tasks that it would have given. The draws depend on the seed, the policy's name and weights and the prompts.
+
+    Args:
+        store: takes the samples and the tasks.
+        prompts: as `read_prompts` takes them, or what it returned.
+        policies: name, which labelers never see -> run folder, Hugging Face folder, hub name, or a server's address.
+        asking: what is asked (default: one random pair per prompt).
+        drawing: how responses are drawn.
+        rewards: score the responses, where `asking.choice` needs it; several are an ensemble.
+        checks: tasks with a known answer, spread among the others.
+        limit: the first so many rows of the file.
+        watch: is told how far it is.
+
+    Raises:
+        UserError: no pair can come of it, or a file, policy or reward cannot be used.
+    """
+    asking, drawing = asking or Asking(), drawing or Drawing()
+    check_asking(asking, len(policies) * drawing.samples_per_prompt, bool(rewards))
+    read = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, limit)
+    makers = [make_policy(name, place, drawing) for name, place in policies.items()]
+    keys = {policy.name: sample_keys(policy, read, drawing) for policy in makers}
+    missing = {name: _missing(store, of_policy) for name, of_policy in keys.items()}
+    for policy in makers:
+        if missing[policy.name]:
+            policy.prepare(read)
+    sampled = 0
+    for policy in makers:
+        sampled += _sample(store, policy, keys[policy.name], missing[policy.name], drawing, watch)
+    count = sum(len(of_policy) - len(missing[name]) for name, of_policy in keys.items())
+    answered = _answered(store, read, keys)
+    samples = scored(answered, rewards) if rewards else (each.sample for each in answered)
+    added, there = add_tasks(store, _watched(samples, len(read), watch), asking, checks)
+    return Collected(len(read), sampled, count * drawing.samples_per_prompt, added, there)
+
+
+def add_tasks(
+    store: FeedbackStore, samples: Iterable[Sample], asking: Asking, checks: Sequence[Task] = ()
+) -> tuple[int, int]:
+    """Make tasks of samples, and return how many are new in the store and how many were there.
+
+    Args:
+        store: takes them.
+        samples: prompts with responses, with scores where `asking.choice` needs them.
+        asking: what is asked.
+        checks: tasks with a known answer, spread among the others.
+    """
+    made: Iterable[Task] = make_tasks(samples, asking)
+    if checks:
+        made = spread(list(made), checks)
+    seen = 0
+
+    def counted() -> Iterator[Task]:
+        nonlocal seen
+        for task in made:
+            seen += 1
+            yield task
+
+    added = store.add_tasks(counted())
+    return added, seen - added
+
+
+def sample_keys(policy: Policy, prompts: Prompts, drawing: Drawing) -> list[str]:
+    """Return under which key the store has what a policy says to each prompt."""
+    how = [policy.name, policy.mark, drawing.samples_per_prompt, drawing.max_new_tokens, drawing.temperature]
+    how += [drawing.max_prompt_length, drawing.seed, drawing.dtype]
+    return [
+        content_hash([*how, question, row.get("tools"), row.get("chat_template_kwargs")])
+        for question, (_, row) in zip(prompts.questions, prompts.rows, strict=True)
+    ]
+
+
+def _missing(store: FeedbackStore, keys: Sequence[str]) -> list[int]:
+    known = known_samples(store, keys)
+    return [position for position, key in enumerate(keys) if key not in known]
+
+
+def _sample(
+    store: FeedbackStore, policy: Policy, keys: Sequence[str], missing: Sequence[int], drawing: Drawing, watch: Watch
+) -> int:
+    """Draw what is missing, and keep it batch by batch: an interrupted collection goes on with the next batch."""
+    done, drawn = len(keys) - len(missing), 0
+    try:
+        for start in range(0, len(missing), drawing.batch_size):
+            part = missing[start : start + drawing.batch_size]
+            watch(policy.name, done + start, len(keys))
+            said = policy.answers(part)
+            keep_samples(store, {keys[position]: each for position, each in zip(part, said, strict=True)})
+            drawn += sum(map(len, said))
+    finally:
+        policy.close()
+    watch(policy.name, len(keys), len(keys))
+    return drawn
+
+
+def _answered(store: FeedbackStore, prompts: Prompts, keys: Mapping[str, Sequence[str]]) -> Iterator[Answered]:
+    """Prompts with all that the policies said, from the store."""
+    for start in range(0, len(prompts), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(prompts))
+        said = {name: read_samples(store, of_policy[start:stop]) for name, of_policy in keys.items()}
+        for position in range(start, stop):
+            given = [(name, each) for name, of_policy in keys.items() for each in said[name][of_policy[position]]]
+            responses = tuple(Response(each.text, name) for name, each in given)
+            sample = Sample(prompts.questions[position], responses)
+            yield Answered(sample, tuple(each.ended for _, each in given), prompts.rows[position][1])
+
+
+def _watched(samples: Iterable[Sample], count: int, watch: Watch) -> Iterator[Sample]:
+    for done, sample in enumerate(samples, start=1):
+        watch("tasks", done, count)
+        yield sample

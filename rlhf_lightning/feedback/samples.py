@@ -1,0 +1,52 @@
+"""What policies have said: kept in the store, so that an interrupted collection does not sample it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from rlhf_lightning.feedback.schema import samples
+from rlhf_lightning.feedback.store import FeedbackStore
+
+_AT_ONCE = 500  # keys of one query
+
+
+@dataclass(frozen=True)
+class Said:
+    """A response as a policy gave it, and whether it ended it itself."""
+
+    text: str
+    ended: bool
+
+
+def known_samples(store: FeedbackStore, keys: Sequence[str]) -> set[str]:
+    """Return which of the keys are there."""
+    found: set[str] = set()
+    with store.reading() as connection:
+        for start in range(0, len(keys), _AT_ONCE):
+            part = keys[start : start + _AT_ONCE]
+            found |= set(connection.scalars(select(samples.c.key).where(samples.c.key.in_(part))))
+    return found
+
+
+def read_samples(store: FeedbackStore, keys: Sequence[str]) -> dict[str, list[Said]]:
+    """Return the responses of those keys that are there, at most some hundreds."""
+    with store.reading() as connection:
+        rows = connection.execute(select(samples).where(samples.c.key.in_(keys))).all()
+    return {row.key: [Said(text, ended) for text, ended in json.loads(row.responses)] for row in rows}
+
+
+def keep_samples(store: FeedbackStore, new: Mapping[str, Sequence[Said]]) -> None:
+    """Add responses whose key is not there yet; once this has returned, they are on the disk."""
+    with store.changing() as connection:
+        there = set(connection.scalars(select(samples.c.key).where(samples.c.key.in_(list(new)))))
+        rows = [
+            {"key": key, "responses": json.dumps([[said.text, said.ended] for said in responses])}
+            for key, responses in new.items()
+            if key not in there
+        ]
+        if rows:
+            connection.execute(samples.insert(), rows)
