@@ -9,9 +9,10 @@ import pytest
 from rlhf_lightning.commands import chat, evaluate, export, plan, train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
+from rlhf_lightning.config.feedback_checks import check_agreement
 
 ROOT = Path(__file__).parents[1]
-DOCS = ("clusters", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
+DOCS = ("agreement", "clusters", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
@@ -33,7 +34,11 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
         config = '{"model": {"path": "x"}, "algorithm": {}}'
         (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
-    for name in {"held_out.jsonl", *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line)}:
+    for name in {
+        "held_out.jsonl",
+        *re.findall(r"import=(\S+)", line),
+        *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line),
+    }:
         (tmp_path / name).write_text('{"prompt": "Hello"}')
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
@@ -52,6 +57,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         assert list(plan.configs(plan.split_device(arguments)[1], config_dir))
     elif command == "rlhf-export":
         export.check(compose_config("export", arguments, config_dir))
+    elif command == "rlhf-agreement":
+        check_agreement(compose_config("agreement", arguments, config_dir))
     elif command == "rlhf-chat":
         chat.check(compose_config("chat", arguments, config_dir))
     else:

@@ -48,6 +48,11 @@ def chat() -> None:
     _start("chat")
 
 
+def agreement() -> None:
+    """rlhf-agreement."""
+    _start("agreement")
+
+
 def _start(command: str) -> None:
     with answered(first_process(), follows_the_first(), for_good=True):
         if command in ("train", "pipeline"):

@@ -79,10 +79,10 @@ groups (group=option)
 {_groups(config_dir)}
 
 algorithms (algorithm=option)
-{_table(_titles(config_dir))}
+{key_table(_titles(config_dir))}
 
 keys learnt once (key=value; every key is in --cfg job)
-{_table(KEYS)}
+{key_table(KEYS)}
 
 A run folder holds config.yaml, checkpoints/, metrics.jsonl, summary.json and model/, a Hugging Face folder that a later
 stage, or any other tool, takes as its model. Metrics also go to MLflow:
@@ -114,10 +114,10 @@ examples
   rlhf-pipeline pipeline=demo '~stages.dpo'               without a stage
 
 pipelines
-{_table({"pipeline": ", ".join(options("pipeline", config_dir))})}
+{key_table({"pipeline": ", ".join(options("pipeline", config_dir))})}
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 All stages are checked before the first one starts. The end is a table, summary.json and report.html in run_dir."""
 
@@ -144,7 +144,7 @@ example
     prompts=outputs/demo/world/prompts_test.jsonl gold.function=rlhf_lightning.simulation.gold_reward
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 Reports, a policy: mean gold and proxy score, win rate against the baseline with its 95% interval, KL to the reference,
 length, distinct-1 and -2, EOS rate, and refusals of unsafe and of harmless prompts where rows have a `kind`."""
@@ -169,7 +169,7 @@ examples
   rlhf-plan pipeline=instructgpt stages.sft.model.path=my_model
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 experiments: {", ".join(options("experiment", config_dir))}
 
@@ -198,7 +198,7 @@ examples
   rlhf-export run=outputs/my/lora to=my_adapter form=adapter
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 The folder holds weights, tokenizer with its chat template, generation config, and README.md: what the model is, its
 data, config, final metrics, the runs it went through, and the lines of Python that load it. An error leaves `to` as it
@@ -222,7 +222,7 @@ examples
   rlhf-track run=outputs/demo/ppo tracking_uri=http://server:5000
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 A store that does not answer does not stop a run: metrics.jsonl in the run folder has everything. What the store has
 already is not sent twice; a model that was to be registered becomes a version now."""
@@ -249,7 +249,7 @@ examples
   echo 'how do i fix the lamp?' | rlhf-chat model=my_model
 
 keys (key=value)
-{_table(keys)}
+{key_table(keys)}
 
 With a chat template the model remembers the conversation; without one each line is completed alone. /reset forgets
 what was said, /exit (or Ctrl-D) leaves; Ctrl-C ends an answer."""
@@ -280,10 +280,11 @@ def _groups(config_dir: str | None) -> str:
         names = ", ".join(options(group, config_dir))
         meaning = GROUPS.get(group, "")
         rows[group] = f"{names}  ({meaning})" if meaning else names
-    return _table(rows)
+    return key_table(rows)
 
 
-def _table(rows: dict[str, str]) -> str:
+def key_table(rows: dict[str, str]) -> str:
+    """Names and what they mean, in two columns."""
     width = min(40, max(map(len, rows)))
     lines = []
     for name, text in rows.items():

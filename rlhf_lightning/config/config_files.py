@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
@@ -15,6 +16,12 @@ def conf_dir() -> Path:
     """The project's configs: inside the package when installed from a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+
+
+def shipped(command: str) -> dict[str, Any]:
+    """The config of a command as it stands in `conf/`, without what Hydra reads of it."""
+    content: dict[str, Any] = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    return {name: value for name, value in content.items() if name not in ("defaults", "hydra")}
 
 
 def check_aliases(folder: Path) -> None:

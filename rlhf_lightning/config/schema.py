@@ -11,7 +11,18 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import Required, TypedDict
 
-from rlhf_lightning.value_types import Attention, Count, Dtype, Mapping, Name, NonNegative, Seconds, Text, Whole
+from rlhf_lightning.value_types import (
+    Attention,
+    BelowOne,
+    Count,
+    Dtype,
+    Mapping,
+    Name,
+    NonNegative,
+    Seconds,
+    Text,
+    Whole,
+)
 
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
@@ -138,6 +149,42 @@ class Track(TypedDict, total=False):
 
     run: Required[Text]
     tracking_uri: Text | None
+
+
+@strict
+class Feedback(TypedDict, total=False):
+    """Where judgements are kept."""
+
+    store: Required[Text]
+
+
+@strict
+class ImportedNames(TypedDict, total=False):
+    """What things are called in a file of another labelling tool."""
+
+    question: Text
+    prompt: Text
+    responses: list[Text] | None
+
+
+@strict
+class Agreement(TypedDict, total=False):
+    """The top level of rlhf-agreement."""
+
+    feedback: Required[Feedback]
+    labelers: list[Text] | None
+    draws: Count
+    seed: Whole
+    export: Text | None
+    format: Literal["rows", "argilla", "label_studio"]
+    kind: Literal["preference", "ranked", "unpaired"]
+    method: Literal["majority", "dawid_skene", "bradley_terry"]
+    held_out: BelowOne
+    names: ImportedNames
+    run_dir: Text | None
+
+
+Agreement.__annotations__["import"] = "Text | None"
 
 
 @strict

@@ -18,6 +18,7 @@ from rlhf_lightning.feedback.aggregation import (
     reliabilities,
 )
 from rlhf_lightning.feedback.agreement import AgreementReport, LabelerReport, agreement_report
+from rlhf_lightning.feedback.argilla import from_argilla, to_argilla
 from rlhf_lightning.feedback.coefficients import (
     Interval,
     alpha_interval,
@@ -27,13 +28,8 @@ from rlhf_lightning.feedback.coefficients import (
 from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.endpoint import ChatEndpoint, Usage
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
-from rlhf_lightning.feedback.interchange import (
-    from_argilla,
-    from_label_studio,
-    import_into,
-    to_argilla,
-    to_label_studio,
-)
+from rlhf_lightning.feedback.exporting import export_project, export_rows, import_labels
+from rlhf_lightning.feedback.interchange import Names, import_into
 from rlhf_lightning.feedback.judge import (
     PositionBias,
     Verdict,
@@ -43,6 +39,8 @@ from rlhf_lightning.feedback.judge import (
     position_bias,
     read_constitution,
 )
+from rlhf_lightning.feedback.label_studio import from_label_studio, to_label_studio
+from rlhf_lightning.feedback.measuring import flat_agreement, measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
 from rlhf_lightning.feedback.store import FeedbackStore
@@ -69,6 +67,7 @@ __all__ = [
     "Judgement",
     "Labeler",
     "LabelerReport",
+    "Names",
     "PositionBias",
     "Progress",
     "Response",
@@ -86,13 +85,18 @@ __all__ = [
     "collect_tasks",
     "dawid_skene",
     "decide",
+    "export_project",
+    "export_rows",
+    "flat_agreement",
     "from_argilla",
     "from_label_studio",
     "import_into",
+    "import_labels",
     "judge_by_logprobs",
     "judge_by_reasons",
     "krippendorff_alpha",
     "make_tasks",
+    "measure_agreement",
     "parse_verdict",
     "position_bias",
     "preference_rows",
@@ -105,6 +109,7 @@ __all__ = [
     "to_argilla",
     "to_label_studio",
     "unpaired_rows",
+    "write_agreement",
     "write_splits",
 ]
 

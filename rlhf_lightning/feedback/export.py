@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_lightning.durable import write_durably
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, writing
 from rlhf_lightning.feedback.aggregation import Decisions, decide
 from rlhf_lightning.feedback.records import Judgement, Prompt, Task, content_hash, dense_ranks
 from rlhf_lightning.feedback.votes import read_votes
@@ -119,18 +119,19 @@ def write_splits(
         rows: read once, never all in memory.
         folder: made where there is none.
         name: of the files.
-        held_out: share of the prompts in the test split.
+        held_out: share of the prompts in the test split; 0 writes none, and removes that of an earlier export.
         seed: of the split.
 
     Raises:
-        UserError: the share is not in [0, 1).
+        UserError: the share is not in [0, 1), or all rows are held out.
         DiskError: the disk does not take them; files of an earlier export are left as they were.
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out: {held_out}; it must be in [0, 1)")
     counts = {"train": 0, "test": 0}
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=root) as test:
 
         def write(file: Any) -> None:
@@ -140,10 +141,18 @@ def write_splits(
                 line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")  # no file takes half a character
                 (test if split == "test" else file).write(line + b"\n")
 
-        write_durably(root / f"{name}.jsonl", write)
+        write_durably(root / f"{name}.jsonl", write, lambda _: _see_what_is_left(counts))
         test.seek(0)
-        write_durably(root / f"{name}_test.jsonl", lambda file: shutil.copyfileobj(test, file))
+        if held_out:
+            write_durably(root / f"{name}_test.jsonl", lambda file: shutil.copyfileobj(test, file))
+        else:  # that of an earlier export holds prompts which are learned from now
+            (root / f"{name}_test.jsonl").unlink(missing_ok=True)
     return counts
+
+
+def _see_what_is_left(counts: dict[str, int]) -> None:
+    if counts["test"] and not counts["train"]:
+        raise UserError(f"held_out: all {counts['test']} rows are held out; lower it, or label more prompts")
 
 
 class _ByTask:

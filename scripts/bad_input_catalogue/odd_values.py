@@ -53,16 +53,17 @@ ODD_VALUES = [
             ("export", EXPORT),
             ("chat", CHAT),
             ("track", TRACK),
+            ("agreement", []),
             ("pipeline", ["pipeline=demo"]),
         )
     ),
     *(
         Case(f"odd: rlhf-{command} with an unknown option", command, ["--nonsense"], r"nonsense")
-        for command in ("train", "plan", "evaluate", "export", "chat", "track", "pipeline")
+        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "pipeline")
     ),
     *(
         Case(f"odd: rlhf-{command} without a word", command, [], r"missing|\?\?\?|experiment|pipeline|no ")
-        for command in ("train", "plan", "evaluate", "export", "chat", "track", "pipeline")
+        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "pipeline")
     ),
     _train("an empty key", [*SFT, "=1"], r"=1|key"),
     _train("an empty word", [*SFT, ""], r"word|key|=|empty"),

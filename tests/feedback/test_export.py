@@ -1,4 +1,4 @@
-"""Rows that the package's own readers take, and the formats of other tools there and back."""
+"""Rows that the package's own readers take."""
 
 from __future__ import annotations
 
@@ -15,14 +15,7 @@ from rlhf_lightning.feedback.export import (
     unpaired_rows,
     write_splits,
 )
-from rlhf_lightning.feedback.interchange import (
-    from_argilla,
-    from_label_studio,
-    import_into,
-    to_argilla,
-    to_label_studio,
-)
-from rlhf_lightning.feedback.records import Answer, Judgement, Response, Task, task_id
+from rlhf_lightning.feedback.records import Answer, Judgement, Response, Task
 
 PAIR = Task("pair", "pair", "Why?", (Response("Because.", "a"), Response("So.", "b")), overlap=3)
 CHAT = Task("chat", "pair", [{"role": "user", "content": "Hi"}], (Response("Hello!"), Response("Go.")))
@@ -101,6 +94,20 @@ def test_splits_share_no_prompt_and_are_read_back(tmp_path):
         write_splits(rows, tmp_path, held_out=1.0)
 
 
+def test_without_held_out_rows_no_test_file_is_left_to_learn_from(tmp_path):
+    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(20)]
+    assert write_splits(rows, tmp_path, held_out=0.5)["test"] > 0
+    assert write_splits(rows, tmp_path, held_out=0) == {"train": 20, "test": 0}
+    assert [file.name for file in tmp_path.iterdir()] == ["preferences.jsonl"]
+
+
+def test_an_export_that_would_hold_out_everything_is_refused(tmp_path):
+    rows = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3)]
+    with pytest.raises(UserError, match="held_out: all 3 rows"):
+        write_splits(rows, tmp_path, held_out=0.999999)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_export_leaves_the_former_one(tmp_path):
     write_splits([{"prompt": "a", "chosen": "b", "rejected": "c"}], tmp_path, held_out=0)
     former = (tmp_path / "preferences.jsonl").read_text()
@@ -112,98 +119,3 @@ def test_a_failed_export_leaves_the_former_one(tmp_path):
     with pytest.raises(RuntimeError):
         write_splits(broken(), tmp_path, held_out=0)
     assert (tmp_path / "preferences.jsonl").read_text() == former
-
-
-TEXT_TASKS = [
-    Task(task_id(t.kind, t.prompt, [r.text for r in t.responses]), t.kind, t.prompt, t.responses) for t in (PAIR, ORDER)
-]
-ANSWERS = judgements(
-    (TEXT_TASKS[0], "ana", Answer("choice", 1)),
-    (TEXT_TASKS[0], "bo", Answer("tie")),
-    (TEXT_TASKS[0], "cy", Answer("neither")),
-    (TEXT_TASKS[1], "ana", Answer("ranking", ranks=(2, 1, 4, 3))),
-    (TEXT_TASKS[1], "bo", Answer("ranking", ranks=(1, 2, 1, 3))),
-)
-
-
-@pytest.mark.parametrize(
-    ("there", "back"),
-    [
-        (to_argilla, from_argilla),
-        (
-            to_label_studio,
-            lambda rows: from_label_studio(rows, responses=("response1", "response2", "response3", "response4")),
-        ),
-    ],
-)
-def test_other_tools_there_and_back(there, back, store):
-    content = json.loads(json.dumps(list(there(TEXT_TASKS, ANSWERS))))
-    imported = list(back(content))
-    assert [each.task.id for each in imported] == [task.id for task in TEXT_TASKS]
-    assert import_into(store, imported) == 5
-    assert import_into(store, imported) == 0
-    assert [(j.labeler, j.task, j.answer) for j in store.judgements()] == [
-        (j.labeler, j.task, j.answer) for j in ANSWERS
-    ]
-
-
-def test_a_record_of_argilla_1_is_read():
-    record = {
-        "fields": {"prompt": "Why?", "response1": "x", "response2": "y"},
-        "responses": [
-            {
-                "user_id": "u1",
-                "status": "submitted",
-                "values": {
-                    "preference": {"value": [{"value": "response1", "rank": 2}, {"value": "response2", "rank": 1}]}
-                },
-            },
-            {"user_id": "u2", "status": "discarded", "values": {}},
-        ],
-    }
-    (imported,) = from_argilla([record])
-    assert imported.answers == (("u1", Answer("choice", 1)),)
-
-
-def test_an_annotation_of_label_studio_is_read():
-    """As its template for pairwise classification exports it."""
-    task = {
-        "id": 1,
-        "data": {"prompt": "Why?", "text1": "x", "text2": "y"},
-        "annotations": [
-            {
-                "completed_by": 7,
-                "was_cancelled": False,
-                "result": [
-                    {"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value": {"selected": "right"}}
-                ],
-            },
-            {"completed_by": 8, "was_cancelled": True, "result": []},
-        ],
-    }
-    (imported,) = from_label_studio([task], responses=("text1", "text2"))
-    assert imported.answers == (("7", Answer("choice", 1)),)
-
-
-@pytest.mark.parametrize(
-    ("read", "wrong", "message"),
-    [
-        (from_argilla, {}, "record 1: fields must be an object"),
-        (from_argilla, {"fields": {"prompt": "a", "x": "b"}}, "2"),
-        (from_argilla, {"fields": {"prompt": "a", "x": "b", "y": 3}}, "y must be a text"),
-        (
-            from_argilla,
-            {"fields": {"prompt": "a", "x": "b", "y": "c"}, "responses": {"preference": [{"value": ["x"]}]}},
-            "is not an answer about x, y",
-        ),
-        (from_label_studio, {"data": {"prompt": "a"}}, "task 1: response1 must be a text"),
-        (
-            from_label_studio,
-            {"data": {"prompt": "a", "response1": "b", "response2": "c"}, "annotations": [{"result": []}]},
-            "no result of type pairwise",
-        ),
-    ],
-)
-def test_what_cannot_be_read_is_named(read, wrong, message):
-    with pytest.raises(UserError, match=message):
-        list(read([wrong]))

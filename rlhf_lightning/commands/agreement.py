@@ -1,0 +1,73 @@
+"""rlhf-agreement: who agrees with whom, who is biased, and the labels as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.feedback_help import agreement_help
+from rlhf_lightning.config.feedback_checks import check_agreement, check_store
+from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
+from rlhf_lightning.stopping import held
+
+
+def main() -> None:
+    """The entry point of rlhf-agreement."""
+    run_hydra_command("rlhf-agreement", "agreement", agreement, agreement_help)
+
+
+def agreement(config: dict[str, Any]) -> None:
+    """Import, measure, print, write the page, and export; what is wrong is said before anything changes."""
+    check_agreement(config)
+    imports, exports = config["import"], config["export"]
+    if not imports:
+        check_store(config["feedback"]["store"])
+    folder = choose_run_dir({**config, "name": "agreement"})
+    check_run_dir(folder)
+
+    from rlhf_lightning.feedback import FeedbackStore, Names, import_labels
+
+    with FeedbackStore(config["feedback"]["store"]) as store:
+        if imports:
+            names = {
+                **config["names"],
+                "responses": config["names"]["responses"] and tuple(config["names"]["responses"]),
+            }
+            tasks, answers = import_labels(store, imports, config["format"], Names(**names))
+            print(f"imported: {tasks} tasks, {answers} new answers")
+        if store.count_judgements() or not exports:
+            _measure(config, store, folder)
+        if exports:
+            _export(config, store)
+
+
+def _measure(config: Mapping[str, Any], store: Any, folder: Path) -> None:
+    from rich.console import Console
+
+    from rlhf_lightning.feedback import flat_agreement, measure_agreement, write_agreement
+    from rlhf_lightning.feedback.agreement_table import terminal_tables
+
+    report = measure_agreement(store, config["labelers"], config["draws"], config["seed"])
+    with held():
+        write_config(folder, config)
+        files = write_agreement(folder, report, store)
+        write_summary(folder, flat_agreement(report))
+    for part in terminal_tables(report):
+        Console().print(part)
+    for file in files:
+        print(f"report: {file}")
+
+
+def _export(config: Mapping[str, Any], store: Any) -> None:
+    from rlhf_lightning.feedback import export_project, export_rows
+
+    if config["format"] == "rows":
+        settings = (config["kind"], config["method"], config["held_out"], config["labelers"], config["seed"])
+        for name, count in export_rows(store, config["export"], *settings).items():
+            print(f"exported: {Path(config['export']) / name}, {count} rows")
+    else:
+        for place, count in export_project(store, config["export"], config["format"], config["labelers"]).items():
+            print(f"exported: {place}, {count} tasks")

@@ -1,0 +1,180 @@
+"""Preferences to and from Argilla 2.
+
+Written is what `rg.Dataset.from_disk` reads (SDK 2.8): `records.json`, a JSON list, and the settings beside it. Read
+are the records of `dataset.records.to_json` and the rows of `dataset.records.to_datasets`, both of Argilla 2, and the
+records of Argilla 1 (`FeedbackDataset`), the only ones that say which of a ranking's responses are tied.
+
+Argilla knows users by UUID alone: labelers are given one, and a file beside the records says whose it is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.interchange import (
+    DEFAULT_NAMES,
+    Imported,
+    Json,
+    Names,
+    as_object,
+    best_first,
+    by_task,
+    imported_task,
+    labeler_name,
+    read_answer,
+    read_task,
+    response_names,
+)
+from rlhf_lightning.feedback.records import Answer, Judgement, Task
+
+_OURS = uuid.uuid5(uuid.NAMESPACE_URL, "https://rlhf-lightning.github.io/labelers")
+_OWN = ("id", "status", "_server_id")  # columns that Argilla adds to a flat row
+
+
+def user_id(labeler: str) -> str:
+    """Return the UUID that stands for a labeler in an export."""
+    return str(uuid.uuid5(_OURS, labeler))
+
+
+def to_argilla(tasks: Iterable[Task], judgements: Iterable[Judgement], question: str = "preference") -> Iterator[Json]:
+    """Yield one Argilla record per task, with its answers; skips are left out, as Argilla discards them.
+
+    A ranking is its responses, the best first: Argilla's SDK has no ties there.
+    """
+    answers = by_task(judgements)
+    for task in tasks:
+        said = [each for each in answers.get(task.id, ()) if each.answer.verdict != "skip"]
+        responses = [{"value": _value(each.answer), "user_id": user_id(each.labeler)} for each in said]
+        yield {
+            "id": task.id,
+            "fields": {"prompt": task.prompt, **response_names(task)},
+            "metadata": {},
+            "suggestions": {},
+            "responses": {question: responses} if responses else {},
+            "vectors": {},
+            "status": "completed" if responses else "pending",
+            "_server_id": None,
+        }
+
+
+def argilla_settings(kind: str, count: int, chat: bool, overlap: int = 1, question: str = "preference") -> Json:
+    """Return the settings of a dataset for such records, as `rg.Settings.to_json` writes them.
+
+    Args:
+        kind: of the tasks, `pair` or `ranking`.
+        count: responses per task.
+        chat: whether prompts are conversations.
+        overlap: how many users answer a record before it is complete.
+        question: its name.
+    """
+    names = [f"response{i}" for i in range(1, count + 1)]
+    values = names if kind == "ranking" else [*names, "tie", "neither"]
+    asks = "Rank the responses, the best first" if kind == "ranking" else "Which response is better?"
+    options = [{"value": value, "text": value} for value in values]
+    form: Json = {"type": "ranking"} if kind == "ranking" else {"type": "label_selection", "visible_options": None}
+    fields: dict[str, str] = {"prompt": "chat" if chat else "text", **dict.fromkeys(names, "text")}
+    return {
+        "guidelines": None,
+        "questions": [
+            {
+                "name": question,
+                "title": asks,
+                "description": None,
+                "required": True,
+                "settings": {**form, "options": options},
+            }
+        ],
+        "fields": [
+            {"name": name, "title": name, "required": True, "settings": {"type": field, "use_markdown": True}}
+            for name, field in fields.items()
+        ],
+        "vectors": [],
+        "metadata": [],
+        "allow_extra_metadata": True,
+        "distribution": {"strategy": "overlap", "min_submitted": overlap},
+        "mapping": None,
+    }
+
+
+def from_argilla(
+    records: Iterable[Json], names: Names = DEFAULT_NAMES, labelers: Mapping[str, str] | None = None
+) -> Iterator[Imported]:
+    """Yield what Argilla records say; drafts and what was discarded are left out where the form tells them apart.
+
+    Args:
+        records: as Argilla writes them; the rows of `to_datasets` too.
+        names: of the question and the fields.
+        labelers: UUID of a user -> the labeler's name; others are called by their UUID.
+
+    Raises:
+        UserError: a record that cannot be read, by its number; or no record knows the question, and some know others.
+    """
+    known, others = False, set[str]()
+    for number, record in enumerate(records, start=1):
+        where = f"Argilla record {number}"
+        flat = "fields" not in record and any(name.endswith(".responses") for name in record)
+        fields = _flat_fields(record) if flat else as_object(record.get("fields"), f"{where}: fields")
+        chosen = names.responses or tuple(sorted(_response_fields(fields, names.prompt, flat)))
+        task = read_task(where, fields, names.prompt, chosen)
+        asked, given = (_flat_answers if flat else _answers)(record, names.question, where)
+        known, others = known or names.question in asked, others | asked
+        answers = [
+            ((labelers or {}).get(str(user)) or labeler_name("argilla", user), read_answer(value, chosen, where))
+            for user, value in given
+        ]
+        yield imported_task(task, tuple(answers))
+    if others and not known:
+        raise UserError(
+            f"names.question: no record has an answer to {names.question!r}; allowed: one of "
+            f"{', '.join(sorted(others))}"
+        )
+
+
+def _value(answer: Answer) -> Any:
+    if answer.ranks is not None:
+        return best_first(answer)
+    return answer.verdict if answer.choice is None else f"response{answer.choice + 1}"
+
+
+def _response_fields(fields: Mapping[str, Any], prompt: str, flat: bool) -> Sequence[str]:
+    """All fields but the prompt; a flat row holds metadata too, so there those that are called responses."""
+    return [name for name in fields if name != prompt and (not flat or name.lower().startswith("response"))]
+
+
+def _flat_fields(row: Json) -> Json:
+    return {name: value for name, value in row.items() if name not in _OWN and "." not in name}
+
+
+def _answers(record: Json, question: str, where: str) -> tuple[set[str], list[tuple[Any, Any]]]:
+    """The questions that a record knows, and (user, value) of each answer to one."""
+    responses = record.get("responses") or {}
+    if isinstance(responses, dict):
+        listed = responses.get(question) or ()
+        return set(responses), [(each.get("user_id"), each.get("value")) for each in listed]
+    asked: set[str] = set()
+    found = []
+    for each in responses:  # Argilla 1
+        values = each.get("values") or {}
+        asked |= set(values)
+        if each.get("status", "submitted") == "submitted" and question in values:
+            found.append((each.get("user_id"), as_object(values[question], f"{where}: {question}").get("value")))
+    return asked, found
+
+
+def _flat_answers(row: Json, question: str, where: str) -> tuple[set[str], list[tuple[Any, Any]]]:
+    key = f"{question}.responses"
+    values = row.get(key) or []
+    users, states = (row.get(f"{key}.{part}") or [None] * len(values) for part in ("users", "status"))
+    if not len(values) == len(users) == len(states):
+        sizes = f"{len(values)}, {len(users)} and {len(states)}"
+        raise UserError(f"{where}: {key}, .users and .status have {sizes} entries; they must have equally many")
+    asked = {name.removesuffix(".responses") for name in row if name.endswith(".responses")}
+    kept = [
+        (user, value)
+        for user, value, state in zip(users, values, states, strict=True)
+        if state in (None, "submitted") and value is not None
+    ]
+    return asked, kept
