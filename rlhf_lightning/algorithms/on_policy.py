@@ -17,6 +17,7 @@ from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.credit import Credit
 from rlhf_lightning.experience.engine_gap import importance_weights, logprob_gap
 from rlhf_lightning.experience.groups import group_statistics
+from rlhf_lightning.experience.held_out import HeldOut
 from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.experience.old_policy import OldPolicy, keep_from_engine
 from rlhf_lightning.experience.part_gradients import Loss
@@ -220,7 +221,7 @@ class OnPolicyModule(IterationModule):
 
     @torch.inference_mode(False)  # as in `collect`: what networks keep must be able to take part in training
     @torch.no_grad()
-    def validation_step(self, batch: list[PromptRow], batch_idx: int) -> None:
+    def validation_step(self, batch: list[PromptRow], batch_idx: int) -> HeldOut:  # type: ignore[override]
         """Sample and score a response to every held-out prompt; nothing that training reads changes."""
         with whole_weights(self.actor_critic):
             generation = self.generate(batch, "val", batch_idx)
@@ -229,6 +230,7 @@ class OnPolicyModule(IterationModule):
         self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))
         if batch_idx == 0:
             self.last_val_samples = samples(self.tokenizer, batch, rollout, raw)
+        return HeldOut(batch, generation, rollout, raw)
 
     # ---- update
 

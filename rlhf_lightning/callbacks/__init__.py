@@ -5,6 +5,7 @@ from rlhf_lightning.callbacks.guardrails import Guardrails
 from rlhf_lightning.callbacks.instruments import Instruments
 from rlhf_lightning.callbacks.metrics_file import MetricsFile
 from rlhf_lightning.callbacks.mlflow_logger import SteadyMLFlowLogger
+from rlhf_lightning.callbacks.overoptimization import OverOptimization
 from rlhf_lightning.callbacks.progress import ProgressBar
 from rlhf_lightning.callbacks.resumable_checkpoint import ResumableCheckpoint
 from rlhf_lightning.callbacks.resume import ReproducibleResume
@@ -17,6 +18,7 @@ __all__ = [
     "Guardrails",
     "Instruments",
     "MetricsFile",
+    "OverOptimization",
     "ProgressBar",
     "ReproducibleResume",
     "ResumableCheckpoint",

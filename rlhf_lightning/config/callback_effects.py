@@ -22,6 +22,16 @@ def _saves(condition: Callable[[Config, Config], Any]) -> Callable[[Config, Conf
     )
 
 
+def _is_trained_on(section: Config, config: Config) -> bool:
+    """Whether one of the scorers is the reward itself, or a part of it that counts."""
+    reward = config.get("reward") or {}
+    parts = [reward, *(part for part in (reward.get("components") or {}).values() if part.get("weight", 1))]
+    trained = {(key, part[key]) for part in parts for key in ("function", "model") if part.get(key)}
+    scorers = section.get("scorers") if isinstance(section.get("scorers"), Mapping) else {}
+    given = [each for each in (scorers or {}).values() if isinstance(each, Mapping)]
+    return any((key, each.get(key)) in trained for each in given for key in ("function", "model"))
+
+
 _TRIGGERS = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
 
 CALLBACK_RULES: tuple[Rule, ...] = (
@@ -43,8 +53,9 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         ("callbacks.*.mode",),
-        _saves(lambda section, c: not section.get("monitor")),
+        _saves(lambda section, c: not section.get("monitor") and section.get("mode") == "max"),
         "nothing is monitored; set monitor, or leave it out",
+        contradicts=True,
     ),
     Rule(
         ("callbacks.*.save_top_k",),
@@ -92,6 +103,24 @@ CALLBACK_RULES: tuple[Rule, ...] = (
         ("callbacks.*._target_",),
         lambda section, c: _kind("SampleTable")(section, c) and ours(c) and reads_rows(c),
         "{algorithm} samples no responses; set this callback to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*._target_",),
+        lambda section, c: _kind("OverOptimization")(section, c) and ours(c) and reads_rows(c),
+        "{algorithm} samples no responses; set this callback to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*._target_",),
+        lambda section, c: _kind("OverOptimization")(section, c) and not validates(c),
+        "nothing is validated, so that there are no responses to held-out prompts; give data.val or data.val_fraction",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.scorers",),
+        lambda section, c: _kind("OverOptimization")(section, c) and _is_trained_on(section, c),
+        "it has the reward that is trained on, which does not see its own faults; give another function or model",
         contradicts=True,
     ),
     Rule(

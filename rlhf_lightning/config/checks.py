@@ -18,7 +18,7 @@ from rlhf_lightning.config.combinations import (
 )
 from rlhf_lightning.config.kernel_choice import check_kernels
 from rlhf_lightning.config.monitors import check_monitors
-from rlhf_lightning.config.source_lookup import check_names, why_missing
+from rlhf_lightning.config.source_lookup import check_names, held_out_scorers, why_missing
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
@@ -87,6 +87,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if str(_target(config, "reward")).endswith(".make_reward"):
         check_reward(config["reward"])
+    for key, part in held_out_scorers(config):
+        check_reward(part, f"{key}.")
     if algorithm.ours:
         smoothing = setting(config["algorithm"], "label_smoothing", 0)
         check_smoothing(str(setting(config["algorithm"], "loss_type")), smoothing)
@@ -248,6 +250,7 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     ]
     for name, part in (reward.get("components") or {}).items():
         candidates.append((f"reward.components.{name}.model", part.get("model"), True))
+    candidates += [(f"{key}.model", part.get("model"), True) for key, part in held_out_scorers(config)]
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
 
 

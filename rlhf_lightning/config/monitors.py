@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.declarations import Declaration, declaration, our_algorithms
+
+HELD_OUT = frozenset(
+    f"val/{name}"
+    for name in (
+        *("held_out", "repetition", "distinct_1", "distinct_2"),
+        *("refusal_rate", "unsafe_refusal_rate", "over_refusal_rate"),
+    )
+)
+"""What `callbacks.OverOptimization` logs, besides `val/held_out/<name>`."""
 
 _KNOWN = ("rlhf_lightning.", "lightning.pytorch.callbacks.")  # callbacks of others may log metrics of their own
 
@@ -29,7 +38,8 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     if not algorithm.ours or not all(_is_known(section) for section in sections.values()):
         return
     components = (config.get("reward") or {}).get("components") or {}
-    names = metrics_of(algorithm) | {f"objective/scores/{name}" for name in components}
+    names = metrics_of(algorithm) | {f"{kind}/scores/{name}" for name in components for kind in ("objective", "val")}
+    names |= _of_held_out_scorers(sections.values())
     for callback, section in sections.items():
         found = section.get("monitor")
         if isinstance(found, str) and found not in names:
@@ -38,6 +48,15 @@ def check_monitors(config: Mapping[str, Any]) -> None:
             hint = f"did you mean {near[0]}?" if near else f"allowed: {_listed(names)}"
             hint = f"it is a metric of {' and '.join(others)} (docs/metrics.md)" if others else hint
             raise UserError(f'callbacks.{callback}.monitor: found "{found}", which {algorithm.name} never logs; {hint}')
+
+
+def _of_held_out_scorers(sections: Iterable[Any]) -> set[str]:
+    """The metrics that the callback of held-out scorers adds."""
+    found: set[str] = set()
+    for section in sections:
+        if str(section.get("_target_", "")).endswith(".OverOptimization"):
+            found |= HELD_OUT | {f"val/held_out/{name}" for name in section.get("scorers") or {}}
+    return found
 
 
 def _listed(names: Collection[str], shown: int = 12) -> str:

@@ -37,6 +37,18 @@ def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, part in parts.items():
         if part.get("function"):
             yield f"reward{name}.function", part["function"]
+    for key, part in held_out_scorers(config):
+        if part.get("function"):
+            yield f"{key}.function", part["function"]
+
+
+def held_out_scorers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the dotted key and the settings of every scorer that a callback holds against the reward."""
+    for callback, section in (config.get("callbacks") or {}).items():
+        scorers = section.get("scorers") if isinstance(section, Mapping) else None
+        for name, part in scorers.items() if isinstance(scorers, Mapping) else ():
+            if isinstance(part, Mapping):
+                yield f"callbacks.{callback}.scorers.{name}", part
 
 
 def check_function(key: str, function: str | None) -> None:

@@ -28,3 +28,21 @@ def distinct_n(responses: Sequence[str], n: int) -> float:
         seen.update(grams)
         total += len(grams)
     return len(seen) / total if total else 0.0
+
+
+def repetition(responses: Sequence[str], n: int = 4) -> float:
+    """Mean over responses of the share of their word n-grams that are there already, in [0, 1).
+
+        1 - distinct n-grams / n-grams,    of each response by itself; 0 for one of fewer than n words
+
+    Source: Welleck et al. 2020, "Neural text generation with unlikelihood training", section 6.1 (seq-rep-n).
+
+    >>> repetition(["a b a b a b", "a b c d e"], 2)
+    0.3
+    """
+    shares = []
+    for response in responses:
+        words = response.lower().split()
+        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return sum(shares) / len(shares) if shares else 0.0

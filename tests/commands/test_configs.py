@@ -51,7 +51,9 @@ def test_every_experiment_composes_and_is_valid(experiment, empty_folder):
 @pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
 def test_every_option_of_every_group_is_valid(group):
     for option in options(group):
-        validate(compose_config("train", [f"{group}={option}", *GIVEN]), Train)
+        scorers = ["callbacks.overoptimization.scorers={gold: {function: my_package.gold}}"]
+        more = scorers if option == "overoptimization" else []
+        validate(compose_config("train", [f"{group}={option}", *GIVEN, *more]), Train)
 
 
 @pytest.mark.parametrize("file", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
