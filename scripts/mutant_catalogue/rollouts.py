@@ -32,7 +32,38 @@ UNDISTURBED = "algorithms/test_held_out.py::test_training_is_bitwise_that_withou
 ANSWERED = "algorithms/test_held_out.py::test_every_held_out_prompt_is_answered_once_and_its_figures_are_logged"
 ON_POLICY = "algorithms/on_policy.py"
 
+FALLS = "evaluation/test_overoptimization.py::"
+COURSE = "evaluation/overoptimization.py"
+
 ROLLOUTS = (
+    Row(
+        "a policy that learns the faults of its reward is not seen, or seen where there is chance alone",
+        "the held-out score falls where a window of validations is below the best one by more than tolerated and more "
+        "than two standard errors; a resumed run stops where the uninterrupted one does",
+        (
+            Mutant(
+                "one lucky validation is the best",
+                COURSE,
+                "course[max(0, end - window) : end]",
+                "course[max(0, end - 1) : end]",
+                (f"{FALLS}test_windows_are_averaged_so_that_one_lucky_validation_is_no_best",),
+            ),
+            Mutant(
+                "chance is a fall",
+                COURSE,
+                "max(tolerance * gained, chance)",
+                "tolerance * gained",
+                (f"{FALLS}test_what_chance_explains_is_no_fall",),
+            ),
+            Mutant(
+                "what a run has seen is lost when it is resumed",
+                "callbacks/overoptimization.py",
+                '[Validation(*each) for each in state_dict["course"]]',
+                "[]",
+                ("callbacks/test_overoptimization.py::test_a_resumed_run_stops_where_the_uninterrupted_one_does",),
+            ),
+        ),
+    ),
     Row(
         "a group is torn apart, mixed up with another, or one response told as often as it has members",
         "micro-batches hold whole groups in order; neighbours answer the same prompt, each with draws of its own; a "
