@@ -5,6 +5,7 @@ Ranges of single settings stand in the annotations of the constructors (`value_c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,48 @@ def check_pretraining(coef: float, data: str | None) -> None:
     """Raise UserError for a pretraining loss without text."""
     if coef and not data:
         raise UserError("algorithm.ptx.data: missing; give the pretraining text, or algorithm.ptx.coef=0")
+
+
+def check_parts(prompts: int, samples: int, num_minibatches: int, accumulate: int, whole_groups: bool) -> None:
+    """Raise UserError for a rollout that does not divide into its minibatches and micro-batches.
+
+    Args:
+        prompts: per process and iteration.
+        samples: responses to each of them.
+        num_minibatches, accumulate: their product is the number of micro-batches per pass.
+        whole_groups: whether the responses to a prompt stay in one micro-batch.
+    """
+    parts = num_minibatches * accumulate
+    step = parts if whole_groups else parts // math.gcd(parts, samples)
+    if prompts % step == 0:
+        return
+    fitting = sorted({max(1, prompts // step) * step, (prompts // step + 1) * step})
+    each = f"algorithm.num_minibatches ({num_minibatches}) x trainer.accumulate_grad_batches ({accumulate})"
+    why = f"{each} = {step}"
+    if samples > 1:
+        whole = f"groups of {samples} responses, which stay whole,"
+        divided = whole if whole_groups else f"responses ({samples} per prompt)"
+        why = f"{step}, as the {divided} have to divide into {each} parts"
+    raise UserError(
+        f"rollout.batch_size: found {prompts}; allowed: multiples of {why}, such as {' or '.join(map(str, fitting))}"
+    )
+
+
+def check_importance(old_logprobs: str, importance_cap: float | None) -> None:
+    """Raise UserError for weights between engine and trainer where the engine's log-probabilities are used."""
+    if old_logprobs == "engine" and importance_cap is not None:
+        raise UserError(
+            f"algorithm.importance_cap: found {importance_cap} with algorithm.old_logprobs=engine, which "
+            "leaves nothing to weigh; set it to null, or choose algorithm.old_logprobs=trainer"
+        )
+
+
+def engine_logprobs_differ(engine: str) -> UserError:
+    """The error for algorithm.old_logprobs=engine with an engine that has kernels or weights of its own."""
+    return UserError(
+        f"algorithm.old_logprobs: found engine, but {engine} does not compute as the trainer does; choose "
+        "rollout=native, or algorithm.old_logprobs=trainer"
+    )
 
 
 def check_held_out(val: Any, val_fraction: float) -> None:

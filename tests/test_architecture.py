@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import rlhf_lightning
 
@@ -26,7 +28,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "data": {"functional"},
     "rewards": {"functional", "models", "data"},
     "rollout": {"functional", "kernels", "models", "data"},
-    "training": {"functional", "models", "data"},
+    "training": {"functional", "models", "data", "rewards"},
     "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,
     "feedback": {"functional", "models", "data", "rewards", "rollout"},
@@ -186,3 +188,19 @@ def test_the_commands_are_smaller_than_the_algorithms_and_what_they_are_made_of(
         return sum(len(path.read_text().splitlines()) for name in folders for path in (PACKAGE / name).rglob("*.py"))
 
     assert lines("commands") < lines("algorithms", "functional", "experience")
+
+
+def test_an_algorithm_is_short_and_so_are_the_bases() -> None:
+    algorithms = {
+        getattr(importlib.import_module(module), name).__module__
+        for module, _, name in (
+            yaml.safe_load(path.read_text())["_target_"].rpartition(".")
+            for path in (PACKAGE.parent / "conf/algorithm").glob("*.yaml")
+        )
+    }
+    lengths = {
+        f"{NAME}.algorithms.{path.stem}": len(path.read_text().splitlines())
+        for path in (PACKAGE / "algorithms").glob("*.py")
+    }
+    assert algorithms and algorithms <= set(lengths)
+    assert {name: n for name, n in lengths.items() if n > (120 if name in algorithms else 250)} == {}

@@ -229,4 +229,4 @@ class AlignmentModule(KeepsTypes, RecordingModule):
 
     def export(self, folder: str | Path) -> None:
         """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        export_model(self.model, self.tokenizer, folder)
+        export_model(self.trained_networks()[0], self.tokenizer, folder)

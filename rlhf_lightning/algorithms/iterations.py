@@ -21,7 +21,6 @@ from rlhf_lightning.experience.schedule import go_to, scheduled_step, steps_per_
 from rlhf_lightning.experience.statistics import time_statistics
 from rlhf_lightning.experience.stopwatch import Stopwatch
 from rlhf_lightning.functional import masked_whiten
-from rlhf_lightning.models import predict_tokens
 from rlhf_lightning.rollout import (
     Rollout,
     RolloutLoader,
@@ -151,12 +150,6 @@ class IterationModule(AlignmentModule):
         return list(rows.chunk(self.num_minibatches * self.trainer.accumulate_grad_batches))
 
     # ---- updates
-
-    def pretraining_loss(self, batch: Rollout) -> Tensor:
-        """Mean negative log-likelihood of the PPO-ptx rows; every micro-batch of a step carries the same rows."""
-        assert batch.pretraining is not None
-        rows = batch.pretraining
-        return -predict_tokens(self.policy, rows.input_ids, rows.labels != -100).logprobs.sum() / rows.denominator
 
     def on_train_batch_start(self, batch: Rollout, batch_idx: int) -> int | None:
         """Leave the iteration's remaining minibatches out once `target_kl` was passed."""

@@ -1,7 +1,6 @@
 """On-policy algorithms: collect responses, credit their tokens, update.
 
-One iteration is one Trainer epoch: `RolloutLoader` calls `collect`, then feeds minibatches to `training_step`; the
-epoch's end updates the KL controller. An algorithm writes `advantages` and `objective`; `collect`, `scores`,
+One iteration is one Trainer epoch. An algorithm writes `advantages` and `objective`; `collect`, `scores`,
 `token_rewards` and `loss` are small methods to override as well.
 """
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from rlhf_lightning.algorithms.iterations import IterationModule
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.credit import Credit
-from rlhf_lightning.experience.engine_gap import importance_weights, logprob_gap
+from rlhf_lightning.experience.engine_gap import weigh_by_engine
 from rlhf_lightning.experience.groups import group_statistics
 from rlhf_lightning.experience.held_out import HeldOut
 from rlhf_lightning.experience.kl_control import KLPenalty
@@ -23,9 +22,9 @@ from rlhf_lightning.experience.old_policy import OldPolicy, keep_from_engine
 from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.experience.reward_shaping import RewardShaping
 from rlhf_lightning.experience.scorer import Scorer
-from rlhf_lightning.experience.statistics import explained_variance, held_out_statistics, rollout_statistics, samples
+from rlhf_lightning.experience.statistics import critic_statistics, held_out_statistics, rollout_statistics, samples
 from rlhf_lightning.functional import kl_estimate, token_rewards
-from rlhf_lightning.models import ActorCritic, Reference, export_model, whole_weights
+from rlhf_lightning.models import ActorCritic, Reference, end_of_sequence_ids, whole_weights
 from rlhf_lightning.models.forward import backbone, bare_model
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rewards import RewardFunction, as_reward
@@ -38,6 +37,7 @@ from rlhf_lightning.rollout import (
     make_engine,
     seeded_generator,
 )
+from rlhf_lightning.setting_rules import check_importance
 from rlhf_lightning.training.resume_points import refuse_within_iterations
 from rlhf_lightning.training.row_limits import check_rows
 from rlhf_lightning.value_checks import checked
@@ -70,7 +70,6 @@ class OnPolicyModule(IterationModule):
         *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
         *("rollout/group_spread", "rollout/group_std", "val/scores", "val/kl", "val/response_length"),
     )
-
     resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments")
 
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
@@ -91,12 +90,12 @@ class OnPolicyModule(IterationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_importance(old_logprobs, importance_cap)
         self.engine, self.kl = engine, kl or KLPenalty()
         self.entropy_coef, self.whiten_advantages, self.importance_cap = entropy_coef, whiten_advantages, importance_cap
         self.layout, self.old_logprobs = layout, old_logprobs
-        self.kl_controller = self.kl.controller()
         self.scorer = Scorer(reward, self.tokenizer, shaping or RewardShaping())
-        self.reward_moments = self.scorer.moments
+        self.kl_controller, self.reward_moments = self.kl.controller(), self.scorer.moments
         self.actor_critic: ActorCritic | None = None
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
@@ -117,9 +116,8 @@ class OnPolicyModule(IterationModule):
             as_reward(self.reward).share_backbone(policy)
         self.shard(self.actor_critic)
         if self.engine is None:
-            ends = bare_model(policy).generation_config.eos_token_id
-            eos_ids = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-            self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, list(eos_ids))
+            ends = end_of_sequence_ids(bare_model(policy), self.tokenizer)
+            self.engine = make_engine(self.rollout, self.tokenizer.pad_token_id, ends)
         if self.old_logprobs == "engine":
             keep_from_engine(self.engine, self.actor_critic)
 
@@ -127,10 +125,6 @@ class OnPolicyModule(IterationModule):
     def reward(self) -> RewardFunction:
         """What scores responses."""
         return self.scorer.given
-
-    @reward.setter
-    def reward(self, reward: RewardFunction) -> None:
-        self.scorer.given = reward
 
     @property
     def policy(self) -> Any:
@@ -140,8 +134,7 @@ class OnPolicyModule(IterationModule):
 
     def trained_networks(self) -> list[torch.nn.Module]:
         """Return the policy and, if it is a network of its own, the critic."""
-        networks = (self.actor_critic.policy, self.actor_critic.critic) if self.actor_critic is not None else ()
-        return [network for network in networks if network is not None]
+        return self.actor_critic.networks() if self.actor_critic is not None else []
 
     def on_fit_start(self) -> None:
         """Make the reward ready, and refuse rows that a network cannot read."""
@@ -171,27 +164,17 @@ class OnPolicyModule(IterationModule):
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
         if self.old_logprobs == "trainer":
-            self.record_all(logprob_gap(rollout, generation))
-        if self.importance_cap is not None:
-            weights, found = importance_weights(rollout, generation, self.importance_cap)
-            rollout.advantages = rollout.advantages * weights
-            self.record_all(found)
-        self.record_all(group_statistics(raw, self.rollout.samples_per_prompt))
+            self.record_all(weigh_by_engine(rollout, generation, self.importance_cap))
         self.record_all(rollout_statistics(rollout, raw, self.kl_controller.value, self.scorer.parts))
-        if rollout.values is not None and rollout.returns is not None:
-            everywhere = (self.gather_tokens(x) for x in (rollout.returns, rollout.values, rollout.mask))
-            self.record("value/explained_variance", explained_variance(*everywhere))
-        self.record("kl/coef", self.kl_controller.value)
+        self.record_all(group_statistics(raw, self.rollout.samples_per_prompt))
+        self.record_all(critic_statistics(rollout, self.gather_tokens))
         self.record("rollout/tokens_per_second", rollout.mask.sum() / self.stopwatch.seconds["rollout"])
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
         self.stopwatch.lap("score", self.device)
         return rollout
 
     def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:
-        """A response to every prompt, from the engine with the weights as they are now.
-
-        A function of (seed, epoch, rank); `stream` gives draws of their own.
-        """
+        """A response to every prompt with the weights as they are now, a function of (seed, epoch, rank, stream)."""
         assert self.engine is not None
         self.engine.sync(self.policy)
         generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank, *stream)
@@ -253,7 +236,7 @@ class OnPolicyModule(IterationModule):
             kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl.kl_kind) * batch.mask
             loss = loss + self.average(kl, batch, self.kl_controller.value)
         if batch.pretraining is not None:
-            loss = loss + self.ptx.coef * self.pretraining_loss(batch)
+            loss = loss + self.ptx.loss(self.policy, batch.pretraining)
         return loss, {name: x.detach() for name, x in (stats | {"train/loss": loss * batch.share}).items()}
 
     def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
@@ -262,15 +245,8 @@ class OnPolicyModule(IterationModule):
 
     def end_iteration(self, metrics: dict[str, Tensor]) -> None:
         """Let the KL controller react."""
-        episodes = self.rollout.responses * self.trainer.world_size
-        self.kl_controller.update(float(metrics["objective/kl"]), episodes)
-
-    # ---- checkpoints and export
+        self.kl_controller.update(float(metrics["objective/kl"]), self.rollout.responses * self.trainer.world_size)
 
     def reference_hash(self) -> str | None:
         """Return the hash of the reference: a run does not go on with another one."""
         return self.reference.fingerprint() if self.reference is not None else None
-
-    def export(self, folder: Any) -> None:
-        """Write the policy, or its adapter alone, and its tokenizer as a Hugging Face folder."""
-        export_model(self.policy, self.tokenizer, folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.config.kernel_choice import kernels_line
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.setting_rules import check_parts
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration
 
@@ -31,22 +31,7 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
     prompts, samples = setting(config["rollout"], "batch_size"), samples_per_prompt(config)
     minibatches = setting(config["algorithm"], "num_minibatches", 1)
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
-    parts = minibatches * accumulate
-    whole = declaration(config).whole_groups
-    step = parts if whole else parts // math.gcd(parts, samples)
-    if prompts % step:
-        fitting = sorted({max(1, prompts // step) * step, (prompts // step + 1) * step})
-        each = f"algorithm.num_minibatches ({minibatches}) x trainer.accumulate_grad_batches ({accumulate})"
-        why = f"{each} = {step}"
-        if samples > 1:
-            groups = (
-                f"groups of {samples} responses, which stay whole," if whole else f"responses ({samples} per prompt)"
-            )
-            why = f"{step}, as the {groups} have to divide into {each} parts"
-        raise UserError(
-            f"rollout.batch_size: found {prompts}; allowed: multiples of {why}, such as "
-            f"{' or '.join(map(str, fitting))}"
-        )
+    check_parts(prompts, samples, minibatches, accumulate, declaration(config).whole_groups)
 
 
 def samples_per_prompt(config: Mapping[str, Any]) -> int:

@@ -24,7 +24,14 @@ from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.runs.lineage import check_history
-from rlhf_lightning.setting_rules import check_held_out, check_pretraining, check_reward, check_smoothing
+from rlhf_lightning.setting_rules import (
+    check_held_out,
+    check_importance,
+    check_pretraining,
+    check_reward,
+    check_smoothing,
+    engine_logprobs_differ,
+)
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import Declaration, data_kind, declaration
 from rlhf_lightning.tracking.store import uses_mlflow
@@ -127,11 +134,7 @@ def _check_sampling(algorithm: Mapping[str, Any]) -> None:
     kl, ptx = _section(algorithm, "kl"), _section(algorithm, "ptx")
     if kl.get("_target_") == "rlhf_lightning.algorithms.KLPenalty":
         KLPenalty(**{name: value for name, value in kl.items() if not name.startswith("_")})
-    if algorithm.get("old_logprobs") == "engine" and algorithm.get("importance_cap") is not None:
-        raise UserError(
-            f"algorithm.importance_cap: found {algorithm['importance_cap']} with algorithm.old_logprobs=engine, which "
-            "leaves nothing to weigh; set it to null, or choose algorithm.old_logprobs=trainer"
-        )
+    check_importance(algorithm.get("old_logprobs", "trainer"), algorithm.get("importance_cap"))
     if str(ptx.get("_target_", "")).startswith("rlhf_lightning."):
         check_pretraining(ptx.get("coef", 0), ptx.get("data"))
 
@@ -150,10 +153,7 @@ def _check_vllm(config: Mapping[str, Any]) -> None:
     if (config["model"].get("adapter") or {}).get("use_dora"):
         raise UserError("model.adapter.use_dora: vLLM has no DoRA; choose rollout=native, or set it to false")
     if config["algorithm"].get("old_logprobs") == "engine":
-        raise UserError(
-            "algorithm.old_logprobs: found engine, but vLLM does not compute as the trainer does; choose "
-            "rollout=native, or algorithm.old_logprobs=trainer"
-        )
+        raise engine_logprobs_differ("vLLM")
 
 
 def _check_vllm_is_installed(config: Mapping[str, Any]) -> None:

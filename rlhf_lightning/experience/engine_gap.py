@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from rlhf_lightning.functional import truncated_importance_weights
 from rlhf_lightning.rollout import Generation, Rollout
 from rlhf_lightning.training.recording import Statistics
 
 
-def logprob_gap(rollout: Rollout, generation: Generation) -> Statistics:
-    """Return mean and maximum over tokens of |log p_engine - log p_trainer|, in nats."""
-    tokens = rollout.mask.sum()
-    gap = (generation.logprobs - rollout.logprobs).abs() * rollout.mask
-    return {"rollout/logprob_gap": (gap.sum() / tokens, tokens), "rollout/logprob_gap_max": (gap.max(), 1.0)}
-
-
-def importance_weights(rollout: Rollout, generation: Generation, cap: float) -> tuple[Tensor, Statistics]:
-    """Return the weight of every token [B, T], and the weights' statistics.
+def weigh_by_engine(rollout: Rollout, generation: Generation, cap: float | None) -> Statistics:
+    """Multiply the advantages by importance weights, if there is a cap for them; return what was found of the gap.
 
     Advantages times weights are the policy loss times weights: both terms of the clipped objective are linear in the
     advantage, and a weight above 0 leaves their order.
     """
+    found = _logprob_gap(rollout, generation)
+    if cap is None:
+        return found
     weights = truncated_importance_weights(rollout.logprobs, generation.logprobs, rollout.mask, cap)
-    tokens = rollout.mask.sum()
-    return weights, {
+    rollout.advantages, tokens = rollout.advantages * weights, rollout.mask.sum()
+    return found | {
         "rollout/importance_weight": (weights.sum() / tokens, tokens),
         "rollout/importance_capped": ((weights == cap).sum() / tokens, tokens),
     }
+
+
+def _logprob_gap(rollout: Rollout, generation: Generation) -> Statistics:
+    """Return mean and maximum over tokens of |log p_engine - log p_trainer|, in nats."""
+    tokens = rollout.mask.sum()
+    gap = (generation.logprobs - rollout.logprobs).abs() * rollout.mask
+    return {"rollout/logprob_gap": (gap.sum() / tokens, tokens), "rollout/logprob_gap_max": (gap.max(), 1.0)}

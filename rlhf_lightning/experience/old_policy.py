@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from rlhf_lightning.data import PromptRow, left_pad
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import ActorCritic, Reference, response_logprobs
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, as_engine
+from rlhf_lightning.setting_rules import engine_logprobs_differ
 
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -28,10 +28,7 @@ def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
         UserError: an engine with kernels or weights of its own.
     """
     if not as_engine(engine).keep(actor_critic.value_head if actor_critic.critic is None else None):
-        raise UserError(
-            f"algorithm.old_logprobs: found engine, but {type(engine).__name__} does not compute as the trainer does; "
-            "choose rollout=native, or algorithm.old_logprobs=trainer"
-        )
+        raise engine_logprobs_differ(type(engine).__name__)
 
 
 class OldPolicy:

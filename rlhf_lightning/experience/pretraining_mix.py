@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import SequenceBatch, SFTDataModule, TokenizedSequence, collate_sequences
+from rlhf_lightning.data.batches import IGNORED
 from rlhf_lightning.data.datamodules import pad_id
+from rlhf_lightning.models import predict_tokens
 from rlhf_lightning.rollout import endless_order
 from rlhf_lightning.setting_rules import check_pretraining
 from rlhf_lightning.value_checks import checked
@@ -62,3 +65,8 @@ class PretrainingMix:
         batch = collate_sequences(picked[rank::world_size], self.pad_id)
         batch.denominator = sum(row.weight for row in picked) / world_size
         return batch
+
+    def loss(self, policy: nn.Module, rows: SequenceBatch) -> Tensor:
+        """coef times the mean negative log-likelihood; every micro-batch of a step carries the same rows."""
+        logprobs = predict_tokens(policy, rows.input_ids, rows.labels != IGNORED).logprobs
+        return -self.coef * logprobs.sum() / rows.denominator

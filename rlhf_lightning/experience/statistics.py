@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,14 @@ def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
 
 
+def critic_statistics(rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) -> Statistics:
+    """Return how well the values explain the returns; `everywhere` gives the rows [B, T] of all processes."""
+    if rollout.values is None or rollout.returns is None:
+        return {}
+    explained = explained_variance(*(everywhere(x) for x in (rollout.returns, rollout.values, rollout.mask)))
+    return {"value/explained_variance": (explained, 1.0)}
+
+
 def rollout_statistics(
     rollout: Rollout, raw: Tensor, kl_coef: float, parts: Mapping[str, Sequence[float]]
 ) -> Statistics:
@@ -45,7 +53,7 @@ def rollout_statistics(
         "rollout/response_length": mask.sum(dim=1),
         "rollout/eos_rate": rollout.ended.float(),
     }
-    found: Statistics = {name: (value.mean(), n) for name, value in per_response.items()}
+    found: Statistics = {name: (value.mean(), n) for name, value in per_response.items()} | {"kl/coef": (kl_coef, 1.0)}
     return found | {f"objective/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
 
 

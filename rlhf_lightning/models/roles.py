@@ -81,6 +81,10 @@ class ActorCritic(KeepsTypes):
         values = scatter_tokens(self.value_head(hidden), mask) if self.value_head is not None else None
         return ActorCriticOutput(scatter_tokens(tokens.logprobs, mask), values, entropy)
 
+    def networks(self) -> list[nn.Module]:
+        """The policy and, if it is a network of its own, the critic."""
+        return [self.policy] if self.critic is None else [self.policy, self.critic]
+
     def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor | None:
         """The values [B, T] alone, 0 off the mask; None without a value head."""
         if self.value_head is None:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 
 from rlhf_lightning.data import SequenceBatch
-from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.container import Rollout
 from rlhf_lightning.rollout.groups import rows_of_groups
+from rlhf_lightning.setting_rules import check_parts
 
 
 class RolloutLoader:
@@ -51,18 +51,8 @@ class RolloutLoader:
         samples_per_prompt: int = 1,
         whole_groups: bool = False,
     ) -> None:
-        for name, number in (("ppo_epochs", ppo_epochs), ("num_minibatches", num_minibatches)):
-            if number < 1:
-                raise UserError(f"algorithm.{name}: found {number}; must be at least 1")
+        check_parts(batch_size, samples_per_prompt, num_minibatches, accumulate, whole_groups)
         self.group_size = samples_per_prompt if whole_groups else 1
-        if batch_size * samples_per_prompt // self.group_size % (num_minibatches * accumulate):
-            found = f"{batch_size} prompts, whose {samples_per_prompt} responses stay together,"
-            if not whole_groups or samples_per_prompt == 1:
-                found = f"{batch_size * samples_per_prompt} responses"
-            raise UserError(
-                f"rollout.batch_size: {found} do not divide into algorithm.num_minibatches="
-                f"{num_minibatches} x trainer.accumulate_grad_batches={accumulate} equal parts"
-            )
         self.collect, self.order, self.total, self.pretraining = collect, order, total, pretraining
         self.ppo_epochs, self.num_minibatches = ppo_epochs, num_minibatches
         self.accumulate, self.world_size = accumulate, world_size

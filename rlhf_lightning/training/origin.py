@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.adapters import has_adapter
 from rlhf_lightning.models.remembered_hash import frozen_mark
+from rlhf_lightning.rewards import as_reward
 
 
 def origin(module: Any) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def _hashes(module: Any) -> dict[str, Any]:
         "rows": of_split("train"),
         "val_rows": of_split("val"),
         "ptx": None if ptx is None else ptx.fingerprint(module.tokenizer, module.seed),
-        "reward": reward.origin() if reward is not None and hasattr(reward, "origin") else {},
+        "reward": as_reward(reward).origin() if reward is not None else {},
         "reference": module.reference_hash(),
         "frozen": frozen_mark(module.model) if module.model is not None and has_adapter(module.model) else None,
     }

@@ -168,9 +168,9 @@ ENGINES = (
             ),
             Mutant(
                 "the weights are logged and not used",
-                "algorithms/on_policy.py",
-                "rollout.advantages = rollout.advantages * weights",
-                "rollout.advantages = rollout.advantages + 0 * weights",
+                "experience/engine_gap.py",
+                "rollout.advantages * weights, rollout",
+                "rollout.advantages + 0 * weights, rollout",
                 ("algorithms/test_engine_gap.py::test_a_token_counts_by_its_ratio_up_to_the_cap",),
             ),
         ),

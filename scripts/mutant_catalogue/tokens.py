@@ -192,8 +192,8 @@ TOKENS = (
             Mutant(
                 "iterations where the horizon is in episodes",
                 "algorithms/on_policy.py",
-                "episodes = self.rollout.responses * self.trainer.world_size",
-                "episodes = 1",
+                '(metrics["objective/kl"]), self.rollout.responses * self.trainer.world_size)',
+                '(metrics["objective/kl"]), 1)',
                 (CONTROLLER,),
             ),
             Mutant(

@@ -42,3 +42,9 @@ def test_a_number_of_a_part_is_refused_by_its_key() -> None:
         RewardShaping(clip=0)
     with pytest.raises(UserError, match=r"^algorithm\.ptx\.coef: found -1; allowed: a number >= 0$"):
         PretrainingMix(coef=-1, data="text.jsonl")
+
+
+def test_weights_that_would_weigh_nothing_are_refused_in_python_as_by_the_commands() -> None:
+    parts: dict[str, Any] = {"model": lambda: None, "tokenizer": None, "optimizer": None, "reward": None}
+    with pytest.raises(UserError, match=r"^algorithm\.importance_cap: found 2\.0 with algorithm\.old_logprobs=engine"):
+        PPOModule(**parts, importance_cap=2.0, old_logprobs="engine")

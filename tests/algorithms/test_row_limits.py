@@ -85,7 +85,7 @@ def test_what_ppo_reads_besides_is_checked_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"algorithm\.ptx\.max_length: the longest row has 141 tokens"):
         trainer(tmp_path).fit(module, datamodule=data)
     module, data = build("ppo", tokenizer, tmp_path, "b", "llama")
-    module.reward = ModelReward(write_reward_model(tmp_path / "reward"))
+    module.scorer.given = ModelReward(write_reward_model(tmp_path / "reward"))
     module.reward.network.config.max_position_embeddings = 4
     with pytest.raises(UserError, match=r"rollout\.max_new_tokens: found 4, and .*reward \(reward\.model\) has 4"):
         trainer(tmp_path).fit(module, datamodule=data)

@@ -49,7 +49,7 @@ def test_the_step_divides_by_the_whole_minibatch_however_it_is_split(accumulate:
 
 
 def test_unequal_parts_are_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"rollout\.batch_size: 8 .* algorithm\.num_minibatches=3"):
+    with pytest.raises(UserError, match=r"rollout\.batch_size: found 8; .* algorithm\.num_minibatches \(3\)"):
         loader(num_minibatches=3)
 
 
