@@ -53,6 +53,16 @@ def agreement() -> None:
     _start("agreement")
 
 
+def collect() -> None:
+    """rlhf-collect."""
+    _start("collect")
+
+
+def label() -> None:
+    """rlhf-label."""
+    _start("label")
+
+
 def _start(command: str) -> None:
     with answered(first_process(), follows_the_first(), for_good=True):
         if command in ("train", "pipeline"):

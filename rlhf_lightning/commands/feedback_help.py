@@ -36,3 +36,73 @@ keys (key=value)
 
 Measures raw agreement, Cohen's kappa of each two labelers, Krippendorff's alpha, agreement of labelers with themselves
 and with check tasks, and what choices should not depend on: position, length, speed. Values have intervals of 95%."""
+
+
+def collect_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-collect."""
+    keys = {
+        "prompts": "rows with a prompt, of any format that is read",
+        "policies": "{name: run folder, Hugging Face folder, hub name, or http://host:port#model of a vLLM server, ...}",
+        "responses": "instead of both: rows prompt + responses | chosen + rejected | prompt + completion",
+        "feedback.store": "where tasks go, a URL of SQLAlchemy; default sqlite:///outputs/feedback.db",
+        "samples_per_prompt, max_new_tokens, max_prompt_length, temperature, batch_size, seed": "of the sampling",
+        "limit": "the first so many rows",
+        "dtype, attn_implementation": "of the policies",
+        "choice": "random pairs | uncertain: the smallest margin, or the largest disagreement of several reward models "
+        "| best_worst: by the mean score | ranking: all responses to a prompt at once",
+        "pairs, max_tasks": "at most so many per prompt, and in all",
+        "overlap, overlap_share": "how many labelers answer the tasks of a share; one answers the others",
+        "reask": "share of tasks that are asked again of the same labeler",
+        "checks": "rows chosen + rejected with a known answer, which everybody gets",
+        "reward.model, reward.function": "what scores, for uncertain and best_worst; reward.model=[a,b]: an ensemble",
+        "reward.batch_size, reward.dtype, reward.attn_implementation": "of a reward model",
+        "reward.timeout": "seconds that each call of a function may take",
+        "explain": "true: say what would be sampled, and stop",
+    }
+    return f"""rlhf-collect: what policies answer to prompts, as tasks for people or a judge to compare.
+
+usage: rlhf-collect prompts=<file> policies={{...}} [key=value ...]
+       rlhf-collect responses=<file> [key=value ...]
+
+examples
+  rlhf-collect prompts=prompts.jsonl 'policies={{sft:outputs/demo/sft,ppo:outputs/demo/ppo}}'
+  rlhf-collect prompts=prompts.jsonl 'policies={{ppo:outputs/demo/ppo}}' samples_per_prompt=4 choice=best_worst \\
+    reward.model=outputs/demo/reward
+  rlhf-collect prompts=prompts.jsonl 'policies={{served:"http://localhost:8000"}}'
+  rlhf-collect responses=responses.jsonl checks=known.jsonl
+
+keys (key=value)
+{key_table(keys)}
+
+Empty and identical responses are not compared. What was sampled is kept in the store: the same command again samples
+nothing twice, and after an interruption goes on with what is missing."""
+
+
+def label_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-label."""
+    keys = {
+        "labelers": "a list of names; default: those who are in the store already",
+        "renew": "names of those who get a new link; the former one opens nothing any more",
+        "feedback.store": "the store of rlhf-collect; default sqlite:///outputs/feedback.db",
+        "guidelines": "a Markdown file that labelers read first; default: rlhf-lightning's own",
+        "criteria, flags": "what may be scored from 1 to 5, and set",
+        "host, port": "default 127.0.0.1, which this machine alone reaches, and 8000",
+        "url": "what links begin with, where a proxy stands in front: https://label.example.org",
+        "returns_after": "seconds after which a task that was opened and left goes to somebody else",
+        "repeat_gap": "answers between a task and its repetition",
+    }
+    return f"""rlhf-label: prints a personal link for each labeler and serves the labelling page, until Ctrl-C.
+
+usage: rlhf-label labelers=[ana,bo] [key=value ...]
+
+examples
+  rlhf-label labelers=[ana,bo]
+  rlhf-label labelers=[ana,bo] guidelines=guidelines.md port=8080
+  rlhf-label labelers=[ana,bo] host=0.0.0.0      other machines reach it, and labelers need their links
+  rlhf-label renew=[bo] host=0.0.0.0             a new link for bo
+
+keys (key=value)
+{key_table(keys)}
+
+On this machine alone a link holds a name. Beyond it a link holds a token, and is printed once: the store keeps a hash.
+An answer that the page has taken is on the disk, whatever ends the server."""

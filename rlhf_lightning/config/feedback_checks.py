@@ -6,12 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.config.checks import (
+    check_model,
+    check_no_split_of_a_file,
+    is_reward_model,
+    missing_locally,
+    refuse_reward_model,
+)
 from rlhf_lightning.config.config_files import shipped
-from rlhf_lightning.config.schema import Agreement
+from rlhf_lightning.config.schema import Agreement, Collect, Label
+from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.setting_rules import check_reward
 
 SQLITE = "sqlite:///"
+LONGEST_NAME = 40  # of a criterion or a flag
 _OF_ROWS = ("kind", "method", "held_out")
 
 
@@ -47,3 +57,62 @@ def _without_effect(config: Mapping[str, Any], keys: tuple[str, ...], why: str, 
     for key in keys:
         if not unless and config[key] != given[key]:
             raise UserError(f"{key}: it has no effect here; {why}")
+
+
+def check_collect(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first thing that is wrong with a config of rlhf-collect."""
+    validate(config, Collect)
+    _check_sources(config)
+    for key in ("prompts", "responses", "checks"):
+        if (file := config.get(key)) is not None:
+            if missing_locally(file):
+                raise UserError(f"{key}: {file} does not exist")
+            check_no_split_of_a_file(key, file)
+    for name, place in (config["policies"] or {}).items():
+        if not place.startswith(("http://", "https://")):
+            check_model(f"policies.{name}", place)
+            refuse_reward_model(f"policies.{name}", place)
+    _check_rewards(config["reward"])
+
+
+def _check_sources(config: Mapping[str, Any]) -> None:
+    if (config.get("prompts") is None) == (config.get("responses") is None):
+        found = "both are" if config.get("prompts") is not None else "neither is"
+        raise UserError(
+            f"prompts, responses: {found} given; give prompts=FILE with policies={{...}}, or responses=FILE whose rows "
+            "have responses"
+        )
+    if config.get("prompts") is not None and not config["policies"]:
+        raise UserError("policies: none given; allowed: {name: folder or server, ...}")
+    if config.get("responses") is not None and config["policies"]:
+        raise UserError("policies: they answer prompts=FILE; responses=FILE has responses already; leave one out")
+
+
+def rewards_of_pairs(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of each reward whose margins choose pairs: of several models an ensemble."""
+    models = reward.get("model")
+    if not models:
+        return [dict(reward)] if reward.get("function") else []
+    return [{**reward, "model": model} for model in (models if isinstance(models, list) else [models])]
+
+
+def _check_rewards(reward: Mapping[str, Any]) -> None:
+    for each in rewards_of_pairs(reward):
+        check_reward(each)
+        check_function("reward.function", each.get("function"))
+        if (model := each.get("model")) is not None:
+            check_model("reward.model", model)
+            if Path(model).is_dir() and not is_reward_model(Path(model)):
+                raise UserError(f"reward.model: {model} is not a reward model; train one with experiment=reward")
+
+
+def check_label(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first thing that is wrong with a config of rlhf-label."""
+    validate(config, Label)
+    for key in ("criteria", "flags"):
+        names = config[key]
+        if wrong := [name for name in names if len(name) > LONGEST_NAME or "\n" in name]:
+            raise UserError(f'{key}: found "{wrong[0]}"; a name has 1 to {LONGEST_NAME} characters on one line')
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(f'{key}: "{twice[0]}" is there twice')
+    check_store(config["feedback"]["store"])

@@ -16,6 +16,7 @@ from rlhf_lightning.value_types import (
     BelowOne,
     Count,
     Dtype,
+    Fraction,
     Mapping,
     Name,
     NonNegative,
@@ -23,6 +24,8 @@ from rlhf_lightning.value_types import (
     Text,
     Whole,
 )
+
+Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any that is free
 
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
@@ -185,6 +188,63 @@ class Agreement(TypedDict, total=False):
 
 
 Agreement.__annotations__["import"] = "Text | None"
+
+
+@strict
+class PairScore(TypedDict, total=False):
+    """The rewards whose margins, or disagreement, choose pairs."""
+
+    function: Text | None
+    model: Text | list[Text] | None
+    batch_size: Count
+    dtype: Dtype
+    attn_implementation: Attention | None
+    timeout: Seconds | None
+
+
+@strict
+class Collect(TypedDict, total=False):
+    """The top level of rlhf-collect."""
+
+    prompts: Text | None
+    responses: Text | None
+    policies: dict[str, Text] | None
+    feedback: Required[Feedback]
+    samples_per_prompt: Count
+    max_new_tokens: Count
+    max_prompt_length: Count | None
+    temperature: NonNegative
+    batch_size: Count
+    limit: Count | None
+    dtype: Dtype
+    attn_implementation: Attention | None
+    choice: Literal["random", "uncertain", "best_worst", "ranking"]
+    pairs: Count
+    max_tasks: Count | None
+    overlap: Count
+    overlap_share: Fraction
+    reask: Fraction
+    checks: Text | None
+    reward: PairScore
+    seed: Whole
+    explain: bool
+
+
+@strict
+class Label(TypedDict, total=False):
+    """The top level of rlhf-label."""
+
+    labelers: list[Name]
+    renew: list[Name]
+    feedback: Required[Feedback]
+    guidelines: Text | None
+    criteria: list[Text]
+    flags: list[Text]
+    host: Text
+    port: Port
+    url: Annotated[str, Field(pattern="^https?://[^/]+$")] | None
+    returns_after: Seconds
+    repeat_gap: Whole
 
 
 @strict

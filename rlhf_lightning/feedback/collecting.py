@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from rlhf_lightning.data.files import Row
+from rlhf_lightning.feedback.connection import is_there
 from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.policies import Policy, make_policy
 from rlhf_lightning.feedback.records import Response, Task, content_hash
 from rlhf_lightning.feedback.samples import keep_samples, known_samples, read_samples
-from rlhf_lightning.feedback.scoring import Answered, scored
+from rlhf_lightning.feedback.scoring import Answered, Watch, scored, watched
 from rlhf_lightning.feedback.sources import Prompts, read_prompts
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_asking, make_tasks, spread
 from rlhf_lightning.rewards import RewardFunction
 
 _AT_ONCE = 100  # prompts whose responses are read, scored or looked up together
-
-Watch: TypeAlias = "Callable[[str, int, int], object]"  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def collect_tasks(
     count = sum(len(of_policy) - len(missing[name]) for name, of_policy in keys.items())
     answered = _answered(store, read, keys)
     samples = scored(answered, rewards) if rewards else (each.sample for each in answered)
-    added, there = add_tasks(store, _watched(samples, len(read), watch), asking, checks)
+    added, there = add_tasks(store, watched(samples, len(read), watch), asking, checks)
     return Collected(len(read), sampled, count * drawing.samples_per_prompt, added, there)
 
 
@@ -116,6 +115,22 @@ def add_tasks(
 
     added = store.add_tasks(counted())
     return added, seen - added
+
+
+def outlook(url: str, prompts: Prompts, policies: Mapping[str, str | Path], drawing: Drawing) -> list[str]:
+    """Return, in words, what a collection would sample. It loads no model, and makes no store where there is none."""
+    lines = [
+        f"{len(prompts)} prompts of {prompts.source}" + (f", {prompts.repeated} repeated" * bool(prompts.repeated))
+    ]
+    makers = [make_policy(name, place, drawing) for name, place in policies.items()]
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(FeedbackStore(url)) if is_there(url) else None
+        for policy in makers:
+            keys = sample_keys(policy, prompts, drawing)
+            missing = len(keys) if store is None else len(_missing(store, keys))
+            count = drawing.samples_per_prompt
+            lines.append(f"{policy.name}: {missing * count} responses to sample, {(len(keys) - missing) * count} there")
+    return lines
 
 
 def sample_keys(policy: Policy, prompts: Prompts, drawing: Drawing) -> list[str]:
@@ -161,9 +176,3 @@ def _answered(store: FeedbackStore, prompts: Prompts, keys: Mapping[str, Sequenc
             responses = tuple(Response(each.text, name) for name, each in given)
             sample = Sample(prompts.questions[position], responses)
             yield Answered(sample, tuple(each.ended for _, each in given), prompts.rows[position][1])
-
-
-def _watched(samples: Iterable[Sample], count: int, watch: Watch) -> Iterator[Sample]:
-    for done, sample in enumerate(samples, start=1):
-        watch("tasks", done, count)
-        yield sample

@@ -128,6 +128,12 @@ class Database:
         return UserError(f"feedback.store: {self.name}: {found}; see that it can be reached and try again")
 
 
+def is_there(url: str) -> bool:
+    """Return whether a store's file exists; of a database elsewhere that is taken for granted."""
+    parsed = _checked(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+
 def _begin(connection: Connection) -> None:
     changes = connection.get_execution_options().get("changes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if changes else "BEGIN")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from rlhf_lightning.feedback.records import Prompt
 from rlhf_lightning.feedback.tasks import Sample
 from rlhf_lightning.rewards import RewardFunction, as_reward, check_scores
+
+Watch: TypeAlias = "Callable[[str, int, int], object]"  # what is done, how much of it, of how much
 
 _AT_ONCE = 64  # samples; a reward model makes batches of its own
 _TAKEN = ("prompt", "prompts", "messages", "responses", "ended", "sampled")  # columns by which a reward is given others
@@ -47,6 +49,21 @@ def scored(answered: Iterable[Answered], rewards: Sequence[RewardFunction]) -> I
         for each in chunk:
             responses = tuple(replace(response, scores=next(scores)) for response in each.sample.responses)
             yield Sample(each.sample.prompt, responses)
+
+
+def responses_scored(
+    samples: Sequence[Sample], rewards: Sequence[RewardFunction], watch: Watch = lambda what, done, of: None
+) -> Iterator[Sample]:
+    """Yield samples that were there already, scored where there are rewards. Their responses count as whole."""
+    answered = (Answered(each, (True,) * len(each.responses), {}) for each in samples)
+    return watched(scored(answered, rewards) if rewards else iter(samples), len(samples), watch)
+
+
+def watched(samples: Iterable[Sample], count: int, watch: Watch) -> Iterator[Sample]:
+    """Yield the samples, and tell how many have come."""
+    for done, sample in enumerate(samples, start=1):
+        watch("tasks", done, count)
+        yield sample
 
 
 def _scores(reward: RewardFunction, chunk: Sequence[Answered]) -> list[float]:

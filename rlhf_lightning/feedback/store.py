@@ -90,8 +90,13 @@ class FeedbackStore:
 
     # Labelers
 
-    def add_labeler(self, name: str, kind: str = "person") -> str:
+    def add_labeler(self, name: str, kind: str = "person", link: bool = True) -> str:
         """Add a labeler, or give a known one a new token, and return the token. The store keeps its hash alone.
+
+        Args:
+            name: of the labeler.
+            kind: person, model or simulated.
+            link: the token opens the page; a labeler without it enters by name, on the own machine.
 
         Raises:
             UserError: the name or the kind cannot be taken, or the name is known with another kind.
@@ -101,16 +106,17 @@ class FeedbackStore:
         if kind not in LABELER_KINDS:
             raise UserError(f"labelers: {name}: unknown kind {kind!r}; choose one of {', '.join(LABELER_KINDS)}")
         token = secrets.token_urlsafe(24)
+        token_hash = _hash(token) if link else None
         with self.changing() as connection:
             known = connection.scalar(select(labelers.c.kind).where(labelers.c.name == name))
             if known is not None and known != kind:
                 raise UserError(f"labelers: {name} is known as a {known}; choose another name for a {kind}")
             if known is not None:
-                connection.execute(labelers.update().where(labelers.c.name == name).values(token_hash=_hash(token)))
+                connection.execute(labelers.update().where(labelers.c.name == name).values(token_hash=token_hash))
             else:
                 connection.execute(
                     labelers.insert().values(
-                        name=name, kind=kind, token_hash=_hash(token), created=self.clock(), judged=0, reached=0
+                        name=name, kind=kind, token_hash=token_hash, created=self.clock(), judged=0, reached=0
                     )
                 )
         return token

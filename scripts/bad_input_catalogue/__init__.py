@@ -4,6 +4,7 @@ from bad_input_catalogue.attacks import ATTACKS
 from bad_input_catalogue.case import Case
 from bad_input_catalogue.configs import CONFIGS
 from bad_input_catalogue.data import DATA
+from bad_input_catalogue.feedback import FEEDBACK
 from bad_input_catalogue.models import MODELS
 from bad_input_catalogue.odd_files import ODD_FILES
 from bad_input_catalogue.odd_values import ODD_VALUES
@@ -11,4 +12,4 @@ from bad_input_catalogue.own_code import OWN_CODE
 from bad_input_catalogue.rewards import REWARDS
 from bad_input_catalogue.runs import RUNS
 
-CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS, *ODD_VALUES, *ODD_FILES, *OWN_CODE, *ATTACKS]
+CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS, *ODD_VALUES, *ODD_FILES, *OWN_CODE, *ATTACKS, *FEEDBACK]

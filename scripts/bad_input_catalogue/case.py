@@ -17,7 +17,7 @@ class Case:
 
     Args:
         name: of the case.
-        command: `train`, `pipeline`, `plan`, `evaluate`, `export` or `chat`.
+        command: `train`, `pipeline`, `plan`, `evaluate`, `export`, `chat`, `collect` or `label`.
         words: the command line.
         names: a regular expression for what the line must name.
         prepare: changes the fixtures in the given folder, which is the working folder.

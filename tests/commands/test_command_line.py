@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import chat, evaluate, export, pipeline, plan, train
+from rlhf_lightning.commands import chat, collect, evaluate, export, label, pipeline, plan, train
+from rlhf_lightning.commands.feedback_help import collect_help, label_help
 from rlhf_lightning.commands.help import (
     GROUPS,
     KEYS,
@@ -161,6 +162,8 @@ def test_help_lists_the_users_own_options_and_groups(tmp_path):
         (export.main, export_help()),
         (chat.main, chat_help()),
         (plan.main, plan_help()),
+        (collect.main, collect_help()),
+        (label.main, label_help()),
     ],
 )
 def test_dash_dash_help_prints_the_page(main, page, monkeypatch, capsys):

@@ -74,6 +74,12 @@ class Access:
         name = session.rpartition(":")[0]
         return next((labeler for labeler in self.store.labelers() if labeler.name == name), None)
 
+    def labeler_of_link(self, request: Request, end: str) -> Labeler | None:
+        """Return who enters by a link: by a token, or on the own machine by name, unless another site sends them."""
+        if (labeler := self.store.labeler_of_token(end)) is not None or self.tokens or is_foreign(request):
+            return labeler
+        return next((labeler for labeler in self.store.labelers() if labeler.name == end), None)
+
     def is_owner(self, request: Request) -> bool:
         """Return whether a request may see the owner's page."""
         if self.owner_token is None:
@@ -99,6 +105,11 @@ class Access:
         return not is_loopback(self.host) or is_loopback(name)
 
 
+def is_foreign(request: Request) -> bool:
+    """Return whether a page of another site has sent a request, as far as the browser says."""
+    return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+
+
 def form_token(request: Request) -> str:
     """Return what a form of this session carries."""
     session = request.cookies.get(LABELER, "")
@@ -110,7 +121,7 @@ def is_own_form(request: Request, token: str) -> bool:
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         return False
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if is_foreign(request):
         return False
     return bool(request.cookies.get(LABELER)) and _same(token, form_token(request))
 

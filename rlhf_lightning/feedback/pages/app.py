@@ -25,6 +25,7 @@ from rlhf_lightning.feedback.pages.access import (
     OWNER,
     Access,
     form_token,
+    is_foreign,
     is_loopback,
     is_own_form,
     new_session,
@@ -148,15 +149,14 @@ class _Pages:
     def choose(self, request: Request, form: Form = Depends(posted)) -> Response:  # noqa: B008
         """Enter by name, on the own machine."""
         name = form.one("name")
-        foreign = request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
-        if self.access.tokens or foreign or name not in {each.name for each in self.store.labelers()}:
+        if self.access.tokens or is_foreign(request) or name not in {each.name for each in self.store.labelers()}:
             raise HTTPException(403, "Enter by your personal link.")
         response = RedirectResponse("/", SEE_OTHER)
         self.access.begin(request, response, LABELER, new_session(name))
         return response
 
     def enter(self, request: Request, token: str) -> Response:
-        labeler = self.store.labeler_of_token(token)
+        labeler = self.access.labeler_of_link(request, token)
         if labeler is None:
             raise HTTPException(403, "This link is not known. Ask whoever gave it to you for a new one.")
         response = RedirectResponse("/guidelines", SEE_OTHER)

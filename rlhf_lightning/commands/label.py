@@ -1,0 +1,31 @@
+"""rlhf-label: the labelling page, served until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.commands.feedback_help import label_help
+from rlhf_lightning.config.feedback_checks import check_label
+from rlhf_lightning.stopping import advising
+
+
+def main() -> None:
+    """The entry point of rlhf-label."""
+    run_hydra_command("rlhf-label", "label", label, label_help)
+
+
+def label(config: dict[str, Any]) -> None:
+    """Print the links and serve."""
+    check_label(config)
+    from rlhf_lightning.feedback.pages.serving import Serving, read_guidelines, serve
+    from rlhf_lightning.feedback.store import FeedbackStore
+
+    guidelines = None if config["guidelines"] is None else read_guidelines(config["guidelines"])
+    settings = {name: config[name] for name in ("labelers", "renew", "criteria", "flags", "host", "port", "url")}
+    times = {name: config[name] for name in ("returns_after", "repeat_gap")}
+    with (
+        advising(lambda: "every answer that was acknowledged is kept; the same command goes on"),
+        FeedbackStore(config["feedback"]["store"], **times) as store,
+    ):
+        serve(store, Serving(guidelines=guidelines, **settings), print)
