@@ -42,7 +42,7 @@ def collect_help(config_dir: str | None = None) -> str:
     """The page of rlhf-collect."""
     keys = {
         "prompts": "rows with a prompt, of any format that is read",
-        "policies": "{name: run folder, Hugging Face folder, hub name, or http://host:port#model of a vLLM server, ...}",
+        "policies": "{name: run folder, Hugging Face folder, hub name, or http://host:port#model (vLLM), ...}",
         "responses": "instead of both: rows prompt + responses | chosen + rejected | prompt + completion",
         "feedback.store": "where tasks go, a URL of SQLAlchemy; default sqlite:///outputs/feedback.db",
         "samples_per_prompt, max_new_tokens, max_prompt_length, temperature, batch_size, seed": "of the sampling",

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.feedback_help import label_help
-from rlhf_lightning.config.feedback_checks import check_label
+from rlhf_lightning.config.feedback_checks import check_label, check_store
 from rlhf_lightning.stopping import advising
 
 
@@ -22,6 +22,7 @@ def label(config: dict[str, Any]) -> None:
     from rlhf_lightning.feedback.store import FeedbackStore
 
     guidelines = None if config["guidelines"] is None else read_guidelines(config["guidelines"])
+    check_store(config["feedback"]["store"])
     settings = {name: config[name] for name in ("labelers", "renew", "criteria", "flags", "host", "port", "url")}
     times = {name: config[name] for name in ("returns_after", "repeat_gap")}
     with (

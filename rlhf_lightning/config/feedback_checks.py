@@ -115,4 +115,3 @@ def check_label(config: Mapping[str, Any]) -> None:
             raise UserError(f'{key}: found "{wrong[0]}"; a name has 1 to {LONGEST_NAME} characters on one line')
         if twice := [name for name in names if names.count(name) > 1]:
             raise UserError(f'{key}: "{twice[0]}" is there twice')
-    check_store(config["feedback"]["store"])

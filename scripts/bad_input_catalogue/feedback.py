@@ -90,9 +90,7 @@ FEEDBACK = [
         r"policies: they answer",
         writes("given.jsonl", GIVEN_ROW),
     ),
-    Case(
-        "label: no store", "label", LABEL, r"feedback\.store: sqlite:///outputs/feedback\.db.*rlhf-collect", fast=True
-    ),
+    Case("label: no store", "label", LABEL, r"feedback\.store: outputs/feedback\.db.*rlhf-collect", fast=True),
     Case("label: nobody", "label", ["port=0"], r"labelers: none given", _store),
     Case("label: a name with a slash", "label", ["labelers=['a/b']", "port=0"], r"labelers", _store),
     Case("label: unknown key", "label", [*LABEL, "labellers=[ana]"], r"labellers: no such key; did you mean labelers"),
