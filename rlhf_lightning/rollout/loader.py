@@ -11,6 +11,8 @@ from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout.container import Rollout
 from rlhf_lightning.rollout.groups import rows_of_groups
 from rlhf_lightning.setting_rules import check_parts
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Count
 
 
 class RolloutLoader:
@@ -37,13 +39,14 @@ class RolloutLoader:
         UserError: no pass or no minibatch; the rollout does not divide into minibatches and micro-batches.
     """
 
+    @checked("algorithm")
     def __init__(
         self,
         collect: Callable[[], Rollout],
         order: Callable[[], torch.Generator],
         batch_size: int,
-        ppo_epochs: int,
-        num_minibatches: int,
+        ppo_epochs: Count,
+        num_minibatches: Count,
         accumulate: int = 1,
         world_size: int = 1,
         total: Callable[[float], float] = float,
