@@ -17,7 +17,18 @@ import rlhf_lightning
 PACKAGE = Path(rlhf_lightning.__file__).parent
 NAME = "rlhf_lightning"
 
-LOWER = {"functional", "kernels", "models", "data", "rewards", "rollout", "experience", "training", "algorithms"}
+LOWER = {
+    "functional",
+    "kernels",
+    "models",
+    "data",
+    "judging",
+    "rewards",
+    "rollout",
+    "experience",
+    "training",
+    "algorithms",
+}
 UPPER = {"evaluation", "planning", "simulation", "callbacks"}
 ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides itself
     "compat": set(),
@@ -26,22 +37,24 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "kernels": set(),
     "models": {"functional", "kernels"},
     "data": {"functional"},
-    "rewards": {"functional", "models", "data"},
+    "judging": {"functional", "models", "data", "rollout"},
+    "rewards": {"functional", "models", "data", "judging"},
     "rollout": {"functional", "kernels", "models", "data"},
     "training": {"functional", "models", "data", "rewards"},
     "experience": {"functional", "models", "data", "rewards", "rollout", "training"},
     "algorithms": LOWER,
-    "feedback": {"functional", "models", "data", "rewards", "rollout"},
+    "feedback": {"functional", "models", "data", "rewards", "rollout", "judging"},
     **dict.fromkeys(UPPER, LOWER | UPPER),
     "runs": {"source"},
     "tracking": {"runs", "callbacks"},
-    "config": {"source", "runs", "tracking", "kernels", "experience"},
+    "config": {"source", "runs", "tracking", "kernels", "experience", "judging"},
     "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking", "config"},
 }
 FREE = {
     "compat",
     "errors",
     "file_hashes",
+    "content_hashes",
     "hashes",
     "sharded_folders",
     "disk",

@@ -26,7 +26,6 @@ from rlhf_lightning.feedback.coefficients import (
     krippendorff_alpha,
 )
 from rlhf_lightning.feedback.drawing import Drawing
-from rlhf_lightning.feedback.endpoint import ChatEndpoint, Usage
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.exporting import export_project, export_rows, import_labels
 from rlhf_lightning.feedback.interchange import Names, import_into
@@ -35,9 +34,7 @@ from rlhf_lightning.feedback.judge import (
     Verdict,
     judge_by_logprobs,
     judge_by_reasons,
-    parse_verdict,
     position_bias,
-    read_constitution,
 )
 from rlhf_lightning.feedback.label_studio import from_label_studio, to_label_studio
 from rlhf_lightning.feedback.measuring import flat_agreement, measure_agreement, write_agreement
@@ -45,6 +42,11 @@ from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
+from rlhf_lightning.judging.comparing import Compared, Comparison, parse_verdict
+from rlhf_lightning.judging.constitution import read_constitution
+from rlhf_lightning.judging.endpoint import ChatEndpoint
+from rlhf_lightning.judging.judge import Judge, make_judge
+from rlhf_lightning.judging.usage import Usage
 
 if TYPE_CHECKING:
     from rlhf_lightning.feedback.collecting import Collected, add_tasks, collect_tasks
@@ -59,11 +61,14 @@ __all__ = [
     "BradleyTerry",
     "ChatEndpoint",
     "Collected",
+    "Compared",
+    "Comparison",
     "DawidSkene",
     "Decisions",
     "Drawing",
     "FeedbackStore",
     "Interval",
+    "Judge",
     "Judgement",
     "Labeler",
     "LabelerReport",
@@ -95,6 +100,7 @@ __all__ = [
     "judge_by_logprobs",
     "judge_by_reasons",
     "krippendorff_alpha",
+    "make_judge",
     "make_tasks",
     "measure_agreement",
     "parse_verdict",

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.data.files import Row
 from rlhf_lightning.feedback.connection import is_there
 from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.policies import Policy, make_policy
-from rlhf_lightning.feedback.records import Response, Task, content_hash
+from rlhf_lightning.feedback.records import Response, Task
 from rlhf_lightning.feedback.samples import keep_samples, known_samples, read_samples
 from rlhf_lightning.feedback.scoring import Answered, Watch, scored, watched
 from rlhf_lightning.feedback.sources import Prompts, read_prompts

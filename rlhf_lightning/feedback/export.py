@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.durable import write_durably
 from rlhf_lightning.errors import UserError, writing
 from rlhf_lightning.feedback.aggregation import Decisions, decide
-from rlhf_lightning.feedback.records import Judgement, Prompt, Task, content_hash, dense_ranks
+from rlhf_lightning.feedback.records import Judgement, Prompt, Task, dense_ranks
 from rlhf_lightning.feedback.votes import read_votes
 
 Row = dict[str, Any]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data.files import read_file
 from rlhf_lightning.durable import write_durably, write_text_durably
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.feedback.argilla import argilla_settings, from_argilla, to_argilla, user_id
@@ -105,6 +104,8 @@ def import_labels(store: FeedbackStore, path: str | Path, form: str, names: Name
     file = Path(path) / "records.json" if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"import: {path} does not exist; give the file that the other tool has exported")
+    from rlhf_lightning.data.files import read_file
+
     read = _reader(form, file.parent / _LABELERS, names)
     with blaming(f"import: {path}"):
         imported = list(read(read_file(file)))

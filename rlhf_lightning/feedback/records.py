@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError
 
 Prompt: TypeAlias = "str | list[dict[str, Any]]"
@@ -167,12 +166,6 @@ def task_id(kind: str, prompt: Prompt, texts: Sequence[str]) -> str:
     True
     """
     return content_hash([kind, prompt, sorted(texts)])
-
-
-def content_hash(content: Any) -> str:
-    """Return 24 hexadecimal digits that depend on a JSON value alone, not on the process or the platform."""
-    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:24]
 
 
 def dense_ranks(ranks: Sequence[float]) -> tuple[int, ...]:

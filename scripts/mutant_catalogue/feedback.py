@@ -79,9 +79,9 @@ FEEDBACK = (
             ),
             Mutant(
                 "the swapped order is averaged without swapping it back",
-                "feedback/judge.py",
-                "Verdict(task.id, (shown + 1 - swapped) / 2, shown, 1 - swapped, principle)",
-                "Verdict(task.id, (shown + swapped) / 2, shown, swapped, principle)",
+                "judging/comparing.py",
+                "Compared((shown + 1 - swapped) / 2, shown, 1 - swapped, principle)",
+                "Compared((shown + swapped) / 2, shown, swapped, principle)",
                 ("feedback/test_judge.py::test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even",),
             ),
         ),

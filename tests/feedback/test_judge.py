@@ -10,15 +10,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback.endpoint import ChatEndpoint
 from rlhf_lightning.feedback.judge import (
     judge_by_logprobs,
     judge_by_reasons,
-    parse_verdict,
     position_bias,
-    read_constitution,
 )
 from rlhf_lightning.feedback.records import Response, Task
+from rlhf_lightning.judging.comparing import parse_verdict
+from rlhf_lightning.judging.constitution import read_constitution
+from rlhf_lightning.judging.endpoint import ChatEndpoint
 
 
 def tasks(count):
@@ -223,7 +223,7 @@ def test_log_probabilities_are_those_of_the_first_token(server, waits):
     assert client.logprobs(["hello"]) == [(-0.2, -1.8)]
     assert server.asked[-1]["max_tokens"] == 1
     assert client.logprobs(["hello"], ("A", "C")) == [(-0.2, -4.0)]
-    with pytest.raises(UserError, match="neither C nor D"):
+    with pytest.raises(UserError, match="none of C, D"):
         client.logprobs(["hello"], ("C", "D"))
     server.script = [(200, {}, '{"choices": [{"message": {"content": "A"}}]}')]
     with pytest.raises(UserError, match="generated verdicts"):

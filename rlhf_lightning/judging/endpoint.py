@@ -10,19 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sqlite3
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.errors import UserError, reason, writing
-from rlhf_lightning.feedback.records import content_hash
+from rlhf_lightning.content_hashes import content_hash
+from rlhf_lightning.errors import UserError, reason
+from rlhf_lightning.judging.cache import AnswerCache
+from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.secret_text import remember, shown
 
 _PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}
@@ -31,17 +32,6 @@ _LONGEST_WAIT = 60.0
 
 class _MalformedAnswerError(ValueError):
     """An answer of the endpoint without what a chat completion has."""
-
-
-@dataclass
-class Usage:
-    """What was asked and what it took; answers from the cache cost nothing."""
-
-    requests: int = 0
-    cached: int = 0
-    retries: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
 
 
 @dataclass
@@ -80,24 +70,31 @@ class ChatEndpoint:
         self.usage = Usage()
         self._lock = threading.Lock()
         self._next = 0.0
-        self._cache = _Cache(self.cache)
+        self._cache = AnswerCache(self.cache)
 
     def generate(self, questions: Sequence[str]) -> list[str]:
         """Return the text that the model answers to each question."""
         bodies = [self._body(question) for question in questions]
         return [_text(answer) for answer in self._ask(bodies)]
 
-    def logprobs(self, questions: Sequence[str], verdicts: tuple[str, str] = ("A", "B")) -> list[tuple[float, float]]:
-        """Return the log-probabilities of two verdicts as the first token of the answer.
+    def logprobs(
+        self, questions: Sequence[str], verdicts: Sequence[str] = ("A", "B"), lead: str = ""
+    ) -> list[tuple[float, ...]]:
+        """Return the log-probabilities of verdicts as the first token of each answer.
 
         A verdict outside the 20 most probable tokens has the probability of the last of them, an upper bound.
 
+        Args:
+            questions: asked one by one.
+            verdicts: texts of one token.
+            lead: has no effect: an endpoint begins its answers itself.
+
         Raises:
-            UserError: the endpoint gives no log-probabilities, or neither verdict is among the most probable tokens.
+            UserError: the endpoint gives no log-probabilities, or no verdict is among the most probable tokens.
         """
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0.0}
         answers = self._ask([{**self._body(question), **more} for question in questions])
-        return [_first_token(answer, verdicts, self._name) for answer in answers]
+        return [_first_token(answer, tuple(verdicts), self._name) for answer in answers]
 
     @property
     def _name(self) -> str:
@@ -107,29 +104,34 @@ class ChatEndpoint:
         return {**self.settings, "model": self.model, "messages": [{"role": "user", "content": question}]}
 
     def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
+        """The answers in order; those that are known are not asked for, and of equal questions one is."""
+        entries = [content_hash([self._address, body]) for body in bodies]
+        answers = self._cache.get(entries)
+        missing = {entry: body for entry, body in zip(entries, bodies, strict=True) if entry not in answers}
+        self.usage.count(cached=len(bodies) - len(missing))
         with ThreadPoolExecutor(self.parallel) as pool:
-            pending = [pool.submit(self._answer, body) for body in bodies]
+            pending = {entry: pool.submit(self._answer, entry, body) for entry, body in missing.items()}
             try:
-                return [each.result() for each in pending]
+                answers |= {entry: each.result() for entry, each in pending.items()}
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        return [answers[entry] for entry in entries]
 
-    def _answer(self, body: dict[str, Any]) -> Any:
-        address = f"{self.url.rstrip('/')}/chat/completions"
-        entry = content_hash([address, body])
-        if (known := self._cache.get(entry)) is not None:
-            self._count(cached=1)
-            return known
+    @property
+    def _address(self) -> str:
+        return f"{self.url.rstrip('/')}/chat/completions"
+
+    def _answer(self, entry: str, body: dict[str, Any]) -> Any:
         wait, last = 1.0, ""
         for attempt in range(self.attempts):
             if attempt:
-                self._count(retries=1)
+                self.usage.count(retries=1)
                 self.sleep(min(wait, _LONGEST_WAIT))
                 wait *= 2
             self._keep_pace()
             try:
-                answer = self._post(address, body)
+                answer = self._post(self._address, body)
             except urllib.error.HTTPError as error:
                 last = f"HTTP {error.code}: {_said(error)}"
                 if error.code not in _PASSES:
@@ -139,8 +141,9 @@ class ChatEndpoint:
                 last = reason(error)
             else:
                 usage = answer.get("usage") or {}
-                self._count(1, 0, 0, usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
-                self._cache.put(entry, answer)
+                tokens = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
+                self.usage.count(requests=1, **tokens)
+                self._cache.put({entry: answer})
                 return answer
         raise UserError(
             f"{self._name}: no answer in {self.attempts} attempts ({shown(last)}); see that the server runs"
@@ -173,69 +176,27 @@ class ChatEndpoint:
         if start > now:
             self.sleep(start - now)
 
-    def _count(
-        self, requests: int = 0, cached: int = 0, retries: int = 0, prompt_tokens: int = 0, completion_tokens: int = 0
-    ) -> None:
-        with self._lock:
-            self.usage.requests += requests
-            self.usage.cached += cached
-            self.usage.retries += retries
-            self.usage.prompt_tokens += prompt_tokens
-            self.usage.completion_tokens += completion_tokens
-
-
-class _Cache:
-    """Answers by a hash of what was asked."""
-
-    def __init__(self, path: str | Path | None) -> None:
-        self._path = None if path is None else Path(path)
-        if self._path is not None:
-            with writing(self._path):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._open() as connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS answers (asked TEXT PRIMARY KEY, answer TEXT NOT NULL)")
-
-    def get(self, asked: str) -> Any | None:
-        if self._path is None:
-            return None
-        with self._open() as connection:
-            row = connection.execute("SELECT answer FROM answers WHERE asked = ?", (asked,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def put(self, asked: str, answer: Any) -> None:
-        if self._path is not None:
-            with self._open() as connection:
-                connection.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (asked, json.dumps(answer)))
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        assert self._path is not None
-        try:
-            with writing(self._path), contextlib.closing(sqlite3.connect(self._path, timeout=30)) as opened, opened:
-                yield opened
-        except sqlite3.Error as error:
-            raise UserError(f"judge.cache: {self._path}: {reason(error)}; choose another file") from error
-
 
 def _text(answer: Any) -> str:
     return str(answer["choices"][0]["message"].get("content") or "")
 
 
-def _first_token(answer: Any, verdicts: tuple[str, str], name: str) -> tuple[float, float]:
+def _first_token(answer: Any, verdicts: tuple[str, ...], name: str) -> tuple[float, ...]:
     try:
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         listed = [(str(each["token"]).strip(), float(each["logprob"])) for each in top]
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: it gives no log-probabilities; judge by generated verdicts") from error
-    best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
-    if best == [None, None]:
         raise UserError(
-            f"{name}: neither {verdicts[0]} nor {verdicts[1]} is among the {len(listed)} most probable tokens; judge "
-            "by generated verdicts"
+            f"{name}: it gives no log-probabilities; judge by generated verdicts: judge.by=reasons"
+        ) from error
+    best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
+    if all(value is None for value in best):
+        raise UserError(
+            f"{name}: none of {', '.join(verdicts)} is among the {len(listed)} most probable tokens of an "
+            "answer; let it generate its verdicts: judge.by=reasons"
         )
     least = min(value for _, value in listed)
-    one, other = (least if value is None else value for value in best)
-    return one, other
+    return tuple(least if value is None else value for value in best)
 
 
 def _said(error: urllib.error.HTTPError) -> str:

@@ -1,0 +1,1 @@
+"""A model that judges answers: comparisons in both orders, ratings, critique and revision."""

@@ -1,0 +1,158 @@
+"""Which of two answers is better: by log-probability in both orders, or generated and parsed.
+
+Asked which of two answers is better, language models prefer a position. Each pair is therefore judged in both orders
+and the probabilities are averaged (Lee et al. 2023, section 2.1). A principle per comparison is drawn from a
+constitution (Bai et al. 2022).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from rlhf_lightning.content_hashes import content_hash
+from rlhf_lightning.errors import UserError
+
+Prompt: TypeAlias = "str | list[dict[str, Any]]"
+
+_VERDICT = re.compile(r"\bverdict\b[\s*_:=-]*\(?\**\s*(A|B|tie)\b[\s)*_.]*$", re.IGNORECASE | re.MULTILINE)
+INSTRUCTION = (
+    "Compare two answers to a conversation by this principle: {principle}\n\n"
+    "[Conversation]\n{prompt}\n\n[Answer A]\n{first}\n\n[Answer B]\n{second}\n\n"
+)
+BY_LOGPROB = "Which answer is better, A or B? Reply with the letter alone."
+BY_REASONS = "Say briefly why, then end with one line, 'Verdict: A', 'Verdict: B' or 'Verdict: tie'."
+PRINCIPLES = (
+    "choose the answer that is more helpful, honest and harmless; where these are in conflict, harmless comes first",
+)
+
+# For each question the log-probabilities of the verdicts A and B, None where a question is too long for the model.
+LogProbabilities = Callable[[Sequence[str]], Sequence["Sequence[float] | None"]]
+Generate = Callable[[Sequence[str]], Sequence["str | None"]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two answers to a prompt."""
+
+    prompt: Prompt
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a judge says of a comparison.
+
+    Args:
+        probability: that the first answer is better, over both orders.
+        as_shown: the same with the first answer shown first.
+        swapped: the same with the second answer shown first.
+        principle: by which it was judged.
+        reasons: what was generated, in both orders.
+    """
+
+    probability: float
+    as_shown: float
+    swapped: float
+    principle: str
+    reasons: tuple[str, ...] = ()
+
+
+def compare_by_logprobs(
+    comparisons: Sequence[Comparison], logprobs: LogProbabilities, principles: Sequence[str] = PRINCIPLES, seed: int = 0
+) -> list[Compared | None]:
+    """Judge by the probability of A against B, averaged over both orders:
+
+        P(first) = (sigma(a - b) of the order as shown + sigma(b - a) of the swapped order) / 2
+
+    with a and b the log-probabilities of the two verdicts, in nats.
+
+    Args:
+        comparisons: what is judged.
+        logprobs: of the model.
+        principles: one is drawn per comparison, a function of the seed and the texts.
+        seed: of the draw.
+
+    Returns:
+        None for a comparison that is too long for the model.
+
+    Raises:
+        UserError: the model gives other than two finite numbers per question.
+    """
+    asked = [draw(principles, seed, [each.prompt, sorted((each.first, each.second))]) for each in comparisons]
+    questions = _questions(comparisons, asked, BY_LOGPROB)
+    pairs = list(logprobs(questions))
+    if len(pairs) != len(questions) or any(pair is not None and not _is_finite(pair) for pair in pairs):
+        raise UserError(
+            f"judge: the model must give two finite log-probabilities for each of {len(questions)} questions"
+        )
+    first = [None if pair is None else 1 / (1 + math.exp(min(700.0, pair[1] - pair[0]))) for pair in pairs]
+    return [
+        None if shown is None or swapped is None else Compared((shown + 1 - swapped) / 2, shown, 1 - swapped, principle)
+        for principle, shown, swapped in zip(asked, first[::2], first[1::2], strict=True)
+    ]
+
+
+def compare_by_reasons(
+    comparisons: Sequence[Comparison], generate: Generate, principles: Sequence[str] = PRINCIPLES, seed: int = 0
+) -> list[Compared | None]:
+    """Judge by generated verdicts with reasons, averaged over both orders. Arguments as of `compare_by_logprobs`.
+
+    Returns:
+        None for a comparison of which a verdict does not parse, or that is too long for the model.
+    """
+    asked = [draw(principles, seed, [each.prompt, sorted((each.first, each.second))]) for each in comparisons]
+    texts = list(generate(_questions(comparisons, asked, BY_REASONS)))
+    if len(texts) != 2 * len(comparisons):
+        raise UserError(
+            f"judge: {len(texts)} answers to {2 * len(comparisons)} questions; the model must give one for each"
+        )
+    found: list[Compared | None] = []
+    for principle, shown, swapped in zip(asked, texts[::2], texts[1::2], strict=True):
+        one, other = parse_verdict(shown or ""), parse_verdict(swapped or "")
+        if one is None or other is None or shown is None or swapped is None:
+            found.append(None)
+        else:
+            found.append(Compared((one + 1 - other) / 2, one, 1 - other, principle, (shown, swapped)))
+    return found
+
+
+def parse_verdict(text: str) -> float | None:
+    """Return 1 for A, 0 for B, 0.5 for a tie; None where a text has no verdict, or verdicts that contradict each other.
+
+    >>> parse_verdict("Both are fine.\\n\\n**Verdict: B**"), parse_verdict("A is good."), parse_verdict("Verdict: tie")
+    (0.0, None, 0.5)
+    """
+    found = {each.lower() for each in _VERDICT.findall(text)}
+    return {"a": 1.0, "b": 0.0, "tie": 0.5}[found.pop()] if len(found) == 1 else None
+
+
+def draw(principles: Sequence[str], seed: int, content: Any) -> str:
+    """Return one of the principles, a function of the seed and of what is judged."""
+    return principles[int(content_hash([seed, "principle", content]), 16) % len(principles)]
+
+
+def as_text(prompt: Prompt) -> str:
+    """Return a prompt as the judge reads it: of a conversation one line per message."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
+
+
+def _is_finite(pair: Sequence[float]) -> bool:
+    return len(pair) == 2 and all(map(math.isfinite, pair))
+
+
+def _questions(comparisons: Iterable[Comparison], principles: Iterable[str], ending: str) -> list[str]:
+    """Two per comparison: as shown, and swapped."""
+
+    def each() -> Iterator[str]:
+        for pair, principle in zip(comparisons, principles, strict=True):
+            for a, b in ((pair.first, pair.second), (pair.second, pair.first)):
+                yield INSTRUCTION.format(principle=principle, prompt=as_text(pair.prompt), first=a, second=b) + ending
+
+    return list(each())

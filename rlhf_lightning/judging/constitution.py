@@ -1,0 +1,30 @@
+"""Principles that answers are judged by, from a YAML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlhf_lightning.errors import UserError, blaming
+
+SHIPPED = Path(__file__).with_name("constitution.yaml")
+
+
+def read_constitution(path: str | Path = SHIPPED, key: str = "judge.constitution") -> tuple[str, ...]:
+    """Return the principles of a YAML file: a list of texts, or a mapping with `principles`.
+
+    Args:
+        path: of the file; default: the constitution that comes with the package.
+        key: where it was named, for messages.
+
+    Raises:
+        UserError: it cannot be read, or holds no principle.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    with blaming(f"{key}: {path} cannot be read", "give a YAML file with a list of principles"):
+        content: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    listed = content.get("principles") if isinstance(content, dict) else content
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, str) and each.strip() for each in listed):
+        raise UserError(f"{key}: {path} must hold a list of texts, or `principles:` with one")
+    return tuple(each.strip() for each in listed)

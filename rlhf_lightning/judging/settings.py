@@ -1,0 +1,103 @@
+"""The settings of a judge, which `rlhf-judge` and `reward.judge` share, and what they ask of one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_types import Attention, Count, Dtype, NonNegative, Positive, Seconds, Text
+
+
+class JudgeSettings(TypedDict, total=False):
+    """Who judges, and how.
+
+    model: a run folder, a Hugging Face folder or a hub name; with `url`, the model's name there.
+    url: of an endpoint that speaks OpenAI's chat completions, up to `/v1`; None: the model runs in this process.
+    by: `logprobs` of the verdicts, or `reasons`: a generated verdict.
+    constitution: a YAML file of principles; None: the one that comes with the package.
+    cache: a SQLite file for answers; None keeps none.
+    batch_size, dtype, attn_implementation: of a model in this process.
+    max_new_tokens, temperature: of what is generated.
+    key_env: the environment variable that holds the endpoint's key.
+    per_minute: requests, at most; None: no limit.
+    parallel, attempts, timeout: requests at once, tries of each, seconds of each try.
+    prompt_price, completion_price: of a million tokens, to say what it cost.
+    """
+
+    model: Text | None
+    url: Text | None
+    by: Literal["logprobs", "reasons"]
+    constitution: Text | None
+    cache: Text | None
+    batch_size: Count
+    dtype: Dtype
+    attn_implementation: Attention | None
+    max_new_tokens: Count
+    temperature: NonNegative
+    key_env: Text | None
+    per_minute: Positive | None
+    parallel: Count
+    attempts: Count
+    timeout: Seconds
+    prompt_price: NonNegative | None
+    completion_price: NonNegative | None
+
+
+DEFAULTS: JudgeSettings = {
+    "model": None,
+    "url": None,
+    "by": "logprobs",
+    "constitution": None,
+    "cache": "outputs/judge_cache.db",
+    "batch_size": 8,
+    "dtype": "float32",
+    "attn_implementation": None,
+    "max_new_tokens": 512,
+    "temperature": 0.0,
+    "key_env": None,
+    "per_minute": None,
+    "parallel": 8,
+    "attempts": 6,
+    "timeout": 120.0,
+    "prompt_price": None,
+    "completion_price": None,
+}
+_OF_ENDPOINTS = ("key_env", "per_minute", "parallel", "attempts", "timeout", "prompt_price", "completion_price")
+_OF_MODELS = ("batch_size", "dtype", "attn_implementation")
+
+
+def check_judge(settings: Mapping[str, Any], prefix: str = "judge.", generates: bool = False) -> None:
+    """Raise UserError for what can be known to be wrong without loading anything.
+
+    Args:
+        settings: those that are given.
+        prefix: what the user writes before their names.
+        generates: whether text is generated whatever `by` says.
+    """
+    given: dict[str, Any] = {**DEFAULTS, **settings}
+    url = given["url"]
+    if not given["model"]:
+        raise UserError(
+            f"{prefix}model: missing; give a run folder, a Hugging Face folder or a hub name, or with {prefix}url the "
+            "model's name there"
+        )
+    if url and not url.startswith(("http://", "https://")):
+        raise UserError(f"{prefix}url: found {url}; it must begin with http:// or https://, and end with /v1")
+    for name in _OF_MODELS if url else _OF_ENDPOINTS:
+        if given[name] != DEFAULTS[name]:  # type: ignore[literal-required]
+            why = f"the model runs behind {prefix}url" if url else f"there is no {prefix}url"
+            raise UserError(f"{prefix}{name}: it has no effect here, as {why}; leave it out")
+    for name in ("max_new_tokens", "temperature"):
+        if given["by"] == "logprobs" and not generates and given[name] != DEFAULTS[name]:  # type: ignore[literal-required]
+            raise UserError(f"{prefix}{name}: nothing is generated; leave it out, or choose {prefix}by=reasons")
+    if given["key_env"] and not os.environ.get(given["key_env"]):
+        raise UserError(
+            f"{prefix}key_env: the environment variable {given['key_env']} is not set; export the key there"
+        )
+    if given["constitution"] and not Path(given["constitution"]).is_file():
+        raise UserError(f"{prefix}constitution: {given['constitution']} does not exist; give a YAML file of principles")
