@@ -32,7 +32,6 @@ from rlhf_lightning.rollout import (
     Generation,
     Rollout,
     RolloutEngine,
-    SamplingSettings,
     as_engine,
     make_engine,
     seeded_generator,
@@ -178,8 +177,7 @@ class OnPolicyModule(IterationModule):
         assert self.engine is not None
         self.engine.sync(self.policy)
         generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank, *stream)
-        sampling = SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)
-        return self.engine.generate([row.input_ids for row in prompts], sampling, generator)
+        return self.engine.generate([row.input_ids for row in prompts], self.rollout.sampling, generator)
 
     def evaluate(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
         """What policy, reference and critic say of the responses."""

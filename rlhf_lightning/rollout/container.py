@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.data.batches import Batch
+from rlhf_lightning.rollout.engine import SamplingSettings
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Positive
 
@@ -40,6 +41,11 @@ class RolloutSettings:
     def responses(self) -> int:
         """Responses per iteration and process."""
         return self.batch_size * self.samples_per_prompt
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        """How a response is drawn."""
+        return SamplingSettings(self.max_new_tokens, self.temperature)
 
     @property
     def responses_at_once(self) -> int | None:

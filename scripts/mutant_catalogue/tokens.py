@@ -149,16 +149,16 @@ TOKENS = (
             ),
             Mutant(
                 "top-k in PPO's sampling",
-                "algorithms/on_policy.py",
-                "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)",
-                "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature, top_k=10)",
+                "rollout/container.py",
+                "SamplingSettings(self.max_new_tokens, self.temperature)",
+                "SamplingSettings(self.max_new_tokens, self.temperature, top_k=10)",
                 (SAMPLED,),
             ),
             Mutant(
                 "top-p in PPO's sampling",
-                "algorithms/on_policy.py",
-                "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature)",
-                "SamplingSettings(self.rollout.max_new_tokens, self.rollout.temperature, top_p=0.9)",
+                "rollout/container.py",
+                "SamplingSettings(self.max_new_tokens, self.temperature)",
+                "SamplingSettings(self.max_new_tokens, self.temperature, top_p=0.9)",
                 (SAMPLED,),
             ),
             Mutant(
