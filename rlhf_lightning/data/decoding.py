@@ -17,7 +17,8 @@ def decode_exactly(tokenizer: Any, ids: Sequence[int]) -> str:
 
     An id that the tokenizer does not know (models may have more of them) is a replacement character.
     """
-    unknown = next((i for i, token in enumerate(ids) if _unknown(tokenizer, token)), None)
+    known = len(tokenizer)
+    unknown = next((i for i, token in enumerate(ids) if token >= known and _unknown(tokenizer, token)), None)
     if unknown is not None:
         rest = decode_exactly(tokenizer, ids[unknown + 1 :])
         return decode_exactly(tokenizer, ids[:unknown]) + "\N{REPLACEMENT CHARACTER}" + rest
@@ -25,7 +26,7 @@ def decode_exactly(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _unknown(tokenizer: Any, token: int) -> bool:
-    return token >= len(tokenizer) and tokenizer.convert_ids_to_tokens(token) is None
+    return tokenizer.convert_ids_to_tokens(token) is None
 
 
 def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
@@ -34,10 +35,17 @@ def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> s
     A BOS in front is not context: what follows it is the start of a text. If a character begins in `before`, it belongs
     to `ids`.
     """
-    before = list(before)
-    if before and before[0] == tokenizer.bos_token_id:
-        before = before[1:]
-    head, whole = decode_exactly(tokenizer, before), decode_exactly(tokenizer, [*before, *ids])
+    before = _without_bos(tokenizer, before)
+    return _text_after(tokenizer, before, decode_exactly(tokenizer, before), ids)
+
+
+def _without_bos(tokenizer: Any, ids: Sequence[int]) -> Sequence[int]:
+    return ids[1:] if ids and ids[0] == tokenizer.bos_token_id else ids
+
+
+def _text_after(tokenizer: Any, before: Sequence[int], head: str, ids: Sequence[int]) -> str:
+    """The text of `ids` after `before`, whose own text is `head`."""
+    whole = decode_exactly(tokenizer, [*before, *ids])
     shared = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
     return whole[shared:]
 
@@ -53,7 +61,11 @@ def response_texts(
         responses: token ids, without padding; the last one of an ended response is its end-of-sequence token.
         ended: which responses have one.
     """
-    return [
-        decode_after(tokenizer, prompt, response[:-1] if end else response)
-        for prompt, response, end in zip(prompts, responses, ended, strict=True)
-    ]
+    heads: dict[tuple[int, ...], str] = {}  # a prompt that has many responses is decoded once
+    texts = []
+    for prompt, response, end in zip(prompts, responses, ended, strict=True):
+        before = tuple(_without_bos(tokenizer, prompt))
+        if before not in heads:
+            heads[before] = decode_exactly(tokenizer, before)
+        texts.append(_text_after(tokenizer, before, heads[before], response[:-1] if end else response))
+    return texts

@@ -116,6 +116,8 @@ def suits(query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], padded
     if _ALWAYS[0]:
         return True
     heads, key_heads = query.shape[1], key.shape[1]
+    if PART * key_heads * len(rows) >= heads * padded:  # every row has a tile: no need to count many short ones
+        return False
     tiles = [(tile.stop - tile.start) * end for row in rows for tile, end in row.tiles()]
     return PAIR * heads * sum(tiles) + PART * key_heads * len(tiles) < heads * padded
 

@@ -55,6 +55,17 @@ def test_the_first_space_is_kept_and_special_tokens_are_seen() -> None:
     assert texts == [" were", " were<|im_start|>", "</s> were", "<|im_start|>"]
 
 
+def test_a_prompt_with_many_responses_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = subword_tokenizer("prepend")
+    asked = [tokenize_prompt(tokenizer, prompt) for prompt in ("Tom and Sam", "One day") for _ in range(4)]
+    said = [tokenizer.convert_tokens_to_ids(["▁were"]) * (1 + n) for n in range(8)]
+    decoded, decode = [], tokenizer.decode
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **kwargs: decoded.append(ids) or decode(ids, **kwargs))
+    texts = response_texts(tokenizer, asked, said, [False] * 8)
+    assert len(decoded) == 8 + 2
+    assert texts == [decode_after(tokenizer, prompt, response) for prompt, response in zip(asked, said, strict=True)]
+
+
 def test_after_a_bos_alone_a_text_begins() -> None:
     tokenizer = subword_tokenizer("prepend")
     were = tokenizer.convert_tokens_to_ids("▁were")
