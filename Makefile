@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-vllm test-browser exact kl mutants kills check-gpu lint audit licences format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm test-browser test-postgres exact kl mutants kills check-gpu lint audit licences format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -45,6 +45,10 @@ test-vllm: $(VLLM_STAMP)  ## the tests against vLLM itself, on CPU, in an enviro
 test-browser: $(STAMP)  ## the labelling page in Chromium (apt-get install chromium)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python "playwright>=1.50" "axe-playwright-python>=0.1.4"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/feedback
+
+test-postgres: $(STAMP)  ## the store of feedback on a real PostgreSQL (apt-get install postgresql)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python "psycopg[binary]>=3.2"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/feedback/test_postgresql.py
 
 # vLLM pins versions of its own. The three packages left out are built for CUDA and break beside a CPU build of torch;
 # text models need none of them.

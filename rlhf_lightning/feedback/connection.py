@@ -67,10 +67,9 @@ class Database:
             raise UserError(f"feedback.store: {self.name}: {reason(error)}; choose another folder") from error
 
     def _engine(self) -> Engine:
-        options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite}
+        options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite, "pool_size": 40}  # a web server's threads
         if self.is_sqlite:
             options["connect_args"] = {"timeout": self.patience, "check_same_thread": False}
-            options |= {"pool_size": 48, "max_overflow": 16}  # a web server answers in up to 40 threads
         try:
             engine = create_engine(self._url, **options)
         except (ImportError, NoSuchModuleError) as error:
@@ -80,6 +79,8 @@ class Database:
         if self.is_sqlite:
             event.listen(engine, "connect", self._set_up)
             event.listen(engine, "begin", _begin)
+        elif self._url.get_backend_name() == "postgresql":
+            event.listen(engine, "connect", self._wait_for_locks)
         return engine
 
     def _set_up(self, opened: Any, record: object) -> None:
@@ -88,6 +89,11 @@ class Database:
         self._turn_wal_on(opened)
         for setting in ("synchronous=FULL", "foreign_keys=ON"):
             opened.execute(f"PRAGMA {setting}")
+
+    def _wait_for_locks(self, opened: Any, record: object) -> None:
+        with opened.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {max(1, round(1000 * self.patience))}")
+        opened.commit()
 
     def _turn_wal_on(self, opened: Any) -> None:
         """SQLite does not wait for a lock here, so we do."""
@@ -116,7 +122,7 @@ class Database:
         found = reason(getattr(error, "orig", None) or error)
         if self.file is not None and (disk := as_disk_error(error, self.file)) is not None:
             return disk
-        if "locked" in found:
+        if "locked" in found or "lock timeout" in found:
             return UserError(
                 f"feedback.store: {self.name} has been locked by another process for {self.patience:g} s; wait until "
                 "it is done, or end it, and try again"

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     event,
+    func,
     inspect,
     select,
 )
@@ -29,6 +30,7 @@ from sqlalchemy import (
 from rlhf_lightning.errors import UserError
 
 VERSION = 2
+_LOCK = 0x52_4C_48_46  # of PostgreSQL, while a store is made or brought up to date
 
 metadata = MetaData()
 
@@ -167,6 +169,8 @@ def prepare(connection: Connection, name: str, migrations: Mapping[int, Migratio
     Raises:
         UserError: the store is of a later version, or the database is something else.
     """
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time as it is
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     there = set(inspect(connection).get_table_names())
     if facts.name not in there:
         if there & set(metadata.tables):

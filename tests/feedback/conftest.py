@@ -1,11 +1,17 @@
-"""A store in a temporary folder with a clock that a test turns, and tasks for it."""
+"""A store in a temporary folder with a clock that a test turns, and tasks for it.
+
+With RLHF_TEST_DATABASE, the URL of a PostgreSQL database, each store is a schema of its own there.
+"""
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, make_url
 
 from rlhf_lightning.feedback.records import Response, Task, task_id
 from rlhf_lightning.feedback.store import FeedbackStore
@@ -27,8 +33,26 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/feedback.db"
+def url(tmp_path: Path) -> Iterator[str]:
+    database = os.environ.get("RLHF_TEST_DATABASE")
+    if database is None:
+        yield f"sqlite:///{tmp_path}/feedback.db"
+        return
+    engine, schema = create_engine(database), f"test_{uuid.uuid4().hex}"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
+    yield make_url(database).update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP SCHEMA {schema} CASCADE")
+    engine.dispose()
+
+
+@pytest.fixture
+def file(url: str) -> str:
+    """Of a SQLite store; a test that asks for it is about files."""
+    if not url.startswith("sqlite"):
+        pytest.skip("it is about a file")
+    return url.removeprefix("sqlite:///")
 
 
 @pytest.fixture

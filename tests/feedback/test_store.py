@@ -196,13 +196,13 @@ def test_the_time_taken_is_from_the_showing_to_the_answer(two, pair, clock):
     assert [judgement.seconds for judgement in two.judgements()] == [8.5]
 
 
-def test_tokens_are_kept_as_hashes_and_a_new_one_ends_the_former(store, url):
+def test_tokens_are_kept_as_hashes_and_a_new_one_ends_the_former(store, file):
     former = store.add_labeler("ana", "person")
     token = store.add_labeler("ana", "person")
     assert store.labeler_of_token(former) is None
     assert store.labeler_of_token(token).name == "ana"
     assert store.labeler_of_token("\ud800") is None
-    content = b"".join(path.read_bytes() for path in Path(url.removeprefix("sqlite:///")).parent.iterdir())
+    content = b"".join(path.read_bytes() for path in Path(file).parent.iterdir())
     assert token.encode() not in content
 
 
@@ -243,17 +243,14 @@ def test_an_answer_that_does_not_fit_is_refused(two, pair, answer):
 
 
 @pytest.mark.parametrize("change", ["UPDATE judgements SET choice = 1", "DELETE FROM judgements"])
-def test_a_judgement_cannot_be_changed(two, pair, url, change):
+def test_a_judgement_cannot_be_changed(two, pair, change):
     two.add_tasks([pair("one")])
     two.record("ana", pair("one").id, FIRST)
-    with (
-        sqlite3.connect(url.removeprefix("sqlite:///")) as connection,
-        pytest.raises(sqlite3.IntegrityError, match="never changed"),
-    ):
-        connection.execute(change)
-    connection.close()
+    with pytest.raises(UserError, match="never changed"), two.changing() as connection:
+        connection.execute(text(change))
 
 
+@pytest.mark.usefixtures("file")
 def test_what_is_acknowledged_is_synced(store):
     with store.reading() as connection:
         assert connection.scalar(text("PRAGMA synchronous")) == 2  # FULL
@@ -281,9 +278,9 @@ def test_two_stores_on_one_file_share_the_queue(two, url, pair):
     assert len(list(two.judgements())) == 40
 
 
-def test_a_locked_file_is_one_clear_error(two, url, pair):
+def test_a_locked_file_is_one_clear_error(two, file, pair):
     two.add_tasks([pair("one")])
-    holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+    holder = sqlite3.connect(file, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(UserError, match=r"locked by another process for 0\.2 s"):
         two.record("ana", pair("one").id, FIRST)
@@ -293,7 +290,8 @@ def test_a_locked_file_is_one_clear_error(two, url, pair):
     assert two.count_judgements() == 1
 
 
-def test_a_full_disk_loses_nothing_that_was_acknowledged(two, url, pair):
+@pytest.mark.usefixtures("file")
+def test_a_full_disk_loses_nothing_that_was_acknowledged(two, pair):
     two.add_tasks([pair(str(i)) for i in range(3)])
     two.record("ana", pair("0").id, FIRST)
     with two.reading() as connection:
@@ -309,9 +307,8 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(two, url, pair):
 
 
 def test_a_later_version_is_refused(store, url):
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute("UPDATE facts SET value = '99' WHERE name = 'version'")
-    connection.close()
+    with store.changing() as connection:
+        connection.execute(text("UPDATE facts SET value = '99' WHERE name = 'version'"))
     with pytest.raises(UserError, match=r"later version .*store version 99.*upgrade"):
         FeedbackStore(url)
 
