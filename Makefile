@@ -14,7 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-vllm test-browser test-postgres exact kl mutants kills check-gpu lint audit licences format lock wheel clean
+.PHONY: help setup demo test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -66,6 +66,9 @@ exact: $(STAMP)  ## the exact-optimum table of the README
 
 kl: $(STAMP)  ## ten runs of the demo's PPO stage: is the mean KL of the last ten iterations within 10 % of its target?
 	$(BIN)/python scripts/kl_holds.py
+
+algorithms: $(STAMP)  ## nine algorithms on the embedded world, three seeds, one table (docs/results.md; about an hour)
+	$(BIN)/python scripts/algorithms_table.py
 
 mutants: $(STAMP)  ## put each known bug in on purpose and count how many the tests catch
 	$(BIN)/python scripts/mutants.py

@@ -85,7 +85,7 @@ PRELOADED = (
         "rlhf_lightning.evaluation",
     ),
 )
-NOT_COMPARED = ("time/", "perf/", "wall_seconds", "tokens_per_second")
+NOT_COMPARED = ("time/", "perf/", "wall_seconds", "cpu_seconds", "tokens_per_second")
 KILLED = -signal.SIGKILL
 
 

@@ -174,8 +174,7 @@ def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's part of the pipeline's summary: its held-out metrics, and its KL and coefficient, if it samples."""
     metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
-    if "wall_seconds" in results:
-        metrics["wall_seconds"] = results["wall_seconds"]
+    metrics |= {key: results[key] for key in ("wall_seconds", "cpu_seconds") if key in results}
     if declaration(config).on_policy:
         given = config["algorithm"].get("kl")
         kl = given if isinstance(given, Mapping) else {}

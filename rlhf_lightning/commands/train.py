@@ -124,7 +124,7 @@ def _train(run: Run) -> None:
             export_model(module.export, run.folder)
         with aftermath.step("the metrics of summary.json"):
             run.summary |= summarise(run.config, trainer)
-        run.summary["wall_seconds"] = run.seconds()
+        run.summary |= {"wall_seconds": run.seconds(), "cpu_seconds": run.cpu_seconds()}
         if first_process():
             _leave_behind(run, tracking, bool(tokenizer.chat_template), aftermath)
         run.problems = aftermath.problems

@@ -76,7 +76,7 @@ class Run:
         self.tracking: Opened | None = None
         self.problems: list[str] = []
         self.begun = self.saved = False
-        self._folder, self._started = folder, time.monotonic()
+        self._folder, self._started, self._worked = folder, time.monotonic(), time.process_time()
 
     # ---- what it is
 
@@ -174,7 +174,7 @@ class Run:
         Raises:
             UserError: there is no such checkpoint, it is another run's, or the folder cannot be used.
         """
-        self._started = time.monotonic()
+        self._started, self._worked = time.monotonic(), time.process_time()
         self.find_place()
         with FolderLock(self.folder) as self._lock:
             with blaming(f"run_dir: {self.folder} cannot be used"):
@@ -223,6 +223,10 @@ class Run:
     def seconds(self) -> float:
         """How long it has been going on."""
         return round(time.monotonic() - self._started, 2)
+
+    def cpu_seconds(self) -> float:
+        """How much of the processors this process has used for it, all threads: other work does not change that."""
+        return round(time.process_time() - self._worked, 2)
 
     def end(self) -> None:
         """Write summary.json."""

@@ -84,7 +84,7 @@ def test_the_first_demo_needs_nothing(empty_folder):
 def test_every_pipeline_composes_and_is_valid(option, empty_folder):
     pipeline = compose_config("pipeline", [f"pipeline={option}", "run_dir=there"])
     validate(pipeline, Pipeline)
-    missing = {} if option == "demo" else {name: ["data.train=org/name"] for name in pipeline["stages"]}
+    missing = {} if option in ("demo", "algorithms") else {name: ["data.train=org/name"] for name in pipeline["stages"]}
     if missing:
         missing["sft"].append("model.path=gpt2")
     stages = compose_stages(pipeline, empty_folder / "there", missing)

@@ -1,0 +1,101 @@
+"""One table of the algorithms on the embedded world: gold score, wins against SFT, KL and seconds, of three seeds.
+
+    python scripts/algorithms_table.py                          `pipeline=algorithms` for seeds 0 to 2, and the table
+    python scripts/algorithms_table.py --seeds 0 -- stages.kto.algorithm.beta=0.1
+
+A seed is a pipeline in FOLDER/seedN. One that has ended is not run again, and one that was stopped goes on with the
+first stage that has not ended; a stage of an older run (`make demo`) may be copied there. Prints the table and writes
+it to FOLDER/table.md. The exit code is 1 if an algorithm's wins, over all seeds, are below 75 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.evaluation.win_rate import wilson_interval
+
+WINS = 0.75
+COMMAND = "from rlhf_lightning.commands.pipeline import main; main()"
+HEAD = "| algorithm | gold | wins against SFT | wins of each seed | KL, nats per response | processor seconds |"
+
+
+@cache
+def stages() -> list[str]:
+    """The pipeline's stages, in their order: SFT and the reward model, then the algorithms."""
+    return list(compose_config("pipeline", ["pipeline=algorithms"])["stages"])
+
+
+def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
+    """Run what the seed's pipeline still lacks, in a process of its own."""
+    if (folder / "summary.json").is_file():
+        return
+    names = stages()
+    missing = next((name for name in names if not (folder / name / "summary.json").is_file()), None)
+    last = names[-1]  # with nothing left to train, what is left is the evaluation
+    begin = [f"from={missing}"] if missing else [f"from={last}", f"stages.{last}.ckpt=last"]
+    settings = [f"seed={seed}", f"run_dir={folder}", *begin, "logger=none", *overrides]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", COMMAND, "pipeline=algorithms", *settings]
+    subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
+
+
+def prompts_of(folder: Path) -> int:
+    """How many prompts the pipeline was evaluated on: what an interval counts."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    return sum(1 for _ in Path(config["evaluation"]["prompts"]).open(encoding="utf-8"))
+
+
+def wins(summaries: Sequence[Mapping[str, Any]], name: str) -> float:
+    """The mean over seeds of the share of comparisons with SFT that the gold reward gives to an algorithm."""
+    return mean([summary[f"{name}.gold_win_rate_vs_sft"] for summary in summaries])
+
+
+def row(summaries: Sequence[Mapping[str, Any]], name: str, prompts: int) -> str:
+    """An algorithm's line: means over the seeds, a Wilson interval of all seeds' prompts, and the wins of each seed."""
+    rate = wins(summaries, name)
+    low, high = wilson_interval(rate, prompts)
+    each = ", ".join(f"{summary[f'{name}.gold_win_rate_vs_sft']:.0%}" for summary in summaries)
+    gold, kl = (mean([summary[f"{name}.{key}"] for summary in summaries]) for key in ("gold_mean", "kl"))
+    seconds = [summary.get(f"{name}.cpu_seconds") for summary in summaries]
+    time = "" if None in seconds else f"{mean(seconds):.0f}"
+    return f"| {name} | {gold:.2f} | {rate:.1%} ({low:.0%}-{high:.0%}) | {each} | {kl:.2f} | {time} |"
+
+
+def mean(values: Sequence[Any]) -> float:
+    return sum(values) / len(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("outputs/algorithms"))
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the pipeline, after --")
+    arguments = parser.parse_args()
+    folders = [arguments.folder.resolve() / f"seed{seed}" for seed in arguments.seeds]
+    for folder, seed in zip(folders, arguments.seeds, strict=True):
+        measure(folder, seed, arguments.overrides)
+    algorithms = stages()[2:]
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
+    prompts = sum(map(prompts_of, folders))
+    lines = [HEAD, "|---|---|---|---|---|---|", *(row(summaries, name, prompts) for name in algorithms)]
+    low = [name for name in algorithms if wins(summaries, name) < WINS]
+    lines += ["", f"{len(algorithms) - len(low)} of {len(algorithms)} win at least {WINS:.0%}"]
+    text = "\n".join(lines)
+    print(text)
+    (arguments.folder / "table.md").write_text(text + "\n")
+    sys.exit(1 if low else 0)
+
+
+if __name__ == "__main__":
+    main()

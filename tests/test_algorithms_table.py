@@ -1,0 +1,140 @@
+"""`make algorithms`: what its pipeline trains, which stages it goes on with, and how its table is counted."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
+from rlhf_lightning.config.arithmetic import explain
+from rlhf_lightning.evaluation.win_rate import wilson_interval
+from rlhf_lightning.runs.pipeline import Pipeline
+
+ROOT = Path(__file__).parent.parent
+CRITIC_FREE = ("grpo", "rloo", "reinforce_pp")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return compose_pipeline(["pipeline=algorithms", "run_dir=there", "seed=3"])
+
+
+@pytest.fixture(scope="module")
+def configs(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    return {stage.name: stage.config for stage in pipeline.to_run}
+
+
+def test_every_stage_passes_the_checks_and_explains_itself(pipeline: Pipeline) -> None:
+    check_pipeline(pipeline)
+    for stage in pipeline.to_run:
+        assert explain(stage.config).startswith(f"algorithms-{stage.name}: the batch arithmetic\n")
+
+
+def test_the_demo_comes_first_and_unchanged(pipeline: Pipeline, configs: dict[str, dict[str, Any]]) -> None:
+    demo = {stage.name: stage.config for stage in compose_pipeline(["pipeline=demo", "run_dir=there", "seed=3"]).to_run}
+    assert list(configs)[: len(demo)] == list(demo) == ["sft", "reward", "ppo", "dpo"]
+    for name, config in demo.items():
+        assert configs[name] == {**config, "name": f"algorithms-{name}"}
+    of_both = [["pipeline=demo", "run_dir=there"], ["pipeline=algorithms", "run_dir=there"]]
+    evaluations = [compose_config("pipeline", overrides)["evaluation"] for overrides in of_both]
+    assert evaluations[0] == evaluations[1]
+
+
+def test_each_stage_trains_what_its_name_says(configs: dict[str, dict[str, Any]]) -> None:
+    sections = {name: configs[name]["algorithm"] for name in list(configs)[2:]}
+    classes = {name: section["_target_"].rpartition(".")[2] for name, section in sections.items()}
+    assert classes == {
+        **{"ppo": "PPOModule", "dpo": "DPOModule", "ipo": "DPOModule", "orpo": "ORPOModule", "simpo": "SimPOModule"},
+        **{"kto": "KTOModule", **dict.fromkeys(CRITIC_FREE, "PolicyGradientModule")},
+    }
+    assert {name: sections[name]["loss_type"] for name in ("dpo", "ipo")} == {"dpo": "sigmoid", "ipo": "ipo"}
+    assert [sections[name]["estimator"] for name in CRITIC_FREE] == ["group_mean", "leave_one_out", "returns"]
+
+
+def test_all_begin_from_one_sft_model_and_all_that_sample_have_ppos_budget(configs: dict[str, dict[str, Any]]) -> None:
+    assert {configs[name]["model"]["path"] for name in list(configs)[1:]} == {"there/sft"}
+    ppo = configs["ppo"]
+    for name in CRITIC_FREE:
+        config = configs[name]
+        assert config["reward"] == ppo["reward"]
+        assert config["trainer"]["max_epochs"] == ppo["trainer"]["max_epochs"]
+        assert config["rollout"]["batch_size"] * config["rollout"]["samples_per_prompt"] == ppo["rollout"]["batch_size"]
+        kinds = [each["algorithm"]["kl"] for each in (config, ppo)]
+        assert [(kl["kind"], kl["target"]) for kl in kinds] == [("pid", 1.8)] * 2
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("algorithms_table")
+
+
+def write_seed(folder: Path, ended: list[str], wins: float | None = None) -> None:
+    """A pipeline's folder with the stages that have ended, and its summary if `wins` are given."""
+    for name in ended:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "summary.json").write_text("{}")
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("{}\n" * 100)
+    (folder / "config.yaml").write_text(json.dumps({"evaluation": {"prompts": str(prompts)}}))
+    if wins is not None:
+        figures = {"gold_mean": 2.0, "gold_win_rate_vs_sft": wins, "kl": 1.5, "cpu_seconds": 50.0}
+        summary = {f"{name}.{key}": value for name in ended for key, value in figures.items()}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def run(script: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *seeds: int) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["algorithms_table.py", "--folder", str(folder), "--seeds", *map(str, seeds)])
+    with pytest.raises(SystemExit) as end:
+        script.main()
+    return end.value.code
+
+
+@pytest.mark.parametrize(("wins", "code"), [((0.7, 0.82), 0), ((0.7, 0.78), 1)])
+def test_the_table_has_means_and_one_interval_of_all_seeds_prompts(
+    wins: tuple[float, float], code: int, script: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    for seed, share in enumerate(wins):
+        write_seed(tmp_path / f"seed{seed}", script.stages(), share)
+    assert run(script, tmp_path, monkeypatch, 0, 1) == code
+    text = capsys.readouterr().out
+    assert text == (tmp_path / "table.md").read_text()
+    rate = sum(wins) / 2
+    low, high = wilson_interval(rate, 200)
+    share = f"{rate:.1%} ({low:.0%}-{high:.0%})"
+    assert f"| kto | 2.00 | {share} | 70%, {wins[1]:.0%} | 1.50 | 50 |" in text
+    assert f"{0 if code else 9} of 9 win at least 75%" in text
+
+
+@pytest.mark.parametrize(
+    ("ended", "begin"), [([], "sft"), (["sft", "reward"], "ppo"), (["sft", "reward", "ppo", "dpo"], "ipo")]
+)
+def test_a_seed_goes_on_with_the_first_stage_that_has_not_ended(
+    ended: list[str], begin: str, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, called = tmp_path / "seed7", []
+    write_seed(folder, ended) if ended else folder.mkdir()
+
+    def call(command: list[str], **_: Any) -> None:
+        called.append(command)
+        missing = [name for name in script.stages() if name not in ended]
+        write_seed(folder, missing, 0.8)
+        figures = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({**dict.fromkeys(_keys(script), 0.8), **figures}))
+
+    monkeypatch.setattr(subprocess, "run", call)
+    assert run(script, tmp_path, monkeypatch, 7) == 0
+    assert run(script, tmp_path, monkeypatch, 7) == 0  # what has ended is not run again
+    assert len(called) == 1
+    assert {"pipeline=algorithms", f"from={begin}", "seed=7", f"run_dir={folder}"} <= set(called[0])
+
+
+def _keys(script: Any) -> list[str]:
+    return [f"{name}.{key}" for name in script.stages() for key in ("gold_mean", "gold_win_rate_vs_sft", "kl")]
