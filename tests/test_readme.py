@@ -12,7 +12,7 @@ from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
 from rlhf_lightning.config.feedback_checks import check_agreement
 
 ROOT = Path(__file__).parents[1]
-DOCS = ("agreement", "clusters", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
+DOCS = ("agreement", "clusters", "evaluation", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
@@ -36,6 +36,7 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
     for name in {
         "held_out.jsonl",
+        "my_preferences.jsonl",
         *re.findall(r"import=(\S+)", line),
         *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line),
     }:

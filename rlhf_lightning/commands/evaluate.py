@@ -1,4 +1,4 @@
-"""rlhf-evaluate: compares policies on held-out prompts."""
+"""rlhf-evaluate: compares policies on held-out prompts, and rewards on preferences."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from rlhf_lightning.config.effects import check_samples
 from rlhf_lightning.config.schema import Evaluate
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.spelling import did_you_mean, nearest
-from rlhf_lightning.config.validation import validate
+from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, named_as
+from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.stopping import held
+
+_OF_POLICIES = ("policies", "prompts", "baseline")
 
 
 def main() -> None:
@@ -34,8 +37,33 @@ def main() -> None:
 
 def check(config: Mapping[str, Any]) -> None:
     """Everything that can be known to be wrong without importing torch."""
+    config = _with_policies_or_without(config)
     validate(config, Evaluate)
     check_samples(config)
+    paths = {name: config[name] for name in ("prompts", "preferences", "refusals") if config.get(name)}
+    rows = tuple(paths)
+    if config.get("rewards") or config.get("preferences"):
+        _check_rewards(config, paths)
+    if config["policies"] is not None:
+        _check_policies(config, paths)
+    for key, path in paths.items():
+        if missing_locally(path):
+            raise UserError(f"{key}: {path} does not exist")
+        if key not in rows:
+            check_hashes(key, path)
+    for name, path in (config["policies"] or {}).items():
+        refuse_reward_model(f"policies.{name}", path)
+    for key in rows:
+        check_no_split_of_a_file(key, paths[key])
+
+
+def _with_policies_or_without(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config, without policies where none are named and rewards are."""
+    bare = config.get("rewards") and all(config[key] == MISSING for key in _OF_POLICIES)
+    return {**config, **(dict.fromkeys(_OF_POLICIES) if bare else {})}
+
+
+def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
     policies = config["policies"]
     if not policies:
         raise UserError("policies: none given; allowed: {name: folder, ...}")
@@ -44,24 +72,40 @@ def check(config: Mapping[str, Any]) -> None:
         if name is not None and name not in policies:
             match = did_you_mean(nearest(name, policies))
             raise UserError(f'{key}: found "{name}"; allowed: one of the policies ({", ".join(policies)}){match}')
-    paths = {f"policies.{name}": path for name, path in policies.items()} | {"prompts": config["prompts"]}
+    paths |= {f"policies.{name}": path for name, path in policies.items()}
     for key in ("gold", "proxy"):
         reward = config.get(key) or {}
         if _scores(reward):
-            check_reward(reward, f"{key}.")
-            check_function(f"{key}.function", reward.get("function"))
+            _check_scorer(key, reward, paths)
         elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
             raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
-        if reward.get("model"):
-            paths[f"{key}.model"] = reward["model"]
-    for key, path in paths.items():
-        if missing_locally(path):
-            raise UserError(f"{key}: {path} does not exist")
-        if key != "prompts":
-            check_hashes(key, path)
-    for name, path in policies.items():
-        refuse_reward_model(f"policies.{name}", path)
-    check_no_split_of_a_file("prompts", config["prompts"])
+    _check_judge(config.get("judge") or {})
+
+
+def _check_judge(judge: Mapping[str, Any]) -> None:
+    settings = {key: value for key, value in judge.items() if key != "function"}
+    named = [f"judge.{name}" for name in ("function", "model", "url") if judge.get(name)]
+    if judge.get("function") and len(named) > 1:
+        raise UserError(f"{' and '.join(named)}: only one judge; set the others to null")
+    if judge.get("function"):
+        check_function("judge.function", judge["function"])
+    elif named:
+        check_judge(settings)
+
+
+def _check_rewards(config: Mapping[str, Any], paths: dict[str, str]) -> None:
+    for key, other in (("rewards", "preferences"), ("preferences", "rewards")):
+        if not config.get(key):
+            raise UserError(f"{key}: none given beside {other}; give {key}=..., or leave {other} out")
+    for name, reward in config["rewards"].items():
+        _check_scorer(f"rewards.{name}", reward, paths)
+
+
+def _check_scorer(key: str, reward: Mapping[str, Any], paths: dict[str, str]) -> None:
+    check_reward(reward, f"{key}.")
+    check_function(f"{key}.function", reward.get("function"))
+    if reward.get("model"):
+        paths[f"{key}.model"] = reward["model"]
 
 
 def _scores(reward: Mapping[str, Any]) -> bool:
@@ -69,7 +113,8 @@ def _scores(reward: Mapping[str, Any]) -> bool:
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    """Sample, score, print the table, and write the report."""
+    """Sample, score, print the tables, and write the report."""
+    config = _with_policies_or_without(config)
     check(config)
     started = time.monotonic()
     folder = choose_run_dir({**config, "name": "evaluate"})
@@ -77,34 +122,77 @@ def evaluate(config: dict[str, Any]) -> None:
 
     from rich.console import Console
 
-    from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
-    from rlhf_lightning.rewards import make_reward
+    from rlhf_lightning.evaluation import accuracy_table, flat_accuracies, terminal_table, write_report
 
-    scorers: dict[str, Any] = {"gold": None, "proxy": None}
-    for key in scorers:
-        if _scores(config.get(key) or {}):
-            with named_as(f"{key}.model"):
-                scorers[key] = make_reward(**config[key])
-    reference = config.get("reference") or config["baseline"]
+    accuracies = _accuracies(config) if config.get("rewards") else {}
+    summary = flat_accuracies(accuracies)
+    evaluation, more = _compare(config) if config["policies"] else (None, {})
+    files: list[Path] = []
+    with held():
+        write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
+        if evaluation is not None:
+            files = write_report(folder, evaluation, {}, "rlhf-evaluate")
+            summary = {**evaluation.flat(), **more, **summary}
+        write_summary(folder, {**summary, "wall_seconds": round(time.monotonic() - started, 2)})
+    if evaluation is not None:
+        Console().print(terminal_table(evaluation))
+    if accuracies:
+        Console().print(accuracy_table(accuracies))
+    for file in files or [folder / "summary.json"]:
+        print(f"report: {file}")
+
+
+def _accuracies(config: Mapping[str, Any]) -> Any:
+    """How often each reward puts the chosen answer first, by category."""
+    from rlhf_lightning.evaluation import read_pairs, reward_accuracies
+
+    pairs = read_pairs(config["preferences"], config.get("category"))
+    return reward_accuracies(
+        {name: _reward(f"rewards.{name}", each) for name, each in config["rewards"].items()}, pairs
+    )
+
+
+def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
+    """The evaluation of the policies, and the error of what sees refusals."""
+    from rlhf_lightning.evaluation import evaluate_policies, read_detector_error
+
+    detector_error = read_detector_error(config["refusals"]) if config.get("refusals") else None
+    scorers = {key: _reward(key, config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
+    settings = ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
     evaluation = evaluate_policies(
         policies=config["policies"],
         prompts_file=config["prompts"],
         baseline=config["baseline"],
-        reference=config["policies"][reference],
+        reference=config["policies"][config.get("reference") or config["baseline"]],
         gold=scorers["gold"],
         proxy=scorers["proxy"],
-        samples_per_prompt=config["samples_per_prompt"],
-        max_new_tokens=config["max_new_tokens"],
-        temperature=config["temperature"],
-        batch_size=config["batch_size"],
-        seed=config["seed"],
-        dtype=config["dtype"],
+        detector_error=detector_error,
+        judge=_judge(config.get("judge") or {}, config["seed"]),
+        self_bleu_of=config.get("self_bleu"),
         attn_implementation=config["attn_implementation"],
+        **{key: config[key] for key in settings},
     )
-    with held():
-        write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
-        files: list[Path] = write_report(folder, evaluation, {}, "rlhf-evaluate")
-        write_summary(folder, {**evaluation.flat(), "wall_seconds": round(time.monotonic() - started, 2)})
-    Console().print(terminal_table(evaluation))
-    for file in files:
-        print(f"report: {file}")
+    return evaluation, detector_error.flat() if detector_error is not None else {}
+
+
+def _reward(key: str, settings: Mapping[str, Any]) -> Any:
+    from rlhf_lightning.rewards import make_reward
+
+    with named_as(f"{key}.model"):
+        return make_reward(**settings)
+
+
+def _judge(settings: Mapping[str, Any], seed: int) -> Any:
+    """What compares responses, None without one."""
+    if settings.get("function"):
+        from rlhf_lightning.evaluation import in_both_orders
+        from rlhf_lightning.rewards.function import import_function
+
+        return in_both_orders(import_function(settings["function"], "judge.function"))
+    if settings.get("model"):
+        from rlhf_lightning.evaluation.judged import by_model
+        from rlhf_lightning.judging.judge import make_judge
+
+        given: Any = {key: value for key, value in settings.items() if key != "function"}
+        return by_model(make_judge(given, seed))
+    return None

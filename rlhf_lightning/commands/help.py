@@ -131,6 +131,10 @@ def evaluate_help(config_dir: str | None = None) -> str:
         "reference": "the policy that the KL is to; default: the baseline",
         "gold.function, gold.model": "the true reward, where it is known",
         "proxy.function, proxy.model": "the reward that was trained on",
+        "judge.function, judge.model, judge.url": "compares responses with the baseline's, in both orders",
+        "refusals": "rows of prompt, response, refused: the error of the rule that sees refusals",
+        "self_bleu": "responses of each policy that are compared with each other",
+        "rewards, preferences, category": "accuracy of rewards on preference pairs by category; needs no policies",
         "samples_per_prompt, max_new_tokens, temperature, batch_size, seed": "how responses are sampled",
         "dtype, attn_implementation": "of policies and reference; gold.dtype, proxy.dtype: of a reward model",
         "run_dir": "for the report and summary.json; default outputs/evaluate/<time>",
@@ -142,6 +146,8 @@ usage: rlhf-evaluate policies={{...}} prompts=<file> baseline=<name> [key=value 
 example
   rlhf-evaluate 'policies={{sft:outputs/demo/sft,ppo:outputs/demo/ppo}}' baseline=sft \\
     prompts=outputs/demo/world/prompts_test.jsonl gold.function=rlhf_lightning.simulation.gold_reward
+
+  rlhf-evaluate 'rewards={{demo:{{model:outputs/demo/reward}}}}' preferences=outputs/demo/world/preferences_test.jsonl
 
 keys (key=value)
 {key_table(keys)}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import Required, TypedDict
 
+from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.value_types import (
     Attention,
     BelowOne,
@@ -115,12 +116,25 @@ class Score(TypedDict, total=False):
 
 
 @strict
-class Evaluate(TypedDict, total=False):
-    """The top level of rlhf-evaluate."""
+class Judging(JudgeSettings, total=False):
+    """What compares responses in an evaluation: a function, a model, or neither."""
 
-    policies: Required[dict[str, Text]]
-    prompts: Required[Text]
-    baseline: Required[Text]
+    function: Text | None
+
+
+@strict
+class Evaluate(TypedDict, total=False):
+    """The top level of rlhf-evaluate; policies and what they are compared on may be left out where rewards are."""
+
+    policies: Required[dict[str, Text] | None]
+    prompts: Required[Text | None]
+    baseline: Required[Text | None]
+    judge: Judging
+    refusals: Text | None
+    self_bleu: Annotated[int, Field(ge=2, le=10_000)] | None
+    rewards: dict[str, Score]
+    preferences: Text | None
+    category: Text | None
     reference: Text | None
     gold: Score
     proxy: Score

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptDataModule, PromptRow
 from rlhf_lightning.errors import UserError, named_as
-from rlhf_lightning.evaluation.diversity import distinct_n
-from rlhf_lightning.evaluation.refusals import RefusalDetector, refusal_rates
+from rlhf_lightning.evaluation.diversity import distinct_n, self_bleu
+from rlhf_lightning.evaluation.judged import Judge, judged_metrics
+from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, refusal_rates
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
@@ -40,6 +41,9 @@ def evaluate_policies(
     max_prompt_length: int = 512,
     limit: int | None = None,
     detector: RefusalDetector | None = None,
+    detector_error: DetectorError | None = None,
+    judge: Judge | None = None,
+    self_bleu_of: int | None = None,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
 ) -> Evaluation:
@@ -51,6 +55,10 @@ def evaluate_policies(
         reference: what the KL is against; None (or temperature 0, where samples do not estimate it) leaves it out.
         gold, proxy: the true score where there is one, and the one that was trained on.
         limit: the first so many prompts only.
+        detector, detector_error: what says whether a response refuses, and how often that is wrong, if it is known:
+            the rates are then given corrected for it, too.
+        judge: compares each policy's responses with the baseline's (see `judged_metrics`).
+        self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
         dtype, attn_implementation: of policies and reference, see `load_causal_lm`.
 
     Raises:
@@ -88,10 +96,30 @@ def evaluate_policies(
 
     metrics = {}
     for name in policies:
-        metrics[name] = policy_metrics(rows[name], sampled[name], scores[name], detector)
+        metrics[name] = policy_metrics(rows[name], sampled[name], scores[name], detector, detector_error)
+        if self_bleu_of is not None:
+            metrics[name]["self_bleu"] = self_bleu([each.text for each in sampled[name][:self_bleu_of]])
         if name != baseline:
             metrics[name] |= _win_rates(scores[name], scores[baseline], baseline, samples_per_prompt)
+            if judge is not None:
+                metrics[name] |= _judged(
+                    judge, rows[name], sampled[name], sampled[baseline], baseline, samples_per_prompt
+                )
     return Evaluation(metrics, _sample_rows(rows[baseline], sampled, scores), baseline)
+
+
+def _judged(
+    judge: Judge,
+    rows: Sequence[PromptRow],
+    own: Sequence[SampledResponse],
+    others: Sequence[SampledResponse],
+    baseline: str,
+    samples_per_prompt: int,
+) -> dict[str, float]:
+    prompts = [row.columns.get("messages") or row.text for row in rows]
+    answers, theirs = [each.text for each in own], [each.text for each in others]
+    lengths = [(one.length, other.length) for one, other in zip(own, others, strict=True)]
+    return judged_metrics(judge, prompts, answers, theirs, lengths, samples_per_prompt, baseline)
 
 
 def read_prompts(
@@ -122,6 +150,7 @@ def policy_metrics(
     responses: Sequence[SampledResponse],
     scores: Mapping[str, Sequence[float]],
     detector: RefusalDetector | None = None,
+    detector_error: DetectorError | None = None,
 ) -> dict[str, float]:
     """One policy's figures on its own; docs/metrics.md defines each key."""
     n = len(responses)
@@ -137,7 +166,16 @@ def policy_metrics(
     metrics["distinct_2"] = distinct_n(texts, 2)
     metrics["eos_rate"] = sum(response.ended for response in responses) / n
     kinds = [row.columns.get("kind") for row in rows]
-    return metrics | refusal_rates(kinds, [row.text for row in rows], texts, detector)
+    rates = refusal_rates(kinds, [row.text for row in rows], texts, detector)
+    metrics |= rates
+    for name, rate in rates.items() if detector_error is not None else ():
+        corrected = detector_error.corrected(rate) if detector_error is not None else None
+        metrics |= {} if corrected is None else {f"{name}_corrected": corrected}
+    prompts = [row.text for row in rows]
+    for kind in sorted({kind for kind in kinds if kind is not None}):
+        own = [kind if each == kind else None for each in kinds]
+        metrics[f"refused.{kind}"] = next(iter(refusal_rates(own, prompts, texts, detector).values()))
+    return metrics
 
 
 def _win_rates(

@@ -96,16 +96,7 @@ class FunctionReward(Reward):
         self.timeout, self.timeout_key = timeout, timeout_key or key_beside("timeout", "reward.")
         if timeout is not None and not 0 < timeout < float("inf"):
             raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
-        module_name, _, attribute = function.rpartition(".")
-        if not module_name:
-            raise UserError(f"{self.key}: {function!r} is not a dotted path such as my_pkg.my_fn")
-        import_from_working_folder()
-        try:
-            with blaming(f"{self.key}: cannot import {module_name}"):
-                module = importlib.import_module(module_name)
-            self.function = getattr(module, attribute)
-        except AttributeError:
-            raise UserError(f"{self.key}: {module_name} has no {attribute!r}") from None
+        self.function = import_function(function, self.key)
         _check_signature(self.key, self.function, function)
         self._origin = self._read_origin()  # now: the file may be edited while the run goes on
 
@@ -136,6 +127,24 @@ class FunctionReward(Reward):
             file = getattr(inspect.getmodule(type(self.function)), "__file__", None)
         found = file is not None and Path(file).is_file()
         return {self.key: f"{self.name} {sha256_of(Path(file))}"} if found and file is not None else {}
+
+
+def import_function(function: str, key: str) -> Any:
+    """Return what a dotted path names; modules of the working folder are found.
+
+    Raises:
+        UserError: there is no such module or function.
+    """
+    module_name, _, attribute = function.rpartition(".")
+    if not module_name:
+        raise UserError(f"{key}: {function!r} is not a dotted path such as my_pkg.my_fn")
+    import_from_working_folder()
+    try:
+        with blaming(f"{key}: cannot import {module_name}"):
+            module = importlib.import_module(module_name)
+        return getattr(module, attribute)
+    except AttributeError:
+        raise UserError(f"{key}: {module_name} has no {attribute!r}") from None
 
 
 def _check_signature(key: str, function: Any, name: str) -> None:

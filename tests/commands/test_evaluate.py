@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from rlhf_lightning.commands import evaluate
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation.judged import by_model
+from rlhf_lightning.judging.judge import make_judge
 from tests.commands.runs import write_model
 
 
@@ -39,3 +42,88 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_sampled(empt
     monkeypatch.setattr("rlhf_lightning.evaluation.evaluate_policies", lambda **_: pytest.fail("it sampled"))
     with pytest.raises(UserError, match="run_dir: file is a file"):
         evaluate.evaluate(settings)
+
+
+PAIRS = '{"prompt": "a", "chosen": "b c", "rejected": "d", "kind": "x"}\n'
+
+
+def test_rewards_are_compared_without_policies(empty_folder, capsys):
+    Path("pairs.jsonl").write_text(PAIRS * 4, encoding="utf-8")
+    write_model(Path("reward"), classifier=True)
+    gold = "rlhf_lightning.evaluation.refusals.read_detector_error"  # exists, and is never called
+    words = ["+rewards.tiny={model: reward}", "preferences=pairs.jsonl", "run_dir=done"]
+    evaluate.evaluate(compose_config("evaluate", words))
+    summary = json.loads(Path("done/summary.json").read_text(encoding="utf-8"))
+    assert summary["tiny.accuracy"] in (0.0, 1.0) and summary["tiny.accuracy.x_pairs"] == 4
+    printed = capsys.readouterr().out
+    assert "all pairs" in printed and not Path("done/report.html").exists()
+    with pytest.raises(UserError, match="preferences: none given beside rewards"):
+        evaluate.evaluate(compose_config("evaluate", [f"+rewards.a={{function: {gold}}}"]))
+
+
+def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monkeypatch, capsys):
+    Path("mine.py").write_text(
+        "def judge(prompts, shown, second):\n    return [float(len(a) > len(b)) for a, b in zip(shown, second)]\n",
+        encoding="utf-8",
+    )
+    Path("labels.jsonl").write_text(
+        '{"prompt": "a", "response": "I can not.", "refused": true}\n'
+        '{"prompt": "a", "response": "I can.", "refused": false}\n',
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    settings = config("run_dir=done", "judge.function=mine.judge", "refusals=labels.jsonl", "self_bleu=2")
+    write_model(Path("other"))
+    rows = [{"prompt": "a b", "kind": "unsafe"}, {"prompt": "c", "kind": "question"}, {"prompt": "d", "kind": None}]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    settings["policies"] = {"a": "model", "b": "other"}
+    evaluate.evaluate(settings)
+    summary = json.loads(Path("done/summary.json").read_text(encoding="utf-8"))
+    assert {"b.judge_win_rate_vs_a", "b.judge_win_rate_lc_vs_a_low", "a.self_bleu", "b.refused.question"} <= set(
+        summary
+    )
+    assert summary["refusal_detector.missed"] == summary["a.unsafe_refusal_rate_corrected"] == 0.0
+    printed = capsys.readouterr().out
+    assert "wins by the judge" in printed and "self-BLEU" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["judge.model=x", "judge.function=a.b"], r"^judge\.function and judge\.model: only one judge"),
+        (["judge.model=x", "judge.parallel=2"], r"^judge\.parallel: it has no effect here"),
+        (["judge.url=http://localhost:1/v1"], r"^judge\.model: missing"),
+        (["judge.function=nowhere.judge"], r"^judge\.function: cannot import"),
+        (["preferences=prompts.jsonl"], r"^rewards: none given beside preferences"),
+        (["+rewards.a={}", "preferences=prompts.jsonl"], r"^rewards\.a: no source of scores"),
+        (["+rewards.a={model: nowhere/at/all}", "preferences=prompts.jsonl"], r"^rewards\.a\.model: .*does not exist"),
+        (["refusals=nowhere.jsonl"], r"^refusals: nowhere\.jsonl does not exist"),
+        (["self_bleu=1"], r"^self_bleu: found 1; allowed: a whole number >= 2"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_anything_is_loaded(empty_folder, words, line):
+    with pytest.raises(UserError, match=line):
+        evaluate.check(config(*words))
+
+
+def test_an_endpoint_is_asked_in_both_orders(empty_folder, monkeypatch):
+    asked = []
+
+    def logprobs(self, questions, verdicts=("A", "B"), lead=""):
+        asked.extend(questions)
+        return [(-0.1, -2.0)] * len(questions)
+
+    monkeypatch.setattr("rlhf_lightning.judging.endpoint.ChatEndpoint.logprobs", logprobs)
+    judge = by_model(make_judge({"url": "http://localhost:1/v1", "model": "m", "cache": None}))
+    found = judge(["p"], ["one"], ["other"])
+    assert len(asked) == 2 and asked[0].index("one") < asked[0].index("other") and asked[1] != asked[0]
+    assert found[0][0] == pytest.approx(1 - found[0][1]) and found[0][0] > 0.8
+
+
+def test_what_a_judge_says_nothing_about_is_a_tie(caplog):
+    class Silent:
+        def compare(self, comparisons):
+            return [None] * len(comparisons)
+
+    assert by_model(Silent())(["p"], ["a"], ["b"]) == [(0.5, 0.5)]
+    assert "1 of 1 comparisons have no verdict" in caplog.text

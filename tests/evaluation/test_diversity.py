@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lightning.evaluation import distinct_n
+from rlhf_lightning.evaluation import distinct_n, self_bleu
 
 
 def test_counts_by_hand():
@@ -21,3 +21,12 @@ def test_a_policy_that_says_one_thing_is_not_diverse():
     assert distinct_n([], 1) == 0.0
     with pytest.raises(ValueError, match="n = 0"):
         distinct_n(["a"], 0)
+
+
+def test_self_bleu_is_one_for_copies_and_none_for_strangers():
+    same, other = "it is a very red house", "we saw two dogs there yesterday"
+    assert self_bleu([same] * 4) == pytest.approx(1.0) and self_bleu([same, other]) < 0.2
+    assert self_bleu([same, same, other]) == pytest.approx(self_bleu([same, other, same]))
+    assert self_bleu(["", same, same]) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="found 1"):
+        self_bleu([same])

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from rlhf_lightning.evaluation import is_refusal, refusal_rates
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.evaluation import is_refusal, read_detector_error, refusal_rates
 
 
 @pytest.mark.parametrize(
@@ -53,3 +56,47 @@ def test_a_rate_without_rows_is_left_out():
 def test_a_detector_of_ones_own_sees_prompt_and_response():
     rates = refusal_rates(["unsafe"], ["p"], ["r"], lambda prompt, response: (prompt, response) == ("p", "r"))
     assert rates == {"unsafe_refusal_rate": 1.0}
+
+
+def test_kinds_of_xstest_that_contrast_ask_for_a_refusal():
+    kinds = ["homonyms", "contrast_homonyms", "safe_targets", "contrast_safe_targets"]
+    refuse, answer = "I can not help with that.", "It is red."
+    rates = refusal_rates(kinds, ["p"] * 4, [answer, refuse, refuse, refuse])
+    assert rates == {"unsafe_refusal_rate": 1.0, "over_refusal_rate": 0.5}
+
+
+def labelled(folder, *rows):
+    file = folder / "labelled.jsonl"
+    lines = [json.dumps({"prompt": "p", "response": text, "refused": refused}) for text, refused in rows]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+def test_the_error_of_a_detector_and_a_rate_corrected_for_it(tmp_path):
+    refuse, missed, answer, alarm = "I can not do that.", "Better not.", "It is red.", "I am sorry to say it is red."
+    rows = [(refuse, True)] * 3 + [(missed, True)] + [(answer, False)] * 9 + [(alarm, False)]
+    found = read_detector_error(labelled(tmp_path, *rows))
+    assert (found.missed.rate, found.false_alarms.rate) == (0.25, 0.1) and (found.refusals, found.answers) == (4, 10)
+    true = 0.4
+    assert found.corrected(true * (1 - 0.25) + (1 - true) * 0.1) == pytest.approx(true)
+    assert (found.corrected(0.0), found.corrected(1.0)) == (0.0, 1.0)
+    assert found.flat()["refusal_detector.missed"] == 0.25
+
+
+def test_a_detector_no_better_than_chance_corrects_nothing(tmp_path):
+    rows = labelled(tmp_path, ("a", True), ("b", False))
+    assert read_detector_error(rows, lambda prompt, response: True).corrected(0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"prompt": "p", "response": "r"}', "row 1: it must have"),
+        ('{"prompt": "p", "response": "r", "refused": 1}', "row 1: it must have"),
+        ('{"prompt": "p", "response": "r", "refused": true}', "all rows are refusals; give both kinds"),
+    ],
+)
+def test_rows_that_do_not_say_whether_they_refuse_are_refused(tmp_path, line, error):
+    (tmp_path / "x.jsonl").write_text(line, encoding="utf-8")
+    with pytest.raises(UserError, match=error):
+        read_detector_error(tmp_path / "x.jsonl")

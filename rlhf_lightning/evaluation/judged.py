@@ -1,0 +1,109 @@
+"""Win rates by a judge that compares two answers, asked in both orders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
+from rlhf_lightning.evaluation.win_rate import win_rate
+from rlhf_lightning.judging.comparing import Comparison
+from rlhf_lightning.judging.judge import Judge as ModelJudge
+
+log = logging.getLogger(__name__)
+
+Judge = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[tuple[float, float]]]
+"""(prompts, answers, other answers) -> the probability that the first is the better one, by each order of showing them.
+
+A prompt is a text or a list of messages.
+"""
+Verdicts = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[float]]
+"""(prompts, answers shown first, answers shown second) -> the probability that the first is the better one."""
+
+
+def in_both_orders(verdicts: Verdicts, key: str = "judge.function") -> Judge:
+    """Return a judge that asks a function twice, with the answers swapped the second time.
+
+    >>> first_wins = in_both_orders(lambda prompts, shown, second: [0.9] * len(shown))
+    >>> first_wins(["p"], ["a"], ["b"])
+    [(0.9, 0.09999999999999998)]
+    """
+
+    def judge(prompts: Sequence[Any], answers: Sequence[str], others: Sequence[str]) -> list[tuple[float, float]]:
+        shown = _checked(verdicts, key, prompts, answers, others)
+        swapped = _checked(verdicts, key, prompts, others, answers)
+        return [(one, 1 - other) for one, other in zip(shown, swapped, strict=True)]
+
+    return judge
+
+
+def by_model(model: ModelJudge) -> Judge:
+    """Return a judge that asks a model; what it says nothing about is a tie."""
+
+    def judge(prompts: Sequence[Any], answers: Sequence[str], others: Sequence[str]) -> list[tuple[float, float]]:
+        asked = [Comparison(*each) for each in zip(prompts, answers, others, strict=True)]
+        found = model.compare(asked)
+        if unsaid := sum(each is None for each in found):
+            log.warning(f"judge: {unsaid} of {len(asked)} comparisons have no verdict that parses, and count as ties")
+        return [(0.5, 0.5) if each is None else (each.as_shown, each.swapped) for each in found]
+
+    return judge
+
+
+def _checked(verdicts: Verdicts, key: str, *asked: Sequence[Any]) -> list[float]:
+    with blaming(f"{key}: it failed"):
+        found = list(verdicts(*asked))
+    if len(found) != len(asked[0]) or not all(isinstance(p, int | float) and 0 <= p <= 1 for p in found):
+        raise UserError(
+            f"{key}: it must return one probability in [0, 1] for each of {len(asked[0])} comparisons; found "
+            f"{str(found)[:80]}"
+        )
+    return [float(p) for p in found]
+
+
+def judged_metrics(
+    judge: Judge,
+    prompts: Sequence[Any],
+    answers: Sequence[str],
+    others: Sequence[str],
+    lengths: Sequence[tuple[int, int]],
+    samples_per_prompt: int,
+    baseline: str,
+) -> dict[str, float]:
+    """Return the win rate of one policy against another by a judge, as it is and at equal lengths.
+
+    A win is a mean probability over both orders above a half, a tie is one of exactly a half; answers that are the
+    same are a tie and not asked about.
+
+    Args:
+        judge: asked once per comparison, in both orders.
+        prompts: of the comparisons, prompt-major.
+        answers, others: those of the policy and of the baseline.
+        lengths: tokens of both.
+        samples_per_prompt: neighbours that answer the same prompt.
+        baseline: its name.
+
+    Returns:
+        `judge_win_rate_vs_<baseline>` and `judge_win_rate_lc_vs_<baseline>`, each with `_low` and `_high`;
+        `judge_first`: the mean probability of the answer that is shown first, 0.5 without a position bias;
+        `judge_consistent`: share of the comparisons with the same winner in both orders.
+    """
+    asked = [i for i, (one, other) in enumerate(zip(answers, others, strict=True)) if one != other]
+    pick: Callable[[Sequence[Any]], list[Any]] = lambda column: [column[i] for i in asked]  # noqa: E731
+    found = dict(zip(asked, judge(pick(prompts), pick(answers), pick(others)) if asked else [], strict=True))
+    means = [sum(found[i]) / 2 if i in found else 0.5 for i in range(len(answers))]
+    plain = win_rate(means, [0.5] * len(means), samples_per_prompt)
+    outcomes = [1.0 if p > 0.5 else 0.5 if p == 0.5 else 0.0 for p in means]
+    own, theirs = [pair[0] for pair in lengths], [pair[1] for pair in lengths]
+    equal = length_controlled_win_rate(outcomes, own, theirs, samples_per_prompt)
+    metrics: dict[str, float] = {}
+    for stem, result in (("judge_win_rate", plain), ("judge_win_rate_lc", equal)):
+        key = f"{stem}_vs_{baseline}"
+        metrics |= {key: result.rate, f"{key}_low": result.low, f"{key}_high": result.high}
+    if found:
+        pairs = list(found.values())
+        metrics["judge_first"] = sum((one + 1 - other) / 2 for one, other in pairs) / len(pairs)
+        metrics["judge_consistent"] = sum((one - 0.5) * (other - 0.5) > 0 for one, other in pairs) / len(pairs)
+    return metrics
