@@ -30,6 +30,10 @@ def test_the_configs_ship_inside(installed: Path) -> None:
     assert shipped == {p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*.yaml")}
 
 
+def test_the_types_ship_inside(installed: Path) -> None:
+    assert (installed / "rlhf_lightning/py.typed").is_file()
+
+
 def test_an_experiment_runs_from_another_folder(installed: Path, tmp_path: Path) -> None:
     code = "from rlhf_lightning.commands.train import main; main()"
     overrides = ["experiment=sft_demo", "logger=none", "trainer.max_steps=2", "+prepare.n_train_prompts=20"]

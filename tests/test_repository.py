@@ -1,0 +1,30 @@
+"""The files around the code agree with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_citation_is_of_this_version() -> None:
+    version = re.search(r'^version = "([^"]+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert version is not None
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version[1]
+
+
+def test_the_workflow_runs_what_continuous_integration_runs() -> None:
+    job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["test"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
+    assert lint is not None
+    for hook in hooks:
+        program = hook["entry"].split()[0].rpartition("/")[2]
+        assert re.search(rf"\b{program}\b", lint[1]), program
