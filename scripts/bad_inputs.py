@@ -2,7 +2,7 @@
 
     python scripts/bad_inputs.py                 all of them; exit 1 if one is answered badly
     python scripts/bad_inputs.py --only yaml     those whose name contains the text
-    python scripts/bad_inputs.py --fast          those that the default tests run, some 50
+    python scripts/bad_inputs.py --fast          those that the default tests run, some 40
     python scripts/bad_inputs.py --list          names and commands, without running
     python scripts/bad_inputs.py --show          what each command printed
     python scripts/bad_inputs.py --seconds       how long a wrong key or value takes, each in a process of its own

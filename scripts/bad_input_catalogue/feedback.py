@@ -98,7 +98,7 @@ FEEDBACK = [
     Case("label: no such host", "label", [*LABEL, "host=256.1.1.1"], r"host: 256\.1\.1\.1", _store),
     Case("label: not an address", "label", [*LABEL, "url=label.example.org"], r"url: found"),
     Case("label: renew a stranger", "label", [*LABEL, "renew=[eve]"], r"renew: eve is not among", _store),
-    Case("label: no guidelines", "label", [*LABEL, "guidelines=gone.md"], r"guidelines: gone\.md", fast=True),
+    Case("label: no guidelines", "label", [*LABEL, "guidelines=gone.md"], r"guidelines: gone\.md"),
     Case("label: guidelines are a folder", "label", [*LABEL, "guidelines=model"], r"guidelines: model is not a file"),
     Case(
         "label: guidelines are empty", "label", [*LABEL, "guidelines=g.md"], r"guidelines: g\.md", writes("g.md", " ")

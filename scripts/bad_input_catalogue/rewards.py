@@ -17,7 +17,7 @@ def _components(name: str, components: str, names: str, fast: bool = False) -> C
 REWARDS = [
     _function("raises", "mine.raises", r"mine\.raises.*no such thing", fast=True),
     _function("leaves", "mine.leaves", r"mine\.leaves.*exit", fast=True),
-    _function("a dict", "mine.maps", r"mine\.maps.*dict", fast=True),
+    _function("a dict", "mine.maps", r"mine\.maps.*dict"),
     _function("one text of digits", "mine.digits", r"mine\.digits.*str"),
     _function("too few", "mine.short", r"mine\.short.*4"),
     _function("nothing", "mine.nothing", r"mine\.nothing.*NoneType"),
@@ -25,11 +25,11 @@ REWARDS = [
     _function("texts", "mine.texts", r"mine\.texts.*'1\.0'"),
     _function("nested", "mine.nested", r"mine\.nested"),
     _function("huge", "mine.huge", r"mine\.huge"),
-    _function("takes no columns", "mine.no_columns", r"mine\.no_columns.*\*\*columns", fast=True),
+    _function("takes no columns", "mine.no_columns", r"mine\.no_columns.*\*\*columns"),
     _function("takes one argument", "mine.one_argument", r"mine\.one_argument"),
     _function("is a number", "mine.NUMBER", r"mine\.NUMBER"),
     _function("missing", "mine.nope", r"nope"),
-    _function("module missing", "nowhere.fn", r"nowhere", fast=True),
+    _function("module missing", "nowhere.fn", r"nowhere"),
     _function("no dots", "score", r"reward\.function"),
     Case(
         "reward: a syntax error",
