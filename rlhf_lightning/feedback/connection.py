@@ -45,8 +45,11 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that sees one state of the store and changes nothing."""
-        with self._plainly(), self.engine.connect() as connection, connection.begin():
-            yield connection
+        with self._plainly(), self.engine.connect() as opened:
+            one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's is that already
+            connection = opened.execution_options(**one_state)
+            with connection.begin():
+                yield connection
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[Connection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, exists, select
@@ -54,16 +55,14 @@ def latest_of(connection: Connection, labeler: int) -> Row | None:
 
 def effective_judgements(connection: Connection) -> Iterator[Judgement]:
     """Yield the judgements that hold, in the order of time."""
-    columns = [column for column in judgements.c if column.name not in ("key", "task", "labeler")]
-    query = (
-        _holding(select(*columns, tasks.c.id.label("task"), labelers.c.name.label("labeler")))
-        .join(tasks, tasks.c.number == judgements.c.task)
-        .join(labelers, labelers.c.number == judgements.c.labeler)
-        .order_by(judgements.c.id)
-        .execution_options(yield_per=_AT_ONCE)
-    )
-    for row in connection.execute(query):
-        yield Judgement(row.id, row.task, row.labeler, _answer(row), row.seconds, row.created, row.repeat)
+    names = {row.number: row.name for row in connection.execute(select(labelers.c.number, labelers.c.name))}
+    ids = {row.number: row.id for row in connection.execute(select(tasks.c.number, tasks.c.id))}
+    of = judgements.c
+    said = (of.verdict, of.choice, of.strength, of.ranks, of.more)
+    query = _holding(select(of.id, of.task, of.labeler, of.seconds, of.created, of.repeat, *said)).order_by(of.id)
+    rows = connection.execute(query.execution_options(yield_per=_AT_ONCE))
+    for number, task, labeler, seconds, created, repeat, *answer in rows:
+        yield Judgement(number, ids[task], names[labeler], _answer(*answer), seconds, created, repeat)
 
 
 def _holding(query: Select[Any]) -> Select[Any]:
@@ -72,14 +71,16 @@ def _holding(query: Select[Any]) -> Select[Any]:
     return query.select_from(judgements).where(judgements.c.verdict != "undo", ~undone)
 
 
-def _answer(row: Row) -> Answer:
-    more = json.loads(row.more) if row.more else {}
-    return Answer(
-        row.verdict,
-        row.choice,
-        row.strength,
-        tuple(json.loads(row.ranks)) if row.ranks else None,
-        more.get("scores", {}),
-        tuple(more.get("flags", ())),
-        more.get("note", ""),
-    )
+def _answer(verdict: str, choice: int | None, strength: int | None, ranks: str | None, more: str | None) -> Answer:
+    ranked = _ranks(ranks) if ranks else None
+    if not more:
+        return Answer(verdict, choice, strength, ranked)
+    beside = json.loads(more)
+    flags, note = tuple(beside.get("flags", ())), beside.get("note", "")
+    return Answer(verdict, choice, strength, ranked, beside.get("scores", {}), flags, note)
+
+
+@lru_cache(maxsize=4096)
+def _ranks(text: str) -> tuple[int, ...]:
+    """There are few orders of a few answers."""
+    return tuple(json.loads(text))

