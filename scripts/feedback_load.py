@@ -230,7 +230,7 @@ def load(folder: Path, arguments: argparse.Namespace) -> tuple[str, bool]:
     p95 = statistics.quantiles(answers, n=20)[18]
     said = (
         f"{LABELERS} labelers, {count} judgements in {seconds:.0f} s ({count / seconds:.0f} per second); an answer "
-        f"takes {statistics.median(answers):.0f} ms (95 %: {p95:.0f} ms), the next page {statistics.median(pages):.0f} ms "
+        f"takes {statistics.median(answers):.0f} ms (95 %: {p95:.0f} ms), a page {statistics.median(pages):.0f} ms "
         f"(95 %: {statistics.quantiles(pages, n=20)[18]:.0f} ms); {lost} lost, {twice} twice"
     )
     return said, p95 <= BOUND and not lost and not twice and count == each * LABELERS

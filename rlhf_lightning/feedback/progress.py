@@ -13,6 +13,7 @@ from rlhf_lightning.feedback.store import FeedbackStore
 
 _HOUR = 3600.0
 _RECENT = 200  # answers from which a labeler's usual time is taken
+_LATEST = 20  # the same on the labeler's own page
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,30 @@ def progress(store: FeedbackStore) -> Progress:
         )
     answers, last_hour = sum(each.judged for each in everybody), sum(each.last_hour for each in everybody)
     return Progress(total, waiting, wanted or 0, opened or 0, answers, last_hour, everybody)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What a labeler sees of the work: the median seconds of the latest own answers, and answers that are wanted."""
+
+    seconds: float | None
+    wanted: int
+
+
+def pace(store: FeedbackStore, labeler: str) -> Pace:
+    """Return how fast a labeler goes, and how many answers all tasks still want of anybody."""
+    with store.reading() as connection:
+        number = connection.scalar(select(labelers.c.number).where(labelers.c.name == labeler))
+        latest = connection.scalars(
+            select(judgements.c.seconds)
+            .where(judgements.c.labeler == number, judgements.c.seconds.is_not(None))
+            .order_by(judgements.c.id.desc())
+            .limit(_LATEST)
+        ).all()
+        wanted = connection.scalar(
+            select(func.sum(tasks.c.slots)).where(tasks.c.open == true(), tasks.c.overlap < EVERYBODY)
+        )
+    return Pace(statistics.median(latest) if latest else None, wanted or 0)
 
 
 def _count(connection: Connection, condition: ColumnElement[bool]) -> int:

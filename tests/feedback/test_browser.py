@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
@@ -46,17 +47,23 @@ def store(url: str) -> Iterator[FeedbackStore]:
         yield store
 
 
-@pytest.fixture
-def address(store: FeedbackStore) -> Iterator[str]:
-    app = make_app(store, tokens=True, owner_token="owner")
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+@contextlib.contextmanager
+def serving(app: Any, port: int = 0) -> Iterator[tuple[str, int]]:
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    taken = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{taken}", taken
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture
+def address(store: FeedbackStore) -> Iterator[str]:
+    with serving(make_app(store, tokens=True, owner_token="owner")) as (address, _):
+        yield address
 
 
 def enter(context: Any, address: str, token: str) -> Any:
@@ -158,11 +165,17 @@ def test_nothing_of_a_response_runs_and_every_page_is_accessible(
     store.add_tasks([task("pair", HOSTILE, HOSTILE, CODE)])
     context = browser.new_context(viewport={"width": width, "height": 800})
     errors: list[str] = []
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    context.on("dialog", lambda dialog: errors.append(dialog.message))
     page = enter(context, address, store.add_labeler("ana"))
     page.on("pageerror", lambda error: errors.append(str(error)))
     is_accessible(page)
     assert page.title() == "Which answer is better?"
     assert page.locator(".text script, .text img, .text a").count() == 0
+    assert "\\x1b[31mred" in page.locator("#answer-0").inner_text()
+    page.click("#answer-0 >> text=click")  # of the link that is none
+    assert page.title() == "Which answer is better?"
     page.goto(f"{address}/guidelines")
     is_accessible(page)
     page.goto(f"{address}/owner/enter/owner")
@@ -170,4 +183,21 @@ def test_nothing_of_a_response_runs_and_every_page_is_accessible(
     store.record("ana", next(iter(store.tasks())).id, Answer("tie"))
     page.wait_for_selector("text=1 of 1 tasks are finished")  # without a reload
     assert not errors
+    assert all(url.startswith(address) for url in asked), asked
     context.close()
+
+
+def test_a_page_that_was_open_while_the_server_was_started_again_is_taken(browser: Any, store: FeedbackStore) -> None:
+    """By personal links as `rlhf-label` prints them on this machine: names, which a new server knows."""
+    store.add_tasks([task("pair", f"Question {i}", f"Answer {i}", f"Another {i}") for i in range(2)])
+    store.add_labeler("ana", link=False)
+    with serving(make_app(store)) as (first, port):
+        context = browser.new_context(viewport={"width": 360, "height": 740})
+        page = enter(context, first, "ana")
+        is_accessible(page)
+    with serving(make_app(store), port):
+        page.keyboard.press("1")
+        shows(page, 1)
+        assert "; 0 waiting" in page.inner_text(".who")
+        context.close()
+    assert store.count_judgements() == 1

@@ -32,7 +32,7 @@ from rlhf_lightning.feedback.pages.access import (
 )
 from rlhf_lightning.feedback.pages.forms import Form, answer_of, letter, posted
 from rlhf_lightning.feedback.pages.markdown import render_markdown
-from rlhf_lightning.feedback.progress import progress
+from rlhf_lightning.feedback.progress import Pace, pace, progress
 from rlhf_lightning.feedback.records import Labeler, Prompt
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.outside_text import for_terminal, on_one_line
@@ -119,6 +119,7 @@ class _Pages:
         )
         self._templates.filters.update(markdown=render_markdown, letter=letter, shown=for_terminal)
         self._agreement = _Remembered(self.store)
+        self._paces: dict[str, tuple[float, Pace]] = {}
 
     def task(self, request: Request) -> Response:
         labeler = self.access.labeler(request)
@@ -130,11 +131,21 @@ class _Pages:
             request,
             labeler=labeler,
             task=self.store.next_task(labeler.name),
+            pace=self._pace(labeler.name),
             messages=_messages,
             key=secrets.token_hex(16),
             criteria=self.criteria,
             flags=self.flags,
         )
+
+    def _pace(self, labeler: str) -> Pace:
+        """Read again at most once in `_FRESH` seconds: it counts all tasks that wait."""
+        now = time.monotonic()
+        until, found = self._paces.get(labeler, (0.0, None))
+        if found is None or now > until:
+            found = pace(self.store, labeler)
+            self._paces[labeler] = (now + _FRESH, found)
+        return found
 
     def answer(self, request: Request, form: Form = Depends(posted)) -> Response:  # noqa: B008
         labeler = self._sender(request, form)
@@ -196,7 +207,7 @@ class _Pages:
         return labeler
 
     def _page(self, template: str, request: Request, status: int = 200, **values: Any) -> HTMLResponse:
-        values = {"labeler": None, "csrf": form_token(request), **values}
+        values = {"labeler": None, "pace": None, "csrf": form_token(request), **values}
         return HTMLResponse(self._templates.get_template(template).render(**values), status)
 
 
