@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses of pairs that label smoothing is a part of
-_SOURCES = ("function", "model", "components")
+_SOURCES = ("function", "model", "components", "judge")
 
 
 def check_smoothing(loss_type: str, label_smoothing: float) -> None:
@@ -109,7 +109,7 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
             f"{prefix}{loading[0]}: only a reward model is loaded with it; set it with {prefix}model, or in a part: "
             f"{prefix}components.<name>.{loading[0]}"
         )
-    if reward.get("timeout") is not None and reward.get("model"):
+    if reward.get("timeout") is not None and (reward.get("model") or reward.get("judge")):
         raise UserError(f"{prefix}timeout: found {reward['timeout']}; only functions have a limit; set it to null")
     function = reward.get("function")
     if function and "." not in function:

@@ -9,10 +9,13 @@ import pytest
 from rlhf_lightning.commands import chat, evaluate, export, plan, train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
-from rlhf_lightning.config.feedback_checks import check_agreement
+from rlhf_lightning.config.feedback_checks import check_agreement, check_judge_command
 
 ROOT = Path(__file__).parents[1]
-DOCS = ("agreement", "clusters", "evaluation", "extending", "kl", "memory", "models", "results", "resuming", "rollouts")
+DOCS = (
+    *("agreement", "clusters", "evaluation", "extending", "judging", "kl", "memory", "models", "results", "resuming"),
+    "rollouts",
+)
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
@@ -60,6 +63,9 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         export.check(compose_config("export", arguments, config_dir))
     elif command == "rlhf-agreement":
         check_agreement(compose_config("agreement", arguments, config_dir))
+    elif command == "rlhf-judge":
+        monkeypatch.setattr("rlhf_lightning.config.feedback_checks.check_store", lambda url: None)
+        check_judge_command(compose_config("judge", arguments, config_dir))
     elif command == "rlhf-chat":
         chat.check(compose_config("chat", arguments, config_dir))
     else:

@@ -346,7 +346,9 @@ def test_signals_come_where_a_process_could_not_start_over() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 
-@pytest.mark.parametrize("command", ["train", "pipeline", "evaluate", "export", "track", "plan", "chat", "agreement"])
+@pytest.mark.parametrize(
+    "command", ["train", "pipeline", "evaluate", "export", "track", "plan", "chat", "agreement", "judge"]
+)
 def test_signals_are_answered_before_a_command_is_imported(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -63,6 +63,11 @@ def label() -> None:
     _start("label")
 
 
+def judge() -> None:
+    """rlhf-judge."""
+    _start("judge")
+
+
 def _start(command: str) -> None:
     with answered(first_process(), follows_the_first(), for_good=True):
         if command in ("train", "pipeline"):

@@ -106,3 +106,37 @@ keys (key=value)
 
 On this machine alone a link holds a name. Beyond it a link holds a token, and is printed once: the store keeps a hash.
 An answer that the page has taken is on the disk, whatever ends the server."""
+
+
+def judge_help(config_dir: str | None = None) -> str:
+    """The page of rlhf-judge."""
+    keys = {
+        "judge.model": "a run folder, a Hugging Face folder or a hub name; with judge.url, the model's name there",
+        "judge.url": "an endpoint that speaks OpenAI's chat completions, such as that of vllm serve, up to /v1",
+        "judge.by": "logprobs of the verdicts, both orders averaged | reasons: generated verdicts, parsed",
+        "judge.constitution": "a YAML list of principles; one is drawn per question",
+        "judge.cache": "a file for answers, by content; default outputs/judge_cache.db",
+        "judge.key_env, per_minute, parallel, attempts, timeout": "of an endpoint: key, rate limit, retries",
+        "judge.prompt_price, completion_price": "of a million tokens, to say what it cost",
+        "judge.batch_size, dtype": "of a model in this process",
+        "feedback.store, labeler": "whose tasks are judged, and the judge's name there",
+        "data": "preferences to judge instead: how far does the judge agree with their labels?",
+        "revise, revisions": "prompts with answers: critique and revision instead, rows for SFT",
+        "tie_below, limit, seed": "ties, at most so many tasks or rows, what is drawn",
+        "run_dir": "for summary.json and files; default outputs/judge/<time>",
+    }
+    return f"""rlhf-judge: a model as labeler (RLAIF), by principles.
+
+usage: rlhf-judge judge.model=<folder or name> [key=value ...]
+
+examples
+  rlhf-judge judge.model=outputs/my/sft                                     the store's tasks
+  rlhf-judge judge.url=http://localhost:8000/v1 judge.model=my-model judge.by=reasons
+  rlhf-judge judge.model=outputs/my/sft data=preferences.jsonl limit=100    agreement with people's labels
+  rlhf-judge judge.model=outputs/my/sft revise=answers.jsonl                critique and revision
+
+keys (key=value)
+{key_table(keys)}
+
+Each pair is judged in both orders. What was answered is kept, so a run that was killed goes on where it was, and the
+same command asks nothing twice."""

@@ -23,6 +23,7 @@ from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.setting_rules import (
     check_held_out,
@@ -94,6 +95,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if str(_target(config, "reward")).endswith(".make_reward"):
         check_reward(config["reward"])
+        for key, judge in _judges(config["reward"]):
+            check_judge(judge, f"{key}.")
     for key, part in held_out_scorers(config):
         check_reward(part, f"{key}.")
     if algorithm.ours:
@@ -105,6 +108,12 @@ def check_sections(config: Mapping[str, Any]) -> None:
         _check_register(config)
     check_arithmetic(config)
     check_monitors(config)
+
+
+def _judges(reward: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Key and settings of each judge that a reward asks."""
+    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
+    yield from ((f"reward{name}.judge", part["judge"]) for name, part in parts.items() if part.get("judge"))
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -250,6 +259,8 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     ]
     for name, part in (reward.get("components") or {}).items():
         candidates.append((f"reward.components.{name}.model", part.get("model"), True))
+    for key, judge in _judges(reward):
+        candidates.append((f"{key}.model", None if judge.get("url") else judge.get("model"), True))
     candidates += [(f"{key}.model", part.get("model"), True) for key, part in held_out_scorers(config)]
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
 

@@ -20,7 +20,9 @@ def conf_dir() -> Path:
 
 def shipped(command: str) -> dict[str, Any]:
     """The config of a command as it stands in `conf/`, without what Hydra reads of it."""
-    content: dict[str, Any] = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text(encoding="utf-8"))
+    own = conf_dir() / command / f"{command}.yaml"
+    file = own if own.is_file() else conf_dir() / f"{command}.yaml"
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
     return {name: value for name, value in content.items() if name not in ("defaults", "hydra")}
 
 

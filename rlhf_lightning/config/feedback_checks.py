@@ -14,10 +14,11 @@ from rlhf_lightning.config.checks import (
     refuse_reward_model,
 )
 from rlhf_lightning.config.config_files import shipped
-from rlhf_lightning.config.schema import Agreement, Collect, Label
+from rlhf_lightning.config.schema import Agreement, Collect, Judge, Label
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.setting_rules import check_reward
 
 SQLITE = "sqlite:///"
@@ -44,6 +45,30 @@ def check_agreement(config: Mapping[str, Any]) -> None:
         raise UserError("labelers: found an empty list; name whose judgements count, or give null for everybody's")
 
 
+def check_judge_command(config: Mapping[str, Any]) -> None:
+    """Raise UserError for the first thing that is wrong with a config of rlhf-judge."""
+    validate(config, Judge)
+    data, revises = config["data"], config["revise"]
+    if data and revises:
+        raise UserError("data and revise: only one of the two; a judge compares answers, or revises them")
+    check_judge(config["judge"], generates=bool(revises))
+    if not config["judge"]["url"]:
+        check_model("judge.model", config["judge"]["model"])
+        refuse_reward_model("judge.model", config["judge"]["model"])
+    for key in ("data", "revise"):
+        if config[key] and missing_locally(config[key]):
+            raise UserError(f"{key}: {config[key]} does not exist")
+        if config[key]:
+            check_no_split_of_a_file(key, config[key])
+    _without_effect(config, ("revisions",), "give revise=<file>, or leave it out", unless=revises, command="judge")
+    why = "nothing is compared with revise; leave it out"
+    _without_effect(config, ("tie_below",), why, unless=not revises, command="judge")
+    why = "the store is not read with data or revise; leave it out"
+    _without_effect(config, ("labeler", "feedback"), why, unless=not (data or revises), command="judge")
+    if not data and not revises:
+        check_store(config["feedback"]["store"])
+
+
 def check_store(url: str) -> None:
     """Raise UserError if a store of SQLite that is to be read is not there: opening it would make an empty one."""
     file = Path(url.removeprefix(SQLITE).partition("?")[0])
@@ -51,9 +76,11 @@ def check_store(url: str) -> None:
         raise UserError(f"feedback.store: {file} does not exist; rlhf-collect makes a store, or give another one")
 
 
-def _without_effect(config: Mapping[str, Any], keys: tuple[str, ...], why: str, unless: Any) -> None:
+def _without_effect(
+    config: Mapping[str, Any], keys: tuple[str, ...], why: str, unless: Any, command: str = "agreement"
+) -> None:
     """Refuse a setting that is not the shipped one and that nothing reads."""
-    given = shipped("agreement")
+    given = shipped(command)
     for key in keys:
         if not unless and config[key] != given[key]:
             raise UserError(f"{key}: it has no effect here; {why}")

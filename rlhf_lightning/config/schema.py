@@ -14,6 +14,7 @@ from typing_extensions import Required, TypedDict
 from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.value_types import (
     Attention,
+    BelowHalf,
     BelowOne,
     Count,
     Dtype,
@@ -259,6 +260,22 @@ class Label(TypedDict, total=False):
     url: Annotated[str, Field(pattern="^https?://[^/]+$")] | None
     returns_after: Seconds
     repeat_gap: Whole
+
+
+@strict
+class Judge(TypedDict, total=False):
+    """The top level of rlhf-judge."""
+
+    feedback: Required[Feedback]
+    labeler: Text
+    data: Text | None
+    revise: Text | None
+    revisions: Count
+    tie_below: BelowHalf
+    limit: Count | None
+    seed: Whole
+    judge: Required[JudgeSettings]
+    run_dir: Text | None
 
 
 @strict

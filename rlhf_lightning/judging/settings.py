@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.value_types import Attention, Count, Dtype, NonNegative, Positive, Seconds, Text
 
 
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class JudgeSettings(TypedDict, total=False):
     """Who judges, and how.
 

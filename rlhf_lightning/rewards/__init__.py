@@ -1,6 +1,7 @@
-"""Where scores come from: a reward model, a Python function, a weighted sum of several."""
+"""Where scores come from: a reward model, a Python function, a judge, a weighted sum of several."""
 
 from rlhf_lightning.rewards.function import FunctionReward, check_scores
+from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens, score_samples
@@ -8,6 +9,7 @@ from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
 __all__ = [
     "FunctionReward",
+    "JudgeReward",
     "ModelReward",
     "Reward",
     "RewardFunction",

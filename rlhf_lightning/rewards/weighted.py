@@ -10,8 +10,10 @@ from torch import nn
 from typing_extensions import TypedDict
 
 from rlhf_lightning.errors import UserError, key_beside, named_as
+from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards.function import FunctionReward, check_scores
+from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
@@ -79,10 +81,11 @@ class WeightedSum(Reward):
 
 
 class RewardPart(TypedDict, total=False):
-    """One part of a weighted sum: a function or a model, and its weight."""
+    """One part of a weighted sum: a function, a model or a judge, and its weight."""
 
     function: Text | None
     model: Text | None
+    judge: JudgeSettings | None
     weight: Number
     standardize: bool
     dtype: Dtype
@@ -93,18 +96,20 @@ def make_reward(
     function: Text | None = None,
     model: Text | None = None,
     components: Mapping[str, RewardPart] | None = None,
+    judge: JudgeSettings | None = None,
     batch_size: Count = 32,
     standardize: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: Attention | None = None,
     timeout: Seconds | None = None,
 ) -> RewardFunction:
-    """The reward that the settings name: exactly one of the first three.
+    """The reward that the settings name: exactly one of the first four.
 
     Args:
         function: dotted path of a Python function (see RewardFunction).
         model: a reward model's run folder, Hugging Face folder or hub name.
-        components: `{name: {function or model, weight}}`, summed with their weights (1 if not given).
+        components: `{name: {function, model or judge, weight}}`, summed with their weights (1 if not given).
+        judge: settings of a model that rates each response (see JudgeReward).
         batch_size: responses that a reward model scores at a time.
         standardize: of a reward model: see ModelReward. A component has a setting of its own.
         dtype, attn_implementation: of a reward model, see `load_causal_lm`. A component has settings of its own.
@@ -113,7 +118,8 @@ def make_reward(
     Raises:
         UserError: none or more than one is given, or something other than a reward model is to be standardised.
     """
-    given: dict[str, Any] = {"function": function, "model": model, "components": components, "standardize": standardize}
+    given: dict[str, Any] = {"function": function, "model": model, "components": components, "judge": judge}
+    given["standardize"] = standardize
     given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
     check_reward(given, key_beside("", "reward."))
     timeout_key = key_beside("timeout", "reward.")
@@ -121,13 +127,15 @@ def make_reward(
         return FunctionReward(function, timeout=timeout, timeout_key=timeout_key)
     if model:
         return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
+    if judge:
+        return JudgeReward(judge)
     assert components is not None
     weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
     parts = {}
     for name, part in components.items():
         with named_as(f"{key_beside('components', 'reward.')}.{name}.model"):
             settings = {key: value for key, value in part.items() if key != "weight"}
-            limit = None if part.get("model") else timeout
+            limit = timeout if part.get("function") else None
             parts[name] = _part(settings, batch_size, limit, timeout_key)
     return WeightedSum(parts, weights)
 

@@ -54,16 +54,22 @@ ODD_VALUES = [
             ("chat", CHAT),
             ("track", TRACK),
             ("agreement", []),
+            ("judge", ["judge.model=model"]),
             ("pipeline", ["pipeline=demo"]),
         )
     ),
     *(
         Case(f"odd: rlhf-{command} with an unknown option", command, ["--nonsense"], r"nonsense")
-        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "pipeline")
+        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "judge", "pipeline")
     ),
     *(
-        Case(f"odd: rlhf-{command} without a word", command, [], r"missing|\?\?\?|experiment|pipeline|no ")
-        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "pipeline")
+        Case(
+            f"odd: rlhf-{command} without a word",
+            command,
+            [],
+            r"missing|\?\?\?|experiment|pipeline|no |feedback\.store",
+        )
+        for command in ("train", "plan", "evaluate", "export", "chat", "track", "agreement", "judge", "pipeline")
     ),
     _train("an empty key", [*SFT, "=1"], r"=1|key"),
     _train("an empty word", [*SFT, ""], r"word|key|=|empty"),

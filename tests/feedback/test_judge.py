@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -19,6 +16,7 @@ from rlhf_lightning.feedback.records import Response, Task
 from rlhf_lightning.judging.comparing import parse_verdict
 from rlhf_lightning.judging.constitution import read_constitution
 from rlhf_lightning.judging.endpoint import ChatEndpoint
+from tests.fake_endpoint import serving
 
 
 def tasks(count):
@@ -111,50 +109,10 @@ def test_a_judge_without_numbers_or_for_a_ranking_is_refused():
         judge_by_logprobs([ranking], logit(1, 0))
 
 
-class FakeServer(ThreadingHTTPServer):
-    """Answers by a script of (status, headers, body); then by a chat completion that repeats the question."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script, self.asked, self.keys = [], [], []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body)
-        self.server.keys.append(self.headers.get("Authorization"))
-        top = [{"token": token, "logprob": value} for token, value in ((" A", -0.2), ("B", -1.8), ("the", -4.0))]
-        answer = {
-            "choices": [
-                {
-                    "message": {"content": body["messages"][0]["content"]},
-                    "logprobs": {"content": [{"top_logprobs": top}]},
-                }
-            ],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 2},
-        }
-        status, headers, text = self.server.script.pop(0) if self.server.script else (200, {}, json.dumps(answer))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server():
-    with FakeServer() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

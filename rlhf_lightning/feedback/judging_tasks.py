@@ -1,0 +1,267 @@
+"""A judge as a labeler: of a store's tasks, which it answers, or of rows that people have labelled, beside them."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_lightning.content_hashes import content_hash
+from rlhf_lightning.durable import write_durably
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.agreement import agreement_report
+from rlhf_lightning.feedback.coefficients import Interval, share_interval
+from rlhf_lightning.feedback.judge import PositionBias, answer_of, comparisons_of, position_bias
+from rlhf_lightning.feedback.records import Task
+from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.judging.comparing import Compared, Comparison, Prompt
+from rlhf_lightning.judging.judge import Judge
+
+AT_ONCE = 32  # tasks, after which judgements are in the store
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge did.
+
+    Args:
+        tasks: or rows, that it judged.
+        known: tasks that it had judged before.
+        refused: tasks or rows about which it said nothing that parses, or that were too long for it.
+        bias: its position bias, over all comparisons.
+        agreement: with the people who judged the same tasks, or with the labels of the rows; a tie of the judge counts
+            half.
+    """
+
+    tasks: int
+    known: int
+    refused: int
+    bias: PositionBias
+    agreement: Interval
+
+    def flat(self) -> dict[str, Any]:
+        """Return it as one flat object, for summary.json."""
+        found: dict[str, Any] = {"tasks": self.tasks, "known": self.known, "refused": self.refused}
+        named = {"agreement": self.agreement, "first_position": self.bias.first, "consistent": self.bias.consistent}
+        for name, interval in named.items():
+            values = interval.as_dict()
+            found |= {name: values["value"], f"{name}_low": values["low"], f"{name}_high": values["high"]}
+        return found
+
+
+def judge_store(
+    store: FeedbackStore,
+    judge: Judge,
+    labeler: str = "judge",
+    tie_below: float = 0.0,
+    limit: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Judged:
+    """Answer a store's tasks as a labeler of kind `model`, those that it has answered already left out.
+
+    Judgements are in the store after every few tasks, so that a run that was killed goes on where it was. They count
+    towards the overlap of a task as those of people do.
+
+    Args:
+        store: of tasks; gets judgements.
+        judge: that answers.
+        labeler: its name in the store.
+        tie_below: a probability within it of a half is a tie.
+        limit: at most so many tasks in this call; None: all.
+        progress: is told how many of the tasks are judged.
+
+    Raises:
+        UserError: the labeler is known as a person, or the judge cannot be asked.
+    """
+    known = {each.name: each.kind for each in store.labelers()}
+    if known.get(labeler) != "model":
+        store.add_labeler(labeler, "model")
+    answered = {each.task for each in store.judgements() if each.labeler == labeler and not each.repeat}
+    waiting = [task.id for task in store.tasks() if task.id not in answered][:limit]
+    kept: list[Compared] = []
+    refused = 0
+    for start in range(0, len(waiting), AT_ONCE):
+        tasks = [store.task(each) for each in waiting[start : start + AT_ONCE]]
+        for task, found in zip(tasks, _compared(judge, tasks), strict=True):
+            if found is None:
+                refused += 1
+                continue
+            kept += found
+            store.record(labeler, task.id, answer_of(task, found, tie_below))
+        progress(min(start + AT_ONCE, len(waiting)), len(waiting))
+    return Judged(len(waiting) - refused, len(answered), refused, position_bias(kept), _with_people(store, labeler))
+
+
+def judge_rows(
+    rows: Iterable[Mapping[str, Any]],
+    judge: Judge,
+    folder: str | Path,
+    tie_below: float = 0.0,
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress = lambda done, total: None,
+) -> Judged:
+    """Judge rows that people have labelled, write `verdicts.jsonl`, and return how far the judge agrees with them.
+
+    Args:
+        rows: `prompt`, `chosen` and `rejected`, in any form that training reads; the order shown is random.
+        judge: that answers.
+        folder: for `verdicts.jsonl`, one line per row: `row` (its number from 1), `probability` of the chosen answer,
+            `by_order` the same as shown and swapped, `principle`, and `reasons` where there are some.
+        tie_below: a probability within it of a half is a tie.
+        limit: at most so many rows.
+        seed: of the order.
+        progress: is told how many of the rows are judged.
+
+    Raises:
+        UserError: a row cannot be read, or the judge cannot be asked.
+    """
+    read = [_labelled(number, row, seed) for number, row in enumerate(islice(rows, limit), start=1)]
+    found: list[Compared | None] = []
+    for start in range(0, len(read), AT_ONCE):
+        found += judge.compare([each.comparison for each in read[start : start + AT_ONCE]])
+        progress(len(found), len(read))
+    lines = [each.verdict(said) for each, said in zip(read, found, strict=True) if said is not None]
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_durably(Path(folder) / "verdicts.jsonl", lambda file: file.write(text.encode("utf-8", "replace")))
+    chosen = np.array([line["probability"] for line in lines])
+    right = np.where(np.abs(chosen - 0.5) <= tie_below, 0.5, (chosen > 0.5).astype(np.float64))
+    agreement = share_interval(right, np.ones(len(lines)))
+    return Judged(len(lines), 0, len(read) - len(lines), position_bias([x for x in found if x is not None]), agreement)
+
+
+def revise_rows(
+    rows: Iterable[Mapping[str, Any]],
+    judge: Judge,
+    folder: str | Path,
+    rounds: int = 1,
+    limit: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> tuple[int, int]:
+    """Let a judge criticise and revise answers, and return how many were, and how many were left out.
+
+    Args:
+        rows: `prompt` and `completion`, or `chosen`.
+        judge: that criticises and revises.
+        folder: for `revisions.jsonl`, rows for SFT, and `chains.jsonl`, with each critique.
+        rounds: of critique and revision per answer.
+        limit: at most so many rows.
+        progress: is told how many of the rows are revised.
+
+    Raises:
+        UserError: a row cannot be read, the judge cannot be asked, or it wrote nothing at all.
+    """
+    read = [_answered(number, row) for number, row in enumerate(islice(rows, limit), start=1)]
+    kept = []
+    for start in range(0, len(read), AT_ONCE):
+        part = read[start : start + AT_ONCE]
+        kept += [each for each in judge.revise([p for p, _ in part], [r for _, r in part], rounds) if each is not None]
+        progress(start + len(part), len(read))
+    if not kept:
+        raise UserError(f"judge.model: it wrote nothing to any of {len(read)} answers, or they are too long for it")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, lines in (("chains", [each.chain() for each in kept]), ("revisions", [each.row() for each in kept])):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "replace")
+        write_durably(Path(folder) / f"{name}.jsonl", _writer(text))
+    return len(kept), len(read) - len(kept)
+
+
+def judged_lines(found: Judged, whom: str) -> list[str]:
+    """Return what rlhf-judge prints.
+
+    Args:
+        found: by the judge.
+        whom: it is compared with.
+    """
+    known = f", {found.known} before" if found.known else ""
+    refused = f"; no verdict on {found.refused} (it does not parse, or is too long)" if found.refused else ""
+    lines = [f"judged: {found.tasks}{known}{refused}"]
+    if found.agreement.count:
+        lines.append(f"agrees with {whom} in {' of '.join(_share(found.agreement))}")
+    if found.bias.first.count:
+        first, same = _share(found.bias.first), _share(found.bias.consistent)
+        lines.append(f"position: the first answer gets {first[0]} on average (50%: no bias)")
+        lines.append(f"the better answer is the same in both orders in {same[0]} of {same[1]}")
+    return lines
+
+
+def _share(interval: Interval) -> tuple[str, str]:
+    low, high = f"{100 * interval.low:.0f}", f"{100 * interval.high:.0f}"
+    return f"{100 * interval.value:.1f}% ({low} to {high})", str(interval.count)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A row, and whether the chosen answer is the first of its comparison."""
+
+    number: int
+    comparison: Comparison
+    chosen_first: bool
+
+    def verdict(self, found: Compared) -> dict[str, Any]:
+        """A line of verdicts.jsonl."""
+        first = (found.probability, found.as_shown, found.swapped)
+        chosen, shown, swapped = (value if self.chosen_first else 1 - value for value in first)
+        line = {"row": self.number, "probability": chosen, "by_order": [shown, swapped], "principle": found.principle}
+        return {**line, **({"reasons": list(found.reasons)} if found.reasons else {})}
+
+
+def _compared(judge: Judge, tasks: Sequence[Task]) -> Iterator[list[Compared] | None]:
+    """All comparisons of each task; None where the judge says nothing of one of them."""
+    pairs = [comparisons_of(task) for task in tasks]
+    found = iter(judge.compare([each for of_task in pairs for each in of_task]))
+    for of_task in pairs:
+        said = list(islice(found, len(of_task)))
+        whole = [each for each in said if each is not None]
+        yield whole if len(whole) == len(said) else None
+
+
+def _with_people(store: FeedbackStore, labeler: str) -> Interval:
+    """The share of pairs of votes, one of the judge's and one of a person's, that say the same."""
+    kinds = {each.name: each.kind for each in store.labelers()}
+    heard = {labeler, *(name for name, kind in kinds.items() if kind == "person")}
+    judgements = (each for each in store.judgements() if each.labeler in heard)
+    named = {name: "judge" if name == labeler else kinds[name] for name in heard}
+    report = agreement_report(store.tasks(), judgements, named, draws=1)
+    return report.between_kinds.get("judge-person", Interval(float("nan"), float("nan"), float("nan"), 0))
+
+
+def _labelled(number: int, row: Mapping[str, Any], seed: int) -> _Labelled:
+    from rlhf_lightning.data.rows import row_format, split_preference
+
+    if row_format(dict(row)) != "preference":
+        raise UserError(f"data: row {number} has no chosen and rejected answer; give a file of preferences")
+    prompt, chosen, rejected = split_preference(dict(row))
+    texts = (_said(chosen, number), _said(rejected, number))
+    first = random.Random(f"{seed}:{content_hash([prompt, sorted(texts)])}").random() < 0.5
+    return _Labelled(number, Comparison(prompt, *(texts if first else texts[::-1])), first)
+
+
+def _answered(number: int, row: Mapping[str, Any]) -> tuple[Prompt, str]:
+    if isinstance(row.get("messages"), list) and len(row["messages"]) > 1:
+        return row["messages"][:-1], _said(row["messages"][-1:], number)
+    prompt, answer = row.get("prompt"), row.get("completion")
+    if not prompt or answer is None:
+        raise UserError(f"revise: row {number} has no prompt and completion; give rows with both")
+    return prompt, _said(answer, number)
+
+
+def _said(answer: Any, number: int) -> str:
+    """The text of an answer, which may be messages."""
+    if isinstance(answer, str):
+        return answer
+    if len(answer) != 1 or not isinstance(answer[0].get("content"), str):
+        raise UserError(f"row {number}: an answer of {len(answer)} messages; a judge reads answers of one")
+    return str(answer[0]["content"])
+
+
+def _writer(content: bytes) -> Callable[[Any], object]:
+    return lambda file: file.write(content)
