@@ -103,7 +103,7 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, Terminated, MemoryError):
+    except (UserError, WaitingError, Terminated, MemoryError):
         raise
     except BaseException as error:  # classes of the user's own may be anything
         if lacks_room(error):
@@ -207,6 +207,13 @@ class AfterTrainingError(Exception):
     """The model is trained and in its folder, but something that follows has failed.
 
     The commands print the message, one line, without a traceback and exit with code 3.
+    """
+
+
+class WaitingError(Exception):
+    """A pipeline cannot go on before people have done their part: the message says what is waiting, and for whom.
+
+    The commands print it without a traceback and exit with code 75 (EX_TEMPFAIL: try again later).
     """
 
 

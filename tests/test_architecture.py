@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "algorithms": LOWER,
     "feedback": {"functional", "models", "data", "rewards", "rollout", "judging"},
     **dict.fromkeys(UPPER, LOWER | UPPER),
+    "simulation": LOWER | UPPER | {"feedback"},
     "runs": {"source"},
     "tracking": {"runs", "callbacks"},
     "config": {"source", "runs", "tracking", "kernels", "experience", "judging"},

@@ -1,7 +1,7 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
 Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 3 the model is trained and exported and something
-after it failed (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM, 129
+after it failed (one line), 75 people have to label first (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM, 129
 SIGHUP (one line says how to go on; a training run has saved a checkpoint then).
 """
 
@@ -52,7 +52,7 @@ from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.compat.hydra_names import arguments_parser
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
-from rlhf_lightning.errors import AfterTrainingError, UserError, is_out_of_memory, reason
+from rlhf_lightning.errors import AfterTrainingError, UserError, WaitingError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
@@ -142,6 +142,9 @@ def _end_with(error: Exception) -> NoReturn:
     """Say what an exception means to the user, and leave with the exit code that goes with it."""
     if isinstance(error, AfterTrainingError):
         _fail(str(error), 3)
+    if isinstance(error, WaitingError):
+        _say(f"waiting: {error}")
+        sys.exit(os.EX_TEMPFAIL)
     if isinstance(error, BrokenPipeError):  # `rlhf-plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -230,9 +233,13 @@ def _shortened(word: re.Match[str]) -> str:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    with contextlib.suppress(OSError):  # a log file on a full disk
-        sys.stderr.write(f"error: {_LONG_WORD.sub(_shortened, on_one_line(shown(message)))}\n")
+    _say(f"error: {message}")
     sys.exit(code)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # a log file on a full disk
+        sys.stderr.write(f"{_LONG_WORD.sub(_shortened, on_one_line(shown(message)))}\n")
 
 
 def run_hydra_command(

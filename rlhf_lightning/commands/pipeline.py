@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rlhf_lightning.commands.calls import carry_out_call, check_call
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
@@ -24,11 +25,12 @@ from rlhf_lightning.config.devices import check_devices
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.config.validation import MISSING, validate
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.folder_lock import check_run_dir
-from rlhf_lightning.runs.pipeline import Pipeline, StageConfig
+from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, take_up
 from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
 from rlhf_lightning.source.declarations import declaration
 from rlhf_lightning.stopping import advising, signal_of
@@ -53,7 +55,7 @@ def _main() -> None:
         pipeline = compose_pipeline(arguments.overrides, arguments.config_dir)
         check_pipeline(pipeline)
     if pipeline.config["explain"]:
-        print("\n\n".join(explain(stage.config) for stage in pipeline.to_run))
+        print("\n\n".join(explain(stage.config) for stage in pipeline.to_run if stage.trains))
         return
     run_pipeline(pipeline)
 
@@ -64,10 +66,17 @@ def compose_pipeline(overrides: list[str], config_dir: str | None = None) -> Pip
     config = compose_config("pipeline", own, config_dir)
     if config["stages"] == MISSING:
         raise UserError(f"pipeline: missing; give pipeline={' | '.join(options('pipeline', config_dir))}")
-    validate(config, PipelineSchema)
+    of_rounds = {name for _, _, name in stages_of_rounds(config)}
+    written = {name: stage for name, stage in config["stages"].items() if name not in of_rounds}
+    validate({**config, "stages": written}, PipelineSchema)
     check_settings(config["evaluation"], own)
+    config = with_rounds(config)
+    validate({**config, "round": {}}, PipelineSchema)
     folder = choose_run_dir(config)
-    return Pipeline(config, folder, compose_stages(config, folder, of_stages, config_dir))
+    pipeline = Pipeline(config, folder, compose_stages(config, folder, of_stages, config_dir))
+    if config["go_on"] and not config["from"]:
+        take_up(pipeline)
+    return pipeline
 
 
 def check_pipeline(pipeline: Pipeline) -> None:
@@ -79,9 +88,10 @@ def check_pipeline(pipeline: Pipeline) -> None:
     folder, names = pipeline.folder, [stage.name for stage in pipeline.to_run]
     check_name("from", pipeline.config.get("from"), names)
     for stage in pipeline.to_run:
-        check(stage.config, stage.key)
+        if stage.trains:
+            check(stage.config, stage.key)
         with keys_under(stage.key):
-            check_inputs(stage.config, [str(folder / name) for name in names])
+            (check_inputs if stage.trains else check_call)(stage.config, made(pipeline))
     for name in [stage.name for stage in pipeline.skipped]:
         if not (folder / name / "summary.json").is_file():
             raise UserError(f"from: stage {name} has not ended in {folder} (no summary.json); start with from={name}")
@@ -90,15 +100,24 @@ def check_pipeline(pipeline: Pipeline) -> None:
     check_evaluation(pipeline)
 
 
+def made(pipeline: Pipeline) -> list[str]:
+    """The folders that the stages and `prepare` make."""
+    prepared = (pipeline.config.get("prepare") or {}).get("folder")
+    return [*(str(stage.folder) for stage in pipeline.to_run), *([str(prepared)] if prepared else [])]
+
+
 def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
     with advising(pipeline.advice), saying_how_to_go_on(pipeline.advice):
         rehearse(pipeline)
         pipeline.summary = {"seed": pipeline.config["seed"]}
         with tracked(pipeline) as tracking:
-            for stage in pipeline.to_run:
-                figures = stage_metrics(_results(pipeline, stage), stage.config)
-                pipeline.summary |= {f"{stage.name}.{key}": value for key, value in figures.items()}
+            try:
+                _run_stages(pipeline)
+            except WaitingError as waiting:
+                if any(run.declaration.roles[0] == "policy" for run in pipeline.runs if "call" not in run.config):
+                    evaluate(pipeline)  # what has changed since it stopped last
+                raise WaitingError(f"{waiting}; then go on with {pipeline.same_command}") from waiting
             if not first_process():
                 return pipeline.summary
             files = evaluate(pipeline)
@@ -115,28 +134,42 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     return pipeline.summary
 
 
+def _run_stages(pipeline: Pipeline) -> None:
+    for stage in pipeline.to_run:
+        results = _results(pipeline, stage)
+        figures = stage_metrics(results, stage.config) if stage.trains else results
+        pipeline.summary |= {f"{stage.name}.{key}": value for key, value in figures.items()}
+
+
 def rehearse(pipeline: Pipeline) -> None:
     """Find out, before the first stage, what would go wrong in a later one. Raises UserError."""
     if first_process():
         check_run_dir(pipeline.folder)
     for stage in pipeline.to_run:
         with keys_under(stage.key):
-            check_devices(stage.config["trainer"])
+            if stage.trains:
+                check_devices(stage.config["trainer"])
 
     from rlhf_lightning.commands.build import prepare
-    from rlhf_lightning.commands.rehearsal import rehearse_evaluation, rehearse_inputs, rehearse_objects
+    from rlhf_lightning.commands.rehearsal import (
+        rehearse_evaluation,
+        rehearse_inputs,
+        rehearse_objects,
+        rehearse_sections,
+    )
 
     evaluation, ahead = pipeline.config["evaluation"], pipeline.ahead if first_process() else []
     if evaluation["prompts"] is not None:
         gold_reward(evaluation)
     for stage in ahead:
         with keys_under(stage.key):
-            rehearse_objects(stage.config)
+            (rehearse_objects if stage.trains else rehearse_sections)(stage.config)
     prepare(pipeline.config)
     made: dict[str, Any] = dict.fromkeys(str(stage.folder) for stage in ahead)
     for stage in ahead:
         with keys_under(stage.key):
-            made[str(stage.folder)] = rehearse_inputs(stage.config, made)
+            if stage.trains:
+                made[str(stage.folder)] = rehearse_inputs(stage.config, made)
     if first_process():
         rehearse_evaluation(evaluation["prompts"], made)
 
@@ -162,10 +195,10 @@ def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:
         results = read_summary(stage.folder)
     else:
         if first_process():
-            algorithm = stage.config["algorithm"]["_target_"].rpartition(".")[2]
-            print(f"\n{stage.name}: {algorithm} -> {stage.folder}", flush=True)
+            target = stage.config["algorithm" if stage.trains else "call"]["_target_"].rpartition(".")[2]
+            print(f"\n{stage.name}: {target} -> {stage.folder}", flush=True)
         run = pipeline.begin_stage()
-        carry_out(run)
+        (carry_out if stage.trains else carry_out_call)(run)
         results = run.summary
     pipeline.end_stage()
     return results

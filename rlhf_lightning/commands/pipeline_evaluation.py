@@ -30,7 +30,7 @@ def check_evaluation(pipeline: Pipeline) -> None:
     if evaluation["prompts"] is None:
         return
     for name in evaluation["policies"] or []:
-        check_name("evaluation.policies", name, [stage.name for stage in pipeline.to_run if not stage.scores])
+        check_name("evaluation.policies", name, [stage.name for stage in pipeline.to_run if stage.gives_policy])
     for key in ("baseline", "reference"):
         check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline))
     scorers = [stage.name for stage in pipeline.to_run if stage.scores]
@@ -57,7 +57,7 @@ def check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:
 def policy_stages(pipeline: Pipeline) -> list[str]:
     """The stages to compare: those named, or all that train a policy rather than a reward model."""
     chosen: list[str] | None = pipeline.config["evaluation"]["policies"]
-    return chosen or [stage.name for stage in pipeline.to_run if not stage.scores]
+    return chosen or [stage.name for stage in pipeline.to_run if stage.gives_policy]
 
 
 def gold_reward(settings: Mapping[str, Any]) -> Any:
@@ -70,10 +70,12 @@ def gold_reward(settings: Mapping[str, Any]) -> Any:
 
 
 def evaluate(pipeline: Pipeline) -> list[Path]:
-    """Compare the policies, add the figures to the summary, print the table and write the report."""
+    """Compare the policies that there are, add the figures to the summary, print the table and write the report."""
     settings, folder = pipeline.config["evaluation"], pipeline.folder
     if settings["prompts"] is None:
         return []
+    ended = [stage.name for stage in pipeline.ended]
+    proxy = settings["proxy"] if settings["proxy"] in ended else None
     from rich.console import Console
 
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
@@ -81,12 +83,13 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
 
     loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
     evaluation = evaluate_policies(
-        policies={name: folder / name for name in policy_stages(pipeline)},
+        policies={name: folder / name for name in policy_stages(pipeline) if name in ended},
         prompts_file=settings["prompts"],
         baseline=settings["baseline"],
         reference=folder / settings["reference"] if settings["reference"] else None,
         gold=gold_reward(settings),
-        proxy=make_reward(model=str(folder / settings["proxy"]), **loading) if settings["proxy"] else None,
+        proxy=make_reward(model=str(folder / proxy), **loading) if proxy else None,
+        every_pair=settings["every_pair"],
         **{key: settings[key] for key in ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size")},
         seed=pipeline.config["seed"],
         **loading,
@@ -96,13 +99,31 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
     Console().print(terminal_table(evaluation))
     numbers = {key: value for key, value in pipeline.summary.items() if isinstance(value, int | float)}
     with held():
-        return write_report(folder, evaluation, histories, pipeline.name, summary=numbers)
+        files = write_report(folder, evaluation, histories, pipeline.name, summary=numbers)
+        return [*files, *_write_rounds(pipeline, evaluation)]
+
+
+def _write_rounds(pipeline: Pipeline, evaluation: Any) -> list[Path]:
+    """The figures and the plot over rounds, where there are any."""
+    config = pipeline.config
+    if not config["rounds"] or not config["round"]:
+        return []
+    from rlhf_lightning.evaluation.rounds import mean_intervals, round_rows, write_rounds
+
+    pipeline.summary |= mean_intervals(evaluation)
+    rows = round_rows(pipeline.summary, list(config["round"]), config["rounds"])
+    before = {
+        key.partition(".")[2]: value
+        for key, value in pipeline.summary.items()
+        if key.startswith(f"{evaluation.baseline}.")
+    }
+    return write_rounds(pipeline.folder, rows, before, pipeline.name)
 
 
 def _ceilings(pipeline: Pipeline) -> dict[str, float]:
     """The accuracy that no model can be expected to beat, of the stages whose held-out rows say what it is."""
     from rlhf_lightning.evaluation import bayes_accuracy
 
-    rows = {stage.name: stage.config["data"] for stage in pipeline.to_run}
+    rows = {stage.name: stage.config["data"] for stage in pipeline.to_run if stage.trains}
     found = {name: bayes_accuracy(data.get("val"), data.get("limit")) for name, data in rows.items()}
     return {f"{name}.bayes_accuracy": ceiling for name, ceiling in found.items() if ceiling is not None}

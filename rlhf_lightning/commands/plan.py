@@ -13,6 +13,7 @@ from rlhf_lightning.commands.stages import compose_stages, split_overrides
 from rlhf_lightning.commands.train import check
 from rlhf_lightning.config.validation import MISSING
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.runs.rounds import with_rounds
 
 DEVICE = "device_gb"
 DEFAULT_DEVICE_GB = 80.0
@@ -75,9 +76,11 @@ def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator
         yield config, False
         return
     own, of_stages = split_overrides(overrides)
-    pipeline = compose_config("pipeline", own, config_dir)
+    pipeline = with_rounds(compose_config("pipeline", own, config_dir))
     started: dict[str, dict[str, Any]] = {}
     for stage in compose_stages(pipeline, Path(str(pipeline.get("run_dir"))), of_stages, config_dir):
+        if not stage.trains:
+            continue
         config = stage.config
         earlier = started.get(str(stage.model_from))
         if earlier is not None:

@@ -30,9 +30,14 @@ def rehearse_objects(config: Mapping[str, Any]) -> None:
         UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
     """
     _import_functions(config)
+    rehearse_sections(config)
+    build_bare_trainer(config)
+
+
+def rehearse_sections(config: Mapping[str, Any]) -> None:
+    """Import the class or function of every section, and check that it takes its settings. Raises UserError."""
     for key, section in sections(config):
         _check_takes(key, section)
-    build_bare_trainer(config)
 
 
 def _import_functions(config: Mapping[str, Any]) -> None:

@@ -60,11 +60,13 @@ class Train(TypedDict, total=False):
 
 @strict
 class Stage(TypedDict, total=False):
-    """One stage of a pipeline: an experiment, what it begins from, and what differs from the experiment's file."""
+    """One stage of a pipeline: an experiment with what differs from its file, or a call; and what it begins from."""
 
-    experiment: Required[Text]
+    experiment: Text | None
+    call: Mapping | None
     model_from: Text | None
     reward_from: Text | None
+    data_from: Text | None
     overrides: dict[str, Any]
 
 
@@ -79,12 +81,20 @@ class Evaluation(TypedDict, total=False):
     gold: Text | None
     timeout: Seconds | None
     proxy: Text | None
+    every_pair: bool
     samples_per_prompt: Count
     max_new_tokens: Count
     temperature: NonNegative
     batch_size: Count
     dtype: Dtype
     attn_implementation: Attention | None
+
+
+@strict
+class Feedback(TypedDict, total=False):
+    """Where judgements are kept."""
+
+    store: Required[Text]
 
 
 @strict
@@ -98,6 +108,10 @@ class Pipeline(TypedDict, total=False):
     logger: Mapping | None
     prepare: Mapping | None
     stages: Required[dict[Name, Stage]]
+    rounds: Whole
+    round: dict[Name, Stage]
+    go_on: bool
+    feedback: Feedback | None
     evaluation: Evaluation
 
 
@@ -167,13 +181,6 @@ class Track(TypedDict, total=False):
 
     run: Required[Text]
     tracking_uri: Text | None
-
-
-@strict
-class Feedback(TypedDict, total=False):
-    """Where judgements are kept."""
-
-    store: Required[Text]
 
 
 @strict

@@ -44,6 +44,7 @@ def evaluate_policies(
     detector_error: DetectorError | None = None,
     judge: Judge | None = None,
     self_bleu_of: int | None = None,
+    every_pair: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
 ) -> Evaluation:
@@ -59,6 +60,7 @@ def evaluate_policies(
             the rates are then given corrected for it, too.
         judge: compares each policy's responses with the baseline's (see `judged_metrics`).
         self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
+        every_pair: win rates are against every policy before, not against the baseline alone.
         dtype, attn_implementation: of policies and reference, see `load_causal_lm`.
 
     Raises:
@@ -99,12 +101,10 @@ def evaluate_policies(
         metrics[name] = policy_metrics(rows[name], sampled[name], scores[name], detector, detector_error)
         if self_bleu_of is not None:
             metrics[name]["self_bleu"] = self_bleu([each.text for each in sampled[name][:self_bleu_of]])
-        if name != baseline:
-            metrics[name] |= _win_rates(scores[name], scores[baseline], baseline, samples_per_prompt)
-            if judge is not None:
-                metrics[name] |= _judged(
-                    judge, rows[name], sampled[name], sampled[baseline], baseline, samples_per_prompt
-                )
+        for other in _opponents(name, list(policies), baseline, every_pair):
+            metrics[name] |= _win_rates(scores[name], scores[other], other, samples_per_prompt)
+        if judge is not None and name != baseline:
+            metrics[name] |= _judged(judge, rows[name], sampled[name], sampled[baseline], baseline, samples_per_prompt)
     return Evaluation(metrics, _sample_rows(rows[baseline], sampled, scores), baseline)
 
 
@@ -176,6 +176,12 @@ def policy_metrics(
         own = [kind if each == kind else None for each in kinds]
         metrics[f"refused.{kind}"] = next(iter(refusal_rates(own, prompts, texts, detector).values()))
     return metrics
+
+
+def _opponents(name: str, policies: Sequence[str], baseline: str, every_pair: bool) -> list[str]:
+    """Those that a policy's win rates are against: the baseline, and perhaps every policy before it."""
+    before = policies[: policies.index(name)] if every_pair else []
+    return [other for other in policies if other != name and (other == baseline or other in before)]
 
 
 def _win_rates(

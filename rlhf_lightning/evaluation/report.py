@@ -98,6 +98,19 @@ def report_panels(
     return panels
 
 
+def draw_picture(panels: list[Panel], title: str) -> bytes:
+    """A PNG of some panels, two a row."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(plots.STYLE):
+        rows = -(-len(panels) // 2)
+        canvas = _canvas(10.5, 0.5 + 3.6 * rows)
+        canvas.suptitle(title, x=0.008, ha="left", fontsize=15, weight="bold")
+        for i, panel in enumerate(panels):
+            panel.draw(canvas.add_subplot(rows, min(2, len(panels)), i + 1))
+        return _png(canvas)
+
+
 def first_of_each_kind(samples: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
     """The first row of the first `n` prompts, in turns from each kind: a fixed choice, nobody picks the good ones."""
     kinds: dict[Any, list[Mapping[str, Any]]] = {}

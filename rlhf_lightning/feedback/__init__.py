@@ -40,6 +40,7 @@ from rlhf_lightning.feedback.label_studio import from_label_studio, to_label_stu
 from rlhf_lightning.feedback.measuring import flat_agreement, measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
+from rlhf_lightning.feedback.rounds import collect, export_judgements, wait_for_people
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
 from rlhf_lightning.judging.comparing import Compared, Comparison, parse_verdict
@@ -87,9 +88,11 @@ __all__ = [
     "bradley_terry",
     "check_task",
     "cohens_kappa",
+    "collect",
     "collect_tasks",
     "dawid_skene",
     "decide",
+    "export_judgements",
     "export_project",
     "export_rows",
     "flat_agreement",
@@ -115,6 +118,7 @@ __all__ = [
     "to_argilla",
     "to_label_studio",
     "unpaired_rows",
+    "wait_for_people",
     "write_agreement",
     "write_splits",
 ]

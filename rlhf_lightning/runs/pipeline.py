@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.checkpoints import has_checkpoint
 from rlhf_lightning.runs.quoting import shell_words
 from rlhf_lightning.runs.run import AGAIN, Run
-from rlhf_lightning.runs.run_folder import write_config
+from rlhf_lightning.runs.resuming import changed_since
+from rlhf_lightning.runs.run_folder import forget_end, read_summary, write_config
 from rlhf_lightning.source.declarations import declaration
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage, ready to run: its name, its training config, and the earlier stages it takes its model from."""
+    """One stage, ready to run: its name, its config, and the earlier stage it takes its model from.
+
+    The config is of a training run, or says under `call` which function does the work.
+    """
 
     name: str
     config: dict[str, Any]
@@ -33,9 +38,26 @@ class StageConfig:
         return f"stages.{self.name}."
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains a model, rather than calls a function."""
+        return "call" not in self.config
+
+    @property
     def scores(self) -> bool:
         """Whether it trains a reward model."""
-        return declaration(self.config).scores
+        return self.trains and declaration(self.config).scores
+
+    @property
+    def gives_policy(self) -> bool:
+        """Whether it trains a policy."""
+        return self.trains and not self.scores
+
+
+class CalledRun(Run):
+    """A stage that calls a function: after a stop it is called again."""
+
+    def _take_identity(self) -> None:
+        """It has no checkpoints."""
 
 
 class Pipeline(Run):
@@ -58,6 +80,11 @@ class Pipeline(Run):
         self._current: Run | None = None
 
     @property
+    def ended(self) -> list[StageConfig]:
+        """The stages that have ended so far."""
+        return list(self.to_run[: self._ended])
+
+    @property
     def skipped(self) -> list[StageConfig]:
         """The stages before `from`, which have ended before."""
         names = [stage.name for stage in self.to_run]
@@ -70,7 +97,8 @@ class Pipeline(Run):
 
     def begin_stage(self) -> Run:
         """Return the run of the next stage, which begins now."""
-        self._current = Run(self.to_run[self._ended].config, pipeline=self)
+        stage = self.to_run[self._ended]
+        self._current = (Run if stage.trains else CalledRun)(stage.config, pipeline=self)
         self.runs.append(self._current)
         return self._current
 
@@ -80,12 +108,22 @@ class Pipeline(Run):
 
     def _take_over(self) -> None:
         """Its first stage has loaded everything, and begins."""
+        if self.config.get("go_on"):
+            for stage in self.ahead[1:]:
+                forget_end(stage.folder)  # what is there is not of what the stages before it are about to make
         write_config(self.folder, {**self.config, "stages": {stage.name: stage.config for stage in self.to_run}})
         if self.tracking is not None:
             self.tracking.open()
 
+    @property
+    def same_command(self) -> str:
+        """How to say the command again, where it finds out itself what is left to do."""
+        return "the same command" + ("" if self.config.get("run_dir") else f" with run_dir={self.folder}")
+
     def advice(self) -> str:
         """Return how to go on. Once all stages have ended, the last one is taken up with nothing left to train."""
+        if self.config.get("go_on"):
+            return f"go on with {self.same_command}"
         stage, current = self.to_run[min(self._ended, len(self.to_run) - 1)], self._current
         if self._ended == len(self.to_run):
             ckpt = "last" if has_checkpoint(stage.folder) else None
@@ -96,3 +134,30 @@ class Pipeline(Run):
         resumed = {} if ckpt is None else {f"{stage.key}ckpt": ckpt}
         overrides = {"from": stage.name, **resumed, "run_dir": self.folder}
         return f"go on with the same command with {shell_words(overrides)}"
+
+
+def take_up(pipeline: Pipeline) -> None:
+    """Set `from`, and the `ckpt` of a stage that was stopped, so that the pipeline goes on with what its folder lacks.
+
+    Once all stages have ended, the last one is taken up with nothing left to train.
+
+    Raises:
+        UserError: a stage has ended there with another config.
+    """
+    if not (pipeline.folder / "config.yaml").is_file():
+        return
+    left = [stage for stage in pipeline.to_run if not _has_ended(stage)] or pipeline.to_run[-1:]
+    pipeline.config = {**pipeline.config, "from": left[0].name}
+    if left[0].trains and left[0].config.get("ckpt") is None and has_checkpoint(left[0].folder):
+        left[0].config["ckpt"] = "last"
+
+
+def _has_ended(stage: StageConfig) -> bool:
+    if not read_summary(stage.folder):
+        return False
+    for key, former, now in changed_since(stage.folder, stage.config):
+        raise UserError(
+            f"{stage.key}{key}: found {now}, but the stage has ended in {stage.folder} with {former}; take the former "
+            f"value or another run_dir, or run this stage and all after it again with from={stage.name}"
+        )
+    return True

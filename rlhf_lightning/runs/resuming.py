@@ -59,6 +59,17 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
         )
 
 
+def changed_since(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield key, former and present value of what would give the run that has ended in a folder another result."""
+    former: Any = {**_BEFORE, **read_config(folder / "config.yaml")}
+    harmless = _HARMLESS - {"optimizer.lr", *(key for key in _HARMLESS if key.startswith("trainer.m"))}
+    for key, old, new in differences(without_secrets(former), without_secrets({**_BEFORE, **config})):
+        parts = key.split(".")
+        known = any(".".join(parts[: i + 1]) in harmless for i in range(len(parts)))
+        if not known and not _moved_along(old, new, former, config):
+            yield key, _shown(old), _shown(new)
+
+
 def _moved_along(old: Any, new: Any, former: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Whether both are the same file beside or in the run folder, which has been moved or copied with what is there."""
     if not (isinstance(old, str) and isinstance(new, str) and former.get("run_dir") and config.get("run_dir")):

@@ -117,6 +117,15 @@ def write_config(folder: Path, config: Mapping[str, Any], first: Callable[[], ob
     write_hashes(folder, ("config.yaml",))
 
 
+def forget_end(folder: Path) -> None:
+    """Take a run that has ended in a folder, and its checkpoints, for what another one has left there."""
+    if (folder / "config.yaml").is_file():
+        forget_hashes(folder)
+        (folder / "summary.json").unlink(missing_ok=True)
+        if (folder / "checkpoints").is_dir():
+            begin_run(folder)
+
+
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """summary.json, one flat object, and the hashes of what others read of a run that has ended."""
     forget_hashes(folder)

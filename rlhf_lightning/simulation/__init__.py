@@ -12,6 +12,7 @@ from rlhf_lightning.simulation.world import World, build_world
 from rlhf_lightning.simulation.writing import write_world
 
 if TYPE_CHECKING:
+    from rlhf_lightning.simulation.labelling import label_by_simulation
     from rlhf_lightning.simulation.tiny_models import build_model, build_tokenizer
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "find_prompt",
     "gold_parts",
     "gold_reward",
+    "label_by_simulation",
     "mean_certainty",
     "oracle_accuracy",
     "write_world",
@@ -39,4 +41,8 @@ def __getattr__(name: str) -> Any:
         from rlhf_lightning.simulation import tiny_models
 
         return getattr(tiny_models, name)
+    if name == "label_by_simulation":  # the store needs SQLAlchemy
+        from rlhf_lightning.simulation.labelling import label_by_simulation
+
+        return label_by_simulation
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,6 +26,7 @@ _GIVEN = {
     "data": {"tokenizer", "seed"},
     "optimizer": {"params"},
     "scheduler": {"optimizer", "num_training_steps"},
+    "call": {"folder", "model", "reward_model", "data"},
 }
 _GIVEN_TO_THOSE_THAT_SAMPLE = {"reward", "rollout", "seed"}
 

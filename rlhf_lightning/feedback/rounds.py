@@ -1,0 +1,190 @@
+"""What a round of feedback does beside training, as stages of a pipeline: functions of a folder that return figures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rlhf_lightning.errors import UserError, WaitingError
+from rlhf_lightning.feedback.agreement import AgreementReport
+from rlhf_lightning.feedback.drawing import Drawing
+from rlhf_lightning.feedback.export import preference_rows, unpaired_rows, write_splits
+from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
+from rlhf_lightning.feedback.progress import progress
+from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.feedback.tasks import Asking
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import (
+    Attention,
+    BelowOne,
+    Count,
+    Dtype,
+    Fraction,
+    Name,
+    Positive,
+    Share,
+    Text,
+    Whole,
+)
+
+
+@checked("collect")
+def collect(
+    folder: Text | Path,
+    model: Text | Path,
+    store: Text,
+    prompts: Text,
+    limit: Count | None = None,
+    choice: Literal["random", "uncertain", "best_worst", "ranking"] = "random",
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 4,
+    pairs: Count = 1,
+    overlap: Count = 1,
+    overlap_share: Fraction = 1.0,
+    reask: Fraction = 0.1,
+    max_new_tokens: Count = 64,
+    temperature: Positive = 1.0,
+    batch_size: Count = 64,
+    max_prompt_length: Count = 512,
+    dtype: Dtype = "float32",
+    attn_implementation: Attention | None = None,
+    reward_model: Text | Path | None = None,
+    seed: Whole = 0,
+) -> dict[str, Any]:
+    """Let a policy answer prompts, and ask in a store which answers are better. A stage of a pipeline.
+
+    Prompts are taken in a random order that depends on the seed and on the name of the policy's folder: each round asks
+    about others. Called again, it adds nothing that is there.
+
+    Args:
+        folder: of the stage; nothing is written there.
+        model: the policy's folder.
+        store: the URL of a feedback store.
+        prompts: rows with a prompt.
+        limit: of tasks; null: as many as the prompts give.
+        choice, pairs, overlap, overlap_share, reask: see `Asking`.
+        samples_per_prompt: responses to each prompt.
+        max_new_tokens, temperature, batch_size, max_prompt_length, dtype, attn_implementation: see `Drawing`.
+        reward_model: scores the responses, for `choice` uncertain and best_worst.
+        seed: of all that is random.
+
+    Returns:
+        `tasks`: how many the round asks.
+
+    Raises:
+        UserError: responses of which none can be compared, or a file or model that cannot be read.
+    """
+    from rlhf_lightning.feedback.collecting import collect_tasks
+    from rlhf_lightning.feedback.sources import read_prompts
+    from rlhf_lightning.rewards import make_reward
+
+    read, name = read_prompts(prompts), Path(model).name
+    order = list(range(len(read)))
+    random.Random(f"{seed}:{name}").shuffle(order)
+    if limit is not None:
+        order = order[: -(-limit // pairs) * 5 // 4]  # to some prompts a policy gives the same answer each time
+    read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
+    loading = {"dtype": dtype, "attn_implementation": attn_implementation}
+    drawing = Drawing(
+        samples_per_prompt, max_new_tokens, temperature, batch_size, max_prompt_length, seed, dtype, attn_implementation
+    )
+    rewards = [make_reward(model=str(reward_model), **loading)] if reward_model else []
+    with FeedbackStore(store) as opened:
+        asking = Asking(choice, pairs, limit, overlap, overlap_share, reask, seed)
+        made = collect_tasks(opened, read, {name: str(model)}, asking, drawing, rewards=rewards)
+    if not made.added + made.there:
+        raise UserError(f"collect.prompts: the responses to those of {prompts} are all the same or empty: nothing to ask")
+    return {"tasks": made.added + made.there}
+
+
+@checked("label")
+def wait_for_people(
+    folder: Text | Path, store: Text, labelers: list[Name] | None = None, share: Share = 1.0
+) -> dict[str, Any]:
+    """Return once people have answered what is asked in a store. A stage of a pipeline.
+
+    Args:
+        folder: of the stage; nothing is written there.
+        store: the URL of a feedback store, the one that `rlhf-label` serves.
+        labelers: who is waited for, for the message; null: those whom the store knows.
+        share: of the answers wanted, how many are enough to go on.
+
+    Returns:
+        `answers`: how many judgements the store holds.
+
+    Raises:
+        WaitingError: answers are missing; it says how many, and of whom.
+    """
+    with FeedbackStore(store) as opened:
+        found = progress(opened)
+        missing = found.wanted + found.opened
+        if missing > (1.0 - share) * (found.answers + missing):
+            people = {each.name: each.judged for each in found.labelers if each.kind == "person"}
+            people |= {name: people.get(name, 0) for name in labelers or ()}
+            each = ", ".join(f"{name} ({judged} so far)" for name, judged in people.items())
+            raise WaitingError(
+                f"{found.waiting + found.opened} of {found.tasks} tasks in {opened.name} wait for {missing} answers of "
+                f"{each or 'labelers, of whom there are none yet'}; rlhf-label serves them"
+            )
+        return {"answers": found.answers}
+
+
+@checked("export")
+def export_judgements(
+    folder: Text | Path,
+    store: Text,
+    aggregation: Literal["majority", "dawid_skene", "bradley_terry"] = "dawid_skene",
+    margin: bool = False,
+    held_out: BelowOne = 0.0,
+    seed: Whole = 0,
+) -> dict[str, Any]:
+    """Write all judgements of a store so far as rows to learn from, and how far labelers agree. A stage of a pipeline.
+
+        preferences.jsonl   prompt, chosen, rejected, agreement, task      for reward models, DPO and the like
+        unpaired.jsonl      prompt, completion, label, task                for KTO
+        agreement.json, agreement.html                             as rlhf-agreement writes them
+
+    Args:
+        folder: of the stage.
+        store: the URL of a feedback store.
+        aggregation: how several judgements on one pair become one.
+        margin: keep how much better the chosen answer is: a reward model then has to tell the two apart by that much.
+        held_out: share of the prompts whose rows go to `preferences_test.jsonl` and `unpaired_test.jsonl` instead.
+        seed: of the split, and of the bootstrap of agreement.
+
+    Returns:
+        `tasks`, `judgements`, `pairs` (rows to learn from), `alpha` (Krippendorff's) with `alpha_low` and `alpha_high`,
+        and `look_at`: labelers worth a look, with reasons.
+
+    Raises:
+        UserError: there is no judgement, or none that prefers an answer.
+    """
+    root = Path(folder)
+    with FeedbackStore(store) as opened:
+        judgements = list(opened.judgements())
+        if not judgements:
+            raise UserError(f"export.store: {opened.name} holds no judgement; label its tasks first")
+        rows = _kept(preference_rows(opened.tasks(), judgements, aggregation), margin)
+        counts = write_splits(rows, root, "preferences", held_out, seed)
+        write_splits(unpaired_rows(opened.tasks(), judgements, aggregation), root, "unpaired", held_out, seed)
+        report = measure_agreement(opened, seed=seed)
+        write_agreement(root, report, opened)
+    if not counts["train"]:
+        raise UserError(f"export.store: none of its {len(judgements)} judgements prefers an answer")
+    tasks = len({judgement.task for judgement in judgements})
+    return {"tasks": tasks, "judgements": len(judgements), "pairs": counts["train"], **_agreement(report)}
+
+
+def _kept(rows: Iterable[dict[str, Any]], margin: bool) -> Iterator[dict[str, Any]]:
+    yield from rows if margin else ({key: row[key] for key in row if key != "margin"} for row in rows)
+
+
+def _agreement(report: AgreementReport) -> dict[str, Any]:
+    alpha, look = report.alpha, {each.name: each.look for each in report.labelers if each.look}
+    numbers = {"alpha": alpha.value, "alpha_low": alpha.low, "alpha_high": alpha.high}
+    known = {name: value for name, value in numbers.items() if value == value}  # NaN: nobody answered the same task
+    return {**known, "look_at": "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in look.items()) or None}

@@ -1,0 +1,54 @@
+"""Rounds: the stages that a pipeline's config writes once, under `round`, as the stages of each round in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+POLICY = "policy"  # as `model_from`: whichever earlier stage has trained a policy last
+FROM = ("model_from", "reward_from", "data_from")
+
+Stages = dict[str, dict[str, Any]]
+
+
+def with_rounds(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a pipeline with the stages of all its rounds among its `stages`.
+
+    Stage `ppo` of round 2 is stage `ppo_2`, and begins from stages of the same round. What `stages.ppo_2` says itself
+    comes before what `round.ppo` says. `evaluation.proxy` may name a stage of a round; it is that of the last one.
+    """
+    rounds, each = config.get("rounds") or 0, config.get("round") or {}
+    if not rounds or not each:
+        return dict(config)
+    own, evaluation = config["stages"], dict(config["evaluation"])
+    of_rounds = {name: dict(each[base]) for base, _, name in stages_of_rounds(config)}
+    stages: Stages = {name: stage for name, stage in own.items() if name not in of_rounds}
+    for base, number, name in stages_of_rounds(config):
+        stage = _merged(each[base], own.get(name, {}))
+        for key in FROM:
+            if stage.get(key) in each and stage[key] == each[base].get(key):
+                stage[key] = f"{stage[key]}_{number}"
+        stages[name] = stage
+    for key in ("baseline", "reference", "proxy"):
+        if evaluation.get(key) in each:
+            evaluation[key] = f"{evaluation[key]}_{rounds}"
+    return {**config, "stages": stages, "evaluation": evaluation}
+
+
+def stages_of_rounds(config: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield the name under `round`, the round and the stage's name of every stage of every round, in order.
+
+    >>> list(stages_of_rounds({"rounds": 2, "round": {"collect": {}}}))
+    [('collect', 1, 'collect_1'), ('collect', 2, 'collect_2')]
+    """
+    for number in range(1, (config.get("rounds") or 0) + 1):
+        yield from ((base, number, f"{base}_{number}") for base in config.get("round") or {})
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both sections, keys of keys included; `above` wins."""
+    merged = dict(below)
+    for key, value in above.items():
+        former = merged.get(key)
+        merged[key] = _merged(former, value) if isinstance(former, Mapping) and isinstance(value, Mapping) else value
+    return merged
