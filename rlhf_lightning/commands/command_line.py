@@ -1,8 +1,9 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
 Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 3 the model is trained and exported and something
-after it failed (one line), 75 people have to label first (one line), 1 anything else (three lines, and a file with the traceback), 130 Ctrl-C, 143 SIGTERM, 129
-SIGHUP (one line says how to go on; a training run has saved a checkpoint then).
+after it failed (one line), 75 a pipeline waits for people to label (one line), 1 anything else (three lines, and a file
+with the traceback), 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (one line says how to go on; a training run has saved a
+checkpoint then).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from typing_extensions import get_type_hints
 
@@ -20,9 +20,11 @@ from rlhf_lightning.runs.rounds import POLICY, stages_of_rounds
 from rlhf_lightning.source.constructors import signature
 from rlhf_lightning.source.declarations import declaration, declared_data
 
+Section: TypeAlias = "Mapping[str, Any]"
 _STAGE_OVERRIDE = re.compile(r"^(\+\+|\+|~)?(stages|round)\.([\w-]+)\.(.+)$", re.DOTALL)
 _GIVEN = {"model_from": "model.path", "reward_from": "reward.model", "data_from": "data.train"}  # to a training run
 _HANDED = {"model_from": "model", "reward_from": "reward_model", "data_from": "data"}  # to a function
+_OF_TRAINING = ("experiment", "overrides")
 _FORMS = {"preference": "preferences", "unpaired": "unpaired"}  # kind of rows -> what an export calls them
 
 
@@ -97,7 +99,7 @@ def _with_policy(name: str, stage: Mapping[str, Any], earlier: Sequence[StageCon
 
 
 def _training(
-    name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any], run_dir: Path, given: list[str], folder: str | None
+    name: str, stage: Section, pipeline: Section, run_dir: Path, given: list[str], config_dir: str | None
 ) -> dict[str, Any]:
     """The training config of a stage."""
     if not stage.get("experiment"):
@@ -112,7 +114,7 @@ def _training(
             )
     overrides = _overrides(name, stage, pipeline, run_dir) + given
     with keys_under(f"stages.{name}."):
-        config = compose_config("train", overrides, folder)
+        config = compose_config("train", overrides, config_dir)
     if not any(re.match(r"\W*logger\b", override) for override in overrides):
         config["logger"] = pipeline["logger"]
     if stage.get("data_from"):
@@ -127,13 +129,19 @@ def _training(
 
 
 def _call(
-    name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any], run_dir: Path, given: list[str], folder: str | None
+    name: str, stage: Section, pipeline: Section, run_dir: Path, given: list[str], config_dir: str | None
 ) -> dict[str, Any]:
     """The config of a stage that calls a function, with its folder and those of earlier stages as arguments."""
     key, call = f"stages.{name}", stage["call"]
     if given or stage.get("experiment") or stage.get("overrides"):
-        found = re.split("=", given[0])[0].lstrip("+~") if given else "overrides" if stage.get("overrides") else "experiment"
-        raise UserError(f"{key}.{found}: the stage calls a function, whose arguments are {key}.call.<key>")
+        found = (
+            re.split("=", given[0])[0].lstrip("+~")
+            if given
+            else "overrides"
+            if stage.get("overrides")
+            else "experiment"
+        )
+        raise UserError(f"{key}.{found[0]}: the stage calls a function, whose arguments are {key}.call.<key>")
     if not call.get("_target_"):
         raise UserError(f"{key}.call._target_: missing; give the dotted path of a function, or stages of `round` alone")
     handed = {_HANDED[each]: str(run_dir / stage[each]) for each in _HANDED if stage.get(each)}

@@ -88,16 +88,17 @@ def collect(
     if limit is not None:
         order = order[: -(-limit // pairs) * 5 // 4]  # to some prompts a policy gives the same answer each time
     read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
-    loading = {"dtype": dtype, "attn_implementation": attn_implementation}
     drawing = Drawing(
         samples_per_prompt, max_new_tokens, temperature, batch_size, max_prompt_length, seed, dtype, attn_implementation
     )
-    rewards = [make_reward(model=str(reward_model), **loading)] if reward_model else []
+    rewards = [make_reward(model=str(reward_model), dtype=dtype)] if reward_model else []
     with FeedbackStore(store) as opened:
         asking = Asking(choice, pairs, limit, overlap, overlap_share, reask, seed)
         made = collect_tasks(opened, read, {name: str(model)}, asking, drawing, rewards=rewards)
     if not made.added + made.there:
-        raise UserError(f"collect.prompts: the responses to those of {prompts} are all the same or empty: nothing to ask")
+        raise UserError(
+            f"collect.prompts: the responses to those of {prompts} are all the same or empty: nothing to ask"
+        )
     return {"tasks": made.added + made.there}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.checkpoints import has_checkpoint
 from rlhf_lightning.runs.quoting import shell_words
-from rlhf_lightning.runs.run import AGAIN, Run
 from rlhf_lightning.runs.resuming import changed_since
+from rlhf_lightning.runs.run import AGAIN, Run
 from rlhf_lightning.runs.run_folder import forget_end, read_summary, write_config
 from rlhf_lightning.source.declarations import declaration
 

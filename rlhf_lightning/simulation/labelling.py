@@ -13,7 +13,6 @@ from typing_extensions import TypedDict
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback import Answer, FeedbackStore, ShownTask
-from rlhf_lightning.feedback.records import content_hash
 from rlhf_lightning.simulation.labelers import Labeler
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import LARGEST_SECONDS, Name, Number, Positive, Text, UpToHalf, Whole
