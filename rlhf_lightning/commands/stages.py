@@ -133,14 +133,8 @@ def _call(
 ) -> dict[str, Any]:
     """The config of a stage that calls a function, with its folder and those of earlier stages as arguments."""
     key, call = f"stages.{name}", stage["call"]
-    if given or stage.get("experiment") or stage.get("overrides"):
-        found = (
-            re.split("=", given[0])[0].lstrip("+~")
-            if given
-            else "overrides"
-            if stage.get("overrides")
-            else "experiment"
-        )
+    found = [*(re.split("=", each)[0].lstrip("+~") for each in given), *filter(stage.get, _OF_TRAINING)]
+    if found:
         raise UserError(f"{key}.{found[0]}: the stage calls a function, whose arguments are {key}.call.<key>")
     if not call.get("_target_"):
         raise UserError(f"{key}.call._target_: missing; give the dotted path of a function, or stages of `round` alone")

@@ -1,0 +1,113 @@
+"""Simulated labelers on a store: the same answers however often they are stopped, and the biased one is found."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback import (
+    Asking,
+    FeedbackStore,
+    Response,
+    Sample,
+    agreement_report,
+    decide,
+    make_tasks,
+    reliabilities,
+)
+from rlhf_lightning.feedback.votes import read_votes
+from rlhf_lightning.simulation import build_world, gold_reward, label_by_simulation
+from rlhf_lightning.simulation.preferences import draw_answer
+
+LABELERS = {
+    "ana": {"temperature": 0.3, "flip_rate": 0.02},
+    "bo": {"temperature": 1.0, "flip_rate": 0.05},
+    "cleo": {"temperature": 4.0, "flip_rate": 0.2},
+    "long": {"length_bias": 100.0, "flip_rate": 0.0},
+}
+
+
+def ask(url: str, count: int, choice: str = "random") -> None:
+    numbers = random.Random(0)
+    prompts = build_world(0).train[:count]
+    samples = [
+        Sample(prompt.text, tuple(Response(draw_answer(prompt, numbers), "sft") for _ in range(4)))
+        for prompt in prompts
+    ]
+    with FeedbackStore(url) as store:
+        store.add_tasks(make_tasks(samples, Asking(choice=choice, overlap=3, reask=0.2)))
+
+
+def said(url: str) -> list[tuple[object, ...]]:
+    with FeedbackStore(url) as store:
+        return [(each.task, each.labeler, each.answer, each.repeat) for each in store.judgements()]
+
+
+@pytest.mark.parametrize("choice", ["random", "ranking"])
+def test_labelers_that_are_stopped_go_on_to_the_same_judgements(tmp_path, choice, monkeypatch):
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("whole", "stopped")]
+    for url in urls:
+        ask(url, 8, choice)
+    answers = label_by_simulation(tmp_path, urls[0], LABELERS)["answers"]
+    record = FeedbackStore.record
+    left = iter(range(5))
+
+    def record_or_stop(*arguments, **named):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return record(*arguments, **named)
+
+    monkeypatch.setattr(FeedbackStore, "record", record_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        label_by_simulation(tmp_path, urls[1], LABELERS)
+    monkeypatch.undo()
+    assert len(said(urls[1])) == 5
+    assert label_by_simulation(tmp_path, urls[1], LABELERS) == {"answers": answers}
+    assert said(urls[1]) == said(urls[0])
+    assert len(said(urls[0])) == answers >= 24
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> str:
+    folder: Path = tmp_path_factory.mktemp("labelled")
+    url = f"sqlite:///{folder}/feedback.db"
+    ask(url, 90)
+    label_by_simulation(folder, url, LABELERS)
+    return url
+
+
+def test_the_labeler_who_takes_the_longer_answer_is_found(labelled):
+    with FeedbackStore(labelled) as store:
+        report = agreement_report(
+            store.tasks(), store.judgements(), {each.name: each.kind for each in store.labelers()}
+        )
+    looked_at = {each.name: each.look for each in report.labelers if each.look}
+    assert any("takes the longer answer" in reason for reason in looked_at["long"])
+    assert "ana" not in looked_at
+    assert {each.kind for each in report.labelers} == {"simulated"}
+
+
+def test_who_is_reliable_counts_for_more_than_who_is_many(labelled):
+    """Dawid and Skene find by votes alone who looks carefully, and decide more pairs as the gold reward does."""
+    with FeedbackStore(labelled) as store:
+        votes = read_votes(store.judgements())
+        tasks = {task.id: task for task in store.tasks()}
+    found = reliabilities(votes)
+    assert found["ana"] > found["bo"] > found["cleo"]
+    right = {}
+    for method in ("majority", "dawid_skene"):
+        decided = decide(votes, method)
+        right[method] = 0.0
+        for number, probability in zip(decided.task, decided.probability, strict=True):
+            task = tasks[decided.tasks[number]]
+            first, second = gold_reward([str(task.prompt)] * 2, [response.text for response in task.responses])
+            right[method] += 0.5 if first == second else float((probability > 0.5) == (first > second))
+    assert right["dawid_skene"] > right["majority"]
+
+
+def test_a_labeler_is_needed(tmp_path):
+    with pytest.raises(UserError, match=r"label\.labelers: none given"):
+        label_by_simulation(tmp_path, f"sqlite:///{tmp_path}/feedback.db", {})
