@@ -14,7 +14,11 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help setup demo test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel clean
+=======
+.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl mutants kills check-gpu lint audit licences format lock wheel clean
+>>>>>>> 0b4c3fd (Make three rounds with simulated labelers a target of make)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -31,6 +35,10 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)  ## the whole pipeline on the embedded world: SFT, reward model, PPO, DPO, evaluation, report
 	$(BIN)/rlhf-pipeline pipeline=demo
+	$(ACTIVATE)
+
+rounds: $(STAMP)  ## three rounds of collecting, labelling (simulated), reward model and PPO on the embedded world
+	$(BIN)/rlhf-pipeline pipeline=rounds
 	$(ACTIVATE)
 
 test: $(STAMP)  ## the fast tests, one process per core

@@ -24,6 +24,7 @@ from rlhf_lightning.config.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs import pipeline as runs
+from rlhf_lightning.runs.rounds import with_rounds
 from rlhf_lightning.source.sections import section_type
 
 EXPERIMENTS = options("experiment")
@@ -82,9 +83,13 @@ def test_the_first_demo_needs_nothing(empty_folder):
 
 @pytest.mark.parametrize("option", options("pipeline"))
 def test_every_pipeline_composes_and_is_valid(option, empty_folder):
-    pipeline = compose_config("pipeline", [f"pipeline={option}", "run_dir=there"])
+    pipeline = with_rounds(compose_config("pipeline", [f"pipeline={option}", "run_dir=there"]))
     validate(pipeline, Pipeline)
-    missing = {} if option in ("demo", "algorithms") else {name: ["data.train=org/name"] for name in pipeline["stages"]}
+    missing = (
+        {}
+        if option in ("demo", "algorithms", "rounds")
+        else {name: ["data.train=org/name"] for name in pipeline["stages"]}
+    )
     if missing:
         missing["sft"].append("model.path=gpt2")
     stages = compose_stages(pipeline, empty_folder / "there", missing)
@@ -125,6 +130,7 @@ SECTIONS = shipped_sections()
 PASSED = {
     "algorithm": {"model", "tokenizer", "optimizer", "scheduler", "reward", "rollout", "seed", "engine"},
     "data": {"tokenizer", "seed"},
+    "call": {"folder", "model", "reward_model", "data"},
     "optimizer": {"params"},
     "scheduler": {"optimizer", "num_training_steps"},
     "logger": {"notice", "parent", "store"},
