@@ -14,11 +14,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help setup demo test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel clean
-=======
-.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl mutants kills check-gpu lint audit licences format lock wheel clean
->>>>>>> 0b4c3fd (Make three rounds with simulated labelers a target of make)
+.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
