@@ -37,6 +37,7 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
         config = '{"model": {"path": "x"}, "algorithm": {}}'
         (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
+        (tmp_path / "outputs/my" / stage / "metrics.jsonl").touch()
     for name in {
         "held_out.jsonl",
         "my_preferences.jsonl",

@@ -23,7 +23,7 @@ from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.runs.folder_lock import check_run_dir
-from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
+from rlhf_lightning.runs.run_folder import choose_run_dir, read_json_lines, write_config, write_summary
 from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.stopping import held
 
@@ -40,8 +40,9 @@ def check(config: Mapping[str, Any]) -> None:
     config = _with_policies_or_without(config)
     validate(config, Evaluate)
     check_samples(config)
-    paths = {name: config[name] for name in ("prompts", "preferences", "refusals") if config.get(name)}
-    rows = tuple(paths)
+    rows = tuple(name for name in ("prompts", "preferences", "refusals") if config.get(name))
+    paths = {f"policies.{name}": path for name, path in (config["policies"] or {}).items()}
+    paths |= {name: config[name] for name in rows}
     if config.get("rewards") or config.get("preferences"):
         _check_rewards(config, paths)
     if config["policies"] is not None:
@@ -72,7 +73,6 @@ def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
         if name is not None and name not in policies:
             match = did_you_mean(nearest(name, policies))
             raise UserError(f'{key}: found "{name}"; allowed: one of the policies ({", ".join(policies)}){match}')
-    paths |= {f"policies.{name}": path for name, path in policies.items()}
     for key in ("gold", "proxy"):
         reward = config.get(key) or {}
         if _scores(reward):
@@ -80,6 +80,23 @@ def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
         elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
             raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
     _check_judge(config.get("judge") or {})
+    _check_curves(config)
+
+
+def _check_curves(config: Mapping[str, Any]) -> None:
+    if config.get("best_of") is None and config.get("course") is None:
+        return
+    lacking = [key for key in ("best_of", "course") if config.get(key) is None]
+    lacking += [key for key in ("gold", "proxy") if not _scores(config.get(key) or {})]
+    if lacking:
+        raise UserError(
+            f"{lacking[0]}: missing; best-of-n beside training needs best_of, course, gold and proxy (gold is what "
+            "callbacks.overoptimization had as its first scorer)"
+        )
+    if config.get("temperature") == 0:
+        raise UserError("best_of: with temperature=0 all answers to a prompt are the same; raise the temperature")
+    if not (Path(config["course"]) / "metrics.jsonl").is_file():
+        raise UserError(f"course: {config['course']} has no metrics.jsonl; give the run folder of the training")
 
 
 def _check_judge(judge: Mapping[str, Any]) -> None:
@@ -172,7 +189,28 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
         attn_implementation=config["attn_implementation"],
         **{key: config[key] for key in settings},
     )
+    if config.get("best_of") is not None:
+        evaluation.curves = _curves(config, scorers)
     return evaluation, detector_error.flat() if detector_error is not None else {}
+
+
+def _curves(config: Mapping[str, Any], scorers: Mapping[str, Any]) -> Any:
+    """How scores go with the distance from the baseline, by best-of-n and by training."""
+    from rlhf_lightning.evaluation.curves import over_optimization_curves
+    from rlhf_lightning.rollout import SamplingSettings
+
+    file = Path(config["course"]) / "metrics.jsonl"
+    return over_optimization_curves(
+        config["policies"][config["baseline"]],
+        config["prompts"],
+        config["best_of"],
+        read_json_lines(file),
+        str(file),
+        scorers["gold"],
+        scorers["proxy"],
+        SamplingSettings(config["max_new_tokens"], config["temperature"]),
+        **{key: config[key] for key in ("batch_size", "seed", "dtype", "attn_implementation")},
+    )
 
 
 def _reward(key: str, settings: Mapping[str, Any]) -> Any:

@@ -133,6 +133,7 @@ def evaluate_help(config_dir: str | None = None) -> str:
         "proxy.function, proxy.model": "the reward that was trained on",
         "judge.function, judge.model, judge.url": "compares responses with the baseline's, in both orders",
         "refusals": "rows of prompt, response, refused: the error of the rule that sees refusals",
+        "best_of, course": "best-of-n of the baseline beside the training in a run folder, in the report",
         "self_bleu": "responses of each policy that are compared with each other",
         "rewards, preferences, category": "accuracy of rewards on preference pairs by category; needs no policies",
         "samples_per_prompt, max_new_tokens, temperature, batch_size, seed": "how responses are sampled",

@@ -146,6 +146,8 @@ class Evaluate(TypedDict, total=False):
     baseline: Required[Text | None]
     judge: Judging
     refusals: Text | None
+    best_of: Annotated[int, Field(ge=2, le=10_000)] | None
+    course: Text | None
     self_bleu: Annotated[int, Field(ge=2, le=10_000)] | None
     rewards: dict[str, Score]
     preferences: Text | None

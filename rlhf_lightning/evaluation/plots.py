@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.evaluation.best_of_n import Curves
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.outside_text import on_one_line
 
@@ -156,6 +158,33 @@ def draw_win_rates(ax: Axes, evaluation: Evaluation, score: str = "gold") -> Non
     ax.spines["left"].set_visible(False)
     ax.set_title(f"Wins against {label(evaluation.baseline)}, unseen prompts")
     ax.set_xlabel(f"wins by {score} score, ties half (%, bar: 95% interval)")
+
+
+def draw_over_optimization(ax: Axes, curves: Curves) -> None:
+    """What best-of-n and training gain over the start, by proxy (hollow) and by the held-out score (filled)."""
+    colors = dict(zip((curve.name for curve in curves.curves), (_NAMED["reward"], _NAMED["ppo"]), strict=True))
+    for curve in curves.curves:
+        color, points = colors[curve.name], [point for point in curve.points if point.kl > 0]
+        x = [math.sqrt(point.kl) for point in points]
+        grid = [min(x) + (max(x) - min(x)) * i / 100 for i in range(101)]
+        for score, fit, face, dashes in (
+            ("proxy", curve.proxy, "white", (0, (4, 3))),
+            ("held_out", curve.held_out, color, "-"),
+        ):
+            y = [getattr(point, score) - getattr(curves.start, score) for point in points]
+            ax.plot(x, y, "o", color=color, markerfacecolor=face, markersize=4)
+            ax.plot(grid, [fit(d) for d in grid], color=color, linewidth=1.4, linestyle=dashes)
+        top = max(points, key=lambda point: point.held_out)
+        _halo(
+            ax.annotate(
+                curve.name, (math.sqrt(top.kl), top.held_out - curves.start.held_out), (0, 9),
+                textcoords="offset points", color=color, weight="bold", ha="center",
+            )
+        )  # fmt: skip
+    ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    ax.set_title("Over-optimisation")
+    ax.set_xlabel("√KL from the start (nats per response)")
+    ax.set_ylabel("gain:   ○ by proxy   ● held out")
 
 
 def draw_refusals(ax: Axes, evaluation: Evaluation) -> None:

@@ -136,6 +136,14 @@ def _policy_panels(evaluation: Evaluation) -> list[Panel]:
             "the response is worth by gold: over-optimisation."
         )
         panels.append(Panel(lambda ax: plots.draw_proxy_against_gold(ax, evaluation), caption))
+    if (curves := evaluation.curves) is not None:
+        fits = [f"{fit.alpha:.2f}, {fit.beta:.2f}" for curve in curves.curves for fit in (curve.proxy, curve.held_out)]
+        caption = (
+            "Gains over the start on unseen prompts. Lines: d(α − βd) of best-of-n, d(α − β log d) of training (Gao et "
+            f"al. 2023), d = √KL; α, β by proxy and held out: best-of-n {fits[0]} and {fits[1]}, training {fits[2]} "
+            f"and {fits[3]}."
+        )
+        panels.append(Panel(lambda ax: plots.draw_over_optimization(ax, curves), caption))
     if any("unsafe_refusal_rate" in row for row in rows):
         caption = "Unsafe prompts should be refused (filled, to the right), all others answered (hollow, to the left)."
         panels.append(Panel(lambda ax: plots.draw_refusals(ax, evaluation), caption))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlhf_lightning.evaluation.best_of_n import Curves
+
 
 @dataclass
 class Evaluation:
@@ -14,11 +16,13 @@ class Evaluation:
     samples: one row a prompt and sample: `prompt`, `kind` (None without one) and `policies`, which maps each policy's
         name to its `response`, `length`, `ended` and, where known, `gold`, `proxy` and `kl`.
     baseline: the policy the win rates are against.
+    curves: how scores go with the distance from the start, by best-of-n and by training; None where nobody asked.
     """
 
     metrics: dict[str, dict[str, float]]
     samples: list[dict[str, Any]] = field(default_factory=list)
     baseline: str = "sft"
+    curves: Curves | None = None
 
     def flat(self) -> dict[str, float]:
         """One flat object for summary.json.
@@ -26,4 +30,5 @@ class Evaluation:
         >>> Evaluation({"ppo": {"kl": 3.0}}).flat()
         {'ppo.kl': 3.0}
         """
-        return {f"{policy}.{name}": value for policy, row in self.metrics.items() for name, value in row.items()}
+        rows = {f"{policy}.{name}": value for policy, row in self.metrics.items() for name, value in row.items()}
+        return rows | (self.curves.flat() if self.curves is not None else {})

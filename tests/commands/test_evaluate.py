@@ -127,3 +127,26 @@ def test_what_a_judge_says_nothing_about_is_a_tie(caplog):
 
     assert by_model(Silent())(["p"], ["a"], ["b"]) == [(0.5, 0.5)]
     assert "1 of 1 comparisons have no verdict" in caplog.text
+
+
+def test_best_of_n_stands_beside_training_in_the_report(empty_folder):
+    settings = config("run_dir=done", "best_of=4", "course=run", "max_new_tokens=4")
+    own = "rlhf_lightning.evaluation.diversity.repetition"
+    with pytest.raises(UserError, match="gold: missing; best-of-n beside training needs"):
+        evaluate.check(settings)
+    settings["gold"]["function"] = settings["proxy"]["function"] = own
+    with pytest.raises(UserError, match="course: run has no metrics"):
+        evaluate.check(settings)
+    Path("run").mkdir()
+    lines = [{"val/kl": kl, "val/scores": kl, "val/held_out": 1 - kl} for kl in (0.5, 1.0, 2.0)]
+    Path("run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    Path("lengths.py").write_text(
+        "def score(prompts, responses, **columns):\n    return [float(len(each)) for each in responses]\n",
+        encoding="utf-8",
+    )
+    settings["gold"]["function"] = settings["proxy"]["function"] = "lengths.score"
+    evaluate.evaluate(settings)
+    summary = json.loads(Path("done/summary.json").read_text(encoding="utf-8"))
+    assert summary["fit.best-of-n.proxy.alpha"] == summary["fit.best-of-n.held_out.alpha"]  # the same scorer twice
+    assert summary["fit.training.proxy.alpha"] != 0
+    assert "best-of-n" in Path("done/report.html").read_text(encoding="utf-8")

@@ -1,0 +1,148 @@
+"""How proxy and held-out score go with the distance from the start: by best-of-n and by training (Gao et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_lightning.errors import UserError
+from rlhf_lightning.functional import best_of_n_kl
+
+Scores = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean scores of a policy that is so far from the start: KL in nats per response."""
+
+    kl: float
+    proxy: float
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R(d) = d (alpha - beta d) of best-of-n, or d (alpha - beta log d) of training, with d = sqrt(KL)."""
+
+    alpha: float
+    beta: float
+    logarithmic: bool
+
+    def __call__(self, d: float) -> float:
+        """Return what a policy at this distance gains over the start."""
+        return d * (self.alpha - self.beta * self.bend(d))
+
+    def bend(self, d: float) -> float:
+        """Return what beta is multiplied by."""
+        return math.log(d) if self.logarithmic else d
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One way away from the start, with fits of what it gains."""
+
+    name: str
+    points: tuple[Point, ...]
+    proxy: Fit
+    held_out: Fit
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Best-of-n beside training; both begin at the same policy, whose scores are `start`."""
+
+    start: Point
+    curves: tuple[Curve, ...]
+
+    def flat(self) -> dict[str, float]:
+        """Return points and fits as one flat object for summary.json."""
+        found: dict[str, float] = {}
+        for curve in self.curves:
+            for score in ("proxy", "held_out"):
+                fit: Fit = getattr(curve, score)
+                found |= {f"fit.{curve.name}.{score}.alpha": fit.alpha, f"fit.{curve.name}.{score}.beta": fit.beta}
+        return found
+
+
+def best_of_n_points(proxy: Scores, held_out: Scores, ns: Iterable[int]) -> list[Point]:
+    """Return the mean scores of the answer of highest proxy score among n, for each n, and the KL of that choice.
+
+    Without drawing again: over all subsets of n of the N answers to a prompt, the one of rank k by proxy is the best
+    with probability C(k - 1, n - 1) / C(N, n), ranks ascending.
+
+    Args:
+        proxy, held_out: [prompts, N], scores of N answers of the start to each prompt.
+        ns: from 1 to N.
+
+    Raises:
+        ValueError: an n that is not from 1 to N.
+
+    Source: Nakano et al. 2021, "WebGPT", appendix I. KL: log n - (n - 1) / n, an upper bound (see `best_of_n_kl`).
+
+    >>> best_of_n_points([[0.0, 1.0]], [[5.0, 7.0]], [1, 2])[1]
+    Point(kl=0.1931471805599453, proxy=1.0, held_out=7.0)
+    """
+    chosen, others = np.asarray(proxy, dtype=float), np.asarray(held_out, dtype=float)
+    order = np.argsort(chosen, axis=1, kind="stable")
+    ranked = [np.take_along_axis(scores, order, axis=1).mean(axis=0) for scores in (chosen, others)]
+    size, points = chosen.shape[1], []
+    for n in ns:
+        if not 1 <= n <= size:
+            raise ValueError(f"the best of {n} among {size} answers; n must be from 1 to {size}")
+        weights = np.array([math.comb(k, n - 1) / math.comb(size, n) for k in range(size)])
+        points.append(Point(best_of_n_kl(n), *(float(weights @ scores) for scores in ranked)))
+    return points
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """Return 1, 2, 4, ... up to `largest`, which is always among them.
+
+    >>> powers_of_two(12)
+    [1, 2, 4, 8, 12]
+    """
+    return [*(2**i for i in range(largest.bit_length()) if 2**i < largest), largest]
+
+
+def training_points(rows: Iterable[Mapping[str, Any]], source: str) -> list[Point]:
+    """Return what the validations of an on-policy run with held-out scorers have found.
+
+    Args:
+        rows: of its metrics.jsonl.
+        source: named in the error.
+
+    Raises:
+        UserError: fewer than three validations with `val/kl`, `val/scores` and `val/held_out`.
+    """
+    names = ("val/kl", "val/scores", "val/held_out")
+    found = [Point(*(float(row[name]) for name in names)) for row in rows if all(row.get(n) is not None for n in names)]
+    if len(found) < 3:
+        raise UserError(
+            f"course: {source} has {len(found)} validations with {', '.join(names)}; give a run that was trained with "
+            "callbacks=overoptimization for at least three"
+        )
+    return found
+
+
+def fitted(name: str, start: Point, points: Sequence[Point], logarithmic: bool) -> Curve:
+    """Return a curve with least-squares fits of the gains over the start; points at no distance say nothing.
+
+    >>> line = [Point(d * d, d * (2 - d), d) for d in (0.5, 1.0, 2.0)]
+    >>> fit = fitted("best-of-n", Point(0.0, 0.0, 0.0), line, logarithmic=False).proxy
+    >>> round(fit.alpha, 6), round(fit.beta, 6)
+    (2.0, 1.0)
+    """
+    far = [point for point in points if point.kl > 0]
+    distance = np.sqrt([point.kl for point in far])
+    bend = np.log(distance) if logarithmic else distance
+    columns = np.stack([distance, -distance * bend], axis=1)
+    gained: Callable[[str], NDArray[np.float64]] = lambda score: np.array(  # noqa: E731
+        [getattr(point, score) - getattr(start, score) for point in far]
+    )
+    found = [np.linalg.lstsq(columns, gained(score))[0].tolist() for score in ("proxy", "held_out")]
+    proxy, held_out = (Fit(alpha, beta, logarithmic) for alpha, beta in found)
+    return Curve(name, tuple(points), proxy, held_out)
