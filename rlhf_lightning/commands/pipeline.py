@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rlhf_lightning.commands.calls import carry_out_call, check_call
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
@@ -17,22 +16,23 @@ from rlhf_lightning.commands.pipeline_evaluation import (
     evaluate,
     gold_reward,
 )
-from rlhf_lightning.commands.stages import compose_stages, split_overrides
+from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.config.checks import check_hashes, check_inputs
 from rlhf_lightning.config.devices import check_devices
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
+from rlhf_lightning.config.stage_overrides import check_call, split_overrides
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.runs.after_training import Aftermath
+from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.folder_lock import check_run_dir
-from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, take_up
+from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
-from rlhf_lightning.source.declarations import declaration
 from rlhf_lightning.stopping import advising, signal_of
 from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
 from rlhf_lightning.tracking.store import uses_mlflow
@@ -200,24 +200,10 @@ def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:
             target = stage.config["algorithm" if stage.trains else "call"]["_target_"].rpartition(".")[2]
             print(f"\n{stage.name}: {target} -> {stage.folder}", flush=True)
         run = pipeline.begin_stage()
-        (carry_out if stage.trains else carry_out_call)(run)
+        if isinstance(run, CalledRun):
+            run.carry_out()
+        else:
+            carry_out(run)
         results = run.summary
     pipeline.end_stage()
     return results
-
-
-def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's part of the pipeline's summary: its held-out metrics, and its KL and coefficient, if it samples."""
-    metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
-    metrics |= {key: results[key] for key in ("wall_seconds", "cpu_seconds") if key in results}
-    if declaration(config).on_policy:
-        given = config["algorithm"].get("kl")
-        kl = given if isinstance(given, Mapping) else {}
-        metrics |= {
-            "kl": results.get("objective/kl"),  # replaced by the evaluation's, on unseen prompts, if there is one
-            "train_kl": results.get("objective/kl"),
-            "kl_coef": results.get("kl/coef"),
-        }
-        if kl.get("kind", "fixed") != "fixed":
-            metrics["kl_target"] = kl.get("target")
-    return metrics

@@ -108,16 +108,11 @@ def _write_rounds(pipeline: Pipeline, evaluation: Any) -> list[Path]:
     config = pipeline.config
     if not config["rounds"] or not config["round"]:
         return []
-    from rlhf_lightning.evaluation.rounds import mean_intervals, round_rows, write_rounds
+    from rlhf_lightning.evaluation.rounds import mean_intervals, of_stage, round_rows, write_rounds
 
     pipeline.summary |= mean_intervals(evaluation)
     rows = round_rows(pipeline.summary, list(config["round"]), config["rounds"])
-    before = {
-        key.partition(".")[2]: value
-        for key, value in pipeline.summary.items()
-        if key.startswith(f"{evaluation.baseline}.")
-    }
-    return write_rounds(pipeline.folder, rows, before, pipeline.name)
+    return write_rounds(pipeline.folder, rows, of_stage(pipeline.summary, evaluation.baseline), pipeline.name)
 
 
 def _ceilings(pipeline: Pipeline) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Any
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import plan_help
-from rlhf_lightning.commands.stages import compose_stages, split_overrides
+from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import check
+from rlhf_lightning.config.stage_overrides import split_overrides
 from rlhf_lightning.config.validation import MISSING
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.runs.rounds import with_rounds

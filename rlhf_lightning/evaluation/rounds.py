@@ -35,6 +35,16 @@ def round_rows(summary: Mapping[str, Any], stages: Sequence[str], rounds: int) -
     return [row for row in rows if len(row) > 1]
 
 
+def of_stage(summary: Mapping[str, Any], stage: str) -> dict[str, float]:
+    """Return the figures of one stage, without its name.
+
+    >>> of_stage({"sft.loss": 3.0, "ppo_1.kl": 1.0}, "sft")
+    {'loss': 3.0}
+    """
+    named = {key.removeprefix(f"{stage}."): value for key, value in summary.items() if key.startswith(f"{stage}.")}
+    return {key: value for key, value in named.items() if _is_number(value)}
+
+
 def mean_intervals(evaluation: Evaluation) -> dict[str, float]:
     """Return `<policy>.<score>_mean_low` and `_high`: the 95% interval of the mean, with prompts as the units."""
     found: dict[str, float] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.checkpoints import has_checkpoint
 from rlhf_lightning.runs.quoting import shell_words
 from rlhf_lightning.runs.resuming import changed_since
@@ -51,13 +52,6 @@ class StageConfig:
     def gives_policy(self) -> bool:
         """Whether it trains a policy."""
         return self.trains and not self.scores
-
-
-class CalledRun(Run):
-    """A stage that calls a function: after a stop it is called again."""
-
-    def _take_identity(self) -> None:
-        """It has no checkpoints."""
 
 
 class Pipeline(Run):
@@ -161,3 +155,20 @@ def _has_ended(stage: StageConfig) -> bool:
             f"value or another run_dir, or run this stage and all after it again with from={stage.name}"
         )
     return True
+
+
+def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A training stage's part of the pipeline's summary: held-out metrics; if it samples, KL and coefficient."""
+    metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
+    metrics |= {key: results[key] for key in ("wall_seconds", "cpu_seconds") if key in results}
+    if declaration(config).on_policy:
+        given = config["algorithm"].get("kl")
+        kl = given if isinstance(given, Mapping) else {}
+        metrics |= {
+            "kl": results.get("objective/kl"),  # replaced by the evaluation's, on unseen prompts, if there is one
+            "train_kl": results.get("objective/kl"),
+            "kl_coef": results.get("kl/coef"),
+        }
+        if kl.get("kind", "fixed") != "fixed":
+            metrics["kl_target"] = kl.get("target")
+    return metrics

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from rlhf_lightning.errors import UserError
 
 POLICY = "policy"  # as `model_from`: whichever earlier stage has trained a policy last
 FROM = ("model_from", "reward_from", "data_from")
@@ -43,6 +45,19 @@ def stages_of_rounds(config: Mapping[str, Any]) -> Iterator[tuple[str, int, str]
     """
     for number in range(1, (config.get("rounds") or 0) + 1):
         yield from ((base, number, f"{base}_{number}") for base in config.get("round") or {})
+
+
+def with_policy(name: str, stage: Mapping[str, Any], policies: Sequence[str]) -> Mapping[str, Any]:
+    """Return a stage with the name of the policy that was trained last in place of `model_from: policy`.
+
+    Raises:
+        UserError: none of the stages before it trains one.
+    """
+    if stage.get("model_from") != POLICY:
+        return stage
+    if not policies:
+        raise UserError(f"stages.{name}.model_from: found policy, but no stage before it trains one")
+    return {**stage, "model_from": policies[-1]}
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

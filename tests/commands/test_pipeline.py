@@ -10,7 +10,7 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline_evaluation import policy_stages
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.runs.pipeline import Pipeline
+from rlhf_lightning.runs.pipeline import Pipeline, stage_metrics
 from rlhf_lightning.runs.run import Run
 from tests.commands.runs import write_model
 
@@ -144,7 +144,7 @@ def test_the_compared_policies_are_the_stages_without_a_reward_model(empty_folde
 @pytest.mark.parametrize(("kind", "target"), [("adaptive", 2.5), ("multiplicative", 2.5), ("fixed", None)])
 def test_a_target_is_reported_where_a_controller_holds_one(kind, target):
     config = compose_config("train", ["experiment=ppo", f"algorithm.kl.kind={kind}", "algorithm.kl.target=2.5"])
-    figures = command.stage_metrics({"objective/kl": 2.0, "kl/coef": 0.1}, config)
+    figures = stage_metrics({"objective/kl": 2.0, "kl/coef": 0.1}, config)
     assert figures.get("kl_target") == target
     assert figures["kl_coef"] == 0.1
 

@@ -63,7 +63,10 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ("stages.collect_2.call.overlap=0", "stages.collect_2.call.overlap: found 0; allowed: a whole number >= 1"),
         ("round.label.call.labelers.ana.temperature=0", "round.label.call.labelers.ana.temperature: found 0"),
         ("round.export.call.aggregation=mean", "allowed: majority | dawid_skene | bradley_terry"),
-        ("round.collect.limit=3", "stages.collect_1.limit: the stage calls a function, whose arguments are"),
+        (
+            "round.collect.limit=3",
+            "stages.collect_1: it calls a function, whose arguments are",
+        ),
         ("round.collect.call.prompts=no.jsonl", "stages.collect_1.call.prompts: no.jsonl does not exist"),
         ("round.export.reward_from=sft", "stages.export_1.reward_from: rlhf_lightning.feedback.export_judgements has"),
         ("round.ppo.data_from=export", "stages.ppo_1.data_from: PPOModule learns from rows of the kind prompts"),
