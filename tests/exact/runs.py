@@ -50,31 +50,17 @@ PPO_SETTINGS: dict[str, Any] = {
     "value_coef": 1.0,
     "lam": 0.95,
 }
-# Clipped losses take PPO's many steps per rollout; losses without a ratio take one, and so want many small rollouts.
 CLIPPED = {"clip_range": 0.02, "ppo_epochs": 4, "num_minibatches": 4}
-ONE_STEP = {"ppo_epochs": 1, "num_minibatches": 1}
+WHITENED = {"clip_range": 0.05, "ppo_epochs": 2, "num_minibatches": 2, "whiten_advantages": True}
+ONE_STEP = {"ppo_epochs": 1, "num_minibatches": 1, "whiten_advantages": False}
+ONE_STEP_BACK = {"lam": 0.0, "value_clip_range": None, "value_coef": 1.0}  # later tokens are learned first
 ON_POLICY: dict[str, OnPolicy] = {
-    "rloo": OnPolicy(
-        PolicyGradientModule,
-        {"estimator": "leave_one_out", "clip_range": None, **ONE_STEP},
-        1024,
-        1000,
-        1e-3,
-        samples=4,
-    ),
+    "rloo": OnPolicy(PolicyGradientModule, {"estimator": "leave_one_out", **CLIPPED}, 4096, 80, 5e-4, samples=8),
     "grpo without std": OnPolicy(
         PolicyGradientModule, {"estimator": "group_mean", **CLIPPED}, 4096, 80, 5e-4, samples=8
     ),
-    "reinforce_pp": OnPolicy(
-        PolicyGradientModule, {"estimator": "returns", "whiten_advantages": True, **CLIPPED}, 4096, 80, 5e-4
-    ),
-    "a2c": OnPolicy(
-        PPOModule,
-        {"whiten_advantages": False, "value_clip_range": None, "value_coef": 1.0, **ONE_STEP},
-        1024,
-        1000,
-        1e-3,
-    ),
+    "reinforce_pp": OnPolicy(PolicyGradientModule, {"estimator": "returns", **WHITENED}, 4096, 140, 2e-3),
+    "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1000, 1e-3),
 }
 PAIR_STEPS = 1000
 PAIRS_PER_STEP = 2048
