@@ -60,7 +60,7 @@ ON_POLICY: dict[str, OnPolicy] = {
         PolicyGradientModule, {"estimator": "group_mean", **CLIPPED}, 4096, 80, 5e-4, samples=8
     ),
     "reinforce_pp": OnPolicy(PolicyGradientModule, {"estimator": "returns", **WHITENED}, 4096, 140, 2e-3),
-    "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1000, 1e-3),
+    "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1200, 1e-3),
 }
 PAIR_STEPS = 1000
 PAIRS_PER_STEP = 2048
