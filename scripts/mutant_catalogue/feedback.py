@@ -87,6 +87,49 @@ FEEDBACK = (
         ),
     ),
     Row(
+        "a judge whose numbers are not its own; labels of another tool that land on the other answer",
+        "a plain forward pass; nothing is asked twice; the order that the store shows",
+        (
+            Mutant(
+                "verdicts are read where the padding is",
+                "judging/local.py",
+                "[torch.arange(len(rows), device=self.device), lengths - 1]",
+                "[:, -1]",
+                ("judging/test_local.py::test_log_probabilities_are_those_of_a_plain_forward_pass",),
+            ),
+            Mutant(
+                "what a judge has answered is not kept",
+                "judging/cache.py",
+                "if self._path is not None and answers:",
+                "if False:",
+                ("judging/test_local.py::test_what_was_asked_is_known_to_the_next_judge_of_the_same_model",),
+            ),
+            Mutant(
+                "a rating is the most likely one's place, not the mean",
+                "judging/rating.py",
+                "return float((ratings @ weights / weights.sum() - MIDDLE) / REACH)",
+                "return float((values.argmax() - MIDDLE) / REACH)",
+                ("judging/test_rating.py::test_a_score_is_the_mean_rating_scaled",),
+            ),
+            Mutant(
+                "an imported choice keeps its place where the store shows the answers the other way round",
+                "feedback/interchange.py",
+                'return Answer("choice", places.index(answer.choice), answer.strength)',
+                "return answer",
+                (
+                    "feedback/test_interchange.py::test_an_answer_is_read_in_the_order_in_which_the_store_shows_the_task",
+                ),
+            ),
+            Mutant(
+                "a test file of an earlier export stays beside rows that hold its prompts",
+                "feedback/export.py",
+                '(root / f"{name}_test.jsonl").unlink(missing_ok=True)',
+                "pass",
+                ("feedback/test_export.py::test_without_held_out_rows_no_test_file_is_left_to_learn_from",),
+            ),
+        ),
+    ),
+    Row(
         "a labelling page that a response or another site can use",
         "HTML is text, links lead to the web alone; forms carry the session's token and come from this server",
         (

@@ -90,6 +90,11 @@ def test_kappa_equals_the_worked_example_of_fleiss():
     assert round(cohens_kappa([[75, 1, 4], [5, 4, 1], [0, 0, 10]]), 3) == 0.676
 
 
+def test_kappa_equals_the_worked_example_of_cohen():
+    """J. Cohen, Psychological Bulletin 70 (1968), table 1: 200 cases, unweighted kappa 0.492."""
+    assert round(cohens_kappa([[88, 14, 18], [10, 40, 10], [2, 6, 12]]), 3) == 0.492
+
+
 def test_kappa_equals_that_of_scikit_learn():
     rng = np.random.default_rng(2)
     one = rng.integers(0, 3, 200)
