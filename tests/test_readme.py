@@ -9,11 +9,17 @@ import pytest
 from rlhf_lightning.commands import chat, evaluate, export, plan, train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline, compose_pipeline
-from rlhf_lightning.config.feedback_checks import check_agreement, check_judge_command
+from rlhf_lightning.config.feedback_checks import (
+    check_agreement,
+    check_collect,
+    check_judge_command,
+    check_label,
+)
 
 ROOT = Path(__file__).parents[1]
 DOCS = (
-    *("agreement", "clusters", "evaluation", "extending", "judging", "kl", "memory", "models", "results", "resuming"),
+    *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
+    "resuming",
     "rollouts",
 )
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
@@ -42,17 +48,18 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         "held_out.jsonl",
         "my_preferences.jsonl",
         *re.findall(r"import=(\S+)", line),
+        *re.findall(r" prompts=(\S+/\S+\.jsonl)", line),
         *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line),
     }:
         (tmp_path / name).write_text('{"prompt": "Hello"}')
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
-    if arguments[0] == "--config-dir":
+    if arguments[:1] == ["--config-dir"]:
         arguments = arguments[2:]
         (example,) = ROOT.glob(f"examples/*/conf/{arguments[0].replace('=', '/')}.yaml")
         config_dir = str(example.parents[1])
         monkeypatch.syspath_prepend(str(example.parents[2]))
-    if arguments[0] == "-m":
+    if arguments[:1] == ["-m"]:
         arguments = arguments[1:]  # a sweep of one job
     if command == "rlhf-train":
         train.check(compose_config("train", arguments, config_dir))
@@ -67,6 +74,10 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     elif command == "rlhf-judge":
         monkeypatch.setattr("rlhf_lightning.config.feedback_checks.check_store", lambda url: None)
         check_judge_command(compose_config("judge", arguments, config_dir))
+    elif command == "rlhf-collect":
+        check_collect(compose_config("collect", arguments, config_dir))
+    elif command == "rlhf-label":
+        check_label(compose_config("label", arguments, config_dir))
     elif command == "rlhf-chat":
         chat.check(compose_config("chat", arguments, config_dir))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from rlhf_lightning.errors import UserError, as_disk_error, reason, writing
 class Database:
     """Transactions on a database, with errors in plain words.
 
-    SQLite is opened in WAL mode with `synchronous=FULL`: what was committed is on the disk. A transaction that writes
+    SQLite is opened in WAL mode, and synced with each durable transaction. A transaction that writes
     takes the write lock at once, so that two servers on one file wait for each other rather than fail.
 
     Args:
@@ -37,6 +38,7 @@ class Database:
         if self.file is not None:
             self._make_folder(self.file.parent)
         self.engine = self._engine()
+        self._turn = threading.RLock()
 
     @property
     def is_sqlite(self) -> bool:
@@ -52,12 +54,29 @@ class Database:
                 yield connection
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[Connection]:
-        """A transaction that is on the disk once the block has ended, or not at all."""
-        with self._plainly(), self.engine.connect() as opened:
-            connection = opened.execution_options(changes=True)
+    def changing(self, durable: bool = True) -> Iterator[Connection]:
+        """A transaction that is on the disk once the block has ended, or not at all.
+
+        One that is not durable survives whatever ends the process; if the machine fails, it may be gone unless a
+        durable one came after it.
+        """
+        with self._in_turn(), self._plainly(), self.engine.connect() as opened:
+            connection = opened.execution_options(changes="FULL" if durable else "NORMAL")
             with connection.begin():
                 yield connection
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Threads that write to SQLite wait for each other here: its own waiting looks again every 100 ms at worst."""
+        if not self.is_sqlite:
+            yield
+            return
+        if not self._turn.acquire(timeout=self.patience):
+            raise self._locked()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -90,8 +109,7 @@ class Database:
         """Of each new connection. The driver's own transactions are off: `_begin` opens them."""
         opened.isolation_level = None
         self._turn_wal_on(opened)
-        for setting in ("synchronous=FULL", "foreign_keys=ON"):
-            opened.execute(f"PRAGMA {setting}")
+        opened.execute("PRAGMA foreign_keys=ON")
 
     def _wait_for_locks(self, opened: Any, record: object) -> None:
         with opened.cursor() as cursor:
@@ -126,15 +144,18 @@ class Database:
         if self.file is not None and (disk := as_disk_error(error, self.file)) is not None:
             return disk
         if "locked" in found or "lock timeout" in found:
-            return UserError(
-                f"feedback.store: {self.name} has been locked by another process for {self.patience:g} s; wait until "
-                "it is done, or end it, and try again"
-            )
+            return self._locked()
         if "readonly" in found or "read-only" in found:
             return UserError(f"feedback.store: {self.name} is read-only here; make it and its folder writable")
         if "not a database" in found or "malformed" in found:
             return UserError(f"feedback.store: {self.name} is not a whole SQLite database ({found}); restore a copy")
         return UserError(f"feedback.store: {self.name}: {found}; see that it can be reached and try again")
+
+    def _locked(self) -> UserError:
+        return UserError(
+            f"feedback.store: {self.name} has been locked by another process for {self.patience:g} s; wait until it is "
+            "done, or end it, and try again"
+        )
 
 
 def is_there(url: str) -> bool:
@@ -144,8 +165,10 @@ def is_there(url: str) -> bool:
 
 
 def _begin(connection: Connection) -> None:
-    changes = connection.get_execution_options().get("changes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if changes else "BEGIN")
+    synced = connection.get_execution_options().get("changes")
+    if synced is not None:
+        connection.exec_driver_sql(f"PRAGMA synchronous={synced}")
+    connection.exec_driver_sql("BEGIN" if synced is None else "BEGIN IMMEDIATE")
 
 
 def _checked(url: str) -> URL:

@@ -141,7 +141,7 @@ class FeedbackStore:
         Until it is answered, skipped or has been left for `returns_after` seconds, the labeler gets the same task
         again, and nobody else gets it unless its overlap asks for more labelers.
         """
-        with self.changing() as connection:
+        with self.changing(durable=False) as connection:  # an answer to it syncs both
             number = _labeler_number(connection, labeler)
             found = queue.next_assignment(connection, number, self.clock(), self.returns_after)
             if found is None:
@@ -226,9 +226,9 @@ class FeedbackStore:
             yield connection
 
     @contextlib.contextmanager
-    def changing(self) -> Iterator[Connection]:
-        """One writer at a time: SQLite sees to it itself, elsewhere a row is locked."""
-        with self._database.changing() as connection:
+    def changing(self, durable: bool = True) -> Iterator[Connection]:
+        """One writer at a time: SQLite sees to it itself, elsewhere a row is locked. See `Database.changing`."""
+        with self._database.changing(durable) as connection:
             if not self._database.is_sqlite:
                 connection.execute(select(facts).where(facts.c.name == "version").with_for_update())
             yield connection

@@ -32,8 +32,8 @@ FEEDBACK = (
             Mutant(
                 "a commit is not synced",
                 "feedback/connection.py",
-                '("synchronous=FULL", ',
-                '("synchronous=NORMAL", ',
+                'changes="FULL" if durable else "NORMAL"',
+                'changes="NORMAL"',
                 (f"{STORE}::test_what_is_acknowledged_is_synced",),
             ),
             Mutant(
@@ -42,6 +42,40 @@ FEEDBACK = (
                 'judgements.c.verdict != "undo", ~undone',
                 'judgements.c.verdict != "undo"',
                 (f"{STORE}::test_an_undo_is_a_judgement_and_brings_the_task_back",),
+            ),
+        ),
+    ),
+    Row(
+        "a collection that samples twice, or asks about what another policy said; a link that somebody keeps or loses",
+        "what was sampled is found again by policy, weights, prompt and settings; a link stays until it is renewed",
+        (
+            Mutant(
+                "what was sampled is not looked for",
+                "feedback/collecting.py",
+                "if key not in known]",
+                "if key]",
+                ("feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
+            ),
+            Mutant(
+                "other weights by the same name count as sampled",
+                "feedback/collecting.py",
+                "how = [policy.name, policy.mark,",
+                "how = [policy.name,",
+                ("feedback/test_collecting.py::test_other_weights_another_seed_and_more_prompts_are_sampled",),
+            ),
+            Mutant(
+                "policies draw alike",
+                "feedback/policies.py",
+                'seeded_generator(device, "collect", drawing.seed, self.name, asked)',
+                'seeded_generator(device, "collect", drawing.seed)',
+                ("feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
+            ),
+            Mutant(
+                "each start of the server makes new links",
+                "feedback/links.py",
+                "elif has_token.get(name) and name not in renew:",
+                "elif False:",
+                ("feedback/test_serving.py::test_beyond_this_machine_a_link_holds_a_token_and_is_made_once",),
             ),
         ),
     ),

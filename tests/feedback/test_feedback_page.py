@@ -1,25 +1,74 @@
-"""The Python of docs/feedback.md runs as it stands there."""
+"""The commands and the Python of docs/feedback.md run as they stand there, with tiny models in place of the demo's."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
-import uvicorn
+import pytest
+
+from rlhf_lightning.commands import agreement, collect, label
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.feedback import Answer, FeedbackStore
+from rlhf_lightning.feedback.pages import serving
+from tests.commands.runs import write_model
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "feedback.md"
+RUN = {"rlhf-collect": collect.collect, "rlhf-label": label.label, "rlhf-agreement": agreement.agreement}
 
 
-def test_the_examples_of_the_page_run(tmp_path, monkeypatch, capsys):
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCS.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the demo would have left, and labelers who answer while a server runs."""
     monkeypatch.chdir(tmp_path)
-    served = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **settings: served.append(settings))
-    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(examples) == 5
-    names: dict[str, object] = {}
+    for name in ("sft", "ppo"):
+        write_model(tmp_path / "outputs/my" / name, chat=name == "ppo")
+    world = tmp_path / "outputs/my/world"
+    world.mkdir()
+    rows = (f'{{"prompt": "{first} {second}"}}' for first in "abcdef" for second in "ghi")
+    (world / "prompts_train.jsonl").write_text("\n".join(rows))
+
+    def labelled(*_: Any, **__: Any) -> None:
+        with FeedbackStore() as store:
+            for name in ("ana", "bo"):
+                while (task := store.next_task(name)) is not None:
+                    store.record(name, task.id, Answer("choice", int(len(task.texts[0]) > len(task.texts[1])), 2))
+
+    monkeypatch.setattr(serving.uvicorn.Server, "run", labelled)
+    return tmp_path
+
+
+def test_the_walk_leads_from_prompts_to_a_second_round(folder, capsys):
+    ran = []
+    for line in "".join(blocks("bash")).splitlines():
+        command, *words = shlex.split(line, comments=True)
+        if command == "rlhf-train":  # tests/test_readme.py composes and checks it
+            (run_dir,) = (word.partition("=")[2] for word in words if word.startswith("run_dir="))
+            write_model(folder / run_dir, classifier=run_dir.endswith("reward2"))
+        elif command in RUN:
+            port = ["port=0"] if command == "rlhf-label" else []
+            RUN[command](compose_config(command.removeprefix("rlhf-"), [*words, *port]))
+            ran.append(command)
+    assert ran == ["rlhf-collect", "rlhf-label", "rlhf-agreement", "rlhf-collect", "rlhf-label"]
+    assert (folder / "outputs/labels/preferences.jsonl").read_text().count("\n") > 10
+    with FeedbackStore() as store:
+        assert {response.source for task in store.tasks() for response in task.responses} == {"sft", "ppo", "dpo2"}
+        judged = {judgement.task for judgement in store.judgements()}
+        assert judged == {task.id for task in store.tasks()}
+    assert "by name" not in capsys.readouterr().err
+
+
+def test_the_python_of_the_page_runs(folder):
+    names: dict[str, Any] = {}
+    examples = blocks("python")
+    assert len(examples) == 2
     for example in examples:
         exec(example, names)
-    assert served == [{"host": "127.0.0.1", "port": 8000}]
-    assert capsys.readouterr().out.count("/enter/") == 2
-    assert (tmp_path / "outputs" / "labels" / "preferences_test.jsonl").is_file()
+    assert names["done"].sampled == 4
     names["store"].close()

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from rlhf_lightning.errors import DiskError, UserError
 from rlhf_lightning.feedback import schema
@@ -251,9 +251,24 @@ def test_a_judgement_cannot_be_changed(two, pair, change):
 
 
 @pytest.mark.usefixtures("file")
-def test_what_is_acknowledged_is_synced(store):
-    with store.reading() as connection:
-        assert connection.scalar(text("PRAGMA synchronous")) == 2  # FULL
+def test_what_is_acknowledged_is_synced(two, pair):
+    """Each statement that appends a judgement is sent in a transaction of a connection that syncs."""
+    synced = []
+
+    def note(connection, cursor, statement, *_):
+        if statement.startswith("INSERT INTO judgements"):
+            synced.append((cursor.connection.execute("PRAGMA synchronous").fetchone()[0], connection.in_transaction()))
+
+    two.add_tasks([pair("one"), pair("two")])
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        two.record("ana", two.next_task("ana").id, FIRST)
+        two.record("ana", two.next_task("ana").id, SKIP)
+        two.undo("ana")
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert synced == [(2, True)] * 3  # FULL
+    with two.reading() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
 
 
