@@ -54,7 +54,9 @@ FEEDBACK = (
                 "feedback/collecting.py",
                 "if key not in known]",
                 "if key]",
-                ("feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
+                (
+                    "feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",
+                ),
             ),
             Mutant(
                 "other weights by the same name count as sampled",
@@ -68,7 +70,9 @@ FEEDBACK = (
                 "feedback/policies.py",
                 'seeded_generator(device, "collect", drawing.seed, self.name, asked)',
                 'seeded_generator(device, "collect", drawing.seed)',
-                ("feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
+                (
+                    "feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",
+                ),
             ),
             Mutant(
                 "each start of the server makes new links",

@@ -67,7 +67,7 @@ def test_the_walk_leads_from_prompts_to_a_second_round(folder, capsys):
 def test_the_python_of_the_page_runs(folder):
     names: dict[str, Any] = {}
     examples = blocks("python")
-    assert len(examples) == 2
+    assert examples
     for example in examples:
         exec(example, names)
     assert names["done"].sampled == 4
