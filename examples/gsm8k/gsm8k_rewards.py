@@ -37,18 +37,18 @@ def number_of(response: str) -> float | None:
     return float(found[1].replace(",", "").replace("$", ""))
 
 
-def well_formed(prompts: list[str], responses: list[str], ended: list[bool], **columns: Any) -> list[float]:
+def well_formed(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
     """1 for a response that reasons, ends with `#### number`, and stops there; 0 for any other."""
-    return [float(end and number_of(response) is not None) for response, end in zip(responses, ended, strict=True)]
+    return [
+        float(ended and number_of(each) is not None) for each, ended in zip(responses, columns["ended"], strict=True)
+    ]
 
 
-def right(
-    prompts: list[str], responses: list[str], ended: list[bool], answer: list[str], **columns: Any
-) -> list[float]:
+def right(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
     """1 for a well-formed response whose number is the row's `answer`; 0 for any other."""
     return [
-        float(end and number_of(response) == float(known.replace(",", "")))
-        for response, end, known in zip(responses, ended, answer, strict=True)
+        float(ended and number_of(each) == float(known.replace(",", "")))
+        for each, ended, known in zip(responses, columns["ended"], columns["answer"], strict=True)
     ]
 
 
