@@ -34,7 +34,7 @@ def test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_
     assert config_of(pipeline, "collect_1")["call"]["model"] == "there/sft"
     assert config_of(pipeline, "collect_2")["call"]["model"] == "there/ppo_1"
     assert config_of(pipeline, "reward_2")["data"]["train"] == "there/export_2/preferences.jsonl"
-    assert config_of(pipeline, "ppo_2")["model"]["path"] == "there/ppo_1"
+    assert config_of(pipeline, "ppo_2")["model"]["path"] == "there/sft"
     assert config_of(pipeline, "ppo_2")["reward"]["model"] == "there/reward_2"
     assert pipeline.config["evaluation"]["proxy"] == "reward_2"
 
