@@ -40,7 +40,7 @@ from rlhf_lightning.feedback.label_studio import from_label_studio, to_label_stu
 from rlhf_lightning.feedback.measuring import flat_agreement, measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import Progress, progress
 from rlhf_lightning.feedback.records import EVERYBODY, Answer, Judgement, Labeler, Response, ShownTask, Task, task_id
-from rlhf_lightning.feedback.rounds import collect, export_judgements, wait_for_people
+from rlhf_lightning.feedback.rounds import collect, export_judgements, label_by_judge, wait_for_people
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_task, make_tasks, spread
 from rlhf_lightning.judging.comparing import Compared, Comparison, parse_verdict
@@ -103,6 +103,7 @@ __all__ = [
     "judge_by_logprobs",
     "judge_by_reasons",
     "krippendorff_alpha",
+    "label_by_judge",
     "make_judge",
     "make_tasks",
     "measure_agreement",

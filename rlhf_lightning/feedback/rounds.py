@@ -18,9 +18,11 @@ from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import progress
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking
+from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import (
     Attention,
+    BelowHalf,
     BelowOne,
     Count,
     Dtype,
@@ -132,6 +134,41 @@ def wait_for_people(
                 f"{each or 'labelers, of whom there are none yet'}; rlhf-label serves them"
             )
         return {"answers": found.answers}
+
+
+@checked("label")
+def label_by_judge(
+    folder: Text | Path,
+    store: Text,
+    judge: JudgeSettings,
+    labeler: Name = "judge",
+    tie_below: BelowHalf = 0.0,
+    seed: Whole = 0,
+) -> dict[str, Any]:
+    """Let a model answer what is asked in a store, as rlhf-judge does. A stage of a pipeline.
+
+    Args:
+        folder: of the stage; nothing is written there.
+        store: the URL of a feedback store.
+        judge: its settings, those of rlhf-judge.
+        labeler: its name in the store.
+        tie_below: a probability within it of a half is a tie.
+        seed: of the principles drawn, and of what is generated.
+
+    Returns:
+        `answers`: how many judgements of it the store holds; `refused`: verdicts that could not be read; and its
+        position bias.
+
+    Raises:
+        UserError: the judge cannot be asked.
+    """
+    from rlhf_lightning.feedback.judging_tasks import judge_store
+    from rlhf_lightning.judging.judge import make_judge
+
+    with FeedbackStore(store) as opened:
+        found = judge_store(opened, make_judge(judge, seed, "label.judge."), labeler, tie_below)
+        answers = {each.name: each.judged for each in opened.labelers()}
+    return {"answers": answers.get(labeler, 0), **found.flat()}
 
 
 @checked("export")

@@ -74,6 +74,7 @@ def _moved_along(old: Any, new: Any, former: Mapping[str, Any], config: Mapping[
     """Whether both are the same file beside or in the run folder, which has been moved or copied with what is there."""
     if not (isinstance(old, str) and isinstance(new, str) and former.get("run_dir") and config.get("run_dir")):
         return False
+    old, new = (each.removeprefix("sqlite:///") for each in (old, new))
     was, now = (os.path.abspath(os.path.dirname(os.path.abspath(each["run_dir"]))) for each in (former, config))
     place = os.path.relpath(os.path.abspath(old), was)
     return was != now and not place.startswith(os.pardir) and place == os.path.relpath(os.path.abspath(new), now)

@@ -22,7 +22,7 @@ from rlhf_lightning.secret_text import without_secrets
 _SHARED = "RLHF_LIGHTNING_RUN_DIR"
 SHARED_CHECKPOINT = "RLHF_LIGHTNING_CHECKPOINT"
 OUTPUTS = Path("outputs")
-_READ_LATER = ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl")
+_READ_LATER = ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl", "rounds.jsonl")
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.runs.run_folder import read_json_lines
 from rlhf_lightning.secret_text import without_secrets
 from rlhf_lightning.tracking.mlflow_runs import points_of_rows
 
@@ -68,3 +69,19 @@ def log_summary(client: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
     points = points_of_rows([{name: value for name, value in metrics.items() if isinstance(value, int | float)}])
     new = [(name, values[0]) for name, values in points.items() if latest.get(name) != values[0]]
     client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in new])
+
+
+def log_rounds(client: Any, run_id: str, folder: Path) -> None:
+    """Log the figures of a pipeline's rounds with the round as the step, once."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    for row in read_json_lines(folder / "rounds.jsonl"):
+        step = int(row["round"])
+        named = {f"rounds/{name}": value for name, value in row.items() if name != "round"}
+        points = points_of_rows([named])
+        first = next(iter(points), None)
+        known = {point.step for point in client.get_metric_history(run_id, first)} if first else set()
+        if step not in known:
+            metrics = [Metric(name, values[0], now, step) for name, values in points.items()]
+            client.log_batch(run_id, metrics=metrics)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.runs.pipeline import Pipeline
-from rlhf_lightning.tracking.contents import flat_parameters, log_summary
+from rlhf_lightning.tracking.contents import flat_parameters, log_rounds, log_summary
 from rlhf_lightning.tracking.ending import OF_A_STOP, close, seconds_for, wait
 from rlhf_lightning.tracking.mlflow_runs import FILE, go_on, is_behind, keep_run, live_run, log_parameters
 from rlhf_lightning.tracking.sending import send_run
@@ -58,6 +58,7 @@ class PipelineTracking:
         parameters = flat_parameters(self._config)
         self.outbox.call("its parameters", lambda: log_parameters(self.client, str(self.run_id), parameters))
         self.outbox.call("its summary", lambda: log_summary(self.client, str(self.run_id), metrics))
+        self.outbox.call("its rounds", lambda: log_rounds(self.client, str(self.run_id), self.folder))
         for file in list(files):
             self.outbox.call(
                 "its files",

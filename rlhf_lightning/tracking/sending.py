@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.runs.run import Run, read_any, read_run
-from rlhf_lightning.tracking.contents import add_version, files_of, flat_parameters, log_summary
+from rlhf_lightning.tracking.contents import add_version, files_of, flat_parameters, log_rounds, log_summary
 from rlhf_lightning.tracking.mlflow_runs import (
     clear_behind,
     keep_run,
@@ -45,6 +45,7 @@ def send_again(run: Run, client: Any, uri: str) -> int:
     run_id = _find_or_make(run, client, uri, run.name, {})
     log_parameters(client, run_id, flat_parameters(run.config))
     log_summary(client, run_id, run.summary)
+    log_rounds(client, run_id, run.folder)
     for _, _, attach in files_of(run.folder):
         attach(client, run_id)
     points = sum(_send(stage, client, uri, run_id) for stage in run.stages)

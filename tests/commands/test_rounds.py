@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.feedback import Answer, FeedbackStore, Response, Task, task_id
 from rlhf_lightning.runs.pipeline import Pipeline
 from rlhf_lightning.runs.run import Run
+from rlhf_lightning.tracking.contents import log_rounds
 
 
 def composed(*overrides: str) -> Pipeline:
@@ -74,6 +75,7 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ("round.pp.seed=1", "round.pp: no such stage; allowed: round.collect, round.label, round.export"),
         ("stages.collect_9.call.limit=5", "stages.collect_9.call._target_: missing"),
         ("stages.sft.model_from=policy", "stages.sft.model_from: found policy, but no stage before it trains one"),
+        ("labelers=judge", "round.label.call.judge.model: missing; give round.label.call.judge.model=..."),
         ("rounds=-1", "rounds: found -1; allowed: a whole number >= 0"),
         ("labelers=robots", "labelers=robots: no such option"),
         ("feedback.stroe=x", "feedback.stroe: no such key; did you mean feedback.store?"),
@@ -226,3 +228,23 @@ def test_tasks_of_the_store_are_what_is_waited_for(tmp_path):
     ):
         wait_for_people(tmp_path, url, labelers=["bo"])
     assert wait_for_people(tmp_path, url, share=0.25) == {"answers": 1}
+
+
+def test_a_store_gets_each_round_once_with_the_round_as_the_step(tmp_path):
+    class Client:
+        def __init__(self) -> None:
+            self.points: list[Any] = []
+
+        def get_metric_history(self, run_id: str, key: str) -> list[Any]:
+            return [point for point in self.points if point.key == key]
+
+        def log_batch(self, run_id: str, metrics: list[Any]) -> None:
+            self.points += metrics
+
+    client = Client()
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1, "ppo.gold_mean": 0.5}\n')
+    log_rounds(client, "run", tmp_path)
+    (tmp_path / "rounds.jsonl").write_text('{"round": 1, "ppo.gold_mean": 0.5}\n{"round": 2, "ppo.gold_mean": 0.75}\n')
+    log_rounds(client, "run", tmp_path)
+    found = [(point.key, point.step, point.value) for point in client.points]
+    assert found == [("rounds/ppo.gold_mean", 1, 0.5), ("rounds/ppo.gold_mean", 2, 0.75)]
