@@ -183,8 +183,8 @@ TEXT = (
             Mutant(
                 "responses are decoded without their prompt",
                 "data/decoding.py",
-                "decode_after(tokenizer, prompt, response[:-1]",
-                "decode_after(tokenizer, [], response[:-1]",
+                "_text_after(tokenizer, before, heads[before], response[:-1]",
+                '_text_after(tokenizer, (), "", response[:-1]',
                 ("data/test_decoding.py::test_a_response_continues_the_text_of_its_prompt",),
             ),
             Mutant(
