@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import judge
+from rlhf_lightning.commands import judge, train
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.config.checks import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback import Answer, FeedbackStore, Response, Task, task_id
 from tests.fake_endpoint import prefers_good, serving
@@ -141,3 +142,31 @@ def test_what_cannot_be_right_is_refused(words, message, empty_folder):
         store.record("ana", task_id("pair", "q", texts), Answer("choice", 0))
     with pytest.raises(UserError, match=message):
         run(*words)
+
+
+@pytest.mark.parametrize("words", [["reward=judge", "reward.judge.model=model"], ["reward.judge={model: model}"]])
+def test_a_judge_rewards_a_policy(words, empty_folder):
+    write_judge(Path("model"))
+    Path("prompts.jsonl").write_text("".join(f'{{"prompt": "{word} b"}}\n' for word in "cdef"))
+    settings = ["model.path=model", "data.train=prompts.jsonl", "rollout.batch_size=2", "rollout.max_new_tokens=4"]
+    settings += ["rollout.samples_per_prompt=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "run_dir=trained"]
+    settings += ["logger=none", "callbacks.instruments=null", "callbacks.progress=null", *words]
+    train.train(compose_config("train", ["experiment=rloo", *settings]))
+    summary = json.loads(Path("trained/summary.json").read_text())
+    assert -1 < summary["objective/scores"] < 1
+
+
+def test_a_judge_that_is_not_there_is_said_before_anything_is_loaded(empty_folder):
+    write_judge(Path("model"))
+    Path("prompts.jsonl").write_text('{"prompt": "a"}\n')
+    words = ["experiment=rloo", "model.path=model", "data.train=prompts.jsonl", "reward=judge"]
+    for more, message in (
+        ([], r"reward\.judge\.model: missing"),
+        (["reward.judge.model=no/such/folder"], r"reward\.judge\.model: no/such/folder does not exist"),
+        (["reward.judge.model=model", "reward.judge.key_env=X"], r"reward\.judge\.key_env: it has no effect here"),
+        (["reward.judge.model=model", "reward.judge.bye=1"], r"reward\.judge\.bye: no such key"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config = compose_config("train", [*words, *more])
+            train.check(config)
+            check_inputs(config)
