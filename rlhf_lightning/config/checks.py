@@ -199,8 +199,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             check_model(key, value, first)
             with keys_under(f"{key}: "):
                 check_history(value)
-            policy = key == "model.path" and _target(config, "model") == "rlhf_lightning.models.load_causal_lm"
-            if policy or key.endswith("judge.model"):
+            policy = _target(config, "model") == "rlhf_lightning.models.load_causal_lm"
+            if key.endswith("judge.model") or (policy and key == "model.path"):
                 refuse_reward_model(key, value)
         elif missing_locally(value):
             raise UserError(f"{key}: {value} does not exist{first}")

@@ -156,6 +156,11 @@ def test_a_judge_rewards_a_policy(words, empty_folder):
     assert -1 < summary["objective/scores"] < 1
 
 
+def see(config):
+    train.check(config)
+    check_inputs(config)
+
+
 def test_a_judge_that_is_not_there_is_said_before_anything_is_loaded(empty_folder):
     write_judge(Path("model"))
     Path("prompts.jsonl").write_text('{"prompt": "a"}\n')
@@ -167,6 +172,4 @@ def test_a_judge_that_is_not_there_is_said_before_anything_is_loaded(empty_folde
         (["reward.judge.model=model", "reward.judge.bye=1"], r"reward\.judge\.bye: no such key"),
     ):
         with pytest.raises(UserError, match=message):
-            config = compose_config("train", [*words, *more])
-            train.check(config)
-            check_inputs(config)
+            see(compose_config("train", [*words, *more]))
