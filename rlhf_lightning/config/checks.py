@@ -260,8 +260,7 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     ]
     for name, part in (reward.get("components") or {}).items():
         candidates.append((f"reward.components.{name}.model", part.get("model"), True))
-    for key, judge in _judges(reward):
-        candidates.append((f"{key}.model", None if judge.get("url") else judge.get("model"), True))
+    candidates += [(f"{key}.model", None if j.get("url") else j.get("model"), True) for key, j in _judges(reward)]
     candidates += [(f"{key}.model", part.get("model"), True) for key, part in held_out_scorers(config)]
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
 

@@ -44,9 +44,9 @@ def import_into(store: FeedbackStore, imported: Iterable[Imported]) -> int:
     """Add tasks and answers from elsewhere to a store, and return how many answers are new."""
     known = {labeler.name for labeler in store.labelers()}
     had = {(judgement.labeler, judgement.task) for judgement in store.judgements()}
-    new = 0
-    for each in imported:
-        store.add_tasks([each.task])
+    read, new = list(imported), 0
+    store.add_tasks(each.task for each in read)
+    for each in read:
         for labeler, answer in each.answers:
             if labeler not in known:
                 store.add_labeler(labeler)

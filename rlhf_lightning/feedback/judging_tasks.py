@@ -78,13 +78,15 @@ def judge_store(
         progress: is told how many of the tasks are judged.
 
     Raises:
-        UserError: the labeler is known as a person, or the judge cannot be asked.
+        UserError: there are no tasks, the labeler is known as a person, or the judge cannot be asked.
     """
     known = {each.name: each.kind for each in store.labelers()}
     if known.get(labeler) != "model":
         store.add_labeler(labeler, "model")
     answered = {each.task for each in store.judgements() if each.labeler == labeler and not each.repeat}
     waiting = [task.id for task in store.tasks() if task.id not in answered][:limit]
+    if not waiting and not answered:
+        raise UserError(f"feedback.store: {store.name} has no tasks; rlhf-collect makes them")
     kept: list[Compared] = []
     refused = 0
     for start in range(0, len(waiting), AT_ONCE):

@@ -28,6 +28,7 @@ from rlhf_lightning.secret_text import remember, shown
 
 _PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _LONGEST_WAIT = 60.0
+_FIRST_CONTACT = 15.0  # seconds
 
 
 class _MalformedAnswerError(ValueError):
@@ -70,6 +71,7 @@ class ChatEndpoint:
         self.usage = Usage()
         self._lock = threading.Lock()
         self._next = 0.0
+        self._reached = False
         self._cache = AnswerCache(self.cache)
 
     def generate(self, questions: Sequence[str]) -> list[str]:
@@ -109,6 +111,8 @@ class ChatEndpoint:
         answers = self._cache.get(entries)
         missing = {entry: body for entry, body in zip(entries, bodies, strict=True) if entry not in answers}
         self.usage.count(cached=len(bodies) - len(missing))
+        if missing and not self._reached:
+            self._reach()
         with ThreadPoolExecutor(self.parallel) as pool:
             pending = {entry: pool.submit(self._answer, entry, body) for entry, body in missing.items()}
             try:
@@ -117,6 +121,28 @@ class ChatEndpoint:
                 pool.shutdown(cancel_futures=True)
                 raise
         return [answers[entry] for entry in entries]
+
+    def _reach(self) -> None:
+        """See once that somebody listens there, whatever is answered: a dead endpoint is not waited for.
+
+        Raises:
+            UserError: nobody does.
+        """
+        request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers())
+        try:
+            with urllib.request.urlopen(request, timeout=min(self.timeout, _FIRST_CONTACT)):
+                pass
+        except urllib.error.HTTPError:
+            pass  # it need not list its models
+        except OSError as error:
+            raise UserError(
+                f"{self._name}: it does not answer ({reason(error)}); see that the server runs, and that the address "
+                "is right"
+            ) from error
+        self._reached = True
+
+    def _headers(self) -> dict[str, str]:
+        return {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
 
     @property
     def _address(self) -> str:
@@ -150,10 +176,7 @@ class ChatEndpoint:
         )
 
     def _post(self, address: str, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(address, json.dumps(body).encode("ascii"), headers)
+        request = urllib.request.Request(address, json.dumps(body).encode("ascii"), self._headers())
         with urllib.request.urlopen(request, timeout=self.timeout) as response:
             content = response.read()
         try:

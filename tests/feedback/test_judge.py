@@ -162,11 +162,22 @@ def test_what_does_not_pass_is_one_line_without_the_key(server, waits):
 
 def test_a_dead_endpoint_is_one_line(waits):
     dead = ChatEndpoint("http://127.0.0.1:9/v1", "m", attempts=3, sleep=waits.append)
-    with pytest.raises(UserError, match=r"no answer in 3 attempts.*see that the server runs"):
+    with pytest.raises(UserError, match=r"judge\.url: .*it does not answer .*see that the server runs"):
         dead.generate(["hello"])
-    assert len(waits) == 2
+    assert waits == []
     with pytest.raises(UserError, match="must begin with http"):
         ChatEndpoint("ftp://x", "m")
+
+
+def test_an_endpoint_that_fails_for_good_is_given_up_and_what_it_has_answered_is_kept(server, waits, tmp_path):
+    client = endpoint(server, waits, attempts=3, cache=tmp_path / "cache.db", parallel=1)
+    client.generate(["one"])
+    server.script = [(503, {}, "")] * 3
+    with pytest.raises(UserError, match=r"no answer in 3 attempts.*HTTP 503.*see that the server runs"):
+        client.generate(["one", "two"])
+    assert len(waits) == 2
+    again = endpoint(server, waits, cache=tmp_path / "cache.db")
+    assert again.generate(["one", "two"]) == ["one", "two"] and again.usage.requests == 1
 
 
 def test_requests_keep_a_pace(server, waits):
