@@ -21,6 +21,7 @@ DOCS = (
     *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
     "resuming",
     "rollouts",
+    "rounds",
 )
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 

@@ -131,7 +131,7 @@ def wait_for_people(
             each = ", ".join(f"{name} ({judged} so far)" for name, judged in people.items())
             raise WaitingError(
                 f"{found.waiting + found.opened} of {found.tasks} tasks in {opened.name} wait for {missing} answers of "
-                f"{each or 'labelers, of whom there are none yet'}; rlhf-label serves them"
+                f"{each or 'labelers, of whom there are none yet'}; rlhf-label feedback.store={opened.name} serves them"
             )
         return {"answers": found.answers}
 

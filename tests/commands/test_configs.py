@@ -83,13 +83,14 @@ def test_the_first_demo_needs_nothing(empty_folder):
 
 @pytest.mark.parametrize("option", options("pipeline"))
 def test_every_pipeline_composes_and_is_valid(option, empty_folder):
-    pipeline = with_rounds(compose_config("pipeline", [f"pipeline={option}", "run_dir=there"]))
+    given = ["++round.collect.call.prompts=org/name"] if option == "instructgpt_rounds" else []
+    pipeline = with_rounds(compose_config("pipeline", [f"pipeline={option}", "run_dir=there", *given]))
     validate(pipeline, Pipeline)
-    missing = (
-        {}
-        if option in ("demo", "algorithms", "rounds")
-        else {name: ["data.train=org/name"] for name in pipeline["stages"]}
-    )
+    missing = {
+        name: ["data.train=org/name"]
+        for name, stage in pipeline["stages"].items()
+        if option not in ("demo", "algorithms", "rounds") and not stage.get("call") and not stage.get("data_from")
+    }
     if missing:
         missing["sft"].append("model.path=gpt2")
     stages = compose_stages(pipeline, empty_folder / "there", missing)
