@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,21 +17,28 @@ from tests.tiny import tiny_model, tiny_tokenizer
 URL = "sqlite:///feedback.db"
 
 
-@pytest.fixture
-def labelled(empty_folder):
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
     """24 pairs and 6 rankings by two labelers who agree."""
+    file = tmp_path_factory.mktemp("labelled") / "feedback.db"
     tasks = []
     for i in range(30):
         texts = [f"{word} b {'abcdefghij'[i % 10]}" for word in ("gh"[i % 2], "x", *("y" * (i >= 24)))]
         prompt, kind = f"a {'klmnopqrst'[i % 10]} {'uvw'[i // 10]}", "ranking" if len(texts) > 2 else "pair"
         tasks.append(Task(task_id(kind, prompt, texts), kind, prompt, tuple(map(Response, texts)), overlap=2))
-    with FeedbackStore(URL) as store:
+    with FeedbackStore(f"sqlite:///{file}") as store:
         store.add_tasks(tasks)
         for name in ("ana", "bo"):
             store.add_labeler(name)
             for task in tasks:
                 pair = task.kind == "pair"
                 store.record(name, task.id, Answer("choice", 0) if pair else Answer("ranking", ranks=(1, 2, 3)))
+    return file
+
+
+@pytest.fixture
+def labelled(empty_folder, database):
+    shutil.copy(database, "feedback.db")
     return empty_folder
 
 

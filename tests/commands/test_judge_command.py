@@ -144,13 +144,12 @@ def test_what_cannot_be_right_is_refused(words, message, empty_folder):
         run(*words)
 
 
-@pytest.mark.parametrize("words", [["reward=judge", "reward.judge.model=model"], ["reward.judge={model: model}"]])
-def test_a_judge_rewards_a_policy(words, empty_folder):
+def test_a_judge_rewards_a_policy(empty_folder):
     write_judge(Path("model"))
     Path("prompts.jsonl").write_text("".join(f'{{"prompt": "{word} b"}}\n' for word in "cdef"))
     settings = ["model.path=model", "data.train=prompts.jsonl", "rollout.batch_size=2", "rollout.max_new_tokens=4"]
     settings += ["rollout.samples_per_prompt=2", "trainer.max_epochs=1", "trainer.accelerator=cpu", "run_dir=trained"]
-    settings += ["logger=none", "callbacks.instruments=null", "callbacks.progress=null", *words]
+    settings += ["logger=none", "callbacks.instruments=null", "callbacks.progress=null", "reward.judge={model: model}"]
     train.train(compose_config("train", ["experiment=rloo", *settings]))
     summary = json.loads(Path("trained/summary.json").read_text())
     assert -1 < summary["objective/scores"] < 1
