@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sqlite3
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.feedback_help import collect_help, label_help
 from rlhf_lightning.feedback import FeedbackStore
 from tests.commands.runs import write_model
+from tests.programs import ENVIRONMENT, program
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,3 +77,32 @@ def test_the_page_of_help_names_every_key(command, page):
     for name, value in config.items():
         keys = [f"{name}.{inner}" for inner in value] if isinstance(value, dict) else [name]
         assert all(key in page for key in keys), keys
+
+
+@pytest.mark.slow
+def test_a_killed_collection_goes_on_and_samples_nothing_twice(empty_folder, capsys):
+    write_model(Path("old"))
+    Path("prompts.jsonl").write_text("".join(f'{{"prompt": "{a} {b}"}}\n' for a in "abcdefghij" for b in "klmnopqrst"))
+    words = ["prompts=prompts.jsonl", "policies={old: old}", "max_new_tokens=30", "batch_size=1"]
+    environment = {**os.environ, **ENVIRONMENT}
+    with subprocess.Popen(
+        [program("rlhf-collect"), *words, "feedback.store=sqlite:///f.db"], env=environment
+    ) as process:
+        while not Path("f.db").exists() or not kept("f.db"):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    there = kept("f.db")
+    assert 0 < there < 100
+    run(*words, "feedback.store=sqlite:///f.db")
+    assert f"sampled: {2 * (100 - there)} responses to 100 prompts; {2 * there} were there" in capsys.readouterr().out
+    run(*words, "feedback.store=sqlite:///whole.db")
+    with FeedbackStore("sqlite:///f.db") as resumed, FeedbackStore("sqlite:///whole.db") as whole:
+        assert list(resumed.tasks()) == list(whole.tasks())
+
+
+def kept(file: str) -> int:
+    """How many prompts have responses; 0 while the tables are made."""
+    with contextlib.closing(sqlite3.connect(file)) as connection, contextlib.suppress(sqlite3.OperationalError):
+        return int(connection.execute("SELECT count(*) FROM samples").fetchone()[0])
+    return 0
