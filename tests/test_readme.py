@@ -38,7 +38,7 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
 def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # rlhf-evaluate looks at once whether its policies are there
-    for stage in ("sft", "reward", "ppo"):
+    for stage in ("sft", "reward", "ppo", "reward2", "dpo2"):
         (tmp_path / "outputs/my" / stage / "model").mkdir(parents=True)
         (tmp_path / "outputs/my" / stage / "model/config.json").write_text("{}")
         (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
@@ -49,9 +49,10 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         "held_out.jsonl",
         "my_preferences.jsonl",
         *re.findall(r"import=(\S+)", line),
-        *re.findall(r" prompts=(\S+/\S+\.jsonl)", line),
+        *re.findall(r"[ .]prompts=(\S+\.jsonl)", line),
         *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line),
     }:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{"prompt": "Hello"}')
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
