@@ -40,7 +40,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)  # rlhf-evaluate looks at once whether its policies are there
     for stage in ("sft", "reward", "ppo", "reward2", "dpo2"):
         (tmp_path / "outputs/my" / stage / "model").mkdir(parents=True)
-        (tmp_path / "outputs/my" / stage / "model/config.json").write_text("{}")
+        head = '{"architectures": ["LlamaForSequenceClassification"]}' if stage.startswith("reward") else "{}"
+        (tmp_path / "outputs/my" / stage / "model/config.json").write_text(head)
         (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
         config = '{"model": {"path": "x"}, "algorithm": {}}'
         (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
