@@ -3,9 +3,10 @@
     python scripts/algorithms_table.py                          `pipeline=algorithms` for seeds 0 to 2, and the table
     python scripts/algorithms_table.py --seeds 0 -- stages.kto.algorithm.beta=0.1
 
-A seed is a pipeline in FOLDER/seedN. One that has ended is not run again, and one that was stopped goes on with the
-first stage that has not ended; a stage of an older run (`make demo`) may be copied there. Prints the table and writes
-it to FOLDER/table.md. The exit code is 1 if an algorithm's wins, over all seeds, are below 75 %.
+A seed is a pipeline in FOLDER/seedN, whose stages run one by one, each in a process of its own; what has ended is not
+run again, so that the stages of an older run (`make demo`) may be copied there. The evaluation follows the last stage.
+Prints the table and writes it to FOLDER/table.md. The exit code is 1 if an algorithm's wins, over all seeds, are below
+75 %.
 """
 
 from __future__ import annotations
@@ -37,16 +38,24 @@ def stages() -> list[str]:
 
 
 def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
-    """Run what the seed's pipeline still lacks, in a process of its own."""
+    """Run what the seed's pipeline still lacks: the stages, and with the last one the evaluation."""
     if (folder / "summary.json").is_file():
         return
     names = stages()
-    missing = next((name for name in names if not (folder / name / "summary.json").is_file()), None)
-    last = names[-1]  # with nothing left to train, what is left is the evaluation
-    begin = [f"from={missing}"] if missing else [f"from={last}", f"stages.{last}.ckpt=last"]
-    settings = [f"seed={seed}", f"run_dir={folder}", *begin, "logger=none", *overrides]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    for place, name in enumerate(names[:-1], start=1):
+        if not (folder / name / "summary.json").is_file():
+            alone = ["evaluation.prompts=null", *(f"~stages.{later}" for later in names[place:])]
+            of_others = tuple(f"stages.{later}." for later in names[place:])
+            own = [each for each in overrides if not each.lstrip("+~").startswith(("evaluation.", *of_others))]
+            run(folder, seed, name, *alone, *own)
+    run(folder, seed, names[-1], *overrides)
+
+
+def run(folder: Path, seed: int, begin: str, *overrides: str) -> None:
+    """rlhf-pipeline from a stage on, in a process of its own."""
+    settings = [f"seed={seed}", f"run_dir={folder}", f"from={begin}", "logger=none", *overrides]
     command = [sys.executable, "-c", COMMAND, "pipeline=algorithms", *settings]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
 
 

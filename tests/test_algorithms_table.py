@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,25 @@ def write_seed(folder: Path, ended: list[str], wins: float | None = None) -> Non
     for name in ended:
         (folder / name).mkdir(parents=True)
         (folder / name / "summary.json").write_text("{}")
+    folder.mkdir(exist_ok=True)
     prompts = folder / "prompts.jsonl"
     prompts.write_text("{}\n" * 100)
     (folder / "config.yaml").write_text(json.dumps({"evaluation": {"prompts": str(prompts)}}))
     if wins is not None:
-        figures = {"gold_mean": 2.0, "gold_win_rate_vs_sft": wins, "kl": 1.5, "cpu_seconds": 50.0}
-        summary = {f"{name}.{key}": value for name in ended for key, value in figures.items()}
-        (folder / "summary.json").write_text(json.dumps(summary))
+        write_summary(folder, ended, wins)
 
 
-def run(script: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *seeds: int) -> int | str | None:
-    monkeypatch.setattr(sys, "argv", ["algorithms_table.py", "--folder", str(folder), "--seeds", *map(str, seeds)])
+def write_summary(folder: Path, names: list[str], wins: float) -> None:
+    figures = {"gold_mean": 2.0, "gold_win_rate_vs_sft": wins, "kl": 1.5, "cpu_seconds": 50.0}
+    summary = {f"{name}.{key}": value for name in names for key, value in figures.items()}
+    (folder / "summary.json").write_text(json.dumps(summary))
+
+
+def run(
+    script: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, *seeds: int, overrides: Sequence[str] = ()
+) -> int | str | None:
+    words = ["--folder", str(folder), "--seeds", *map(str, seeds), "--", *overrides]
+    monkeypatch.setattr(sys, "argv", ["algorithms_table.py", *words])
     with pytest.raises(SystemExit) as end:
         script.main()
     return end.value.code
@@ -113,28 +122,31 @@ def test_the_table_has_means_and_one_interval_of_all_seeds_prompts(
     assert f"{0 if code else 9} of 9 win at least 75%" in text
 
 
-@pytest.mark.parametrize(
-    ("ended", "begin"), [([], "sft"), (["sft", "reward"], "ppo"), (["sft", "reward", "ppo", "dpo"], "ipo")]
-)
-def test_a_seed_goes_on_with_the_first_stage_that_has_not_ended(
-    ended: list[str], begin: str, script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ended", [[], ["sft", "reward", "ppo", "dpo"], ["sft", "reward", "kto", "reinforce_pp"]])
+def test_a_seed_runs_what_it_lacks_stage_by_stage_and_is_evaluated_with_the_last_one(
+    ended: list[str], script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, called = tmp_path / "seed7", []
-    write_seed(folder, ended) if ended else folder.mkdir()
+    write_seed(folder, ended)
 
     def call(command: list[str], **_: Any) -> None:
         called.append(command)
-        missing = [name for name in script.stages() if name not in ended]
-        write_seed(folder, missing, 0.8)
-        figures = json.loads((folder / "summary.json").read_text())
-        (folder / "summary.json").write_text(json.dumps({**dict.fromkeys(_keys(script), 0.8), **figures}))
+        (begin,) = [word.removeprefix("from=") for word in command if word.startswith("from=")]
+        (folder / begin).mkdir(exist_ok=True)
+        (folder / begin / "summary.json").write_text("{}")
+        if "evaluation.prompts=null" not in command:
+            write_summary(folder, script.stages(), 0.8)
 
     monkeypatch.setattr(subprocess, "run", call)
-    assert run(script, tmp_path, monkeypatch, 7) == 0
+    overrides = ["stages.kto.algorithm.beta=0.1", "evaluation.batch_size=8"]
+    assert run(script, tmp_path, monkeypatch, 7, overrides=overrides) == 0
     assert run(script, tmp_path, monkeypatch, 7) == 0  # what has ended is not run again
-    assert len(called) == 1
-    assert {"pipeline=algorithms", f"from={begin}", "seed=7", f"run_dir={folder}"} <= set(called[0])
-
-
-def _keys(script: Any) -> list[str]:
-    return [f"{name}.{key}" for name in script.stages() for key in ("gold_mean", "gold_win_rate_vs_sft", "kl")]
+    begun = [word.removeprefix("from=") for command in called for word in command if word.startswith("from=")]
+    missing = [name for name in script.stages()[:-1] if name not in ended]
+    assert begun == [*missing, "reinforce_pp"]
+    for name, command in zip(begun, called, strict=True):
+        assert {"pipeline=algorithms", "seed=7", f"run_dir={folder}"} <= set(command)
+        later = script.stages()[script.stages().index(name) + 1 :]
+        assert [word for word in command if word.startswith("~")] == [f"~stages.{each}" for each in later]
+        assert (overrides[0] in command) == ("kto" not in later)
+        assert (overrides[1] in command) == (not later)

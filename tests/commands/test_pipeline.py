@@ -98,7 +98,7 @@ def recorded(monkeypatch):
         run.pipeline.begin()
         folder = Path(run.config["run_dir"])
         folder.mkdir(parents=True, exist_ok=True)
-        summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0}
+        summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0, "cpu_seconds": 0.5}
         (folder / "summary.json").write_text(json.dumps(summary))
         write_model(folder / "model", classifier="reward" in run.name)
         run.summary = summary
@@ -118,6 +118,7 @@ def test_stages_run_in_order_and_their_figures_are_flat_in_one_summary(recorded,
     assert written["reward.accuracy"] == 0.8
     assert (written["ppo.kl"], written["ppo.kl_target"], written["ppo.kl_coef"]) == (2.5, 6.0, 0.2)
     assert "wall_seconds" in written
+    assert written["ppo.cpu_seconds"] == 0.5
 
 
 def test_from_keeps_the_earlier_stages_and_their_figures(recorded, empty_folder):

@@ -43,6 +43,7 @@ def test_a_run_leaves_config_checkpoint_model_summary_and_an_mlflow_run(empty_fo
     assert f"| train | outputs/demo/world/sft.jsonl | {result.summary['train_rows']} |" in card
     assert json.loads((folder / "summary.json").read_text()) == result.summary
     assert result.summary["optimiser_steps"] == 1
+    assert result.summary["cpu_seconds"] > 0
 
     client = MlflowClient("sqlite:///outputs/mlflow.db")
     experiment = client.get_experiment_by_name("rlhf-lightning")
