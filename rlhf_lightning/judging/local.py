@@ -17,13 +17,13 @@ from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.models import (
     end_of_sequence_ids,
     freeze,
-    hidden_states,
     load_causal_lm,
     load_tokenizer,
     output_head,
     run_model_folder,
 )
 from rlhf_lightning.models.folder_marks import folder_mark
+from rlhf_lightning.models.forward import hidden_at
 from rlhf_lightning.models.limits import positions
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
@@ -164,7 +164,9 @@ class LocalJudge:
         padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=self.device)
         for i, row in enumerate(rows):
             padded[i, : len(row)] = torch.tensor(row, device=self.device)
-        last = hidden_states(self.model, padded)[torch.arange(len(rows), device=self.device), lengths - 1]
+        wanted = torch.zeros_like(padded, dtype=torch.bool)
+        wanted[torch.arange(len(rows), device=self.device), lengths - 1] = True
+        last = hidden_at(self.model, padded, wanted, shared=lengths)  # both orders of a pair begin alike
         logprobs = torch.log_softmax(output_head(self.model)(last).float(), dim=-1)[:, tokens]
         self.usage.count(completion_tokens=len(rows))
         found: list[list[float]] = logprobs.tolist()

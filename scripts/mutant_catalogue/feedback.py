@@ -131,8 +131,8 @@ FEEDBACK = (
             Mutant(
                 "verdicts are read where the padding is",
                 "judging/local.py",
-                "[torch.arange(len(rows), device=self.device), lengths - 1]",
-                "[:, -1]",
+                "wanted[torch.arange(len(rows), device=self.device), lengths - 1] = True",
+                "wanted[:, -1] = True",
                 ("judging/test_local.py::test_log_probabilities_are_those_of_a_plain_forward_pass",),
             ),
             Mutant(
