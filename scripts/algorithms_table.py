@@ -39,7 +39,7 @@ def stages() -> list[str]:
 
 def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
     """Run what the seed's pipeline still lacks: the stages, and with the last one the evaluation."""
-    if (folder / "summary.json").is_file():
+    if evaluated(folder):
         return
     names = stages()
     for place, name in enumerate(names[:-1], start=1):
@@ -49,6 +49,12 @@ def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
             own = [each for each in overrides if not each.lstrip("+~").startswith(("evaluation.", *of_others))]
             run(folder, seed, name, *alone, *own)
     run(folder, seed, names[-1], *overrides)
+
+
+def evaluated(folder: Path) -> bool:
+    """Whether the pipeline in a folder has ended with its evaluation; a stage alone leaves a summary, too."""
+    file = folder / "summary.json"
+    return file.is_file() and f"{stages()[-1]}.gold_mean" in json.loads(file.read_text())
 
 
 def run(folder: Path, seed: int, begin: str, *overrides: str) -> None:

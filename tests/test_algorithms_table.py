@@ -134,11 +134,17 @@ def test_a_seed_runs_what_it_lacks_stage_by_stage_and_is_evaluated_with_the_last
         (begin,) = [word.removeprefix("from=") for word in command if word.startswith("from=")]
         (folder / begin).mkdir(exist_ok=True)
         (folder / begin / "summary.json").write_text("{}")
-        if "evaluation.prompts=null" not in command:
+        if "evaluation.prompts=null" in command:
+            (folder / "summary.json").write_text("{}")  # rlhf-pipeline leaves one after every call
+        else:
             write_summary(folder, script.stages(), 0.8)
+        if begin == "simpo":
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "run", call)
     overrides = ["stages.kto.algorithm.beta=0.1", "evaluation.batch_size=8"]
+    with pytest.raises(KeyboardInterrupt):
+        run(script, tmp_path, monkeypatch, 7, overrides=overrides)
     assert run(script, tmp_path, monkeypatch, 7, overrides=overrides) == 0
     assert run(script, tmp_path, monkeypatch, 7) == 0  # what has ended is not run again
     begun = [word.removeprefix("from=") for command in called for word in command if word.startswith("from=")]
