@@ -96,6 +96,8 @@ def pipeline_help(config_dir: str | None = None) -> str:
         "seed": "of every stage",
         "run_dir": "stage folders, summary.json and the report go here",
         "from": "a stage: those before it are taken as they are in run_dir",
+        "rounds": "how often the stages of `round` follow; round.<stage>.<key>: any key of that stage in every round",
+        "labelers": "of pipelines with rounds: " + " | ".join(options("labelers", config_dir)),
         "explain": "true: print the batch arithmetic of every stage and stop",
         "logger": "of every stage: " + " | ".join(options("logger", config_dir)),
         "stages.<stage>.<key>": "any key of rlhf-train, for that stage",
@@ -112,6 +114,7 @@ examples
   rlhf-pipeline pipeline=demo seed=1 run_dir=outputs/demo1 stages.ppo.algorithm.kl.target=3
   rlhf-pipeline pipeline=demo from=ppo                    keep the earlier stages of outputs/demo
   rlhf-pipeline pipeline=demo '~stages.dpo'               without a stage
+  rlhf-pipeline pipeline=rounds rounds=3                  collect, label, reward model, PPO, three times
 
 pipelines
 {key_table({"pipeline": ", ".join(options("pipeline", config_dir))})}

@@ -7,6 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 STORE = "feedback/test_store.py"
 PAGES = "feedback/test_pages.py"
 ACCESS = "feedback/pages/access.py"
+ROUNDS = "commands/test_rounds.py"
 COEFFICIENTS = "feedback/coefficients.py"
 EXAMPLES = "feedback/test_coefficients.py::test_alpha_equals_krippendorffs_worked_examples"
 
@@ -121,6 +122,40 @@ FEEDBACK = (
                 "Compared((shown + 1 - swapped) / 2, shown, 1 - swapped, principle)",
                 "Compared((shown + swapped) / 2, shown, swapped, principle)",
                 ("feedback/test_judge.py::test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even",),
+            ),
+        ),
+    ),
+    Row(
+        "rounds that repeat, skip or mix up their stages after a stop; labelers who answer differently the second time",
+        "the same command goes on to what a pipeline that was never stopped has made",
+        (
+            Mutant(
+                "simulated labelers toss other coins each time",
+                "simulation/labelling.py",
+                'random.Random(f"{seed}:{name}:{task.id}:{asked[name]}")',
+                "random.Random()",
+                ("simulation/test_labelling.py::test_labelers_that_are_stopped_go_on_to_the_same_judgements",),
+            ),
+            Mutant(
+                "every round learns from the labels of the first",
+                "runs/rounds.py",
+                'stage[key] = f"{stage[key]}_{number}"',
+                'stage[key] = f"{stage[key]}_1"',
+                (f"{ROUNDS}::test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_labels",),
+            ),
+            Mutant(
+                "a stage that has ended is taken whatever its config is now",
+                "runs/pipeline.py",
+                "in changed_since(stage.folder, stage.config):",
+                "in ():",
+                (f"{ROUNDS}::test_a_stage_that_ended_with_another_config_is_refused",),
+            ),
+            Mutant(
+                "what later stages have left of an earlier pass counts as theirs",
+                "runs/pipeline.py",
+                "for stage in self.ahead[1:]:",
+                "for stage in ():",
+                (f"{ROUNDS}::test_a_stage_that_runs_again_takes_those_after_it_along",),
             ),
         ),
     ),
