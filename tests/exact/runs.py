@@ -51,7 +51,6 @@ PPO_SETTINGS: dict[str, Any] = {
     "lam": 0.95,
 }
 CLIPPED = {"clip_range": 0.02, "ppo_epochs": 4, "num_minibatches": 4}
-WHITENED = {"clip_range": 0.05, "ppo_epochs": 2, "num_minibatches": 2, "whiten_advantages": True}
 ONE_STEP = {"ppo_epochs": 1, "num_minibatches": 1, "whiten_advantages": False}
 ONE_STEP_BACK = {"lam": 0.0, "value_clip_range": None, "value_coef": 1.0}  # later tokens are learned first
 ON_POLICY: dict[str, OnPolicy] = {
@@ -59,7 +58,9 @@ ON_POLICY: dict[str, OnPolicy] = {
     "grpo without std": OnPolicy(
         PolicyGradientModule, {"estimator": "group_mean", **CLIPPED}, 4096, 80, 5e-4, samples=8
     ),
-    "reinforce_pp": OnPolicy(PolicyGradientModule, {"estimator": "returns", **WHITENED}, 4096, 140, 2e-3),
+    "reinforce_pp": OnPolicy(
+        PolicyGradientModule, {"estimator": "returns", "whiten_advantages": True, **CLIPPED}, 4096, 110, 5e-4
+    ),
     "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1200, 1e-3),
 }
 PAIR_STEPS = 1000
