@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lightning.config.kernel_choice import kernels_line
 from rlhf_lightning.setting_rules import check_parts
 from rlhf_lightning.source.constructors import setting
-from rlhf_lightning.source.declarations import declaration
+from rlhf_lightning.source.declarations import declaration, declared_data
 
 
 def processes(config: Mapping[str, Any]) -> tuple[int, str]:
@@ -97,6 +97,12 @@ def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
         return counts
     if data.get("val") is None:
         rows -= int(rows * data.get("val_fraction", 0.0))
+    if declared_data(config) == "unpaired":
+        answers = answers_per_row(data["train"])
+        if answers is None:
+            return counts
+        rows *= answers
+        counts["answers per row"] = answers
     batches = _batches(trainer, math.ceil(rows / rows_per_batch))
     steps = math.ceil(batches / accumulate)
     counts |= {"rows": rows, "optimiser steps per epoch": steps}
@@ -119,6 +125,13 @@ def count_rows(path: Any, limit: int | None = None) -> int | None:
     with file.open("rb") as lines:
         rows = sum(1 for line in lines if line.strip())
     return rows if limit is None else min(rows, limit)
+
+
+def answers_per_row(path: str) -> int | None:
+    """Answers that unpaired data makes of each row of a JSONL file: two of a pair; None where rows differ."""
+    with open(path, "rb") as lines:
+        pairs = {b'"chosen"' in line for line in lines if line.strip()}
+    return None if len(pairs) > 1 else 1 + any(pairs)
 
 
 def explain(config: Mapping[str, Any]) -> str:
@@ -153,6 +166,7 @@ _KEYS = {
     "rows per batch": "data.batch_size x processes",
     "batches per optimiser step": "trainer.accumulate_grad_batches",
     "rows": "data.train, without val_fraction",
+    "answers per row": "both answers of a pair count as rows",
     "epochs": "trainer.max_epochs",
 }
 

@@ -130,6 +130,18 @@ def test_limit_caps_the_rows(rows):
     assert supervised_arithmetic(supervised(rows, limit=10))["rows"] == 10
 
 
+def test_both_answers_of_a_pair_are_rows_of_unpaired_data(tmp_path):
+    pair, answer = (
+        '{"prompt": "a", "chosen": "b", "rejected": "c"}\n',
+        '{"prompt": "a", "completion": "b", "label": true}\n',
+    )
+    for text, rows in ((pair * 30, 48), (answer * 30, 24), (pair + answer, None)):
+        (tmp_path / "rows.jsonl").write_text(text)
+        config = supervised(str(tmp_path / "rows.jsonl"), val_fraction=0.2)
+        config["algorithm"] = {"_target_": "rlhf_lightning.algorithms.KTOModule"}
+        assert supervised_arithmetic(config).get("rows") == rows
+
+
 def test_rows_of_other_sources_are_unknown_until_read():
     assert count_rows("org/name") is None
     assert "known when it is read" in explain(supervised("org/name"))
