@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.help import options, pipeline_help
-from rlhf_lightning.commands.pipeline_evaluation import (
-    check_evaluation,
-    check_name,
-    check_settings,
-    evaluate,
-    gold_reward,
-)
+from rlhf_lightning.commands.pipeline_evaluation import evaluate, gold_reward
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.config.checks import check_hashes, check_inputs
 from rlhf_lightning.config.devices import check_devices
+from rlhf_lightning.config.evaluation_checks import check_evaluation, check_name, check_settings
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.config.stage_overrides import check_call, split_overrides
@@ -33,10 +26,8 @@ from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, t
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
-from rlhf_lightning.stopping import advising, signal_of
-from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
-from rlhf_lightning.tracking.store import uses_mlflow
-from rlhf_lightning.tracking.store_check import check_tracking
+from rlhf_lightning.stopping import advising
+from rlhf_lightning.tracking.pipeline_tracking import tracked
 
 
 def main() -> None:
@@ -174,21 +165,6 @@ def rehearse(pipeline: Pipeline) -> None:
                 made[str(stage.folder)] = rehearse_inputs(stage.config, made)
     if first_process():
         rehearse_evaluation(evaluation["prompts"], made)
-
-
-@contextmanager
-def tracked(pipeline: Pipeline) -> Iterator[PipelineTracking | None]:
-    """Around a pipeline: it has a run in its store, if it is tracked, which ends as failed where the block fails."""
-    tracking: PipelineTracking | None = None
-    if uses_mlflow(pipeline.config) and first_process():
-        check_tracking(pipeline.config["logger"]["tracking_uri"])
-        pipeline.tracking = tracking = PipelineTracking(pipeline)
-    try:
-        yield tracking
-    except BaseException as error:
-        if tracking is not None:
-            tracking.fail(stopped=signal_of(error) is not None)
-        raise
 
 
 def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.runs.pipeline import Pipeline
+from rlhf_lightning.runs.ranks import first_process
+from rlhf_lightning.stopping import signal_of
 from rlhf_lightning.tracking.contents import flat_parameters, log_rounds, log_summary
 from rlhf_lightning.tracking.ending import OF_A_STOP, close, seconds_for, wait
 from rlhf_lightning.tracking.mlflow_runs import FILE, go_on, is_behind, keep_run, live_run, log_parameters
 from rlhf_lightning.tracking.sending import send_run
-from rlhf_lightning.tracking.store import artifact_location, store_notice
+from rlhf_lightning.tracking.store import artifact_location, store_notice, uses_mlflow
+from rlhf_lightning.tracking.store_check import check_tracking
 
 
 class PipelineTracking:
@@ -89,3 +93,18 @@ class PipelineTracking:
             wait(self.outbox, seconds, patience)
             behind = [f"stage {folder.name}" for folder in self._behind()]
             close(self.outbox, self.folder, self._uri, self._made.key, further=behind)
+
+
+@contextmanager
+def tracked(pipeline: Pipeline) -> Iterator[PipelineTracking | None]:
+    """Around a pipeline: it has a run in its store, if it is tracked, which ends as failed where the block fails."""
+    tracking: PipelineTracking | None = None
+    if uses_mlflow(pipeline.config) and first_process():
+        check_tracking(pipeline.config["logger"]["tracking_uri"])
+        pipeline.tracking = tracking = PipelineTracking(pipeline)
+    try:
+        yield tracking
+    except BaseException as error:
+        if tracking is not None:
+            tracking.fail(stopped=signal_of(error) is not None)
+        raise

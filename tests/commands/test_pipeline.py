@@ -7,8 +7,8 @@ import pytest
 
 from rlhf_lightning.commands import pipeline as command
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.pipeline_evaluation import policy_stages
 from rlhf_lightning.commands.stages import compose_stages
+from rlhf_lightning.config.evaluation_checks import policy_stages
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import Pipeline, stage_metrics
 from rlhf_lightning.runs.run import Run
