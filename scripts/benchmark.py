@@ -36,8 +36,8 @@ from comparison.table import (
 )
 from comparison.workers import Worker, our_worker, peer_worker
 
-from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.models import LoRA
+from rlhf_lightning.process.quiet import quieten
 
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
 TABLES = "<!-- tables -->"  # stands before and after what is written

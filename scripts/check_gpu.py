@@ -59,7 +59,7 @@ def check_of(section: str) -> Callable[[Any], Iterator[Finding]]:
 
 def measure(section: str, cpu: bool, folder: Path, send: Callable[[dict[str, Any]], None]) -> None:
     """Run a section in this process; every figure is sent as soon as it is there."""
-    from rlhf_lightning.commands.quiet import quieten
+    from rlhf_lightning.process.quiet import quieten
 
     quieten()
     from gpu_checks.setting import ON_A_GPU, REHEARSAL, Setting

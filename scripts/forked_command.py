@@ -36,7 +36,7 @@ def preload() -> None:
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    from rlhf_lightning.commands.quiet import quieten
+    from rlhf_lightning.process.quiet import quieten
 
     os.environ["HF_HUB_OFFLINE"] = "1"
     quieten()

@@ -35,7 +35,7 @@ from typing import Any
 
 from rlhf_lightning import durable
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.quiet import quieten
+from rlhf_lightning.process.quiet import quieten
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON = [

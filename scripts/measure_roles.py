@@ -24,8 +24,8 @@ from comparison.job import Job
 from comparison.memory import ALLOCATOR
 from comparison.workers import our_worker, peer_worker
 
-from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.models import LoRA, load_tokenizer
+from rlhf_lightning.process.quiet import quieten
 
 TRL = "1.12.0"
 BFLOAT16 = ("model.dtype=bfloat16", "trainer.precision=bf16-mixed")

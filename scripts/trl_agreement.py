@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from rlhf_lightning import algorithms
-from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.data import PreferenceDataModule, UnpairedDataModule
 from rlhf_lightning.models import load_causal_lm, load_tokenizer, save_model
+from rlhf_lightning.process.quiet import quieten
 
 ROWS, NOISE, TOLERANCE = 8, 0.01, 1e-5
 

@@ -49,7 +49,8 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "runs": {"source"},
     "tracking": {"runs", "callbacks"},
     "config": {"source", "runs", "tracking", "kernels", "experience", "judging"},
-    "commands": LOWER | UPPER | {"source", "feedback", "runs", "tracking", "config"},
+    "process": {"config"},
+    "commands": LOWER | UPPER | {"source", "process", "feedback", "runs", "tracking", "config"},
 }
 FREE = {
     "compat",

@@ -46,16 +46,16 @@ from rlhf_lightning.commands.launching import (
     numbered,
     waiting_for_jobs,
 )
-from rlhf_lightning.commands.process_memory import settle_memory
-from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.commands.redaction import remember_words
-from rlhf_lightning.commands.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.compat.hydra_names import arguments_parser
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.errors import AfterTrainingError, UserError, WaitingError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
+from rlhf_lightning.process.memory import settle_memory
+from rlhf_lightning.process.quiet import quieten
+from rlhf_lightning.process.sudden_exits import answered_exits, exit_of_others
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.secret_text import shown
 from rlhf_lightning.stopping import answered, signal_of

@@ -8,7 +8,7 @@ import gc
 import importlib
 import sys
 
-from rlhf_lightning.commands.thread_caches import restart_without_thread_caches
+from rlhf_lightning.process.thread_caches import restart_without_thread_caches
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.stopping import answered
 

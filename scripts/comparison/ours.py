@@ -19,10 +19,10 @@ from comparison.job import LEARNING_RATE, LORA_ALPHA, LORA_RANK, Job
 from comparison.memory import base_bytes, resident, restart_peak, storage_bytes, unmap
 from rlhf_lightning.commands.build import build_datamodule, build_module, build_trainer
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.process_memory import settle_memory
-from rlhf_lightning.commands.quiet import quieten
 from rlhf_lightning.data import PromptDataModule
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.process.memory import settle_memory
+from rlhf_lightning.process.quiet import quieten
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 from rlhf_lightning.runs.run import Run
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.environments import ROOT, peer_python
-from rlhf_lightning.commands import thread_caches
+from rlhf_lightning.process import thread_caches
 
 SCRIPTS = ROOT / "scripts"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}

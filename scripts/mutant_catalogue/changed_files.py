@@ -102,8 +102,8 @@ CHANGED_FILES = (
             Mutant(
                 "a new run keeps the hashes of the one before",
                 "runs/run_folder.py",
-                "        forget_hashes(folder)\n        (folder /",
-                "        (folder /",
+                "        first()\n        forget_hashes(folder)\n",
+                "        first()\n",
                 (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end",),
             ),
             Mutant(

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands import entry, thread_caches
-from rlhf_lightning.commands.thread_caches import OFF, restart_without_thread_caches
+from rlhf_lightning.commands import entry
+from rlhf_lightning.process import thread_caches
+from rlhf_lightning.process.thread_caches import OFF, restart_without_thread_caches
 
 SCRIPT = """
 import json, os, sys
 from pathlib import Path
-from rlhf_lightning.commands import thread_caches
+from rlhf_lightning.process import thread_caches
 thread_caches.GPUS = ()
 sys.stderr.write(f"start {os.getpid()}\\n")
 thread_caches.restart_without_thread_caches("rlhf-train")

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import process_memory
+from rlhf_lightning.process import memory
 
 PROGRAM = """
 import resource
-from rlhf_lightning.commands import process_memory
-process_memory.GPUS = ()
-process_memory.settle_memory()
+from rlhf_lightning.process import memory
+memory.GPUS = ()
+memory.settle_memory()
 import torch
 for step in range(12):
     if step == 2:
@@ -45,11 +45,11 @@ def test_a_step_takes_what_the_one_before_has_freed() -> None:
 def test_caches_of_products_are_limited_unless_the_user_or_a_gpu_says_otherwise(
     monkeypatch: pytest.MonkeyPatch, gpu: bool, given: str | None, found: str | None
 ) -> None:
-    monkeypatch.setattr(process_memory, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(process_memory, "GPUS", (Path("/"),) if gpu else ())
-    for name in process_memory.CACHES:
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory, "GPUS", (Path("/"),) if gpu else ())
+    for name in memory.CACHES:
         monkeypatch.setenv(name, given or "")
         if given is None:
             monkeypatch.delenv(name)
-    process_memory.settle_memory()
-    assert {os.environ.get(name) for name in process_memory.CACHES} == {found}
+    memory.settle_memory()
+    assert {os.environ.get(name) for name in memory.CACHES} == {found}
