@@ -45,10 +45,9 @@ def agreement(config: dict[str, Any]) -> None:
 
 
 def _measure(config: Mapping[str, Any], store: Any, folder: Path) -> None:
-    from rich.console import Console
-
     from rlhf_lightning.feedback import flat_agreement, measure_agreement, write_agreement
     from rlhf_lightning.feedback.agreement_table import terminal_tables
+    from rlhf_lightning.process.printing import Terminal
 
     report = measure_agreement(store, config["labelers"], config["draws"], config["seed"])
     with held():
@@ -56,7 +55,7 @@ def _measure(config: Mapping[str, Any], store: Any, folder: Path) -> None:
         files = write_agreement(folder, report, store)
         write_summary(folder, flat_agreement(report))
     for part in terminal_tables(report):
-        Console().print(part)
+        Terminal().print(part)
     for file in files:
         print(f"report: {file}")
 

@@ -137,9 +137,8 @@ def evaluate(config: dict[str, Any]) -> None:
     folder = choose_run_dir({**config, "name": "evaluate"})
     check_run_dir(folder)
 
-    from rich.console import Console
-
     from rlhf_lightning.evaluation import accuracy_table, flat_accuracies, terminal_table, write_report
+    from rlhf_lightning.process.printing import Terminal
 
     accuracies = _accuracies(config) if config.get("rewards") else {}
     summary = flat_accuracies(accuracies)
@@ -152,9 +151,9 @@ def evaluate(config: dict[str, Any]) -> None:
             summary = {**evaluation.flat(), **more, **summary}
         write_summary(folder, {**summary, "wall_seconds": round(time.monotonic() - started, 2)})
     if evaluation is not None:
-        Console().print(terminal_table(evaluation))
+        Terminal().print(terminal_table(evaluation))
     if accuracies:
-        Console().print(accuracy_table(accuracies))
+        Terminal().print(accuracy_table(accuracies))
     for file in files or [folder / "summary.json"]:
         print(f"report: {file}")
 

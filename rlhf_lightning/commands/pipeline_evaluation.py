@@ -28,9 +28,8 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
         return []
     ended = [stage.name for stage in pipeline.ended]
     proxy = settings["proxy"] if settings["proxy"] in ended else None
-    from rich.console import Console
-
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
+    from rlhf_lightning.process.printing import Terminal
     from rlhf_lightning.rewards import make_reward
 
     loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
@@ -48,7 +47,7 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
     )
     pipeline.summary |= {**evaluation.flat(), **_ceilings(pipeline)}
     histories = {stage.name: read_json_lines(stage.folder / "metrics.jsonl") for stage in pipeline.to_run}
-    Console().print(terminal_table(evaluation))
+    Terminal().print(terminal_table(evaluation))
     numbers = {key: value for key, value in pipeline.summary.items() if isinstance(value, int | float)}
     with held():
         files = write_report(folder, evaluation, histories, pipeline.name, summary=numbers)
