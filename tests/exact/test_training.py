@@ -26,7 +26,7 @@ def test_ppo_reaches_the_optimum_within_its_regret_bound(beta: float, bound: flo
 def test_what_samples_reaches_the_optimum_within_its_regret_bound(
     name: str, beta: float, bound: float, seed: int
 ) -> None:
-    result = train_on_policy(name, World(seed=seed), beta, seed)
+    result = train_on_policy(ON_POLICY[name], World(seed=seed), beta, seed)
     assert 0 <= result.regret <= bound
 
 
