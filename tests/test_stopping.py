@@ -268,8 +268,9 @@ from rlhf_lightning import stopping
 from rlhf_lightning.stopping import answered, held
 stopping.REPEAT = 1.0  # on a busy machine two signals in a row may be seen half a second apart
 with answered(for_good=True):
-    deaf = "import signal, time; signal.signal(signal.SIGINT, lambda *_: 0); time.sleep(120)"
-    child = subprocess.Popen([sys.executable, "-c", deaf])
+    deaf = "import signal, time; signal.signal(signal.SIGINT, lambda *_: 0); print(flush=True); time.sleep(120)"
+    child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    child.stdout.readline()  # from here on it is deaf
     print(child.pid, flush=True)
     {body}
 """

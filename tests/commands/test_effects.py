@@ -29,6 +29,7 @@ BASES = {
 }
 NO_VAL = "data.val_fraction=0"
 EXTRA = "+callbacks.more._target_=lightning.pytorch.callbacks"
+WATCH = "+callbacks.watch._target_=rlhf_lightning.callbacks.OverOptimization +callbacks.watch.scorers.gold.function"
 SERVER = "rollout=vllm rollout.server=http://localhost:8000"
 
 CASES = [
@@ -217,6 +218,17 @@ CASES = [
         "callbacks=ppo",
         "callbacks.samples._target_: found rlhf_lightning.callbacks.SampleTable; SFTModule samples",
     ),
+    (
+        "sft",
+        f"{WATCH}=my.gold",
+        "callbacks.watch._target_: found rlhf_lightning.callbacks.OverOptimization; SFTModule samples",
+    ),
+    (
+        "ppo",
+        f"{WATCH}=my.gold",
+        "callbacks.watch._target_: found rlhf_lightning.callbacks.OverOptimization; nothing is",
+    ),
+    ("ppo", f"data.val=org/held_out {WATCH}=my.fn", "callbacks.watch.scorers: found"),
     ("sft", "+callbacks.guardrails.kl_factor=5", "callbacks.guardrails.kl_factor: found 5; SFTModule has no KL"),
     ("ppo", "+callbacks.sigterm.dirpath=here", "callbacks.sigterm.dirpath: found here; PPOModule saves nothing within"),
     # sections that were never chosen, and Lightning's own refusals

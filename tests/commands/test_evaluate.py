@@ -62,7 +62,7 @@ def test_rewards_are_compared_without_policies(empty_folder, capsys):
 
 
 def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monkeypatch, capsys):
-    Path("mine.py").write_text(
+    Path("judge_of_lengths.py").write_text(
         "def judge(prompts, shown, second):\n    return [float(len(a) > len(b)) for a, b in zip(shown, second)]\n",
         encoding="utf-8",
     )
@@ -72,7 +72,7 @@ def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monk
         encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
-    settings = config("run_dir=done", "judge.function=mine.judge", "refusals=labels.jsonl", "self_bleu=2")
+    settings = config("run_dir=done", "judge.function=judge_of_lengths.judge", "refusals=labels.jsonl", "self_bleu=2")
     write_model(Path("other"))
     rows = [{"prompt": "a b", "kind": "unsafe"}, {"prompt": "c", "kind": "question"}, {"prompt": "d", "kind": None}]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

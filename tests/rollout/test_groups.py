@@ -122,10 +122,10 @@ def test_an_algorithm_that_does_not_need_them_whole_shuffles_responses() -> None
 
 
 def test_groups_that_do_not_divide_are_refused_by_key() -> None:
-    with pytest.raises(UserError, match=r"^rollout\.batch_size: 4 prompts, whose 2 responses stay together, do not"):
+    with pytest.raises(UserError, match=r"^rollout\.batch_size: found 4; .*groups of 2 responses, which stay whole"):
         grouped_loader(num_minibatches=8, whole_groups=True)
     assert len(grouped_loader(num_minibatches=8)) == 24
-    with pytest.raises(UserError, match=r"^rollout\.batch_size: 8 responses do not divide .*num_minibatches=3"):
+    with pytest.raises(UserError, match=r"^rollout\.batch_size: found 4; .*num_minibatches \(3\)"):
         grouped_loader(num_minibatches=3)
 
 
