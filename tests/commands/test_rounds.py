@@ -106,7 +106,7 @@ def recorded(monkeypatch, empty_folder) -> list[str]:
     monkeypatch.setattr(command, "carry_out", carry_out)
     monkeypatch.setattr(command, "evaluate", evaluate)
     monkeypatch.setattr(command, "rehearse", lambda pipeline: None)
-    Path("mine.py").write_text(CALLS)
+    Path("round_calls.py").write_text(CALLS)
     monkeypatch.syspath_prepend(empty_folder)
     return ran
 
@@ -123,7 +123,7 @@ def ask(folder, model, store, fails=False):
         opened.add_tasks([Task(task_id("pair", prompt, texts), "pair", prompt, shown)])
     return {"tasks": 1}
 """
-MINE = ["labelers=people", "~round.collect.call", "+round.collect.call._target_=mine.ask"]
+MINE = ["labelers=people", "~round.collect.call", "+round.collect.call._target_=round_calls.ask"]
 STORE = "+round.collect.call.store=${feedback.store}"
 
 
@@ -200,7 +200,7 @@ def test_a_stage_that_runs_again_takes_those_after_it_along(recorded, monkeypatc
 
 
 def test_what_a_call_raises_names_the_call(recorded):
-    with pytest.raises(UserError, match=r"call: mine\.ask has failed: out of ideas"):
+    with pytest.raises(UserError, match=r"call: round_calls\.ask has failed: out of ideas"):
         command.run_pipeline(composed(*MINE, STORE, "rounds=1", "+round.collect.call.fails=true"))
 
 
@@ -208,7 +208,7 @@ def test_a_call_that_has_ended_leaves_its_config_and_figures(recorded):
     with pytest.raises(WaitingError):
         command.run_pipeline(composed(*MINE, STORE, "rounds=1"))
     assert json.loads(Path("there/collect_1/summary.json").read_text())["tasks"] == 1
-    assert "mine.ask" in Path("there/collect_1/config.yaml").read_text()
+    assert "round_calls.ask" in Path("there/collect_1/config.yaml").read_text()
     assert not Path("there/label_1/summary.json").exists()
 
 
