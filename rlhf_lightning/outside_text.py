@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 # Control characters but for newline and tab; marks that turn the reading direction, end lines or paragraphs, annotate
 # or show nothing at all; halves of characters, which no file takes. What joins letters and emoji stays, and so do the
@@ -71,3 +72,14 @@ def for_html(text: str) -> str:
 def _spelled(character: str) -> str:
     code = ord(character)
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def html_page(title: str, style: str, parts: Iterable[str]) -> str:
+    """Return a whole document around parts that are HTML already; empty ones are left out, and the title is escaped."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{for_html(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in parts if part)
+        + "\n</main>\n</body>\n</html>\n"
+    )

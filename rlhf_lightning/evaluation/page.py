@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lightning.evaluation.plots import label, policy_colors
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.table import metric_rows
-from rlhf_lightning.outside_text import for_html
+from rlhf_lightning.outside_text import for_html, html_page
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,7 @@ def render_page(
         _sample_table(evaluation, samples) if samples else "",
         f'<section><h2>Losses and details</h2><div class="grid small">{small}</div></section>' if small else "",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{for_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return html_page(title, STYLE, parts)
 
 
 def signed(score: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from rlhf_lightning.feedback.agreement import AgreementReport, LabelerReport
 from rlhf_lightning.feedback.agreement_table import AGREES, Measure, decimal, percent, seconds, signed, what_alpha_means
 from rlhf_lightning.feedback.coefficients import Interval
-from rlhf_lightning.outside_text import for_html
+from rlhf_lightning.outside_text import for_html, html_page
 
 MOST_IN_A_GRID = 16  # labelers of a table of kappas
 STYLE = """
@@ -80,13 +80,7 @@ def render_agreement(report: AgreementReport, title: str, facts: Sequence[str]) 
         _kappas(report),
         _everything(report),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{for_html(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return html_page(title, STYLE, parts)
 
 
 def _tiles(report: AgreementReport) -> str:

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError
@@ -32,6 +32,17 @@ PRINCIPLES = (
 # For each question the log-probabilities of the verdicts A and B, None where a question is too long for the model.
 LogProbabilities = Callable[[Sequence[str]], Sequence["Sequence[float] | None"]]
 Generate = Callable[[Sequence[str]], Sequence["str | None"]]
+
+
+_Said = TypeVar("_Said")
+
+
+def one_for_each(answers: Iterable[_Said], questions: Sequence[str]) -> list[_Said]:
+    """Return the answers. Raises UserError where a model gives more or fewer than it was asked for."""
+    found = list(answers)
+    if len(found) != len(questions):
+        raise UserError(f"judge: {len(found)} answers to {len(questions)} questions; the model must give one for each")
+    return found
 
 
 @dataclass(frozen=True)
@@ -106,11 +117,8 @@ def compare_by_reasons(
         None for a comparison of which a verdict does not parse, or that is too long for the model.
     """
     asked = [draw(principles, seed, [each.prompt, sorted((each.first, each.second))]) for each in comparisons]
-    texts = list(generate(_questions(comparisons, asked, BY_REASONS)))
-    if len(texts) != 2 * len(comparisons):
-        raise UserError(
-            f"judge: {len(texts)} answers to {2 * len(comparisons)} questions; the model must give one for each"
-        )
+    questions = _questions(comparisons, asked, BY_REASONS)
+    texts = one_for_each(generate(questions), questions)
     found: list[Compared | None] = []
     for principle, shown, swapped in zip(asked, texts[::2], texts[1::2], strict=True):
         one, other = parse_verdict(shown or ""), parse_verdict(swapped or "")

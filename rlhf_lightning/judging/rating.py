@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.judging.comparing import PRINCIPLES, Generate, Prompt, as_text, draw
+from rlhf_lightning.judging.comparing import PRINCIPLES, Generate, Prompt, as_text, draw, one_for_each
 
 RATINGS = tuple("123456789")
 MIDDLE, REACH = 5.0, 4.0
@@ -54,9 +54,7 @@ def rate_by_logprobs(
         UserError: the model gives other than nine numbers for each, or all of them are minus infinity.
     """
     questions = _questions(prompts, answers, principles, seed, BY_LOGPROB)
-    found = list(logprobs(questions))
-    if len(found) != len(questions):
-        raise UserError(f"judge: {len(found)} answers to {len(questions)} questions; the model must give one for each")
+    found = one_for_each(logprobs(questions), questions)
     return [None if each is None else mean_rating(each) for each in found]
 
 
@@ -68,7 +66,8 @@ def rate_by_reasons(
     seed: int = 0,
 ) -> list[float | None]:
     """Return the score of each answer by a generated rating; None where it does not parse. Arguments as above."""
-    texts = generate(_questions(prompts, answers, principles, seed, BY_REASONS))
+    questions = _questions(prompts, answers, principles, seed, BY_REASONS)
+    texts = one_for_each(generate(questions), questions)
     found = [parse_rating(text or "") for text in texts]
     return [None if rating is None else (rating - MIDDLE) / REACH for rating in found]
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlhf_lightning.errors import UserError
-from rlhf_lightning.judging.comparing import PRINCIPLES, Generate, Prompt, as_text, draw
+from rlhf_lightning.judging.comparing import PRINCIPLES, Generate, Prompt, as_text, draw, one_for_each
 
 CRITIQUE = (
     "This is a conversation and the answer that was given.\n\n[Conversation]\n{prompt}\n\n[Answer]\n{answer}\n\n"
@@ -90,7 +89,5 @@ def revise(
 
 
 def _said(generate: Generate, questions: Sequence[str]) -> list[str | None]:
-    texts = list(generate(questions))
-    if len(texts) != len(questions):
-        raise UserError(f"judge: {len(texts)} answers to {len(questions)} questions; the model must give one for each")
+    texts = one_for_each(generate(questions), questions)
     return [None if text is None else text.strip() or None for text in texts]

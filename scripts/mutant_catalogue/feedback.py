@@ -150,6 +150,13 @@ FEEDBACK = (
                 "in ():",
                 (f"{ROUNDS}::test_a_stage_that_ended_with_another_config_is_refused",),
             ),
+            Mutant(
+                "what later stages have left of an earlier pass counts as theirs",
+                "runs/pipeline.py",
+                "for stage in self.ahead[1:]:",
+                "for stage in ():",
+                (f"{ROUNDS}::test_a_stage_that_runs_again_takes_those_after_it_along",),
+            ),
         ),
     ),
     Row(

@@ -196,6 +196,8 @@ def test_a_stage_that_runs_again_takes_those_after_it_along(recorded, monkeypatc
     monkeypatch.setattr(command, "carry_out", killed)
     with pytest.raises(KeyboardInterrupt):
         command.run_pipeline(composed(*MINE, STORE, "rounds=1", "from=reward_1"))
+    assert Path("there/reward_1/summary.json").exists()
+    assert not Path("there/ppo_1/summary.json").exists()  # that one came of the reward model before
     assert composed(*MINE, STORE, "rounds=1").ahead[0].name == "ppo_1"
 
 

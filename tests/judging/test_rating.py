@@ -7,6 +7,7 @@ import math
 import pytest
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.judging.comparing import Comparison, compare_by_reasons
 from rlhf_lightning.judging.constitution import read_constitution
 from rlhf_lightning.judging.rating import RATINGS, mean_rating, parse_rating, rate_by_logprobs, rate_by_reasons
 from rlhf_lightning.judging.revising import revise
@@ -97,3 +98,17 @@ def test_the_defaults_are_all_the_settings():
 def test_settings_that_cannot_be_right_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         check_judge(settings)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda model: rate_by_logprobs(["p", "q"], ["a", "b"], model),
+        lambda model: rate_by_reasons(["p", "q"], ["a", "b"], model),
+        lambda model: compare_by_reasons([Comparison("p", "a", "b")], model),
+        lambda model: revise(["p", "q"], ["a", "b"], model),
+    ],
+)
+def test_a_model_that_answers_less_than_it_was_asked_is_refused(ask) -> None:
+    with pytest.raises(UserError, match=r"^judge: 1 answers to 2 questions; the model must give one for each$"):
+        ask(lambda questions: [None])
