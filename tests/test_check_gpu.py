@@ -153,3 +153,12 @@ def test_the_rehearsal_finds_nothing_wrong(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     sections = {each["name"]: each for each in json.loads((tmp_path / "check_gpu.json").read_text())["sections"]}
     assert {name for name, each in sections.items() if each["status"] != "ok"} <= {"trl"}
+
+
+def test_memory_that_a_process_gives_back_is_no_divisor(
+    setting: Any, scripts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = scripts("gpu_checks.memory")
+    monkeypatch.setattr(memory, "resident", lambda name: {"VmRSS": 2**30, "VmHWM": 2**29}[name])
+    found = {finding.what: finding for finding in memory.check_task(setting, "sft")}
+    assert found["planned / measured"].value is None and found["planned peak"].value is not None
