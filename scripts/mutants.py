@@ -3,7 +3,8 @@
     python scripts/mutants.py                 all of them; exit 1 if one survives
     python scripts/mutants.py --only whiten   those whose bug, name or file contains the text
     python scripts/mutants.py --list          names and tests, without running
-    python scripts/mutants.py --markdown      the table of docs/invariants.md
+    python scripts/mutants.py --markdown      the sections of docs/invariants.md
+    python scripts/mutants.py --write         the same, written into the page
 
 The tree is copied to a temporary folder, one mutant at a time is written there, and the tests that it names run on the
 copy; the working tree is never touched. Every run is a fork of this process, which has imported the heavy libraries
@@ -22,14 +23,17 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
-from mutant_catalogue import ROWS, Mutant, Row
+from mutant_catalogue import ROWS, SECTIONS, Mutant, Row
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "invariants.md"
+MARK = "<!-- sections: written by scripts/mutants.py --write -->"
 COPIED = ("rlhf_lightning", "tests", "conf", "pyproject.toml")
 PRELOADED = ("numpy", "torch", "lightning.pytorch", "transformers", "peft", "datasets", "torchmetrics", "pytest")
 SECONDS = 300  # for one mutant's tests, also on a slow machine
@@ -148,15 +152,38 @@ def selected(text: str) -> list[tuple[Row, list[Mutant]]]:
 
 
 def markdown() -> str:
-    """The table of docs/invariants.md."""
-    lines = ["| silent bug | invariant | tests | mutants, all caught |", "|---|---|---|---|"]
-    for row in ROWS:
-        tests = dict.fromkeys(
-            re.sub(r"\[.*", "", test).replace("::", " :: ", 1) for m in row.mutants for test in m.tests
-        )
-        cells = (row.bug, row.invariant, "<br>".join(f"`{t}`" for t in tests), "; ".join(m.name for m in row.mutants))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    """Return the sections of docs/invariants.md: each bug, what holds without it, its mutants and its tests."""
+    parts = []
+    for title, rows in SECTIONS.items():
+        parts.append(f"## {title}")
+        for row in rows:
+            tests = dict.fromkeys(re.sub(r"\[.*", "", test) for m in row.mutants for test in m.tests)
+            parts += [
+                f"### {row.bug[0].upper()}{row.bug[1:]}",
+                _filled(f"**What holds:** {row.invariant}.", ""),
+                "Mutants, all caught:",
+                "\n".join(_filled(mutant.name, "- ") for mutant in row.mutants),
+                "Tests:",
+                "\n".join(f"- `{test.replace('::', ' :: ', 1)}`" for test in tests),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _filled(text: str, bullet: str) -> str:
+    return textwrap.fill(
+        text,
+        100,
+        initial_indent=bullet,
+        subsequent_indent=" " * len(bullet),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def write() -> None:
+    """Replace the sections of docs/invariants.md."""
+    before, mark, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
+    PAGE.write_text(f"{before}{mark}\n\n{markdown()}", encoding="utf-8")
 
 
 def run(rows: list[tuple[Row, list[Mutant]]]) -> int:
@@ -191,10 +218,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="TEXT", help="run those whose bug, name or file contains it")
     parser.add_argument("--list", action="store_true", help="print the mutants and do not run them")
-    parser.add_argument("--markdown", action="store_true", help="print the table of docs/invariants.md")
+    parser.add_argument("--markdown", action="store_true", help="print the sections of docs/invariants.md")
+    parser.add_argument("--write", action="store_true", help="write the sections of docs/invariants.md")
     options = parser.parse_args()
     rows = selected(options.only)
-    if options.markdown:
+    if options.write:
+        write()
+    elif options.markdown:
         print(markdown(), end="")
     elif options.list:
         for row, mutants in rows:

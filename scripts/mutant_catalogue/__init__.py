@@ -25,28 +25,29 @@ from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
 from mutant_catalogue.tracking import TRACKING
 
-ROWS: tuple[Row, ...] = (
-    *ROLLOUTS,
-    *ENGINES,
-    *TOKENS,
-    *TEXT,
-    *LOSSES,
-    *CREDIT,
-    *ANSWERS,
-    *ARITHMETIC,
-    *STATE,
-    *SIGNALS,
-    *PRECISIONS,
-    *FAMILIES,
-    *FOLDERS,
-    *RUNS,
-    *CHANGED_FILES,
-    *STRANGERS,
-    *TRACKING,
-    *SILENT,
-    *SOURCE,
-    *ON_DEVICES,
-    *FEEDBACK,
-)
+SECTIONS: dict[str, tuple[Row, ...]] = {
+    "Rollouts": ROLLOUTS,
+    "Sampling engines": ENGINES,
+    "Scores, advantages and KL": TOKENS,
+    "Text and tokenizers": TEXT,
+    "Losses and accumulation": LOSSES,
+    "Groups and critics": CREDIT,
+    "Preference losses": ANSWERS,
+    "Coefficients, schedules and budgets": ARITHMETIC,
+    "State, resuming and processes": STATE,
+    "Signals": SIGNALS,
+    "Precision": PRECISIONS,
+    "Model families": FAMILIES,
+    "Model folders": FOLDERS,
+    "Clocks, copies and full disks": RUNS,
+    "Changed files": CHANGED_FILES,
+    "Files from strangers": STRANGERS,
+    "Tracking": TRACKING,
+    "Runs that end well and are wrong": SILENT,
+    "Declarations": SOURCE,
+    "Devices": ON_DEVICES,
+    "Human feedback": FEEDBACK,
+}
+ROWS: tuple[Row, ...] = tuple(row for rows in SECTIONS.values() for row in rows)
 
-__all__ = ["ROWS", "Mutant", "Row"]
+__all__ = ["ROWS", "SECTIONS", "Mutant", "Row"]

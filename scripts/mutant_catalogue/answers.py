@@ -12,8 +12,8 @@ POINT = f"{KTO}::test_no_gradient_flows_into_the_reference_point_and_it_is_never
 
 ANSWERS = (
     Row(
-        "KTO's reference point is of answers to their own prompts",
-        "z is the mean over prompts with the answer to another one, of whatever batch size",
+        "KTO's reference point uses answers to their own prompts",
+        "z is the mean over prompts paired with the answer to another prompt, for every batch size",
         (
             Mutant(
                 "KTO measures every answer against itself",
@@ -39,8 +39,11 @@ ANSWERS = (
         ),
     ),
     Row(
-        "KTO's reference point is of a part of the step",
-        "z is the same for all micro-batches and processes of an optimiser step; one for all of validation",
+        "KTO's reference point covers only a part of the step",
+        (
+            "z is the same for all micro-batches and processes of an optimiser step; validation has one for all its "
+            "answers"
+        ),
         (
             Mutant(
                 "KTO's reference point is that of the first micro-batch",
@@ -73,7 +76,7 @@ ANSWERS = (
         ),
     ),
     Row(
-        "KTO's reference point is learned, or below 0",
+        "KTO's reference point has a gradient, or is negative",
         "z has no gradient and is at least 0",
         (
             Mutant(
@@ -93,7 +96,7 @@ ANSWERS = (
         ),
     ),
     Row(
-        "a term of a preference loss is missing, or of the other answer",
+        "a term of a preference loss is missing, or uses the other answer",
         "the gradient of a step over all answers is that of the written-out objective, within 1e-5",
         (
             Mutant(

@@ -15,8 +15,8 @@ SCHEDULE = "algorithms/test_schedule.py"
 
 ARITHMETIC = (
     Row(
-        "a KL coefficient that is not a penalty",
-        "it stays above 0, moves by at most a fifth per iteration, comes back from any extreme, and is never NaN",
+        "a KL coefficient stops being a penalty",
+        "it stays above 0, changes by at most a fifth per iteration, recovers from any extreme, and is never NaN",
         (
             Mutant(
                 "more than five horizons in an iteration turn the coefficient negative",
@@ -83,8 +83,8 @@ ARITHMETIC = (
         ),
     ),
     Row(
-        "a schedule of other steps than the run's",
-        "where `target_kl` leaves out steps the learning rate comes down all the same, and it never turns",
+        "the schedule counts other steps than the run",
+        "the learning rate decays fully even when `target_kl` skips steps, and it never rises again",
         (
             Mutant(
                 "the schedule counts only the steps that were done",
@@ -103,7 +103,7 @@ ARITHMETIC = (
         ),
     ),
     Row(
-        "a setting that a loss does not have",
+        "a setting is accepted by a loss that does not have it",
         "it is refused by name, in the function, in the module and before torch is imported",
         (
             Mutant(
@@ -116,8 +116,8 @@ ARITHMETIC = (
         ),
     ),
     Row(
-        "a token budget that does not bound memory",
-        "the graph of one part at a time is alive, and loss, gradients and metrics are those of the minibatch at once",
+        "a token budget does not bound memory",
+        "only one part's graph is alive at a time, and loss, gradients and metrics are those of the whole minibatch",
         (
             Mutant(
                 "the graphs of all parts are kept",
@@ -143,8 +143,11 @@ ARITHMETIC = (
         ),
     ),
     Row(
-        "an epoch that was cut counts as done",
-        "a run that `max_steps`, `max_time` or a stop ended within an epoch goes on there; PPO does the iteration anew",
+        "an interrupted epoch counts as finished",
+        (
+            "a run that `max_steps`, `max_time` or a stop ended within an epoch continues there; PPO repeats the "
+            "iteration"
+        ),
         (
             Mutant(
                 "a checkpoint counts an iteration that was cut as done",
@@ -154,7 +157,7 @@ ARITHMETIC = (
                 (f"{CUT}[max_steps within an iteration]",),
             ),
             Mutant(
-                "an epoch that was cut is saved at its end alone",
+                "an interrupted epoch is saved only at its end",
                 "callbacks/resumable_checkpoint.py",
                 "if due and within_epoch(trainer, batch_idx) and",
                 "if False and",
@@ -170,7 +173,7 @@ ARITHMETIC = (
         ),
     ),
     Row(
-        "a resume within a window of metrics changes its row",
+        "resuming within a logging window changes the row of metrics",
         "sums and maxima since the last row are in the checkpoint of every module",
         (
             Mutant(

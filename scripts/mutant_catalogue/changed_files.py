@@ -12,8 +12,11 @@ MANIFEST = f"{HASHES}::test_every_bit_of_a_manifest_counts"
 
 CHANGED_FILES = (
     Row(
-        "what has changed on the disk is read as if it had not",
-        "every bit of every file that is read later counts: in a model's folder, a manifest, a table, a run's lines",
+        "a file that has changed on disk is read as if it had not",
+        (
+            "every bit of every file that is read later counts: in model folders, manifests, tables and the log lines"
+            " of a run"
+        ),
         (
             Mutant(
                 "weights are not hashed",
@@ -86,14 +89,14 @@ CHANGED_FILES = (
                 (f"{FOLDERS}::test_a_module_exports_a_folder_with_hashes",),
             ),
             Mutant(
-                "an adapter is exported as it lies there",
+                "an adapter is exported without checking its hashes",
                 "commands/export.py",
                 "    check_model_files(run.model_folder, weights=True)\n",
                 "",
                 (f"{RUNS}::test_an_adapter_is_copied_only_as_it_was_written",),
             ),
             Mutant(
-                "a run's summary is read as it lies there",
+                "a run's summary is read without checking its hash",
                 "runs/run.py",
                 '    check_files(folder, ("config.yaml", "summary.json"))\n',
                 "",
@@ -121,7 +124,7 @@ CHANGED_FILES = (
                 ("test_hashes.py::test_a_checkpoint_is_loaded_as_its_manifest_says",),
             ),
             Mutant(
-                "a table of log-probabilities is taken as it lies there",
+                "a table of log-probabilities is used without checking its hash",
                 "training/reference_table.py",
                 '        whole = saved.pop("sha256") == _digest(saved)\n',
                 "        whole = True\n",
@@ -142,7 +145,7 @@ CHANGED_FILES = (
                 ("callbacks/test_sample_table.py::test_rows_that_have_changed_since_the_checkpoint_are_refused",),
             ),
             Mutant(
-                "a world is taken as it lies there",
+                "a simulated world is used without checking its hashes",
                 "simulation/writing.py",
                 "    check_files(target)\n",
                 "",

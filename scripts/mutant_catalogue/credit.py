@@ -12,8 +12,8 @@ RATIO = f"{ON_POLICY}::test_at_learning_rate_zero_every_ratio_is_one_and_only_wh
 
 CREDIT = (
     Row(
-        "a response is compared with something else than its group's regularised rewards",
-        "the gradient enumerated over every group is that of the objective, or of the estimator's own formula",
+        "a response is compared with something other than the regularised rewards of its group",
+        "the gradient, enumerated over every group, is that of the objective or of the estimator's own formula",
         (
             Mutant(
                 "the KL in the reward is left out of the baseline",
@@ -90,7 +90,7 @@ CREDIT = (
         ),
     ),
     Row(
-        "a critic is trained where no algorithm asks for one",
+        "a critic is trained although no algorithm asks for one",
         "only the networks of an algorithm's roles are built",
         (
             Mutant(

@@ -1,4 +1,4 @@
-"""What a CPU forgives and a GPU does not: generators, operations without a fixed order, waits, memory."""
+"""Bugs that a CPU forgives and a GPU does not: generators, operations without a fixed order, waits, memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ LOOKS = f"{DEVICES}::test_samples_do_not_depend_on_how_often_the_host_looks"
 
 ON_DEVICES = (
     Row(
-        "a run that is right on a CPU fails, waits or fills up on a GPU",
-        "every module and command runs on a pretended CUDA device, within a budget of waits, each at a line that gives "
-        "its reason, under deterministic algorithms too; a run leaves nothing in memory",
+        "a run that is right on a CPU fails, waits or runs out of memory on a GPU",
+        (
+            "every module and command runs on a pretended CUDA device, also under deterministic algorithms, within a "
+            "budget of waits, each at a line that gives its reason; a run leaves nothing in memory"
+        ),
         (
             Mutant(
                 "a new score head is drawn on the default device by a generator of the CPU",

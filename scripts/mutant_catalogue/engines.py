@@ -17,26 +17,29 @@ FORGOTTEN = "test_cached_prompts_are_forgotten_after_all_weights_have_changed"
 
 ENGINES = (
     Row(
-        "an engine samples from another policy than the one that is trained",
-        "after every sync its greedy tokens are the policy's; nothing cached under the former weights is used again; "
-        "its log-probabilities are those of the tempered policy, and the gap to the trainer's is logged",
+        "the engine samples from a different policy than the one being trained",
+        (
+            "after every sync its greedy tokens are those of the policy; nothing cached under the previous weights is"
+            " used again; its log-probabilities are those of the tempered policy, and the gap to the trainer's is "
+            "logged"
+        ),
         (
             Mutant(
-                "a server keeps prompts cached under the former weights",
+                "a server keeps prompts cached under the previous weights",
                 SERVER,
                 'forgotten = self.client.post("/reset_prefix_cache")',
                 "forgotten = None",
                 (f"{SERVED}::{FORGOTTEN}",),
             ),
             Mutant(
-                "the engine keeps prompts cached under the former weights",
+                "the engine keeps prompts cached under the previous weights",
                 ENGINE,
                 "                self.llm.reset_prefix_cache()\n",
                 "",
                 (f"{IN_PROCESS}::{FORGOTTEN}",),
             ),
             Mutant(
-                "every adapter has the same name, and so the former one's cached prompts",
+                "every adapter has the same name, and so the previous one's cached prompts",
                 SERVER,
                 'return f"policy-{self._run}-{sync}"',
                 'return f"policy-{self._run}"',
@@ -110,9 +113,11 @@ ENGINES = (
         ),
     ),
     Row(
-        "an engine's requests share a seed, or its seeds reach the trainer",
-        "every row has a seed that is a function of (seed, epoch, rank, row); what the trainer draws afterwards is "
-        "what it would have drawn without the engine",
+        "the engine's requests share a seed, or its seeds change the trainer's random numbers",
+        (
+            "the seed of every row is a function of (seed, epoch, rank, row); afterwards the trainer draws what it "
+            "would have drawn without the engine"
+        ),
         (
             Mutant(
                 "one seed for all rows",
@@ -145,9 +150,11 @@ ENGINES = (
         ),
     ),
     Row(
-        "importance weights that do not correct",
-        "a weighted mean under the engine's probabilities is the mean under the trainer's, up to the cap; weights of "
-        "advantages are weights of the loss",
+        "importance weights do not correct",
+        (
+            "a weighted mean under the engine's probabilities is the mean under the trainer's, up to the cap; the "
+            "weights of the advantages are the weights of the loss"
+        ),
         (
             Mutant(
                 "the ratio is upside down",

@@ -9,9 +9,11 @@ CHECKED = "models/test_self_check.py::"
 
 FAMILIES = (
     Row(
-        "a family computes something else than our path assumes",
-        "what differs from the model's own forward pass by more than rounding is refused; outputs that only its own "
-        "head gives come from there; what no cache of ours keeps is sampled without one",
+        "a model family computes something other than this library assumes",
+        (
+            "a difference from the model's own forward pass beyond rounding is refused; outputs that only the model's"
+            " own head produces come from that head; models without a suitable cache are sampled without one"
+        ),
         (
             Mutant(
                 "no difference is large enough to refuse a model",

@@ -13,8 +13,11 @@ EXAMPLES = "feedback/test_coefficients.py::test_alpha_equals_krippendorffs_worke
 
 FEEDBACK = (
     Row(
-        "a task that reaches too many labelers, or none; a judgement that is lost or counts twice",
-        "overlap labelers get a task; what is left or skipped comes back; what is acknowledged is synced, once",
+        "a task reaches too many labelers or none; a judgement is lost or counts twice",
+        (
+            "as many labelers as `overlap` says get a task; a task that was abandoned or skipped comes back; an "
+            "acknowledged judgement is synced, once"
+        ),
         (
             Mutant(
                 "a task that is given to a labeler stays in the queue",
@@ -47,8 +50,8 @@ FEEDBACK = (
         ),
     ),
     Row(
-        "a collection that samples twice, or asks about what another policy said; a link that somebody keeps or loses",
-        "what was sampled is found again by policy, weights, prompt and settings; a link stays until it is renewed",
+        "a collection samples twice, or attributes a response to another policy; a link is kept too long or lost",
+        "samples are found again by policy, weights, prompt and settings; a link stays valid until it is renewed",
         (
             Mutant(
                 "what was sampled is not looked for",
@@ -85,8 +88,8 @@ FEEDBACK = (
         ),
     ),
     Row(
-        "agreement, aggregation and export that are not what they are called",
-        "published worked examples; known truth; the chosen answer is the better one",
+        "agreement, aggregation or export differ from their definitions",
+        "they reproduce published worked examples and recover a known truth; the chosen answer is the better one",
         (
             Mutant(
                 "alpha's pairs are not weighted by the size of their unit",
@@ -126,11 +129,11 @@ FEEDBACK = (
         ),
     ),
     Row(
-        "rounds that repeat, skip or mix up their stages after a stop; labelers who answer differently the second time",
-        "the same command goes on to what a pipeline that was never stopped has made",
+        "rounds repeat, skip or mix up their stages after a stop; labelers answer differently the second time",
+        "the same command continues to the result of a pipeline that was never stopped",
         (
             Mutant(
-                "simulated labelers toss other coins each time",
+                "simulated labelers draw different random numbers each time",
                 "simulation/labelling.py",
                 'random.Random(f"{seed}:{name}:{task.id}:{asked[name]}")',
                 "random.Random()",
@@ -144,7 +147,7 @@ FEEDBACK = (
                 (f"{ROUNDS}::test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_labels",),
             ),
             Mutant(
-                "a stage that has ended is taken whatever its config is now",
+                "a finished stage is reused although its config has changed",
                 "runs/pipeline.py",
                 "in changed_since(stage.folder, stage.config):",
                 "in ():",
@@ -160,8 +163,11 @@ FEEDBACK = (
         ),
     ),
     Row(
-        "a judge whose numbers are not its own; labels of another tool that land on the other answer",
-        "a plain forward pass; nothing is asked twice; the order that the store shows",
+        "a judge reports numbers that are not its own; labels from another tool land on the other answer",
+        (
+            "log-probabilities are those of a plain forward pass; nothing is asked twice; answers are read in the "
+            "order in which the store shows them"
+        ),
         (
             Mutant(
                 "verdicts are read where the padding is",
@@ -203,8 +209,11 @@ FEEDBACK = (
         ),
     ),
     Row(
-        "a labelling page that a response or another site can use",
-        "HTML is text, links lead to the web alone; forms carry the session's token and come from this server",
+        "a response or another site can act through the labelling page",
+        (
+            "HTML is shown as text, and links lead only to the web; forms carry the session's token and come from "
+            "this server"
+        ),
         (
             Mutant(
                 "HTML in a response is HTML on the page",

@@ -10,8 +10,11 @@ MERGED = f"{ADAPTERS}::test_an_adapter_made_elsewhere_is_merged_to_what_peft_com
 
 FOLDERS = (
     Row(
-        "a network that is not what its folder says, or does not train",
-        "weights that a folder lacks are refused by name; a merged adapter is what peft computes, and all of it trains",
+        "a network is not what its folder says, or does not train",
+        (
+            "weights missing from a folder are refused by name; a merged adapter is what peft computes, and all of it"
+            " trains"
+        ),
         (
             Mutant(
                 "what a folder lacks is random",
@@ -35,7 +38,7 @@ FOLDERS = (
                 (MERGED,),
             ),
             Mutant(
-                "next to nothing to train is no error",
+                "a network with next to nothing to train is accepted",
                 "training/trainable.py",
                 "            if len(shape) >= 2 and id(parameter) not in outside:\n",
                 "            if True:\n",

@@ -13,8 +13,8 @@ WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_it
 
 LOSSES = (
     Row(
-        "accumulation normalises per micro-batch",
-        "1 x 8 == 8 x 1 with uneven lengths and a partial last window, within 1e-6",
+        "gradient accumulation normalises per micro-batch",
+        "1 x 8 equals 8 x 1 with uneven lengths and a partial last window, within 1e-6",
         (
             Mutant(
                 "SFT divides by its micro-batch",
@@ -106,8 +106,8 @@ LOSSES = (
         ),
     ),
     Row(
-        "a loss is not its paper's, or a setting is ignored",
-        "each loss equals its equation, written out in plain Python",
+        "a loss differs from its paper, or a setting is ignored",
+        "each loss equals its equation written out in plain Python",
         (
             Mutant(
                 "clipping is optimistic",
@@ -163,11 +163,11 @@ LOSSES = (
         ),
     ),
     Row(
-        "a group without spread is rounding noise over rounding noise",
+        "a group without spread divides rounding noise by rounding noise",
         "its advantages are exactly 0, whatever the score, the baseline and the scale",
         (
             Mutant(
-                "groups without spread are not looked for",
+                "groups without spread are not detected",
                 "functional/advantages.py",
                 "return advantages.masked_fill(equal, 0.0).view(-1)",
                 "return advantages.view(-1)",
@@ -183,8 +183,8 @@ LOSSES = (
         ),
     ),
     Row(
-        "losses of single answers and of mean log-probabilities",
-        "KTO, ORPO, SimPO and sequence ratios equal plain Python, and are finite at probability 1",
+        "losses of single answers and of mean log-probabilities are wrong at the edges",
+        "KTO, ORPO, SimPO and sequence ratios equal plain Python and are finite at probability 1",
         (
             Mutant(
                 "a gradient flows into KTO's estimate of the KL",

@@ -9,8 +9,11 @@ STARTS = f"{MATRIX}::test_a_run_starts_where_its_reference_is_and_counts_in_floa
 
 PRECISIONS = (
     Row(
-        "half precision reaches what is summed, compared or read as a number",
-        "first KL 0, first DPO loss log 2, sums as in float64, heads in float32, under every precision",
+        "half precision reaches something that is summed, compared or read as a number",
+        (
+            "under every precision the first KL is 0, the first DPO loss is log 2, sums are as in float64 and heads "
+            "are in float32"
+        ),
         (
             Mutant(
                 "a cast reaches the frequencies of rotary positions",

@@ -37,9 +37,12 @@ COURSE = "evaluation/overoptimization.py"
 
 ROLLOUTS = (
     Row(
-        "a policy that learns the faults of its reward is not seen, or seen where there is chance alone",
-        "the held-out score falls where a window of validations is below the best one by more than tolerated and more "
-        "than two standard errors; a resumed run stops where the uninterrupted one does",
+        "over-optimisation goes unnoticed, or chance is reported as over-optimisation",
+        (
+            "the held-out score counts as falling only when a window of validations is below the best window by more "
+            "than the tolerance and by more than two standard errors; a resumed run stops where the uninterrupted run"
+            " does"
+        ),
         (
             Mutant(
                 "one lucky validation is the best",
@@ -65,9 +68,11 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "a group is torn apart, mixed up with another, or one response told as often as it has members",
-        "micro-batches hold whole groups in order; neighbours answer the same prompt, each with draws of its own; a "
-        "prompt is read once, whatever the slots",
+        "a group of responses is split or mixed with another, or one response is counted as a whole group",
+        (
+            "micro-batches hold whole groups in order; neighbours answer the same prompt with independent draws; a "
+            "prompt is read once, however many slots there are"
+        ),
         (
             Mutant(
                 "groups split over minibatches",
@@ -116,9 +121,12 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "a validation changes what is trained, or tells of former weights",
-        "weights, reward moments and KL controller are to the bit those of a run without a validation; every held-out "
-        "prompt is answered once, by the updated policy; the best checkpoint is one that was validated",
+        "a validation changes the training, or reports on the weights from before the update",
+        (
+            "weights, reward moments and the KL controller are bitwise identical to those of a run without "
+            "validation; the updated policy answers every held-out prompt once; the best checkpoint is one that was "
+            "validated"
+        ),
         (
             Mutant(
                 "a validation updates the reward's moments",
@@ -156,7 +164,7 @@ ROLLOUTS = (
                 (ANSWERED,),
             ),
             Mutant(
-                "the best checkpoint is chosen by the figure of former weights",
+                "the best checkpoint is chosen by the figure of the previous weights",
                 "callbacks/resumable_checkpoint.py",
                 "        return self._validated == trainer.current_epoch",
                 "        return True",
@@ -165,8 +173,8 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "rollout and update log-probabilities differ",
-        "learning rate 0: every ratio is 1 within 1e-4, also at temperatures 0.7 and 1.3, with dropout 0.5",
+        "log-probabilities differ between the rollout and the update",
+        "at learning rate 0 every ratio is 1 within 1e-4, also at temperatures 0.7 and 1.3 and with dropout 0.5",
         (
             Mutant(
                 "temperature dropped in the update",
@@ -230,8 +238,11 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "padding or position ids",
-        "1 to 16 pads on either side move log-probabilities, values and rewards by at most 1e-5, on GPT-2 and Llama",
+        "padding or position ids are wrong",
+        (
+            "1 to 16 pad tokens on either side change log-probabilities, values and rewards by at most 1e-5, on GPT-2"
+            " and Llama"
+        ),
         (
             Mutant(
                 "positions do not restart at each prompt while decoding",
@@ -264,9 +275,12 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "a row that takes a used slot gets another row's tokens, keys, place or draws",
-        "its log-probabilities are those of a forward pass over it alone, its greedy tokens Hugging Face's; responses "
-        "are in the order of the prompts; a free slot does not wait for the longest response",
+        "a row that takes over a used slot gets another row's tokens, keys, position or draws",
+        (
+            "its log-probabilities are those of a forward pass over that row alone, and its greedy tokens are those "
+            "of Hugging Face; responses come in the order of the prompts; a free slot does not wait for the longest "
+            "response"
+        ),
         (
             Mutant(
                 "a row that started later is at the position of the longest",
@@ -276,7 +290,7 @@ ROLLOUTS = (
                 (f"{USED_SLOT}[5-llama]", f"{USED_SLOT}[5-gpt2]"),
             ),
             Mutant(
-                "a row reads what the former one left in its slot",
+                "a row reads what the previous one left in its slot",
                 NATIVE,
                 "torch.arange(place.begin, place.end, device=self.device) >= starts",
                 "torch.arange(place.begin, place.end, device=self.device) >= starts.clamp(max=place.begin)",
@@ -341,9 +355,11 @@ ROLLOUTS = (
         ),
     ),
     Row(
-        "reference is not the reference",
-        "the first KL is exactly 0 from base, LoRA and merged starts, at any temperature and with dropout; the "
-        "reference's hash is constant to the end and across a resume",
+        "the reference policy is not the reference",
+        (
+            "the first KL is exactly 0 from a base model, a LoRA adapter and a merged model, at any temperature and "
+            "with dropout; the hash of the reference stays constant to the end of the run and across a resume"
+        ),
         (
             Mutant(
                 "adapters left on",
@@ -435,7 +451,7 @@ ROLLOUTS = (
     ),
     Row(
         "fused log-probabilities are wrong",
-        "equal to the plain ones, values and gradients",
+        "values and gradients equal those of the plain computation",
         (
             Mutant(
                 "temperature dropped in the chunks",
@@ -539,7 +555,7 @@ ROLLOUTS = (
                 ("kernels/test_last_layer.py::test_values_and_gradients_are_those_of_padded_rows[Llama-False]",),
             ),
             Mutant(
-                "model.kernels=none packs rows all the same",
+                "model.kernels=none still packs rows",
                 "models/forward.py",
                 'if "packing" in kernels and packable(',
                 "if packable(",
@@ -574,7 +590,7 @@ ROLLOUTS = (
                 ("kernels/test_norms.py::test_gradients_are_those_of_differences",),
             ),
             Mutant(
-                "the gradient of a wide layer's weight is of the other shape",
+                "the gradient of a wide layer's weight has the other shape",
                 "kernels/fast_products.py",
                 "return _linear(x.T, gradient.T).T",
                 "return _linear(x.T, gradient.T).view(gradient.shape[1], -1)",
@@ -591,7 +607,10 @@ ROLLOUTS = (
     ),
     Row(
         "ranks generate the same text",
-        "same prompt on 2 ranks: none of 64 samples equal; every prompt once a pass over all ranks",
+        (
+            "with the same prompt on 2 ranks, none of 64 samples are equal; over all ranks, every prompt comes once "
+            "per pass"
+        ),
         (
             Mutant(
                 "the rank is not in the rollout's seed",

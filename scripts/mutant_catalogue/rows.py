@@ -1,4 +1,4 @@
-"""What a row of the catalogue is."""
+"""The rows of the catalogue: a kind of bug, its invariant, its mutants."""
 
 from __future__ import annotations
 

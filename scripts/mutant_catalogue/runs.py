@@ -11,8 +11,8 @@ CLOCK = "test_run_identity.py::test_a_clock_that_is_set_in_the_middle_of_a_run_d
 
 RUNS = (
     Row(
-        "a copy, a restored backup or another clock makes another checkpoint the last one",
-        "the newest checkpoint is the one that was saved last, of its own run, whatever the files' times say",
+        "a copy, a restored backup or a changed clock makes another checkpoint the last one",
+        "the newest checkpoint is the one this run saved last, whatever the timestamps of the files say",
         (
             Mutant(
                 "the newest checkpoint is the one with the newest time",
@@ -22,7 +22,7 @@ RUNS = (
                 (TIMES,),
             ),
             Mutant(
-                "a checkpoint older than the start of its run is of an earlier one",
+                "a checkpoint older than the start of its run counts as an earlier run's",
                 IDENTITY,
                 "        return bool(run_id != started.run_id)\n",
                 "        return _time_of(checkpoint) < _began(started, started_in)\n",
@@ -36,14 +36,14 @@ RUNS = (
                 (CLOCK,),
             ),
             Mutant(
-                "the number of a save begins anew when a run is resumed",
+                "the numbering of saves starts over when a run is resumed",
                 IDENTITY,
                 "max(self._last, latest(folder), started.since if started else 0)",
                 "self._last",
                 (CLOCK,),
             ),
             Mutant(
-                "a new run begins under the former one's id",
+                "a new run begins under the previous one's id",
                 IDENTITY,
                 "Started(uuid.uuid4().hex, latest(folder, *others), job)",
                 'Started("0", latest(folder, *others), job)',
@@ -66,8 +66,11 @@ RUNS = (
         ),
     ),
     Row(
-        "a full disk costs what was there, or is a traceback",
-        "what does not go in whole leaves the former file whole and nothing beside it; one line says what to do",
+        "a full disk destroys existing files, or ends in a traceback",
+        (
+            "a file that cannot be written completely leaves the previous file intact and nothing beside it; one line"
+            " says what to do"
+        ),
         (
             Mutant(
                 "half a line stays at the end of metrics.jsonl",
@@ -77,7 +80,7 @@ RUNS = (
                 (f"{DISK}::test_lines_that_do_not_go_in_whole_leave_the_file_as_it_was",),
             ),
             Mutant(
-                "a part-written file stays beside the former one",
+                "a partly written file stays beside the previous one",
                 "durable.py",
                 "            beside.unlink(missing_ok=True)  # a full disk needs the room\n",
                 "            pass\n",

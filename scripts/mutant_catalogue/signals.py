@@ -9,8 +9,10 @@ STOPPING = "test_stopping.py"
 SIGNALS = (
     Row(
         "a signal is lost, or loses something",
-        "Ctrl-C, SIGTERM and SIGHUP are one line and 128 + their number, whatever a library makes of them; what is "
-        "being saved is saved, and the line is true of this run",
+        (
+            "Ctrl-C, SIGTERM and SIGHUP print one line and exit with 128 plus their number, whatever a library does "
+            "with them; a save in progress is finished, and the line is true of this run"
+        ),
         (
             Mutant(
                 "a checkpoint that is being saved is cut short",
@@ -69,7 +71,7 @@ SIGNALS = (
                 (f"{STOPPING}::test_an_ignored_signal_stays_ignored",),
             ),
             Mutant(
-                "a former run's checkpoint is named to go on with",
+                "a previous run's checkpoint is named to continue from",
                 "runs/run.py",
                 "        own = self.begun and ",
                 "        own = ",

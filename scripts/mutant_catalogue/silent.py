@@ -1,4 +1,4 @@
-"""Bugs that nobody is told of: runs that end well without a model, or with one that is worth nothing."""
+"""Bugs that nobody reports: runs that end well without a model, or with one that is worth nothing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ ORIGIN = "algorithms/test_origin.py"
 
 SILENT = (
     Row(
-        "the last step blows the weights up, and they are saved and exported",
-        "the loss of the last batch is looked at again before a checkpoint, without changing a number",
+        "the last step makes the weights diverge, and they are saved and exported",
+        "the loss of the last batch is computed once more before a checkpoint, without changing any number",
         (
             Mutant(
                 "the last loss is never too large",
@@ -29,8 +29,8 @@ SILENT = (
         ),
     ),
     Row(
-        "a resumed run goes on with another reward, or with other columns for it",
-        "a checkpoint is taken up by the same rows, reward and reference only",
+        "a resumed run continues with another reward, or with other columns for it",
+        "a checkpoint is resumed only with the same rows, reward and reference",
         (
             Mutant(
                 "the columns that rewards read are not in the hash",
@@ -49,8 +49,8 @@ SILENT = (
         ),
     ),
     Row(
-        "code of the user's own leaves with sys.exit(0), or hangs",
-        "a command ends with 0 only where it is done, and a call ends at its limit",
+        "user code exits with sys.exit(0), or hangs",
+        "a command ends with 0 only if it is done, and a call ends at its time limit",
         (
             Mutant(
                 "an interrupt that is raised by hand counts as Ctrl-C",

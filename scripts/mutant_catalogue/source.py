@@ -10,8 +10,11 @@ IN_PYTHON = "test_value_checks.py::test_a_call_in_python_gets_the_line_that_the_
 
 SOURCE = (
     Row(
-        "a class's keys, ranges and declarations are not those of its source",
-        "a wrong key or value of any class is refused before it is imported, and in Python in the same words",
+        "keys, ranges and declarations of a class differ from its source",
+        (
+            "a wrong key or value of any class is refused before the class is imported, and in Python with the same "
+            "words"
+        ),
         (
             Mutant(
                 "keys that a constructor gives the one above it are taken from configs too",

@@ -17,8 +17,8 @@ NEXT_BATCH = "data/test_loader.py::test_a_loaded_state_goes_on_with_the_next_bat
 
 STATE = (
     Row(
-        "adaptive coefficient lost on resume, and other state",
-        "each declared key is saved and restored; a resumed run ends bitwise like one that was never cut",
+        "the adaptive coefficient or other state is lost on resume",
+        "each declared key is saved and restored; a resumed run ends bitwise like an uninterrupted one",
         (
             Mutant(
                 "the KL coefficient is lost",
@@ -108,8 +108,10 @@ STATE = (
     ),
     Row(
         "a kill or a resume loses a part of the run",
-        "at any point of a save a whole checkpoint is there; a run resumed from any checkpoint, within an epoch too, "
-        "ends with the weights and the lines of an uninterrupted one",
+        (
+            "at every moment of a save there is a complete checkpoint; a run resumed from any checkpoint, also within"
+            " an epoch, ends with the weights and log lines of an uninterrupted run"
+        ),
         (
             Mutant(
                 "the epoch's data starts again where a scheduler has asked for its length",
@@ -161,28 +163,28 @@ STATE = (
                 (ANY_KILL,),
             ),
             Mutant(
-                "the manifest forgets the former checkpoint",
+                "the manifest forgets the previous checkpoint",
                 "durable.py",
                 "[entry, *read_manifest(path)]",
                 "[entry]",
                 (ANY_KILL,),
             ),
             Mutant(
-                "a checkpoint within an iteration of PPO passes for one of its end",
+                "a checkpoint saved within a PPO iteration passes for one saved at its end",
                 "algorithms/iterations.py",
                 "        self._collected = True\n",
                 "",
                 (f"{INTERRUPTED}::test_in_every_hook_a_checkpoint_says_whether_a_run_resumes_from_it[ppo]",),
             ),
             Mutant(
-                "a checkpoint says that it cannot be resumed from, and is",
+                "a checkpoint that says it cannot be resumed from is resumed",
                 "algorithms/base.py",
                 'if reason := checkpoint.get("cannot_resume"):',
                 'if reason := checkpoint.get("cannot_resume_"):',
                 (f"{INTERRUPTED}::test_where_it_does_not_the_run_is_refused",),
             ),
             Mutant(
-                "an exception puts a checkpoint within a step in the place of the last good one",
+                "an exception replaces the last good checkpoint by one from within a step",
                 "callbacks/resumable_checkpoint.py",
                 "        if ask() is None:  #",
                 "        if True:  #",
@@ -219,8 +221,8 @@ STATE = (
         ),
     ),
     Row(
-        "2 processes != 1",
-        "the same global batch gives the same gradient: what one process can show of it is the denominators",
+        "2 processes train differently from 1",
+        "the same global batch gives the same gradient; in one process this is checked through the denominators",
         (
             Mutant(
                 "the loader leaves the number of processes out",
@@ -246,8 +248,8 @@ STATE = (
         ),
     ),
     Row(
-        "uneven last batch",
-        "7 rows, batch 2, 2 ranks: equally many batches a rank, every row counts once",
+        "the last batch is uneven",
+        "with 7 rows, batch size 2 and 2 ranks, each rank gets the same number of batches and every row counts once",
         (
             Mutant(
                 "the last rows are dropped",

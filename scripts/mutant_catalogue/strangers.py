@@ -9,11 +9,11 @@ LIMITS = "data/test_template_limits.py"
 
 STRANGERS = (
     Row(
-        "a stranger's file acts",
-        "nothing from outside steers a terminal, leads out of its folder, runs, or shows a secret",
+        "a file from a stranger acts",
+        "nothing from outside controls a terminal, leads out of its folder, runs code, or reveals a secret",
         (
             Mutant(
-                "what libraries print is not looked at",
+                "what libraries print is not checked",
                 "guarded_streams.py",
                 "else for_terminal(shown(text)))",
                 "else text)",
@@ -27,7 +27,7 @@ STRANGERS = (
                 ("test_guarded_streams.py::test_handlers_made_before_and_files_get_harmless_records",),
             ),
             Mutant(
-                "letters that nobody sees pass",
+                "invisible letters pass",
                 "outside_text.py",
                 "\\U000e0000-\\U000e00ff",
                 "",

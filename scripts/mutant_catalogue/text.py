@@ -22,8 +22,8 @@ CHECKED = "rewards/test_rewards.py::test_a_wrong_answer_of_a_reward_is_never_bro
 
 TEXT = (
     Row(
-        "reward model reads a pad token as the last token; pad == eos",
-        "rewards are unchanged by padding; whole runs with pad == eos and pad != eos are equal",
+        "the reward model reads a pad token as the last token when pad and EOS are the same",
+        "padding does not change rewards; whole runs with pad == eos and pad != eos are equal",
         (
             Mutant(
                 "the last token is found by the pad id",
@@ -78,8 +78,8 @@ TEXT = (
         ),
     ),
     Row(
-        "EOS never learned",
-        "the label at the first EOS is not -100 when pad == eos; a cut answer has no EOS",
+        "the EOS is never learned",
+        "the label at the first EOS is not -100 when pad == eos; a truncated answer has no EOS",
         (
             Mutant(
                 "the EOS label is masked with the padding",
@@ -112,8 +112,8 @@ TEXT = (
         ),
     ),
     Row(
-        "double BOS or EOS",
-        "tokenising a template's text == the template's own tokens; at most one BOS, exactly one EOS",
+        "BOS or EOS is doubled",
+        "tokenising a template's text gives the template's own tokens; there is at most one BOS and exactly one EOS",
         (
             Mutant(
                 "a BOS before a text that has one",
@@ -139,8 +139,8 @@ TEXT = (
         ),
     ),
     Row(
-        "reward tokenizer differs from the policy's",
-        "responses are tokenised again from text: permuting the reward model's ids does not change a score",
+        "the reward model's tokenizer differs from the policy's",
+        "responses are tokenised again from their text: permuting the reward model's ids does not change a score",
         (
             Mutant(
                 "one tokenizer serves every model",
@@ -167,7 +167,7 @@ TEXT = (
                 ("rewards/test_rewards.py::test_a_response_that_was_cut_off_is_scored_without_an_eos",),
             ),
             Mutant(
-                "what a reward model's tokenizer cannot read is not said",
+                "unknown tokens of a reward model's tokenizer are not reported",
                 "rewards/lost_text.py",
                 "if read.startswith(written):",
                 "if True:",
@@ -204,8 +204,8 @@ TEXT = (
         ),
     ),
     Row(
-        "truncated to nothing -> NaN",
-        "dropped rows are counted and reported; none left is an error",
+        "rows are truncated to nothing and give NaN",
+        "dropped rows are counted and reported; it is an error if none are left",
         (
             Mutant(
                 "rows without a label are kept",
@@ -229,7 +229,7 @@ TEXT = (
                 (NOTHING_LEFT,),
             ),
             Mutant(
-                "no rows left is no error",
+                "it is not an error when no rows are left",
                 "data/report.py",
                 "if self.kept == 0:",
                 "if self.kept < 0:",
@@ -238,7 +238,7 @@ TEXT = (
         ),
     ),
     Row(
-        "reward function returns the wrong length and broadcasts",
+        "a reward function returns the wrong length and is broadcast",
         "length, finiteness and type of what a reward returns are checked",
         (
             Mutant(

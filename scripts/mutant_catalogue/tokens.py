@@ -17,8 +17,8 @@ CONTROLLER = (
 
 TOKENS = (
     Row(
-        "score placed one token late, or on padding",
-        "a hand-written 6-token oracle; token rewards add up to score - coef * sum of KL",
+        "the score is placed one token late, or on padding",
+        "token rewards match a hand-written 6-token example and add up to score - coef * sum of KL",
         (
             Mutant(
                 "the score is one token late",
@@ -51,8 +51,11 @@ TOKENS = (
         ),
     ),
     Row(
-        "GAE runs past EOS, value off by one",
-        "a float64 loop within 1e-6; changing anything after EOS leaves the advantages bitwise the same",
+        "GAE runs past the EOS, or the value is off by one",
+        (
+            "advantages equal those of a float64 loop within 1e-6; changing anything after the EOS leaves them "
+            "bitwise the same"
+        ),
         (
             Mutant(
                 "GAE runs past the EOS",
@@ -96,8 +99,11 @@ TOKENS = (
         ),
     ),
     Row(
-        "whitening over padding, or per rank",
-        "over valid tokens the mean is at most 1e-6 and the std 1 within 1e-3; two ranks whiten as one",
+        "whitening includes padding, or is done per rank",
+        (
+            "over valid tokens the mean is at most 1e-6 and the standard deviation is 1 within 1e-3; two ranks whiten"
+            " like one"
+        ),
         (
             Mutant(
                 "moments over padding",
@@ -130,8 +136,11 @@ TOKENS = (
         ),
     ),
     Row(
-        '"KL" goes negative: its sign, or filtered sampling',
-        "mean KL >= -3 standard errors; every token is drawn as often as the whole policy says, so no filter was on",
+        "the KL estimate goes negative because of its sign or because sampling was filtered",
+        (
+            "the mean KL is at least -3 standard errors; every token is drawn as often as the full policy says, so no"
+            " filter was active"
+        ),
         (
             Mutant(
                 "sign of the estimator",
@@ -178,9 +187,11 @@ TOKENS = (
         ),
     ),
     Row(
-        "KL in the wrong unit",
-        "the controller is given sums per response and counts of responses; in closed loop it settles within "
-        "10% of its target",
+        "the KL is in the wrong unit",
+        (
+            "the controller receives sums per response and counts of responses; in a closed loop it settles within "
+            "10% of its target"
+        ),
         (
             Mutant(
                 "a mean per token where the target is per response",

@@ -12,26 +12,28 @@ RUNS = "commands/test_mlflow_runs.py::test_"
 
 TRACKING = (
     Row(
-        "a tracking store that is slow, dead or wrong holds up a run, or lacks a part of it, or has it twice",
-        "the end waits for so long and no longer; what failed is tried again, alone; the store has each point of "
-        "`metrics.jsonl` once",
+        "a tracking store that is slow, down or wrong delays a run, misses a part of it, or holds a part twice",
+        (
+            "the end of a run waits for a limited time; only what failed is tried again; the store has each point of "
+            "`metrics.jsonl` once"
+        ),
         (
             Mutant(
-                "a slow store is waited for to its end",
+                "the run waits for a slow store without a limit",
                 TRACKER,
                 "now - began >= seconds or stuck",
                 "stuck",
                 (f"{TESTS}the_end_waits_for_a_slow_store_only_so_long_in_all",),
             ),
             Mutant(
-                "a call that hangs is waited for",
+                "the run waits for a call that hangs",
                 TRACKER,
                 " >= LONGEST_CALL",
                 " >= 100 * LONGEST_CALL",
                 (f"{TESTS}the_end_waits_for_a_call_that_hangs_only_so_long",),
             ),
             Mutant(
-                "a dead store is waited for to the end of the time",
+                "the run waits for a dead store for the whole time limit",
                 TRACKER,
                 "now - max(began, failing) >= patience",
                 "False",
@@ -59,7 +61,7 @@ TRACKING = (
                 (f"{TESTS}what_fails_does_not_keep_the_rest_waiting_nor_the_end",),
             ),
             Mutant(
-                "every failure is a line",
+                "every failure prints a line",
                 "callbacks/notice.py",
                 "        if not self.said_outage:\n",
                 "        if True:\n",
