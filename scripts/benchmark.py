@@ -28,11 +28,10 @@ from comparison.job import Job
 from comparison.rows import ROWS, Row
 from comparison.table import (
     Measured,
-    circumstances_table,
-    memory_table,
+    circumstances,
+    figures_table,
     profile_table,
     ratio_of_speeds,
-    speed_table,
 )
 from comparison.workers import Worker, our_worker, peer_worker
 
@@ -98,11 +97,11 @@ def profile(row: Row, given: argparse.Namespace) -> str:
 
 def tables(results: dict[str, Measured]) -> str:
     """Everything that is measured, as Markdown."""
-    return "\n\n".join(table(results) for table in (speed_table, memory_table, circumstances_table))
+    return f"{figures_table(results)}\n\n{circumstances(results)}"
 
 
 def keep(results: dict[str, Measured]) -> None:
-    """Write the figures, and the tables into the page."""
+    """Write the figures, and the table into the page."""
     FIGURES.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     before, _, after = PAGE.read_text(encoding="utf-8").split(TABLES)
     PAGE.write_text(f"{before}{TABLES}\n\n{tables(results)}\n\n{TABLES}{after}", encoding="utf-8")

@@ -29,7 +29,7 @@ class Kernel:
     Args:
         name: in `model.kernels`; its module in this folder is called the same.
         replaces: what of another library it stands for.
-        measured: the hardware on which it was measured (docs/performance.md).
+        measured: the hardware on which it was measured (docs/kernels.md).
         auto: kinds of device on which `auto` picks it: those where it was measured to be worth it.
         devices: kinds of device that it runs on; None: any.
         families: the `model_type`s that it fits; None: any.

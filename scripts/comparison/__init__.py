@@ -8,5 +8,5 @@ answering.py      a worker's side: one JSON request a line, one answer a line
 ours.py, peer.py  the workers: build a run, then repeat it on request
 memory.py         resident memory of a process, bytes of parameters
 floors.py         the arithmetic that a row needs at least, and the machine's speeds
-table.py          the tables of docs/performance.md
+table.py          the table of docs/performance.md
 """

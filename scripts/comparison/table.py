@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, from what was measured."""
+"""The table of docs/performance.md, from what was measured."""
 
 from __future__ import annotations
 
@@ -48,51 +48,61 @@ def update_share(measured: Measured) -> float:
     return speed / best_speeds(measured)["operations"]
 
 
-def speed_table(results: dict[str, Measured]) -> str:
-    """Speeds, ratio of medians, and how near ours is to the floor."""
+def figures_table(results: dict[str, Measured]) -> str:
+    """Return one row per comparison: speeds, ratio of medians, distance to the floor, and peaks of resident memory."""
     lines = [
-        "| what | unit | ours: min / median / max | peer: min / median / max | ratio of medians | aim | floor / ours |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| what | speed, ours: min / median / max | peer: min / median / max | ratio (aim) | floor / ours "
+        "| memory, ours | peer | ratio (aim) | alternations |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in ROWS:
         if row.key in results:
             measured = results[row.key]
             ours, peer = (_three(speeds(measured[side])) for side in ("ours", "peer"))
-            ratio = f"{ratio_of_speeds(measured):.2f} | ≥ {row.aim:g}"
-            lines.append(f"| {row.what} | {row.unit}/s | {ours} | {peer} | {ratio} | {share_of_floor(measured):.0%} |")
-    if UPDATE_ROW in results:
-        share = update_share(results[UPDATE_ROW])
-        what = next(row.what for row in ROWS if row.key == UPDATE_ROW)
-        lines.append(f"| {what}: update phase | share of peak | {share:.0%} | | | ≥ {UPDATE_AIM:.0%} | {share:.0%} |")
+            cells = [
+                row.what,
+                f"{ours} {row.unit}/s",
+                peer,
+                f"{ratio_of_speeds(measured):.2f} (≥ {row.aim:g})",
+                f"{share_of_floor(measured):.0%}",
+                *_memory(row, measured),
+                f"{measured['alternations']}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def memory_table(results: dict[str, Measured]) -> str:
-    """Peaks of resident memory."""
-    lines = ["| what | ours, MiB | peer, MiB | ratio | aim |", "| --- | --- | --- | --- | --- |"]
-    for row in ROWS:
-        if row.key in results:
-            ours, peer = (peak(row, results[row.key][side]) for side in ("ours", "peer"))
-            aim = "" if row.memory_aim is None else f"≤ {row.memory_aim:g}"
-            lines.append(f"| {row.what} | {ours / 2**20:.0f} | {peer / 2**20:.0f} | {ours / peer:.2f} | {aim} |")
-    return "\n".join(lines)
+def _memory(row: Row, measured: Measured) -> tuple[str, str, str]:
+    ours, peer = (peak(row, measured[side]) for side in ("ours", "peer"))
+    aim = "" if row.memory_aim is None else f" (≤ {row.memory_aim:g})"
+    return f"{ours / 2**20:.0f} MiB", f"{peer / 2**20:.0f} MiB", f"{ours / peer:.2f}{aim}"
 
 
-def circumstances_table(results: dict[str, Measured]) -> str:
-    """How each row was measured."""
+def circumstances(results: dict[str, Measured]) -> str:
+    """Return what the machine gave beside the repetitions, and the share of it that PPO's updates use."""
+    best = [best_speeds(measured) for measured in results.values()]
+    threads = _range([float(measured["threads"]) for measured in results.values()], "{:.0f}")
+    products, torch, reading = (
+        _range([speeds[name] / 1e9 for speeds in best], form)
+        for name, form in (("operations", "{:.0f}"), ("torch_operations", "{:.0f}"), ("bytes", "{:.1f}"))
+    )
     lines = [
-        "| what | alternations | threads | products, GFLOP/s | by torch's own library | reading, GB/s |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"- **Threads** of each side: {threads}.",
+        f"- **Best rates beside the repetitions**: float32 products at {products} GFLOP/s, at {torch} with torch's own",
+        f"  library; reading at {reading} GB/s.",
     ]
-    for row in ROWS:
-        if row.key in results:
-            measured = results[row.key]
-            best = best_speeds(measured)
-            machine = (
-                f"{best['operations'] / 1e9:.0f} | {best['torch_operations'] / 1e9:.0f} | {best['bytes'] / 1e9:.1f}"
-            )
-            lines.append(f"| {row.what} | {measured['alternations']} | {measured['threads']} | {machine} |")
+    if UPDATE_ROW in results:
+        what = next(row.what for row in ROWS if row.key == UPDATE_ROW)
+        lines += [
+            f"- **Updates** of {what} run at {update_share(results[UPDATE_ROW]):.0%} of the peak rate of products "
+            f"(aim: at least {UPDATE_AIM:.0%})."
+        ]
     return "\n".join(lines)
+
+
+def _range(values: list[float], form: str) -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def profile_table(operators: list[tuple[str, float, int]], rows: int = 12) -> str:

@@ -87,7 +87,7 @@ def test_an_adapter_in_float32_is_enough_for_products() -> None:
 def test_each_kernel_has_its_module_and_its_line_in_the_docs() -> None:
     folder = Path(rlhf_lightning.__file__).parent / "kernels"
     assert {file.stem for file in folder.glob("*.py")} >= set(KERNELS)
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     lines = re.findall(r"(?m)^\| `(\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", page.split("## Kernels")[1].split("\n## ")[0])
     assert lines == [
         (kernel.name, kernel.replaces, kernel.measured, ", ".join(kernel.auto)) for kernel in KERNELS.values()
