@@ -31,7 +31,7 @@ def listed(families: Any, classifiers: bool = False) -> tuple[str, dict[str, lis
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     begin, end = table.CLASSIFIERS if classifiers else (table.BEGIN, table.END)
     text = page.split(begin)[1].split(end)[0]
-    paragraphs = re.findall(r"\*\*(Right|Refused|Not tried) \((\d+)\)(.*?)(?=\n\n)", text + "\n\n", flags=re.DOTALL)
+    paragraphs = re.findall(r"\*\*(Right|Refused|Not tried) \((\d+)\)(.*?)(?=\n\*\*|\Z)", text, flags=re.DOTALL)
     found: dict[str, list[str]] = {"Right": [], "Refused": [], "Not tried": []}
     for kind, count, rest in paragraphs:
         names = re.findall(r"`([\w.-]+)`", rest.rpartition("**")[2])

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
 
 import transformers
 
@@ -76,7 +77,12 @@ def _cause(reason: str) -> str:
 
 
 def _paragraph(title: str, names: Sequence[str]) -> str:
-    return textwrap.fill(f"{title}: {', '.join(f'`{name}`' for name in names)}.", 120, break_on_hyphens=False)
+    by_letter = [", ".join(f"`{name}`" for name in group) for _, group in groupby(names, key=lambda name: name[0])]
+    items = (
+        textwrap.fill(line, 100, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        for line in by_letter
+    )
+    return f"{title}\n\n" + "\n".join(items)
 
 
 def replace_list(page: str, verdicts: Sequence[Verdict], classifiers: bool = False) -> str:

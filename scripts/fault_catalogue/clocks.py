@@ -140,8 +140,8 @@ def back(seconds: float, after: int = 0) -> Callable[[Path], None]:
 CASES: dict[str, tuple[Callable[[Path], Path], Sequence[Callable[[Path], None]], int]] = {
     "set back by a year before the resume": (partial(aged, seconds=0.0), (nothing, back(-YEAR)), 0),
     "forward by a year in the first half": (partial(aged, seconds=YEAR), (back(YEAR), nothing), 0),
-    "set back by a year in mid-run": (partial(aged, seconds=-YEAR), (back(-YEAR, after=20), nothing), 0),
-    "forward by a year in mid-run": (partial(aged, seconds=YEAR), (back(YEAR, after=20), back(-YEAR)), 0),
+    "set back by a year mid-run": (partial(aged, seconds=-YEAR), (back(-YEAR, after=20), nothing), 0),
+    "forward by a year mid-run": (partial(aged, seconds=YEAR), (back(YEAR, after=20), back(-YEAR)), 0),
     "copied without times, under another name": (copied, (nothing, nothing), 0),
     "copied without hidden files": (without_hidden, (nothing, nothing), 0),
     "copied without manifests": (without_manifests, (nothing, nothing), 0),

@@ -303,7 +303,7 @@ def stages_untracked(folder: Path, back: bool) -> Outcome:
             wrong.append(f"{stage}: {len(missing)} points missing, {max(store.values())} times, runs {states}")
     if len(run.err) != 1 or "rlhf-track run=pipe" not in run.err[0] or "hunter2" in run.out + run.err[0]:
         wrong.append(f"{len(run.err)} lines: {run.err}")
-    seconds, note = time.monotonic() - began, "its stages and itself; the seconds are of all"
+    seconds, note = time.monotonic() - began, "its stages and itself; the seconds cover all"
     return Outcome(lost, None, seconds, len(run.err), not wrong, "; ".join(wrong) or note)
 
 
@@ -322,7 +322,7 @@ def title(family: str, mode: str, at_start: bool, back: bool) -> str:
 FAULTS = [
     *(
         Fault(
-            f"tracking: {family}, SQLite store locked for {seconds} s {'at the start' if at_start else 'in mid-run'}",
+            f"tracking: {family}, SQLite store locked for {seconds} s {'at the start' if at_start else 'mid-run'}",
             True,
             partial(locked, family=family, seconds=seconds, at_start=at_start),
         )
