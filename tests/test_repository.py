@@ -28,3 +28,15 @@ def test_the_hooks_before_a_commit_are_those_of_make_lint() -> None:
     for hook in hooks:
         program = hook["entry"].split()[0].rpartition("/")[2]
         assert re.search(rf"\b{program}\b", lint[1]), program
+
+
+def test_the_changelog_begins_with_this_version_and_knows_only_the_usual_headings() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    version = re.search(r'^version = "([^"]+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    releases = re.findall(r"^## \[([^]]+)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.M)
+    assert version is not None
+    assert next(release for release in releases if release != "Unreleased") == version[1]
+    assert len(releases) == len(re.findall(r"^## ", text, re.M))
+    usual = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.*)$", text, re.M)) <= usual
+    assert set(re.findall(r"^### (.*)$", text.split("## [0.1.0]")[1], re.M)) == {"Added"}
