@@ -63,7 +63,12 @@ PHRASES = (
         rf"(?<!\b[Tt]here )\b(?:{_BE}|has|have|had) none\b", "does not exist", "a type that is none", "an unknown type"
     ),
     Phrase(r"\bever the same\b", "always the same", "answers ever the same", "whenever the same answer comes"),
-    Phrase(r"\b[Aa]llowed (?:is|are)\b", "must be", "allowed is 0 to below 1", "must be in [0, 1)"),
+    Phrase(
+        r"\b[Aa]llowed (?:is|are)\b|[0-9}] (?:is|are) allowed\b",
+        "must be",
+        "allowed is 0 to below 1",
+        "must be in [0, 1)",
+    ),
     Phrase(r"\bof ours\b", "our own; say whose", "no loss of ours", "unknown loss_type"),
     Phrase(r"\bof yours\b", "your own", "a callback of yours", "your own callback"),
     Phrase(r"\b(?:last|former|old) code\b|\bthan before\b", "describe main", "with the last code", "in float32"),
