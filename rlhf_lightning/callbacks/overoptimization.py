@@ -31,7 +31,15 @@ _KEY = "callbacks.overoptimization"
 
 
 class HeldOutScorer(TypedDict, total=False):
-    """A function or a reward model that scores responses and is not trained on."""
+    """A function or a reward model that scores responses and is not trained on.
+
+    Attributes:
+        function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        model: a reward model: a run folder or a Hugging Face folder.
+        standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
+        dtype: of the reward model.
+        attn_implementation: of the reward model; null: what the family has.
+    """
 
     function: Text | None
     model: Text | None

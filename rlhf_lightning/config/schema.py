@@ -60,7 +60,16 @@ class Train(TypedDict, total=False):
 
 @strict
 class Stage(TypedDict, total=False):
-    """One stage of a pipeline: an experiment with what differs from its file, or a call; and what it begins from."""
+    """One stage of a pipeline: an experiment with what differs from its file, or a call; and what it begins from.
+
+    Attributes:
+        experiment: the experiment that the stage runs.
+        call: a function to call instead, by `_target_`, with its arguments.
+        model_from: the earlier stage whose model it begins from.
+        reward_from: the earlier stage whose reward model scores its responses.
+        data_from: the earlier stage whose rows it reads.
+        overrides: any key of the experiment by its dotted name, with its value.
+    """
 
     experiment: Text | None
     call: Mapping | None
@@ -92,7 +101,11 @@ class Evaluation(TypedDict, total=False):
 
 @strict
 class Feedback(TypedDict, total=False):
-    """Where judgements are kept."""
+    """Where judgements are kept.
+
+    Attributes:
+        store: a URL of SQLAlchemy, such as `sqlite:///outputs/feedback.db`.
+    """
 
     store: Required[Text]
 
@@ -121,7 +134,15 @@ Pipeline.__annotations__["from"] = "Text | None"
 
 @strict
 class Score(TypedDict, total=False):
-    """A reward that only measures: one of the two, or neither."""
+    """A reward that only measures: a function, a model, or neither.
+
+    Attributes:
+        function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        model: a reward model: a run folder, a Hugging Face folder or a hub name.
+        dtype: of the reward model.
+        attn_implementation: of the reward model; null: what the family has.
+        timeout: seconds that a call of the function may take; null: no limit.
+    """
 
     function: Text | None
     model: Text | None
@@ -187,7 +208,13 @@ class Track(TypedDict, total=False):
 
 @strict
 class ImportedNames(TypedDict, total=False):
-    """What things are called in a file of another labelling tool."""
+    """What things are called in a file of another labelling tool.
+
+    Attributes:
+        question: the name of the question.
+        prompt: the field that holds the prompt.
+        responses: the fields that hold the responses.
+    """
 
     question: Text
     prompt: Text
@@ -216,7 +243,16 @@ Agreement.__annotations__["import"] = "Text | None"
 
 @strict
 class PairScore(TypedDict, total=False):
-    """The rewards whose margins, or disagreement, choose pairs."""
+    """The rewards whose margins, or disagreement, choose pairs.
+
+    Attributes:
+        function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        model: a reward model, or a list of them: an ensemble.
+        batch_size: responses that a reward model scores at once.
+        dtype: of the reward models.
+        attn_implementation: of the reward models; null: what the family has.
+        timeout: seconds that a call of the function may take; null: no limit.
+    """
 
     function: Text | None
     model: Text | list[Text] | None

@@ -18,17 +18,18 @@ from rlhf_lightning.value_types import Attention, Count, Dtype, NonNegative, Pos
 class JudgeSettings(TypedDict, total=False):
     """Who judges, and how.
 
-    model: a run folder, a Hugging Face folder or a hub name; with `url`, the model's name there.
-    url: of an endpoint that speaks OpenAI's chat completions, up to `/v1`; None: the model runs in this process.
-    by: `logprobs` of the verdicts, or `reasons`: a generated verdict.
-    constitution: a YAML file of principles; None: the one that comes with the package.
-    cache: a SQLite file for answers; None keeps none.
-    batch_size, dtype, attn_implementation: of a model in this process.
-    max_new_tokens, temperature: of what is generated.
-    key_env: the environment variable that holds the endpoint's key.
-    per_minute: requests, at most; None: no limit.
-    parallel, attempts, timeout: requests at once, tries of each, seconds of each try.
-    prompt_price, completion_price: of a million tokens, to say what it cost.
+    Attributes:
+        model: a run folder, a Hugging Face folder or a hub name; with `url`, the model's name there.
+        url: of an endpoint that speaks OpenAI's chat completions, up to `/v1`; None: the model runs in this process.
+        by: `logprobs` of the verdicts, or `reasons`: a generated verdict.
+        constitution: a YAML file of principles; None: the one that comes with the package.
+        cache: a SQLite file for answers; None keeps none.
+        batch_size, dtype, attn_implementation: of a model in this process.
+        max_new_tokens, temperature: of what is generated.
+        key_env: the environment variable that holds the endpoint's key.
+        per_minute: requests, at most; None: no limit.
+        parallel, attempts, timeout: requests at once, tries of each, seconds of each try.
+        prompt_price, completion_price: of a million tokens, to say what it cost.
     """
 
     model: Text | None

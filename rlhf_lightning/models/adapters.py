@@ -39,6 +39,7 @@ class LoRA:
         rank: of the update.
         alpha: scale = alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023).
         dropout: on the input of A. SFT and reward models only: PPO and DPO switch all dropout off.
+        use_rslora: scale by alpha / sqrt(rank).
         use_dora: direction and magnitude apart (Liu et al. 2024).
         target_modules: names of the linear layers, or `all-linear`: all but the output layer.
         init: of A: `default` (Kaiming uniform) or `gaussian`.

@@ -81,7 +81,17 @@ class WeightedSum(Reward):
 
 
 class RewardPart(TypedDict, total=False):
-    """One part of a weighted sum: a function, a model or a judge, and its weight."""
+    """One part of a weighted sum: a function, a model or a judge, and its weight.
+
+    Attributes:
+        function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        model: a trained reward model: the run folder of a reward run, or a Hugging Face folder.
+        judge: a model that rates each response by principles.
+        weight: of the part's score in the sum; default 1.
+        standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
+        dtype: of the reward model.
+        attn_implementation: of the reward model; null: what the family has.
+    """
 
     function: Text | None
     model: Text | None

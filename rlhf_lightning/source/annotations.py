@@ -95,7 +95,9 @@ def _class(found: Definition, node: ast.ClassDef) -> Any:
 def _typed_dict(found: Definition, node: ast.ClassDef) -> Any:
     fields = [each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
     kinds = {each.target.id: type_of(each.annotation, found) for each in fields if isinstance(each.target, ast.Name)}
-    return typed_dict(found.name, kinds, STRICT)
+    made = typed_dict(found.name, kinds, STRICT)
+    made.__doc__ = ast.get_docstring(node)
+    return made
 
 
 def typed_dict(name: str, kinds: dict[str, Any], config: ConfigDict) -> Any:
