@@ -52,7 +52,7 @@ def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
 
 
 def evaluated(folder: Path) -> bool:
-    """Whether the pipeline in a folder has ended with its evaluation; a stage alone leaves a summary, too."""
+    """Return whether the pipeline in a folder has ended with its evaluation; a stage alone leaves a summary, too."""
     file = folder / "summary.json"
     return file.is_file() and f"{stages()[-1]}.gold_mean" in json.loads(file.read_text())
 

@@ -35,13 +35,13 @@ BOUND = 1.5  # seconds within which 95 % of the config errors are to be answered
 
 
 class Answer:
-    """What a command did: exit code (None: it had to be killed), and what it printed."""
+    """The outcome of a command: exit code (None: it had to be killed), and what it printed."""
 
     def __init__(self, code: int | None, out: str, err: str, changed: list[str]) -> None:
         self.code, self.out, self.err, self.changed = code, out, err, changed
 
     def fault(self, case: Case) -> str:
-        """What is wrong with the answer, or nothing."""
+        """Return what is wrong with the answer, or an empty text."""
         if self.code is None:
             return f"no answer within {SECONDS} s"
         if self.code != case.code:

@@ -39,7 +39,7 @@ from rlhf_lightning.models import LoRA
 from rlhf_lightning.process.quiet import quieten
 
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
-TABLES = "<!-- tables -->"  # stands before and after what is written
+TABLES = "<!-- tables -->"  # before and after what is written
 
 
 def jobs(row: Row, given: argparse.Namespace, folder: Path) -> tuple[Job, Job]:
@@ -86,7 +86,7 @@ def compare(row: Row, given: argparse.Namespace) -> Measured:
 
 
 def profile(row: Row, given: argparse.Namespace) -> str:
-    """Where the time of one repetition of ours goes."""
+    """Return where the time of one repetition goes on our side."""
     with tempfile.TemporaryDirectory() as name:
         job, _ = jobs(row, given, Path(name))
         with our_worker(given.threads) as ours:
@@ -119,7 +119,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each side's products")
     parser.add_argument("--rows", type=int, help="rows of a repetition, for a quick look at a row that reads a file")
     parser.add_argument(
-        "--kernels", nargs="+", default=["auto"], help="of ours: auto, none, or names; only auto's figures are kept"
+        "--kernels", nargs="+", default=["auto"], help="our kernels: auto, none, or names; only auto's figures are kept"
     )
     parser.add_argument(
         "--profile", action="store_true", help="print which operators ours spends its time in, and stop"

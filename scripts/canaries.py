@@ -57,12 +57,12 @@ def what_fired(canary: Canary, fixtures: Path, prepare: Act) -> str:
                 if path.is_file():
                     texts[str(path)] = path.read_text(errors="replace")
         return next(
-            (f"it stands in {name}" for name, text in texts.items() if canary.raw and re.search(canary.raw, text)), ""
+            (f"it is in {name}" for name, text in texts.items() if canary.raw and re.search(canary.raw, text)), ""
         )
 
 
 def answer(canary: Canary, fixtures: Path) -> tuple[str, str]:
-    """What became of a canary: quiet, FIRED, or DEAD where its control is quiet as well; and how."""
+    """Return the state of a canary: quiet, FIRED, or DEAD if its control is quiet as well; and how."""
     if how := what_fired(canary, fixtures, canary.plant):
         return "FIRED", how
     if how := what_fired(canary, fixtures, all_of(canary.plant, canary.control)):

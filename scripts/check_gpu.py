@@ -1,4 +1,4 @@
-"""What only a GPU can answer, in one command of at most eight minutes; it writes a JSON file and prints a table.
+"""Measure what only a GPU can answer, in one command of at most eight minutes; write a JSON file and print a table.
 
 python scripts/check_gpu.py                          # on a machine with one GPU
 python scripts/check_gpu.py --only agreement nf4     # some sections; --list names them
@@ -76,7 +76,7 @@ def measure(section: str, cpu: bool, folder: Path, send: Callable[[dict[str, Any
 
 
 def in_own_process(section: str, command: list[str], seconds: float) -> Section:
-    """What a section's process reports until it ends, or its time is over."""
+    """Yield what a section's process reports until it ends, or its time is over."""
     started = time.monotonic()
     variables = {**os.environ, **(ALLOCATOR if section.startswith("memory") else {}), "HF_HUB_OFFLINE": "1"}
     variables.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic products
@@ -121,7 +121,7 @@ def run(sections: Iterable[str], command: Callable[[str], list[str]], budgets: d
 
 
 def has_gpu() -> bool:
-    """Whether torch finds one."""
+    """Return whether torch finds one."""
     import torch
 
     return torch.cuda.is_available()
@@ -143,7 +143,7 @@ def main() -> None:
         return
     if given.measure:
         answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what libraries print is no figure
+        os.dup2(2, 1)  # what libraries print is not a figure
         measure(given.measure, given.cpu, given.folder, lambda said: print(json.dumps(said), file=answers, flush=True))
         return
     if not given.cpu and not has_gpu():

@@ -118,7 +118,7 @@ def main() -> None:
     seeds, rows = arguments.seeds, [row for row in ROWS if any(word in row[0] for word in arguments.only)]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)  # the sums' order, and so the last digits, depend on the number of threads
-    print(line(["", "bound", *(f"seed {seed}" for seed in seeds), "seconds a run"]))
+    print(line(["", "bound", *(f"seed {seed}" for seed in seeds), "seconds per run"]))
     print(line(["---"] * (len(seeds) + 3)))
     started = time.perf_counter()
     for name, bound, measure in rows:

@@ -158,7 +158,7 @@ def main() -> int:
 
 
 def made(folder: Path, count: int, labelers: int = LABELERS) -> str:
-    """A store of so many tasks."""
+    """Return a store of this many tasks."""
     url = f"sqlite:///{folder}/feedback.db"
     with FeedbackStore(url) as store:
         store.add_tasks(_task(i) for i in range(count))

@@ -38,7 +38,7 @@ def locked(lock: Path = LOCK) -> dict[str, str]:
 
 
 def licence(name: str) -> str | None:
-    """What an installed package says of its licence; None if it is not installed here."""
+    """Return what an installed package says about its licence; None if it is not installed here."""
     if name in READ:
         return READ[name]
     try:
@@ -55,7 +55,7 @@ def licence(name: str) -> str | None:
 
 
 def is_allowed(said: str) -> bool:
-    """Whether a licence is one that this project takes."""
+    """Return whether this project accepts a licence."""
     return bool(ALLOWED.search(said)) and not FORBIDDEN.search(said)
 
 

@@ -1,4 +1,4 @@
-"""What PPO holds in memory for its four roles (policy, reference, value function, reward model), ours and TRL's.
+"""Measure the memory of PPO's four roles (policy, reference, value function, reward model), ours and TRL's.
 
 python scripts/measure_roles.py --model outputs/SmolLM2-135M               # a Markdown table
 python scripts/measure_roles.py --model outputs/SmolLM2-135M --only TRL
@@ -40,7 +40,7 @@ CASES = {
 
 
 def prompts(model: str, length: int) -> list[dict[str, str]]:
-    """Texts of so many tokens."""
+    """Return texts of this many tokens."""
     tokenizer = load_tokenizer(model)
     words = " ".join(f"the {number} birds flew over the old house," for number in range(length))
     texts = (f"{number} {words}" for number in range(16))

@@ -41,10 +41,10 @@ BROKEN = ("NameError", "UnboundLocalError", "AttributeError", "ImportError", "Mo
 
 
 def check(mutant: Mutant, root: Path = ROOT) -> str:
-    """The file with the mutant in it.
+    """Return the file with the mutant in it.
 
     Raises:
-        ValueError: the text to replace is not there exactly once.
+        ValueError: the text to replace does not occur exactly once.
     """
     source = (root / "rlhf_lightning" / mutant.file).read_text(encoding="utf-8")
     if (count := source.count(mutant.old)) != 1:
@@ -53,7 +53,7 @@ def check(mutant: Mutant, root: Path = ROOT) -> str:
 
 
 def copy_tree(folder: Path) -> None:
-    """What the tests need of the repository."""
+    """Copy what the tests need of the repository."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -127,7 +127,7 @@ def _become_pytest(folder: Path, log: Path) -> None:
 
 
 def verdict(code: int | None, output: str) -> tuple[bool, str]:
-    """Whether a test caught the mutant, and which, or what became of it."""
+    """Return whether a test caught the mutant, and which one, or what happened instead."""
     if code is None:
         return False, "out of time"
     failed = re.search(r"^FAILED (?:tests/)?(.+?)(?: - (.*))?$", output, re.MULTILINE)

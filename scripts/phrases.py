@@ -228,6 +228,7 @@ def found(path: Path) -> list[Found]:
 def files(paths: list[Path]) -> list[Path]:
     """Return the files with prose below these paths."""
     every = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    every = [file for file in every if file != Path(__file__).resolve()]  # its examples are wrong on purpose
     return [f for f in every if f.suffix in (".md", ".py", ".yaml", ".html", ".toml") or f.name == "Makefile"]
 
 

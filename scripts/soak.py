@@ -8,7 +8,7 @@ A callback measures the process and its run folder 100 times: memory (resident; 
 file descriptors, threads, checkpoints and other files. Before every measurement Python's garbage is collected and the
 C library gives back what it holds of freed memory, so that what is left is in use. After a warm-up of a fifth of the
 run a line is fitted by the median of the slopes between all pairs (Theil and Sen), with a 95% interval by resampling
-blocks of its residuals, since neighbours are alike. An interval that lies above its bound wholly makes the exit code 1.
+blocks of its residuals, since neighbours are alike. The exit code is 1 if an interval is completely above its bound.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 @dataclass(frozen=True)
 class Bound:
-    """What may grow by how much per step (SFT) or iteration (PPO), and why."""
+    """The growth that is tolerated, by how much per step (SFT) or iteration (PPO), and why."""
 
     per_step: float
     per_iteration: float
@@ -89,7 +89,7 @@ COMMON = [
 
 
 class Measure(Callback):
-    """Writes a line of `measures.jsonl` after every so many steps or iterations.
+    """Writes a line of `measures.jsonl` every few steps or iterations.
 
     Args:
         every: how many.
@@ -113,7 +113,7 @@ class Measure(Callback):
 
 
 def measured(run: Path) -> dict[str, int]:
-    """What this process and a run folder have now."""
+    """Return what this process and a run folder have now."""
     gc.collect()
     _give_back()
     tensors = list(_tensors())
@@ -228,7 +228,7 @@ class Growth:
 
     @property
     def good(self) -> bool:
-        """Whether it may be within the bound."""
+        """Return whether it may be within the bound."""
         return self.low <= self.bound
 
 

@@ -81,7 +81,7 @@ def sweep(families: list[str], classifiers: bool = False) -> Iterator[Verdict]:
 
 
 def _verdicts(worker: subprocess.Popen[str], families: list[str]) -> Iterator[Verdict]:
-    """What the worker prints; a family that takes too long, or kills it, ends in a traceback and ends this."""
+    """Yield what the worker prints; a family that takes too long, or kills it, ends in a traceback and ends this."""
     assert worker.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(worker.stdout, selectors.EVENT_READ)

@@ -58,7 +58,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def our_side(case: Case, folder: Path, swapped: bool) -> tuple[Tensor, dict[str, Tensor]]:
-    """Our loss and gradient; `swapped`: with TRL's negative log-likelihood in the place of ours."""
+    """Our loss and gradient; `swapped`: with TRL's negative log-likelihood instead of our own."""
     make, tokenizer = getattr(algorithms, case.module), load_tokenizer(folder / "reference")
     load = partial(load_causal_lm, folder / "reference")
     module: Any = make(load, tokenizer, partial(torch.optim.SGD, lr=0.0), beta=case.beta, **case.ours)

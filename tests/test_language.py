@@ -24,7 +24,6 @@ UNCLEAN: set[str] = {
     "docs/evaluation.md",
     "docs/judging.md",
     "docs/rounds.md",
-    "examples",
     "rlhf_lightning",
     "rlhf_lightning/algorithms",
     "rlhf_lightning/callbacks",
@@ -48,13 +47,6 @@ UNCLEAN: set[str] = {
     "rlhf_lightning/source",
     "rlhf_lightning/tracking",
     "rlhf_lightning/training",
-    "scripts",
-    "scripts/bad_input_catalogue",
-    "scripts/canary_catalogue",
-    "scripts/comparison",
-    "scripts/families",
-    "scripts/fault_catalogue",
-    "scripts/gpu_checks",
 }
 # The same of pages with paragraphs that are too long.
 LONG: set[str] = {
@@ -111,7 +103,7 @@ def test_a_phrase_is_found_in_its_wrong_example_and_not_in_its_right_one(phrase:
 def test_an_exact_use_that_is_legitimate_is_still_somewhere() -> None:
     texts = [" ".join(file.read_text(encoding="utf-8").split()) for files in FILES.values() for file in files]
     for use in PHRASES.LEGITIMATE:
-        assert sum(use in text for text in texts) > 1, f"{use!r} is only in the list: take it out"
+        assert any(use in text for text in texts), f"{use!r} is nowhere: take it out of the list"
 
 
 WRONG = {

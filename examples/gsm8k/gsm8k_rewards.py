@@ -53,7 +53,7 @@ def right(prompts: list[str], responses: list[str], **columns: Any) -> list[floa
 
 
 def write_prompts(source: Path, target: Path, longest: int = 140) -> int:
-    """Write the rows whose question has at most so many characters, with the instruction first; return their number."""
+    """Write the rows whose question has at most this many characters, the instruction first; return their number."""
     rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
     kept = [
         {"prompt": [{"role": "system", "content": INSTRUCTION}, *row["prompt"]], "answer": row["answer"]}

@@ -1,4 +1,4 @@
-"""What a hostile user tries beside the other lists: odd files in every place, broken weights, numbers beyond use."""
+"""Attempts of a hostile user beyond the other lists: odd files in every place, broken weights, numbers beyond use."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ CONFIGS = [
     Case("chat: a reward model", "chat", ["model=scorer"], r"model: scorer.*reward model", fast=True),
     Case("chat: a system message without a template", "chat", [*CHAT, "system=be nice"], r"system"),
     Case("chat: negative temperature", "chat", [*CHAT, "temperature=-1"], r"temperature"),
-    Case("evaluate: baseline that is not there", "evaluate", changed(EVALUATE, "baseline=c"), r"baseline"),
+    Case("evaluate: baseline that does not exist", "evaluate", changed(EVALUATE, "baseline=c"), r"baseline"),
     Case("evaluate: no policies", "evaluate", changed(EVALUATE, "policies={}"), r"policies"),
     Case("evaluate: no prompts", "evaluate", changed(EVALUATE, "prompts=nowhere.jsonl"), r"prompts: nowhere"),
     Case(
@@ -147,10 +147,13 @@ CONFIGS = [
         r"callbacks\.checkpoint\.monitor|val/nope",
     ),
     Case(
-        "value: a class that is not there", "train", [*SFT, "algorithm._target_=mine.Nope"], r"algorithm\._target_|Nope"
+        "value: a class that does not exist",
+        "train",
+        [*SFT, "algorithm._target_=mine.Nope"],
+        r"algorithm\._target_|Nope",
     ),
     Case(
-        "value: a class of ours with a typo",
+        "value: a built-in class with a typo",
         "train",
         [*SFT, "algorithm._target_=rlhf_lightning.algorithms.SFTModul"],
         r"SFTModul",

@@ -127,7 +127,7 @@ DATA = [
     _file("CSV without columns", "bad.csv", writes("bad.csv", "\n"), r"bad\.csv"),
     _file("CSV with a short row", "bad.csv", writes("bad.csv", "prompt,completion\na\n"), r"bad\.csv"),
     _file("JSON that is not a list", "bad.json", writes("bad.json", "3"), r"bad\.json"),
-    Case("file: a split that is not there", "train", changed(SFT, "data.train=rows.jsonl:nope"), r"rows\.jsonl"),
+    Case("file: a split that does not exist", "train", changed(SFT, "data.train=rows.jsonl:nope"), r"rows\.jsonl"),
     Case(
         "file: validation rows missing", "train", changed(SFT, "data.val=nowhere.jsonl"), r"data\.val: nowhere\.jsonl"
     ),

@@ -43,9 +43,11 @@ FEEDBACK = [
     _collect("one sample of one policy", r"samples_per_prompt: 1 response to each prompt", "samples_per_prompt=1"),
     _collect("temperature 0 and two samples", r"samples_per_prompt: found 2; at temperature 0", "temperature=0"),
     _collect("no policies", r"policies: none given", "policies={}", fast=True),
-    _collect("a policy that is not there", r"policies\.a: .*nowhere", "policies={a: nowhere/x}", fast=True),
+    _collect("a policy that does not exist", r"policies\.a: .*nowhere", "policies={a: nowhere/x}", fast=True),
     _collect("a reward model as policy", r"policies\.a: scorer", "policies={a: scorer}"),
-    _collect("a server that is not there", r"policies\.a: http://127\.0\.0\.1:9", "policies={a: 'http://127.0.0.1:9'}"),
+    _collect(
+        "a server that does not exist", r"policies\.a: http://127\.0\.0\.1:9", "policies={a: 'http://127.0.0.1:9'}"
+    ),
     _collect("no prompts", r"prompts: nowhere", "prompts=nowhere.jsonl"),
     _collect("neither prompts nor responses", r"prompts, responses: neither", "prompts=null"),
     _collect("prompts and responses", r"prompts, responses: both", "responses=pairs.jsonl"),
@@ -62,7 +64,7 @@ FEEDBACK = [
         r"mine\.raises",
         further_lines=1,  # of the progress
     ),
-    _collect("checks that are not there", r"checks: nowhere", "checks=nowhere.jsonl"),
+    _collect("checks that do not exist", r"checks: nowhere", "checks=nowhere.jsonl"),
     _collect("checks without a pair", r"prompts\.jsonl, row 1: .*a check needs", "checks=prompts.jsonl"),
     _collect("not a URL", r"feedback\.store: 'outputs'", "feedback.store=outputs"),
     _collect("no driver", r"feedback\.store: nosuch", "feedback.store=nosuch://host/x"),

@@ -1,4 +1,4 @@
-"""What the cases start from: tiny models, rows, a finished run, and a module with rewards."""
+"""The inputs of the cases: tiny models, rows, a finished run, and a module with rewards."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _saved(content: Any) -> Callable[[Path], object]:
 
 
 def _index(folder: Path) -> None:
-    """Weights in shards, of which the index names one that is not there."""
+    """Weights in shards, of which the index names one that does not exist."""
     (folder / WEIGHTS).unlink()
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
@@ -126,11 +126,11 @@ ODD_FILES = [
     _config("layers that are a fraction", num_hidden_layers=1.5),
     _config("more layers than there are", num_hidden_layers=3),
     _config("no heads", num_attention_heads=0),
-    _config("an activation that is none", hidden_act="nope"),
+    _config("an unknown activation", hidden_act="nope"),
     _config("a vocabulary of 0", vocab_size=0),
     _config("a vocabulary that is a word", vocab_size="many"),
     _config("a vocabulary beyond memory", vocab_size=10**12),
-    _config("a type that is none", dtype="float3"),
+    _config("an unknown type", dtype="float3"),
     _config("rope that is a word", rope_parameters="nope"),
     _adapter("weights that are empty", writes("adapter/adapter_model.safetensors", "")),
     _adapter("weights of the model", lambda f: shutil.copy(f / WEIGHTS, f / "adapter/adapter_model.safetensors")),
@@ -143,7 +143,7 @@ ODD_FILES = [
     _adapter("a base that is a number", edit_json("adapter/adapter_config.json", base_model_name_or_path=3)),
     _adapter("a base that is itself", edit_json("adapter/adapter_config.json", base_model_name_or_path="adapter")),
     _adapter("a kind that is missing", edit_json("adapter/adapter_config.json", peft_type=None)),
-    _adapter("a task that is none", edit_json("adapter/adapter_config.json", task_type="NOPE"), r"adapter|task"),
+    _adapter("an unknown task", edit_json("adapter/adapter_config.json", task_type="NOPE"), r"adapter|task"),
     _adapter("no targets", edit_json("adapter/adapter_config.json", target_modules=None)),
     _adapter("a broken pattern of targets", edit_json("adapter/adapter_config.json", target_modules="(")),
     _adapter("a key of peft's that is not", edit_json("adapter/adapter_config.json", alpha_pattern=3)),
@@ -176,7 +176,7 @@ ODD_FILES = [
         _saved({"state_dict": "a", "loops": "b", "optimizer_states": "c", "pytorch-lightning_version": "2.6.6"}),
     ),
     _checkpoint(
-        "a version that is none",
+        "an invalid version",
         _saved({"state_dict": {}, "loops": {}, "optimizer_states": [], "pytorch-lightning_version": "nope"}),
     ),
     _checkpoint("a link to itself", lambda f: os.symlink("bad.ckpt", f / "bad.ckpt")),
@@ -200,9 +200,9 @@ ODD_FILES = [
     _rows("an object as a prompt", '{"prompt": {"a": 1}, "completion": "b"}\n', names=r"bad\.|prompt"),
     _rows("a truth as a completion", '{"prompt": "a", "completion": true}\n', names=r"bad\.|completion"),
     _rows("messages that are null", '{"messages": null}\n'),
-    _rows("messages that are none", '{"messages": []}\n', names=r"bad\.|messages"),
+    _rows("messages that are empty", '{"messages": []}\n', names=r"bad\.|messages"),
     _rows("a message that is a number", '{"messages": [1]}\n', names=r"bad\.|messages"),
-    _rows("a role that is none", '{"messages": [{"role": 3, "content": "a"}]}\n', names=r"bad\.|role"),
+    _rows("an invalid role", '{"messages": [{"role": 3, "content": "a"}]}\n', names=r"bad\.|role"),
     _rows(
         "a content that is a number",
         '{"messages": [{"role": "user", "content": 3}, {"role": "assistant", "content": "a"}]}\n',

@@ -108,7 +108,7 @@ RUNS = [
         r"logger\.tracking_uri",
         fast=True,
     ),
-    Case("tracking: a port that is none", "train", [*MLFLOW, "logger.tracking_uri=http://host:99999"], r"tracking_uri"),
+    Case("tracking: an invalid port", "train", [*MLFLOW, "logger.tracking_uri=http://host:99999"], r"tracking_uri"),
     Case(
         "tracking: a database without its driver",
         "train",

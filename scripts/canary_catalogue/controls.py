@@ -1,4 +1,4 @@
-"""Protections taken away, one each, and readers that have none: what shows that a payload can fire at all."""
+"""Protections taken away, one each, and readers without any: they show that a payload can fire at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replace(home: str, name: str, by: Any) -> None:
 
 
 def as_it_is(text: str) -> str:
-    """What a protection of text does that is none."""
+    """Return the text as it is, as a missing protection would."""
     return text
 
 
@@ -157,5 +157,5 @@ def any_name(folder: Path) -> None:
 
 
 def makes(path: str) -> Act:
-    """What makes a folder wherever a name leads."""
+    """Return a reader that makes a folder wherever a name leads."""
     return reads(lambda folder: os.makedirs(folder / path, exist_ok=True))

@@ -117,7 +117,7 @@ SCREEN: list[Canary] = [
             b"",
             False,
         ),
-        ("escapes in a model that is not there", "chat", [f"model='./x{ESCAPES}'"], nothing, b"", False),
+        ("escapes in a model that does not exist", "chat", [f"model='./x{ESCAPES}'"], nothing, b"", False),
         ("escapes in a command of the chat", "chat", ["model=model"], nothing, f"/a{ESCAPES}\n".encode(), False),
         (
             "escapes in what a model says",
@@ -224,7 +224,7 @@ def secret(
     plant: Act = nothing,
     command: str = "train",
 ) -> Canary:
-    """A secret that may stand in nothing that is printed, and in none of these files."""
+    """Return a secret that must not be printed, nor be in any of these files."""
     return Canary(name, command, words, plant, raw=SECRET, files=where, control=control, fast=fast)
 
 
@@ -297,7 +297,7 @@ SECRETS = [
         plant=all_of(environment(HTTPS_PROXY=f"http://u:{SECRET}@p:1"), module("warnings.warn(TEXT)")),
     ),
     secret(
-        "a key in a former run's tags",
+        "a key in a previous run's tags",
         ["run=run", "to=out"],
         plant=in_config("logger", {"tags": {"note": SECRET}}),
         where=("out/README.md",),

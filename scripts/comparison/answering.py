@@ -1,4 +1,4 @@
-"""A worker's side of the conversation: one JSON request a line on standard input, one JSON answer a line."""
+"""A worker's side of the conversation: one JSON request per line on standard input, one JSON answer per line."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def peer_python(trl: str) -> Path:
-    """The interpreter of `.venv-trl-<version>`, which is made first if it is not there.
+    """The interpreter of `.venv-trl-<version>`, which is made first if it does not exist.
 
     torch, transformers and peft are those of requirements.lock, so that both sides run on the same libraries. Wheels
-    are looked for where UV_FIND_LINKS or PIP_FIND_LINKS says as well.
+    are also looked for where UV_FIND_LINKS or PIP_FIND_LINKS says.
     """
     folder = ROOT / f".venv-trl-{trl}"
     python, ready = folder / "bin" / "python", folder / ".ready"

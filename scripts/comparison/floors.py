@@ -1,4 +1,4 @@
-"""What a repetition needs at least, and how fast this machine is: together the roofline column.
+"""The least that a repetition needs, and how fast this machine is: together the roofline column.
 
 Operations are those of matrix products, a multiplication and an addition each counted. Everything that both sides could
 leave out is left out: padding, a prompt computed once for each of its answers, logits where nothing is predicted, and
@@ -100,7 +100,7 @@ def preferences(network: Network, rows: list[tuple[int, list[int]]], reference: 
 def decoding(network: Network, rows: list[tuple[int, int]], slots: int) -> Counted:
     """Answers to rows of (prompt tokens, response tokens); `slots` rows are decoded at a time, and never idle.
 
-    The weights are read once a step. There are as many steps as the longest response has tokens, or as all responses
+    The weights are read once per step. There are as many steps as the longest response has tokens, or as all responses
     have, divided by the slots.
     """
     tokens = sum(prompt + length - 1 for prompt, length in rows)
@@ -125,8 +125,8 @@ def ppo(network: Network, rows: list[tuple[int, int]], job: Job) -> Counted:
 
 
 def measured_speeds(size: int = 2048, megabytes: int = 256, times: int = 3) -> Counted:
-    """The best of a few: operations a second of a float32 matrix product, by the library that ours uses and by
-    torch's own, and bytes a second of reading memory."""
+    """The best of a few: operations per second of a float32 matrix product, by the library that we use and by
+    torch's own, and bytes per second of reading memory."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     vector, matrix = torch.randn(1024), torch.randn(megabytes * 2**20 // 4096, 1024)
     return {

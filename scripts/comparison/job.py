@@ -1,4 +1,4 @@
-"""What a worker is asked to build and repeat: the same for both sides."""
+"""The task that a worker builds and repeats: the same for both sides."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Job:
     Args:
         model: a Hugging Face folder.
         data: a JSONL file; its rows are taken in its order, `batch_size` at a time.
-        batch_size: rows an optimiser step (of preferences, pairs); prompts an iteration of PPO, or decoded at once.
+        batch_size: rows an optimiser step (of preferences, pairs); prompts per iteration of PPO, or decoded at once.
         max_length: tokens of a row; of a prompt, for PPO and decoding.
         lora: train a LoRA adapter; False: all weights.
-        response_length: tokens of every response of PPO (no EOS ends one), and at most so many in decoding.
+        response_length: tokens of every response of PPO (no EOS ends one), and at most this many in decoding.
         reward_model: folder of a reward model (PPO).
         ppo_epochs, minibatches: of an iteration.
         iterations: of PPO in one repetition.
         overrides: of our config, for what the peer does not have.
-        kernels: of ours: auto, none, or names.
+        kernels: on our side: auto, none, or names.
     """
 
     task: Task

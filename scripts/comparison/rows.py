@@ -1,4 +1,4 @@
-"""What is compared: the rows of docs/performance.md, with their aims."""
+"""The comparisons: the rows of docs/performance.md, with their aims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Row:
         key: its name on the command line.
         what: its name in the table.
         trl: version of the peer's environment.
-        unit: what is counted a second.
+        unit: what is counted per second.
         aim: smallest ratio of speeds, ours to the peer's.
         memory_aim: largest ratio of peaks, of memory over what was resident before the models; for PPO, over the
             model's own bytes as well.

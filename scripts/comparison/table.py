@@ -9,11 +9,11 @@ from comparison.floors import floor_seconds
 from comparison.rows import ROWS, UPDATE_AIM, UPDATE_ROW, Row
 
 Measured = dict[str, Any]
-"""Of a row: `alternations`, `threads`, `speeds`, `ours` and `peer`: what `prepare` and every `repeats` answered."""
+"""The figures of a row: `alternations`, `threads`, `speeds`, and the answers of `ours` and `peer`."""
 
 
 def speeds(side: Measured) -> list[float]:
-    """Units a second of every repetition."""
+    """Units per second of every repetition."""
     return [repeat["done"] / repeat["seconds"] for repeat in side["repeats"]]
 
 
@@ -36,7 +36,7 @@ def best_speeds(measured: Measured) -> dict[str, float]:
 
 
 def share_of_floor(measured: Measured) -> float:
-    """The shortest possible time over the median of ours."""
+    """Return the shortest possible time divided by our median."""
     repeats = measured["ours"]["repeats"]
     return floor_seconds(repeats[0], best_speeds(measured)) / median(repeat["seconds"] for repeat in repeats)
 

@@ -18,7 +18,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERI
 
 
 class Worker:
-    """A process that stays alive and answers one request a line.
+    """A process that stays alive and answers one request per line.
 
     Args:
         python: the interpreter.

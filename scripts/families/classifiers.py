@@ -20,8 +20,8 @@ from rlhf_lightning.models.forward import bare_model
 def judge_classifier(family: str) -> Verdict:
     """Build a classifier with one label, load it to score and to train, compare scores and gradients.
 
-    Of a family that is right, `cached` says whether its head reads our states of the last token; False: the scores are
-    those of its own forward pass.
+    For a family that is right, `cached` says whether its head reads the states of the last token that
+    this library computes; False: the scores are those of its own forward pass.
     """
     try:
         model = tiny(family, AutoModelForSequenceClassification, num_labels=1)

@@ -24,7 +24,7 @@ def nothing(_: Path) -> None:
 
 
 def clock(_: Path, seconds: float, after: int = 0) -> None:
-    """In a child: a clock that is wrong by so many seconds, after it was read so often."""
+    """In a child: a clock that is wrong by this many seconds once it has been read this often."""
     real, reads = (time.time, time.time_ns), 0
 
     def shift() -> float:

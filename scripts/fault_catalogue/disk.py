@@ -42,7 +42,7 @@ class Fill(Callback):
 
 @cache
 def may_mount() -> bool:
-    """Whether this user may make a small file system in the memory of this machine."""
+    """Return whether this user may make a small file system in the memory of this machine."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder]
         if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
@@ -112,7 +112,7 @@ def taken(
 
 
 def what_is_wrong(made: Path, run: Running, codes: Sequence[int]) -> list[str]:
-    """What a run that the disk has stopped has left, or said, that it must not."""
+    """Return what a run stopped by the disk has left or printed although it must not."""
     from rlhf_lightning.durable import what_is_broken
 
     hidden = [path for path in made.rglob(".*") if path.name not in (".started", ".lock")]
@@ -159,7 +159,7 @@ def prepared(folder: Path) -> Path:
 
 @on_a_small_disk
 def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
-    """The disk of the run folder has so many KiB, for one run after another."""
+    """The disk of the run folder has this many KiB, for one run after another."""
     found = []
     for kib in sizes:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
@@ -171,7 +171,7 @@ def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
 
 @on_a_small_disk
 def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outcome:
-    """When training has ended, so many KiB are left on the disk, on which an earlier model lies."""
+    """When training has ended, this many KiB are left on the disk, which holds an earlier model."""
     found = []
     for kib in left:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
@@ -218,7 +218,7 @@ def contents(run: Path) -> dict[str, bytes]:
 
 
 def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
-    """A file may have so many KiB (ulimit -f)."""
+    """A file may have this many KiB (ulimit -f)."""
     found = []
     for kib in sizes:
         place = prepared(folder.parent / f"{folder.name}.{kib}")

@@ -66,7 +66,7 @@ def _trained(name: str) -> Callable[[Path, str], Any]:
 
 
 def _files(folder: Path, out: str) -> Any:
-    """Of an export: all but the marker, which names the run."""
+    """Return the hashes of an export, without the marker, which names the run."""
     found = sorted(file for file in (folder / "made").rglob("*") if file.is_file() and not file.name.startswith("."))
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
 
@@ -183,7 +183,7 @@ class Trials:
         elif code == 0 and result == expected:
             self.counts["passed over" if new else "not read"] += 1
         else:
-            said = f"exit code {code}: {' / '.join(new[:2])[:300]}" if code else "another result, without a word"
+            said = f"exit code {code}: {' / '.join(new[:2])[:300]}" if code else "another result, silently"
             self.bad.append(f"{name}, {what}, {reader}: {said}")
 
     def expected(self, run: str, reader: str) -> tuple[Any, list[str]]:

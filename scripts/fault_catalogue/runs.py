@@ -122,7 +122,7 @@ class Running:
 
     @property
     def out(self) -> str:
-        """What it has printed."""
+        """Return what it has printed."""
         return self._out.read_text(errors="replace")
 
     @property

@@ -70,7 +70,7 @@ def outcome(folder: Path, run: Running, whole: Undisturbed, uri: str, database: 
         whole: the undisturbed run.
         uri: of the store.
         database: where the store is in truth.
-        runs: so many must be there.
+        runs: this many must exist.
     """
     said = [line for line in run.err if line not in whole.lines]
     end = end_of(folder / "run")
@@ -116,7 +116,7 @@ def empty_store(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(database: Path, seconds: float) -> Iterator[None]:
-    """Another process holds the lock of an SQLite file for so long, or until the block ends; it has it at its start."""
+    """Another process holds the lock of an SQLite file for this long, or until the block ends, from the start."""
     began, end = (database.with_suffix(suffix) for suffix in (".held", ".end"))
     for file in (began, end):
         file.unlink(missing_ok=True)
@@ -187,7 +187,7 @@ def answered_badly(folder: Path, family: str, mode: str, at_start: bool = False,
 
 
 def refused_at_start(folder: Path, mode: str) -> Outcome:
-    """A server that refuses the login before anything is trained: the user has to mend that."""
+    """A server that refuses the login before anything is trained: the user has to fix that."""
     began = time.monotonic()
     write_folder(folder)
     empty_store(folder)

@@ -23,7 +23,7 @@ PROMPTS_PER_SLOT = 2
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """What the small network reports in float32, and the speed of the large one."""
+    """Report what the small network gives in float32, and the speed of the large one."""
     small = load_causal_lm(setting.llama("small")).to(setting.device)
     prompts = random_prompts(setting.sizes.small.vocabulary, 12, 8, 24)
     settings = SamplingSettings(16)

@@ -1,4 +1,4 @@
-"""What a check finds, and how all of it becomes a table."""
+"""The findings of a check, and their table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass
 class Section:
-    """What came of a check."""
+    """The outcome of a check."""
 
     name: str
     status: Status
@@ -44,7 +44,7 @@ class Section:
 
     @property
     def failed(self) -> bool:
-        """Whether it broke, or a figure is outside its bound."""
+        """Return whether it broke, or a figure is outside its bound."""
         return self.status == "failed" or not all(finding.ok for finding in self.findings)
 
 

@@ -1,4 +1,4 @@
-"""What the machine has, and that every module of the package imports without MLflow."""
+"""Check what the machine has, and that every module of the package imports without MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forward passes of ours in place of transformers' own: the same numbers, and what each is worth."""
+"""Our forward passes instead of transformers' own: the same numbers, and what each one gains."""
 
 from __future__ import annotations
 

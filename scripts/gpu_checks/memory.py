@@ -32,7 +32,7 @@ class FromTheFirstStep(lightning.Callback):
 
 
 def within(setting: Setting, share: float) -> tuple[str, bool]:
-    """What the share has to be: rlhf-plan leaves a tenth of a device to what it does not count.
+    """Return the range that the share must be in: rlhf-plan leaves a tenth of a device to what it does not count.
 
     On a CPU libraries need more than a small network does.
     """

@@ -54,10 +54,10 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether weights are the same bits."""
+    """Return whether weights are the same bits."""
     return all(torch.equal(one[name], weight) for name, weight in other.items())
 
 
 def weights(config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What a run has exported."""
+    """Return the weights that a run has exported."""
     return load_file(Path(config["run_dir"]) / "model" / "model.safetensors")

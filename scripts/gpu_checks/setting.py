@@ -40,7 +40,7 @@ class Llama:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a run of all checks.
+    """The sizes of a run of all checks.
 
     Args:
         small: compared with float64 on a CPU.
@@ -84,7 +84,7 @@ REHEARSAL = Sizes(
 
 @dataclass(frozen=True)
 class Setting:
-    """What every check is given: a device (`cuda` or `cpu`), sizes, and a folder of its own to write in."""
+    """The setting of every check: a device (`cuda` or `cpu`), sizes, and a separate folder to write in."""
 
     device: str
     sizes: Sizes
@@ -138,7 +138,7 @@ def words(generator: random.Random, count: int) -> str:
 
 
 def demonstrations(count: int, prompt: int, answer: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows for SFT, all with so many words."""
+    """Rows for SFT, all with this many words."""
     generator = random.Random(seed)
     return [{"prompt": words(generator, prompt), "completion": words(generator, answer)} for _ in range(count)]
 

@@ -30,7 +30,7 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def tf32(setting: Setting) -> Iterator[Finding]:
-    """What TF32 costs in precision and brings in speed; only GPUs have it."""
+    """Measure what TF32 costs in precision and gains in speed; only GPUs have it."""
     rows, size = small_rows(setting, "sft"), PRODUCT[setting.device]
     exact = one_step(setting, "sft", rows, "cpu", "64-true")
     left, right = (torch.randn(size, size, device=setting.device) for _ in range(2))

@@ -54,7 +54,7 @@ class MovingBaselineModule(OnPolicyModule):
         self.baseline = Baseline(decay)
 
     def advantages(self, rollout: Rollout) -> Credit:
-        """What is still to come of each response's reward less the baseline, [B, T]."""
+        """Return the rest of each response's reward after each token, minus the baseline, [B, T]."""
         mean = float(self.gather(rollout.rewards.sum(dim=1)).mean())
         baseline = mean if self.baseline.value is None else self.baseline.value
         self.record("policy/baseline", baseline)
