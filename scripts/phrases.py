@@ -25,9 +25,9 @@ _UNITS = (
     "micro-batch|question|call|request|rank|process|task|judgement|answer|layer|line|side"
 )
 _COUNTED = (
-    "numbers?|once|twice|times|values?|seconds?|rows?|samples?|tokens?|steps?|seeds?|requests?|operations?|pairs?|"
-    "responses?|prompts?|judgements?|trials?|probability|probabilities|nats?|bytes|MiB|GiB|ms|s|costs?|agents?|loss|"
-    "most|one|two|three|four|[0-9]+"
+    "numbers?|once|twice|times|values|seconds|rows|samples|tokens|steps|seeds?|requests?|operations|pairs|responses?|"
+    "prompts|judgements|trials?|probability|probabilities|nats?|bytes|MiB|GiB|ms|s|costs?|agents?|loss|most|one|two|"
+    "three|four|[0-9]+"
 )
 _BE = "is|are|was|were"
 
@@ -52,15 +52,20 @@ class Phrase:
 
 
 PHRASES = (
-    Phrase(rf"\b(?:{_COUNTED}) an? (?:{_UNITS})\b", "per token", "one number a token", "one number per token"),
     Phrase(
-        rf"(?<!\b[Tt]here )\b(?:{_BE}) no (?!longer\b|more\b|less\b|better\b|worse\b|larger\b|smaller\b)",
+        rf"\b(?:{_COUNTED}) an? (?:{_UNITS})\b(?! (?:may|can|must|has|had|is|was|of|needs|takes|gets|reads|holds)\b)",
+        "per token",
+        "one number a token",
+        "one number per token",
+    ),
+    Phrase(
+        rf"(?<!\b[Tt]here )\b(?:{_BE}) no (?!(?:longer|more|less|better|worse|larger|smaller|lower|higher|help)\b)",
         "is not a",
         "vLLM is no dependency",
         "vLLM is optional; it is no longer needed",
     ),
     Phrase(
-        rf"(?<!\b[Tt]here )\b(?:{_BE}|has|have|had) none\b", "does not exist", "a type that is none", "an unknown type"
+        rf"(?<!\b[Tt]here )\b(?:{_BE}) none\b(?! of\b)", "unknown, missing", "a type that is none", "an unknown type"
     ),
     Phrase(r"\bever the same\b", "always the same", "answers ever the same", "whenever the same answer comes"),
     Phrase(
@@ -96,7 +101,12 @@ PHRASES = (
         "what is in the table; it stands in for another",
     ),
     Phrase(r"\bformer\b", "previous", "the former weights", "the previous weights"),
-    Phrase(r"\ball the same\b", "anyway", "if it goes on all the same", "if it goes on anyway"),
+    Phrase(
+        r"(?<!\bare )(?<!\bwere )\ball the same\b(?=[.,;:)]| and\b|$)",
+        "anyway",
+        "if it goes on all the same",
+        "if all the same rows go on, and others are all the same, it goes on anyway",
+    ),
     Phrase(r"\b(?:to|for|by) who\b", "to whoever", "refused to who calls it", "refused to whoever calls it"),
     Phrase(r"\bto the bit\b", "bit for bit", "equal to the bit", "equal bit for bit"),
     Phrase(r"\bmend(?:s|ed|ing)?\b", "fix", "no waiting mends that", "waiting does not fix that"),
@@ -204,7 +214,9 @@ def prose(path: Path) -> Iterator[Prose]:
     if path.suffix == ".md":
         yield from ((line, part, False) for line, part in paragraphs(text))
     elif path.suffix == ".html":
-        yield from ((n, re.sub(r"<[^>]+>", " ", line), False) for n, line in enumerate(text.splitlines(), start=1))
+        yield from (
+            (n, re.sub(r"<[^>]+>|{[%{].*?[%}]}", " ", line), False) for n, line in enumerate(text.splitlines(), start=1)
+        )
     else:
         yield from ((line, part, False) for line, part in comments(text))
         if path.suffix == ".py":
