@@ -19,9 +19,8 @@ from rlhf_lightning.config.feedback_checks import (
 ROOT = Path(__file__).parents[1]
 DOCS = (
     *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
-    "resuming",
-    "rollouts",
-    "rounds",
+    *("resuming", "rollouts", "rounds"),
+    *("coming_from", "how_it_works", "troubleshooting", "which_algorithm"),
 )
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 

@@ -1,0 +1,121 @@
+"""Every algorithm has a page in docs/algorithms, of one structure, whose command, defaults and links hold."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf_lightning.commands import train
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.functional.preference import LOSS_TYPES
+from rlhf_lightning.source.declarations import declaration
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
+HEADINGS = ["Command", "Equation", "Pseudo-code", "Deviations", "Defaults", "Logged", "Measured"]
+SOURCE = "https://github.com/rlhf-lightning/rlhf-lightning/blob/main/"
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The text under each heading of the second level, in order."""
+    _, *parts = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {head: text for head, _, text in (part.partition("\n") for part in parts)}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The overrides of each command under "Command"."""
+    (block,) = re.findall(r"```bash\n(.*?)```", sections(page)["Command"], re.DOTALL)
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert all(line[0] == "rlhf-train" for line in lines)
+    return [line[1:] for line in lines]
+
+
+@cache
+def composed(page: Path) -> dict[str, Any]:
+    """The config of the page's first command."""
+    return compose_config("train", commands(page)[0])
+
+
+def value_of(config: dict[str, Any], key: str) -> Any:
+    """The value of a dotted key."""
+    found: Any = config
+    for name in key.split("."):
+        found = found[name]
+    return found
+
+
+def defined_in(file: Path) -> set[str]:
+    """The functions, methods and classes of a source file."""
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
+
+
+def source_links(page: Path) -> list[tuple[str, str]]:
+    """What a page links to in the source: the name that it gives, and the file."""
+    text = page.read_text(encoding="utf-8")
+    files = dict(re.findall(rf"^\[(\w+)\]: {SOURCE}(\S+)$", text, re.MULTILINE))
+    return [(name, files[key]) for name, key in re.findall(r"\[`([\w.]+)`\]\[(\w+)\]", text)]
+
+
+def test_every_algorithm_has_a_page() -> None:
+    algorithms = {file.stem for file in (ROOT / "conf" / "algorithm").glob("*.yaml")}
+    assert algorithms <= {page.stem for page in PAGES}
+
+
+def test_every_loss_of_pairs_is_on_a_page() -> None:
+    pages = [ROOT / "docs" / "algorithms" / f"{name}.md" for name in ("dpo", "ipo", "dpo_losses")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    missing = [name for name in LOSS_TYPES if not re.search(rf"`(algorithm\.loss_type=)?{name}`", text)]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_have_one_structure(page: Path) -> None:
+    assert list(sections(page)) == HEADINGS
+    measured = sections(page)["Measured"]
+    assert "Not measured:" in measured
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_of_a_page_are_accepted(page: Path) -> None:
+    train.check(composed(page))
+    for overrides in commands(page)[1:]:
+        train.check(compose_config("train", overrides))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_defaults_of_a_page_are_those_of_its_command(page: Path) -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (\S+) \|", sections(page)["Defaults"], re.MULTILINE)
+    assert rows
+    for key, said in rows:
+        found = value_of(composed(page), key)
+        assert str(yaml.safe_load(said)) == str(found) or float(said) == float(found), key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_a_page_says_is_logged_is_declared(page: Path) -> None:
+    names = set(re.findall(r"`([a-z]+(?:/[a-z_]+)+)`", sections(page)["Logged"]))
+    assert names
+    assert names <= declaration(composed(page)).logs
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "how_it_works.md"], ids=lambda page: page.stem)
+def test_the_functions_that_a_page_links_to_are_where_it_says(page: Path) -> None:
+    links = source_links(page)
+    assert links
+    for name, file in links:
+        assert set(name.split(".")) <= defined_in(ROOT / file), f"{name} in {file}"
+
+
+@pytest.mark.parametrize("group", ["experiment", "pipeline"])
+def test_every_recipe_is_listed(group: str) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    missing = [file.stem for file in (ROOT / "conf" / group).glob("*.yaml") if f"`{group}={file.stem}`" not in text]
+    assert not missing
