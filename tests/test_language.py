@@ -20,7 +20,6 @@ CELL = 500  # characters of a table's cell
 UNCLEAN: set[str] = {
     "README.md",
     "conf",
-    "docs/algorithms",
     "docs/evaluation.md",
     "docs/judging.md",
     "docs/rounds.md",
@@ -51,7 +50,6 @@ UNCLEAN: set[str] = {
 # The same of pages with paragraphs that are too long.
 LONG: set[str] = {
     "README.md",
-    "docs/algorithms/orpo.md",
     "docs/evaluation.md",
     "docs/judging.md",
 }
