@@ -50,7 +50,8 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "tracking": {"runs", "callbacks"},
     "config": {"source", "runs", "tracking", "kernels", "experience", "judging"},
     "process": {"config"},
-    "commands": LOWER | UPPER | {"source", "process", "feedback", "runs", "tracking", "config"},
+    "guide": {"source", "config"},
+    "commands": LOWER | UPPER | {"source", "process", "feedback", "runs", "tracking", "config", "guide"},
 }
 FREE = {
     "compat",
@@ -101,7 +102,8 @@ def _violations(source: str, path: str) -> list[str]:
     parts = Path(path).with_suffix("").parts
     is_package = parts[-1] == "__init__"
     module = ".".join((NAME, *(parts[:-1] if is_package else parts)))
-    folder = parts[0] if len(parts) > 1 else ""  # a module beside the folders may import none of them
+    # A module beside the folders may import none of them; `python -m rlhf_lightning` is a command.
+    folder = parts[0] if len(parts) > 1 else "commands" if path == "__main__.py" else ""
     found = []
     for line, name in _imports(source, module, is_package):
         root, *rest = name.split(".")

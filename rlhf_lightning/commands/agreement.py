@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.feedback_help import agreement_help
 from rlhf_lightning.config.feedback_checks import check_agreement, check_store
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
@@ -16,7 +15,7 @@ from rlhf_lightning.stopping import held
 
 def main() -> None:
     """The entry point of rlhf-agreement."""
-    run_hydra_command("rlhf-agreement", "agreement", agreement, agreement_help)
+    run_hydra_command("rlhf-agreement", "agreement", agreement)
 
 
 def agreement(config: dict[str, Any]) -> None:

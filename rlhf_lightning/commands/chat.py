@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.help import chat_help
 from rlhf_lightning.config.checks import check_model, refuse_reward_model
 from rlhf_lightning.config.schema import Chat
 from rlhf_lightning.config.spelling import did_you_mean, nearest
@@ -22,7 +21,7 @@ COMMANDS = ("/reset", "/exit")
 
 def main() -> None:
     """The entry point of rlhf-chat."""
-    run_hydra_command("rlhf-chat", "chat", chat, chat_help)
+    run_hydra_command("rlhf-chat", "chat", chat)
 
 
 def check(config: Mapping[str, Any]) -> None:

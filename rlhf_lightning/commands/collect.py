@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.feedback_help import collect_help
 from rlhf_lightning.commands.progress_bar import progress_bar
 from rlhf_lightning.config.feedback_checks import check_collect, rewards_of_pairs
 
@@ -19,7 +18,7 @@ _DRAWING = (
 
 def main() -> None:
     """The entry point of rlhf-collect."""
-    run_hydra_command("rlhf-collect", "collect", collect, collect_help)
+    run_hydra_command("rlhf-collect", "collect", collect)
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -35,6 +35,7 @@ from rlhf_lightning.commands.composition import (
     plain_config,
     split_sweep,
 )
+from rlhf_lightning.commands.guidance import add_options, answer
 from rlhf_lightning.commands.launching import (
     check_jobs,
     check_processes,
@@ -84,12 +85,13 @@ _HYDRA_OPTIONS = (
 
 
 def read_arguments(command: str) -> argparse.Namespace:
-    """Hydra's options and the overrides, from `sys.argv`, where `-m` may stand between overrides: it is moved first."""
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    """Hydra's options, ours and the overrides, from `sys.argv`; `-m` and `--help` may stand between overrides."""
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun", "-h", "--help"))
     remember_words(sys.argv[1:])
     _take_debug()
     parser = arguments_parser()
     parser.prog = command
+    add_options(parser)
 
     def complain(message: str) -> NoReturn:
         raise UserError(f"{message}; keys are written without dashes (optimizer.lr=1e-5), {command} --help lists them")
@@ -247,7 +249,6 @@ def run_hydra_command(
     command: str,
     config_name: str,
     task: Task,
-    help_text: Callable[[str | None], str],
     check: Task = lambda config: None,
 ) -> None:
     """A command over one config: compose it and hand it to `task`; help, sweeps and Hydra's own options work too.
@@ -256,14 +257,13 @@ def run_hydra_command(
         command: its name.
         config_name: the top of its configs.
         task: the command itself.
-        help_text: the page for `--help`, given `--config-dir`.
         check: raises UserError for what can be known to be wrong with a config before its job is queued.
     """
 
     def body() -> None:
         arguments = read_arguments(command)
-        if arguments.help:
-            print(help_text(arguments.config_dir))
+        if (said := answer(command, arguments)) is not None:
+            print(said)
         elif is_plain(arguments):
             if chosen := launcher_overrides(arguments.overrides):
                 raise UserError(f"{chosen[0]}: a launcher runs the jobs of a sweep: {command} -m ...")

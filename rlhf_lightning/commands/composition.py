@@ -58,13 +58,21 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
     Raises:
         UserError: one line about what cannot be composed.
     """
-    return compose_with_launcher(config_name, overrides, config_dir)[0]
+    return compose_with_hydra(config_name, overrides, config_dir)[0]
 
 
 def compose_with_launcher(
     config_name: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """As `compose_config`, and Hydra's own section `hydra.launcher`, which says what would run a sweep."""
+    config, hydra = compose_with_hydra(config_name, overrides, config_dir)
+    return config, hydra["launcher"]
+
+
+def compose_with_hydra(
+    config_name: str, overrides: Sequence[str], config_dir: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """As `compose_config`, and of Hydra's own node `launcher` and `choices`: the option of each group."""
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")
@@ -74,7 +82,8 @@ def compose_with_launcher(
         try:
             config = compose(config_name, list(overrides), return_hydra_config=True)
             launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
-            return plain_config(config, config.hydra.runtime.choices), launcher
+            choices = dict(config.hydra.runtime.choices)
+            return plain_config(config, choices), {"launcher": launcher, "choices": choices}
         except COMPOSITION_ERRORS as error:
             raise UserError(composition_error(error, config_name, overrides)) from error
         except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:

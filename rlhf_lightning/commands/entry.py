@@ -68,6 +68,23 @@ def judge() -> None:
     _start("judge")
 
 
+def rlhf() -> None:
+    """rlhf, whose first word is a command: `rlhf train experiment=sft_demo`."""
+    if sys.argv[1:2] and sys.argv[1] in ("--complete", "--list", "--install-completion"):
+        _start("train")  # which answers them for all
+        return
+    from rlhf_lightning.commands.command_line import run_command
+    from rlhf_lightning.guide.pages import command_page, named_command
+
+    named: list[str | None] = []
+    run_command(lambda: named.append(named_command(sys.argv[1:2])))
+    if named[0] is None:
+        print(command_page())
+        return
+    sys.argv[:2] = [f"rlhf-{named[0]}"]
+    _start(named[0])
+
+
 def _start(command: str) -> None:
     with answered(first_process(), follows_the_first(), for_good=True):
         if command in ("train", "pipeline"):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.help import evaluate_help
 from rlhf_lightning.config.checks import (
     check_hashes,
     check_no_split_of_a_file,
@@ -32,7 +31,7 @@ _OF_POLICIES = ("policies", "prompts", "baseline")
 
 def main() -> None:
     """The entry point of rlhf-evaluate."""
-    run_hydra_command("rlhf-evaluate", "evaluate", evaluate, evaluate_help)
+    run_hydra_command("rlhf-evaluate", "evaluate", evaluate)
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.help import export_help
 from rlhf_lightning.config.schema import Export
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
@@ -25,7 +24,7 @@ _MODEL_FILES = ("config.json", "adapter_config.json")
 
 def main() -> None:
     """The entry point of rlhf-export."""
-    run_hydra_command("rlhf-export", "export", export, export_help)
+    run_hydra_command("rlhf-export", "export", export)
 
 
 def export(config: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.feedback_help import judge_help
 from rlhf_lightning.commands.progress_bar import progress_bar
 from rlhf_lightning.config.feedback_checks import check_judge_command
 from rlhf_lightning.runs.folder_lock import check_run_dir
@@ -19,7 +18,7 @@ Report = Callable[[int, int], None]
 
 def main() -> None:
     """The entry point of rlhf-judge."""
-    run_hydra_command("rlhf-judge", "judge", judge, judge_help)
+    run_hydra_command("rlhf-judge", "judge", judge)
 
 
 def judge(config: dict[str, Any]) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.feedback_help import label_help
 from rlhf_lightning.config.feedback_checks import check_label, check_store
 from rlhf_lightning.stopping import advising
 
 
 def main() -> None:
     """The entry point of rlhf-label."""
-    run_hydra_command("rlhf-label", "label", label, label_help)
+    run_hydra_command("rlhf-label", "label", label)
 
 
 def label(config: dict[str, Any]) -> None:

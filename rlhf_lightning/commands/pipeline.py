@@ -6,7 +6,7 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.help import options, pipeline_help
+from rlhf_lightning.commands.guidance import answer
 from rlhf_lightning.commands.pipeline_evaluation import evaluate, gold_reward
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
@@ -19,6 +19,7 @@ from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.config.stage_overrides import check_call, split_overrides
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, WaitingError
+from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.folder_lock import check_run_dir
@@ -37,8 +38,8 @@ def main() -> None:
 
 def _main() -> None:
     arguments = read_arguments("rlhf-pipeline")
-    if arguments.help:
-        print(pipeline_help(arguments.config_dir))
+    if (said := answer("rlhf-pipeline", arguments)) is not None:
+        print(said)
         return
     if not is_plain(arguments):
         raise UserError("rlhf-pipeline takes overrides, --config-dir and --help only; sweeps: rlhf-train -m")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.help import plan_help
+from rlhf_lightning.commands.guidance import answer
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import check
 from rlhf_lightning.config.stage_overrides import split_overrides
@@ -27,8 +27,8 @@ def main() -> None:
 
 def _main() -> None:
     arguments = read_arguments("rlhf-plan")
-    if arguments.help:
-        print(plan_help(arguments.config_dir))
+    if (said := answer("rlhf-plan", arguments)) is not None:
+        print(said)
         return
     if not is_plain(arguments):
         raise UserError("rlhf-plan takes overrides, --config-dir and --help only")

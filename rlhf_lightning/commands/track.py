@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.help import track_help
 from rlhf_lightning.config.schema import Track
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError, is_own_slip
@@ -22,7 +21,7 @@ from rlhf_lightning.tracking.store_check import check_tracking
 
 def main() -> None:
     """The entry point of rlhf-track."""
-    run_hydra_command("rlhf-track", "track", track, track_help)
+    run_hydra_command("rlhf-track", "track", track)
 
 
 def check(config: Mapping[str, Any]) -> tuple[list[Run], list[str]]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.commands.help import train_help
 from rlhf_lightning.commands.own_code import blaming_own_code
 from rlhf_lightning.config.arithmetic import explain
 from rlhf_lightning.config.checks import check_data_kind, check_inputs, check_sections
@@ -33,7 +32,7 @@ HIGHEST = "highest"  # torch's default of `matmul_precision`
 
 def main() -> None:
     """The entry point of rlhf-train."""
-    run_hydra_command("rlhf-train", "train", train, train_help, check_all)
+    run_hydra_command("rlhf-train", "train", train, check_all)
 
 
 def train(config: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Required
 
 from rlhf_lightning.source import library_types
 from rlhf_lightning.source.annotations import STRICT, SectionOf, type_of, typed_dict
-from rlhf_lightning.source.constructors import Parameter, of_definition
+from rlhf_lightning.source.constructors import Parameter, Signature, of_definition
 from rlhf_lightning.source.declarations import declared
 from rlhf_lightning.source.definitions import Definition, definition
 
@@ -49,16 +49,22 @@ def section_type(target: str, name: str = "") -> Any:
 
 @lru_cache(maxsize=256)
 def _section_type(found: Definition, given: frozenset[str]) -> Any:
-    taken = of_definition(found)
-    parameters, takes_more = dict(taken.parameters), taken.takes_more
-    other = library_types.HANDS_ON.get(found.path)
-    if other is not None and (above := definition(other)) is not None:
-        more = of_definition(above)
-        parameters, takes_more = more.parameters | parameters, more.takes_more
+    taken = parameters_of(found)
+    parameters, takes_more = taken.parameters, taken.takes_more
     fields = {name: _field(name, parameter) for name, parameter in parameters.items() if name not in given}
     strict: ConfigDict = {**STRICT, "extra": "allow"} if takes_more else STRICT
     kept = {name: field for name, field in fields.items() if field is not None}
     return typed_dict(found.name, kept, strict)
+
+
+def parameters_of(found: Definition) -> Signature:
+    """What a class or function takes, with what it hands on to another one."""
+    taken = of_definition(found)
+    other = library_types.HANDS_ON.get(found.path)
+    if other is None or (above := definition(other)) is None:
+        return taken
+    more = of_definition(above)
+    return Signature(more.parameters | taken.parameters, more.takes_more)
 
 
 def _field(name: str, parameter: Parameter) -> Any:

@@ -14,8 +14,8 @@ import pytest
 
 from rlhf_lightning.commands import collect
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.feedback_help import collect_help, label_help
 from rlhf_lightning.feedback import FeedbackStore
+from rlhf_lightning.guide.pages import page
 from tests.commands.runs import write_model
 from tests.programs import ENVIRONMENT, program
 
@@ -71,12 +71,12 @@ def test_responses_of_a_file_are_ranked_by_an_ensemble(empty_folder, capsys):
         assert all(len(response.scores) == 2 for task in store.tasks() for response in task.responses)
 
 
-@pytest.mark.parametrize(("command", "page"), [("collect", collect_help()), ("label", label_help())])
-def test_the_page_of_help_names_every_key(command, page):
+@pytest.mark.parametrize("command", ["collect", "label"])
+def test_the_page_of_help_names_every_key(command):
     config = compose_config(command, [])
     for name, value in config.items():
         keys = [f"{name}.{inner}" for inner in value] if isinstance(value, dict) else [name]
-        assert all(key in page for key in keys), keys
+        assert all(key in page(f"rlhf-{command}") for key in keys), keys
 
 
 @pytest.mark.slow

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from rlhf_lightning.commands import chat, collect, evaluate, export, label, pipeline, plan, train
-from rlhf_lightning.commands.feedback_help import collect_help, label_help
-from rlhf_lightning.commands.help import (
-    GROUPS,
-    KEYS,
-    chat_help,
-    evaluate_help,
-    export_help,
-    pipeline_help,
-    plan_help,
-    train_help,
-)
+from rlhf_lightning.commands import train
+from rlhf_lightning.guide.pages import PAGES, page
 from rlhf_lightning.runs.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,37 +128,18 @@ def leave_the_process_as_it_was(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
 
 
-def test_help_of_train_names_every_group_with_its_options_and_the_keys_learnt_once():
-    page = train_help()
-    for name in [*GROUPS, *KEYS, "ppo_demo", "adamw", "explain=true", "--config-dir"]:
-        assert name in page
-
-
-def test_help_lists_the_users_own_options_and_groups(tmp_path):
-    for name in ("algorithm", "flavour"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "vanilla.yaml").write_text("{}")
-    page = train_help(str(tmp_path))
-    assert "vanilla" in page
-    assert "flavour" in page
-
-
-@pytest.mark.parametrize(
-    ("main", "page"),
-    [
-        (train.main, train_help()),
-        (pipeline.main, pipeline_help()),
-        (evaluate.main, evaluate_help()),
-        (export.main, export_help()),
-        (chat.main, chat_help()),
-        (plan.main, plan_help()),
-        (collect.main, collect_help()),
-        (label.main, label_help()),
-    ],
-)
-def test_dash_dash_help_prints_the_page(main, page, monkeypatch, capsys):
+@pytest.mark.parametrize("command", PAGES)
+def test_dash_dash_help_prints_the_page(command, monkeypatch, capsys):
+    main = importlib.import_module(f"rlhf_lightning.commands.{command.removeprefix('rlhf-')}").main
     code, out, _ = call_in_process(main, "--help", monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, out.strip()) == (0, page.strip())
+    assert (code, out.strip()) == (0, page(command).strip())
+
+
+def test_help_and_lists_answer_without_torch(tmp_path):
+    for words in (("--help", "algorithm=grpo"), ("--list", "algorithms")):
+        done = call("train", *words, folder=tmp_path)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "imported:")
+        assert "grpo" in done.stdout
 
 
 def test_a_key_with_dashes_says_how_keys_are_written(monkeypatch, capsys):
@@ -290,11 +261,3 @@ def test_the_page_of_the_composed_config_is_hydras(tmp_path):
     done = call("train", "experiment=ppo_demo", "--cfg", "job", folder=tmp_path)
     assert "_target_: rlhf_lightning.algorithms.PPOModule" in done.stdout
     assert done.returncode == 0
-
-
-def test_the_page_names_each_algorithm_by_its_title(tmp_path):
-    (tmp_path / "algorithm").mkdir()
-    (tmp_path / "algorithm" / "mine.yaml").write_text("_target_: rlhf_lightning.algorithms.DPOModule\n")
-    page = train_help(str(tmp_path))
-    assert re.search(r"mine +direct preference optimisation", page)
-    assert re.search(r"ppo +proximal policy optimisation", page)

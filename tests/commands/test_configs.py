@@ -15,7 +15,6 @@ from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import get_type_hints
 
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.commands.help import GROUPS, options
 from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.config.checks import check_inputs, check_sections
@@ -23,6 +22,7 @@ from rlhf_lightning.config.config_files import conf_dir
 from rlhf_lightning.config.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.runs import pipeline as runs
 from rlhf_lightning.runs.rounds import with_rounds
 from rlhf_lightning.source.sections import section_type
@@ -49,7 +49,7 @@ def test_every_experiment_composes_and_is_valid(experiment, empty_folder):
     assert config["name"] == experiment
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
+@pytest.mark.parametrize("group", [group for group in groups("train") if group != "experiment"])
 def test_every_option_of_every_group_is_valid(group):
     for option in options(group):
         scorers = ["callbacks.overoptimization.scorers={gold: {function: my_package.gold}}"]
