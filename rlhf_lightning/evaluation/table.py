@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
 
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.reward_accuracy import MEAN, mean_of_categories
@@ -12,10 +16,11 @@ from rlhf_lightning.evaluation.win_rate import WinRate
 from rlhf_lightning.outside_text import on_one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
-    from rich.table import Table as RichTable
-    from rich.text import Text
 
+_NARROWEST = 26  # characters that a column of headings needs
+_GAP = 2  # between columns
 HEADINGS = {
     "gold_mean": "gold score",
     "proxy_mean": "proxy score",
@@ -46,6 +51,9 @@ class Cell:
     value: str
     interval: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.value} {self.interval}".rstrip()
+
 
 def metric_rows(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     """(heading, one cell a policy) for every metric that some policy has; a missing one is a dash."""
@@ -58,44 +66,79 @@ def metric_rows(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     return rows
 
 
-def terminal_table(evaluation: Evaluation) -> Table:
-    """A rich table, one row a metric and one column a policy: it fits 80 columns with four policies."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+class SideBySide:
+    """A table that goes on below where a terminal is too narrow for all its columns, with the first ones repeated.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
-    table.add_column("")
-    for name in evaluation.metrics:
-        table.add_column(Text(on_one_line(name)), justify="right")
-    for heading, cells in metric_rows(evaluation):
-        row = [Text.assemble(cell.value, (f" {cell.interval}" if cell.interval else "", "dim")) for cell in cells]
-        table.add_row(heading, *row)
-    return table
+    Args:
+        rows: headings of the rows, each with what stands in the repeated columns beside it.
+        columns: name -> one cell per row.
+        repeated: names of the columns that every part begins with; of the first one, which is wrapped, "" is usual.
+    """
+
+    def __init__(
+        self, rows: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Cell]], repeated: Sequence[str] = ("",)
+    ) -> None:
+        self.rows, self.columns, self.repeated = rows, columns, repeated
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield as few tables as fit, each with as many columns as the others, give or take one."""
+        names = list(self.columns)
+        for number in range(1, len(names) + 1):
+            ends = [len(names) * part // number for part in range(number + 1)]
+            parts = [names[begin:end] for begin, end in pairwise(ends)]
+            if all(self._width(part) <= options.max_width for part in parts):
+                break
+        yield from (self._table(part) for part in parts or [[]])
+
+    def _width(self, names: Sequence[str]) -> int:
+        """What a table of these columns needs, with its first column as narrow as it may get."""
+        first = min(_NARROWEST, max((cell_len(row[0]) for row in self.rows), default=0))
+        others = [max(cell_len(text) for text in (name, *(row[i] for row in self.rows)))
+                  for i, name in enumerate(self.repeated) if i]  # fmt: skip
+        others += [max(cell_len(name), *(cell_len(str(cell)) for cell in self.columns[name]), 0) for name in names]
+        return first + sum(_GAP + width for width in others)
+
+    def _table(self, names: Sequence[str]) -> Table:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
+        for i, name in enumerate([*self.repeated, *names]):
+            table.add_column(Text(name), justify="right" if i else "left", no_wrap=bool(i))
+        for i, row in enumerate(self.rows):
+            cells = [self.columns[name][i] for name in names]
+            table.add_row(
+                *map(Text, row),
+                *(Text.assemble(cell.value, (f" {cell.interval}" if cell.interval else "", "dim")) for cell in cells),
+            )
+        return table
 
 
-def accuracy_table(table: Accuracies) -> RichTable:
-    """A rich table, one row a category and one column a reward, with the number of pairs."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+def terminal_table(evaluation: Evaluation) -> SideBySide:
+    """Return a table for rich, one row per metric and one column per policy."""
+    rows = metric_rows(evaluation)
+    names = [on_one_line(name) for name in evaluation.metrics]
+    return SideBySide([(heading,) for heading, _ in rows], _by_name(names, [cells for _, cells in rows]))
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", collapse_padding=True)
-    for name in ("pairs ranked right, %", "pairs", *table):
-        shown.add_column(Text(on_one_line(name)), justify="left" if name.startswith("pairs r") else "right")
+
+def accuracy_table(table: Accuracies) -> SideBySide:
+    """Return a table for rich, one row per category and one column per reward, with the number of pairs."""
     first = next(iter(table.values()))
-    for category, accuracy in first.items():
-        cells = [_share(row[category].share) for row in table.values()]
-        shown.add_row(Text(on_one_line(category)), str(accuracy.pairs), *cells)
+    rows = [(on_one_line(category), str(accuracy.pairs)) for category, accuracy in first.items()]
+    cells = [[_share(row[category].share) for row in table.values()] for category in first]
     if len(first) > 2:
-        shown.add_row(MEAN, "", *(f"{100 * mean_of_categories(row):.1f}" for row in table.values()))
-    return shown
+        rows.append((MEAN, ""))
+        cells.append([Cell(f"{100 * mean_of_categories(row):.1f}") for row in table.values()])
+    return SideBySide(rows, _by_name([on_one_line(name) for name in table], cells), ("pairs ranked right, %", "pairs"))
 
 
-def _share(share: WinRate) -> Text:
-    from rich.text import Text
+def _by_name(names: Sequence[str], rows: Sequence[Sequence[Cell]]) -> dict[str, list[Cell]]:
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
-    return Text.assemble(f"{100 * share.rate:.1f}", (f" {100 * share.low:.0f}–{100 * share.high:.0f}", "dim"))
+
+def _share(share: WinRate) -> Cell:
+    return Cell(f"{100 * share.rate:.1f}", f"{100 * share.low:.0f}–{100 * share.high:.0f}")
 
 
 def _cell(metrics: dict[str, float], key: str, percent: bool) -> Cell:

@@ -165,6 +165,25 @@ def test_the_terminal_table_fits_and_says_the_figures(evaluation):
     assert "\x1b" not in text  # no colours where there is no terminal
 
 
+def test_the_terminal_table_of_many_policies_goes_on_below_rather_than_break_its_figures(evaluation):
+    """Ten of them, of which some have long names, on terminals as narrow as 60 columns."""
+    rows = list(evaluation.metrics.values())
+    names = ["sft", *(f"policy_{i}" for i in range(8)), "grpo_from_the_second_round"]
+    metrics = {name: {**rows[min(i, 1)], "length": 10.0 + i} for i, name in enumerate(names)}
+    table = terminal_table(dataclasses.replace(evaluation, metrics=metrics))
+    for width in (60, 80, 200):
+        stream = io.StringIO()
+        Console(file=stream, width=width).print(table)
+        lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width and "…" not in stream.getvalue()
+        lengths = [value for line in lines if "length, tokens" in line for value in line.split()[2:]]
+        assert lengths == [f"{10 + i}.0" for i in range(10)]
+        wins = [line for line in lines if "wins by gold, %" in line]
+        assert sum(line.count("88 79–93") for line in wins) == 9
+        assert (len(wins) == 1) == (width == 200)
+        assert sorted(word for line in lines for word in line.split() if word in names) == sorted(names)
+
+
 def test_names_and_texts_cannot_steer_the_terminal_or_hide_in_the_page(evaluation, tmp_path):
     stream = io.StringIO()
     nasty = "[red]p[/red]\x1b[31m"
