@@ -72,7 +72,7 @@ class OverOptimization(Callback):
         scorers: name -> a section with `function` (a dotted path) or `model` (a reward model), or a function itself.
             The first one decides. Gold, a judge, a second reward model from other labelers: not the reward itself.
         tolerance: share of the gain that may be lost, in (0, 1).
-        window: validations that are averaged before they are compared.
+        window: validations that are averaged before they are compared, at most: see `fall`.
         stop: end training there.
         batch_size: responses that a reward model scores at a time.
 

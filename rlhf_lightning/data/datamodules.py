@@ -316,6 +316,7 @@ class PromptDataModule(RowDataModule):
 
     Args:
         max_prompt_length: tokens of a prompt; longer ones keep their end.
+        val_samples: responses to each held-out prompt at a validation.
         (the others): see `RowDataModule`.
     """
 
@@ -331,9 +332,10 @@ class PromptDataModule(RowDataModule):
         seed: int = 0,
         val_fraction: BelowOne = 0.0,
         limit: Count | None = None,
+        val_samples: Count = 1,
     ) -> None:
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
-        self.max_prompt_length = max_prompt_length
+        self.max_prompt_length, self.val_samples = max_prompt_length, val_samples
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         return preparation.prompts(rows, self.tokenizer, source, self.max_prompt_length)
@@ -368,7 +370,8 @@ class PromptDataModule(RowDataModule):
                 "hold out at least one for each"
             )
         rollout = getattr(getattr(trainer, "lightning_module", None), "rollout", None)
-        return PromptBatches(self.val_prompts, rank, world_size, getattr(rollout, "batch_size", VAL_PROMPTS_PER_BATCH))
+        prompts = [row for row in self.val_prompts for _ in range(self.val_samples)]
+        return PromptBatches(prompts, rank, world_size, getattr(rollout, "batch_size", VAL_PROMPTS_PER_BATCH))
 
 
 class PromptBatches:

@@ -39,17 +39,24 @@ ROLLOUTS = (
     Row(
         "over-optimisation goes unnoticed, or chance is reported as over-optimisation",
         (
-            "the held-out score counts as falling only when a window of validations is below the best window by more "
-            "than the tolerance and by more than two standard errors; a resumed run stops where the uninterrupted run"
-            " does"
+            "the held-out score counts as falling only when a validation, or the mean of a few, is below the best by "
+            "more than the tolerance and by more than chance, given how many were compared; a resumed run stops where "
+            "the uninterrupted run does"
         ),
         (
             Mutant(
-                "one lucky validation is the best",
+                "only single validations are compared",
                 COURSE,
-                "course[max(0, end - window) : end]",
-                "course[max(0, end - 1) : end]",
-                (f"{FALLS}test_windows_are_averaged_so_that_one_lucky_validation_is_no_best",),
+                "range(1, min(window, len(course)) + 1)",
+                "range(1, 2)",
+                (f"{FALLS}test_a_small_fall_is_seen_once_it_has_lasted_and_a_steep_one_at_once",),
+            ),
+            Mutant(
+                "the best of many validations is taken for one that was chosen before",
+                COURSE,
+                "1 - _CHANCE / pairs",
+                "1 - _CHANCE",
+                (f"{FALLS}test_a_run_that_stays_where_it_is_rarely_falls",),
             ),
             Mutant(
                 "chance is a fall",

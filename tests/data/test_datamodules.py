@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -354,6 +355,14 @@ def test_val_prompts_are_shared_by_the_ranks_in_equally_many_batches(tokenizer: 
         assert sorted(row.text for share in shares for batch in share for row in batch) == sorted(
             row["prompt"] for row in rows[:count]
         )
+
+
+def test_every_held_out_prompt_comes_as_often_as_val_samples_says(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = [{"prompt": f"a {word}"} for word in "bcde"]
+    data = PromptDataModule(tokenizer, rows, val=rows[:3], val_samples=4)
+    data.setup()
+    assert Counter(row.text for batch in data.val_dataloader() for row in batch) == {"a b": 4, "a c": 4, "a d": 4}
+    assert len(data.train_prompts) == 4
 
 
 def test_fewer_val_prompts_than_processes_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:

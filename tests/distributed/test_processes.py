@@ -94,3 +94,8 @@ def test_two_processes_never_sample_the_same_text(two: tuple[Path, str]) -> None
     long = [(a, b) for a, b in zip(first, second, strict=True) if len(a.split()) > 3 or len(b.split()) > 3]
     assert len(long) > 4
     assert all(a != b for a, b in long)
+
+
+def test_a_held_out_score_that_falls_on_one_process_stops_both(two: tuple[Path, str]) -> None:
+    folder, kind = two
+    assert [json.loads((folder / f"{kind}_stopped_{rank}.json").read_text()) for rank in (0, 1)] == [3, 3]

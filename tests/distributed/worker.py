@@ -32,6 +32,7 @@ from rlhf_lightning.algorithms import (
     SFTModule,
     SimPOModule,
 )
+from rlhf_lightning.callbacks import OverOptimization
 from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
 from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
 from rlhf_lightning.rollout import Generation, RolloutSettings
@@ -146,6 +147,16 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
 
 
+class Falling:
+    """A scorer whose scores fall at the third validation, on the second process alone by more than is tolerated."""
+
+    def __init__(self, rank: int) -> None:
+        self.scores = iter([0.0, 1.0, 0.5, 0.5, 0.5] if rank == 1 else [0.0, 1.0, 0.82, 0.82, 0.82])
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        return [next(self.scores)] * len(responses)
+
+
 def trainer(folder: Path, strategy: Any, world: int, precision: Any = "32-true") -> L.Trainer:
     """A quiet Trainer over the processes that torchrun started, on as many nodes as it has agents."""
     nodes = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
@@ -180,6 +191,8 @@ def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> 
     fit = trainer(folder, strategy, world)
     if "accumulated" in name and world > 1:  # one process takes the minibatch at once
         fit.accumulate_grad_batches = 2
+    if name == "ppo":  # which logs its figures beside the module's
+        fit.callbacks.append(OverOptimization({"early": early}))  # type: ignore[attr-defined]
     fit.fit(module, data)
     weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
     metrics = {key: float(value) for key, value in fit.callback_metrics.items() if not key.startswith(("time", "roll"))}
@@ -205,6 +218,13 @@ def main() -> None:
     trainer(folder, made, world).fit(module, data)
     sampled = [row["response"] for row in module.last_samples]
     (folder / f"{kind}_samples_{rank}.json").write_text(json.dumps(sampled))
+    made = DDPStrategy(process_group_backend="gloo") if kind == "ddp" else FullySharded("gloo")
+    module, data = build("ppo", folder / "base", world, Echo())
+    watched = trainer(folder, made, world)
+    watched.fit_loop.max_epochs = 5
+    watched.callbacks.append(OverOptimization({"gold": Falling(rank)}, 0.2, 1, True))  # type: ignore[attr-defined]
+    watched.fit(module, data)
+    (folder / f"{kind}_stopped_{rank}.json").write_text(json.dumps(watched.current_epoch))
 
 
 def save_base(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from statistics import NormalDist
 
 import pytest
 
@@ -22,19 +24,33 @@ def test_a_fall_is_measured_from_the_best_and_against_what_was_gained() -> None:
     assert fall(course(0.0, 1.0, 2.0, 1.7), tolerance=0.1, window=1).is_real
 
 
-def test_windows_are_averaged_so_that_one_lucky_validation_is_no_best() -> None:
-    lucky = course(0.0, 1.0, 3.0, 1.0, 1.1, 1.2)
-    assert fall(lucky, 0.05, window=1).is_real and not fall(lucky[:5], 0.05, window=4).is_real
-    assert not fall(lucky[2:5], 0.05, window=3).is_real  # nothing to compare it with yet
-    averaged = fall(course(0.0, 3.0, 0.0, 3.0, 0.0), 0.05, window=2)
-    assert averaged.fallen == 0.0 and len(averaged.now) == 2
+def test_a_small_fall_is_seen_once_it_has_lasted_and_a_steep_one_at_once() -> None:
+    """One validation says little (of 0.18, with an error of 0.05 each), the mean of three is clear."""
+    lasting = course(0.0, *[1.0] * 6, *[0.82] * 3, error=0.05)
+    assert not fall(lasting, 0.05, window=1).is_real
+    found = fall(lasting, 0.05, window=3)
+    assert found.is_real and len(found.best) == len(found.now) == 3 and found.fallen == pytest.approx(0.18)
+    assert not fall(lasting[:8], 0.05, window=3).is_real
+    steep = fall(course(0.0, *[1.0] * 6, 0.7, error=0.05), 0.05, window=3)
+    assert steep.is_real and len(steep.now) == 1 and steep.fallen == pytest.approx(0.3)
 
 
 def test_what_chance_explains_is_no_fall() -> None:
-    """Two standard errors of the difference of two means."""
-    noisy, exact = course(0.0, 1.0, 0.8, error=0.1), course(0.0, 1.0, 0.8, error=0.05)
-    assert fall(noisy, 0.05, 1).threshold == pytest.approx(2 * math.sqrt(2) * 0.1)
+    """Three validations are three pairs, which share what chance is allowed."""
+    noisy, exact = course(0.0, 1.0, 0.7, error=0.1), course(0.0, 1.0, 0.7, error=0.05)
+    threshold = NormalDist().inv_cdf(1 - 0.01 / 3) * math.sqrt(2) * 0.1
+    assert fall(noisy, 0.05, 1).threshold == pytest.approx(threshold)
     assert not fall(noisy, 0.05, 1).is_real and fall(exact, 0.05, 1).is_real
+
+
+def test_a_run_that_stays_where_it_is_rarely_falls() -> None:
+    """One in twenty of the runs whose thirty validations differ by chance alone; by two standard errors nearly all."""
+    numbers = random.Random(0)
+    runs = [course(*(numbers.gauss(0, 1) for _ in range(30)), error=1.0) for _ in range(100)]
+    called = [any(fall(run[:n], 0.05, 3).is_real for n in range(2, 31)) for run in runs]
+    assert sum(called) <= 10
+    of_two_errors = [max(fall(run[:n], 0.05, 1).fallen for n in range(2, 31)) > 2 * math.sqrt(2) for run in runs]
+    assert sum(of_two_errors) > 80
 
 
 def test_nothing_falls_at_first_nor_while_it_rises() -> None:
