@@ -21,6 +21,7 @@ DOCS = (
     *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
     *("resuming", "rollouts", "rounds"),
     *("coming_from", "how_it_works", "troubleshooting", "which_algorithm"),
+    *("start/install", "start/demo", "start/your_own_data"),
 )
 PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
