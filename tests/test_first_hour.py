@@ -218,5 +218,5 @@ def test_the_page_on_your_own_data_goes_from_500_rows_to_an_exported_ppo_model(t
     assert len(kept["preferences"]) + len(kept["held_out"]) == 500
     prompts = {name: {str(json.loads(row)["prompt"]) for row in rows} for name, rows in kept.items()}
     assert not prompts["preferences"] & prompts["held_out"]
-    summary = json.loads((folder / "outputs/mine/evaluation/summary.json").read_text())
+    summary = json.loads((folder / "outputs/my/evaluation/summary.json").read_text())
     assert {"ppo.proxy_win_rate_vs_sft", "ppo.kl"} <= summary.keys()

@@ -38,14 +38,14 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
 def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # rlhf-evaluate looks at once whether its policies are there
-    for stage in ("sft", "reward", "ppo", "reward2", "dpo2"):
-        (tmp_path / "outputs/my" / stage / "model").mkdir(parents=True)
-        head = '{"architectures": ["LlamaForSequenceClassification"]}' if stage.startswith("reward") else "{}"
-        (tmp_path / "outputs/my" / stage / "model/config.json").write_text(head)
-        (tmp_path / "outputs/my" / stage / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
-        config = '{"model": {"path": "x"}, "algorithm": {}}'
-        (tmp_path / "outputs/my" / stage / "config.yaml").write_text(config)
-        (tmp_path / "outputs/my" / stage / "metrics.jsonl").touch()
+    for stage in ("my/sft", "my/reward", "my/ppo", "my/reward2", "my/dpo2", "demo/sft", "demo/ppo"):
+        folder = tmp_path / "outputs" / stage
+        (folder / "model").mkdir(parents=True)
+        head = '{"architectures": ["LlamaForSequenceClassification"]}' if "reward" in stage else "{}"
+        (folder / "model/config.json").write_text(head)
+        (folder / "model/adapter_config.json").write_text('{"base_model_name_or_path": "x"}')
+        (folder / "config.yaml").write_text('{"model": {"path": "x"}, "algorithm": {}}')
+        (folder / "metrics.jsonl").touch()
     for name in {
         "held_out.jsonl",
         "my_preferences.jsonl",
@@ -64,6 +64,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         monkeypatch.syspath_prepend(str(example.parents[2]))
     if arguments[:1] == ["-m"]:
         arguments = arguments[1:]  # a sweep of one job
+    if arguments == ["--help"]:
+        return
     if command == "rlhf-train":
         train.check(compose_config("train", arguments, config_dir))
     elif command == "rlhf-evaluate":
@@ -97,3 +99,26 @@ def test_files_that_the_pages_point_to_exist() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
             assert target.startswith("http") or ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def table_rows(page: Path, after: str) -> list[list[str]]:
+    """The cells of the first table after a heading, without its head."""
+    section = page.read_text(encoding="utf-8").partition(f"\n## {after}\n")[2].partition("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def test_the_figures_next_to_trl_are_measured_ones() -> None:
+    measured = table_rows(ROOT / "docs/performance.md", "Figures")
+    assert len(table_rows(ROOT / "README.md", "Next to TRL")) >= 5
+    for name, *figures in table_rows(ROOT / "README.md", "Next to TRL"):
+        ours, trl, speed, memory = (figure.split()[0] for figure in figures)
+        same = [
+            row
+            for row in measured
+            if f" / {ours} / " in row[1]
+            and f" / {trl} / " in row[2]
+            and f"{float(row[3].split()[0]):.1f}" == speed
+            and row[7].split()[0] == memory
+        ]
+        assert len(same) == 1, name
