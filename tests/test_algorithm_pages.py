@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.functional.preference import LOSS_TYPES
+from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.source.declarations import declaration
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +114,27 @@ def test_the_functions_that_a_page_links_to_are_where_it_says(page: Path) -> Non
     assert links
     for name, file in links:
         assert set(name.split(".")) <= defined_in(ROOT / file), f"{name} in {file}"
+
+
+def test_the_wrappers_of_other_libraries_rewards_are_rewards() -> None:
+    text = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {
+        "trl_reward": lambda prompts, completions, **columns: [float(len(each)) for each in completions],
+        "reward_func": lambda queries, prompts, labels: {"rewards": torch.tensor([float(q[-1]) for q in queries])},
+        "compute_score": lambda source, solution, truth: float(solution == truth),
+    }
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    asked, said = ["1 + 1 = ", "2 + 2 = "], ["2", "5"]
+    columns = {
+        "answer": ["2", "4"],
+        "data_source": ["sums", "sums"],
+        "reward_model": [{"ground_truth": "2"}, {"ground_truth": "4"}],
+        "ended": [True, True],
+    }
+    expected = {"my_fn": [1, 0], "from_trl": [1, 1], "from_openrlhf": [2, 5], "from_verl": [1, 0]}
+    for name, scores in expected.items():
+        assert check_scores(names[name](asked, said, **columns), len(said), name) == scores
 
 
 @pytest.mark.parametrize("group", ["experiment", "pipeline"])

@@ -27,12 +27,12 @@ PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
 def commands() -> list[str]:
-    """Every command line in a bash block of the pages, continuation lines joined, comments cut."""
+    """Every command line in a bash block of the pages, once, continuation lines joined, comments cut."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             found += [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
-    return found
+    return [*dict.fromkeys(line.split("  #")[0].strip() for line in found)]  # several pages have some of them
 
 
 @pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
