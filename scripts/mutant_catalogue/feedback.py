@@ -113,6 +113,20 @@ FEEDBACK = (
                 ("feedback/test_aggregation.py::test_a_tie_is_half_and_skips_and_repetitions_do_not_count",),
             ),
             Mutant(
+                "bradley_terry takes single best scores for the truth, so that all labelers look reliable",
+                "feedback/aggregation.py",
+                "means[i] - means[j] + node * deviation",
+                "means[i] - means[j]",
+                ("feedback/test_aggregation.py::test_bradley_terry_finds_who_is_unreliable_in_few_rankings_per_task",),
+            ),
+            Mutant(
+                "a round exports pairs where rankings were asked for",
+                "feedback/rounds.py",
+                "ranked_rows if rankings else preference_rows",
+                "preference_rows",
+                ("feedback/test_export.py::test_a_round_exports_rankings_as_one_row_per_task",),
+            ),
+            Mutant(
                 "chosen and rejected are swapped in the export",
                 "feedback/export.py",
                 "(first, second) if probability > 0.5 else (second, first)",

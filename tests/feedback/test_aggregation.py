@@ -143,6 +143,30 @@ def test_who_is_reliable_is_found_and_decides(method):
     assert right[method] > right["majority"] + 0.1
 
 
+def test_bradley_terry_finds_who_is_unreliable_in_few_rankings_per_task():
+    """Single best scores for each task fit every labeler's mistakes: then all five look alike."""
+    rng = np.random.default_rng(3)
+    names, skill = np.array(["ana", "bo", "cleo", "coin", "toss"]), np.array([6.0, 4.0, 2.0, 0.0, 0.0])
+    answers, truth = [], {}
+    for task in range(200):
+        truth[str(task)] = quality = rng.normal(0, 1, 4)
+        for who in rng.choice(5, 3, replace=False):
+            order = np.argsort(-(skill[who] * quality + rng.gumbel(size=4)))
+            answers.append((str(task), names[who], Answer("ranking", ranks=tuple((np.argsort(order) + 1).tolist()))))
+    votes = judged(*answers)
+    found = reliabilities(votes, "bradley_terry")
+    assert min(found["ana"], found["bo"]) > found["cleo"] > max(found["coin"], found["toss"])
+    assert max(found["coin"], found["toss"]) < 0.7
+
+    def right(method):
+        decided = decide(votes, method)
+        of = zip(decided.task, decided.first, decided.second, strict=True)
+        better = np.array([truth[decided.tasks[task]][[i, j]] for task, i, j in of])
+        return np.mean((decided.probability > 0.5) == (better[:, 0] > better[:, 1]))
+
+    assert right("bradley_terry") > right("majority") + 0.02
+
+
 def test_nothing_is_decided_without_votes():
     assert len(decide(read_votes([]), "dawid_skene")) == 0
     assert reliabilities(read_votes([])) == {}
