@@ -13,7 +13,7 @@ from pydantic import Field
 from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.feedback.agreement import AgreementReport
 from rlhf_lightning.feedback.drawing import Drawing
-from rlhf_lightning.feedback.export import preference_rows, unpaired_rows, write_splits
+from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import progress
 from rlhf_lightning.feedback.store import FeedbackStore
@@ -177,12 +177,14 @@ def export_judgements(
     store: Text,
     aggregation: Literal["majority", "dawid_skene", "bradley_terry"] = "dawid_skene",
     margin: bool = False,
+    rankings: bool = False,
     held_out: BelowOne = 0.0,
     seed: Whole = 0,
 ) -> dict[str, Any]:
     """Write all judgements of a store so far as rows to learn from, and how far labelers agree. A stage of a pipeline.
 
         preferences.jsonl   prompt, chosen, rejected, agreement, task      for reward models, DPO and the like
+                            prompt, responses, ranks, task                 with `rankings`
         unpaired.jsonl      prompt, completion, label, task                for KTO
         agreement.json, agreement.html                             as rlhf-agreement writes them
 
@@ -191,22 +193,28 @@ def export_judgements(
         store: the URL of a feedback store.
         aggregation: how several judgements on one pair become one.
         margin: keep how much better the chosen answer is: a reward model then has to tell the two apart by that much.
+        rankings: write one row per task, its responses from best to worst, in place of one row per pair. A reward model
+            then scores each response once per epoch, and overfits less than on pairs that share responses (Ouyang et
+            al. 2022, section 3.5). It must be false with `margin`.
         held_out: share of the prompts whose rows go to `preferences_test.jsonl` and `unpaired_test.jsonl` instead.
         seed: of the split, and of the bootstrap of agreement.
 
     Returns:
-        `tasks`, `judgements`, `pairs` (rows to learn from), `alpha` (Krippendorff's) with `alpha_low` and `alpha_high`,
+        `tasks`, `judgements`, `rows` (to learn from), `alpha` (Krippendorff's) with `alpha_low` and `alpha_high`,
         and `look_at`: labelers worth a look, with reasons.
 
     Raises:
-        UserError: there is no judgement, or none that prefers an answer.
+        UserError: there is no judgement, none that prefers an answer, or both `margin` and `rankings` are true.
     """
+    if margin and rankings:
+        raise UserError("export.margin: true, but rankings have no margin; set export.rankings=false or this to false")
     root = Path(folder)
     with FeedbackStore(store) as opened:
         judgements = list(opened.judgements())
         if not judgements:
             raise UserError(f"export.store: {opened.name} holds no judgement; label its tasks first")
-        rows = _kept(preference_rows(opened.tasks(), judgements, aggregation), margin)
+        make = ranked_rows if rankings else preference_rows
+        rows = _kept(make(opened.tasks(), judgements, aggregation), margin)
         counts = write_splits(rows, root, "preferences", held_out, seed)
         write_splits(unpaired_rows(opened.tasks(), judgements, aggregation), root, "unpaired", held_out, seed)
         report = measure_agreement(opened, seed=seed)
@@ -214,7 +222,7 @@ def export_judgements(
     if not counts["train"]:
         raise UserError(f"export.store: none of its {len(judgements)} judgements prefers an answer")
     tasks = len({judgement.task for judgement in judgements})
-    return {"tasks": tasks, "judgements": len(judgements), "pairs": counts["train"], **_agreement(report)}
+    return {"tasks": tasks, "judgements": len(judgements), "rows": counts["train"], **_agreement(report)}
 
 
 def _kept(rows: Iterable[dict[str, Any]], margin: bool) -> Iterator[dict[str, Any]]:

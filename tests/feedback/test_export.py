@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_lightning.data import read_rows, row_format
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback import FeedbackStore, export_judgements
 from rlhf_lightning.feedback.export import (
     is_held_out,
     preference_rows,
@@ -119,3 +120,19 @@ def test_a_failed_export_leaves_the_former_one(tmp_path):
     with pytest.raises(RuntimeError):
         write_splits(broken(), tmp_path, held_out=0)
     assert (tmp_path / "preferences.jsonl").read_text() == former
+
+
+def test_a_round_exports_rankings_as_one_row_per_task(tmp_path):
+    url = f"sqlite:///{tmp_path}/feedback.db"
+    with FeedbackStore(url) as store:
+        store.add_labeler("ana")
+        store.add_tasks([ORDER])
+        shown = store.next_task("ana")
+        ranks = tuple(1 + "abcd".index(text) for text in shown.texts)
+        store.record("ana", ORDER.id, Answer("ranking", ranks=ranks))
+    assert export_judgements(tmp_path / "pairs", url)["rows"] == 6
+    assert export_judgements(tmp_path / "rankings", url, rankings=True)["rows"] == 1
+    (row,) = read_rows(tmp_path / "rankings/preferences.jsonl")
+    assert row["responses"] == ["a", "b", "c", "d"]
+    with pytest.raises(UserError, match=r"export\.margin: true, but rankings have no margin"):
+        export_judgements(tmp_path / "both", url, rankings=True, margin=True)
