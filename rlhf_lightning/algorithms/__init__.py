@@ -1,4 +1,4 @@
-"""The LightningModules, one per algorithm, their bases, and what PPO is steered by."""
+"""The LightningModules, one per algorithm, and the base classes they share."""
 
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.cpo import CPOModule

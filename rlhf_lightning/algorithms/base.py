@@ -1,4 +1,4 @@
-"""What all algorithms share: their network, its optimiser, metrics, checkpoints of what is trained, export."""
+"""The base class of all algorithms: network, optimiser, metrics, checkpoints of what is trained, export."""
 
 from __future__ import annotations
 
@@ -33,42 +33,43 @@ from rlhf_lightning.training.trainable import check_blown_up, check_trains
 
 
 class AlignmentModule(KeepsTypes, RecordingModule):
-    """A LightningModule over a Hugging Face model that trains, logs and exports it.
+    """A LightningModule that trains, logs and exports a Hugging Face model.
 
     A subclass builds its networks in `configure_model` (Lightning calls it once the strategy is known; call it by hand
     outside a Trainer) and keeps the one to export in `self.model`.
 
     Args:
-        model: returns the network to train; called in `configure_model`.
-        tokenizer: of that model; exported with it.
-        optimizer: takes the trainable parameters.
-        scheduler: takes `optimizer=` and, if it has that argument, `num_training_steps=`; stepped every optimiser step.
+        model: called in `configure_model`; returns the network to train.
+        tokenizer: the model's tokenizer, exported with it.
+        optimizer: called with the trainable parameters; returns the optimiser.
+        scheduler: called with `optimizer=` and, if it has that argument, `num_training_steps=`; stepped once per
+            optimiser step.
     """
 
     data: ClassVar[str]
     """The kind of rows that it trains on: sft, preference, unpaired, prompts, steps or rewarded."""
 
     title: ClassVar[str]
-    """What it is called in text, such as a model card."""
+    """Its name in text, such as a model card."""
 
     roles: ClassVar[tuple[str, ...]] = ("policy",)
-    """The networks that take part, the one that is trained first: policy, reference, critic, reward."""
+    """The networks that take part, the trained one first: policy, reference, critic, reward."""
 
     logs: ClassVar[tuple[str, ...]] = ("lr", "train/loss")
-    """The names that it logs beside those of its base classes; docs/metrics.md defines them."""
+    """The metrics that it logs beyond those of its base classes; docs/metrics.md defines them."""
 
     resumes: ClassVar[tuple[str, ...]] = ()
-    """The attributes that a checkpoint keeps beside what is trained, those of base classes with them.
+    """The attributes that a checkpoint stores besides the trained weights, including those of base classes.
 
     Each has a `state_dict`, or is None, a number, text, a tensor, or a list, tuple or dict of these, and is the same on
     every process.
     """
 
     saves_mid_epoch = True
-    """Whether a checkpoint within an epoch can be resumed from."""
+    """True if training can resume from a checkpoint saved within an epoch."""
 
     blown_up = 100.0
-    """How many times its first loss a loss has to be for the weights to count as blown up."""
+    """The weights count as blown up once the loss exceeds this many times the first loss."""
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         self.tokenizer = tokenizer
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.model: Any = None
-        self.accepts_other_rows = False  # of a checkpoint that is resumed
+        self.accepts_other_rows = False  # set while a checkpoint is being resumed
         self.strict_loading = False  # frozen weights are not in the checkpoint
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -90,26 +91,26 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         keep_base_hooks(cls, AlignmentModule)
 
     def configure_model(self) -> None:
-        """Build the networks, once."""
+        """Build the networks; called once."""
         if self.model is None:
             self.model = self.load_trainable()
             self.shard(self.model)
 
     def load_trainable(self) -> Any:
-        """The network to train.
+        """Return the network to train.
 
         Raises:
-            UserError: nothing or next to nothing of it is trainable.
+            UserError: nothing, or next to nothing, of it is trainable.
         """
         network = self.new_network()
         check_trains(network)
         return network
 
     def new_network(self) -> Any:
-        """Load the network once more, with its weights in the type that the trainer's precision gives them.
+        """Load the network again, with its weights in the dtype that the trainer's precision implies.
 
         Raises:
-            UserError: a precision, or a type of weights, that does not train.
+            UserError: a precision or weight dtype that cannot be trained in.
         """
         precision = self.precision
         check_precision(precision)
@@ -122,7 +123,7 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         return network
 
     def _loaded(self) -> Any:
-        """What `model` makes. Raises UserError if a class of the user's own makes something else than a network."""
+        """Return what `model` makes. Raises UserError if a user's own class returns something other than a network."""
         make = getattr(self.load_model, "func", self.load_model)
         if str(getattr(make, "__module__", "")).startswith("rlhf_lightning."):
             return self.load_model()
@@ -138,7 +139,7 @@ class AlignmentModule(KeepsTypes, RecordingModule):
 
     @property
     def precision(self) -> str:
-        """The trainer's precision; without a trainer, Lightning's default."""
+        """Return the trainer's precision; without a trainer, Lightning's default."""
         try:
             return str(self.trainer.precision)
         except RuntimeError:
@@ -146,42 +147,42 @@ class AlignmentModule(KeepsTypes, RecordingModule):
 
     @property
     def strategy(self) -> Any:
-        """The trainer's strategy; None without a trainer."""
+        """Return the trainer's strategy; None without a trainer."""
         try:
             return self.trainer.strategy
         except RuntimeError:
             return None
 
     def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Keep heads and adapters in float32, except under DeepSpeed, which has one type and float32 masters."""
+        """Keep heads and adapters in float32, except under DeepSpeed, which uses one dtype with float32 masters."""
         if isinstance(self.strategy, DeepSpeedStrategy):
             follow_casts(self)
         return super().guard_casts()
 
     def shard(self, network: Any) -> None:
-        """Spread a network over the processes, if the strategy is FSDP2; call it once all of it is there."""
+        """Shard a network over the processes if the strategy is FSDP2; call it once the network is complete."""
         if self.device_mesh is not None:
             gathered = torch.bfloat16 if self.precision == "bf16-mixed" else None
             shard(network, self.device_mesh["data_parallel"], gathered)
 
     def on_fit_start(self) -> None:
-        """Refuse rows that the model cannot read, now that both are there."""
+        """Refuse rows that the model cannot read, now that both are known."""
         check_rows(self, self.model, "data.max_length")
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over everything trainable, and the scheduler over its steps."""
+        """Return the optimiser of all trainable parameters and the scheduler over its steps."""
         trained = [p for p in self.parameters() if p.requires_grad]
         return optimisation(self.trainer, trained, self.make_optimizer, self.make_scheduler)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Free the gradients after the step: Lightning would keep them until the next forward pass is over."""
+        """Free the gradients after the step: Lightning would keep them until the end of the next forward pass."""
         self.rate = torch.tensor(float(optimizer.param_groups[0]["lr"]), dtype=torch.float32)
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     @torch.no_grad()
     def loss_again(self, batch: Any) -> Tensor:
-        """Return the loss of a batch that was trained on, with the weights as they are now; nothing is recorded."""
+        """Return the loss of a batch that was trained on, under the current weights; nothing is recorded."""
         self._records = False
         try:
             loss = self.training_step(batch, 0)
@@ -191,16 +192,16 @@ class AlignmentModule(KeepsTypes, RecordingModule):
             self._records = True
 
     def interrupted(self) -> str | None:
-        """What the run is in the middle of, where a checkpoint cannot be resumed from exactly; None elsewhere."""
+        """Return what the run is in the middle of, where it cannot be resumed exactly; None elsewhere."""
         return interrupted(self.trainer)
 
     def reference_hash(self) -> str | None:
-        """Return the hash of the frozen network that this run compares with; None: there is none to check here."""
+        """Return the hash of the frozen reference network of this run; None if there is none to check."""
         return None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained (frozen weights are loaded again), what `resumes` names, and what is not logged yet."""
-        if "origin" in checkpoint:  # done: see `__init_subclass__`
+        """Save what is trained (frozen weights are loaded again), what `resumes` names, and metrics not yet logged."""
+        if "origin" in checkpoint:  # already done: see `__init_subclass__`
             return
         check_blown_up(self)
         mark(checkpoint, self.interrupted())
@@ -211,13 +212,13 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         checkpoint |= self.recorded_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `resumes` names, and what was recorded since it was last logged.
+        """Restore what `resumes` names, and the metrics recorded since they were last logged.
 
         Raises:
-            UserError: the checkpoint is of another algorithm, network or data, or one from which a run does not resume
+            UserError: the checkpoint belongs to another algorithm, network or data, or a run cannot resume from it
                 exactly.
         """
-        if checkpoint.get("restored") == id(self):  # done: see `__init_subclass__`
+        if checkpoint.get("restored") == id(self):  # already done: see `__init_subclass__`
             return
         checkpoint["restored"] = id(self)
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -228,5 +229,5 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         self.restore_recorded(checkpoint)
 
     def export(self, folder: str | Path) -> None:
-        """Write the trained model, or its adapter alone, and its tokenizer as a Hugging Face folder."""
+        """Write the trained model (or only its adapter) and its tokenizer as a Hugging Face folder."""
         export_model(self.trained_networks()[0], self.tokenizer, folder)

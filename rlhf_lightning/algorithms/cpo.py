@@ -1,4 +1,4 @@
-"""Contrastive preference optimisation: DPO under a uniform reference, held by imitation of the chosen answers."""
+"""Contrastive preference optimisation: DPO under a uniform reference, regularised by imitating the chosen answers."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class CPOModule(PreferenceModule):
         self.beta, self.nll_coef = beta, nll_coef
 
     def reward(self, answers: Answers) -> Tensor:
-        """DPO's implicit reward, up to a constant, where every answer is as likely under the reference."""
+        """Return DPO's implicit reward, up to a constant, under a reference to which all answers are equally likely."""
         return self.beta * answers.logps
 
     def pair_loss(self, chosen: Answers, rejected: Answers) -> Tensor:
-        """Equation 5."""
+        """Return the loss of each pair, equation 5."""
         return -logsigmoid(self.reward(chosen) - self.reward(rejected)) - self.nll_coef * chosen.mean_logps

@@ -23,19 +23,19 @@ class DPOModule(PreferenceModule):
         loss = - log sigmoid(beta (log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l)))        for `sigmoid`
                - nll_coef / |y_w| log pi(y_w)
 
-    The reference is the policy before training: its adapters switched off, or a frozen copy.
+    The reference is the policy before training: the model with its adapters switched off, or a frozen copy.
 
     Args:
-        beta: strength of the pull to the reference, > 0.
-        loss_type: one of those of `functional.dpo_loss`.
-        label_smoothing: probability that a label is wrong, in [0, 0.5). Of sigmoid (conservative DPO), robust and
-            exo_pair only; the others refuse it.
+        beta: strength of the pull towards the reference, > 0.
+        loss_type: one of the types that `functional.dpo_loss` lists.
+        label_smoothing: probability that a label is wrong, in [0, 0.5). Only for sigmoid (conservative DPO), robust and
+            exo_pair; the other loss types refuse it.
         nll_coef: weight of the chosen answer's negative log-likelihood per token (Pang et al. 2024, equation 1); 0
             for none.
-        per_token: compare means over an answer's tokens in place of sums; None: as the loss is defined, which is on
-            means for ipo (see `functional.answer_logps`) and on sums for the others.
+        per_token: compare means over an answer's tokens instead of sums; None: as the loss is defined, on means for ipo
+            (see `functional.answer_logps`) and on sums for the others.
         precompute_reference: compute the reference's log-probabilities once before training, keep them in
-            `<default_root_dir>/reference_logprobs.pt`, and let go of a frozen copy.
+            `<default_root_dir>/reference_logprobs.pt`, and release the frozen copy.
     """
 
     title: ClassVar[str] = "direct preference optimisation"
@@ -61,13 +61,13 @@ class DPOModule(PreferenceModule):
         self.precompute_reference = precompute_reference
 
     def reward(self, answers: Answers) -> Tensor:
-        """The implicit reward, equation 5 without its constant."""
+        """Return the implicit reward, equation 5 without its constant."""
         answers = self.in_unit(answers)
         return implicit_rewards(answers.logps, answers.reference, self.beta)
 
     def pair_loss(self, chosen: Answers, rejected: Answers) -> Tensor:
-        """Equation 7, or that of another loss type, and the chosen answer's negative log-likelihood."""
-        better, worse = self.in_unit(chosen), self.in_unit(rejected)  # those of a step are in it already
+        """Return the loss of each pair: equation 7 or that of another loss type, plus the chosen answer's NLL term."""
+        better, worse = self.in_unit(chosen), self.in_unit(rejected)  # a step's are in it already
         losses = dpo_loss(
             better.logps,
             worse.logps,

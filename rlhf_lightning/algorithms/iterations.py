@@ -1,6 +1,6 @@
-"""Iterations under the Trainer: a rollout, then passes over it in minibatches, then a reaction to what was measured.
+"""Training in iterations under the Trainer: a rollout, passes over it in minibatches, then a reaction to the metrics.
 
-One iteration is one Trainer epoch, under automatic optimisation, so that clipping, accumulation, precision, schedulers,
+One iteration is one Trainer epoch, under automatic optimisation, so clipping, accumulation, precision, schedulers,
 strategies and checkpoints are Lightning's own. `RolloutLoader` calls `collect`, then feeds minibatches to
 `training_step`. Prompts, responses and minibatches are functions of (seed, epoch, rank).
 """
@@ -36,16 +36,16 @@ from rlhf_lightning.value_types import Count, Positive, Whole
 
 
 class IterationModule(AlignmentModule):
-    """Trains by iterations: a subclass writes `collect`, `loss` and `end_iteration`, and has a `policy`.
+    """Base of algorithms that train in iterations; a subclass defines `collect`, `loss`, `end_iteration` and `policy`.
 
     Args:
         rollout: how responses are collected.
         ptx: see PretrainingMix.
         ppo_epochs: passes over a rollout.
         num_minibatches: optimiser steps per pass.
-        tokens_per_microbatch: a micro-batch is computed in parts of rows of similar length, each of at most so many
-            tokens with its padding, forward and backward one after the other; null: at once. The loss and its gradient
-            do not depend on it.
+        tokens_per_microbatch: split a micro-batch into parts of rows of similar length, each at most this many tokens
+            including padding, and run forward and backward on one part after the other; null: all at once. The loss and
+            its gradient do not depend on it.
         target_kl: an iteration's updates stop once a minibatch's approx_kl passes 1.5 times this (nats per token).
         seed: prompts, responses and minibatches are functions of (seed, epoch, rank).
     """
@@ -57,7 +57,7 @@ class IterationModule(AlignmentModule):
     )
 
     whole_groups: ClassVar[bool] = False
-    """Whether the responses to a prompt have to be in one micro-batch."""
+    """True if all responses to a prompt must be in one micro-batch."""
 
     saves_mid_epoch = False
 
@@ -85,24 +85,24 @@ class IterationModule(AlignmentModule):
         self._iteration: dict[str, Tensor] = {}
 
     def collect(self) -> Rollout:
-        """Return a rollout of the policy as it is now."""
+        """Return a rollout of the current policy."""
         raise NotImplementedError
 
     def loss(self, batch: Rollout) -> Loss:
-        """Return the loss to descend, and the statistics to log by their full names."""
+        """Return the loss to minimise, and the statistics to log by their full names."""
         raise NotImplementedError
 
     def end_iteration(self, metrics: dict[str, Tensor]) -> None:
-        """React to what was logged of an iteration."""
+        """React to the metrics logged for an iteration."""
 
     # ---- the rollout
 
     def on_train_start(self) -> None:
-        """The first iteration begins."""
+        """Mark the start of the first iteration."""
         self.stopwatch.start(self.device)
 
     def train_dataloader(self) -> RolloutLoader:
-        """The loader whose every pass is a fresh rollout."""
+        """Return the loader that collects a fresh rollout at every pass."""
         self.ptx.load(self.tokenizer, self.seed)
         check_sequences(self, self.policy, self.ptx.rows, "algorithm.ptx.max_length")
         steps = self.ppo_epochs * self.num_minibatches
@@ -129,13 +129,13 @@ class IterationModule(AlignmentModule):
         return self.collect()
 
     def interrupted(self) -> str | None:
-        """An iteration, from its rollout to the KL controller's reaction to it."""
+        """Return "an iteration", from its rollout to the KL controller's reaction to it; None elsewhere."""
         if self._collected:
             return "an iteration, whose rollout a resumed run would collect again with other weights"
         return at_epoch_start(self.trainer)
 
     def prompts(self) -> list[PromptRow]:
-        """This process's prompts of this iteration, a function of (seed, epoch, rank)."""
+        """Return this process's prompts of this iteration, a function of (seed, epoch, rank)."""
         rows = self.trainer.datamodule.train_prompts  # type: ignore[attr-defined]
         world = self.trainer.world_size
         count = self.rollout.batch_size * world
@@ -143,7 +143,7 @@ class IterationModule(AlignmentModule):
         return [rows[i] for i in order[self.global_rank :: world]]
 
     def parts(self, lengths: Tensor) -> list[Tensor]:
-        """Rows of a rollout to compute at a time without gradients: as many as an update does."""
+        """Return the row indices of a rollout to compute together without gradients: as many as in an update."""
         if self.tokens_per_microbatch is not None:
             return rows_by_tokens(lengths, self.tokens_per_microbatch)
         rows = torch.arange(len(lengths), device=lengths.device)
@@ -152,14 +152,14 @@ class IterationModule(AlignmentModule):
     # ---- updates
 
     def on_train_batch_start(self, batch: Rollout, batch_idx: int) -> int | None:
-        """Leave the iteration's remaining minibatches out once `target_kl` was passed."""
+        """Skip the iteration's remaining minibatches once `target_kl` has been exceeded."""
         if not self._stop_updates or batch_idx % self.trainer.accumulate_grad_batches:
             return None
         validate_if_due(self.trainer)
         return -1
 
     def training_step(self, batch: Rollout, batch_idx: int) -> Tensor:
-        """The loss of one minibatch."""
+        """Return the loss of one minibatch."""
         drift, parts = torch.zeros((), dtype=torch.float32, device=self.device), self.microbatches(batch)
         losses = self._part_gradients.losses(self.trainer, parts, batch_idx, self.loss)
         for part, (_, stats) in zip(parts, losses, strict=True):
@@ -173,28 +173,28 @@ class IterationModule(AlignmentModule):
 
     @torch.no_grad()
     def loss_again(self, batch: Rollout) -> Tensor:
-        """Return the loss of a minibatch with the weights as they are now."""
+        """Return the loss of a minibatch under the current weights."""
         return torch.stack([self.loss(part)[0] for part in self.microbatches(batch)]).sum()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Not between `training_step` and the backward pass, where some parts' gradients are there already."""
+        """Do nothing between `training_step` and the backward pass: the gradients of some parts are already there."""
         if not self._part_gradients.keep_gradients():
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def microbatches(self, batch: Rollout) -> list[Rollout]:
-        """The minibatch in parts whose losses add up to its loss, equally many on every process."""
+        """Split the minibatch into parts whose losses add up to its loss, the same number of parts on every process."""
         if self.tokens_per_microbatch is None:
             return [batch]
         group_size = self.rollout.samples_per_prompt if self.whole_groups else 1
         parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes, group_size)
-        extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once a minibatch
+        extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once per minibatch
         return [batch.select(rows, batch.denominator, more) for rows, more in zip(parts, extra, strict=True)]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Metrics are logged once an iteration, at the epoch's end."""
+        """Do nothing: metrics are logged once per iteration, at the epoch's end."""
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Go to where the run is on the schedule, by iterations: `target_kl` may have left out steps of them."""
+        """Set the schedule by iterations rather than by steps, since `target_kl` may have skipped some of them."""
         if metric is not None or not hasattr(scheduler, "last_epoch"):
             super().lr_scheduler_step(scheduler, metric)
             return
@@ -204,19 +204,19 @@ class IterationModule(AlignmentModule):
 
     @property
     def iteration_ended(self) -> bool:
-        """Whether all of this iteration's updates are done: its minibatches, or those up to `target_kl`."""
+        """Return whether all updates of this iteration are done: all minibatches, or those up to `target_kl`."""
         return self.trainer.is_last_batch or self._stop_updates
 
     def on_validation_start(self) -> None:
-        """The updates of this iteration are over."""
+        """Mark the end of this iteration's updates."""
         self.stopwatch.lap("update", self.device)
 
     def on_validation_end(self) -> None:
-        """The time of a validation is none of the phases that are logged, and a part of all time."""
+        """Exclude the validation's time from the logged phases, but count it in the total time."""
         self.stopwatch.lap("validation", self.device)
 
     def on_train_epoch_end(self) -> None:
-        """Go on with the schedule, log the iteration, and react to it."""
+        """Advance the schedule, log the iteration, and react to it."""
         for config in self.trainer.lr_scheduler_configs:
             if config.interval == "step" and not config.reduce_on_plateau:
                 self.lr_scheduler_step(config.scheduler, None)
@@ -224,22 +224,22 @@ class IterationModule(AlignmentModule):
         self.record_all(time_statistics(self.stopwatch.take()))
         self._iteration = self.log_recorded(on_step=False, on_epoch=True)
         self.end_iteration(self._iteration)
-        self._collected = not self.iteration_ended  # one that trainer.max_steps has cut short stays unfinished
+        self._collected = not self.iteration_ended  # an iteration cut short by trainer.max_steps stays unfinished
 
     def pending_metrics(self) -> dict[str, float]:
-        """Those of the iteration that has just ended."""
+        """Return the metrics of the iteration that has just ended."""
         return {name: float(value) for name, value in self._iteration.items()}
 
     # ---- over all processes
 
     def whiten(self, x: Tensor, mask: Tensor) -> Tensor:
-        """masked_whiten over the rows of all processes."""
+        """Return masked_whiten over the rows of all processes."""
         if self.trainer.world_size == 1:
             return masked_whiten(x, mask)
         whitened = masked_whiten(self.gather_tokens(x), self.gather_tokens(mask))
         return whitened.chunk(self.trainer.world_size)[self.global_rank][:, : x.shape[1]]
 
     def gather_tokens(self, x: Tensor) -> Tensor:
-        """Rows [B, T] of all processes, [world * B, max_new_tokens], with zeros on the right."""
+        """Return rows [B, T] of all processes as [world * B, max_new_tokens], padded with zeros on the right."""
         width = self.rollout.max_new_tokens - x.shape[1]
         return self.gather(torch.nn.functional.pad(x, (0, width))).flatten(0, 1)

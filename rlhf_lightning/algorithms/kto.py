@@ -1,4 +1,4 @@
-"""Kahneman-Tversky optimisation, of answers that are labelled one by one."""
+"""Kahneman-Tversky optimisation, for answers that are labelled one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class KTOModule(UnpairedModule):
                undesirable_weight (1 - sigmoid(beta (z - r)))   of an undesirable one
 
     Args:
-        beta: how soon the loss of an answer saturates, per nat, > 0.
+        beta: how quickly the loss of an answer saturates, per nat, > 0.
         desirable_weight: lambda_D, > 0.
         undesirable_weight: lambda_U, > 0.
     """
@@ -45,16 +45,16 @@ class KTOModule(UnpairedModule):
         self.beta, self.desirable_weight, self.undesirable_weight = beta, desirable_weight, undesirable_weight
 
     def reward(self, answers: Answers) -> Tensor:
-        """beta r."""
+        """Return beta r."""
         return implicit_rewards(answers.logps, answers.reference, self.beta)
 
     def answer_loss(self, answers: Answers, desirable: Tensor, kl: Tensor) -> Tensor:
-        """Equation 8, with the constant lambda_y added so that no loss is below 0."""
+        """Return equation 8, with the constant lambda_y added so that no loss is below 0."""
         weights = self.desirable_weight, self.undesirable_weight
         return kto_loss(answers.log_ratios, desirable, kl, self.beta, *weights)
 
     def on_fit_start(self) -> None:
-        """Say if the two kinds of answers are out of balance, which the weights can restore."""
+        """Warn if desirable and undesirable answers are out of balance, which the weights can correct."""
         super().on_fit_start()
         labels = [row.desirable for row in self.trainer.datamodule.train_rows]  # type: ignore[attr-defined]
         wanted, unwanted = labels.count(True), labels.count(False)

@@ -1,4 +1,4 @@
-"""What algorithms that learn from given answers share: log-probabilities under the policy and its reference."""
+"""The base of algorithms that learn from given answers: log-probabilities under the policy and its reference."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlhf_lightning.training.reference_table import Table, reference_table
 
 @dataclass(frozen=True)
 class Answers:
-    """What a loss may read of M answers.
+    """What a loss may read about M answers.
 
     Attributes:
         logps: [M], log-probability of the whole answer under the policy, nats.
-        lengths: [M], tokens of the answer, EOS included.
-        ref_logps: [M], the same as `logps` under the reference; None for an algorithm that has none.
+        lengths: [M], tokens per answer, including EOS.
+        ref_logps: [M], `logps` under the reference; None for an algorithm without one.
     """
 
     logps: Tensor
@@ -33,12 +33,12 @@ class Answers:
 
     @property
     def mean_logps(self) -> Tensor:
-        """[M], log-probability per token under the policy, nats."""
+        """Return the log-probability per token under the policy, [M], nats."""
         return answer_logps(self.logps, self.lengths, per_token=True)
 
     @property
     def log_ratios(self) -> Tensor:
-        """[M], log pi - log pi_ref of the whole answer, nats.
+        """Return log pi - log pi_ref of the whole answers, [M], nats.
 
         Raises:
             ValueError: the algorithm has no reference.
@@ -47,13 +47,13 @@ class Answers:
 
     @property
     def reference(self) -> Tensor:
-        """`ref_logps`. Raises ValueError if the algorithm has no reference."""
+        """Return `ref_logps`. Raises ValueError if the algorithm has no reference."""
         if self.ref_logps is None:
             raise ValueError("there is no reference; an algorithm that needs one has 'reference' in its `roles`")
         return self.ref_logps
 
     def per_token(self) -> Answers:
-        """The same answers with means over their tokens in place of sums: each as if it had one token."""
+        """Return the same answers with means over their tokens instead of sums, as if each had one token."""
         reference = self.ref_logps
         if reference is not None:
             reference = answer_logps(reference, self.lengths, per_token=True)
@@ -65,14 +65,14 @@ class Answers:
 
 
 class OfflineModule(AlignmentModule):
-    """The base of algorithms that learn from given answers: the policy without dropout, and a reference if it has one.
+    """The base of algorithms that learn from given answers: a policy without dropout and, optionally, a reference.
 
-    An algorithm has a reference, the policy before training, if its `roles` say so: the policy's adapters switched off,
-    or a frozen copy.
+    An algorithm has a reference, the policy before training, if its `roles` include one: the policy with its adapters
+    switched off, or a frozen copy.
     """
 
     precompute_reference = False
-    """Compute the reference's log-probabilities once, before training, and let go of a frozen copy."""
+    """Compute the reference's log-probabilities once, before training, and release the frozen copy."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -81,7 +81,7 @@ class OfflineModule(AlignmentModule):
         self._reference_hash: str | None = None
 
     def configure_model(self) -> None:
-        """The policy without dropout, and its reference."""
+        """Build the policy, without dropout, and its reference."""
         if self.model is None:
             self.model = self.load_trainable()
             disable_dropout(self.model)
@@ -90,10 +90,10 @@ class OfflineModule(AlignmentModule):
             self.shard(self.model)
 
     def on_fit_start(self) -> None:
-        """Fill the reference table, from its file if that was made by this reference for these tokens.
+        """Fill the reference table, from its file if this reference made it for these tokens.
 
         Raises:
-            UserError: an answer whose first token nothing comes before: it has no probability.
+            UserError: an answer whose first token has nothing before it, and so no probability.
         """
         super().on_fit_start()
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -112,14 +112,14 @@ class OfflineModule(AlignmentModule):
                 self.reference = None
 
     def reference_hash(self) -> str | None:
-        """Return the hash of the reference, also once it is only a table; None for an algorithm that has none."""
+        """Return the hash of the reference, even if only its table is left; None for an algorithm without one."""
         if self.reference is not None and self._reference_hash is None:
             return self.reference.fingerprint()
         return self._reference_hash
 
     @torch.no_grad()
     def reference_logps(self, batch: PreferenceBatch | UnpairedBatch | MismatchedBatch) -> Tensor:
-        """log pi_ref of every answer [N], in nats."""
+        """Return log pi_ref of every answer, [N], in nats."""
         if self.reference_table:
             assert isinstance(batch, PreferenceBatch)
             logps = [self.reference_table[i] for i in batch.row_ids.tolist()]
@@ -129,7 +129,7 @@ class OfflineModule(AlignmentModule):
             return sequence_logprobs(model, batch.input_ids, batch.completion_mask)
 
     def answers(self, batch: PreferenceBatch | UnpairedBatch | MismatchedBatch) -> Answers:
-        """Every answer of a batch, [N], under the policy and, if the algorithm has one, its reference."""
+        """Return every answer of a batch, [N], under the policy and, if the algorithm has one, its reference."""
         reference = self.reference_logps(batch) if "reference" in self.roles else None
         tokens = predict_tokens(self.model, batch.input_ids, batch.completion_mask)
         policy = scatter_tokens(tokens.logprobs, batch.completion_mask).sum(dim=1)

@@ -1,7 +1,7 @@
 """On-policy algorithms: collect responses, credit their tokens, update.
 
-One iteration is one Trainer epoch. An algorithm writes `advantages` and `objective`; `collect`, `scores`,
-`token_rewards` and `loss` are small methods to override as well.
+One iteration is one Trainer epoch. An algorithm defines `advantages` and `objective`; it may also override the small
+methods `collect`, `scores`, `token_rewards` and `loss`.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from rlhf_lightning.value_types import NonNegative, Positive
 
 
 class OnPolicyModule(IterationModule):
-    """What on-policy algorithms share. The networks are those of `roles`: a critic, for one, only where it is named.
+    """The base of on-policy algorithms. It builds only the networks that `roles` names, such as a critic.
 
     Args:
         reward: scores whole responses.
         kl, shaping: see KLPenalty, RewardShaping.
         entropy_coef: weight of the entropy bonus.
-        old_logprobs: whose are the log-probabilities that ratios and penalties start from: `trainer`, computed again;
-            `engine`, those that the native engine sampled with, and in layout `shared` its values.
-        importance_cap: tokens count by min(pi_old / pi_engine, cap) in the policy loss, where the engine that sampled
-            computes other probabilities than the trainer; null: all count 1.
-        whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
-        layout: `shared`: one base serves all networks where adapters allow it; `separate`: each is a copy of its own.
-        engine: generates; null: the one that `rollout` describes.
+        old_logprobs: where the log-probabilities in ratios and penalties come from: `trainer` computes them again;
+            `engine` takes those that the native engine sampled with, and in layout `shared` its values too.
+        importance_cap: weight each token by min(pi_old / pi_engine, cap) in the policy loss, to correct for an engine
+            whose probabilities differ from the trainer's; null: no correction, every weight is 1.
+        whiten_advantages: scale advantages to mean 0 and std 1 over the valid tokens of the iteration, all processes.
+        layout: `shared`: one base serves all networks where adapters allow it; `separate`: each has its own copy.
+        engine: generates responses; null: the engine that `rollout` describes.
     """
 
     data: ClassVar[str] = "prompts"
@@ -104,7 +104,7 @@ class OnPolicyModule(IterationModule):
     # ---- set-up
 
     def configure_model(self) -> None:
-        """Policy, reference and engine, and a value function if `roles` has a critic."""
+        """Build the policy, reference and engine, and a value function if `roles` includes a critic."""
         if self.actor_critic is not None:
             return
         policy, shared, valued = self.load_trainable(), self.layout == "shared", "critic" in self.roles
@@ -122,35 +122,35 @@ class OnPolicyModule(IterationModule):
 
     @property
     def reward(self) -> RewardFunction:
-        """What scores responses."""
+        """Return the function that scores responses."""
         return self.scorer.given
 
     @property
     def policy(self) -> Any:
-        """The network that is exported."""
+        """Return the network that is exported."""
         assert self.actor_critic is not None
         return self.actor_critic.policy
 
     def trained_networks(self) -> list[torch.nn.Module]:
-        """Return the policy and, if it is a network of its own, the critic."""
+        """Return the policy and the critic, if that is a separate network."""
         return self.actor_critic.networks() if self.actor_critic is not None else []
 
     def on_fit_start(self) -> None:
-        """Make the reward ready, and refuse rows that a network cannot read."""
+        """Prepare the reward, and refuse rows that a network cannot read."""
         check_rows(self, self.policy, "data.max_prompt_length", self.rollout.max_new_tokens)
         self.scorer.prepare(self.device, self.rollout.max_new_tokens)
         refuse_within_iterations(self.trainer)
 
     def teardown(self, stage: str) -> None:
-        """Let the engine give back what it holds: the next stage of a pipeline runs in the same process."""
+        """Let the engine release what it holds: the next stage of a pipeline runs in the same process."""
         if self.engine is not None:
             as_engine(self.engine).close()
 
-    # ---- collect and credit: everything here runs without gradients, once an iteration
+    # ---- collect and credit: everything here runs without gradients, once per iteration
 
     @torch.no_grad()
     def collect(self) -> Rollout:
-        """Generate, score, penalise, estimate advantages."""
+        """Generate, score, penalise, and estimate advantages."""
         self.last_val_samples = []
         prompts = [row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
@@ -173,29 +173,29 @@ class OnPolicyModule(IterationModule):
         return rollout
 
     def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:
-        """A response to every prompt with the weights as they are now, a function of (seed, epoch, rank, stream)."""
+        """Return a response to every prompt under the current weights, a function of (seed, epoch, rank, stream)."""
         assert self.engine is not None
         self.engine.sync(self.policy)
         generator = seeded_generator(self.device, "rollout", self.seed, self.current_epoch, self.global_rank, *stream)
         return self.engine.generate([row.input_ids for row in prompts], self.rollout.sampling, generator)
 
     def evaluate(self, prompts: list[PromptRow], generation: Generation) -> Rollout:
-        """What policy, reference and critic say of the responses."""
+        """Return the rollout with the outputs of policy, reference and critic for the responses."""
         assert self.actor_critic is not None and self.reference is not None
         settings = (self.tokenizer.pad_token_id, self.rollout.temperature, self.old_logprobs == "engine")
         return OldPolicy(self.actor_critic, self.reference, *settings)(prompts, generation, self.parts)
 
     def scores(self, prompts: list[PromptRow], generation: Generation) -> Tensor:
-        """The reward of every response [B], before normalisation and penalties."""
+        """Return the reward of every response, [B], before normalisation and penalties."""
         return self.scorer(prompts, generation, self.device)
 
     def token_rewards(self, rollout: Rollout, kl: Tensor) -> Tensor:
-        """Rewards [B, T]: the score on the last valid token, minus the coefficient times the KL of every token."""
+        """Return rewards [B, T]: the score at the last valid token, minus the coefficient times KL at every token."""
         coef = self.kl_controller.value if self.kl.placement == "reward" else 0.0
         return token_rewards(rollout.scores, kl, rollout.mask, coef)
 
     def advantages(self, rollout: Rollout) -> Credit:
-        """Advantages [B, T], and returns for a critic, from the token rewards."""
+        """Return advantages [B, T], and returns for a critic, from the token rewards."""
         raise NotImplementedError
 
     # ---- validation: held-out prompts, at the end of an iteration
@@ -216,14 +216,14 @@ class OnPolicyModule(IterationModule):
     # ---- update
 
     def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
-        """The algorithm's own loss of a minibatch, and statistics by their full names.
+        """Return the algorithm's own loss of a minibatch, and statistics by their full names.
 
-        Sums over tokens are divided by `batch.denominator`; `policy/approx_kl` is what `target_kl` looks at.
+        Sums over tokens are divided by `batch.denominator`; `target_kl` is compared with `policy/approx_kl`.
         """
         raise NotImplementedError
 
     def loss(self, batch: Rollout) -> Loss:
-        """The loss to descend, and the statistics to log: `objective`, entropy bonus, KL in the loss, ptx."""
+        """Return the loss to minimise and the statistics to log: `objective`, entropy bonus, KL in the loss, ptx."""
         assert self.actor_critic is not None
         tokens = (batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.mask)
         out = self.actor_critic(*tokens, self.rollout.temperature, with_entropy=self.entropy_coef != 0)
@@ -238,7 +238,7 @@ class OnPolicyModule(IterationModule):
         return loss, {name: x.detach() for name, x in (stats | {"train/loss": loss * batch.share}).items()}
 
     def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
-        """`weight` times the mean over the tokens of the whole minibatch of x [B, T], which is 0 off the mask."""
+        """Return `weight` times the mean over all tokens of the minibatch of x [B, T], which is 0 outside the mask."""
         return weight * x.sum() / batch.denominator
 
     def end_iteration(self, metrics: dict[str, Tensor]) -> None:
@@ -246,5 +246,5 @@ class OnPolicyModule(IterationModule):
         self.kl_controller.update(float(metrics["objective/kl"]), self.rollout.responses * self.trainer.world_size)
 
     def reference_hash(self) -> str | None:
-        """Return the hash of the reference: a run does not go on with another one."""
+        """Return the hash of the reference; a run refuses to continue with another one."""
         return self.reference.fingerprint() if self.reference is not None else None

@@ -19,7 +19,7 @@ class ORPOModule(PreferenceModule):
         loss = - m_w - beta log sigmoid(o(m_w) - o(m_l)),    o(m) = m - log(1 - exp m)
 
     m is the mean of log pi over an answer's tokens, so -m_w is the chosen answer's negative log-likelihood per token;
-    the prompt is not learned.
+    prompt tokens are not trained on.
 
     Args:
         beta: weight of the odds ratio, the paper's lambda, > 0.
@@ -37,9 +37,9 @@ class ORPOModule(PreferenceModule):
         self.beta = beta
 
     def reward(self, answers: Answers) -> Tensor:
-        """The log-odds of the answer, equation 4."""
+        """Return the log-odds of each answer, equation 4."""
         return log_odds(answers.mean_logps)
 
     def pair_loss(self, chosen: Answers, rejected: Answers) -> Tensor:
-        """Equation 6."""
+        """Return the loss of each pair, equation 6."""
         return -chosen.mean_logps + self.beta * odds_ratio_loss(chosen.mean_logps, rejected.mean_logps)

@@ -1,8 +1,8 @@
-"""Policy gradients without a critic: GRPO, Dr. GRPO, RLOO and REINFORCE++, told apart by their settings.
+"""Policy gradients without a critic: GRPO, Dr. GRPO, RLOO and REINFORCE++, which differ only in their settings.
 
     L = - 1/n sum_i w_i sum_t min(rho_it A_it, clip(rho_it) A_it);      w_i = 1, or 1 / |y_i| with aggregation=sequence
 
-A compares a response with the others to its prompt (`group_mean`, `leave_one_out`) or is the reward that is still to
+A compares a response with the other responses to its prompt (`group_mean`, `leave_one_out`) or is the reward still to
 come (`returns`). docs/algorithms/ has a page for each.
 """
 
@@ -24,21 +24,22 @@ from rlhf_lightning.value_types import Between, Fraction, Positive
 
 
 class PolicyGradientModule(OnPolicyModule):
-    """A policy gradient whose baseline is other responses, or nothing; no value function is built.
+    """A policy gradient with other responses as its baseline, or none; no value function is built.
 
     Args:
-        estimator: `group_mean`: the response's reward less the mean of its group (Shao et al. 2024, section 4.1.2);
-            `leave_one_out`: less the mean of the others (Ahmadian et al. 2024, eq. 7); `returns`: the sum of the token
-            rewards from each token on (Hu et al. 2025). With KL in the reward, rewards are less the KL penalty.
-        scale: `std` divides by the group's standard deviation; `none` does not; `returns` has none.
+        estimator: `group_mean`: the response's reward minus the mean of its group (Shao et al. 2024, section 4.1.2);
+            `leave_one_out`: minus the mean of the others (Ahmadian et al. 2024, eq. 7); `returns`: the sum of the token
+            rewards from each token on (Hu et al. 2025). With KL in the reward, rewards include the KL penalty.
+        scale: `std` divides by the group's standard deviation; `none` does not. Not for `returns`.
         gamma: discount of `returns`, in [0, 1].
-        clip_range: ratios are clipped to 1 +- this; null: the plain policy gradient, without a ratio.
-        clip_range_high: the upper side of it; null: as `clip_range`.
+        clip_range: clip ratios to 1 +- this; null: the plain policy gradient, without a ratio.
+        clip_range_high: the upper side of the range; null: the same as `clip_range`.
         ratio: of each `token`, or of the `sequence`: exp of the mean of its tokens' log-ratios.
         aggregation: `token`: mean over all tokens of a minibatch; `sequence`: mean over responses of each one's mean.
-        denominator: with aggregation=token, sums are divided by this many tokens per response instead of by the tokens
-            that there are; `max_new_tokens`: by the most that there can be (Liu et al. 2025); null: they are not.
-        whiten_advantages: mean 0 and std 1 over the valid tokens of the iteration, all processes.
+        denominator: with aggregation=token, divide sums by this many tokens per response instead of by the actual
+            number of tokens; `max_new_tokens`: by the longest possible response (Liu et al. 2025); null: by the actual
+            number.
+        whiten_advantages: scale advantages to mean 0 and std 1 over the valid tokens of the iteration, all processes.
     """
 
     title: ClassVar[str] = "policy gradient without a critic"
@@ -84,12 +85,12 @@ class PolicyGradientModule(OnPolicyModule):
         self.denominator = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
 
     def advantages(self, rollout: Rollout) -> Credit:
-        """Those of the estimator, whitened if asked for."""
+        """Return the estimator's advantages, whitened if asked for."""
         advantages = self.estimator(rollout).advantages
         return Credit(self.whiten(advantages, rollout.mask) if self.whiten_advantages else advantages)
 
     def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
-        """The clipped surrogate (Schulman et al. 2017, eq. 7), or the policy gradient (Williams 1992)."""
+        """Return the clipped surrogate (Schulman et al. 2017, eq. 7), or the policy gradient (Williams 1992)."""
         n, clip = self.divisor(batch), (self.clip_range or 1.0, self.clip_range_high)
         tokens = (out.logprobs, batch.logprobs, batch.advantages, batch.mask)
         loss, stats = ppo_policy_loss(*tokens, *clip, self.ratio, self.aggregation, n)
@@ -100,15 +101,15 @@ class PolicyGradientModule(OnPolicyModule):
         return loss, {f"policy/{name}": x for name, x in stats.items()} | {"policy/loss": loss * batch.share}
 
     def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
-        """`weight` times the mean of x [B, T], which is 0 off the mask, aggregated as the policy loss is."""
+        """Return `weight` times the mean of x [B, T], which is 0 outside the mask, aggregated like the policy loss."""
         return weight * (x / self.lengths(batch)).sum() / self.divisor(batch)
 
     def lengths(self, batch: Rollout) -> Tensor | float:
-        """What a response's tokens are divided by: their number [B, 1], or 1."""
+        """Return the divisor of each response's token sum: its number of tokens, [B, 1], or 1."""
         return batch.mask.sum(dim=1, keepdim=True) if self.aggregation == "sequence" else 1.0
 
     def divisor(self, batch: Rollout) -> float:
-        """What sums over a micro-batch are divided by, so that those of a step add up to a mean over all processes."""
+        """Return the divisor of micro-batch sums that makes a step's sums add up to a mean over all processes."""
         if self.aggregation == "sequence":
             return batch.responses
         return batch.denominator if self.denominator is None else batch.responses * self.denominator

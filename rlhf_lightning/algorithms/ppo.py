@@ -26,10 +26,10 @@ class PPOModule(OnPolicyModule):
     With `ppo_epochs=1 num_minibatches=1 whiten_advantages=false` it is A2C.
 
     Args:
-        clip_range: policy ratios are clipped to 1 +- clip_range.
-        value_clip_range: new values are clipped to the old ones +- this; null: no clipping.
+        clip_range: clip policy ratios to 1 +- this.
+        value_clip_range: clip new values to the old ones +- this; null: no clipping.
         value_coef: weight of the value loss.
-        gamma, lam: discount and GAE lambda, in [0, 1].
+        gamma, lam: discount and GAE lambda, each in [0, 1].
     """
 
     title: ClassVar[str] = "proximal policy optimisation"
@@ -52,14 +52,14 @@ class PPOModule(OnPolicyModule):
         self.gamma, self.lam = gamma, lam
 
     def advantages(self, rollout: Rollout) -> Credit:
-        """GAE advantages (whitened) and returns."""
+        """Return GAE advantages, whitened if asked for, and returns."""
         credit = GAE(self.gamma, self.lam)(rollout)
         if self.whiten_advantages:
             return Credit(self.whiten(credit.advantages, rollout.mask), credit.returns)
         return credit
 
     def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
-        """The clipped policy loss and the clipped value loss (Schulman et al. 2017, eq. 9)."""
+        """Return the clipped policy loss plus the clipped value loss (Schulman et al. 2017, eq. 9)."""
         assert out.values is not None and batch.values is not None and batch.returns is not None
         policy_loss, policy = ppo_policy_loss(
             out.logprobs, batch.logprobs, batch.advantages, batch.mask, self.clip_range, denominator=batch.denominator

@@ -1,4 +1,4 @@
-"""The base of algorithms that learn from pairs of answers. One writes `pair_loss` and, if it has one, `reward`."""
+"""The base of algorithms that learn from pairs of answers. Each defines `pair_loss` and, if it has one, `reward`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rlhf_lightning.data import PreferenceBatch
 
 
 class PreferenceModule(OfflineModule):
-    """Learns from chosen and rejected answers; a prompt counts once, however many pairs its answers make.
+    """Learns from chosen and rejected answers; each prompt counts once, however many pairs its answers form.
 
-    Each pair of a prompt with P pairs weighs 1 / P, and a step's loss is the sum over its pairs divided by the prompts
-    of the whole step, micro-batches and processes together.
+    Each pair of a prompt with P pairs weighs 1 / P, and a step's loss is the weighted sum over its pairs divided by the
+    number of prompts of the whole step: all micro-batches, all processes.
     """
 
     data: ClassVar[str] = "preference"
@@ -28,7 +28,7 @@ class PreferenceModule(OfflineModule):
     )
 
     per_token = False
-    """Whether the loss compares means over an answer's tokens; `logps/*` are logged in its unit."""
+    """True if the loss compares means over an answer's tokens; `logps/*` are logged in the same unit."""
 
     nll_coef = 0.0
     """Weight of the chosen answer's negative log-likelihood in `pair_loss`; above 0, `nll/chosen` is logged."""
@@ -38,19 +38,19 @@ class PreferenceModule(OfflineModule):
         raise NotImplementedError
 
     def reward(self, answers: Answers) -> Tensor | None:
-        """Return what each answer is worth to the policy, [M], of which margins and accuracies are logged.
+        """Return what each answer is worth to the policy, [M]; margins and accuracies are logged from it.
 
-        None, the default: the algorithm defines no such reward.
+        None, the default, if the algorithm defines no such reward.
         """
         return None
 
     def in_unit(self, answers: Answers) -> Answers:
-        """The answers in the unit that the loss compares: whole answers, or means over their tokens."""
+        """Return the answers in the unit that the loss compares: whole answers, or means over their tokens."""
         return answers.per_token() if self.per_token else answers
 
     def pair_losses(self, batch: PreferenceBatch, split: str) -> Tensor:
-        """Loss of every pair [M]; records the metrics."""
-        answers = self.in_unit(self.answers(batch))  # once: an answer of several pairs is divided once
+        """Return the loss of every pair, [M], and record the metrics."""
+        answers = self.in_unit(self.answers(batch))  # once: an answer in several pairs is divided only once
         chosen, rejected = (answers[rows] for rows in batch.pairs.unbind(dim=1))
         losses = self.pair_loss(chosen, rejected)
         with torch.no_grad():
@@ -65,7 +65,7 @@ class PreferenceModule(OfflineModule):
         better, worse = self.reward(chosen), self.reward(rejected)
         if better is not None and worse is not None:
             margins = better - worse
-            accuracies = (margins.sign() + 1) / 2  # a tie counts one half
+            accuracies = (margins.sign() + 1) / 2  # a tie counts as one half
             rewards = {"chosen": better, "rejected": worse, "margins": margins, "accuracies": accuracies}
             metrics = {f"{prefix}rewards/{name}": value for name, value in rewards.items()}
         metrics[f"{prefix}logps/chosen"] = chosen.logps
@@ -75,9 +75,9 @@ class PreferenceModule(OfflineModule):
         return metrics
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """The weighted sum of the pair losses over the step's number of prompts."""
+        """Return the weighted sum of the pair losses divided by the step's number of prompts."""
         return (self.pair_losses(batch, "train") * batch.pair_weights).sum() / batch.denominator
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """The same metrics on held-out pairs."""
+        """Record the same metrics on held-out pairs."""
         self.pair_losses(batch, "val")

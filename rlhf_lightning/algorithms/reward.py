@@ -1,4 +1,4 @@
-"""Reward modelling from comparisons."""
+"""Training a reward model on comparisons."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class RewardModule(AlignmentModule):
 
         loss = - 1/C(K, 2) sum over pairs of log sigmoid(r_better - r_worse - margin) + center_coef (r_b + r_w)^2
 
-    A prompt with K ranked answers is one element: each answer is scored once, and the prompt counts once. K = 2 is
-    the ordinary chosen and rejected pair.
+    A prompt with K ranked answers is one element: each answer is scored once, and the prompt counts once. K = 2 is the
+    usual pair of a chosen and a rejected answer.
 
     Args:
         center_coef: weight of the centring penalty, the squared sum of a pair's two scores, which fixes the free
-            constant (Eisenstein et al. 2023; theirs is 0.01).
+            constant (Eisenstein et al. 2023, who use 0.01).
 
     Attributes:
         moments: mean and standard deviation of the scores of all held-out answers, each counted once, at the last
-            validation; exported with the model. None before.
+            validation; exported with the model. None before the first validation.
     """
 
     data: ClassVar[str] = "preference"
@@ -53,7 +53,7 @@ class RewardModule(AlignmentModule):
         self.moments: tuple[float, float] | None = None
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """The pair loss of the batch over the step's number of prompts."""
+        """Return the batch's pair loss divided by the step's number of prompts."""
         scores = self.model(batch.input_ids, batch.attention_mask, batch.prompt_lengths)
         loss = ranked_preference_loss(
             scores, batch.pairs, batch.pair_weights, batch.margin, denominator=batch.denominator
@@ -66,8 +66,8 @@ class RewardModule(AlignmentModule):
         return loss
 
     def _record(self, split: str, scores: Tensor, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
-        """Record the batch's metrics; returns the scores of the better and of the worse answers that count."""
-        pairs = batch.pairs[batch.pair_weights > 0]  # a pair of weight 0 only keeps a process in step
+        """Record the batch's metrics; return the scores of the better and of the worse answers that count."""
+        pairs = batch.pairs[batch.pair_weights > 0]  # a pair of weight 0 only keeps processes in step
         better, worse = scores[pairs[:, 0]], scores[pairs[:, 1]]
         n = len(better)
         loss = ranked_preference_loss(scores, batch.pairs, batch.pair_weights, batch.margin)
@@ -78,19 +78,19 @@ class RewardModule(AlignmentModule):
         return better, worse
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a validation that did not end has left."""
+        """Discard what an unfinished validation left behind."""
         self.validation.clear()
         self.held_out_scores.clear()
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """Accuracy, margin and calibration on held-out pairs, and the scores' mean and standard deviation."""
+        """Record accuracy, margin and calibration on held-out pairs, and the scores' mean and standard deviation."""
         scores = self.model(batch.input_ids, batch.attention_mask, batch.prompt_lengths)
         self.validation.append(self._record("val", scores, batch))
-        compared = batch.pairs[batch.pair_weights > 0].unique()  # an answer of several pairs counts once
+        compared = batch.pairs[batch.pair_weights > 0].unique()  # an answer in several pairs counts once
         self.held_out_scores.append(scores[compared])
 
     def on_validation_epoch_end(self) -> None:
-        """Expected calibration error of sigmoid(margin), with each pair seen both ways round."""
+        """Log the expected calibration error of sigmoid(margin), with each pair counted in both orders."""
         super().on_validation_epoch_end()
         better, worse = (torch.cat(side) for side in zip(*self.validation, strict=True))
         self.validation.clear()
@@ -100,13 +100,13 @@ class RewardModule(AlignmentModule):
         former = self.moments
         self._log_moments(torch.cat(self.held_out_scores))
         if self.trainer.sanity_checking:
-            self.moments = former  # of a few answers, before training
+            self.moments = former  # the sanity check before training sees only a few answers
         self.held_out_scores.clear()
 
     def _log_moments(self, scores: Tensor) -> None:
-        """Mean and standard deviation over the answers of all processes."""
+        """Log the mean and standard deviation over the answers of all processes."""
         mine = torch.stack([scores.new_tensor(len(scores)), scores.mean(), scores.var(correction=0)])
-        n, means, variances = self.gather(mine.nan_to_num()).unbind(dim=1)  # a process may have no answer: NaN
+        n, means, variances = self.gather(mine.nan_to_num()).unbind(dim=1)  # NaN on a process without answers
         total = (n * means).sum() / n.sum()
         std = ((n * (variances + (means - total) ** 2)).sum() / n.sum()).sqrt()
         self.moments = (float(total), float(std))

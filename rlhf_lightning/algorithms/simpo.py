@@ -22,7 +22,7 @@ class SimPOModule(PreferenceModule):
 
     Args:
         beta: scale of the reward beta m, > 0.
-        gamma_beta_ratio: the margin asked for between m_w and m_l, the paper's gamma / beta, nats per token, >= 0.
+        gamma_beta_ratio: target margin between m_w and m_l, the paper's gamma / beta, nats per token, >= 0.
     """
 
     title: ClassVar[str] = "simple preference optimisation"
@@ -35,9 +35,9 @@ class SimPOModule(PreferenceModule):
         self.beta, self.gamma_beta_ratio = beta, gamma_beta_ratio
 
     def reward(self, answers: Answers) -> Tensor:
-        """Equation 4."""
+        """Return beta m, equation 4."""
         return self.beta * answers.mean_logps
 
     def pair_loss(self, chosen: Answers, rejected: Answers) -> Tensor:
-        """Equation 6."""
+        """Return the loss of each pair, equation 6."""
         return simpo_loss(chosen.mean_logps, rejected.mean_logps, self.beta, self.gamma_beta_ratio)

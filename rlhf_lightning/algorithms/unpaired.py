@@ -1,4 +1,4 @@
-"""The base of algorithms that learn from answers that are wanted or not. One writes `answer_loss` and `reward`."""
+"""The base of algorithms that learn from single labelled answers. Each defines `answer_loss` and `reward`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from rlhf_lightning.training.row_limits import check_mismatched
 
 
 class UnpairedModule(OfflineModule):
-    """Learns from single answers, each desirable or not, measured against z, how far the policy is from its reference.
+    """Learns from single answers, desirable or not, judged against z, the policy's distance from its reference.
 
         z = max(0, mean over the step of log pi(y' | x) - log pi_ref(y' | x)),    no gradient
 
-    y' answers another prompt than x. The mean is over the whole optimiser step, all micro-batches and processes: the
-    step's first micro-batch brings the mismatched pairs of all of them. Validation has one z, of all held-out answers.
+    y' is an answer to a different prompt than x. The mean is over the whole optimiser step, all micro-batches and
+    processes: the step's first micro-batch carries the mismatched pairs of all of them. Validation uses one z, over all
+    held-out answers.
     """
 
     data: ClassVar[str] = "unpaired"
@@ -36,19 +37,19 @@ class UnpairedModule(OfflineModule):
         """Return the loss of each answer, [N].
 
         Args:
-            answers: N of them.
-            desirable: [N], booleans.
+            answers: N answers.
+            desirable: [N], boolean.
             kl: z, a scalar without gradient, nats.
         """
         raise NotImplementedError
 
     def reward(self, answers: Answers) -> Tensor:
-        """Return what each answer is worth to the policy, [N]; it is as good as the reference point at reward(z)."""
+        """Return what each answer is worth to the policy, [N]; reward(z) is the reference point."""
         raise NotImplementedError
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.z: Tensor | None = None  # of the step that is under way
+        self.z: Tensor | None = None  # of the current step
         self._held_out: list[tuple[Answers, Tensor, Tensor]] = []
         self._held_out_sums: list[Tensor] = []
 
@@ -59,7 +60,7 @@ class UnpairedModule(OfflineModule):
 
     @torch.no_grad()
     def log_ratio_sums(self, batches: Iterable[MismatchedBatch]) -> Tensor:
-        """Sum of the log-ratios of mismatched pairs, and how many they are, [2], of this process."""
+        """Return the sum of the log-ratios of mismatched pairs and their number, [2], on this process."""
         sums = [
             torch.stack([(self.answers(batch).log_ratios * batch.weights).sum(), batch.weights.sum()])
             for batch in batches
@@ -67,12 +68,12 @@ class UnpairedModule(OfflineModule):
         return torch.stack(sums).sum(dim=0)
 
     def reference_point(self, sums: Tensor) -> Tensor:
-        """z from the sums of all processes."""
+        """Return z from the sums of all processes."""
         total, count = self.gather(sums).sum(dim=0)
         return (total / count.clamp(min=1)).clamp(min=0)
 
     def training_step(self, batch: UnpairedBatch, batch_idx: int) -> Tensor:
-        """The weighted sum of the answers' losses over the step's number of answers."""
+        """Return the weighted sum of the answers' losses divided by the step's number of answers."""
         if batch.mismatched:
             self.z = self.reference_point(self.log_ratio_sums(batch.mismatched))
         assert self.z is not None
@@ -82,7 +83,7 @@ class UnpairedModule(OfflineModule):
         return (losses * batch.weights).sum() / batch.denominator
 
     def on_validation_epoch_start(self) -> None:
-        """Forget what a validation that did not end has left."""
+        """Discard what an unfinished validation left behind."""
         self._held_out.clear()
         self._held_out_sums.clear()
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks of a run: its files, its screen, and what stops it in time."""
+"""The Lightning callbacks of a run: its files, its progress display, and what stops it in time."""
 
 from rlhf_lightning.callbacks.checkpoint_io import DurableCheckpointIO
 from rlhf_lightning.callbacks.guardrails import Guardrails

@@ -1,4 +1,4 @@
-"""How a checkpoint reaches the disk."""
+"""Writing checkpoints to disk."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from rlhf_lightning.file_hashes import LARGE
 from rlhf_lightning.hashes import another_process_checks
 from rlhf_lightning.run_identity import SaveCounter, read_started
 
-_PARTS = ("state_dict", "pytorch-lightning_version")  # of every checkpoint, one of the weights alone included
+_PARTS = ("state_dict", "pytorch-lightning_version")  # in every checkpoint, even one with weights only
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, syncs and renames it, with a manifest of its size, hash, epoch and step.
+    """Writes a checkpoint next to its target, syncs and renames it, and adds a manifest: size, hash, epoch and step.
 
-    Lightning stages it in the temporary folder and moves it without a sync: killed while it moves across file systems,
-    both the new and the former checkpoint are gone. A `Trainer(plugins=[DurableCheckpointIO()])` has it outside the
-    commands, too. Sharded checkpoints (folders) are written by their strategy and not through this. The checkpoint and
-    its manifest say of which run they are, and in which order they were saved (`rlhf_lightning.run_identity`).
+    Lightning stages a checkpoint in the temporary folder and moves it without syncing: if it is killed while moving
+    across file systems, both the new and the previous checkpoint are lost. Outside the commands, use it with
+    `Trainer(plugins=[DurableCheckpointIO()])`. Sharded checkpoints (folders) are written by their strategy instead. The
+    checkpoint and its manifest record the run they belong to and the order of saving (`rlhf_lightning.run_identity`).
 
     Args:
-        run_dir: the run folder, named in the manifest, for checkpoints that lie elsewhere; default: there is none, and
-            the run's id is read where the checkpoint is saved.
+        run_dir: the run folder, named in the manifest of checkpoints stored elsewhere; default: none, and the run's id
+            is read from where the checkpoint is saved.
     """
 
     def __init__(self, run_dir: str | Path | None = None) -> None:
@@ -56,11 +56,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
         save_with_manifest(target, lambda file: torch.save(whole, file), **facts, **origin)
 
     def describe_folder(self, path: Path) -> None:
-        """Write the manifest of a sharded checkpoint, which says of which run it is and when it was saved."""
+        """Write the manifest of a sharded checkpoint: which run it belongs to and when it was saved."""
         write_manifest(path, **self._origin(path.parent))
 
     def _origin(self, folder: Path) -> dict[str, Any]:
-        """The run, its folder if there is one (its place, and the way to it, which a copy keeps), and the save."""
+        """Return the run's id, its folder (absolute, and relative, which survives a copy), and the save number."""
         own = folder if self.run_dir is None else self.run_dir / "checkpoints"
         started = read_started(own)
         origin: dict[str, Any] = {"saved": self._counter.next(own, folder)}
@@ -72,10 +72,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
         return origin
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """The content of a checkpoint.
+        """Return the content of a checkpoint.
 
         Raises:
-            UserError: the file is not what its manifest says, cannot be read, or is not a checkpoint of Lightning's.
+            UserError: the file does not match its manifest, cannot be read, or is not a Lightning checkpoint.
         """
         _check_manifest(path)
         with blaming(f"ckpt: {path} is not a checkpoint that can be read", "take another one, or ckpt=last"):

@@ -1,4 +1,4 @@
-"""Stops a run that has gone wrong before it overwrites what was good."""
+"""Stops a run that has gone wrong before it overwrites good checkpoints."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ ANOTHER_POLICY = 0.5  # nats per token; bfloat16 and quantised engines stay well
 
 
 class Guardrails(Callback):
-    """Ends training on a loss or gradient that is not finite; warns of a KL explosion, an entropy collapse, and
-    an engine that samples from another policy (`rollout/logprob_gap` above 0.5 nats per token).
+    """Ends training on a loss or gradient that is not finite.
 
-    The check comes before the optimiser step, so neither the weights nor a checkpoint take the damage: the last good
-    checkpoint stays, and the error says which keys to turn. What the step itself does shows in the loss of the last
-    batch (`LastLoss`), which is computed again before a checkpoint and when training ends.
+    It also warns of a KL explosion, an entropy collapse, and an engine that samples from another policy
+    (`rollout/logprob_gap` above 0.5 nats per token).
+
+    The check runs before the optimiser step, so neither the weights nor a checkpoint are damaged: the last good
+    checkpoint stays, and the error says which keys to change. The effect of the step itself shows in the loss of the
+    last batch (`LastLoss`), which is recomputed before a checkpoint and when training ends.
 
     Args:
         kl_factor: warn when `objective/kl` exceeds this many times its target.
-        kl_target: nats per response; None: the target of the module's KL controller, if it has one.
+        kl_target: nats per response; None: the target of the module's KL controller, if there is one.
         entropy_factor: warn when `objective/entropy` falls below this share of its first value.
     """
 
@@ -54,7 +56,7 @@ class Guardrails(Callback):
         self._losses.clear()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        # With several processes one rank's NaN reaches every rank's gradients, where all stop together; an error on
+        # With several processes, one rank's NaN reaches every rank's gradients, and all stop together; an error on
         # one rank alone would leave the others waiting.
         if trainer.world_size == 1:
             self._losses.append(loss.detach())
@@ -64,11 +66,11 @@ class Guardrails(Callback):
         plugin = trainer.precision_plugin
         scales = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        # 16-bit loss scaling meets infinite gradients by design and skips those steps itself.
+        # 16-bit loss scaling produces infinite gradients by design and skips those steps itself.
         norms = [whole(torch.nn.utils.get_total_norm(gradients))] if gradients and not scales else []
         if not losses and not norms:
             return
-        read = torch.stack([*losses, *(norm.float() for norm in norms)]).tolist()  # one wait for a GPU per step
+        read = torch.stack([*losses, *(norm.float() for norm in norms)]).tolist()  # one GPU synchronisation per step
         for value in read[: len(losses)]:
             if not math.isfinite(value):
                 raise self._error(trainer, "train/loss", value)
@@ -89,7 +91,7 @@ class Guardrails(Callback):
             raise self._error(trainer, "val/loss", float(loss))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._watch(trainer, pl_module)  # of the epoch before: its figures are logged after the callbacks' epoch end
+        self._watch(trainer, pl_module)  # for the previous epoch: its metrics are logged after the callbacks' epoch end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last.look(trainer, pl_module)
@@ -139,7 +141,7 @@ class Guardrails(Callback):
             )
 
     def _warn(self, name: str, wrong: bool, message: str) -> None:
-        """Once each time things turn wrong, not once an epoch while they stay so."""
+        """Warn once each time a metric goes wrong, not once per epoch while it stays wrong."""
         if wrong and not self._warned.get(name, False):
             log.warning(message)
         self._warned[name] = wrong
@@ -154,11 +156,11 @@ class Guardrails(Callback):
 
 
 def whole(x: Tensor) -> Tensor:
-    """A number that is spread over the processes, in one piece."""
+    """Return a number that is sharded over the processes as a whole."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def _kl_target(pl_module: LightningModule) -> float | None:
-    """What the module's controller aims at; a fixed coefficient has no target."""
+    """Return the target of the module's KL controller; None for a fixed coefficient."""
     kl = getattr(pl_module, "kl", None)
     return kl.target if isinstance(kl, KLPenalty) and kl.kind != "fixed" else None

@@ -1,4 +1,4 @@
-"""How fast training is: tokens a second, and the share of the machine's peak that they use."""
+"""Training speed: tokens per second, and the share of the machine's peak that they use."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout
 
-SECONDS = 0.3  # for measuring the peak
+SECONDS = 0.3  # spent on measuring the peak
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 
 
 class Instruments(Callback):
-    """Records tokens a second and model FLOP utilisation, of PPO's updates or of the training steps of the others.
+    """Records tokens per second and model FLOP utilisation of PPO's updates, or of other algorithms' training steps.
 
-        mfu = operations that the batches need / seconds / operations a second of a square matrix product
+        mfu = operations that the batches need / seconds / operations per second of a square matrix product
 
-    (Chowdhery et al. 2022, section 4.1; the operations are those of `models.operations`.) Padding needs none, nor does
-    a prompt's second answer need the prompt's; what a method must compute besides its step counts: DPO's reference.
-    The product is measured once when training starts, in the type that the run's products have, on its device, for 0.3
-    seconds at most. Seconds go from batch to batch, loading included; validation and checkpoints of a step that is
-    logged are left out. Each process is compared with a product of its own.
+    (Chowdhery et al. 2022, section 4.1; `models.operations` counts the operations.) Padding counts as nothing, and so
+    does the prompt of a pair's second answer; what a method must compute besides its step counts, such as DPO's
+    reference. The product is measured once when training starts, in the dtype of the run's products and on its device,
+    for at most 0.3 seconds. Time runs from batch to batch, including data loading but not the validation or checkpoints
+    of a logged step. Each process is compared with its own product.
 
-    Nothing here draws from the run's random numbers. A module or batch that is not one of ours is left alone.
+    Nothing here draws from the run's random numbers. Modules and batches that are not this package's are ignored.
     """
 
     def __init__(self) -> None:
@@ -42,9 +42,9 @@ class Instruments(Callback):
 
     def _clear(self) -> None:
         self._needed: list[Tensor] = []  # of every batch since the last record: tokens, pairs, predicted tokens
-        self._extra: list[Tensor] = []  # the same of PPO-ptx's rows
+        self._extra: list[Tensor] = []  # the same for PPO-ptx's rows
         self._seconds = 0.0  # up to the last pause
-        self._since: float | None = None  # when the stretch after it began
+        self._since: float | None = None  # when timing resumed after it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         networks = trained_networks(pl_module)
@@ -70,7 +70,7 @@ class Instruments(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(pl_module)
-        if _on_policy(pl_module):  # it logs when its epoch ends
+        if _on_policy(pl_module):  # logged at its epoch's end
             self._record(pl_module, "update_")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,7 +82,7 @@ class Instruments(Callback):
             self._since = None
 
     def _record(self, pl_module: Any, what: str) -> None:
-        """Record the stretch since the last record, weighted by its seconds."""
+        """Record the stretch since the last record, weighted by its duration."""
         self._pause(pl_module)
         if not self._needed:
             return
@@ -106,7 +106,7 @@ class Instruments(Callback):
 
 
 def trained_networks(module: LightningModule) -> list[nn.Module]:
-    """The policy (or reward model) and the critic, if it is a network of its own; none if the module is not ours."""
+    """Return the policy (or reward model), and the critic if it is a separate network; none for a foreign module."""
     return module.trained_networks() if isinstance(module, AlignmentModule) else []
 
 
@@ -115,8 +115,10 @@ def _on_policy(module: LightningModule) -> bool:
 
 
 def needed(batch: Any) -> Tensor:
-    """What the rows of a batch need, each alone and without padding: tokens, pairs of a token and one that it reads,
-    and predicted tokens, [3] whole numbers."""
+    """Return what the rows of a batch need, each alone and without padding, [3] integers.
+
+    The three are tokens, pairs of a token and one that it attends to, and predicted tokens.
+    """
     if isinstance(batch, Rollout):
         return _needed(batch.lengths, torch.zeros_like(batch.lengths), batch.mask.sum())
     lengths = batch.attention_mask.sum(dim=1)
@@ -128,13 +130,13 @@ def needed(batch: Any) -> Tensor:
 
 
 def _needed(lengths: Tensor, shared: Tensor, predicted: Tensor) -> Tensor:
-    """Of rows whose first `shared` tokens another row computes."""
+    """Return the same for rows whose first `shared` tokens another row computes."""
     pairs = (lengths * (lengths + 1) - shared * (shared + 1)) // 2
     return torch.stack([(lengths - shared).sum(), pairs.sum(), predicted.long()])
 
 
 def _shared_prompts(batch: PreferenceBatch) -> Tensor:
-    """Tokens [N] of the prompt, 0 for the first of its answers, which are neighbours."""
+    """Return the prompt tokens of each row, [N]; 0 for the first of a prompt's answers, which are adjacent."""
     prompts, ids = batch.prompt_lengths, batch.input_ids
     inside = torch.arange(ids.shape[1], device=ids.device) < prompts[1:, None]
     same = ((ids[1:] == ids[:-1]) | ~inside).all(dim=1) & (prompts[1:] == prompts[:-1])
@@ -147,16 +149,16 @@ def _total(batches: list[Tensor]) -> list[float]:
 
 
 def product_type(trainer: Trainer, network: nn.Module) -> torch.dtype:
-    """The type in which the network's matrix products run under the trainer's precision."""
+    """Return the dtype of the network's matrix products under the trainer's precision."""
     layer: Any = next(module for module in network.modules() if isinstance(module, nn.Linear | Conv1D))
-    dtype = getattr(layer, "compute_dtype", None) or layer.weight.dtype  # 4-bit weights are computed with in another
+    dtype = getattr(layer, "compute_dtype", None) or layer.weight.dtype  # 4-bit weights are computed in another dtype
     with trainer.precision_plugin.forward_context():
         one = torch.ones(1, 1, dtype=dtype, device=layer.weight.device)
         return (one @ one).dtype
 
 
 def peak_operations(device: torch.device | str, dtype: torch.dtype) -> float:
-    """Operations a second of a square matrix product: the best of ever larger ones, as long as time is left."""
+    """Return operations per second of a square matrix product: the best over growing sizes, within the time limit."""
     generator = torch.Generator(device).manual_seed(0)
     began, best = time.perf_counter(), 0.0
     for size in SIZES:

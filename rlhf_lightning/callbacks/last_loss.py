@@ -1,7 +1,7 @@
-"""The loss of the last batch with the weights that the last step has made: nothing else has seen what that step did.
+"""The loss of the last batch under the weights after the last step, whose effect nothing else has seen.
 
-A loss is computed before its step. Where the step blows the weights up, the next loss shows it; after the last step of
-a run, or before a checkpoint, there is no next one.
+A loss is computed before its step. If the step blows the weights up, the next loss shows it; after the last step of a
+run, or before a checkpoint, there is no next loss.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from rlhf_lightning.errors import BlownUpError
 
 
 class LastLoss:
-    """Keeps the first loss of a run and its last batch, and looks at that batch's loss again.
+    """Keeps a run's first loss and last batch, and recomputes that batch's loss.
 
     Attributes:
-        first: the loss of the first batch, computed before any step; None before.
+        first: the loss of the first batch, computed before any step; None until then.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class LastLoss:
         self._batch: Any = None
 
     def keep(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
-        """Note a batch that was trained on, and Lightning's outputs of it."""
+        """Store a batch that was trained on, and Lightning's outputs for it."""
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self._batch = batch
@@ -39,13 +39,14 @@ class LastLoss:
                 self.first = float(loss) * trainer.accumulate_grad_batches
 
     def look(self, trainer: Trainer, module: LightningModule) -> None:
-        """Compute the last batch's loss once more, and compare it with the first one. Every process calls it.
+        """Recompute the last batch's loss and compare it with the first one. Call it on every process.
 
-        Dropout is off, and neither the run's random numbers nor its metrics notice. A module whose training step is
-        not this package's is left alone.
+        Dropout is off, and the run's random numbers and metrics are unaffected. A module whose training step is not
+        this package's is ignored.
 
         Raises:
-            BlownUpError: it is not finite, or above `blown_up` times the first one (or times 1, if that is more).
+            BlownUpError: the loss is not finite, or above `blown_up` times the first loss (or times 1, if that is
+                larger).
         """
         batch, self._batch = self._batch, None
         if batch is None or self.first is None or not _is_ours(module):
@@ -77,7 +78,7 @@ def _is_ours(module: LightningModule) -> bool:
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Every part in evaluation, and as it was afterwards."""
+    """Put every submodule into evaluation mode, and restore the modes afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     try:
         for part, _ in modes:

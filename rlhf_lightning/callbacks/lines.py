@@ -11,13 +11,13 @@ from typing import Any
 from rlhf_lightning.durable import append_durably, has_other_names, write_text_durably
 from rlhf_lightning.errors import UserError
 
-_TIMES = ("time/", "perf/", "tokens_per_second")  # differ where steps are done a second time
+_TIMES = ("time/", "perf/", "tokens_per_second")  # differ when steps are done again
 
 
 class Lines:
-    """A JSON-lines file that a run appends to, with a running hash, by which a resumed run knows its own lines.
+    """A JSON-lines file that a run appends to, with a running hash by which a resumed run recognises its own lines.
 
-    Times and speeds are left out of it: of a run that was resumed from an earlier checkpoint all else is the same.
+    The hash leaves out times and speeds: everything else is the same in a run resumed from an earlier checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -25,23 +25,23 @@ class Lines:
         self._hash = hashlib.sha256()
 
     def append(self, *lines: str) -> None:
-        """Write lines, without their line feeds, at the end."""
+        """Append lines, given without their line feeds."""
         append_durably(self.path, "".join(f"{line}\n" for line in lines))
         self._add(line.encode() for line in lines)
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
-        """`keep_lines`, and count what is there now."""
+        """Keep the wanted lines (see `keep_lines`), and count what is left."""
         keep_lines(self.path, wanted)
         self.count, self._hash = 0, hashlib.sha256()
         self._add(self._there())
         return self.count
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: how many lines there are, and their hash."""
+        """Return what a checkpoint stores: the number of lines and their hash."""
         return {"lines": self.count, "sha256": self._hash.hexdigest()}
 
     def check(self, state: Mapping[str, Any]) -> None:
-        """See that the file, if it is there, begins with the lines of a checkpoint's run.
+        """Check that the file, if it exists, begins with the lines of a checkpoint's run.
 
         Raises:
             UserError: it does not.
@@ -68,15 +68,15 @@ class Lines:
 
 
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
-    """Rewrites the file with the rows `keep` wants and returns their number; a line that is no JSON object is dropped.
+    """Rewrite the file with the rows that `keep` accepts, and return their number.
 
-    Such a line was cut by a kill. The new file is written beside the old one and renamed over it, so a kill leaves one
-    of the two whole.
+    Lines that are not JSON objects are dropped: they were cut off by a kill. The new file is written next to the old
+    one and renamed over it, so a kill leaves one of the two intact.
     """
     if not path.exists():
         return 0
     text = path.read_bytes().decode("utf-8", errors="surrogateescape")
-    rows = [(line, _parse(line)) for line in text.split("\n")]  # U+2028 and U+0085 may stand inside a line
+    rows = [(line, _parse(line)) for line in text.split("\n")]  # U+2028 and U+0085 may occur inside a line
     kept = [line + "\n" for line, row in rows if row is not None and keep(row)]
     if "".join(kept) != text or has_other_names(path):
         write_text_durably(path, "".join(kept))
@@ -85,7 +85,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        line.encode()  # else its bytes are not UTF-8
+        line.encode()  # raises on surrogates: the bytes were not UTF-8
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what was logged, one JSON object a line, in the run folder."""
+"""metrics.jsonl: the logged metrics, one JSON object per line, in the run folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rlhf_lightning.value_types import Text
 class MetricsFile(Callback):
     """Writes every set of logged metrics as one line `{"step": 12, "epoch": 3, "train/loss": 0.7, ...}`.
 
-    `step` is the number of optimiser steps done when the line was written. A resumed run goes on with the lines that
-    were there when its checkpoint was saved: later ones, and half a line left by a kill, are dropped and written again.
-    A file that does not begin with those lines is refused. Lightning logs a step only after it has saved the
-    checkpoint, so the line of that step is in the checkpoint (the module's `pending_metrics`) and is added where a kill
-    fell between the two. A module without that method keeps the lines up to its checkpoint's step. A new run starts the
-    file anew. NaN and infinities become null, which JSON can hold.
+    `step` is the number of optimiser steps done when the line was written. A resumed run continues after the lines that
+    existed when its checkpoint was saved: later ones, and half a line left by a kill, are dropped and written again. A
+    file that does not begin with those lines is refused. Lightning logs a step only after it has saved the checkpoint,
+    so the checkpoint includes that step's line (the module's `pending_metrics`), and it is added if a kill fell between
+    the two. A module without that method keeps the lines up to its checkpoint's step. A new run starts a new file. NaN
+    and infinities become null, because JSON has neither.
 
     Args:
         path: the file; default `metrics.jsonl` in the trainer's `default_root_dir`.
@@ -38,8 +38,8 @@ class MetricsFile(Callback):
         self._begun = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # A logger, and not the hooks of a callback, sees each metric exactly once: callbacks run before the module's
-        # own `on_train_epoch_end`, whose figures they would miss.
+        # A logger rather than callback hooks, because it sees each metric exactly once: callbacks run before the
+        # module's own `on_train_epoch_end`, whose metrics they would miss.
         if stage == "fit" and not any(isinstance(logger, _LinesLogger) for logger in trainer.loggers):
             path = self.path or Path(trainer.default_root_dir) / "metrics.jsonl"
             self._logger, self._begun = _LinesLogger(path, trainer), False
@@ -58,10 +58,10 @@ class MetricsFile(Callback):
             self._logger.lines.check(self._saved)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._begin(trainer)  # not before PPO's first rollout is scored: until then the lines are an earlier run's
+        self._begin(trainer)  # not before PPO's first rollout is scored: until then the lines belong to an earlier run
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer)  # resumed from its last checkpoint: nothing was trained
+        self._begin(trainer)  # resumed from its last checkpoint with nothing left to train
 
     @rank_zero_only
     def _begin(self, trainer: Trainer) -> None:
@@ -74,7 +74,7 @@ class MetricsFile(Callback):
             self._logger.keep(lambda i, row: row.get("step", 0) <= trainer.global_step)
         else:
             lines, pending = self._saved["lines"], self._saved["pending"]
-            # The line of the checkpoint's step may hold more than the module knows of, so it is kept if it is there.
+            # The line of the checkpoint's step may hold more than the module knows, so an existing one is kept.
             kept = self._logger.keep(
                 lambda i, row: i < lines or (pending is not None and row.items() >= pending.items())
             )
@@ -83,7 +83,7 @@ class MetricsFile(Callback):
 
 
 class _LinesLogger(Logger):
-    """Appends to the file; the trainer calls it wherever it calls the other loggers."""
+    """Appends to the file; the trainer calls it like its other loggers."""
 
     def __init__(self, path: Path, trainer: Trainer) -> None:
         super().__init__()
@@ -108,16 +108,16 @@ class _LinesLogger(Logger):
 
     def row(self, metrics: dict[str, float]) -> dict[str, Any]:
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items() if name != "epoch"}
-        # Not Lightning's `step`: after a mid-epoch resume it lags one behind, and two lines would share a step.
+        # Not Lightning's `step`: after a mid-epoch resume it lags by one, and two lines would share a step.
         return {"step": self._trainer.global_step, "epoch": self._trainer.current_epoch, **values}
 
     def append(self, row: dict[str, Any]) -> None:
         self.lines.append(json.dumps(row))
 
     def keep(self, wanted: Callable[[int, dict[str, Any]], bool]) -> int:
-        """Keep the rows for which `wanted(index, row)`; returns how many there are now."""
+        """Keep the rows for which `wanted(index, row)` is true; return how many are left."""
         index = itertools.count()
         return self.lines.keep(lambda row: wanted(next(index), row))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The composed config is a file of its own in the run folder."""
+        """Do nothing: the composed config has its own file in the run folder."""

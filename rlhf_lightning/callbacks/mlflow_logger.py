@@ -1,4 +1,4 @@
-"""Lightning's MLflow logger, behind a tracker: the store cannot stop a run."""
+"""Lightning's MLflow logger behind a tracker, so that the store cannot stop a run."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rlhf_lightning.callbacks.notice import Notice
 from rlhf_lightning.callbacks.tracker import Outbox, Point, points_of, tracker_of
 
 Opening = Callable[[Any, str], object]
-_END = 60.0  # seconds that the end of a run waits, where no command does
+_END = 60.0  # seconds that the end of a run waits when no command sets another limit
 
 
 class SteadyMLFlowLogger(Logger):
-    """Logs as Lightning's `MLFlowLogger`, from a thread that makes its calls again until the store takes them.
+    """Logs like Lightning's `MLFlowLogger`, from a thread that retries its calls until the store accepts them.
 
     Args:
-        experiment_name: of MLflow's experiment, made if there is none.
-        tracking_uri: of the store.
-        store: how messages call the store, without a password; default: `tracking_uri`.
+        experiment_name: name of MLflow's experiment, created if it does not exist.
+        tracking_uri: address of the store.
+        store: what messages call the store, without a password; default: `tracking_uri`.
         synchronous: wait after every call until the store has it, or has not answered for a while.
-        prefix: before the names of metrics.
-        notice: says what the store does not take.
-        parent: the outbox of the run that this one is a part of.
-        run_name: of a new run.
-        tags: of a new run.
-        save_dir: as Lightning's; nothing is kept there under a store's address.
+        prefix: put before the names of metrics.
+        notice: reports what the store does not accept.
+        parent: the outbox of the run that this one is part of.
+        run_name: name of a new run.
+        tags: tags of a new run.
+        save_dir: as in Lightning; unused if the store has an address.
         log_model: log checkpoints as artifacts: at the end (true), or all of them ("all").
-        artifact_location: of a new experiment.
-        run_id: of a run that goes on.
+        artifact_location: where a new experiment's artifacts go.
+        run_id: id of an existing run to continue.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class SteadyMLFlowLogger(Logger):
         self.new_run = NewRun(experiment_name, run_name, tags or {}, artifact_location)
         self.find_run: Callable[[Any], str | None] = lambda client: run_id
         self.when_open: Opening = lambda client, run_id: None
-        self.known: dict[tuple[str, int], float] = {}  # what the store has of steps that are done again
+        self.known: dict[tuple[str, int], float] = {}  # what the store already has of steps that are done again
         self.opened: str | None = None
-        self.is_new = True  # not a run that is resumed
-        self.opens_itself = True  # a command opens it, and ends it, itself
+        self.is_new = True  # false for a run that is resumed
+        self.opens_itself = True  # false where a command opens and ends it
         self.status = "FINISHED"
         self._client = _Client(tracking_uri)
         self._lightning: MLFlowLogger | None = None
@@ -87,38 +87,38 @@ class SteadyMLFlowLogger(Logger):
 
     @property
     def experiment(self) -> Any:
-        """MLflow's client, whose calls are made at once: in a step they can stop the run, which `submit` cannot."""
-        return self._client  # Lightning asks for it at the start: nothing is connected to before the first call
+        """Return MLflow's client, whose calls run immediately: within a step they can stop the run; `submit` cannot."""
+        return self._client  # Lightning asks for it at the start: connects at the first call
 
     @property
     def run_id(self) -> str | None:
-        """The run's id; None while the store has not answered, which this waits for a little."""
+        """Return the run's id after a short wait for the store; None if it has not answered."""
         if self.opened is None:
             self.open()
         return self.opened
 
     @property
     def version(self) -> str | None:
-        """The run's id, once the store has answered; asking never waits."""
+        """Return the run's id if the store has answered; never wait."""
         return self.opened
 
     @property
     def name(self) -> str | None:
-        """As `version`: Lightning's own would ask the store."""
+        """Return the same as `version`: Lightning's own property would query the store."""
         return self.opened
 
     def follow(self, trainer: Trainer) -> None:
-        """Take the steps of points from a trainer: the optimiser's, as in `metrics.jsonl`."""
+        """Take the step numbers of points from a trainer: optimiser steps, as in `metrics.jsonl`."""
         self._trainer = trainer
 
     @rank_zero_only
     def open(self) -> None:
-        """Begin the run, or find it; then call `when_open`. Waits a little for the store."""
+        """Create or find the run, then call `when_open`. Waits briefly for the store."""
         self.outbox.open()
 
     @rank_zero_only
     def submit(self, call: Opening, label: str = "a call", **how: Any) -> Any:
-        """Queue a call, which gets MLflow's client and the run's id; returns its future."""
+        """Queue a call, which is given MLflow's client and the run's id; return its future."""
         future = self.outbox.call(label, lambda: call(self.experiment, str(self.opened)), **how)
         self._after()
         return future
@@ -129,7 +129,7 @@ class SteadyMLFlowLogger(Logger):
         at = step or 0
         if self._trainer is not None:
             at = self._trainer.global_step
-            # Lightning adds the epoch to every set of metrics, of which a step may have several.
+            # Lightning adds the epoch to every set of metrics, and a step may have several sets.
             metrics = {name: value for name, value in metrics.items() if self._last.get(name) != at}
             self._last.update(dict.fromkeys(metrics, at))
         self.outbox.add_points(points_of(metrics.items(), at, int(time.time() * 1000), self.name_prefix))
@@ -143,7 +143,7 @@ class SteadyMLFlowLogger(Logger):
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Queue a checkpoint as an artifact, where `log_model` asks for it."""
+        """Queue a checkpoint as an artifact, if `log_model` asks for it."""
         if self.arguments.get("log_model"):
             self.outbox.call(
                 "a checkpoint", lambda: self._lightnings().after_save_checkpoint(checkpoint_callback), upload=True
@@ -161,7 +161,7 @@ class SteadyMLFlowLogger(Logger):
             self.outbox.notice.say(self.outbox.notice.left(", ".join(left)))
 
     def end(self) -> None:
-        """Queue the end of the run, after all else."""
+        """Queue the end of the run, after everything else."""
         self.outbox.call("its end", self._end_run, last=True)
 
     def _after(self) -> None:
@@ -184,7 +184,7 @@ class SteadyMLFlowLogger(Logger):
         self._lightnings().finalize(self.status)
 
     def _lightnings(self) -> MLFlowLogger:
-        """Lightning's own logger, of the run that is open."""
+        """Return Lightning's own logger of the open run."""
         if self._lightning is None:
             made = MLFlowLogger(**{**self.arguments, "run_id": self.opened})
             made.experiment  # noqa: B018 - its `finalize` does nothing before
@@ -192,7 +192,7 @@ class SteadyMLFlowLogger(Logger):
         return self._lightning
 
     def send_points(self, points: list[Point]) -> None:
-        """Send points at once, but for those that the store has of steps that are done again."""
+        """Send points immediately, except those that the store already has of steps that are done again."""
         from mlflow.entities import Metric
 
         new = [point for point in points if not self._is_known(*point)]
@@ -202,7 +202,7 @@ class SteadyMLFlowLogger(Logger):
             )
 
     def _is_known(self, name: str, value: float, now: int, step: int) -> bool:
-        """Whether the store has a point of a step that is done again. Times and speeds are never quite the same."""
+        """Return whether the store has this point of a step done again. Times and speeds never match exactly."""
         former = self.known.get((name, step))
         if former is None:
             return False
@@ -210,7 +210,7 @@ class SteadyMLFlowLogger(Logger):
 
 
 class _Client:
-    """MLflow's client, made at the first call: making it calls an SQLite store."""
+    """MLflow's client, created at the first call because creating it accesses an SQLite store."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri

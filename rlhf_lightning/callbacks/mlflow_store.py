@@ -1,4 +1,4 @@
-"""A client of an MLflow store. A new SQLite store is made whole or not at all, also by two runs at once."""
+"""A client of an MLflow store. A new SQLite store is created completely or not at all, even by two runs at once."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 NOT_MLFLOW = "the answer is not MLflow's"
-_KEY = "rlhf_lightning.key"  # the tag by which a run is found whose making was not answered
+_KEY = "rlhf_lightning.key"  # the tag that finds a run whose creation was not acknowledged
 
 
 def connect(uri: str) -> Any:
-    """An MLflow client. It calls the store, and waits for it: not for the thread that trains."""
+    """Return an MLflow client. It calls the store and waits for it, so do not call it from the training thread."""
     from mlflow import MlflowClient
 
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:"):  # the latter has options of its own
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:"):  # the latter has its own options
         _make_sqlite(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
     return MlflowClient(uri)
 
 
 def _make_sqlite(file: Path) -> None:
-    """Make the tables beside a new file's place, then link it there: whoever comes first wins, and a kill leaves none.
+    """Create the tables in a temporary file and link it into place: the first process wins, a kill leaves nothing.
 
-    MLflow itself makes them in place: a second process then finds some of the tables, and fails.
+    MLflow itself creates them in place: a second process then finds only some of the tables, and fails.
     """
     if file.exists() and file.stat().st_size:
         return
@@ -36,7 +36,7 @@ def _make_sqlite(file: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
         new = Path(folder) / file.name
         MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
-        if file.exists() and not file.stat().st_size:  # SQLite's own beginning, of a program that has made no table
+        if file.exists() and not file.stat().st_size:  # left by SQLite when a program opened it and created no table
             with contextlib.suppress(OSError):
                 file.unlink()
         with contextlib.suppress(FileExistsError):
@@ -44,14 +44,14 @@ def _make_sqlite(file: Path) -> None:
 
 
 def find_experiment(client: Any, name: str, location: str | None) -> str:
-    """The id of an experiment, which is made if there is none."""
+    """Return the id of an experiment, created if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
             return _an_id(client.create_experiment(name, artifact_location=location))
-        except MlflowException as error:  # another run was quicker, or the answer to an earlier attempt was lost
+        except MlflowException as error:  # another run was faster, or the answer to an earlier attempt was lost
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
                 raise
@@ -59,13 +59,13 @@ def find_experiment(client: Any, name: str, location: str | None) -> str:
 
 
 class NewRun:
-    """A run to make: once, even where the answer to an attempt is lost.
+    """A run to create exactly once, even if the answer to an attempt is lost.
 
     Args:
-        experiment_name: made if there is none.
-        run_name: of the run.
-        tags: of the run.
-        location: of a new experiment's artifacts; None: the store has its own place.
+        experiment_name: created if it does not exist.
+        run_name: name of the run.
+        tags: tags of the run.
+        location: where a new experiment's artifacts go; None: the store's default.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class NewRun:
         self.attempts = 0
 
     def make(self, client: Any) -> str:
-        """Return the id of the run, made now or by an earlier attempt."""
+        """Return the id of the run, created now or by an earlier attempt."""
         from mlflow.tracking.context.registry import resolve_tags
 
         experiment = find_experiment(client, self.experiment_name, self.location)
@@ -88,7 +88,7 @@ class NewRun:
         return _an_id(client.create_run(experiment, run_name=self.run_name, tags=tags).info.run_id)
 
     def keep_one(self, client: Any, run_id: str) -> None:
-        """Delete what attempts have made that were thought lost."""
+        """Delete the duplicates that attempts believed lost have created."""
         if self.attempts > 1:
             experiment = find_experiment(client, self.experiment_name, self.location)
             for each in self._made(client, experiment):
@@ -103,7 +103,7 @@ class NewRun:
 
 
 def check_is_run(run: Any, run_id: str) -> None:
-    """Raise RuntimeError if an answer is about another run, or none: what answers is not MLflow."""
+    """Raise RuntimeError if an answer is about another run, or none: whatever answers is not MLflow."""
     if run.info.run_id != run_id:
         raise RuntimeError(NOT_MLFLOW)
 

@@ -1,4 +1,4 @@
-"""What a user is told of a tracking store that does not take a run: one line per run, whatever goes wrong how often."""
+"""What the user is told when a tracking store does not take a run: one line per run, however often calls fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST = 200
 _PASSWORD = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_CAUSES = {  # what is in an error of MLflow's -> what it says
+_CAUSES = {  # part of an MLflow error -> what it means
     "Connection refused": "connection refused",
     "Connection reset": "connection reset",
     "Remote end closed": "connection closed",
@@ -31,13 +31,13 @@ _STATUS = re.compile(r"(?:error code|too many) (\d{3})\b")
 
 
 class Notice:
-    """The lines of one run, or of a pipeline with its stages.
+    """The messages of one run, or of a pipeline with its stages.
 
     Args:
-        store: how they call the store, without a password.
+        store: what the messages call the store, without a password.
         later: the command that sends what is missing.
-        say: writes a line.
-        clean: hides what must not be seen.
+        say: prints a line.
+        clean: hides secrets.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Notice:
         self.say, self._clean = say, clean
 
     def outage(self, what: str, error: Exception) -> None:
-        """Say, once, that the store does not take something now."""
+        """Say, once, that the store currently does not accept something."""
         if not self.said_outage:
             self.said_outage = True
             later = f", or later with {self.later}" if self.later else ""
@@ -63,7 +63,7 @@ class Notice:
             )
 
     def refusal(self, what: str, error: Exception) -> None:
-        """Say, once, that the store will never take something."""
+        """Say, once, that the store will never accept something."""
         if not self.said_refusal:
             self.said_refusal = True
             self.say(
@@ -72,13 +72,13 @@ class Notice:
             )
 
     def left(self, what: str) -> str:
-        """The text about what was not sent by the end."""
+        """Return the text about what was not sent by the end."""
         why = f" ({self.why(self.error)})" if self.error is not None else ""
         later = f"; send it with {self.later}" if self.later else ""
         return f"tracking: {self.store} has not got {what}{why}{later}"
 
     def why(self, error: BaseException) -> str:
-        """What an error says, in few words."""
+        """Return a short reason for an error."""
         text = " ".join(str(error).split())
         for mark, words in _CAUSES.items():
             if mark in text:

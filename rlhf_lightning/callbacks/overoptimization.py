@@ -1,4 +1,4 @@
-"""Watches an on-policy run for over-optimisation, by scorers that are not trained on."""
+"""Watches an on-policy run for over-optimisation with scorers that it is not trained on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class HeldOutScorer(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Scored:
-    """A response to a held-out prompt, and what every scorer thinks of it."""
+    """A response to a held-out prompt, with every scorer's score."""
 
     prompt: str
     kind: str | None
@@ -95,10 +95,10 @@ class OverOptimization(Callback):
         self.scorers = {name: _made(name, given, batch_size) for name, given in scorers.items()}
         self.course: list[Validation] = []
         self._warned = self._stops = False
-        self._answers: list[_Scored] = []  # of the validation that is under way
+        self._answers: list[_Scored] = []  # of the current validation
 
     def state_dict(self) -> dict[str, Any]:
-        """The validations so far, and whether their end was warned of."""
+        """Return the validations so far, and whether the current decline has been warned of."""
         return {"course": [astuple(each) for each in self.course], "warned": self._warned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ class OverOptimization(Callback):
         self._warned = state_dict["warned"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Move the scorers to the policy's device, and refuse responses that they could not read."""
+        """Move the scorers to the policy's device, and refuse responses that they cannot read."""
         if not getattr(trainer.datamodule, "val_prompts", None):  # type: ignore[attr-defined]
             raise UserError(
                 f"{_KEY}: there are no held-out prompts; give data.val or data.val_fraction, or set it to null"
@@ -127,7 +127,7 @@ class OverOptimization(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the responses of the batch by every scorer."""
+        """Score the responses of the batch with every scorer."""
         if not isinstance(outputs, HeldOut):
             raise UserError(
                 f"{_KEY}: the validation of {type(pl_module).__name__} does not hand on what it sampled; let its "
@@ -146,7 +146,7 @@ class OverOptimization(Callback):
         ]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the figures of all processes; the module logs them with its own."""
+        """Record the metrics over all processes; the module logs them with its own."""
         answers = [answer for part in of_every_process(self._answers) for answer in part]
         figures = {f"{SCORE}/{name}": fmean(each.scores[name] for each in answers) for name in self.scorers}
         first = [each.scores[next(iter(self.scorers))] for each in answers]
@@ -169,7 +169,7 @@ class OverOptimization(Callback):
         self._stops = False
 
     def _look(self, trainer: Trainer) -> None:
-        """Warn once each time the held-out score turns down, and stop if asked for."""
+        """Warn once each time the held-out score turns down, and stop if asked to."""
         found = fall(self.course, self.tolerance, self.window)
         if found.is_real and not self._warned:
             if trainer.is_global_zero:

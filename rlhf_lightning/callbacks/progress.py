@@ -1,4 +1,4 @@
-"""Progress with the figures that matter."""
+"""Progress display with the metrics that matter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIGURES = {
     "objective/kl": "kl",
     "kl/coef": "coef",
 }
-"""Metric -> its short name on the screen, in this order. PPO shows score, KL and coefficient in place of its loss."""
+"""Metric -> its short name on the screen, in this order. PPO shows score, KL and coefficient instead of its loss."""
 
 
 class ProgressBar(TQDMProgressBar):
@@ -32,11 +32,11 @@ class ProgressBar(TQDMProgressBar):
 
         epoch 3/20  score 1.23  kl 4.5  coef 0.12  [12 s]
 
-    and one a minute within long epochs.
+    and one per minute within long epochs.
 
     Args:
-        refresh_rate: in batches, on a terminal.
-        seconds: between plain lines within an epoch.
+        refresh_rate: batches between refreshes on a terminal.
+        seconds: seconds between plain lines within an epoch.
     """
 
     @checked("callbacks.progress")
@@ -75,7 +75,7 @@ class ProgressBar(TQDMProgressBar):
         self._epoch_started = self._printed = time.monotonic()
 
     def _epoch_line(self, trainer: Trainer) -> None:
-        """Prints at the start of the next epoch: the module logs at the epoch's end, after the callbacks have run."""
+        """Print at the start of the next epoch, because the module logs after the callbacks' epoch end."""
         if self._epoch is not None and trainer.current_epoch > self._epoch:
             self._line(trainer, "")
 
@@ -90,7 +90,7 @@ class ProgressBar(TQDMProgressBar):
 
 
 def figures(trainer: Trainer) -> dict[str, str]:
-    """The metrics of `FIGURES` that were logged, rounded to three digits."""
+    """Return the logged metrics of `FIGURES`, rounded to three digits."""
     metrics = trainer.callback_metrics
     shown = {name: f"{float(metrics[key]):.3g}" for key, name in FIGURES.items() if key in metrics}
     if "score" in shown:

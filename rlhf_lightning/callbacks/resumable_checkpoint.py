@@ -1,4 +1,4 @@
-"""When a checkpoint is saved: only where a run resumes from it exactly."""
+"""When to save a checkpoint: only where a run can resume from it exactly."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from rlhf_lightning.run_identity import identity_of
 
 
 class ResumableCheckpoint(OpenCheckpoint):
-    """Lightning's ModelCheckpoint at points from which a resumed run is bitwise the uninterrupted one.
+    """Lightning's ModelCheckpoint, saving only where a resumed run is bitwise identical to the uninterrupted one.
 
-    - `last.ckpt` is saved at the end of every `every_n_epochs`-th epoch, also with `save_top_k=0`: Lightning 2.6 then
+    - `last.ckpt` is saved at the end of every `every_n_epochs`-th epoch, also with `save_top_k=0`, where Lightning 2.6
       saves it only when training ends.
-    - What is due within an epoch waits until `can_resume_from`, at most for a validation or to the epoch's end.
-    - Where `max_steps`, `max_time` or `should_stop` cuts an epoch, it is saved after the last step and not at the
-      epoch's end, which Lightning would resume from as if the epoch were done; a stop waits for the end of the
-      optimiser step. A module that cannot resume within an epoch (PPO) keeps the checkpoint of the epoch before.
-    - Of a module that cannot resume within an epoch, the best by a metric of the validation is chosen among the epochs
-      that were validated: after the others, the metric is that of former weights.
-    - A run folder that was moved or copied keeps its best checkpoints: they are looked for beside the resumed one.
+    - A save that is due within an epoch waits until `can_resume_from`, at most for a validation or until the epoch's
+      end.
+    - Where `max_steps`, `max_time` or `should_stop` cuts an epoch short, it is saved after the last step and not at the
+      epoch's end, from which Lightning would resume as if the epoch were complete; a stop waits for the end of the
+      optimiser step. A module that cannot resume within an epoch (PPO) keeps the previous epoch's checkpoint.
+    - For a module that cannot resume within an epoch, the best checkpoint by a validation metric is chosen among the
+      validated epochs: after the others, the metric belongs to earlier weights.
+    - A run folder that was moved or copied keeps its best checkpoints: they are looked up next to the resumed one.
     """
 
     _due = False
@@ -47,7 +48,7 @@ class ResumableCheckpoint(OpenCheckpoint):
         super().load_state_dict(state_dict)
 
     def _found_here(self, state: dict[str, Any], here: Path) -> dict[str, Any] | None:
-        """The state with the paths of this run's checkpoints in a folder, without those that are not there."""
+        """Return the state with the paths of this run's checkpoints in a folder, without missing ones."""
 
         def found(path: str) -> str:
             place = here / os.path.relpath(path, state["dirpath"]) if path else None
@@ -106,21 +107,21 @@ class ResumableCheckpoint(OpenCheckpoint):
 
     def before_writing(self, trainer: Trainer, filepath: str) -> None:
         if trainer.is_global_zero:
-            forget_files(Path(filepath))  # of a folder that is written over in place
+            forget_files(Path(filepath))  # for a folder overwritten in place
 
     def after_writing(self, trainer: Trainer, filepath: str) -> None:
         checkpoint_io = trainer.strategy.checkpoint_io
-        # A folder is written by its strategy (DeepSpeed, FSDP), which knows nothing of manifests.
+        # A folder is written by its strategy (DeepSpeed, FSDP), which does not write manifests.
         if trainer.is_global_zero and isinstance(checkpoint_io, DurableCheckpointIO) and Path(filepath).is_dir():
             checkpoint_io.describe_folder(Path(filepath))
 
     def _stop_after_the_step(self, trainer: Trainer, batch_idx: int) -> None:
-        """Hold a stop back while gradients accumulate: they are not in a checkpoint."""
+        """Delay a stop while gradients accumulate: they are not in a checkpoint."""
         self._stop = self._stop or trainer.should_stop
         trainer.should_stop = self._stop and ends_step(trainer, batch_idx)
 
     def _ends_here(self, trainer: Trainer) -> bool:
-        """Whether training ends after this batch."""
+        """Return whether training ends after this batch."""
         step, epoch = trainer.global_step, trainer.current_epoch
         may_stop = step >= (trainer.min_steps or 0) and epoch >= (trainer.min_epochs or 0)
         return (trainer.should_stop and may_stop) or 0 <= trainer.max_steps <= step
@@ -130,7 +131,7 @@ class ResumableCheckpoint(OpenCheckpoint):
         return n > 0 and (trainer.current_epoch + 1) % n == 0 and self.saves_at_epoch_end(trainer)
 
     def _check_monitor(self, trainer: Trainer) -> None:
-        """Raise UserError if what the best checkpoints are chosen by is not among the metrics of an epoch."""
+        """Raise UserError if the metric that selects the best checkpoints is not among those of an epoch."""
         names = sorted(trainer.callback_metrics)
         validated = any(name.startswith("val/") for name in names)
         if self.monitor in (None, *names) or (str(self.monitor).startswith("val/") and not validated):
@@ -141,7 +142,7 @@ class ResumableCheckpoint(OpenCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         ask: Any = getattr(pl_module, "interrupted", lambda: None)
-        if ask() is None:  # else it would put a checkpoint that no run resumes from in the place of the last good one
+        if ask() is None:  # else Lightning would replace the last good checkpoint with one that no run can resume from
             super().on_exception(trainer, pl_module, exception)
 
     def _save(self, trainer: Trainer) -> None:
@@ -150,10 +151,10 @@ class ResumableCheckpoint(OpenCheckpoint):
 
 
 def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a checkpoint saved at this batch's end holds all of the run.
+    """Return whether a checkpoint saved at the end of this batch holds the complete state of the run.
 
-    Not so while gradients accumulate (they are not in a checkpoint), before a validation (a resumed run would leave it
-    out), and at the last batch (the epoch's end, a moment later, is the better point).
+    It does not while gradients accumulate (they are not in a checkpoint), before a validation (a resumed run would skip
+    it), and at the last batch (the epoch's end, a moment later, is the better point).
     """
     if not within_epoch(trainer, batch_idx):
         return False
@@ -164,10 +165,10 @@ def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def within_epoch(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether this batch ends an optimiser step, and not the epoch."""
+    """Return whether this batch ends an optimiser step, but not the epoch."""
     return not trainer.is_last_batch and ends_step(trainer, batch_idx)
 
 
 def ends_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the optimiser steps after this batch."""
+    """Return whether the optimiser steps after this batch."""
     return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0

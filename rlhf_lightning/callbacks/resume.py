@@ -1,4 +1,4 @@
-"""Resuming exactly: the random states a Lightning checkpoint leaves out."""
+"""Exact resuming: the random states that a Lightning checkpoint leaves out."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 class ReproducibleResume(L.Callback):
-    """Keeps the random states of every process in every checkpoint and puts them back before the first resumed step.
+    """Keeps the random states of every process in every checkpoint and restores them before the first resumed step.
 
-    Data order, prompts and responses are functions of (seed, epoch, rank) and need no state; what is left is what
-    draws from the global generators: dropout, and user code. The last metrics are kept, too, so that a run resumed at
-    its very end has a summary. An optimiser brings its former learning rate back when it is resumed: where the config
-    has another one now, that one is taken, and a scheduler goes on from where it is on its curve.
+    Data order, prompts and responses are functions of (seed, epoch, rank) and need no state; what remains is what draws
+    from the global generators: dropout, and user code. The last metrics are kept too, so that a run resumed at its very
+    end has a summary. A resumed optimiser restores its previous learning rate: if the config now sets another one, that
+    one applies, and a scheduler continues from its position on the curve.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class ReproducibleResume(L.Callback):
         self._max_steps: int | None = None  # while the loops are restored
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of Python, NumPy, torch and every CUDA device, now, of every process."""
+        """Return the current states of Python, NumPy, torch and every CUDA device, of every process."""
         name, keys, position, has_gauss, cached = np.random.get_state()
         version, internal, gauss = random.getstate()
         state = {
@@ -48,7 +48,7 @@ class ReproducibleResume(L.Callback):
         return {"processes": of_every_process(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until training starts: loading and set-up may draw numbers themselves."""
+        """Keep the states until training starts: loading and set-up may draw random numbers themselves."""
         self._restored = state_dict["processes"]
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ class ReproducibleResume(L.Callback):
         checkpoint["metrics"] = {name: x.detach().cpu() for name, x in {**trainer.callback_metrics, **pending}.items()}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the last metrics and the position in the data.
+        """Read the last metrics and the position in the data.
 
         Lightning clears its metrics before the fit starts; FSDP2's checkpoints are read after that.
         """
@@ -67,21 +67,21 @@ class ReproducibleResume(L.Callback):
         self._position = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the metrics back, and note the learning rates before the checkpoint's replace them."""
+        """Restore the metrics, and note the learning rates before the checkpoint's replace them."""
         trainer.callback_metrics.update(self._metrics)
         self._rates = [(optimizer, base_rates(optimizer)) for optimizer in trainer.optimizers]
         if trainer.ckpt_path is not None:
-            # With a limit on steps Lightning resumes the end of an epoch as its middle, and leaves the next one out.
+            # With a step limit, Lightning resumes the end of an epoch as its middle, and skips the next one.
             self._max_steps, trainer.fit_loop.epoch_loop.max_steps = trainer.max_steps, -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the states back, and a changed learning rate in."""
+        """Restore the random states, and apply a changed learning rate."""
         if self._max_steps is not None:
             trainer.fit_loop.epoch_loop.max_steps, self._max_steps = self._max_steps, None
         if self._restored is None:
             return
-        # Lightning leaves it out if the loader was made before the checkpoint was read, and a scheduler that asks for
-        # `num_training_steps` has it made. A plain DataLoader has no position.
+        # Lightning skips this if the loader was created before the checkpoint was read, as happens with a scheduler
+        # that asks for `num_training_steps`. A plain DataLoader has no position.
         if self._position and isinstance(trainer.train_dataloader, BatchLoader):
             trainer.train_dataloader.load_state_dict(self._position[0])
         state, self._restored = of_this_process(self._restored), None
@@ -89,7 +89,7 @@ class ReproducibleResume(L.Callback):
             if rates != base_rates(optimizer):
                 change_rates(optimizer, rates, [config.scheduler for config in trainer.lr_scheduler_configs])
         if state is None:
-            return  # of another number of processes
+            return  # saved with another number of processes
         torch.set_rng_state(state["torch"])
         restore_cuda(state["cuda"], state.get("cuda_device", 0))
         name, keys, *rest = state["numpy"]
@@ -99,11 +99,11 @@ class ReproducibleResume(L.Callback):
 
 
 def restore_cuda(states: list[Tensor], own: int) -> None:
-    """Put the states of the CUDA devices back, as far as these are visible now.
+    """Restore the states of the CUDA devices, as far as they are visible now.
 
     Args:
-        states: one for each device that was visible when they were saved.
-        own: which of them this process computed on. Its state goes to the device that the process computes on now.
+        states: one per device that was visible when they were saved.
+        own: index of the device that this process used; its state goes to the device that the process uses now.
     """
     visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if visible == 0 or not states:
@@ -118,12 +118,12 @@ def restore_cuda(states: list[Tensor], own: int) -> None:
 
 
 def base_rates(optimizer: Optimizer) -> list[float]:
-    """The learning rate of every parameter group, before a scheduler's factor."""
+    """Return the learning rate of every parameter group, before a scheduler's factor."""
     return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
 
 
 def change_rates(optimizer: Optimizer, rates: list[float], schedulers: list[Any]) -> None:
-    """Give every group another base rate; what a scheduler has made of the former one is scaled with it."""
+    """Give every group another base rate, and scale what a scheduler has derived from the old one."""
     for group, rate, former in zip(optimizer.param_groups, rates, base_rates(optimizer), strict=True):
         group["lr"] = group["lr"] * rate / former if former else rate
         if "initial_lr" in group:

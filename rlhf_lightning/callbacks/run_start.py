@@ -1,7 +1,7 @@
-"""The moment a run takes over its folder: everything that it needs is loaded, and the first step is next.
+"""The moment a run takes over its folder: everything it needs is loaded, and the first step is next.
 
-Until then a mistake (a broken model, rows that are not there, a reward that cannot be imported, or that fails in the
-first rollout) leaves the folder of an earlier run as it was, and makes no new one.
+Until then a mistake (a broken model, missing rows, a reward that cannot be imported or fails in the first rollout)
+leaves an earlier run's folder as it was, and creates no new one.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Begins(Protocol):
-    """A run that is told how far it has come."""
+    """A run that is told how far training has come."""
 
     saved: bool
 
     def begin(self) -> None:
-        """Take over its folder, unless that was done."""
+        """Take over its folder, unless that is done already."""
 
 
 class StartRun(Callback):
-    """Lets a run begin before its first step; one that has nothing left to train begins by hand.
+    """Lets a run begin before its first step; a run with nothing left to train begins by hand.
 
-    PPO's first batch comes of its first rollout, which is scored by then.
+    PPO's first batch comes from its first rollout, which has been scored by then.
 
     Args:
         run: is told when it begins, and when it has saved a checkpoint.

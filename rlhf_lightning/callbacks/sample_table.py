@@ -1,4 +1,4 @@
-"""Samples of the policy over time."""
+"""Samples of the policy during training."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from rlhf_lightning.value_types import Count, Text
 TABLE = "samples.json"
 ROWS_PER_TABLE = 400
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
-SPLIT = "split"  # of the rows of held-out prompts it is val
+SPLIT = "split"  # "val" in the rows of held-out prompts
 
 
 class SampleTable(Callback):
-    """Keeps a few responses of a PPO rollout: rows of epoch, prompt, response, score and kl (nats, the response's sum).
+    """Keeps a few responses of each rollout: rows of epoch, prompt, response, score and kl (nats, summed per response).
 
-    They go to `samples.jsonl` in the run folder and, under an MLFlowLogger, into the run's table `samples.json`,
-    which is sent whole: after 400 rows another one begins, `samples_2.json`.
-    The module offers them as `last_samples: list[dict]`; a module without it is left alone. Responses to held-out
-    prompts, which it offers as `last_val_samples` after a validation, follow with `split` val. A resumed run drops the
-    rows of epochs it will do again.
+    They go to `samples.jsonl` in the run folder and, with an MLFlowLogger, into the run's table `samples.json`. A table
+    is sent whole; after 400 rows another one begins, `samples_2.json`. The module offers the rows as `last_samples:
+    list[dict]`; a module without it is ignored. Responses to held-out prompts, offered as `last_val_samples` after a
+    validation, follow with `split` set to val. A resumed run drops the rows of epochs that it repeats.
 
     Args:
-        every_n_epochs: epochs 0, n, 2n, ... and the last one are kept.
-        rows: at most so many a time, the first of the rollout.
+        every_n_epochs: keep epochs 0, n, 2n, ... and the last one.
+        rows: at most this many per kept epoch, the first of the rollout.
         path: the file; default `samples.jsonl` in the trainer's `default_root_dir`.
     """
 
@@ -43,10 +42,10 @@ class SampleTable(Callback):
         self.path = None if path is None else Path(path)
         self._lines: Lines | None = None
         self._begun = False
-        self._complete = 0  # tables that the store has whole
+        self._complete = 0  # number of full tables in the store
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add how many rows there are, and their hash."""
+        """Add the number of rows and their hash."""
         if self._lines is not None:
             checkpoint["sample_table"] = self._lines.state()
 
@@ -95,16 +94,16 @@ class SampleTable(Callback):
 
 
 def put_table(client: Any, run_id: str, path: Path, first: int = 0) -> int:
-    """Put the rows of `samples.jsonl` as the run's tables, in place of former ones: made twice, they are the same.
+    """Write the rows of `samples.jsonl` as the run's tables, replacing earlier ones; repeating it changes nothing.
 
     Args:
-        client: of the store.
+        client: MLflow's client of the store.
         run_id: the run there.
-        path: of the rows.
-        first: how many tables the store has whole.
+        path: the file with the rows.
+        first: how many full tables the store has already.
 
     Returns:
-        how many it has whole then.
+        how many full tables it has afterwards.
     """
     tables: list[list[Any]] = []
     with path.open(encoding="utf-8", newline="\n") as lines:
@@ -135,5 +134,5 @@ def table_name(number: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor scalar as a number; JSON and the table take nothing else."""
+    """Return a tensor scalar as a number; JSON and the table accept nothing else."""
     return value.item() if hasattr(value, "item") else value

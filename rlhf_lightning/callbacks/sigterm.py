@@ -1,4 +1,4 @@
-"""Stopping well when the machine is wanted back."""
+"""Stopping cleanly when the machine is needed for something else."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ log = logging.getLogger(__name__)
 
 
 class StopOnSigterm(Callback):
-    """On SIGTERM, Ctrl-C or SIGHUP: finish the optimiser step, save `last.ckpt`, and leave with `Terminated`.
+    """On SIGTERM, Ctrl-C or SIGHUP: finish the optimiser step, save `last.ckpt`, and exit with `Terminated`.
 
-    Its exit code is 128 + the signal's number. Lightning's own handler saves nothing and exits 0, and with several
-    processes it communicates from inside the signal handler. Here signals are only noted while steps are made
-    (`stopping.hold`), and the processes agree on the step they stop at. A module that
-    cannot resume within an epoch (`saves_mid_epoch = False`, PPO) has its checkpoint already, of the last epoch's end,
-    and stops at once, or, with several processes, at the end of the batch.
+    The exit code is 128 + the signal's number. Lightning's own handler saves nothing and exits with 0, and with several
+    processes it communicates inside the signal handler. Here signals are only noted during steps (`stopping.hold`), and
+    the processes agree on the step to stop at. A module that cannot resume within an epoch (`saves_mid_epoch = False`,
+    PPO) already has its checkpoint, from the end of the last epoch, and stops immediately, or, with several processes,
+    at the end of the batch.
 
     Under srun it does the same on the signal that announces the end of the time limit (`sbatch --signal=USR1@90`), and
-    has SLURM queue the job again, as Lightning would, which saves wherever the run is.
+    has SLURM requeue the job. Lightning does that too, but saves wherever the run is.
 
     Args:
-        dirpath: where `last.ckpt` goes; default: where the run's checkpoint callback saves. Nowhere: nothing is saved.
+        dirpath: where `last.ckpt` goes; default: where the run's checkpoint callback saves; without one, nothing is
+            saved.
     """
 
     def __init__(self, dirpath: Text | Path | None = None) -> None:
@@ -49,7 +50,7 @@ class StopOnSigterm(Callback):
             leave_signals_alone(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note signals from here to the end of the fit, except where the run may stop at once."""
+        """Hold signals from here to the end of the fit, except where the run may stop immediately."""
         if threading.current_thread() is not threading.main_thread():
             return
         self._requeue = False
@@ -81,7 +82,7 @@ class StopOnSigterm(Callback):
         self._undo.close()
         raise_what_waited()
         if stopped:
-            raise _stop_by(signum)  # the checkpoint of the end is saved
+            raise _stop_by(signum)  # the final checkpoint is saved
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._undo.close()
@@ -93,13 +94,13 @@ class StopOnSigterm(Callback):
         raise _stop_by(told())
 
     def _note_limit(self, *_: Any) -> None:
-        """The time limit comes near: stop, and run on in another job."""
+        """Handle the approaching time limit: stop, and continue in another job."""
         if told() is not None:
             return
         self._requeue = True
         try:
             tell(signal.SIGTERM)
-        except Terminated:  # at once
+        except Terminated:  # immediately
             queue_again()
             raise
 
@@ -113,12 +114,12 @@ class StopOnSigterm(Callback):
 
 
 def _stop_by(signum: int | None) -> Terminated:
-    """The stop of a run; another process may have got the signal."""
+    """Return the exception that stops a run; another process may have received the signal."""
     return Terminated(signal.SIGTERM if signum is None else signum)
 
 
 def queue_again() -> None:
-    """Have SLURM run this job once more: it finds its run folder's checkpoint."""
+    """Have SLURM run this job again; it will find its run folder's checkpoint."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     job = f"{array}_{os.environ.get('SLURM_ARRAY_TASK_ID')}" if array else os.environ.get("SLURM_JOB_ID", "")
     try:

@@ -1,8 +1,8 @@
-"""Calls to a tracking store from a thread of its own: whatever the store does, training goes on.
+"""Calls to a tracking store from a separate thread: whatever the store does, training continues.
 
-`metrics.jsonl` in the run folder is the truth; the store gets a copy of it. Each run has an outbox: first the run
-begins in the store, then points of metrics go out in batches, and calls (a file, a table, the end of the run). Each is
-made again until the store takes it; one that fails does not keep the others waiting. What the store refuses for good
+`metrics.jsonl` in the run folder is the authoritative record; the store gets a copy. Each run has an outbox: first the
+run begins in the store, then metric points go out in batches, along with calls (a file, a table, the end of the run).
+Each is retried until the store accepts it; one that fails does not hold up the others. What the store rejects for good
 (a name or a value that it does not allow) is left out.
 """
 
@@ -18,29 +18,29 @@ from typing import Any
 
 from rlhf_lightning.callbacks.notice import Notice
 
-START = 5.0  # seconds that the start of a run waits for its store, so that a quick one shows the run at once
-PATIENCE = 10.0  # seconds that the end of a run waits for a store that takes nothing
-LONGEST_CALL = 20.0  # seconds that it waits for a call that has neither failed nor ended, unless that is an upload
-BATCH = 1000  # points in a call: the most that MLflow takes
-MOST_POINTS = 20_000  # in memory; those beyond are sent from metrics.jsonl at the end of the run
+START = 5.0  # seconds that the start of a run waits for its store, so that a fast one shows the run immediately
+PATIENCE = 10.0  # seconds that the end of a run waits for a store that accepts nothing
+LONGEST_CALL = 20.0  # seconds that it waits for a call that has neither failed nor returned, unless that is an upload
+BATCH = 1000  # points per call: MLflow's limit
+MOST_POINTS = 20_000  # kept in memory; the rest is sent from metrics.jsonl at the end of the run
 _PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts; the last one repeats
-_SAID_AFTER = 3.0  # seconds without an answer; a shorter outage is not worth a line
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # what MLflow says of a value that it will never take
+_SAID_AFTER = 3.0  # seconds without an answer; a shorter outage is not worth a message
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}  # MLflow's error codes for a value that it will never accept
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
 @dataclass
 class Work:
-    """One call, and what became of it so far.
+    """One call, and its state so far.
 
     Args:
-        label: what messages call what it sends.
+        label: what messages call its content.
         make: the call.
-        after: it waits until no call whose key begins so is left; `metrics` are the points.
-        last: it waits until all else was tried.
-        upload: it may take long.
-        quiet: whoever has queued it says what the store refuses.
+        after: wait until no call whose key begins with this is left; `metrics` stands for the points.
+        last: wait until everything else has been tried.
+        upload: may take long.
+        quiet: whoever queued it reports what the store rejects.
     """
 
     label: str
@@ -55,14 +55,14 @@ class Work:
 
 
 class Outbox:
-    """What one run has to send to its store. Nothing here waits, but `wait`.
+    """What one run has to send to its store. Nothing here waits, except `open` and `wait`.
 
     Args:
-        tracker: of the store.
-        begin: begins the run in the store, or finds it; made again until it works.
+        tracker: the store's tracker.
+        begin: creates or finds the run in the store; retried until it works.
         send: sends a batch of points.
-        notice: says what the store does not take.
-        local: the store is a file, where beginning may mean to make a database, which takes its time.
+        notice: reports what the store does not accept.
+        local: the store is a file, where beginning may have to create a database, which takes time.
         parent: the outbox of the run that this one belongs to, which begins first.
     """
 
@@ -78,7 +78,7 @@ class Outbox:
         self.tracker, self.notice, self.parent = tracker, notice, parent
         self.begin = Work("the run", begin, upload=local)
         self.begun = self.opened = False
-        self.troubled = False  # something has failed, or was left out: the store may lack a part
+        self.troubled = False  # something failed or was left out: the store may lack a part
         self._send = send
         self._points: collections.deque[Point] = collections.deque()
         self._metrics = Work("metrics", self._send_some)
@@ -87,7 +87,7 @@ class Outbox:
         self.success = time.monotonic()
 
     def open(self, seconds: float = START) -> None:
-        """Let the sending begin, and wait a little until the run has begun, or the first attempt has failed."""
+        """Start sending, and wait briefly until the run has begun or the first attempt has failed."""
         with self.tracker.changed:
             self.opened = True
         self.tracker.serve(self)
@@ -98,7 +98,7 @@ class Outbox:
                 self.tracker.changed.wait(timeout=0.05)
 
     def add_points(self, points: Sequence[Point]) -> None:
-        """Queue points; where the store has taken none for long, they are left to `metrics.jsonl`."""
+        """Queue points; if the store has accepted none for long, leave them to `metrics.jsonl`."""
         with self.tracker.changed:
             if len(self._points) + len(points) > MOST_POINTS:
                 self.troubled = True
@@ -107,12 +107,12 @@ class Outbox:
             self.tracker.changed.notify_all()
 
     def call(self, label: str, make: Callable[[], Any], key: str | None = None, **how: Any) -> Future[Any]:
-        """Queue a call; one of the same key that still waits is replaced. The future has its result.
+        """Queue a call, replacing a waiting one with the same key; return a future with its result.
 
         Args:
-            label: what messages call what it sends.
+            label: what messages call its content.
             make: the call.
-            key: of the call; default: the label.
+            key: identifies the call; default: the label.
             how: further fields of `Work`.
         """
         work = Work(label, make, **how)
@@ -125,11 +125,11 @@ class Outbox:
         return work.future
 
     def wait(self, seconds: float, patience: float | None = None) -> bool:
-        """Wait until all is sent.
+        """Wait until everything is sent.
 
         Args:
-            seconds: the longest that it waits.
-            patience: as `seconds`, for a store that takes nothing at all meanwhile; default: `PATIENCE`.
+            seconds: the longest to wait.
+            patience: the same for a store that accepts nothing at all meanwhile; default: `PATIENCE`.
 
         Returns:
             False if something is left.
@@ -152,7 +152,7 @@ class Outbox:
         return True
 
     def close(self) -> list[str]:
-        """Send nothing more; returns what is left, in words."""
+        """Stop sending; return descriptions of what is left."""
         with self.tracker.changed:
             left = [work.label for work in self._calls.values()]
             if self.opened and not self.begun:
@@ -170,7 +170,7 @@ class Outbox:
     # ---- called with the tracker's lock held
 
     def next(self, now: float) -> Work | None:
-        """The call to make now, if there is one."""
+        """Return the call to make now, if there is one."""
         if not self.opened:
             return None
         if not self.begun:
@@ -178,7 +178,7 @@ class Outbox:
         return next((work for work in self._may_go() if work.due <= now), None)
 
     def next_due(self) -> float:
-        """When `next` may have something again."""
+        """Return when `next` may have another call."""
         if self._waits_for_parent():
             return time.monotonic() + 0.5
         work = self._may_go() if self.begun else [self.begin]
@@ -188,7 +188,7 @@ class Outbox:
         return self.parent is not None and self.parent.opened and not self.parent.begun
 
     def _may_go(self) -> list[Work]:
-        """The work that waits for no other."""
+        """Return the work that waits for no other."""
         waiting = self._all()
         free = [work for work in waiting.values() if self._is_free(work, waiting)]
         tried = all(work.failures > 0 or work.last for work in free)
@@ -199,7 +199,7 @@ class Outbox:
         return after is None or not any(key.startswith(after) for key, each in waiting.items() if each is not work)
 
     def took(self, work: Work, result: Any) -> None:
-        """A call has worked."""
+        """Record that a call has succeeded."""
         self.success, self.failing_since = time.monotonic(), None
         work.failures, work.due = 0, 0.0
         if work is self.begin:
@@ -209,7 +209,7 @@ class Outbox:
         self._calls = {key: each for key, each in self._calls.items() if each is not work}
 
     def failed(self, work: Work, error: Exception, since: float) -> None:
-        """A call has failed, and will be made again, unless the store refuses it for good."""
+        """Record that a call has failed; it is retried unless the store rejects it for good."""
         self.troubled = True
         if work is not self.begin and work is not self._metrics and is_refusal(error):
             if not work.quiet:
@@ -242,7 +242,7 @@ class Outbox:
                 self._points.popleft()
 
     def _send_batch(self, batch: list[Point]) -> None:
-        """Send points; of those of which the store refuses some, all others."""
+        """Send points; if the store rejects some of them, send all the others."""
         try:
             self._send(batch)
         except Exception as error:
@@ -267,7 +267,7 @@ class Tracker:
         self._thread: threading.Thread | None = None
 
     def serve(self, outbox: Outbox) -> None:
-        """Send what an outbox holds, and will hold, until it is closed."""
+        """Send what an outbox holds, now and later, until it is closed."""
         with self.changed:
             if outbox not in self._outboxes:
                 self._outboxes.append(outbox)
@@ -277,13 +277,13 @@ class Tracker:
                 self._thread.start()
 
     def forget(self, outbox: Outbox) -> None:
-        """Leave an outbox alone."""
+        """Stop serving an outbox."""
         with self.changed:
             self._outboxes = [each for each in self._outboxes if each is not outbox]
             self.changed.notify_all()
 
     def hangs_since(self, moment: float) -> bool:
-        """Whether the call that is being made has taken too long since a moment."""
+        """Return whether the current call has taken too long since the given moment."""
         if self._call_since is None or self._uploads:
             return False
         return time.monotonic() - max(moment, self._call_since) >= LONGEST_CALL
@@ -321,17 +321,17 @@ _trackers: dict[str, Tracker] = {}
 
 
 def tracker_of(uri: str) -> Tracker:
-    """The tracker of a store, one for all runs in this process."""
+    """Return the tracker of a store, one for all runs in this process."""
     return _trackers.setdefault(uri, Tracker())
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the store will never take what it was sent."""
+    """Return whether the store will never accept what it was sent."""
     return getattr(error, "error_code", None) in _REFUSALS
 
 
 def points_of(metrics: Iterable[tuple[str, Any]], step: int, now: int, prefix: str = "") -> list[Point]:
-    """The points of a set of metrics, by names that MLflow allows.
+    """Return the points of a set of metrics, with names that MLflow allows.
 
     >>> points_of([("reward/my(fn)@2", 1.5), ("note", "text")], step=3, now=0)
     [('reward/my_fn__2', 1.5, 0, 3)]
@@ -341,7 +341,7 @@ def points_of(metrics: Iterable[tuple[str, Any]], step: int, now: int, prefix: s
 
 
 def allowed_name(name: str) -> str:
-    """The name with what MLflow does not allow replaced.
+    """Return the name with characters that MLflow does not allow replaced.
 
     >>> allowed_name("reward/my(fn)@2")
     'reward/my_fn__2'

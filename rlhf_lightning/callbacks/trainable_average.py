@@ -1,4 +1,4 @@
-"""An exponential moving average of what is trained, and of nothing else."""
+"""An exponential moving average of the trainable parameters only."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class TrainableAverage(Callback):
 
     average <- d average + (1 - d) parameter,  d = min(decay, (1 + n) / (10 + n)) at the n-th step
 
-    so that a short run is not dominated by its start. Frozen weights, 4-bit ones included, are neither copied nor
-    read. Checkpoints keep the live weights (training resumes as if there were no average) beside the average; the
+    so that a short run is not dominated by its start. Frozen weights, including 4-bit ones, are neither copied nor
+    read. Checkpoints store the live weights (training resumes as if there were no average) and the average; the
     exported model is the average.
 
     Args:
-        decay: of the average, in [0, 1).
+        decay: d's upper bound, in [0, 1).
 
     Raises:
-        UserError: for a decay out of range, and for parameters sharded over processes.
+        UserError: a decay out of range, or parameters sharded over processes.
     """
 
     @checked("callbacks.average")
@@ -51,7 +51,7 @@ class TrainableAverage(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step <= self._steps:
-            return  # an accumulating batch: nothing was updated
+            return  # accumulating gradients: nothing was updated
         self._steps = trainer.global_step
         decay = min(self.decay, (1 + self._steps) / (10 + self._steps))
         for name, parameter in _trainable(pl_module):
@@ -62,7 +62,7 @@ class TrainableAverage(Callback):
 
     @torch.no_grad()
     def swap(self, pl_module: LightningModule) -> None:
-        """Exchanges the live parameters and the average; a second call puts them back."""
+        """Exchange the live parameters and the average; a second call swaps them back."""
         for name, parameter in _trainable(pl_module):
             if name in self._average:
                 live = parameter.detach().float().clone()
