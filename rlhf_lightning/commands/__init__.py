@@ -1,1 +1,1 @@
-"""The commands: rlhf-train, -pipeline, -evaluate, -export and -chat. The only place that knows Hydra."""
+"""The commands: rlhf-train, rlhf-pipeline, rlhf-evaluate and the others. The only package that knows Hydra."""

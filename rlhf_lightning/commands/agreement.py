@@ -1,4 +1,4 @@
-"""rlhf-agreement: who agrees with whom, who is biased, and the labels as files."""
+"""rlhf-agreement: who agrees with whom, who is biased, and export of the labels to files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rlhf_lightning.stopping import held
 
 
 def main() -> None:
-    """The entry point of rlhf-agreement."""
+    """Run rlhf-agreement."""
     run_hydra_command("rlhf-agreement", "agreement", agreement)
 
 
 def agreement(config: dict[str, Any]) -> None:
-    """Import, measure, print, write the page, and export; what is wrong is said before anything changes."""
+    """Import, measure, print, write the page, and export; report wrong input before anything changes."""
     check_agreement(config)
     imports, exports = config["import"], config["export"]
     if not imports:

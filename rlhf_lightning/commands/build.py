@@ -1,4 +1,4 @@
-"""Builds the objects of a run from its config. The only place that calls Hydra's `instantiate`."""
+"""Building the objects of a run from its config. The only place that calls Hydra's `instantiate`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
-    """Call a section's `_target_` with its values (plain containers) and further arguments; None for no section.
+    """Call a section's `_target_` with its values (plain containers) and further arguments; return None for no section.
 
     Raises:
-        UserError: the target cannot be imported, or does not take these arguments.
+        UserError: the target cannot be imported, or does not accept these arguments.
     """
     if section is not None and not isinstance(section, Mapping):
         raise UserError(f"{key}: found {section}; allowed: a section with _target_, or null")
@@ -52,7 +52,7 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
 
 
 def prepare(config: Mapping[str, Any]) -> None:
-    """Call what makes the data of a run or a pipeline, if there is something.
+    """Call the function that makes the data of a run or a pipeline, if one is configured.
 
     Raises:
         UserError: it failed.
@@ -62,7 +62,7 @@ def prepare(config: Mapping[str, Any]) -> None:
 
 
 def build_parts(run: Run) -> tuple[Any, Any, Any, Any]:
-    """The tokenizer, the algorithm, the data and the Trainer of a run, all from its seed on."""
+    """Return the tokenizer, algorithm, data and Trainer of a run, after seeding with its seed."""
     import lightning
     import torch
 
@@ -82,7 +82,7 @@ def build_parts(run: Run) -> tuple[Any, Any, Any, Any]:
 
 
 def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
-    """The algorithm with its model, optimiser and scheduler; one that samples, with its reward and rollout settings."""
+    """Return the algorithm with model, optimiser and scheduler; if it samples, also with reward and rollout."""
     from lightning import LightningModule
 
     path = config["model"].get("path")
@@ -102,7 +102,7 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
 
 
 def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
-    """As `build`; whatever the section's class raises is blamed on the section."""
+    """Do the same as `build`, but blame whatever the section's class raises on the section."""
     target = section.get("_target_") if isinstance(section, Mapping) else section
     outside = not str(target).startswith("rlhf_lightning.") and not key.startswith("callbacks.")
     name = f"{key}._target_" if outside else key
@@ -111,14 +111,14 @@ def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any
 
 
 def _of_kind(kind: type[Any], made: Any, key: str) -> Any:
-    """What was made, if it is of a kind; else the section names a class that cannot do its work."""
+    """Return what was made if it is of the expected kind; else refuse the section's class."""
     if not isinstance(made, kind):
         raise UserError(f"{key}._target_: it makes a {type(made).__name__}; must be a {kind.__name__}")
     return made
 
 
 def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningDataModule:
-    """The data, tokenised for the model."""
+    """Return the data module for the model's tokenizer."""
     from lightning import LightningDataModule
 
     made = _built(config["data"], "data", tokenizer=tokenizer, seed=config["seed"])
@@ -127,7 +127,7 @@ def build_datamodule(config: Mapping[str, Any], tokenizer: Any) -> LightningData
 
 
 def build_trainer(run: Run) -> Trainer:
-    """Lightning's Trainer with the run's folder, logger and callbacks."""
+    """Return Lightning's Trainer with the run's folder, logger and callbacks."""
     from lightning.pytorch.callbacks import Callback, Checkpoint
 
     config = run.config
@@ -143,7 +143,7 @@ def build_trainer(run: Run) -> Trainer:
     logger = _build_logger(run)
     with _devices_that_are_there(config["trainer"]):
         trainer: Trainer = build(
-            # Without a callback that saves, Lightning would add one of its own, which saves wherever it likes.
+            # Without a callback that saves, Lightning would add its own, which saves at any point.
             {"enable_checkpointing": saves, **config["trainer"]},
             "trainer",
             logger=logger or False,
@@ -160,9 +160,9 @@ def build_trainer(run: Run) -> Trainer:
 
 
 def build_bare_trainer(config: Mapping[str, Any]) -> Trainer:
-    """A Trainer without callbacks and logger, to see whether its devices, strategy and precision are there."""
+    """Return a Trainer without callbacks and logger, to check that its devices, strategy and precision exist."""
     with _devices_that_are_there(config["trainer"]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the run's own Trainer says it
+        warnings.simplefilter("ignore")  # the run's own Trainer issues them
         trainer: Trainer = build(
             {**config["trainer"], "enable_checkpointing": False, "enable_progress_bar": False},
             "trainer",
@@ -176,7 +176,7 @@ def build_bare_trainer(config: Mapping[str, Any]) -> Trainer:
 
 @contextmanager
 def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
-    """Raise UserError where Lightning finds no such accelerator on this machine, or fewer devices than asked for."""
+    """Raise UserError if Lightning finds no such accelerator on this machine, or fewer devices than asked for."""
     import torch
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -205,9 +205,9 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
-    """The user's own, and, where theirs do not, ours that write checkpoints and keep Lightning from requeueing jobs.
+    """Return the user's plugins and, where they have no counterpart, ours: for checkpoints and against requeueing.
 
-    Its handler would save wherever the run is; `StopOnSigterm` saves where a run resumes exactly.
+    Lightning's requeueing handler would save wherever the run is; `StopOnSigterm` saves where a run resumes exactly.
     """
     from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -225,7 +225,7 @@ def _plugins(chosen: Any, run_dir: Path) -> list[Any]:
 
 
 def _build_logger(run: Run) -> Any:
-    """The logger; a run in MLflow begins when it is opened."""
+    """Return the logger; a run in MLflow begins when the logger is opened."""
     section = run.config.get("logger")
     if not uses_mlflow(run.config):
         return build(section, "logger")

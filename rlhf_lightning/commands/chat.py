@@ -1,4 +1,4 @@
-"""rlhf-chat: talk to a model in the terminal; its answers are printed as they are drawn."""
+"""rlhf-chat: talk to a model in the terminal; its answers are printed as they are generated."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ COMMANDS = ("/reset", "/exit")
 
 
 def main() -> None:
-    """The entry point of rlhf-chat."""
+    """Run rlhf-chat."""
     run_hydra_command("rlhf-chat", "chat", chat)
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Everything that can be known to be wrong without importing torch.
+    """Check everything that can be checked without importing torch.
 
     Raises:
-        UserError: one line about the first thing.
+        UserError: one line about the first problem.
     """
     validate(config, Chat)
     for key in ("model", "compare_with"):
@@ -38,9 +38,9 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def chat(config: dict[str, Any]) -> None:
-    """Answer line after line, until the input ends."""
+    """Answer line after line until the input ends."""
     check(config)
-    with advising(lambda: ""):  # nothing of it is kept
+    with advising(lambda: ""):  # nothing is kept
         _converse(config)
 
 
@@ -56,7 +56,7 @@ def _converse(config: Mapping[str, Any]) -> None:
             with named_as(key), blaming(f"{key}: {config[key]} cannot be loaded"):
                 conversations[config[key]] = Conversation(config[key], **settings)
     if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):  # not on every system
+        with contextlib.suppress(ImportError):  # not available on every system
             import readline  # noqa: F401  # arrows and history in `input`
         print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-C stops an answer; Ctrl-D leaves")
     for line in _lines():
@@ -65,7 +65,7 @@ def _converse(config: Mapping[str, Any]) -> None:
 
 
 def _lines() -> Iterator[str]:
-    """What the user says, one line each; empty ones are passed over."""
+    """Yield the user's lines, skipping empty ones."""
     prompt = "> " if sys.stdin.isatty() else ""
     while True:
         try:
@@ -74,7 +74,7 @@ def _lines() -> Iterator[str]:
             return
         except Terminated:
             if prompt:
-                print()  # what is said of it begins a line
+                print()  # so that the next message begins on a new line
             raise
         if line == "/exit":
             return
@@ -84,7 +84,7 @@ def _lines() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _stopped_by_interrupt() -> Iterator[None]:
-    """On a terminal, Ctrl-C ends an answer and not the conversation, which goes on as if the line had not been said."""
+    """On a terminal, let Ctrl-C end only the answer: the conversation goes on as if the line had not been entered."""
     try:
         yield
     except Terminated as stop:

@@ -1,4 +1,4 @@
-"""rlhf-collect: what policies answer to prompts, as tasks for people or a judge to compare."""
+"""rlhf-collect: policies' responses to prompts, as tasks for people or a judge to compare."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _DRAWING = (
 
 
 def main() -> None:
-    """The entry point of rlhf-collect."""
+    """Run rlhf-collect."""
     run_hydra_command("rlhf-collect", "collect", collect)
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Everything that can be known to be wrong without importing torch.
+    """Check everything that can be checked without importing torch.
 
     Raises:
-        UserError: one line about the first thing.
+        UserError: one line about the first problem.
     """
     check_collect(config)
     from rlhf_lightning.feedback.tasks import check_asking
@@ -48,7 +48,7 @@ def _drawing(config: Mapping[str, Any]) -> Any:
 
 
 def collect(config: dict[str, Any]) -> None:
-    """Read the rows, sample what is missing, add the tasks, and say what was done."""
+    """Read the rows, sample missing responses, add the tasks, and report what was done."""
     check(config)
     from rlhf_lightning.feedback.collection_run import run_collection
 

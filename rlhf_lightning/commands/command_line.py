@@ -1,9 +1,8 @@
 """What the commands share: reading the command line, `--help`, sweeps, and exit codes.
 
-Exit codes: 0 done, 2 the user's input is wrong (one line on stderr), 3 the model is trained and exported and something
-after it failed (one line), 75 a pipeline waits for people to label (one line), 1 anything else (three lines, and a file
-with the traceback), 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (one line says how to go on; a training run has saved a
-checkpoint then).
+Exit codes: 0 done; 2 wrong user input (one line on stderr); 3 the model is trained and exported but something after it
+failed (one line); 75 a pipeline waits for people to label (one line); 1 anything else (three lines, and a file with the
+traceback); 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP (one line says how to continue; a training run has saved a checkpoint).
 """
 
 from __future__ import annotations
@@ -63,15 +62,15 @@ from rlhf_lightning.stopping import answered, signal_of
 from rlhf_lightning.working_folder import import_from_working_folder, take_working_folder_off_path
 
 Task = Callable[[dict[str, Any]], object]
-_FEW_JOBS = 20  # of a sweep, whose secrets are looked for
+_FEW_JOBS = 20  # of a sweep, searched for secrets
 _DEBUG = "RLHF_LIGHTNING_DEBUG"
-# What the system refuses: files that are not there or may not be used, and a disk without room.
+# What the operating system refuses: missing or inaccessible files, and a full disk.
 _OF_THE_SYSTEM = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),
     *(errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG, errno.ELOOP),
 }
 _GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")  # gloo, NCCL
-_LONG_WORD = re.compile(r"\S{160,}")  # a name of thousands of letters would bury what is wrong
+_LONG_WORD = re.compile(r"\S{160,}")  # a word of thousands of letters would bury the message
 _HYDRA_OPTIONS = (
     "multirun",
     "cfg",
@@ -102,7 +101,7 @@ def read_arguments(command: str) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def without_collector() -> Iterator[None]:
-    """While configs are composed and checked: Python would look at all their nodes for cycles, again and again."""
+    """Disable the garbage collector while configs are composed and checked: it would rescan all their nodes."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -113,7 +112,7 @@ def without_collector() -> Iterator[None]:
 
 
 def run_command(body: Callable[[], None]) -> None:
-    """Run a command's body; wrong input becomes one line on stderr and exit code 2, a stop one line and its code."""
+    """Run a command's body; wrong input ends in one line on stderr and exit code 2, a stop in one line and its code."""
     with guarded_streams(), answered(first_process(), follows_the_first()):
         output = sys.stdout
         _run_body(body)
@@ -122,7 +121,7 @@ def run_command(body: Callable[[], None]) -> None:
 
 
 def _run_body(body: Callable[[], None]) -> None:
-    # Hydra reports errors itself, in several lines and with exit code 1, unless it is told to leave them alone.
+    # Hydra reports errors itself, in several lines and with exit code 1, unless told to leave them alone.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     take_working_folder_off_path()
     import_from_working_folder()
@@ -142,7 +141,7 @@ def _run_body(body: Callable[[], None]) -> None:
 
 
 def _end_with(error: Exception) -> NoReturn:
-    """Say what an exception means to the user, and leave with the exit code that goes with it."""
+    """Tell the user what an exception means, and exit with the matching code."""
     if isinstance(error, AfterTrainingError):
         _fail(str(error), 3)
     if isinstance(error, WaitingError):
@@ -154,7 +153,7 @@ def _end_with(error: Exception) -> NoReturn:
     if os.environ.get(_DEBUG):
         traceback.print_exception(error)
     if follows_the_first() and _has_lost_the_others(error):
-        sys.exit(1)  # the first process, which started this one, has said why it ended
+        sys.exit(1)  # the first process, which started this one, has reported why it ended
     if (message := as_user_error(error)) is not None:
         _fail(message)
     report_bug(error)
@@ -162,7 +161,7 @@ def _end_with(error: Exception) -> NoReturn:
 
 
 def _has_lost_the_others(error: BaseException) -> bool:
-    """Whether a process learns from its broken connection that another one has ended."""
+    """Return whether a process sees from its broken connection that another one has ended."""
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _GONE)
 
 
@@ -179,7 +178,7 @@ def _take_debug() -> None:
 
 
 def as_user_error(error: Exception) -> str | None:
-    """The one line for an exception whose cause is the user's to mend, or None for a bug."""
+    """Return the one-line message for an exception that the user can fix, or None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if is_out_of_memory(error):
@@ -197,7 +196,7 @@ def as_user_error(error: Exception) -> str | None:
 
 
 def report_bug(error: Exception) -> None:
-    """Print three lines about an unexpected exception, and write its traceback to a file of its own."""
+    """Print three lines about an unexpected exception, and write its traceback to a file."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "rlhf_lightning" in frame.filename] or frames
     where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
@@ -212,7 +211,7 @@ def report_bug(error: Exception) -> None:
 
 
 def _keep_traceback(text: str) -> str:
-    """Write it to a file in the folder for temporary files, or else in the working folder; returns its name."""
+    """Write the traceback to a file in the temporary folder, or else the working folder; return its name."""
     why = ""
     for folder in (None, os.curdir):
         try:
@@ -275,12 +274,12 @@ def run_hydra_command(
 
 
 def is_plain(arguments: argparse.Namespace) -> bool:
-    """Whether this is one ordinary run: no sweep, and none of the options that only Hydra answers."""
+    """Return whether this is one ordinary run: no sweep, and no option that only Hydra handles."""
     return not any(getattr(arguments, name, None) for name in _HYDRA_OPTIONS)
 
 
 def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.Namespace) -> None:
-    """Hydra's own entry: `--multirun` through its sweeper and launcher, `--cfg`, `--info`, `--hydra-help`."""
+    """Run Hydra's own entry point: `--multirun` through its sweeper and launcher, `--cfg`, `--info`, `--hydra-help`."""
     several = arguments.multirun and has_several_jobs(config_name, arguments.overrides)
 
     def job(config: DictConfig) -> None:
@@ -298,22 +297,22 @@ def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.N
 
 
 def _remember_secrets(config_name: str, arguments: argparse.Namespace) -> None:
-    """Know the secrets of the config before Hydra prints it (`--cfg`) or writes it (a sweep's multirun.yaml)."""
-    with contextlib.suppress(UserError, *COMPOSITION_ERRORS):  # told by Hydra's own composition
+    """Register the config's secrets before Hydra prints it (`--cfg`) or writes it (a sweep's multirun.yaml)."""
+    with contextlib.suppress(UserError, *COMPOSITION_ERRORS):  # reported by Hydra's own composition
         shared, jobs = split_sweep(config_name, arguments.overrides)
         for overrides in [shared, *jobs[:_FEW_JOBS]]:
             compose_config(config_name, overrides, arguments.config_dir)
 
 
 def _hide_secrets(sweep_dir: str) -> None:
-    """Take the secrets out of what Hydra has written about a sweep; nothing reads it again."""
+    """Remove secrets from what Hydra has written about a sweep; nothing reads it again."""
     file = Path(sweep_dir) / "multirun.yaml"
     if first_process() and file.is_file() and (text := file.read_text(encoding="utf-8")) != shown(text):
         write_text_durably(file, shown(text))
 
 
 def _run_job(task: Task, config: DictConfig, several: bool) -> None:
-    """What Hydra calls: a job of a sweep, in this process or in one that submitit has started."""
+    """Run one job of a sweep, called by Hydra in this process or in one that submitit has started."""
     hydra_config: Any = HydraConfig.get()
     plain = plain_config(config, hydra_config.runtime.choices)
     launcher, sweep = hydra_config.launcher, hydra_config.mode == RunMode.MULTIRUN
@@ -334,5 +333,5 @@ def _run_job(task: Task, config: DictConfig, several: bool) -> None:
     try:
         body()
     except UserError as error:
-        # Hydra would hold the exception back and print several lines.
+        # Hydra would delay the exception and print several lines.
         _fail(str(error))

@@ -1,4 +1,4 @@
-"""Composes configs with Hydra and turns Hydra's own complaints into one line."""
+"""Composing configs with Hydra, and turning Hydra's own errors into one line."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from rlhf_lightning.config.config_files import check_aliases, conf_dir
 from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
 
-MOST_DIGITS = 4300  # of a whole number that Python reads
-HYDRA_VERSION = "1.3"  # whose defaults Hydra takes
+MOST_DIGITS = 4300  # Python's limit for reading an integer
+HYDRA_VERSION = "1.3"  # whose defaults apply
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 
 def config_folder(config_name: str) -> Path:
-    """Where a command's config lies: in `conf/`, or in a folder of its own if one of its keys is named like a group."""
+    """Return the folder of a command's config: `conf/`, or its own if one of its keys has the name of a group."""
     own = conf_dir() / config_name
     return own if (own / f"{config_name}.yaml").is_file() else conf_dir()
 
 
 @contextmanager
 def _hydra(config_name: str) -> Iterator[None]:
-    """Hydra on the project's configs; inside a running Hydra (a sweep) that one is put back afterwards."""
+    """Run Hydra on the project's configs; an already running Hydra (a sweep) is restored afterwards."""
     running = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -48,12 +48,12 @@ def _hydra(config_name: str) -> Iterator[None]:
 
 
 def compose_config(config_name: str, overrides: Sequence[str], config_dir: str | None = None) -> dict[str, Any]:
-    """The composed config as plain containers, interpolations resolved; values still to be given stay `"???"`.
+    """Return the composed config as plain containers, interpolations resolved; missing values stay `"???"`.
 
     Args:
         config_name: `train`, `pipeline`, `evaluate`, `export` or `chat`.
         overrides: as on the command line.
-        config_dir: a folder of the user's own configs, searched after the project's.
+        config_dir: a folder with the user's own configs, searched after the project's.
 
     Raises:
         UserError: one line about what cannot be composed.
@@ -64,7 +64,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dir: str |
 def compose_with_launcher(
     config_name: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """As `compose_config`, and Hydra's own section `hydra.launcher`, which says what would run a sweep."""
+    """Return the same as `compose_config`, and Hydra's section `hydra.launcher`, which says what would run a sweep."""
     config, hydra = compose_with_hydra(config_name, overrides, config_dir)
     return config, hydra["launcher"]
 
@@ -88,14 +88,14 @@ def compose_with_hydra(
             raise UserError(composition_error(error, config_name, overrides)) from error
         except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
             raise UserError(unreadable_config(error, config_dir)) from error
-        except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:  # Hydra's own, unexplained
+        except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:  # raised by Hydra
             if "integer string conversion" in str(error):
                 raise UserError(_too_many_digits(overrides, config_dir)) from error
             raise UserError(_unexplained(error, overrides, config_dir)) from error
 
 
 def _too_many_digits(overrides: Sequence[str], config_dir: str | None) -> str:
-    """Where a whole number stands that Python does not read: it takes 4,300 digits."""
+    """Return where an integer has more than the 4,300 digits that Python reads."""
     longest = max(overrides, key=lambda word: sum(character.isdigit() for character in word), default="")
     digits = sum(character.isdigit() for character in longest)
     where = longest.partition("=")[0].lstrip("+~") if digits > MOST_DIGITS else f"--config-dir: {config_dir}"
@@ -103,7 +103,7 @@ def _too_many_digits(overrides: Sequence[str], config_dir: str | None) -> str:
 
 
 def _unexplained(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:
-    """What cannot be composed, where Hydra stumbles and names nothing: a group whose value is not an option."""
+    """Explain what cannot be composed where Hydra fails without naming it: a group whose value is not an option."""
     groups, _ = _groups_and_choices(overrides)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group = override.key_or_group
@@ -116,7 +116,7 @@ def _unexplained(error: Exception, overrides: Sequence[str], config_dir: str | N
 
 
 def unreadable_config(error: Exception, config_dir: str | None) -> str:
-    """What is wrong with a config file that cannot be read: the file, the line, and the reason."""
+    """Return what is wrong with an unreadable config file: the file, the line, and the reason."""
     where = f"--config-dir: {config_dir}" if config_dir else "config"
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark or error.context_mark):
         name = mark.name.strip('"') if mark.name and not mark.name.startswith("<") else where
@@ -139,7 +139,7 @@ def _is_utf8(file: Path) -> bool:
 
 
 def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """The overrides that all jobs of a sweep share, and all those of each job, as Hydra's own sweeper has them."""
+    """Return the overrides that all jobs of a sweep share, and those of each job, as Hydra's sweeper computes them."""
     with _hydra(config_name):
         parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
         shared = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
@@ -148,7 +148,7 @@ def split_sweep(config_name: str, overrides: Sequence[str]) -> tuple[list[str], 
 
 
 def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """A composed config without Hydra's own node, resolved; its name is the experiment's or pipeline's by default."""
+    """Return a composed config, resolved and without Hydra's node; its name defaults to the experiment or pipeline."""
     container = without_hydra(config)
     remember_secrets(container)
     plain: dict[str, Any] = OmegaConf.to_container(container, resolve=True)  # type: ignore[assignment]
@@ -159,7 +159,7 @@ def plain_config(config: DictConfig, choices: Mapping[str, Any]) -> dict[str, An
 
 
 def composition_error(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
-    """What Hydra or OmegaConf reports in several lines, as one: the key, what is wrong, the nearest match."""
+    """Return one line for what Hydra or OmegaConf reports in several: the key, the problem, the nearest match."""
     if isinstance(error, OverrideParseException):
         return f"{error.override}: cannot be read as key=value ({_first_line(error)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
@@ -211,7 +211,7 @@ def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
 
 
 def _groups_and_choices(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[Override]]:
-    """All config groups with their options, and those overrides that choose from one (no sweeps, no deletions)."""
+    """Return all config groups with their options, and the overrides that choose one (no sweeps, no deletions)."""
     loader = GlobalHydra.instance().config_loader()
     names = [group for group in loader.list_groups("") if not group.startswith("hydra")]
     groups = {name: loader.get_group_options(name, ObjectType.CONFIG) for name in names}

@@ -1,4 +1,4 @@
-"""A conversation with a causal language model that prints its answers as they are drawn."""
+"""A conversation with a causal language model that prints its answers as they are generated."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from rlhf_lightning.outside_text import for_terminal
 
 
 class Conversation:
-    """Several turns with a model whose tokenizer has a chat template; with any other, each prompt is completed alone.
+    """Several turns with a model whose tokenizer has a chat template; without one, each prompt is completed on its own.
 
-    Prompts become tokens by the function that prepares training prompts. Answers are drawn from the whole tempered
+    Prompts are tokenised by the function that prepares training prompts. Answers are sampled from the full tempered
     policy, as in PPO's rollouts: filters and penalties of the model's own generation config are switched off.
 
     Args:
         path: a run folder, a Hugging Face folder or a hub name.
         system: a system message before the first turn.
-        temperature: the logits are divided by it; 0 takes the most likely token.
-        max_new_tokens: longest answer, in tokens, EOS included.
+        temperature: divides the logits; 0 takes the most likely token.
+        max_new_tokens: longest answer in tokens, including EOS.
         dtype, attn_implementation: of the network, see `load_causal_lm`.
-        seed: the answer to a turn is a function of (seed, number of the turn, conversation).
+        seed: the answer to a turn is a function of (seed, turn number, conversation).
 
     Raises:
-        UserError: a system message for a tokenizer without a chat template; a token that the model has no embedding of.
+        UserError: a system message for a tokenizer without a chat template; a token without an embedding in the model.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Conversation:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         self.reset()
-        self._prompt("a", None)  # tokens of the chat template that the model does not have are known at once
+        self._prompt("a", None)  # fails early if the chat template has tokens that the model does not have
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Forget the conversation so far."""
         self.turn = 0
         self.messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
 
     @torch.no_grad()
     def answer(self, text: str) -> str:
-        """Answer one line: print the answer while it is drawn, remember it, and return it."""
+        """Answer one line: print the answer while it is generated, remember it, and return it."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        # The start of a long conversation gives way, so that an answer still fits in.
+        # A long conversation loses its beginning, so that an answer still fits.
         longest = max(limit - self.max_new_tokens, limit // 2) if limit else None
         question, ids = self._prompt(text, longest)
         self.settings.max_new_tokens = min(self.max_new_tokens, limit - len(ids)) if limit else self.max_new_tokens
@@ -92,7 +92,7 @@ class Conversation:
         return said
 
     def _prompt(self, text: str, longest: int | None) -> tuple[list[Message], list[int]]:
-        """The conversation with the user's next line, and the tokens that its answer starts from."""
+        """Return the conversation with the user's next line, and the tokens that its answer starts from."""
         question = [*self.messages, {"role": "user", "content": text}]
         ids = tokenize_prompt(self.tokenizer, question if self.tokenizer.chat_template else text, longest)
         check_tokens(self.model, self.tokenizer, ids, self.key)
@@ -100,29 +100,29 @@ class Conversation:
 
 
 class AnswerPrinter(BaseStreamer):
-    """Prints an answer while it is drawn: the text that `response_texts` gives, from its first visible character.
+    """Prints an answer while it is generated: the text of `response_texts`, from its first visible character.
 
     Args:
-        tokenizer: of the model.
-        prompt: what is answered.
+        tokenizer: the model's.
+        prompt: tokens of the prompt.
         ends: end-of-sequence ids; the one that ends the answer is not printed.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: list[int], ends: list[int]) -> None:
         self.tokenizer, self.prompt, self.ends = tokenizer, prompt, ends
-        self.tokens: list[int] | None = None  # the first call brings the prompt
+        self.tokens: list[int] | None = None  # None before the first call, which brings the prompt
         self.printed = 0
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt, then the answer's tokens one by one."""
+        """Receive the prompt, then the answer's tokens one by one."""
         if self.tokens is None:
             self.tokens = []
             return
         self.tokens += value.flatten().tolist()
-        self._print(self._answer().rstrip("\N{REPLACEMENT CHARACTER}"))  # the rest of a character is still to come
+        self._print(self._answer().rstrip("\N{REPLACEMENT CHARACTER}"))  # the rest of the character is still to come
 
     def end(self) -> None:
-        """The answer is complete."""
+        """Finish the answer."""
         self._print(self._answer())
         print(flush=True)
 

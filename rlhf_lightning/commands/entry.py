@@ -1,5 +1,4 @@
-"""Where the installed commands begin: signals are answered, and a process that trains starts over, before anything that
-takes time is imported."""
+"""Entry points of the installed commands: signals are set up, and a training process restarts, before slow imports."""
 
 from __future__ import annotations
 
@@ -14,57 +13,57 @@ from rlhf_lightning.stopping import answered
 
 
 def train() -> None:
-    """rlhf-train."""
+    """Run rlhf-train."""
     _start("train")
 
 
 def pipeline() -> None:
-    """rlhf-pipeline."""
+    """Run rlhf-pipeline."""
     _start("pipeline")
 
 
 def evaluate() -> None:
-    """rlhf-evaluate."""
+    """Run rlhf-evaluate."""
     _start("evaluate")
 
 
 def export() -> None:
-    """rlhf-export."""
+    """Run rlhf-export."""
     _start("export")
 
 
 def track() -> None:
-    """rlhf-track."""
+    """Run rlhf-track."""
     _start("track")
 
 
 def plan() -> None:
-    """rlhf-plan."""
+    """Run rlhf-plan."""
     _start("plan")
 
 
 def chat() -> None:
-    """rlhf-chat."""
+    """Run rlhf-chat."""
     _start("chat")
 
 
 def agreement() -> None:
-    """rlhf-agreement."""
+    """Run rlhf-agreement."""
     _start("agreement")
 
 
 def collect() -> None:
-    """rlhf-collect."""
+    """Run rlhf-collect."""
     _start("collect")
 
 
 def label() -> None:
-    """rlhf-label."""
+    """Run rlhf-label."""
     _start("label")
 
 
 def judge() -> None:
-    """rlhf-judge."""
+    """Run rlhf-judge."""
     _start("judge")
 
 
@@ -94,6 +93,6 @@ def _start(command: str) -> None:
 
 
 def _leave_configs() -> None:
-    """Where only configs and sources were read, leave them to the operating system, which is faster."""
+    """If only configs and sources were read, leave freeing them to the operating system, which is faster."""
     if "torch" not in sys.modules:
         gc.freeze()

@@ -1,4 +1,4 @@
-"""rlhf-evaluate: compares policies on held-out prompts, and rewards on preferences."""
+"""rlhf-evaluate: compare policies on held-out prompts, and rewards on preferences."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _OF_POLICIES = ("policies", "prompts", "baseline")
 
 
 def main() -> None:
-    """The entry point of rlhf-evaluate."""
+    """Run rlhf-evaluate."""
     run_hydra_command("rlhf-evaluate", "evaluate", evaluate)
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Everything that can be known to be wrong without importing torch."""
+    """Check everything that can be checked without importing torch."""
     config = _with_policies_or_without(config)
     validate(config, Evaluate)
     check_samples(config)
@@ -58,7 +58,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _with_policies_or_without(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config, without policies where none are named and rewards are."""
+    """Return the config, without policies if it names rewards but no policies."""
     bare = config.get("rewards") and all(config[key] == MISSING for key in _OF_POLICIES)
     return {**config, **(dict.fromkeys(_OF_POLICIES) if bare else {})}
 
@@ -144,7 +144,7 @@ def evaluate(config: dict[str, Any]) -> None:
     evaluation, more = _compare(config) if config["policies"] else (None, {})
     files: list[Path] = []
     with held():
-        write_config(folder, config)  # nothing of an earlier evaluation changes before this one is whole
+        write_config(folder, config)  # an earlier evaluation stays unchanged until this one is complete
         if evaluation is not None:
             files = write_report(folder, evaluation, {}, "rlhf-evaluate")
             summary = {**evaluation.flat(), **more, **summary}
@@ -158,7 +158,7 @@ def evaluate(config: dict[str, Any]) -> None:
 
 
 def _accuracies(config: Mapping[str, Any]) -> Any:
-    """How often each reward puts the chosen answer first, by category."""
+    """Return how often each reward ranks the chosen answer first, by category."""
     from rlhf_lightning.evaluation import read_pairs, reward_accuracies
 
     pairs = read_pairs(config["preferences"], config.get("category"))
@@ -168,7 +168,7 @@ def _accuracies(config: Mapping[str, Any]) -> Any:
 
 
 def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
-    """The evaluation of the policies, and the error of what sees refusals."""
+    """Return the evaluation of the policies, and the error rates of the refusal detector."""
     from rlhf_lightning.evaluation import evaluate_policies, read_detector_error
 
     detector_error = read_detector_error(config["refusals"]) if config.get("refusals") else None
@@ -193,7 +193,7 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
 
 
 def _curves(config: Mapping[str, Any], scorers: Mapping[str, Any]) -> Any:
-    """How scores go with the distance from the baseline, by best-of-n and by training."""
+    """Return how scores vary with the distance from the baseline, by best-of-n and by training."""
     from rlhf_lightning.evaluation.curves import over_optimization_curves
     from rlhf_lightning.rollout import SamplingSettings
 
@@ -219,7 +219,7 @@ def _reward(key: str, settings: Mapping[str, Any]) -> Any:
 
 
 def _judge(settings: Mapping[str, Any], seed: int) -> Any:
-    """What compares responses, None without one."""
+    """Return the judge that compares responses; None without one."""
     if settings.get("function"):
         from rlhf_lightning.evaluation import in_both_orders
         from rlhf_lightning.rewards.function import import_function

@@ -1,4 +1,4 @@
-"""rlhf-export: a run's model as a folder for transformers or peft, with its tokenizer and a model card."""
+"""rlhf-export: write a run's model as a folder for transformers or peft, with its tokenizer and a model card."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rlhf_lightning.runs.lineage import lineage
 from rlhf_lightning.runs.model_card import QUANTIZED, write_model_card
 from rlhf_lightning.runs.run import Run, read_run
 
-MARKER = ".rlhf-export.json"  # in a folder that rlhf-export has written, and may overwrite
+MARKER = ".rlhf-export.json"  # marks a folder that rlhf-export has written, and may overwrite
 _MODEL_FILES = ("config.json", "adapter_config.json")
 
 
 def main() -> None:
-    """The entry point of rlhf-export."""
+    """Run rlhf-export."""
     run_hydra_command("rlhf-export", "export", export)
 
 
@@ -37,10 +37,10 @@ def export(config: dict[str, Any]) -> None:
 
 
 def check(config: Mapping[str, Any]) -> Run:
-    """Everything that can be known to be wrong without importing torch; returns the run.
+    """Check everything that can be checked without importing torch; return the run.
 
     Raises:
-        UserError: one line about the first thing.
+        UserError: one line about the first problem.
     """
     validate(config, Export)
     run = find_run(config["run"])
@@ -52,7 +52,7 @@ def check(config: Mapping[str, Any]) -> Run:
 
 
 def find_run(path: str) -> Run:
-    """The finished training run at `path`.
+    """Return the finished training run at `path`.
 
     Raises:
         UserError: there is none.
@@ -93,7 +93,7 @@ def _check_target(target: Path, run: Run, overwrite: bool) -> None:
 
 
 def _check_sources(target: Path, run: Run) -> None:
-    """Raise UserError if the target is, or holds, something that the run was made from."""
+    """Raise UserError if the target is or contains something that the run was made from."""
     runs, first = lineage(run)
     sources = [run.folder, *(each.folder for each in runs), *([Path(first)] if Path(first).is_dir() else [])]
     if run.adapter_base and Path(run.adapter_base).is_dir():
@@ -106,7 +106,7 @@ def _check_sources(target: Path, run: Run) -> None:
 
 
 def _exported_files(target: Path) -> set[str]:
-    """What the marker of an export says was written."""
+    """Return the files that an export's marker lists."""
     try:
         return {MARKER, *json.loads((target / MARKER).read_text(encoding="utf-8"))["files"]}
     except (ValueError, KeyError, TypeError):
@@ -127,7 +127,7 @@ def _check_adapter(run: Run, dtype: str | None, attn_implementation: str | None)
 
 
 def write_export(run: Run, target: Path, form: str, dtype: str | None, attn_implementation: str | None = None) -> None:
-    """Write a checked export: beside the target first, so that the target is whole or as it was."""
+    """Write a checked export: next to the target first, so that the target is either complete or unchanged."""
     from rlhf_lightning.models import load_tokenizer
 
     with replacing_folder(target) as folder, named_as("run"):
@@ -145,7 +145,7 @@ def write_export(run: Run, target: Path, form: str, dtype: str | None, attn_impl
 def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
     from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
 
-    # The folder of a whole model knows its own type; an adapter was trained on a base of the config's.
+    # The folder of a whole model knows its own dtype; an adapter was trained on a base with the config's dtype.
     trained_in = run.config["model"].get("dtype", "auto") if run.adapter_base else "auto"
     precision: Any = dtype or trained_in
     model: Any
@@ -158,12 +158,12 @@ def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation:
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:
-    """The hashes of the run's files, and links: what they lead to is not the run's, and would be given away."""
+    """Return files to leave out: the run's hashes, and links, whose targets do not belong to the run."""
     return [name for name in names if name == FILE or (Path(folder) / name).is_symlink()]
 
 
 def _copy_adapter(run: Run, folder: Path) -> None:
-    """The run's adapter folder, tokenizer included, with a base that is found from any working folder."""
+    """Copy the run's adapter folder, including the tokenizer, with a base that is found from any working folder."""
     check_model_files(run.model_folder, weights=True)
     shutil.copytree(run.model_folder, folder, dirs_exist_ok=True, ignore=_left_out)
     base, file = Path(str(run.adapter_base)), folder / "adapter_config.json"

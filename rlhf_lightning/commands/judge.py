@@ -1,4 +1,4 @@
-"""rlhf-judge: a model as labeler, beside people's labels, or as a reviser of answers."""
+"""rlhf-judge: a model as a labeler alongside people, or as a reviser of answers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Report = Callable[[int, int], None]
 
 
 def main() -> None:
-    """The entry point of rlhf-judge."""
+    """Run rlhf-judge."""
     run_hydra_command("rlhf-judge", "judge", judge)
 
 
 def judge(config: dict[str, Any]) -> None:
-    """Judge or revise, and say how far the judge agrees with people, how it depends on the order, what it took."""
+    """Judge or revise, and report agreement with people, dependence on the order, and cost."""
     check_judge_command(config)
     folder = choose_run_dir({**config, "name": "judge"})
     check_run_dir(folder)

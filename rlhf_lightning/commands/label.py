@@ -10,12 +10,12 @@ from rlhf_lightning.stopping import advising
 
 
 def main() -> None:
-    """The entry point of rlhf-label."""
+    """Run rlhf-label."""
     run_hydra_command("rlhf-label", "label", label)
 
 
 def label(config: dict[str, Any]) -> None:
-    """Print the links and serve."""
+    """Print the links and serve the page."""
     check_label(config)
     from rlhf_lightning.feedback.pages.serving import Serving, read_guidelines, serve
     from rlhf_lightning.feedback.store import FeedbackStore

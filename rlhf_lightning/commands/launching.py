@@ -1,4 +1,4 @@
-"""Sweeps (`-m`) and what runs their jobs: Hydra in this process, or submitit in processes of their own, under SLURM."""
+"""Sweeps (`-m`) and what runs their jobs: Hydra in this process, or submitit in separate processes, under SLURM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIZES = ("nodes", "tasks_per_node", "gpus_per_node")
 
 
 def is_submitit(launcher: Mapping[str, Any]) -> bool:
-    """Whether a job runs in processes that submitit starts, rather than in the one of the sweep."""
+    """Return whether a job runs in processes that submitit starts, rather than in the sweep's own."""
     return str(launcher["_target_"]).startswith(_SUBMITIT)
 
 
@@ -31,12 +31,12 @@ def _is_slurm(launcher: Mapping[str, Any]) -> bool:
 
 
 def launcher_overrides(overrides: Sequence[str]) -> list[str]:
-    """Those that choose or set what runs the jobs."""
+    """Return the overrides that choose or configure what runs the jobs."""
     return [each for each in overrides if each.lstrip("+~").startswith(("hydra/launcher", "hydra.launcher"))]
 
 
 def has_several_jobs(config_name: str, overrides: Sequence[str]) -> bool:
-    """Whether jobs of a sweep have to be told apart. One whose sweeper is not Hydra's may have any number."""
+    """Return whether a sweep's jobs must be told apart. Any sweeper other than Hydra's may have any number of jobs."""
     return _has_own_sweeper(overrides) or len(split_sweep(config_name, overrides)[1]) > 1
 
 
@@ -47,13 +47,13 @@ def _has_own_sweeper(overrides: Sequence[str]) -> bool:
 def check_jobs(
     config_name: str, overrides: Sequence[str], config_dir: str | None, check: Callable[[dict[str, Any]], object]
 ) -> None:
-    """Check every job of a sweep before any of them waits in a queue.
+    """Check every job of a sweep before any of them is queued.
 
     Raises:
-        UserError: one line about the first thing that is wrong.
+        UserError: one line about the first problem.
     """
     if _has_own_sweeper(overrides):
-        return  # which alone knows its jobs
+        return  # only the sweeper knows its jobs
     shared, jobs = split_sweep(config_name, overrides)
     _, launcher = compose_with_launcher(config_name, shared, config_dir)
     if is_submitit(launcher):
@@ -80,7 +80,7 @@ def _check_submitit(launcher: Mapping[str, Any]) -> None:
 
 
 def check_processes(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> None:
-    """Raise UserError unless something starts a job's processes once each, and as many as the Trainer expects.
+    """Raise UserError unless a job's processes are each started once, and there are as many as the Trainer expects.
 
     Without SLURM, Lightning starts them by running the command again: each would run the whole sweep.
     """
@@ -104,18 +104,18 @@ def check_processes(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> N
 
 
 def numbered(config: dict[str, Any], number: int) -> dict[str, Any]:
-    """The config of one of several jobs, which must not share a run folder."""
+    """Return the config of one of several jobs, which must not share a run folder."""
     return {**config, "run_dir": f"{config['run_dir']}_{number}"} if config.get("run_dir") else config
 
 
 def in_run_folder(config: dict[str, Any], sweep_dir: str, number: int) -> dict[str, Any]:
-    """A training config with the run folder that all processes of its job agree on, also when it is queued again.
+    """Return a training config with the run folder that all processes of its job agree on, even after requeueing.
 
-    That is `run_dir`, or the one that the checkpoint belongs to, or `outputs/<name>/<time of the sweep>_<number>`. What
-    this job has saved there is from before it was queued again: it goes on from that.
+    The folder is `run_dir`, or the one that the checkpoint belongs to, or `outputs/<name>/<time of the
+    sweep>_<number>`. If this job saved something there before it was requeued, it continues from that.
     """
     if "ckpt" not in config:
-        return config  # not of rlhf-train
+        return config  # not a config of rlhf-train
     checkpoint, folder = config["ckpt"], config["run_dir"]
     if folder is None:
         folder = checkpoint and checkpoint != "last" and run_of_checkpoint(Path(checkpoint))
@@ -127,10 +127,10 @@ def in_run_folder(config: dict[str, Any], sweep_dir: str, number: int) -> dict[s
 
 @contextmanager
 def in_submitit() -> Iterator[None]:
-    """Around a command inside a submitit job: it ends as it would have in a terminal, with the same exit code.
+    """Run a command inside a submitit job so that it ends as in a terminal, with the same exit code.
 
-    submitit is warned by a signal (USR2) when the time limit is near, and would queue the job again at once. Here the
-    run is told to stop first, as by SIGTERM, so that it saves, and submitit's own handling comes after.
+    submitit receives a signal (USR2) when the time limit is near, and would requeue the job immediately. Here the run
+    is first told to stop, as by SIGTERM, so that it saves, and submitit's own handling comes afterwards.
     """
     import submitit
 
@@ -151,13 +151,13 @@ def in_submitit() -> Iterator[None]:
             _requeue(requeue, warning)
         raise
     except Exception:
-        # Hydra would keep it for the sweep and end this process with 0: SLURM would let the others wait for it.
+        # Hydra would store it for the sweep and end this process with 0, and SLURM would let the others wait for it.
         traceback.print_exc()
         sys.exit(1)
 
 
 def _requeue(handler: Any, warning: signal.Signals) -> None:
-    """What submitit does on its signal: queue the job again and exit, unless it has met its limit too often."""
+    """Do what submitit does on its signal: requeue the job and exit, unless it has hit its limit too often."""
     from submitit.core.utils import UncompletedJobError
 
     try:
@@ -168,7 +168,7 @@ def _requeue(handler: Any, warning: signal.Signals) -> None:
 
 @contextmanager
 def waiting_for_jobs() -> Iterator[None]:
-    """Around a sweep: what submitit says of a job that failed, without its traceback, and exit code 1."""
+    """Wrap a sweep: report a failed job as submitit describes it, without its traceback, and exit with 1."""
     try:
         yield
     except RuntimeError as error:

@@ -1,6 +1,6 @@
-"""Whose code an exception comes from: a class of the user's own that a config names runs in the middle of Lightning.
+"""Whose code an exception comes from: a user's class named in a config runs in the middle of Lightning.
 
-What it raises is theirs to mend, `sys.exit(0)` included: a run must not end as if it had succeeded.
+What it raises is for the user to fix, including `sys.exit(0)`: a run must not end as if it had succeeded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rlhf_lightning.errors import AfterTrainingError, Terminated, UserError, is_out_of_memory, left_by_hand, reason
 
 _OURS = "rlhf_lightning"
-# Sections whose class is called by everything that a run does, so that its frames say nothing about a cause.
+# Sections whose class calls everything a run does, so that its frames say nothing about a cause.
 _AROUND_ALL = ("trainer", "optimizer", "scheduler")
 _LIBRARIES = ("builtins", "torch", "transformers", "peft", "datasets")
 
@@ -25,7 +25,7 @@ _LIBRARIES = ("builtins", "torch", "transformers", "peft", "datasets")
 def blaming_own_code(config: Mapping[str, Any]) -> Iterator[None]:
     """Turn what a class named in `config` raises inside into a `UserError` that begins with its key.
 
-    The innermost frame that is of this package or of such a class decides whose the exception is.
+    The innermost frame that belongs to this package or to such a class decides whose exception it is.
 
     Raises:
         UserError: `callbacks.mine: my_package.Mine failed in on_fit_start (line 12 of mine.py): reason`.
@@ -48,7 +48,7 @@ def blaming_own_code(config: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """What ended a run: Lightning leaves with `sys.exit(1)` on Ctrl-C, and a hook may leave while a run is stopped."""
+    """Return what ended a run: Lightning leaves with `sys.exit(1)` on Ctrl-C, and a hook may exit during a stop."""
     chain = [error]
     while chain[-1].__context__ is not None and len(chain) < 20:
         chain.append(chain[-1].__context__)
@@ -74,7 +74,7 @@ def _blamed(error: BaseException, modules: Mapping[str, tuple[str, str]]) -> tup
 
 
 def _what_it_handled(error: BaseException, frame: FrameType) -> str:
-    """The exception that an `on_exception` was called with: the reason why the run ended before it failed itself."""
+    """Return the exception that `on_exception` was called with: why the run ended before that hook itself failed."""
     before = error.__context__
     if frame.f_code.co_name != "on_exception" or before is None:
         return ""
@@ -82,7 +82,7 @@ def _what_it_handled(error: BaseException, frame: FrameType) -> str:
 
 
 def _modules(config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The key and the class of every section whose class is not this package's, by the module that defines it."""
+    """Return key and class of every section whose class is not this package's, by the module that defines it."""
     found: dict[str, tuple[str, str]] = {}
     for key, target in _targets(config):
         module = _module_of(target)
@@ -107,7 +107,7 @@ def _targets(section: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, s
 
 
 def _module_of(target: str) -> str | None:
-    """The name of the module that defines what a dotted path names, as far as that has been imported."""
+    """Return the name of the module that defines a dotted path, as far as it has been imported."""
     module_name, _, attribute = target.rpartition(".")
     made = getattr(sys.modules.get(module_name), attribute, None)
     return None if made is None else str(getattr(made, "__module__", module_name))

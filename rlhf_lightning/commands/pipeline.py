@@ -32,7 +32,7 @@ from rlhf_lightning.tracking.pipeline_tracking import tracked
 
 
 def main() -> None:
-    """The entry point of rlhf-pipeline."""
+    """Run rlhf-pipeline."""
     run_command(_main)
 
 
@@ -53,7 +53,7 @@ def _main() -> None:
 
 
 def compose_pipeline(overrides: list[str], config_dir: str | None = None) -> Pipeline:
-    """The pipeline of a command line, with its folder and its stages. Raises UserError."""
+    """Return the pipeline of a command line, with its folder and its stages. Raises UserError."""
     own, of_stages = split_overrides(overrides)
     config = compose_config("pipeline", own, config_dir)
     if config["stages"] == MISSING:
@@ -72,10 +72,10 @@ def compose_pipeline(overrides: list[str], config_dir: str | None = None) -> Pip
 
 
 def check_pipeline(pipeline: Pipeline) -> None:
-    """Everything that can be known to be wrong before the first stage, of all stages.
+    """Check everything that can be checked, in all stages, before the first one runs.
 
     Raises:
-        UserError: one line about the first thing.
+        UserError: one line about the first problem.
     """
     folder, names = pipeline.folder, [stage.name for stage in pipeline.to_run]
     check_name("from", pipeline.config.get("from"), names)
@@ -95,13 +95,13 @@ def check_pipeline(pipeline: Pipeline) -> None:
 
 
 def made(pipeline: Pipeline) -> list[str]:
-    """The folders that the stages and `prepare` make."""
+    """Return the folders that the stages and `prepare` create."""
     prepared = (pipeline.config.get("prepare") or {}).get("folder")
     return [*(str(stage.folder) for stage in pipeline.to_run), *([str(prepared)] if prepared else [])]
 
 
 def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
-    """Run the stages in this process, evaluate, and write summary.json and the report. Returns the summary."""
+    """Run the stages in this process, evaluate, and write summary.json and the report. Return the summary."""
     with advising(pipeline.advice), saying_how_to_go_on(pipeline.advice):
         rehearse(pipeline)
         pipeline.summary = {"seed": pipeline.config["seed"]}
@@ -110,7 +110,7 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
                 _run_stages(pipeline)
             except WaitingError as waiting:
                 if any(run.declaration.roles[0] == "policy" for run in pipeline.runs if "call" not in run.config):
-                    evaluate(pipeline)  # what has changed since it stopped last
+                    evaluate(pipeline)  # its settings may have changed since the last stop
                 raise WaitingError(f"{waiting}; then go on with {pipeline.same_command}") from waiting
             if not first_process():
                 return pipeline.summary
@@ -169,7 +169,7 @@ def rehearse(pipeline: Pipeline) -> None:
 
 
 def _results(pipeline: Pipeline, stage: StageConfig) -> dict[str, Any]:
-    """The summary of a stage, which is run unless it has ended before."""
+    """Return the summary of a stage, running the stage unless it has finished before."""
     if stage in pipeline.skipped:
         results = read_summary(stage.folder)
     else:

@@ -13,7 +13,7 @@ from rlhf_lightning.stopping import held
 
 
 def gold_reward(settings: Mapping[str, Any]) -> Any:
-    """The reward function that an evaluation scores with, None without one. Raises UserError."""
+    """Return the reward function that an evaluation scores with; None without one. Raises UserError."""
     from rlhf_lightning.rewards import FunctionReward
 
     if not settings["gold"]:
@@ -22,7 +22,7 @@ def gold_reward(settings: Mapping[str, Any]) -> Any:
 
 
 def evaluate(pipeline: Pipeline) -> list[Path]:
-    """Compare the policies that there are, add the figures to the summary, print the table and write the report."""
+    """Compare the existing policies, add the metrics to the summary, print the table and write the report."""
     settings, folder = pipeline.config["evaluation"], pipeline.folder
     if settings["prompts"] is None:
         return []
@@ -55,7 +55,7 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
 
 
 def _write_rounds(pipeline: Pipeline, evaluation: Any) -> list[Path]:
-    """The figures and the plot over rounds, where there are any."""
+    """Write the metrics and the plot over rounds, if there are any."""
     config = pipeline.config
     if not config["rounds"] or not config["round"]:
         return []
@@ -67,7 +67,7 @@ def _write_rounds(pipeline: Pipeline, evaluation: Any) -> list[Path]:
 
 
 def _ceilings(pipeline: Pipeline) -> dict[str, float]:
-    """The accuracy that no model can be expected to beat, of the stages whose held-out rows say what it is."""
+    """Return the best accuracy any model can be expected to reach, for stages whose held-out rows say what it is."""
     from rlhf_lightning.evaluation import bayes_accuracy
 
     rows = {stage.name: stage.config["data"] for stage in pipeline.to_run if stage.trains}

@@ -1,4 +1,4 @@
-"""rlhf-plan: the memory that a training config needs on each device, without loading a weight."""
+"""rlhf-plan: the memory that a training config needs on each device, without loading any weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_DEVICE_GB = 80.0
 
 
 def main() -> None:
-    """The entry point of rlhf-plan."""
+    """Run rlhf-plan."""
     run_command(_main)
 
 
@@ -38,10 +38,10 @@ def _main() -> None:
 
 
 def split_device(overrides: Sequence[str]) -> tuple[float, list[str]]:
-    """The size of the device in GiB, and the overrides of the config.
+    """Return the size of the device in GiB, and the overrides of the config.
 
     Raises:
-        UserError: the size is no number above 0.
+        UserError: the size is not a number above 0.
 
     >>> split_device(["experiment=sft", "device_gb=24"])
     (24.0, ['experiment=sft'])
@@ -62,13 +62,13 @@ def split_device(overrides: Sequence[str]) -> tuple[float, list[str]]:
 
 
 def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator[tuple[dict[str, Any], bool]]:
-    """The checked training configs to plan, those of all stages for `pipeline=...`.
+    """Yield the checked training configs to plan; with `pipeline=...`, those of all stages.
 
     Yields:
         a config, and whether an earlier stage will leave an adapter as its model.
 
     Raises:
-        UserError: one line about the first thing that is wrong.
+        UserError: one line about the first problem.
     """
     if not any(override.startswith("pipeline=") for override in overrides):
         config = compose_config("train", overrides, config_dir)
@@ -85,7 +85,7 @@ def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator
         config = stage.config
         earlier = started.get(str(stage.model_from))
         if earlier is not None:
-            config["model"]["path"] = earlier["model"]["path"]  # the run folder it will start from is not there yet
+            config["model"]["path"] = earlier["model"]["path"]  # the run folder it will start from does not exist yet
         _ignore_rows(config)
         check(config, f"stages.{stage.name}.")
         started[stage.name] = config
@@ -93,13 +93,13 @@ def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator
 
 
 def _ignore_rows(config: dict[str, Any]) -> None:
-    """Rows are not read, so that they need not be given."""
+    """Remove the data paths, which are not read and so need not be given."""
     if isinstance(config["data"], dict) and config["data"].get("train") == MISSING:
         config["data"]["train"] = "not read"
 
 
 def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts_from_adapter: bool = False) -> str:
-    """The plan of a checked training config as text, with the changes that help where it does not fit."""
+    """Return the plan of a checked training config as text, with changes that help if it does not fit."""
     from rlhf_lightning.commands.planned_run import planned_run
     from rlhf_lightning.planning import advice_table, advise, make_plan, plan_table, room
 

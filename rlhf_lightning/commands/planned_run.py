@@ -1,4 +1,4 @@
-"""Reads from a training config what the memory planner has to know."""
+"""Reading from a training config what the memory planner needs to know."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardMod
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration, declared_data
 
-_LONG = 1024  # tokens of a row where a config sets no limit
+_LONG = 1024  # tokens per row if a config sets no limit
 _HALF = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_STRATEGIES = {  # the beginning of a strategy's name -> what it shards
+_STRATEGIES = {  # prefix of a strategy's name -> what it shards
     "ddp": "ddp",
     "fsdp": "fsdp2",
     "fullysharded": "fsdp2",
@@ -37,15 +37,15 @@ _STRATEGIES = {  # the beginning of a strategy's name -> what it shards
 
 
 def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, device_bytes: int = 0) -> Run:
-    """A checked training config as the planner's run. Only the configuration of its models is read.
+    """Return a checked training config as the planner's run. Only the configurations of its models are read.
 
     Args:
         config: a training config.
         starts_from_adapter: an earlier stage that has not run yet will leave an adapter as the model.
-        device_bytes: of the device, of which vLLM takes a share.
+        device_bytes: size of the device, of which vLLM takes a share.
 
     Raises:
-        UserError: no model's configuration can be read.
+        UserError: a model's configuration cannot be read.
     """
     data = config["data"]
     algorithm, pairs = declaration(config), declared_data(config) == "preference"
@@ -88,10 +88,10 @@ def _policy(config: Mapping[str, Any], task: Any) -> Network:
 
 
 def read_architecture(path: str, revision: str | None = None) -> Any:
-    """The configuration of a model: a `config.json`, a folder with one, a run folder or a hub name.
+    """Return the configuration of a model: a `config.json`, a folder with one, a run folder or a hub name.
 
     Raises:
-        UserError: there is none, or none that transformers knows.
+        UserError: there is none, or transformers does not know it.
     """
     try:
         if Path(path).is_file():
@@ -174,7 +174,7 @@ def _sampled(settings: Mapping[str, Any], samples: int, prompt: int, response: i
 
 
 def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:
-    """The largest of the networks that score; one that does not exist yet is taken to be like the policy."""
+    """Return the largest of the scoring networks; one that does not exist yet is assumed to be like the policy."""
     reward = config["reward"]
     parts = (reward.get("components") or {}).values()
     paths = [path for path in (reward.get("model"), *(part.get("model") for part in parts)) if path]

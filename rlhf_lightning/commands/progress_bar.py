@@ -1,4 +1,4 @@
-"""A bar on a terminal for what takes long; elsewhere a plain line when a part of it is done."""
+"""A progress bar on a terminal for slow work; elsewhere one plain line per finished part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Give what is told of the progress: the name of the part, how much of it is done, of how much."""
+    """Yield a function to report progress to: the name of the part, how much of it is done, and the total."""
     if not sys.stderr.isatty():
         yield _line
         return

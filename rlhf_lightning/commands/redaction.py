@@ -1,8 +1,8 @@
 """Passwords and keys: used where they are needed, and never shown, saved or logged.
 
-Three kinds of value are secret: a user and password in an address (`https://ana:pw@host`), a value under a key that
-says so (`logger.tags.api_key`), and whatever a config takes from the environment (`${oc.env:TOKEN}`). The last is
-written as that expression, so that the saved config still composes.
+Three kinds of value are secret: a user and password in an address (`https://ana:pw@host`), a value under a key whose
+name says so (`logger.tags.api_key`), and whatever a config takes from the environment (`${oc.env:TOKEN}`). The last
+kind is written as that expression, so that the saved config still composes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rlhf_lightning.secret_text import (
 )
 
 _VARIABLE = re.compile(r"oc\.env:\s*['\"]?(\w+)")
-# Where and who: a path or a name made with one of them is not a secret.
+# Where and who: a path or a name made from one of these is not a secret.
 _PLACES = {
     "HOME",
     "USER",
@@ -41,7 +41,7 @@ _PLACES = {
 
 
 def remember_secrets(config: Any) -> None:
-    """Note what a composed config, not yet resolved, takes from the environment and holds under secret keys."""
+    """Register what a composed, unresolved config takes from the environment and holds under secret keys."""
     remember_variables()
     for raw, value in _interpolated(config):
         variables = _VARIABLE.findall(raw)
@@ -66,7 +66,7 @@ def _remember_values(value: Any, secret: bool = False) -> None:
 
 
 def remember_words(words: list[str]) -> None:
-    """Note the secrets of a command line, before it is composed: what cannot be composed is quoted in errors."""
+    """Register the secrets of a command line before it is composed: errors quote what cannot be composed."""
     for word in words:
         key, _, value = word.partition("=")
         for part in value.split(","):
@@ -74,7 +74,7 @@ def remember_words(words: list[str]) -> None:
 
 
 def _interpolated(node: Any) -> Iterator[tuple[str, Any]]:
-    """(as written, resolved) of every value with an interpolation, in a mapping or list of OmegaConf's."""
+    """Yield (as written, resolved) for every value with an interpolation in an OmegaConf mapping or list."""
     keys = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else []
     for key in keys:
         if OmegaConf.is_missing(node, key):

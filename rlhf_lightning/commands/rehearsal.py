@@ -1,6 +1,6 @@
-"""What can be known to be wrong once torch is there, and before anything is loaded or trained.
+"""Problems that can be found once torch is imported, before anything is loaded or trained.
 
-A run does this for its own objects, a pipeline for those of all its stages: a mistake in the last one costs seconds.
+A run checks its own objects, a pipeline those of all its stages: a mistake in the last stage costs only seconds.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ _LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
 
 
 def rehearse_objects(config: Mapping[str, Any]) -> None:
-    """Import all that a training config names, check that it takes its settings, and try the devices.
+    """Import everything that a training config names, check that it accepts its settings, and try the devices.
 
     Raises:
-        UserError: one that cannot be imported or does not take a setting; devices or a strategy that Lightning refuses.
+        UserError: a name that cannot be imported or does not accept a setting; devices or a strategy that Lightning
+            refuses.
     """
     _import_functions(config)
     rehearse_sections(config)
@@ -35,7 +36,7 @@ def rehearse_objects(config: Mapping[str, Any]) -> None:
 
 
 def rehearse_sections(config: Mapping[str, Any]) -> None:
-    """Import the class or function of every section, and check that it takes its settings. Raises UserError."""
+    """Import the class or function of every section, and check that it accepts its settings. Raises UserError."""
     for key, section in sections(config):
         _check_takes(key, section)
 
@@ -50,14 +51,14 @@ def _import_functions(config: Mapping[str, Any]) -> None:
 
 def _check_takes(key: str, section: Mapping[str, Any]) -> None:
     target = section["_target_"]
-    with blaming(f"{key}._target_: cannot import {target}"):  # an import runs whatever the user's module holds
+    with blaming(f"{key}._target_: cannot import {target}"):  # an import runs whatever the user's module contains
         made = _imported(target)
     if not callable(made):
         raise UserError(f"{key}._target_: {target} is a {type(made).__name__}, which cannot be called")
     settings = [name for name in section if not str(name).startswith("_")]
     try:
         parameters = inspect.signature(made).parameters
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # implemented in C
         return
     kinds = {parameter.kind for parameter in parameters.values()}
     unknown = [name for name in settings if name not in parameters]
@@ -66,7 +67,7 @@ def _check_takes(key: str, section: Mapping[str, Any]) -> None:
 
 
 def _imported(target: str) -> Any:
-    """What a dotted path names; the longest part of it that is a module is imported."""
+    """Return what a dotted path names, importing the longest part of it that is a module."""
     parts = target.split(".")
     made: Any = importlib.import_module(parts[0])
     for number, part in enumerate(parts[1:], 2):
@@ -78,11 +79,11 @@ def _imported(target: str) -> Any:
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a model before it is made: the one its run begins from, or itself.
+    """What is known of a model before it exists: the model that its run begins from, or the model itself.
 
     Args:
-        path: a folder that is there, or a name on the hub.
-        tokenizer: its tokenizer; None from the hub, which is not asked yet.
+        path: an existing folder, or a name on the hub.
+        tokenizer: its tokenizer; None for a hub name, which is not queried yet.
     """
 
     path: str
@@ -90,17 +91,17 @@ class Origin:
 
 
 def rehearse_inputs(config: Mapping[str, Any], made: Mapping[str, Origin | None]) -> Origin | None:
-    """Read the rows and the small files of the models that a later stage will read, and build its network in outline.
+    """Read the rows and the small model files that a later stage will read, and build its network in outline.
 
     Args:
         config: the stage's training config.
-        made: folders that stages make, each with what its model begins from, as far as that is known.
+        made: folders that stages create, each with what its model begins from, as far as that is known.
 
     Returns:
         What the stage's model begins from.
 
     Raises:
-        UserError: the first thing that is wrong, under the key that names it.
+        UserError: the first problem, under the key that names it.
     """
     origin: Origin | None = None
     for key, path in model_inputs(config):
@@ -127,7 +128,7 @@ def _rehearse_network(section: Mapping[str, Any], path: str) -> None:
 
     target = str(section.get("_target_"))
     if target not in _LOADERS:
-        return  # a class from outside
+        return  # a user's own class
     network = Network(path, load_config(path), _LOADERS[target], torch.float32).shallow(1)
     outline = try_network(path, network.task, section.get("attn_implementation"), network.architecture)
     if adapter := build(section.get("adapter"), "model.adapter"):
@@ -136,7 +137,7 @@ def _rehearse_network(section: Mapping[str, Any], path: str) -> None:
 
 
 def rehearse_evaluation(prompts: str | None, made: Collection[str]) -> None:
-    """Read the prompts of the evaluation that follows the stages. Raises UserError."""
+    """Read the prompts of the evaluation after the stages. Raises UserError."""
     if prompts is not None and not _lies_in(prompts, made):
         section = {"_target_": "rlhf_lightning.data.PromptDataModule", "train": prompts}
         try:
@@ -154,7 +155,7 @@ def _rehearse_rows(section: Mapping[str, Any], tokenizer: Any) -> None:
 
     sources = {f"data.{name}": str(section[name]) for name in ("val", "train") if section.get(name) is not None}
     if not all(Path(source).expanduser().exists() for source in sources.values()):
-        return  # a name on the hub: the stage itself fetches it
+        return  # a name on the hub: the stage itself downloads it
     datamodule = build(section, "data", tokenizer=tokenizer)
     if isinstance(datamodule, RowDataModule):
         try:
@@ -167,7 +168,7 @@ def _rehearse_rows(section: Mapping[str, Any], tokenizer: Any) -> None:
 
 
 def _read_small_files(path: str, revision: str | None) -> Any:
-    """The tokenizer of a local model, once its config is read and its weights' files are whole; None from the hub."""
+    """Return a local model's tokenizer after reading its config and checking its weight files; None for a hub name."""
     if missing_locally(path) or not Path(path).expanduser().exists():
         return None
     from rlhf_lightning.models.loaded_weights import check_whole

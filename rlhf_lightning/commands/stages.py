@@ -19,7 +19,7 @@ from rlhf_lightning.runs.rounds import stages_of_rounds, with_policy
 from rlhf_lightning.source.declarations import declaration, declared_data
 
 Section: TypeAlias = "Mapping[str, Any]"
-_GIVEN = {"model_from": "model.path", "reward_from": "reward.model", "data_from": "data.train"}  # to a training run
+_GIVEN = {"model_from": "model.path", "reward_from": "reward.model", "data_from": "data.train"}  # of a training run
 _FORMS = {"preference": "preferences", "unpaired": "unpaired"}  # kind of rows -> what an export calls them
 
 
@@ -29,10 +29,10 @@ def compose_stages(
     of_stages: Mapping[str, Sequence[str]],
     config_dir: str | None = None,
 ) -> list[StageConfig]:
-    """The training config of every stage, in order.
+    """Return the training config of every stage, in order.
 
     Raises:
-        UserError: an override names no stage, a stage begins from a later one, or a stage cannot be composed.
+        UserError: an override names an unknown stage, a stage begins from a later one, or a stage cannot be composed.
     """
     names = list(pipeline["stages"])
     bases = {name: f"round.{base}" for base, _, name in stages_of_rounds(pipeline)}
@@ -59,7 +59,7 @@ def compose_stages(
 def _training(
     name: str, stage: Section, pipeline: Section, run_dir: Path, given: list[str], config_dir: str | None
 ) -> dict[str, Any]:
-    """The training config of a stage."""
+    """Return the training config of a stage."""
     if not stage.get("experiment"):
         raise UserError(f"stages.{name}.experiment: missing; a stage trains an experiment, or calls a function (call)")
     set_here = [*(stage.get("overrides") or {}), *(re.split("=", each)[0].lstrip("+") for each in given)]
@@ -101,7 +101,7 @@ def _overrides(name: str, stage: Mapping[str, Any], pipeline: Mapping[str, Any],
 
 
 def _quoted(value: Any) -> str:
-    """A value in Hydra's grammar: texts in its quotes, and of the rest JSON's is a part of it."""
+    """Return a value in Hydra's grammar: text in its quotes; for everything else JSON is valid."""
     if isinstance(value, str | Path):
         return quoted(str(value))
     return re.sub(r'"(\w+)": ', r"\1: ", json.dumps(value, ensure_ascii=False))

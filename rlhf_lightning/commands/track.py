@@ -1,4 +1,4 @@
-"""rlhf-track: sends runs to their MLflow store again, where the store has missed a part of them."""
+"""rlhf-track: resend runs to an MLflow store that has missed a part of them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from rlhf_lightning.tracking.store_check import check_tracking
 
 
 def main() -> None:
-    """The entry point of rlhf-track."""
+    """Run rlhf-track."""
     run_hydra_command("rlhf-track", "track", track)
 
 
 def check(config: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
-    """The runs, and the address of the store of each.
+    """Return the runs, and the address of each run's store.
 
     Raises:
-        UserError: one line about the first thing that is wrong.
+        UserError: one line about the first problem.
     """
     validate(config, Track)
     folder, uri = config["run"], config["tracking_uri"]
@@ -66,7 +66,7 @@ def track(config: dict[str, Any]) -> None:
 
 @contextmanager
 def blaming_store(uri: str) -> Iterator[None]:
-    """Turn what a store answers, or does not, into a UserError."""
+    """Turn a store's error, or its silence, into a UserError."""
     try:
         yield
     except UserError:

@@ -31,7 +31,7 @@ HIGHEST = "highest"  # torch's default of `matmul_precision`
 
 
 def main() -> None:
-    """The entry point of rlhf-train."""
+    """Run rlhf-train."""
     run_hydra_command("rlhf-train", "train", train, check_all)
 
 
@@ -49,21 +49,21 @@ def train(config: dict[str, Any]) -> None:
 
 
 def check_all(config: Mapping[str, Any]) -> None:
-    """`check`, and that what the run reads is there. Raises UserError."""
+    """Do the same as `check`, and check that what the run reads exists. Raises UserError."""
     check(config)
     if not config.get("explain"):
         check_inputs(config)
 
 
 def check(config: Mapping[str, Any], prefix: str = "") -> None:
-    """Everything that can be known to be wrong without importing torch.
+    """Check everything that can be checked without importing torch.
 
     Args:
         config: a training config.
-        prefix: what the user writes before its keys, such as `stages.ppo.`.
+        prefix: what the user writes before its keys, for example `stages.ppo.`.
 
     Raises:
-        UserError: one line about the first thing.
+        UserError: one line about the first problem.
     """
     with keys_under(prefix):
         check_data_kind(config)
@@ -74,16 +74,16 @@ def check(config: Mapping[str, Any], prefix: str = "") -> None:
 
 
 def run(config: Mapping[str, Any]) -> Run:
-    """Train by a checked config in this process; returns the run, with its summary and its problems."""
+    """Train with a checked config in this process; return the run, with its summary and its problems."""
     made = Run(config)
     carry_out(made)
     return made
 
 
 def carry_out(run: Run) -> None:
-    """Train, export and summarise; rlhf-train and every stage of rlhf-pipeline end up here.
+    """Train, export and summarise; both rlhf-train and every stage of rlhf-pipeline end up here.
 
-    Nothing of the run stays in memory: the next stage, or the evaluation, loads networks of its own.
+    Nothing of the run stays in memory: the next stage, or the evaluation, loads its own networks.
 
     Args:
         run: of a checked training config; afterwards it has its summary and its problems.
@@ -93,7 +93,7 @@ def carry_out(run: Run) -> None:
         if uses_mlflow(run.config):
             check_tracking(run.config["logger"]["tracking_uri"])
         _train(run)
-    run.tracking = None  # it knows the logger, which knows the Trainer
+    run.tracking = None  # breaks the chain from the run via the logger to the Trainer
 
     import torch
 
@@ -104,7 +104,7 @@ def carry_out(run: Run) -> None:
 
 
 def _train(run: Run) -> None:
-    """Build what the run is made of, train it, and leave behind its model and its files."""
+    """Build the run's objects, train, and write its model and files."""
     from rlhf_lightning.callbacks.run_start import StartRun
     from rlhf_lightning.commands.build import build_parts, prepare
     from rlhf_lightning.commands.rehearsal import rehearse_objects
@@ -118,7 +118,7 @@ def _train(run: Run) -> None:
         start, aftermath = StartRun(run), Aftermath()
         trainer.callbacks.insert(0, start)
         fit(trainer, lambda: _start_or_resume(run, trainer, module, datamodule, start), aftermath)
-        run.begin()  # a run that had nothing left to train
+        run.begin()  # if nothing was left to train
         with blaming_own_code(run.config):
             export_model(module.export, run.folder)
         with aftermath.step("the metrics of summary.json"):
@@ -127,11 +127,11 @@ def _train(run: Run) -> None:
         if first_process():
             _leave_behind(run, tracking, bool(tokenizer.chat_template), aftermath)
         run.problems = aftermath.problems
-        trainer.strategy.barrier("export")  # a next stage reads the folder in every process
+        trainer.strategy.barrier("export")  # the next stage reads the folder in every process
 
 
 def _start_or_resume(run: Run, trainer: Any, module: Any, datamodule: Any, start: Any) -> None:
-    """Train. What goes wrong while a checkpoint is taken up, before the first step, is the checkpoint's."""
+    """Train. Errors while a checkpoint is restored, before the first step, are blamed on the checkpoint."""
     if run.checkpoint is not None and run.checkpoint.is_dir():
         from rlhf_lightning.compat.torch_names import read_sharded_checkpoints_without_pickles
 
@@ -148,21 +148,21 @@ def _start_or_resume(run: Run, trainer: Any, module: Any, datamodule: Any, start
 
 @contextlib.contextmanager
 def _its_processes_end(trainer: Any) -> Iterator[None]:
-    """End those that Lightning has started, if the run is stopped: they may wait for this one in a library."""
+    """End the processes that Lightning started if the run is stopped: they may be waiting for this one in a library."""
     try:
         yield
     except BaseException as error:
         processes = getattr(trainer.strategy.launcher, "procs", None)
         if processes and signal_of(error) is not None:
             started = list(processes)
-            processes.clear()  # else Lightning's observer would kill this process, because others have not ended well
+            processes.clear()  # else Lightning's observer would kill this process because the others have failed
             for process in started:
                 process.kill()
         raise
 
 
 def _leave_behind(run: Run, tracking: Any, chat: bool, aftermath: Aftermath) -> None:
-    """The summary, the model card, the artifacts and the registered model: each whether or not the others fail."""
+    """Write the summary and the model card, log the artifacts and register the model, each even if another fails."""
     name = run.config.get("register")
     with aftermath.step("summary.json"):
         run.end()
@@ -186,13 +186,13 @@ def _version(made: Future[str]) -> str:
 
 
 def _write_card(run: Run, chat: bool) -> None:
-    written = read_run(run.folder)  # with no secrets in its config
+    written = read_run(run.folder)  # its config contains no secrets
     assert written is not None
     write_model_card(written, run.model_folder, name=run.name, load_from=str(run.model_folder), chat=chat)
 
 
 def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
-    """The final metrics of a run as one flat object; values that are not finite become null."""
+    """Return the final metrics of a run as one flat object; values that are not finite become null."""
     metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     summary: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
     reports = getattr(trainer.datamodule, "report", {})
@@ -207,10 +207,10 @@ def summarise(config: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
 
 
 def report_problems(runs: Sequence[Run]) -> None:
-    """Say what has failed after the training of some runs, or at the end of a pipeline.
+    """Report what failed after the training of some runs, or at the end of a pipeline.
 
     Raises:
-        AfterTrainingError: something has.
+        AfterTrainingError: something failed.
     """
     failed = [f"{', '.join(run.problems)} of {run.folder}" for run in runs if run.problems]
     if failed and first_process():
@@ -222,7 +222,7 @@ def report_problems(runs: Sequence[Run]) -> None:
 
 @contextlib.contextmanager
 def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
-    """Where the disk takes no more, say with `how` what to do when it does."""
+    """If the disk is full, say with `how` what to do once there is room."""
     try:
         yield
     except DiskError as error:
@@ -232,7 +232,7 @@ def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
 
 
 def print_end(run: Run, made: Collection[Path] = ()) -> None:
-    """The last lines of a run: its folder, and how to look at it in MLflow."""
+    """Print the last lines of a run: its folder, and how to look at it in MLflow."""
     if not first_process():
         return
     print(f"run folder: {run.folder}")

@@ -12,16 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def arguments_parser() -> ArgumentParser:
-    """Return the parser of Hydra's options. `hydra.main` uses it itself, and reports errors in several lines."""
+    """Return the parser of Hydra's options. `hydra.main` uses it itself, but reports errors in several lines."""
     return get_args_parser()
 
 
 def jobs_of_sweep(overrides: Sequence[Any]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep. Hydra does this only when it launches them."""
+    """Return the overrides of each job of a sweep. Hydra computes them only when it launches the jobs."""
     (jobs,) = BasicSweeper.split_arguments(list(overrides), max_batch_size=None)
     return [list(job) for job in jobs]
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a config without Hydra's own node, unresolved. Public access to a key resolves its interpolations."""
+    """Return a config without Hydra's own node, unresolved. Public access to a key would resolve its interpolations."""
     return OmegaConf.create({key: config._get_node(key) for key in config if key != "hydra"})

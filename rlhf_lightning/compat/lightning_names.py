@@ -11,48 +11,48 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 def leave_signals_alone(trainer: Any) -> None:
     """Keep a Trainer from handling signals itself.
 
-    On SIGTERM its handler communicates with the other processes from wherever the program is, which may hang them all.
+    On SIGTERM its handler communicates with the other processes wherever the program is, which may hang them all.
     Lightning has no public switch for it.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None
 
 
 def let_lightning_clip(optimizer: Any) -> None:
-    """Let gradients be clipped before a fused optimiser's step, where there is no loss scale.
+    """Let gradients be clipped before a fused optimiser's step when there is no loss scale.
 
-    Such an optimiser says that it can divide gradients by a scale itself; torch sets this mark, Lightning reads it, and
-    neither asks whether there is a scale.
+    Such an optimiser declares that it can unscale gradients itself; torch sets this mark and Lightning reads it, and
+    neither checks whether there is a scale.
     """
     optimizer._step_supports_amp_scaling = False
 
 
 def saves_within_epochs(callback: Any) -> bool:
-    """Return whether a checkpoint callback saves by steps or by time. ModelCheckpoint keeps its settings private."""
+    """Return whether a checkpoint callback saves by steps or by time. ModelCheckpoint keeps these settings private."""
     return bool(getattr(callback, "_every_n_train_steps", 0) or getattr(callback, "_train_time_interval", None))
 
 
 class OpenCheckpoint(ModelCheckpoint):
-    """ModelCheckpoint, with a say in when it saves and what happens then.
+    """ModelCheckpoint with control over when it saves and what happens then.
 
-    Its public hooks decide when to save and save at once, so that what is due cannot wait.
+    Its public hooks decide when to save and save immediately, so a due save could not wait.
     """
 
     @property
     def every_steps(self) -> int:
-        """So many optimiser steps lie between two checkpoints; 0: it saves by epochs or by time."""
+        """Return the number of optimiser steps between two checkpoints; 0 if it saves by epochs or by time."""
         return self._every_n_train_steps
 
     @property
     def last_saved_step(self) -> int:
-        """The step of the last checkpoint."""
+        """Return the step of the last checkpoint."""
         return self._last_global_step_saved
 
     def skips(self, trainer: Trainer) -> bool:
-        """Return whether nothing is saved now: in a sanity check, twice at a step, or in a fast run."""
+        """Return whether nothing is saved now: in a sanity check, twice at the same step, or in a fast dev run."""
         return bool(self._should_skip_saving_checkpoint(trainer))
 
     def saves_at_epoch_end(self, trainer: Trainer) -> bool:
-        """Return whether an epoch's checkpoint is saved at its end, and not after its validation."""
+        """Return whether an epoch's checkpoint is saved at its end rather than after its validation."""
         return bool(self._should_save_on_train_epoch_end(trainer))
 
     def save_now(self, trainer: Trainer) -> None:
@@ -62,7 +62,7 @@ class OpenCheckpoint(ModelCheckpoint):
         self._save_last_checkpoint(trainer, metrics)
 
     def chooses(self, trainer: Trainer) -> bool:
-        """Return whether the best checkpoints are chosen anew now; the last one is saved in any case."""
+        """Return whether the best checkpoints are selected again now; the last one is saved in any case."""
         return True
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
@@ -70,10 +70,10 @@ class OpenCheckpoint(ModelCheckpoint):
             super()._save_topk_checkpoint(trainer, monitor_candidates)
 
     def before_writing(self, trainer: Trainer, filepath: str) -> None:
-        """Called before a checkpoint is written."""
+        """Do nothing; called before a checkpoint is written."""
 
     def after_writing(self, trainer: Trainer, filepath: str) -> None:
-        """Called after a checkpoint is written."""
+        """Do nothing; called after a checkpoint is written."""
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         self.before_writing(trainer, filepath)
@@ -82,10 +82,10 @@ class OpenCheckpoint(ModelCheckpoint):
 
 
 def validate_if_due(trainer: Any) -> None:
-    """Validate now, if this epoch is one after which a Trainer validates.
+    """Validate now, if a Trainer validates after this epoch.
 
-    Lightning does so after an epoch's last batch, and leaves it out of an epoch that a module has cut short with -1
-    from `on_train_batch_start`. These are the lines with which it does.
+    Lightning does so after an epoch's last batch, but skips it in an epoch that a module has cut short by returning -1
+    from `on_train_batch_start`. These are Lightning's own lines for it.
     """
     loop, connector = trainer.fit_loop.epoch_loop, trainer._logger_connector
     if not loop._should_check_val_epoch():

@@ -14,19 +14,19 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Tensors with shapes and no numbers, and what is raised where an operator asks for the numbers: neither is public.
+# Tensors with shapes but no data, and the error raised where an operator needs the data: neither is public.
 FakeTensors = FakeTensorMode
 NUMBERS_ASKED = (DataDependentOutputException, DynamicOutputShapeException)
 
 
 class GuardedCasts(nn.Module):
-    """A module that has a say in what `.to(dtype)`, `.half()`, `.double()` and the like make of each of its tensors.
+    """A module that can change what `.to(dtype)`, `.half()`, `.double()` and the like make of each of its tensors.
 
-    All of them end in `nn.Module._apply`; torch has no public hook for it.
+    All of them end in `nn.Module._apply`, for which torch has no public hook.
     """
 
     def guard_casts(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the function that takes a tensor and what the cast makes of it, and returns what is kept."""
+        """Return a function that takes a tensor and the result of casting it, and returns which one to keep."""
         raise NotImplementedError
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -35,12 +35,12 @@ class GuardedCasts(nn.Module):
 
 
 def writes(tensor: Tensor) -> int:
-    """How often torch has seen the tensor written to in place: what autograd checks saved tensors by."""
+    """Return how often torch has seen in-place writes to the tensor, which autograd checks saved tensors by."""
     return int(tensor._version)
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Reads the index of a sharded checkpoint: its classes are torch's own descriptions of tensors and files."""
+    """Reads the index of a sharded checkpoint, whose classes are torch's own descriptions of tensors and files."""
 
     def find_class(self, module_name: str, name: str) -> Any:
         if module_name in _OF_AN_INDEX and name.isidentifier():
@@ -52,7 +52,7 @@ class _MetadataUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"its index names {module_name}.{name}, which no checkpoint of torch's does")
 
 
-_OF_AN_INDEX: dict[str, set[str]] = {  # module -> names; none: the classes that are defined there
+_OF_AN_INDEX: dict[str, set[str]] = {  # module -> names; empty: the classes that are defined there
     "torch.distributed.checkpoint.metadata": set(),
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
     "torch": {"Size"},
@@ -63,9 +63,10 @@ _OF_AN_INDEX: dict[str, set[str]] = {  # module -> names; none: the classes that
 
 
 def read_sharded_checkpoints_without_pickles() -> None:
-    """Let torch read the folders of sharded checkpoints as it reads files with `weights_only=True`, from now on.
+    """From now on, let torch read sharded checkpoint folders as it reads files with `weights_only=True`.
 
-    It unpickles their index, and loads what is not a tensor with `weights_only=False`; there is no option for either.
+    torch unpickles their index, and loads what is not a tensor with `weights_only=False`; there is no option for
+    either.
     """
     import torch.distributed.checkpoint.default_planner as planner
     import torch.distributed.checkpoint.filesystem as filesystem
@@ -82,7 +83,7 @@ def read_sharded_checkpoints_without_pickles() -> None:
 
 
 class WatchedOperators(TorchDispatchMode):
-    """While it is on, every operator goes through `__torch_dispatch__`. torch has no public name for it."""
+    """While active, every operator goes through `__torch_dispatch__`. torch has no public name for it."""
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
@@ -91,25 +92,25 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 
 
 def storage_key(tensor: Tensor) -> int:
-    """Return a number of the tensor's storage, which views share. Addresses do not do: fake tensors have none."""
+    """Return an identifier of the tensor's storage, which views share. Fake tensors have no addresses to compare."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + b by oneDNN. torch chooses the library itself, and has no public switch for one product."""
+    """Return x W^T + b computed by oneDNN. torch chooses the library itself, without a public switch per product."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
 
 
 def onednn_layout(weight: Tensor, rows: int) -> Tensor:
-    """Return a copy of a weight in oneDNN's own layout, for products of so many rows; nothing public makes one."""
+    """Return a copy of a weight in oneDNN's own layout, for products of this many rows; nothing public makes one."""
     copy: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
     return copy
 
 
 def softmax_backward(gradient: Tensor, softmax: Tensor) -> Tensor:
-    """Return the gradient of what a softmax over the last dimension was taken of, from the softmax alone.
+    """Return the gradient of the input of a softmax over the last dimension, given the softmax output.
 
-    Autograd's own kernel: public functions would compute the softmax again.
+    It is autograd's own kernel; public functions would compute the softmax again.
     """
     return torch._softmax_backward_data(gradient, softmax, -1, softmax.dtype)

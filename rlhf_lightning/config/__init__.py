@@ -1,1 +1,1 @@
-"""A composed config before anything heavy is imported: its schema, what is wrong with it, and what it amounts to."""
+"""A composed config before any heavy import: its schema, its checks, and the arithmetic that follows from it."""

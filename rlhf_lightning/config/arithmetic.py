@@ -1,4 +1,4 @@
-"""The batch arithmetic of a run: how many prompts, responses, minibatches and optimiser steps. Needs no torch."""
+"""The batch arithmetic of a run: numbers of prompts, responses, minibatches and optimiser steps. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lightning.source.declarations import declaration, declared_data
 
 
 def processes(config: Mapping[str, Any]) -> tuple[int, str]:
-    """Processes of the run, and a note where only the machine that runs it can tell."""
+    """Return the number of processes of the run, and a note if only the machine that runs it can tell."""
     trainer = config["trainer"]
     devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
     if isinstance(devices, list):
@@ -25,7 +25,7 @@ def processes(config: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def check_arithmetic(config: Mapping[str, Any]) -> None:
-    """Raises UserError if a rollout does not divide into its minibatches and micro-batches."""
+    """Raise UserError if a rollout does not divide into its minibatches and micro-batches."""
     if not declaration(config).on_policy:
         return
     prompts, samples = setting(config["rollout"], "batch_size"), samples_per_prompt(config)
@@ -35,12 +35,12 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
 
 
 def samples_per_prompt(config: Mapping[str, Any]) -> int:
-    """Responses to each prompt of a rollout."""
+    """Return the number of responses to each prompt of a rollout."""
     return int(setting(config["rollout"], "samples_per_prompt", 1))
 
 
 def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
-    """Counts of an algorithm that samples: one iteration is one Trainer epoch.
+    """Return the counts of an algorithm that samples; one iteration is one Trainer epoch.
 
     >>> ppo = {"_target_": "rlhf_lightning.algorithms.PPOModule", "ppo_epochs": 4, "num_minibatches": 8}
     >>> config = {"rollout": {"batch_size": 64}, "algorithm": ppo,
@@ -80,7 +80,7 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
-    """Counts of an algorithm that reads rows; those that need the number of rows are left out where it is unknown."""
+    """Return the counts of an algorithm that reads rows; those that need an unknown number of rows are left out."""
     world, _ = processes(config)
     trainer, data = config["trainer"], config["data"]
     accumulate = trainer.get("accumulate_grad_batches", 1)
@@ -118,7 +118,7 @@ def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def count_rows(path: Any, limit: int | None = None) -> int | None:
-    """Rows of a JSONL file, `limit` at most; None where that takes more than counting lines."""
+    """Return the number of rows of a JSONL file, at most `limit`; None if it takes more than counting lines."""
     file = Path(str(path))
     if file.suffix != ".jsonl" or not file.is_file():
         return None
@@ -128,14 +128,14 @@ def count_rows(path: Any, limit: int | None = None) -> int | None:
 
 
 def answers_per_row(path: str) -> int | None:
-    """Answers that unpaired data makes of each row of a JSONL file: two of a pair; None where rows differ."""
+    """Return the number of answers that unpaired data makes of each JSONL row (two for a pair); None if rows differ."""
     with open(path, "rb") as lines:
         pairs = {b'"chosen"' in line for line in lines if line.strip()}
     return None if len(pairs) > 1 else 1 + any(pairs)
 
 
 def explain(config: Mapping[str, Any]) -> str:
-    """The counts as lines of text, largest things first, with the keys that set them."""
+    """Return the counts as lines of text, largest units first, with the keys that set them."""
     on_policy = declaration(config).on_policy
     counts = ppo_arithmetic(config) if on_policy else supervised_arithmetic(config)
     _, note = processes(config)
@@ -172,7 +172,7 @@ _KEYS = {
 
 
 def _batches(trainer: Mapping[str, Any], batches: int) -> int:
-    """Batches of an epoch that the trainer takes."""
+    """Return the number of batches per epoch that the trainer takes."""
     fast = trainer.get("fast_dev_run") or 0
     limit = int(fast) if fast else trainer.get("overfit_batches") or trainer.get("limit_train_batches")
     if limit is None:
@@ -181,7 +181,7 @@ def _batches(trainer: Mapping[str, Any], batches: int) -> int:
 
 
 def _epochs(trainer: Mapping[str, Any], steps_per_epoch: int) -> int | None:
-    """Epochs that `trainer.max_steps` leaves, the last one perhaps in part; None where there is no end."""
+    """Return the epochs that `trainer.max_steps` allows, the last one possibly partial; None if there is no end."""
     epochs = 1 if trainer.get("fast_dev_run") else trainer.get("max_epochs") or 0
     limit = trainer.get("max_steps", -1)
     if limit is None or limit < 0:

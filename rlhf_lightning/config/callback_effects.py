@@ -1,4 +1,4 @@
-"""Settings of callbacks that have no effect beside others: the rules of `effects` about them."""
+"""Settings of callbacks that have no effect next to others: the callback rules of `effects`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _kind(*names: str) -> Callable[[Config, Config], bool]:
 
 
 def _saves(condition: Callable[[Config, Config], Any]) -> Callable[[Config, Config], Any]:
-    """A condition on callbacks like Lightning's ModelCheckpoint."""
+    """Return a condition on callbacks like Lightning's ModelCheckpoint."""
     return lambda section, config: (
         str(section.get("_target_", "")).endswith(("ModelCheckpoint", "ResumableCheckpoint"))
         and condition(section, config)
@@ -23,7 +23,7 @@ def _saves(condition: Callable[[Config, Config], Any]) -> Callable[[Config, Conf
 
 
 def _is_trained_on(section: Config, config: Config) -> bool:
-    """Whether one of the scorers is the reward itself, or a part of it that counts."""
+    """Return whether one of the scorers is the reward itself, or a weighted part of it."""
     reward = config.get("reward") or {}
     parts = [reward, *(part for part in (reward.get("components") or {}).values() if part.get("weight", 1))]
     trained = {(key, part[key]) for part in parts for key in ("function", "model") if part.get(key)}

@@ -1,4 +1,4 @@
-"""Types of weights and precisions that do not go together, or not with a strategy or device."""
+"""Weight dtypes and precisions that are incompatible with each other, or with a strategy or device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf_lightning.errors import UserError
 if TYPE_CHECKING:
     from lightning import Trainer
 
-# What Lightning's strategies that spread weights can do; all others take every precision.
+# Precisions supported by Lightning's strategies that shard weights; all other strategies support every precision.
 _PRECISIONS = {
     "FullySharded": ("32-true", "bf16-mixed", "bf16-true"),
     "ModelParallelStrategy": ("32-true", "bf16-mixed", "bf16-true"),
@@ -19,7 +19,7 @@ _PRECISIONS = {
 
 
 def check_types(config: Mapping[str, Any]) -> None:
-    """Raise UserError where model.dtype, trainer.precision and trainer.strategy of a training config do not fit."""
+    """Raise UserError if model.dtype, trainer.precision and trainer.strategy of a training config are incompatible."""
     trainer, model = config["trainer"], config["model"]
     precision, strategy = trainer.get("precision", "32-true"), trainer.get("strategy")
     name = str(strategy.get("_target_", "")).rpartition(".")[2] if isinstance(strategy, Mapping) else ""
@@ -43,6 +43,6 @@ _NEEDS_A_GPU = (
 
 
 def check_trainer(config: Mapping[str, Any], trainer: Trainer) -> None:
-    """Raise UserError if Lightning computes in another precision than the config says: it falls back on a CPU."""
+    """Raise UserError if Lightning computes in another precision than the config says: on a CPU it falls back."""
     if config["trainer"].get("precision") == "16-mixed" != trainer.precision:
         raise UserError(_NEEDS_A_GPU)

@@ -1,4 +1,4 @@
-"""What the schema of single keys cannot see: sections that do not go together, and inputs that are not there."""
+"""What the schema of single keys cannot see: sections that do not fit together, and missing inputs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet")
 
 
 def check_data_kind(config: Mapping[str, Any]) -> None:
-    """Raise UserError if the algorithm learns from other data. Before the schema, which would name details."""
+    """Raise UserError if the algorithm needs another kind of data. Runs before the schema, which would name details."""
     target, data = _target(config, "algorithm"), _target(config, "data")
     algorithm, found = declaration(config), data_kind(data)
     if algorithm.data is None:
@@ -72,7 +72,7 @@ def _target(config: Mapping[str, Any], section: str) -> str:
 
 
 def check_sections(config: Mapping[str, Any]) -> None:
-    """Raise UserError where two sections of a valid training config contradict each other."""
+    """Raise UserError if two sections of a valid training config contradict each other."""
     algorithm = declaration(config)
     if algorithm.on_policy:
         if not config.get("rollout"):
@@ -111,7 +111,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
 
 
 def _judges(reward: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Key and settings of each judge that a reward asks."""
+    """Yield key and settings of each judge that a reward uses."""
     parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
     yield from ((f"reward{name}.judge", part["judge"]) for name, part in parts.items() if part.get("judge"))
 
@@ -122,7 +122,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _check_model(algorithm: Declaration, loader: str) -> None:
-    """Raise UserError for a policy where a reward model is trained, and the other way round."""
+    """Raise UserError for a policy where a reward model is trained, and vice versa."""
     if algorithm.scores and loader == "load_causal_lm":
         raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
     if not algorithm.scores and loader == "load_reward_model":
@@ -149,7 +149,7 @@ def _check_sampling(algorithm: Mapping[str, Any]) -> None:
 
 
 def samples_with_vllm(config: Mapping[str, Any]) -> bool:
-    """Whether responses come from vLLM."""
+    """Return whether responses come from vLLM."""
     return (config.get("rollout") or {}).get("engine") == "vllm"
 
 
@@ -180,11 +180,11 @@ def _check_strategy(strategy: Any) -> None:
 
 
 def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
-    """Raise UserError for the first class, function, model, reward model or data path that does not exist, or no vLLM.
+    """Raise UserError for the first class, function, model, reward model or data path that is missing, or missing vLLM.
 
     Args:
         config: a training config.
-        made: folders that will exist by then, because an earlier stage or `prepare` makes them.
+        made: folders that will exist by then, because an earlier stage or `prepare` creates them.
     """
     _check_vllm_is_installed(config)
     check_names(config)
@@ -193,7 +193,7 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
         if will_be_made(config, value, made):
             continue
         with blaming(f"{key}: {value} cannot be read"):
-            Path(value).expanduser().exists()  # a name can be too long for the system
+            Path(value).expanduser().exists()  # a name may be too long for the file system
         first = f"; first run: {commands[value]}" if value in commands else ""
         if is_model:
             check_model(key, value, first)
@@ -209,14 +209,14 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
 
 
 def will_be_made(config: Mapping[str, Any], path: str, made: Collection[str]) -> bool:
-    """Whether a path lies in one of these folders, or in the one that `prepare` fills."""
+    """Return whether a path is in one of these folders, or in the one that `prepare` fills."""
     prepared = (config.get("prepare") or {}).get("folder")
     folders = [Path(folder) for folder in (*made, *([prepared] if prepared else []))]
     return any(folder == Path(path) or folder in Path(path).parents for folder in folders)
 
 
 def check_model(key: str, value: str, advice: str = "") -> None:
-    """Raise UserError if a path of a model does not exist, or holds none."""
+    """Raise UserError if a path of a model does not exist, or contains no model."""
     if missing_locally(value):
         raise UserError(f"{key}: {value} does not exist{advice}")
     if Path(value).is_dir() and not _holds_model(Path(value)):
@@ -225,7 +225,7 @@ def check_model(key: str, value: str, advice: str = "") -> None:
 
 
 def check_hashes(key: str, value: str) -> None:
-    """Raise UserError if a model's files, or those of its adapter's base, are not as they were written."""
+    """Raise UserError if a model's files, or those of its adapter's base, have changed since they were written."""
     folder = Path(value) / "model" if _holds_itself(Path(value) / "model") else Path(value)
     check_model_files(folder, key=key)
     file = folder / "adapter_config.json"
@@ -237,20 +237,20 @@ def check_hashes(key: str, value: str) -> None:
 
 
 def refuse_reward_model(key: str, value: str) -> None:
-    """Raise UserError where a policy is asked for and the folder holds a reward model, tied output layer or not."""
+    """Raise UserError if a policy is needed but the folder holds a reward model, even with a tied output layer."""
     if is_reward_model(Path(value)):
         raise UserError(f"{key}: {value} is a reward model, which scores answers and gives none")
 
 
 def is_reward_model(folder: Path) -> bool:
-    """Whether a run folder or a Hugging Face folder says that its model is a classifier."""
+    """Return whether a run folder or a Hugging Face folder declares its model a classifier."""
     marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
     files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
     return any(file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace") for file, mark in files)
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Key, path and whether it is a model, for everything the run reads."""
+    """Yield key, path and whether it is a model, for everything the run reads."""
     reward = config.get("reward") or {}
     candidates: list[tuple[str, Any, bool]] = [
         ("model.path", config["model"].get("path"), True),
@@ -266,14 +266,14 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def model_inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Key and path of every model that a run reads."""
+    """Yield key and path of every model that a run reads."""
     return ((key, value) for key, value, is_model in _inputs(config) if is_model)
 
 
 def missing_locally(value: str) -> bool:
-    """Whether `value` must be a path on this machine, and is not there. `gpt2` and `org/name` may be hub names.
+    """Return whether `value` must be a path on this machine, and is missing. `gpt2` and `org/name` may be hub names.
 
-    The name of a split may follow: `org/name:test`, `my_folder:test`, `org/name:configuration:test`.
+    A split may follow: `org/name:test`, `my_folder:test`, `org/name:configuration:test`.
     """
     if Path(value).expanduser().exists():
         return False

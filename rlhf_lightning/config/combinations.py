@@ -1,6 +1,6 @@
-"""What a setting needs of another one, so that a run cannot work without it. Needs no torch.
+"""Settings that need another setting, without which a run cannot work. Needs no torch.
 
-Settings that nothing reads beside others are in `effects`.
+Settings that have no effect next to others are in `effects`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ ENDING_SCHEDULES = ("get_linear_schedule_with_warmup", "get_cosine_schedule_with
 
 
 def check_groups(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a baseline of other responses where a prompt gets only one."""
+    """Raise UserError for a baseline from other responses if each prompt gets only one."""
     estimator, rollout = config["algorithm"].get("estimator"), config.get("rollout") or {}
     if estimator in ("group_mean", "leave_one_out") and rollout.get("samples_per_prompt", 1) == 1:
         raise UserError(GROUP_OF_ONE.format(estimator=estimator))
 
 
 def check_validation_interval(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError for a share of an epoch where validations are counted over epochs."""
+    """Raise UserError for an interval given as a share of an epoch if validations are counted across epochs."""
     every = trainer.get("val_check_interval")
     over_epochs = trainer.get("check_val_every_n_epoch", 1) is None
     if over_epochs and not isinstance(every, int):
@@ -32,7 +32,7 @@ def check_validation_interval(trainer: Mapping[str, Any]) -> None:
 
 
 def check_schedule(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a schedule that ends where the run ends, and a run without an end."""
+    """Raise UserError for a schedule that ends with the run if the run has no end."""
     scheduler, trainer = config.get("scheduler") or {}, config["trainer"]
     ends = str(scheduler.get("_target_", "")).rpartition(".")[2] in ENDING_SCHEDULES
     if ends and trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None):

@@ -1,4 +1,4 @@
-"""When a setting has no effect: conditions on a training config that the rules of `effects` are made of."""
+"""When a setting has no effect: the conditions on a training config from which the rules of `effects` are built."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ When = Callable[[Config], Any]
 
 @dataclass(frozen=True)
 class Rule:
-    """Keys that nothing reads while a condition holds.
+    """Keys that have no effect while a condition holds.
 
     Args:
-        keys: dotted; one of a callback begins with `callbacks.*.`, and `when` gets the callback's section first.
-        when: whether nothing reads them.
+        keys: dotted; a callback's key begins with `callbacks.*.`, and `when` gets the callback's section first.
+        when: returns whether they have no effect.
         why: the rest of the line: the reason, and what to do; `{algorithm}` is the name of its class.
-        contradicts: it is worse than no effect, so that the values of `conf/` count, too.
+        contradicts: worse than no effect, so values from `conf/` count too.
     """
 
     keys: tuple[str, ...]
@@ -32,7 +32,7 @@ class Rule:
 
 
 def get(config: Config, key: str) -> Any:
-    """The value at a dotted key, None where there is none."""
+    """Return the value at a dotted key; None if there is none."""
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -44,22 +44,22 @@ def target(config: Config, section: str) -> str:
 
 
 def ours(config: Config) -> bool:
-    """Whether the algorithm is one of ours: a class from outside may read what it likes."""
+    """Return whether the algorithm is this package's: a user's own class may read any key."""
     return declaration(config).ours
 
 
 def samples(config: Config) -> bool:
-    """Whether the algorithm is one of ours that samples what it learns from."""
+    """Return whether the algorithm is this package's and samples what it learns from."""
     return ours(config) and declaration(config).on_policy
 
 
 def reads_rows(config: Config) -> bool:
-    """Whether the algorithm says that it learns from rows, and not from what it samples."""
+    """Return whether the algorithm declares that it learns from rows rather than from samples."""
     return declaration(config).data not in (None, "prompts")
 
 
 def compares(config: Config) -> bool:
-    """Whether the algorithm is one of ours that compares the policy with a reference."""
+    """Return whether the algorithm is this package's and compares the policy with a reference."""
     return ours(config) and "reference" in declaration(config).roles
 
 
@@ -68,7 +68,7 @@ def is_section_of_ours(key: str) -> When:
 
 
 def validates(config: Config) -> bool:
-    """Whether there will be a validation, as far as a data module of ours decides it."""
+    """Return whether there will be a validation, as far as this package's data modules decide it."""
     data = config["data"]
     if not str(data.get("_target_", "")).startswith("rlhf_lightning.data."):
         return True
@@ -88,7 +88,7 @@ def both(*conditions: When) -> When:
 
 
 def one_step(config: Config) -> bool:
-    """Whether there is a single step of each rollout, with the policy that sampled it."""
+    """Return whether each rollout gets a single step, with the policy that sampled it."""
     algorithm = config["algorithm"]
     return samples(config) and setting(algorithm, "ppo_epochs", 1) * setting(algorithm, "num_minibatches", 1) == 1
 
@@ -118,7 +118,7 @@ def deepspeed(config: Config) -> bool:
 
 
 def no_time(config: Config) -> bool:
-    """Whether `trainer.max_time` (DD:HH:MM:SS, or the arguments of a timedelta) is over at once."""
+    """Return whether `trainer.max_time` (DD:HH:MM:SS, or the arguments of a timedelta) is zero."""
     given = get(config, "trainer.max_time")
     parts = given.split(":") if isinstance(given, str) else given.values() if isinstance(given, Mapping) else [1]
     try:
@@ -128,7 +128,7 @@ def no_time(config: Config) -> bool:
 
 
 def part_of_a_rollout(key: str, *whole: Any) -> When:
-    """Whether minibatches would be left out; 1.0 is all batches, 1 a single one."""
+    """Return a condition: minibatches would be skipped; 1.0 means all batches, 1 a single one."""
 
     def partly(config: Config) -> bool:
         value = get(config, key)

@@ -1,4 +1,4 @@
-"""Where the config files are, and what is looked at in a folder of the user's own before Hydra reads it."""
+"""Where the config files are, and the check of a user's own config folder before Hydra reads it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import yaml  # type: ignore[import-untyped]
 
 from rlhf_lightning.errors import UserError
 
-MOST_NODES = 100_000  # of one file, aliases written out; a config has some hundreds
+MOST_NODES = 100_000  # in one file with its aliases expanded; a config has a few hundred
 
 
 def conf_dir() -> Path:
-    """The project's configs: inside the package when installed from a wheel, beside it in a checkout."""
+    """Return the folder of the project's configs: inside an installed package, next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 def shipped(command: str) -> dict[str, Any]:
-    """The config of a command as it stands in `conf/`, without what Hydra reads of it."""
+    """Return a command's config as it stands in `conf/`, without the keys that only Hydra reads."""
     own = conf_dir() / command / f"{command}.yaml"
     file = own if own.is_file() else conf_dir() / f"{command}.yaml"
     content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -27,9 +27,9 @@ def shipped(command: str) -> dict[str, Any]:
 
 
 def check_aliases(folder: Path) -> None:
-    """Raise UserError for a file whose aliases, written out, would take minutes and the machine's memory.
+    """Raise UserError for a file whose aliases, expanded, would take minutes and fill the machine's memory.
 
-    A file that is broken otherwise is left to Hydra, which reads it only if it is chosen.
+    A file that is otherwise broken is left to Hydra, which reads it only if it is chosen.
     """
     for file in sorted(folder.rglob("*.yaml")):
         if not file.is_file():
@@ -47,9 +47,9 @@ def check_aliases(folder: Path) -> None:
 
 
 def _written_out(node: yaml.Node, known: dict[int, int]) -> int:
-    """The number of values under a node, each alias counted as what it stands for."""
+    """Return the number of values under a node, each alias counted as what it expands to."""
     if id(node) not in known:
-        known[id(node)] = 1  # an alias of what it lies in
+        known[id(node)] = 1  # an alias of a node that contains it
         if isinstance(node, yaml.MappingNode):
             inner = [part for pair in node.value for part in pair]
         else:

@@ -1,4 +1,4 @@
-"""Devices that are not on this machine, as far as it shows without torch, which takes seconds to import."""
+"""Devices missing on this machine, as far as can be seen without torch, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 
-# The device files of NVIDIA's, AMD's and WSL's drivers: where none is, torch finds no GPU.
+# Device files of NVIDIA's, AMD's and WSL's drivers: without any of them, torch finds no GPU.
 _GPU_FILES = ("nvidia[0-9]*", "nvidiactl", "nvhost-*", "nvgpu", "kfd", "dxg")
 
 
@@ -18,7 +18,7 @@ GPUS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))  # a machine with one of these
 
 
 def check_devices(trainer: Mapping[str, Any]) -> None:
-    """Raise UserError if a Trainer's settings ask for what this machine certainly does not have."""
+    """Raise UserError if a Trainer's settings ask for something that this machine certainly does not have."""
     strategy = trainer.get("strategy")
     name = str(strategy.get("_target_") if isinstance(strategy, Mapping) else strategy)
     if "deepspeed" in name.lower() and importlib.util.find_spec("deepspeed") is None:

@@ -1,7 +1,7 @@
-"""Settings that have no effect beside others: refused, so that nobody believes in them.
+"""Settings that have no effect next to others: refused, so that nobody relies on them.
 
-Each rule names the keys, when nothing reads them, and why. A value counts as set unless it is null, or one that a file
-in `conf/` gives that key: who takes an experiment and changes one key of it has not set the others.
+Each rule names the keys, when they have no effect, and why. A value counts as set unless it is null or is a value that
+a file in `conf/` gives that key: changing one key of an experiment does not set its others.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _VALIDATION_KEYS = (
 )
 
 RULES: tuple[Rule, ...] = (
-    # ---- the top
+    # ---- top level
     Rule(("reward", "rollout"), reads_rows, "{algorithm} learns from rows and does not sample; set it to null"),
     Rule(("resume_anyway",), without("ckpt"), "nothing is resumed; give ckpt=last, or leave it out"),
     # ---- model
@@ -260,10 +260,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def check_effects(config: Config) -> None:
-    """Raise UserError for the first setting that has no effect beside the others.
+    """Raise UserError for the first setting that has no effect next to the others.
 
     Args:
-        config: a training config that follows the schema.
+        config: a training config that is valid under the schema.
     """
     _check_targets(config)
     for key, value, rule in _findings(config):
@@ -282,7 +282,7 @@ def check_effects(config: Config) -> None:
 
 
 def check_samples(settings: Config, prefix: str = "") -> None:
-    """Raise UserError where an evaluation would draw the most likely answer several times."""
+    """Raise UserError if an evaluation would draw the most likely answer several times."""
     samples = settings.get("samples_per_prompt", 1)
     if settings.get("temperature") == 0 and samples > 1:
         raise UserError(
@@ -292,7 +292,7 @@ def check_samples(settings: Config, prefix: str = "") -> None:
 
 
 def _findings(config: Config) -> Iterator[tuple[str, Any, Rule]]:
-    """Every key that a rule is about and that is set."""
+    """Yield every key that is set and that a rule covers."""
     for rule in RULES:
         for key in rule.keys:
             if _is_set(config, key, value := get(config, key), rule) and rule.when(config):
@@ -306,7 +306,7 @@ def _findings(config: Config) -> Iterator[tuple[str, Any, Rule]]:
 
 
 def _is_set(config: Config, key: str, value: Any, rule: Rule) -> bool:
-    if value is None or (key, value) == ("trainer.limit_val_batches", 0):  # which says that nothing is validated
+    if value is None or (key, value) == ("trainer.limit_val_batches", 0):  # it means: no validation
         return False
     if rule.contradicts:
         return True
@@ -318,7 +318,7 @@ _SECTIONS = ("model.adapter", "model.quantization", "scheduler", "logger", "prep
 
 
 def _check_targets(config: Config) -> None:
-    """A section without its class is never built: it was set where the option `none` is chosen."""
+    """Raise UserError for a section without a class, which is never built: its option is `none`."""
     callbacks = tuple(f"callbacks.{name}" for name in config.get("callbacks") or {})
     for key in (*_SECTIONS, *callbacks):
         section = get(config, key)

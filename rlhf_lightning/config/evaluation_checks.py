@@ -1,4 +1,4 @@
-"""What can be wrong with the evaluation of a pipeline before its stages run."""
+"""Checks of a pipeline's evaluation before its stages run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lightning.runs.pipeline import Pipeline
 
 
 def check_settings(settings: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise UserError for settings of an evaluation that will not be, or that contradict each other."""
+    """Raise UserError for settings of an evaluation that will not take place, or that contradict each other."""
     check_samples(settings, "evaluation.")
     given = [each for each in overrides if each.lstrip("+").startswith("evaluation.")]
     if settings["prompts"] is None and given and not given[0].startswith("evaluation.prompts"):
@@ -22,7 +22,7 @@ def check_settings(settings: Mapping[str, Any], overrides: Sequence[str]) -> Non
 
 
 def check_evaluation(pipeline: Pipeline) -> None:
-    """Raise UserError where it names a stage that is not there or cannot do this, or reads what nobody makes."""
+    """Raise UserError if it names a stage that does not exist or does not fit, or reads a file that nothing creates."""
     evaluation = pipeline.config["evaluation"]
     if evaluation["prompts"] is None:
         return
@@ -37,7 +37,7 @@ def check_evaluation(pipeline: Pipeline) -> None:
 
 
 def _check_prompts(pipeline: Pipeline, prompts: str) -> None:
-    """Raise UserError if the prompts are not there and no stage or `prepare` makes them."""
+    """Raise UserError if the prompts are missing and no stage or `prepare` creates them."""
     if will_be_made(pipeline.config, prompts, [str(pipeline.folder / stage.name) for stage in pipeline.to_run]):
         return
     if missing_locally(prompts):
@@ -52,6 +52,6 @@ def check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:
 
 
 def policy_stages(pipeline: Pipeline) -> list[str]:
-    """The stages to compare: those named, or all that train a policy rather than a reward model."""
+    """Return the stages to compare: those named, or all that train a policy rather than a reward model."""
     chosen: list[str] | None = pipeline.config["evaluation"]["policies"]
     return chosen or [stage.name for stage in pipeline.to_run if stage.gives_policy]

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with the configs of the feedback commands before a store is opened."""
+"""Checks of the feedback commands' configs before a store is opened."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.setting_rules import check_reward
 
 SQLITE = "sqlite:///"
-LONGEST_NAME = 40  # of a criterion or a flag
+LONGEST_NAME = 40  # characters of a criterion or a flag
 _OF_ROWS = ("kind", "method", "held_out")
 
 
 def check_agreement(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that is wrong with a config of rlhf-agreement."""
+    """Raise UserError for the first problem in a config of rlhf-agreement."""
     validate(config, Agreement)
     imports, exports = config["import"], config["export"]
     if imports and not Path(imports).exists():
@@ -46,7 +46,7 @@ def check_agreement(config: Mapping[str, Any]) -> None:
 
 
 def check_judge_command(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that is wrong with a config of rlhf-judge."""
+    """Raise UserError for the first problem in a config of rlhf-judge."""
     validate(config, Judge)
     data, revises = config["data"], config["revise"]
     if data and revises:
@@ -70,7 +70,7 @@ def check_judge_command(config: Mapping[str, Any]) -> None:
 
 
 def check_store(url: str) -> None:
-    """Raise UserError if a store of SQLite that is to be read is not there: opening it would make an empty one."""
+    """Raise UserError if an SQLite store to be read does not exist: opening it would create an empty one."""
     file = Path(url.removeprefix(SQLITE).partition("?")[0])
     if url.startswith(SQLITE) and not file.is_file():
         raise UserError(f"feedback.store: {file} does not exist; rlhf-collect makes a store, or give another one")
@@ -79,7 +79,7 @@ def check_store(url: str) -> None:
 def _without_effect(
     config: Mapping[str, Any], keys: tuple[str, ...], why: str, unless: Any, command: str = "agreement"
 ) -> None:
-    """Refuse a setting that is not the shipped one and that nothing reads."""
+    """Raise UserError for a setting that differs from the shipped value but has no effect."""
     given = shipped(command)
     for key in keys:
         if not unless and config[key] != given[key]:
@@ -87,7 +87,7 @@ def _without_effect(
 
 
 def check_collect(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that is wrong with a config of rlhf-collect."""
+    """Raise UserError for the first problem in a config of rlhf-collect."""
     validate(config, Collect)
     _check_sources(config)
     for key in ("prompts", "responses", "checks"):
@@ -116,7 +116,7 @@ def _check_sources(config: Mapping[str, Any]) -> None:
 
 
 def rewards_of_pairs(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the settings of each reward whose margins choose pairs: of several models an ensemble."""
+    """Return the settings of each reward whose margins select pairs; several models form an ensemble."""
     models = reward.get("model")
     if not models:
         return [dict(reward)] if reward.get("function") else []
@@ -134,7 +134,7 @@ def _check_rewards(reward: Mapping[str, Any]) -> None:
 
 
 def check_label(config: Mapping[str, Any]) -> None:
-    """Raise UserError for the first thing that is wrong with a config of rlhf-label."""
+    """Raise UserError for the first problem in a config of rlhf-label."""
     validate(config, Label)
     for key in ("criteria", "flags"):
         names = config[key]

@@ -1,4 +1,4 @@
-"""What can be known of a run's kernels before torch is imported, and the line of `explain=true` that names them."""
+"""What is known about a run's kernels before torch is imported, and the line of `explain=true` that names them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CAST_TO = {"bf16-true": "bfloat16", "64-true": "float64"}
 
 
 def check_kernels(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a kernel of `model.kernels` that does not exist, or that would have no effect in this run."""
+    """Raise UserError for a kernel in `model.kernels` that does not exist or has no effect in this run."""
     if config["model"].get("_target_") in _LOADERS:
         chosen(read_asked(config["model"].get("kernels", "auto")), _known(config))
 
 
 def kernels_line(config: Mapping[str, Any]) -> str | None:
-    """Return a line that names the kernels of a run, as far as its model is there; None for a class from outside."""
+    """Return a line that names the kernels of a run, as far as its model is known; None for a user's own class."""
     model = config.get("model") or {}
     if model.get("_target_") not in _LOADERS:
         return None
@@ -37,7 +37,7 @@ def kernels_line(config: Mapping[str, Any]) -> str | None:
 
 
 def _known(config: Mapping[str, Any]) -> Circumstances:
-    """What a config, and the model's own if it is a folder that is there, say of the circumstances."""
+    """Return what a config, and the model's own if it is a local folder, say about the circumstances."""
     model, precision = config["model"], str(config["trainer"].get("precision", "32-true"))
     architecture = _architecture(str(model.get("path")))
     weights = model.get("dtype", "float32")
@@ -56,7 +56,7 @@ def _known(config: Mapping[str, Any]) -> Circumstances:
 
 
 def _architecture(path: str, above: int = 0) -> dict[str, Any]:
-    """The `config.json` of a local model, of the base if it is an adapter; {} where there is none."""
+    """Return the `config.json` of a local model, or of an adapter's base; {} if there is none."""
     for folder in (Path(path) / "model", Path(path)):
         if (adapter := _read(folder / "adapter_config.json")) is not None:
             base = adapter.get("base_model_name_or_path")
@@ -67,8 +67,8 @@ def _architecture(path: str, above: int = 0) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What a file holds; None where there is none."""
-    with blaming(f"model.path: {file} cannot be read"):  # nor asked for, if its name is too long
+    """Return what a file holds; None if it does not exist."""
+    with blaming(f"model.path: {file} cannot be read"):  # also raised for a name that is too long
         if not file.is_file():
             return None
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -76,12 +76,12 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _text(architecture: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that describes the language model."""
+    """Return the part of a configuration that describes the language model."""
     text = architecture.get("text_config")
     return text if isinstance(text, dict) else architecture
 
 
 def _is_amd_with_avx512() -> bool:
-    """As `kernels.machine.onednn_is_faster`, which asks torch."""
+    """Return the same as `kernels.machine.onednn_is_faster`, without torch."""
     words = _CPUINFO.read_text(encoding="utf-8") if _CPUINFO.is_file() else ""
     return "vendor_id\t: AuthenticAMD" in words and all(f" {flag} " in words for flag in ("avx512f", "avx512bw"))

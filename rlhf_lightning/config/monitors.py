@@ -1,4 +1,4 @@
-"""What a callback can monitor: the metrics that each algorithm logs. A test keeps the names in step with the runs."""
+"""What a callback can monitor: the metrics that each algorithm logs. A test keeps the names in line with real runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ HELD_OUT = frozenset(
         *("refusal_rate", "unsafe_refusal_rate", "over_refusal_rate"),
     )
 )
-"""What `callbacks.OverOptimization` logs, besides `val/held_out/<name>`."""
+"""The metrics that `callbacks.OverOptimization` logs, besides `val/held_out/<name>`."""
 
-_KNOWN = ("rlhf_lightning.", "lightning.pytorch.callbacks.")  # callbacks of others may log metrics of their own
+_KNOWN = ("rlhf_lightning.", "lightning.pytorch.callbacks.")  # other callbacks may log their own metrics
 
 
 def metrics_of(algorithm: Declaration) -> frozenset[str]:
-    """The metrics that a run of this algorithm logs: those that it declares, and those of the instruments."""
+    """Return the metrics that a run of this algorithm logs: those that it declares, and those of the instruments."""
     speed = "perf/update_tokens_per_second" if algorithm.on_policy else "perf/tokens_per_second"
     return algorithm.logs | {speed, "perf/mfu", "perf/peak_teraflops"}
 
@@ -30,8 +30,8 @@ def metrics_of(algorithm: Declaration) -> frozenset[str]:
 def check_monitors(config: Mapping[str, Any]) -> None:
     """Raise UserError for a callback that monitors what the run never logs.
 
-    Only where all that logs is known: an algorithm of ours, and callbacks of ours and of Lightning's. Elsewhere the
-    callback finds out when it first looks.
+    Only if all loggers of metrics are known: this package's algorithms, and its and Lightning's callbacks. Otherwise
+    the callback itself fails when it first reads the metric.
     """
     algorithm = declaration(config)
     sections = {name: section for name, section in (config.get("callbacks") or {}).items() if section}
@@ -51,7 +51,7 @@ def check_monitors(config: Mapping[str, Any]) -> None:
 
 
 def _of_held_out_scorers(sections: Iterable[Any]) -> set[str]:
-    """The metrics that the callback of held-out scorers adds."""
+    """Return the metrics that the held-out scorers' callback adds."""
     found: set[str] = set()
     for section in sections:
         if str(section.get("_target_", "")).endswith(".OverOptimization"):

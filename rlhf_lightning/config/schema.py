@@ -1,7 +1,7 @@
-"""The typed schema of the configs: which keys there are, their types and their ranges.
+"""The typed schema of the configs: their keys, types and ranges.
 
-Here are the top levels of the commands. A section of a config names its class as `_target_`, and takes the arguments of
-that class's constructor (`rlhf_lightning.source.sections`). No defaults here: those are in `conf/`.
+This module has the commands' top levels. A section of a config names its class as `_target_`, and takes the arguments
+of that class's constructor (`rlhf_lightning.source.sections`). There are no defaults here: they are in `conf/`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rlhf_lightning.value_types import (
     Whole,
 )
 
-Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any that is free
+Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free port
 
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
@@ -128,7 +128,7 @@ class Pipeline(TypedDict, total=False):
     evaluation: Evaluation
 
 
-# `from` is a keyword of Python, so it cannot be written in the class body.
+# `from` is a Python keyword, so it cannot be written in the class body.
 Pipeline.__annotations__["from"] = "Text | None"
 
 
@@ -160,7 +160,7 @@ class Judging(JudgeSettings, total=False):
 
 @strict
 class Evaluate(TypedDict, total=False):
-    """The top level of rlhf-evaluate; policies and what they are compared on may be left out where rewards are."""
+    """The top level of rlhf-evaluate; policies and what they are compared on may be omitted if rewards are given."""
 
     policies: Required[dict[str, Text] | None]
     prompts: Required[Text | None]

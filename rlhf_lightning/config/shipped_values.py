@@ -1,4 +1,4 @@
-"""The values that the files of `conf/` give: who takes an experiment has not set them."""
+"""The values in the files of `conf/`: using an experiment does not count as setting them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from rlhf_lightning.config.config_files import conf_dir
 
 @functools.cache
 def shipped_values(algorithm: str) -> dict[str, list[Any]]:
-    """Dotted key -> the values that the files of `conf/` give it; of callbacks, `callbacks.*.<key>`.
+    """Return dotted key -> the values that the files of `conf/` give it; for callbacks, `callbacks.*.<key>`.
 
     Args:
-        algorithm: the class of the run's algorithm. What files of another one of `conf/` give its settings is left out.
+        algorithm: the class of the run's algorithm. Settings that files give for another algorithm are left out.
     """
     files, contents = _files()
     targets = {file.stem: content["_target_"] for file, content in contents.items() if file.parent.name == "algorithm"}
@@ -34,13 +34,13 @@ def shipped_values(algorithm: str) -> dict[str, list[Any]]:
 
 @functools.cache
 def _files() -> tuple[dict[Path, str], dict[Path, Any]]:
-    """The text and the content of every file."""
+    """Return the text and the content of every file."""
     files = {file: file.read_text(encoding="utf-8") for file in sorted(conf_dir().rglob("*.yaml"))}
     return files, {file: yaml.load(text, _Loader) for file, text in files.items()}
 
 
 def _algorithm(file: Path, content: Any) -> str:
-    """The option of the group `algorithm` that a file is, or chooses."""
+    """Return the option of the group `algorithm` that a file defines or chooses."""
     chosen = content.get("defaults", []) if isinstance(content, Mapping) else []
     named = [
         each["override /algorithm"] for each in chosen if isinstance(each, Mapping) and "override /algorithm" in each
@@ -49,7 +49,7 @@ def _algorithm(file: Path, content: Any) -> str:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads `1e-5` as a number, as OmegaConf does; its own loader takes half a second for all files."""
+    """Reads `1e-5` as a number, like OmegaConf, whose own loader takes half a second for all files."""
 
 
 _Loader.add_implicit_resolver(
@@ -66,7 +66,7 @@ def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _general(key: str) -> str:
-    """Without the place of a stage's overrides, or the name of a callback."""
+    """Return the key without the prefix of a stage's overrides or the name of a callback."""
     parts = key.split(".")
     if parts[0] == "stages" and "overrides" in parts:
         parts = parts[parts.index("overrides") + 1 :]

@@ -1,7 +1,7 @@
-"""Whether the classes and functions that a config names exist: from the source files, because imports take seconds.
+"""Whether the classes and functions that a config names exist, from their source files, because imports take seconds.
 
-Only what is certain is refused. A module that makes its names as it runs (a star import, `__getattr__`, an extension)
-is left to the import itself.
+Only certain errors are refused. A module that creates names at run time (a star import, `__getattr__`, an extension) is
+left to the import itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.source.definitions import constant_type, definition, longest_module
 from rlhf_lightning.working_folder import import_from_working_folder
 
-# Where one of these is named, a module may get names that its text does not show.
+# A module that uses one of these may define names that its source does not show.
 _DYNAMIC = {"globals", "vars", "setattr", "exec", "eval", "modules", "__dict__", "locals"}
 
 
@@ -43,7 +43,7 @@ def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def held_out_scorers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the dotted key and the settings of every scorer that a callback holds against the reward."""
+    """Yield the dotted key and the settings of every scorer that a callback compares with the reward."""
     for callback, section in (config.get("callbacks") or {}).items():
         scorers = section.get("scorers") if isinstance(section, Mapping) else None
         for name, part in scorers.items() if isinstance(scorers, Mapping) else ():
@@ -52,7 +52,7 @@ def held_out_scorers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[s
 
 
 def check_function(key: str, function: str | None) -> None:
-    """Raise UserError if what a dotted path names certainly does not exist, or is a constant."""
+    """Raise UserError if a dotted path certainly does not exist, or names a constant."""
     if function and (why := why_missing(key, function)):
         raise UserError(f"{key}: cannot import {function}: {why}")
     found = definition(function) if function else None
@@ -73,10 +73,10 @@ def sections(config: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any
 
 
 def why_missing(key: str, target: str) -> str | None:
-    """Return why `package.module.name` cannot be imported; None where that is not certain.
+    """Return why `package.module.name` cannot be imported; None if that is not certain.
 
     Raises:
-        UserError: its source cannot be read as Python.
+        UserError: its source is not valid Python.
     """
     if not all(part.isidentifier() for part in target.split(".")):
         return "it is not a dotted path such as my_package.my_name"
@@ -97,7 +97,7 @@ def _names_of_file(file: str, _mtime: int) -> frozenset[str] | None:
 
 
 def _top_level_names(source: str, file: str) -> set[str] | None:
-    """The names that a module binds when it is imported; None where its text does not tell them all."""
+    """Return the names that a module binds when it is imported; None if its source does not show them all."""
     tree = ast.parse(source, file)
     if any(_is_dynamic(node) for node in ast.walk(tree)) or any(_may_end_it(node) for node in tree.body):
         return None
@@ -117,7 +117,7 @@ def _top_level_names(source: str, file: str) -> set[str] | None:
 
 
 def _may_end_it(node: ast.stmt) -> bool:
-    """Whether the import of a module may fail at this statement: then that is what is wrong, and the import says it."""
+    """Return whether a module's import may fail at this statement: the import itself then reports why."""
     if isinstance(node, ast.Import):
         return any(_is_missing(alias.name) for alias in node.names)
     if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The nearest match of a key, an option or a value that does not exist."""
+"""The nearest match for a key, an option or a value that does not exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.value_checks import did_you_mean as did_you_mean
 from rlhf_lightning.value_checks import nearest as nearest
 
-# What other libraries call the same thing.
+# Other libraries' names for the same thing.
 OTHER_NAMES = {
     "learning_rate": "optimizer.lr",
     "num_train_epochs": "trainer.max_epochs",
@@ -29,7 +29,7 @@ OTHER_NAMES = {
 
 
 def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every key of a nested mapping, sections included: `algorithm`, `algorithm.kl`, `algorithm.kl.target`, ..."""
+    """Return every key of a nested mapping, sections too: `algorithm`, `algorithm.kl`, `algorithm.kl.target`, ..."""
     keys = []
     for name, value in config.items():
         if not str(name).startswith("_"):
@@ -40,7 +40,7 @@ def dotted_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def nearest_key(key: str, keys: Iterable[str]) -> str | None:
-    """The key that was probably meant: a sibling of similar name, the same leaf elsewhere, or a similar path."""
+    """Return the key that was probably meant: a sibling of similar name, the same leaf elsewhere, or a similar path."""
     known = [other for other in keys if not key.startswith(f"{other}.")]
     parent, _, leaf = key.rpartition(".")
     siblings = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == parent}
@@ -56,7 +56,7 @@ def nearest_key(key: str, keys: Iterable[str]) -> str | None:
 
 @contextmanager
 def keys_under(prefix: str) -> Iterator[None]:
-    """Spells the keys of a complaint raised inside as the user wrote them, such as under `stages.ppo.`."""
+    """Spell the keys in errors raised inside as the user wrote them, for example under `stages.ppo.`."""
     try:
         yield
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a command line says of a pipeline's stages."""
+"""A command line's overrides for a pipeline's stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STAGE_OVERRIDE = re.compile(r"^(\+\+|\+|~)?(stages|round)\.([\w-]+)\.(.+)$", re
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Overrides of the pipeline itself, and those of each stage's training config with the prefix taken off.
+    """Return the pipeline's own overrides, and those of each stage's training config with the prefix removed.
 
     >>> split_overrides(["seed=1", "stages.ppo.algorithm.kl.target=3", "stages.ppo.experiment=mine"])
     (['seed=1', '++stages.ppo.experiment=mine'], {'ppo': ['algorithm.kl.target=3']})
@@ -31,7 +31,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list
         if match is None:
             own.append(override)
         elif re.split(r"[.=]", match[4])[0] in get_type_hints(Stage):
-            own.append(override if match[1] else f"++{override}")  # the pipeline's file may leave it out
+            own.append(override if match[1] else f"++{override}")  # the pipeline's file may omit the key
         else:
             name = match[3] if match[2] == "stages" else f"round.{match[3]}"
             of_stages.setdefault(name, []).append(f"{match[1] or ''}{match[4]}")
@@ -39,7 +39,7 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], dict[str, list
 
 
 def check_names(given: Mapping[str, Any], names: Sequence[str], bases: Mapping[str, str]) -> None:
-    """Raise UserError for an override of a stage that is not there."""
+    """Raise UserError for an override of a stage that does not exist."""
     for name in given:
         if name not in names and name not in bases.values():
             written = name if name.startswith("round.") else f"stages.{name}"
@@ -49,7 +49,7 @@ def check_names(given: Mapping[str, Any], names: Sequence[str], bases: Mapping[s
 
 
 def check_call(config: Mapping[str, Any], made: Collection[str]) -> None:
-    """Raise UserError for a file that a stage's call reads, and that is not there. Arguments as `check_inputs`."""
+    """Raise UserError for a missing file that a stage's call reads. Arguments as for `check_inputs`."""
     for key in ("prompts", "constitution", "guidelines"):
         path = config["call"].get(key)
         if isinstance(path, str) and not will_be_made({}, path, made):

@@ -1,4 +1,4 @@
-"""Checks a composed config against the typed schema and says what is wrong in one line."""
+"""Checks a composed config against the typed schema, and reports a problem in one line."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rlhf_lightning.source.definitions import definition, public_names
 from rlhf_lightning.source.sections import section_of, section_type
 from rlhf_lightning.value_checks import A_DOZEN, SHOWN, unwrap, without_null, wrong_value
 
-MISSING = "???"  # how OmegaConf writes a value that must still be given
+MISSING = "???"  # OmegaConf's mark for a value that must still be given
 
-_UNKNOWN, _WRONG, _MISSING = range(3)  # told in this order
+_UNKNOWN, _WRONG, _MISSING = range(3)  # reported in this order
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: the full dotted key and the rest of the sentence."""
+    """One problem: the full dotted key and the rest of the sentence."""
 
     rank: int
     key: str
@@ -37,9 +37,9 @@ def validate(config: Mapping[str, Any], top: Any, prefix: str = "") -> None:
     """Check a composed, resolved config (plain containers) and every section in it.
 
     Args:
-        config: the config; `"???"` marks values that must still be given.
+        config: the config; `"???"` marks missing values.
         top: the `TypedDict` of the top level.
-        prefix: what the user writes before the config's keys, such as `stages.ppo.`.
+        prefix: what the user writes before the config's keys, for example `stages.ppo.`.
 
     Raises:
         UserError: one line about the first problem, with the number of further ones.
@@ -56,7 +56,7 @@ def validate(config: Mapping[str, Any], top: Any, prefix: str = "") -> None:
 
 
 def _problems(section: Mapping[str, Any], schema: Any, prefix: str, known: Sequence[str]) -> Iterator[Problem]:
-    """Problems of a section and of all sections inside it; `known` are all keys there are, for suggestions."""
+    """Yield the problems of a section and of all sections inside it; `known` are all existing keys, for suggestions."""
     if schema is not None:
         yield from _section_problems(section, schema, prefix, known)
     hints = get_type_hints(schema, include_extras=True) if schema is not None else {}
@@ -73,7 +73,7 @@ def _problems(section: Mapping[str, Any], schema: Any, prefix: str, known: Seque
 
 
 def _inner_problems(section: Mapping[str, Any], key: str, makes: str | None, known: Sequence[str]) -> Iterator[Problem]:
-    """Problems of a section in another one; `makes` is the dataclass that it has to make, where that is known."""
+    """Yield the problems of a nested section; `makes` is the dataclass that it must create, if that is known."""
     target = section.get("_target_")
     if isinstance(target, str) and target.startswith("rlhf_lightning.") and definition(target) is None:
         match = did_you_mean(nearest(target, public_names()))
@@ -85,7 +85,7 @@ def _inner_problems(section: Mapping[str, Any], key: str, makes: str | None, kno
 
 
 def _section_problems(section: Mapping[str, Any], schema: Any, prefix: str, known: Sequence[str]) -> Iterator[Problem]:
-    # Names with underscores are Hydra's own (_target_, _partial_, ...).
+    # Names with a leading underscore are Hydra's own (_target_, _partial_, ...).
     values = {k: v for k, v in section.items() if not str(k).startswith("_") and v != MISSING}
     try:
         _adapter(schema).validate_python(values)
@@ -107,7 +107,7 @@ def _adapter(schema: Any) -> TypeAdapter[Any]:
 
 
 def _locate(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
-    """The dotted path of a pydantic location without the names of union branches, and the type found there."""
+    """Return the dotted path of a pydantic location without the names of union branches, and the type found there."""
     path: list[str] = []
     annotation: Any = schema
     for part in loc:
