@@ -1,4 +1,4 @@
-"""Row formats, chat templates, tokenisation, collation, resumable sampling, and one datamodule per kind of data."""
+"""Row formats, chat templates, tokenisation, collation, resumable sampling, and one data module per kind of data."""
 
 from rlhf_lightning.data.batches import (
     MismatchedBatch,

@@ -1,7 +1,7 @@
-"""What a training step receives, and the tokenised rows it is collated from.
+"""What a training step receives, and the tokenised rows from which it is collated.
 
-Batches are plain classes, on purpose neither dicts nor dataclasses: under `bf16-true` Lightning walks into both and
-casts every float tensor it finds. It leaves an object of another kind alone and moves it with its `.to(device)`.
+Batches are plain classes, deliberately neither dicts nor dataclasses: under `bf16-true` Lightning walks into both and
+casts every float tensor it finds. It leaves any other object alone and moves it with its `.to(device)`.
 
 Shapes: B rows, N answers, M pairs, L tokens.
 """
@@ -19,26 +19,26 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-IGNORED = -100  # the label that torch's cross-entropy leaves out
+IGNORED = -100  # the label that torch's cross-entropy ignores
 
 
 class Row(Protocol):
     """What the loader needs of a tokenised row."""
 
     def emptied(self) -> Self:
-        """The same row without any share in the loss."""
+        """Return the same row without any share in the loss."""
         ...
 
 
 class Batch:
-    """Tensors that move to a device together. `denominator` is what the batch's summed loss is divided by."""
+    """Tensors that move to a device together. The batch's summed loss is divided by `denominator`."""
 
     denominator: float
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """A copy with every tensor on `device`; dtypes stay.
+        """Return a copy with every tensor on `device`; dtypes stay.
 
-        From ordinary memory CUDA takes a copy at once; a call that blocks would wait for all that the GPU was given.
+        From pageable memory CUDA copies immediately; a blocking call would wait for everything queued on the GPU.
         """
         moved = copy.copy(self)
         non_blocking = non_blocking or torch.device(device).type == "cuda"
@@ -57,10 +57,10 @@ class SequenceBatch(Batch):
 
     Attributes:
         input_ids: `[B, L]` long, right-padded.
-        attention_mask: `[B, L]` long, 1 on tokens. From lengths: pad may be the same token as EOS.
+        attention_mask: `[B, L]` long, 1 on tokens. Derived from lengths: pad may be the same token as EOS.
         labels: `[B, L]` long, not shifted (the label of position t is `input_ids[t]`), -100 where there is no loss.
-            Position 0 is never predicted and is always -100.
-        denominator: label tokens that the summed loss is divided by; see `BatchLoader`.
+            Position 0 is never predicted, so it is always -100.
+        denominator: number of label tokens by which the summed loss is divided; see `BatchLoader`.
     """
 
     def __init__(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, denominator: float) -> None:
@@ -74,18 +74,18 @@ class SequenceBatch(Batch):
 
 
 class PreferenceBatch(Batch):
-    """Answers to prompts and which of them were preferred, for reward models and DPO.
+    """Answers to prompts and the preferences among them, for reward models and DPO.
 
     Attributes:
-        input_ids: `[N, L]` long, right-padded: prompt, answer, EOS. The answers of a prompt are neighbours.
+        input_ids: `[N, L]` long, right-padded: prompt, answer, EOS. The answers to a prompt are adjacent.
         attention_mask: `[N, L]` long, 1 on tokens.
-        completion_mask: `[N, L]` long, 1 on the answer's tokens, EOS included.
+        completion_mask: `[N, L]` long, 1 on the answer's tokens, including EOS.
         pairs: `[M, 2]` long: row of the better answer, row of the worse.
-        margin: `[M]` float, how much better, or None when no row of the batch states it.
+        margin: `[M]` float, how much better, or None if no row of the batch states it.
         pair_weights: `[M]` float, 1 / (pairs of that prompt), so that a prompt counts once however many answers it has
-            (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)); 0 for a row that only fills a rank's place.
-        row_ids: `[N]` long, an id of the answer, the same in every epoch and process, of train and val together.
-        denominator: prompts that the summed, weighted loss is divided by; see `BatchLoader`.
+            (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)); 0 for a row that only pads a rank's batch.
+        row_ids: `[N]` long, an id of the answer, the same in every epoch and process, unique across train and val.
+        denominator: number of prompts by which the summed, weighted loss is divided; see `BatchLoader`.
     """
 
     def __init__(
@@ -113,17 +113,17 @@ class PreferenceBatch(Batch):
 
     @property
     def prompt_lengths(self) -> Tensor:
-        """`[N]` long, tokens before the answer: the answers of a prompt begin with the same ones."""
+        """Return the number of tokens before each answer, `[N]` long; a prompt's answers share them."""
         return self.completion_mask.argmax(dim=1)
 
 
 class MismatchedBatch(Batch):
-    """Prompts, each with the answer to another one.
+    """Prompts, each with the answer to a different prompt.
 
     Attributes:
-        input_ids: `[N, L]` long, right-padded: prompt, the other's answer.
+        input_ids: `[N, L]` long, right-padded: prompt, the other prompt's answer.
         completion_mask: `[N, L]` long, 1 on the answer's tokens.
-        weights: `[N]` float, 1; 0 for a row that only fills a rank's place, or that no other prompt is beside.
+        weights: `[N]` float, 1; 0 for a row that only pads a rank's batch, or that has no other prompt to pair with.
     """
 
     def __init__(self, input_ids: Tensor, completion_mask: Tensor, weights: Tensor) -> None:
@@ -138,11 +138,11 @@ class UnpairedBatch(Batch):
     Attributes:
         input_ids: `[N, L]` long, right-padded: prompt, answer, EOS.
         attention_mask: `[N, L]` long, 1 on tokens.
-        completion_mask: `[N, L]` long, 1 on the answer's tokens, EOS included.
-        desirable: `[N]` booleans.
-        weights: `[N]` float, 1; 0 for a row that only fills a rank's place.
-        denominator: answers that the summed, weighted loss is divided by; see `BatchLoader`.
-        mismatched: of the first batch of an optimiser step, one for each batch of that step; see `UnpairedLoader`.
+        completion_mask: `[N, L]` long, 1 on the answer's tokens, including EOS.
+        desirable: `[N]` bool.
+        weights: `[N]` float, 1; 0 for a row that only pads a rank's batch.
+        denominator: number of answers by which the summed, weighted loss is divided; see `BatchLoader`.
+        mismatched: in the first batch of an optimiser step, one for each batch of that step; see `UnpairedLoader`.
     """
 
     def __init__(
@@ -180,15 +180,15 @@ class TokenizedSequence:
 
     @property
     def weight(self) -> float:
-        """Its share of the loss: the label tokens that count."""
+        """Return the row's share of the loss: its number of label tokens."""
         return float(len(self.labels) - self.labels.count(IGNORED))
 
     def sequences(self) -> list[list[int]]:
-        """What a model reads of the row."""
+        """Return the token sequences that a model reads."""
         return [self.input_ids]
 
     def beside_tokens(self) -> str:
-        """What else of the row a run uses: which tokens are learned."""
+        """Return what else a run uses of the row: which tokens are trained on."""
         return "".join("0" if label == IGNORED else "1" for label in self.labels)
 
     def emptied(self) -> TokenizedSequence:
@@ -207,11 +207,11 @@ class TokenizedPreference:
     weight: float = 1.0
 
     def sequences(self) -> list[list[int]]:
-        """What a model reads of the row."""
+        """Return the token sequences that a model reads."""
         return [self.prompt_ids + answer for answer in self.answers]
 
     def beside_tokens(self) -> str:
-        """What else of the row a run uses: where answers begin, which were preferred, and how much."""
+        """Return what else a run uses of the row: where answers begin, which were preferred, and by how much."""
         return repr((len(self.prompt_ids), self.pairs, self.margin))
 
     def emptied(self) -> TokenizedPreference:
@@ -220,7 +220,7 @@ class TokenizedPreference:
 
 @dataclass(frozen=True)
 class TokenizedAnswer:
-    """A prompt, one answer, and whether that is desirable."""
+    """A prompt, one answer, and whether the answer is desirable."""
 
     prompt_ids: list[int]
     answer: list[int]
@@ -228,11 +228,11 @@ class TokenizedAnswer:
     weight: float = 1.0
 
     def sequences(self) -> list[list[int]]:
-        """What a model reads of the row."""
+        """Return the token sequences that a model reads."""
         return [self.prompt_ids + self.answer]
 
     def beside_tokens(self) -> str:
-        """What else of the row a run uses: where the answer begins, and its label."""
+        """Return what else a run uses of the row: where the answer begins, and its label."""
         return repr((len(self.prompt_ids), self.desirable))
 
     def emptied(self) -> TokenizedAnswer:
@@ -243,7 +243,7 @@ class TokenizedAnswer:
 class PromptRow:
     """A prompt to answer: its tokens, its rendered text, and the row's other columns (for reward functions).
 
-    `source` and `number` say where it was read: the file, and its row from 1; 0 where that is not known.
+    `source` and `number` say where it was read: the file, and the row counted from 1; 0 if unknown.
     """
 
     input_ids: list[int]
@@ -253,19 +253,19 @@ class PromptRow:
     number: int = 0
 
     def sequences(self) -> list[list[int]]:
-        """What a model reads of the row."""
+        """Return the token sequences that a model reads."""
         return [self.input_ids]
 
     def beside_tokens(self) -> str:
-        """What else of the row a run uses: what rewards are given."""
+        """Return what else a run uses of the row: what rewards are given."""
         return json.dumps([self.text, self.columns], sort_keys=True, default=_spelled)
 
     def to(self, device: torch.device | str) -> PromptRow:
-        """Itself: there is nothing to move, and Lightning need not walk through it."""
+        """Return itself: there is nothing to move, and Lightning need not walk through it."""
         return self
 
 
 def _spelled(value: object) -> str:
-    """A value that JSON has no word for; one that shows nothing but its place in memory by its class."""
+    """Return text for a value that JSON cannot express; the class name if its repr is only a memory address."""
     text = repr(value)
     return type(value).__name__ if " at 0x" in text else text

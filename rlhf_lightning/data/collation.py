@@ -1,4 +1,4 @@
-"""Rows of different lengths into tensors. Masks come from lengths, never from comparing with the pad token."""
+"""Collating rows of different lengths into tensors. Masks come from lengths, never from the pad token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _ones(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Token ids and mask, both `[B, P]` long, with padding on the left: what generation starts from.
+    """Return token ids and mask, both `[B, P]` long, padded on the left, as generation needs them.
 
     >>> left_pad([[5, 6, 7], [8]], pad_id=0)
     (tensor([[5, 6, 7],
@@ -43,7 +43,7 @@ def left_pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, T
 
 
 def collate_sequences(rows: Sequence[TokenizedSequence], pad_id: int) -> SequenceBatch:
-    """Right-padded batch of B rows. `denominator` is the batch's own label tokens, until a loader knows better."""
+    """Return a right-padded batch of B rows. `denominator` is the batch's own label tokens, until a loader sets it."""
     ids = [row.input_ids for row in rows]
     return SequenceBatch(
         input_ids=_right_pad(ids, pad_id),
@@ -54,9 +54,9 @@ def collate_sequences(rows: Sequence[TokenizedSequence], pad_id: int) -> Sequenc
 
 
 def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> PreferenceBatch:
-    """Right-padded batch of all answers of the rows, and the pairs over them.
+    """Return a right-padded batch of all answers of the rows, and the pairs over them.
 
-    `denominator` is the batch's own number of prompts that count, until a loader knows better.
+    `denominator` is the batch's own number of prompts that count, until a loader sets it.
     """
     ids: list[list[int]] = []
     completion_masks: list[list[int]] = []
@@ -84,7 +84,7 @@ def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> Pre
 
 
 def collate_answers(rows: Sequence[TokenizedAnswer], pad_id: int) -> UnpairedBatch:
-    """Right-padded batch of single answers; `denominator` is those that count, until a loader knows better."""
+    """Return a right-padded batch of single answers; `denominator` counts its own, until a loader sets it."""
     ids = [row.prompt_ids + row.answer for row in rows]
     return UnpairedBatch(
         input_ids=_right_pad(ids, pad_id),
@@ -97,7 +97,7 @@ def collate_answers(rows: Sequence[TokenizedAnswer], pad_id: int) -> UnpairedBat
 
 
 def collate_mismatched(rows: Sequence[TokenizedAnswer], pad_id: int) -> MismatchedBatch:
-    """Right-padded batch of prompts with the answers to others."""
+    """Return a right-padded batch of prompts with the answers to other prompts."""
     return MismatchedBatch(
         input_ids=_right_pad([row.prompt_ids + row.answer for row in rows], pad_id),
         completion_mask=_right_pad(_on_answers(rows), 0),

@@ -1,4 +1,4 @@
-"""Whether there is something to learn in tokenised rows: words that the tokenizer knows, answers that say something."""
+"""Whether tokenised rows have anything to learn: words that the tokenizer knows, and answers that are not empty."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rlhf_lightning.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FEW = 8  # distinct tokens: answers of nothing but white space have no more
+FEW = 8  # distinct tokens: answers of only white space have no more
 
 
 def check_content(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
-    """Refuse rows of unknown tokens alone, and demonstrations whose answers are all empty.
+    """Refuse rows of unknown tokens only, and demonstrations whose answers are all empty.
 
-    Where more than half of the tokens are unknown, that is said.
+    Warn if more than half of the tokens are unknown.
 
     Raises:
         UserError: there is nothing to learn.
@@ -33,7 +33,7 @@ def check_content(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
 def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
     unknown, special = tokenizer.unk_token_id, set(tokenizer.all_special_ids)
     if unknown is None or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
-        return  # it cannot be told from the others, as in GPT-2's
+        return  # the unknown token is indistinguishable from others, as in GPT-2
     others = np.array(sorted(special - {unknown}), dtype=np.int64)
     lost = words = 0
     for row in rows:
@@ -53,7 +53,7 @@ def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
 
 
 def _say_what_is_the_same(rows: Sequence[Any], source: str) -> None:
-    """Warn of rows that all have the same prompt (of PPO), or all the same answer (of demonstrations)."""
+    """Warn if all rows have the same prompt (for PPO), or all the same answer (for demonstrations)."""
     if len(rows) < 2:
         return
     if hasattr(rows[0], "columns"):

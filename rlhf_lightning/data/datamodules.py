@@ -1,4 +1,4 @@
-"""One LightningDataModule a kind of data. Rows are read and tokenised once, in `setup`."""
+"""One LightningDataModule per kind of data. Rows are read and tokenised once, in `setup`."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ from rlhf_lightning.value_types import BelowOne, Count
 
 log = logging.getLogger(__name__)
 VAL_PROMPTS_PER_BATCH = 64
-MANY_TIMES = 10  # a batch that is larger than all rows by so much is a slip
+MANY_TIMES = 10  # a batch this many times larger than all rows together is a mistake
 REHEARSED = 64  # rows of a later stage that are tokenised before the first stage
 
 
 class RowDataModule(LightningDataModule):
-    """Reads train and val rows; a subclass says how they are tokenised and batched.
+    """Reads train and val rows; a subclass defines how they are tokenised and batched.
 
     Args:
         tokenizer: a loaded transformers tokenizer.
         train: a file, folder or hub name (see `read_records`), or the rows themselves.
-        val: the same for validation; of a folder or hub name its split `test`, unless `name:split` says another.
-        seed: of the order of batches and of the split.
+        val: the same for validation; for a folder or hub name the split `test`, unless `name:split` names another.
+        seed: seed of the batch order and of the split.
         val_fraction: without `val`, this share of train's prompts is held out.
-        limit: at most so many rows of each source.
+        limit: the most rows to read from each source.
 
     Attributes:
         report: what was read, truncated and dropped, for "train" and, if there is validation data, "val".
     """
 
     kind: ClassVar[str]
-    """The kind of rows that it gives: what an algorithm declares as its `data`."""
+    """The kind of rows that it provides, which an algorithm declares as its `data`."""
 
     @checked("data")
     def __init__(
@@ -72,17 +72,17 @@ class RowDataModule(LightningDataModule):
         self._fingerprints: dict[str, str] = {}
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
-        """Tokenised rows and what became of the rows read."""
+        """Return the tokenised rows, and a report of what became of the rows read."""
         raise NotImplementedError
 
     def check_rows(self, rows: Numbered, source: str) -> None:
-        """Raise UserError for the first row whose format is not one to learn from; nothing is tokenised."""
+        """Raise UserError for the first row whose format does not fit; nothing is tokenised."""
 
     def rehearse(self, longest: int = REHEARSED) -> None:
-        """Read all rows and prepare the first ones, as `setup` will. Nothing is kept.
+        """Read all rows and prepare the first ones, like `setup`, but keep nothing.
 
         Args:
-            longest: how many rows of a split are tokenised; without a tokenizer, none.
+            longest: number of rows per split to tokenise; without a tokenizer, none.
 
         Raises:
             UserError: what `setup` would raise about them.
@@ -109,14 +109,14 @@ class RowDataModule(LightningDataModule):
             log.log(logging.WARNING if lost else logging.INFO, "%s: %s", split, self.report[split])
         check_content(self._rows["train"], self.tokenizer, splits["train"][1])
         if self.trainer and "val" not in splits:
-            self.trainer.limit_val_batches = 0  # no validation; of an empty loader Lightning would warn
+            self.trainer.limit_val_batches = 0  # no validation; Lightning would warn about an empty loader
 
     def _splits(self) -> dict[str, tuple[list[tuple[int, dict[str, Any]]], str]]:
-        """The numbered rows of train and, if there is validation data, of val, each with the name of their source."""
+        """Return the numbered rows of train and, if there is any, validation data, each with its source's name."""
         rows, name = self._read(self.train, "train")
         splits = {"train": (list(enumerate(rows)), name)}
         if self.val_fraction:
-            self.check_rows(splits["train"][0], name)  # the split, by prompt, would not know a row's number
+            self.check_rows(splits["train"][0], name)  # before the split by prompt, which does not know a row's number
             train, held_out = split_by_prompt(rows, self.val_fraction, self.seed)
             splits = {"train": ([(i, rows[i]) for i in train], name), "val": ([(i, rows[i]) for i in held_out], name)}
         elif self.val is not None:
@@ -134,13 +134,13 @@ class RowDataModule(LightningDataModule):
         return [without_nulls(row) for row in rows], name
 
     def tokenized_rows(self) -> list[Any]:
-        """The tokenised rows of every split."""
+        """Return the tokenised rows of every split."""
         return [row for rows in self._rows.values() for row in rows]
 
     def fingerprint(self, split: str = "train") -> str | None:
-        """SHA-256 over all that a run uses of the rows of a split, in their order; computed once. None: no such split.
+        """Return SHA-256 of everything that a run uses of a split's rows, in order; computed once. None: no such split.
 
-        That is their tokens, labels, pairs and margins, and of prompts the other columns, which rewards are given.
+        That includes tokens, labels, pairs and margins, and for prompts the other columns, which rewards are given.
         """
         if split not in self._fingerprints and split in self._rows:
             digest = hashlib.sha256()
@@ -155,7 +155,7 @@ class RowDataModule(LightningDataModule):
 
     @property
     def train_rows(self) -> list[Any]:
-        """The tokenised training rows."""
+        """Return the tokenised training rows."""
         return self._rows["train"]
 
     def _loader(
@@ -196,12 +196,12 @@ class RowDataModule(LightningDataModule):
 
 
 class SFTDataModule(RowDataModule):
-    """Demonstrations: `text`, `messages`, `prompt` + `completion`, or labelled rows, of which the true ones are taken.
+    """Demonstrations: `text`, `messages`, `prompt` + `completion`, or labelled rows (only true ones are used).
 
     Args:
-        batch_size: rows of a training batch and process.
+        batch_size: rows per training batch and process.
         val_batch_size: the same for validation; None: `batch_size`.
-        max_length: tokens of a row. Longer ones keep the end of the prompt and the start of the answer.
+        max_length: most tokens per row. Longer rows keep the end of the prompt and the start of the answer.
         loss_on: "completion", "all", or "assistant" (every assistant turn, by the template's `{% generation %}`).
         (the others): see `RowDataModule`.
     """
@@ -244,12 +244,12 @@ class SFTDataModule(RowDataModule):
 
 
 class AnswersDataModule(RowDataModule):
-    """Answers to prompts, which are cut to a length.
+    """Answers to prompts, truncated to a maximum length.
 
     Args:
-        batch_size: of a batch and process.
-        max_length: tokens of prompt + answer. The prompt keeps its end, an answer its start.
-        max_prompt_length: tokens of the prompt; None: it gives way only as far as `max_length` asks.
+        batch_size: per batch and process.
+        max_length: most tokens of prompt + answer. The prompt keeps its end, an answer its start.
+        max_prompt_length: most tokens of the prompt; None: it is shortened only as far as `max_length` requires.
         (the others): see `RowDataModule`.
     """
 
@@ -271,10 +271,10 @@ class AnswersDataModule(RowDataModule):
 
 
 class PreferenceDataModule(AnswersDataModule):
-    """Preferences: chosen and rejected, ranked answers, or labelled rows (true ones are preferred to false ones).
+    """Preferences: chosen and rejected, ranked answers, or labelled rows (true is preferred to false).
 
     Args:
-        batch_size: prompts of a batch and process, each with all its answers.
+        batch_size: prompts per batch and process, each with all its answers.
         (the others): see `AnswersDataModule` and `RowDataModule`.
     """
 
@@ -282,7 +282,7 @@ class PreferenceDataModule(AnswersDataModule):
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         taken = [i for split in self._rows.values() for row in split for i in row.row_ids]
-        first_id = max(taken, default=-1) + 1  # val is tokenised after train: its answers have other ids
+        first_id = max(taken, default=-1) + 1  # val is tokenised after train and continues its answer ids
         return preparation.preferences(rows, self.tokenizer, source, self.max_length, self.max_prompt_length, first_id)
 
     def check_rows(self, rows: Numbered, source: str) -> None:
@@ -293,10 +293,10 @@ class PreferenceDataModule(AnswersDataModule):
         return self._loader("train", collate_preferences, self.batch_size, weights, shuffle=True)
 
     def reference_batches(self) -> Iterator[PreferenceBatch]:
-        """Every answer of every split once, whatever this process's share: what a reference table covers.
+        """Yield every answer of every split once, regardless of this process's share: what a reference table covers.
 
         They are the batches of the first epoch and of validation. In half precision a row's numbers depend on the rows
-        beside it, and the first loss is exact where policy and reference see a row in the same company.
+        it is batched with, and the first loss is exact only if policy and reference see a row in the same batch.
         """
         yield from self.train_dataloader().of_every_rank()
         if "val" in self._rows:
@@ -352,12 +352,12 @@ class PromptDataModule(RowDataModule):
         return self._rows.get("val", [])
 
     def train_dataloader(self) -> Any:
-        """The algorithm's own loader, which generates: Lightning asks the data module first."""
+        """Return the algorithm's own loader, which generates: Lightning asks the data module first."""
         assert self.trainer is not None
         return self.trainer.lightning_module.train_dataloader()
 
     def val_dataloader(self) -> PromptBatches:
-        """This rank's share of the val prompts, as many at a time as the algorithm samples for an iteration.
+        """Return this rank's share of the val prompts, in batches as large as the algorithm samples per iteration.
 
         Raises:
             UserError: there are fewer prompts than processes.
@@ -375,7 +375,7 @@ class PromptDataModule(RowDataModule):
 
 
 class PromptBatches:
-    """Lists of prompts, equally many on every rank and nearly equally long. (A list would be many loaders.)"""
+    """Lists of prompts, as many and nearly as long on every rank. (Lightning would take a list as many loaders.)"""
 
     def __init__(
         self, prompts: list[PromptRow], rank: int, world_size: int, batch_size: int = VAL_PROMPTS_PER_BATCH
@@ -391,7 +391,7 @@ class PromptBatches:
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The id to pad with: EOS if there is no pad token. Padding is never read, so it does not matter which.
+    """Return the id to pad with: EOS if there is no pad token. Padding is never read, so any token will do.
 
     Raises:
         UserError: the tokenizer has neither.

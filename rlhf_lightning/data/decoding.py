@@ -1,7 +1,7 @@
-"""Sampled tokens into text, exactly: what follows the prompt's text, with the space and the special tokens in it.
+"""Exact decoding of sampled tokens: the text that follows the prompt's, including its space and special tokens.
 
-A response decoded alone loses its first space with SentencePiece-like tokenizers ("weretwo friends"), and with special
-tokens skipped a policy that writes `<|im_start|>user` is not seen to do so. Here
+A response decoded on its own loses its first space with SentencePiece-like tokenizers ("weretwo friends"), and skipping
+special tokens hides a policy that writes `<|im_start|>user`. Here
 
     text of the prompt + text of the response == text of prompt and response.
 """
@@ -13,9 +13,9 @@ from typing import Any
 
 
 def decode_exactly(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of tokens: special ones included, and no white space tidied away.
+    """Return the text of tokens, including special ones, with white space unchanged.
 
-    An id that the tokenizer does not know (models may have more of them) is a replacement character.
+    An id that the tokenizer does not know (models may have more of them) becomes a replacement character.
     """
     known = len(tokenizer)
     unknown = next((i for i, token in enumerate(ids) if token >= known and _unknown(tokenizer, token)), None)
@@ -30,10 +30,10 @@ def _unknown(tokenizer: Any, token: int) -> bool:
 
 
 def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
-    """The text of `ids` where `before` comes first.
+    """Return the text of `ids` when preceded by `before`.
 
-    A BOS in front is not context: what follows it is the start of a text. If a character begins in `before`, it belongs
-    to `ids`.
+    A leading BOS is not context: what follows it is the start of a text. A character that begins in `before` belongs to
+    `ids`.
     """
     before = _without_bos(tokenizer, before)
     return _text_after(tokenizer, before, decode_exactly(tokenizer, before), ids)
@@ -44,7 +44,7 @@ def _without_bos(tokenizer: Any, ids: Sequence[int]) -> Sequence[int]:
 
 
 def _text_after(tokenizer: Any, before: Sequence[int], head: str, ids: Sequence[int]) -> str:
-    """The text of `ids` after `before`, whose own text is `head`."""
+    """Return the text of `ids` after `before`, whose own text is `head`."""
     whole = decode_exactly(tokenizer, [*before, *ids])
     shared = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), min(len(head), len(whole)))
     return whole[shared:]
@@ -53,15 +53,15 @@ def _text_after(tokenizer: Any, before: Sequence[int], head: str, ids: Sequence[
 def response_texts(
     tokenizer: Any, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], ended: Sequence[bool]
 ) -> list[str]:
-    """The text of every response as it continues its prompt, without the token that ended it.
+    """Return the text of every response as it continues its prompt, without the token that ended it.
 
     Args:
-        tokenizer: of the policy.
+        tokenizer: the policy's.
         prompts: token ids, without padding.
-        responses: token ids, without padding; the last one of an ended response is its end-of-sequence token.
-        ended: which responses have one.
+        responses: token ids, without padding; an ended response ends with its end-of-sequence token.
+        ended: whether each response has one.
     """
-    heads: dict[tuple[int, ...], str] = {}  # a prompt that has many responses is decoded once
+    heads: dict[tuple[int, ...], str] = {}  # a prompt with many responses is decoded once
     texts = []
     for prompt, response, end in zip(prompts, responses, ended, strict=True):
         before = tuple(_without_bos(tokenizer, prompt))

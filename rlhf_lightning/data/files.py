@@ -1,4 +1,4 @@
-"""Rows of one file: JSON lines, a JSON array, CSV, TSV (each as it is, or with gzip) or Parquet."""
+"""Rows of one file: JSON lines, a JSON array, CSV, TSV (each plain or gzipped) or Parquet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 def data_suffix(path: Path) -> str | None:
-    """The kind of a data file by its name, without `.gz`; None if it is not one that is read.
+    """Return the kind of a data file by its name, without `.gz`; None for an unsupported kind.
 
     >>> data_suffix(Path("rows.jsonl.gz")), data_suffix(Path("rows.txt"))
     ('.jsonl', None)
@@ -39,10 +39,10 @@ def data_suffix(path: Path) -> str | None:
 
 
 def read_file(path: Path, limit: int | None = None) -> list[Row]:
-    """The rows of a file as they are written there, the first `limit` of them: what comes after is not looked at.
+    """Return the rows of a file as they are written there, at most the first `limit`: later ones are not looked at.
 
     Raises:
-        UserError: a file of another kind, or one that cannot be read, with file and line.
+        UserError: an unsupported or unreadable file, with file and line.
     """
     suffix = data_suffix(path)
     if suffix is None:
@@ -62,7 +62,7 @@ def read_file(path: Path, limit: int | None = None) -> list[Row]:
 
 
 def without_none(value: Any) -> Any:
-    """Without the None that a columnar file puts where a row, or a message, has no such column."""
+    """Return the value without the None that a columnar file stores where a row, or a message, lacks a column."""
     if isinstance(value, dict):
         return {name: without_none(inner) for name, inner in value.items() if inner is not None}
     return [without_none(inner) for inner in value] if isinstance(value, list) else value
@@ -70,7 +70,7 @@ def without_none(value: Any) -> Any:
 
 @contextmanager
 def _open(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
-    """The file, unpacked; what cannot be read is one line."""
+    """Open the file, decompressed; an error becomes one line."""
     try:
         unpack: Any = gzip.open if path.name.lower().endswith(".gz") else open
         with unpack(path, mode, **options) as file:
@@ -82,7 +82,7 @@ def _open(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
 
 
 def _json_lines(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
-    """Lines end at a newline only: U+2028 and U+0085 may stand inside a JSON string."""
+    """Yield the rows. Lines end only at a newline: U+2028 and U+0085 may occur inside a JSON string."""
     for number, line in enumerate(lines, start=1):
         place = f"{path}:{number}"
         try:
@@ -132,7 +132,7 @@ def _json_array(path: Path, text: str) -> list[Row]:
 
 
 def _table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
-    """Rows of a table with a header; an empty cell is an absent column."""
+    """Yield the rows of a table with a header; an empty cell is an absent column."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long text is one cell
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
@@ -155,7 +155,7 @@ def _table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
 
 
 def _cell(name: str, cell: str, place: str) -> Any:
-    """A cell as text, or the list of messages, answers or numbers that it spells out in JSON or Python."""
+    """Return a cell as text, or as the list of messages, answers or numbers that it spells out in JSON or Python."""
     spelled = cell.lstrip()[:1]
     if not (name in LIST_COLUMNS or (name in TEXT_OR_LIST_COLUMNS and spelled in ("[", "{"))):
         return cell

@@ -1,4 +1,4 @@
-"""Answers that are labelled one by one into tokenised rows."""
+"""Tokenising answers that are labelled one by one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlhf_lightning.data.tokenization import Rendered, tokenize_rendered, trunca
 def answers(
     rows: Numbered, tokenizer: Any, source: str, max_length: int | None, max_prompt_length: int | None = None
 ) -> tuple[list[TokenizedAnswer], Report]:
-    """Rows for KTO: labelled answers, and of chosen and rejected ones each by itself."""
+    """Return rows for KTO: labelled answers, and both answers of a chosen and rejected pair separately."""
     report = Report(source, read=len(rows))
     labelled = _labelled_rows(rows, source)
     texts: list[Rendered] = []
@@ -43,7 +43,7 @@ def answers(
 
 
 def check_answers(rows: Numbered, source: str) -> None:
-    """Raise UserError for the first row that is not of a format for labelled answers."""
+    """Raise UserError for the first row whose format does not fit labelled answers."""
     _labelled_rows(rows, source)
 
 

@@ -1,4 +1,4 @@
-"""The trainer's limits on batches against the batches there are: Lightning refuses the same, in a traceback."""
+"""Checks of the trainer's batch limits against the actual batches, which Lightning would refuse with a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rlhf_lightning.errors import UserError
 
 
 def training_batches(trainer: Any, whole: int, validates: bool) -> int:
-    """Batches of an epoch that the trainer takes of `whole`.
+    """Return how many of `whole` batches per epoch the trainer takes.
 
     Raises:
         UserError: a share of less than one batch, or a validation later than the epoch's end.

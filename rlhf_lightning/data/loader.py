@@ -1,7 +1,7 @@
 """Batches in a resumable, seeded order, with the loss's denominators known before the first backward pass.
 
-Why not a torch `DataLoader`: Lightning would shard it a second time, and a resumed one starts its epoch again.
-Lightning neither prefetches from nor re-shards a plain sized iterable.
+Why not a torch `DataLoader`: Lightning would shard it a second time, and a resumed one restarts its epoch. Lightning
+neither prefetches from nor re-shards a plain sized iterable.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class BatchLoader:
     """The batches of one rank.
 
     **Order.** The order of epoch e is a function of `(seed, e)` alone. A global batch is `batch_size * world_size`
-    consecutive rows of it, and rank r takes every `world_size`-th of them. The last global batch may be partial. A
-    rank for which it has no row gets a row emptied of its labels, so that every rank yields equally many batches and
-    every row counts once.
+    consecutive rows of it, and rank r takes every `world_size`-th of them. The last global batch may be partial. A rank
+    left without a row gets one with its labels removed, so that every rank yields the same number of batches and every
+    row counts once.
 
     **Denominators.** `weights[i]` is row i's share of the loss (label tokens, or 1 for a prompt). A window is
     `accumulate` consecutive batches, one optimiser step; the last may be shorter. With W the window's weight over all
@@ -30,26 +30,26 @@ class BatchLoader:
     `accumulate` (also in a short window) and DDP averages over ranks, so the gradient is exactly that of
     (sum of losses) / W.
 
-    **Resume.** `state_dict` counts a batch when it is handed out; after `load_state_dict` the next iteration goes on
-    with the batch after it, and later ones start at 0.
+    **Resume.** `state_dict` counts a batch when it is handed out; after `load_state_dict` the next iteration continues
+    with the following batch, and later ones start at 0.
 
     Args:
         rows: tokenised rows.
         collate: rows -> batch; the loader sets the batch's `denominator`.
-        batch_size: rows of a batch and rank.
-        weights: one for each row.
-        seed: of the order, with the epoch.
+        batch_size: rows per batch and rank.
+        weights: one per row.
+        seed: determines the order, together with the epoch.
         shuffle: False keeps the rows' order.
         rank: which process this is, of `world_size`.
         world_size: number of processes.
-        accumulate: batches of an optimiser step (Trainer's `accumulate_grad_batches`).
-        batches: how many batches of an epoch the trainer takes (`limit_train_batches`): the last window ends there.
+        accumulate: batches per optimiser step (Trainer's `accumulate_grad_batches`).
+        batches: batches per epoch that the trainer takes (`limit_train_batches`); the last window ends there.
 
     Raises:
-        UserError: no rows, a batch size below 1, or a state of other data.
+        UserError: no rows, a batch size below 1, or the state of other data.
     """
 
-    batch_sampler: None = None  # Lightning asks every validation loader that has a sampler
+    batch_sampler: None = None  # Lightning reads this on every validation loader that has a sampler
 
     def __init__(
         self,
@@ -76,24 +76,24 @@ class BatchLoader:
         self.rank, self.world_size, self.accumulate, self.batches = rank, world_size, accumulate, batches
         self.epoch = 0
         self._position = 0  # batches of this epoch handed out
-        self._start = 0  # where the next iteration begins
+        self._start = 0  # first batch of the next iteration
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, also right after a mid-epoch resume."""
+        """Return the number of batches of a whole epoch, also right after a mid-epoch resume."""
         return math.ceil(len(self.rows) / (self.batch_size * self.world_size))
 
     @property
     def sampler(self) -> BatchLoader:
-        """Where Lightning looks for `set_epoch`."""
+        """Return itself: Lightning looks for `set_epoch` here."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; the position within an epoch survives only if the epoch stays the same."""
+        """Select the epoch's order; the position within an epoch is kept only if the epoch stays the same."""
         if epoch != self.epoch:
             self.epoch, self._position, self._start = epoch, 0, 0
 
     def order(self) -> list[int]:
-        """Row indices in the order of this epoch, over all ranks."""
+        """Return the row indices in the order of this epoch, over all ranks."""
         if not self.shuffle:
             return list(range(len(self.rows)))
         return np.random.default_rng([self.seed, self.epoch]).permutation(len(self.rows)).tolist()
@@ -103,7 +103,7 @@ class BatchLoader:
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def windows(self) -> list[range]:
-        """The batches of each optimiser step of an epoch; those that the trainer leaves out are one by one."""
+        """Return the batches of each optimiser step of an epoch; those that the trainer skips are listed one by one."""
         whole = len(self)
         end = whole if self.batches is None else min(self.batches, whole)
         windows = [range(start, min(start + self.accumulate, end)) for start in range(0, end, self.accumulate)]
@@ -133,7 +133,7 @@ class BatchLoader:
             yield batch
 
     def of_every_rank(self) -> Iterator[Any]:
-        """The batches of this epoch of all ranks, every row once; nothing is counted as handed out."""
+        """Yield the batches of this epoch of all ranks, every row once; nothing is counted as handed out."""
         for global_batch in self._global_batches():
             for rank in range(self.world_size):
                 if rows := global_batch[rank :: self.world_size]:

@@ -1,4 +1,4 @@
-"""Messages of a conversation as rows hold them, made into what chat templates read; what they cannot say is refused."""
+"""Conversation messages, converted from rows into what chat templates read; what they cannot express is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rlhf_lightning.errors import UserError
 
 Message: TypeAlias = dict[str, Any]
 Text: TypeAlias = "str | list[Message]"
-Options: TypeAlias = Mapping[str, Any]  # what the chat template is given besides the messages
+Options: TypeAlias = Mapping[str, Any]  # what the chat template receives besides the messages
 
-NAMES_ONLY = ("tool_call_id", "id")  # they say which message it is, not what it says
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # templates that read them may leave out those of old turns
-TURNS = ("assistant", "tool")  # templates may rewrite these: leave old thoughts out, wrap results in JSON
-# Columns that other formats put beside the prompt, and that would change what it asks.
+NAMES_ONLY = ("tool_call_id", "id")  # they identify a message, and are not part of its content
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # templates that read them may omit those of old turns
+TURNS = ("assistant", "tool")  # templates may rewrite these: omit old thoughts, wrap results in JSON
+# Columns that other formats put next to the prompt, and that would change what it asks.
 ELSEWHERE = (
     "system", "system_prompt", "history", "documents", "functions",
     "image", "images", "video", "videos", "audio", "audios",
@@ -29,7 +29,7 @@ _OWN_ARGUMENTS = (  # of `apply_chat_template`, not of a template
 
 
 class Arguments(dict[str, Any]):
-    """The arguments of a tool call that were written as JSON text, and the text."""
+    """The arguments of a tool call that were written as JSON text, with that text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(json.loads(text or "{}"))
@@ -37,9 +37,9 @@ class Arguments(dict[str, Any]):
 
 
 def checked_text(name: str, value: Any) -> Text:
-    """A string, or messages with `role` and `content`, without the fields that are None.
+    """Return a string, or messages with `role` and `content`, without the fields that are None.
 
-    Content that comes in parts of text is put together, and a tool call's arguments that are JSON text are parsed.
+    Content in several text parts is joined, and a tool call's arguments given as JSON text are parsed.
 
     Raises:
         UserError: anything else.
@@ -86,7 +86,7 @@ def _joined(name: str, parts: list[Any]) -> str:
 
 
 def _parsed_call(name: str, call: Any) -> Any:
-    """The call with its arguments as an object: a template would quote their text a second time."""
+    """Return the call with its arguments as an object: a template would quote text a second time."""
     if not isinstance(call, dict):
         raise UserError(f"{name}: tool_calls holds {type(call).__name__}; expected a list of objects")
     if isinstance(call.get("function"), dict):
@@ -101,11 +101,11 @@ def _parsed_call(name: str, call: Any) -> Any:
 
 
 def template_options(row: Mapping[str, Any], templated: bool) -> Options:
-    """What a row gives the chat template besides its messages: TRL's columns `tools` and `chat_template_kwargs`.
+    """Return what a row gives the chat template besides its messages: TRL's columns `tools` and `chat_template_kwargs`.
 
     Raises:
-        UserError: they are not what they should be, or the row is plain text, which no template renders; a column that
-            would belong into the prompt.
+        UserError: they are malformed, or the row is plain text, which no template renders; a column that would belong
+            in the prompt.
     """
     for name in ELSEWHERE:
         if row.get(name):
@@ -141,15 +141,15 @@ def _from_json(name: str, value: Any) -> Any:
 
 
 def keep_known(options: Options, template: str) -> Options:
-    """Without the settings that a template does not have; tools stay."""
+    """Return the options without settings that a template does not have; tools stay."""
     return {name: value for name, value in options.items() if name == "tools" or _reads(template, name)}
 
 
 def spellings(messages: list[Message]) -> list[list[Message]]:
-    """The messages as they are, and with their tool calls written in the other ways that there are.
+    """Return the messages unchanged, and with their tool calls written in the other possible ways.
 
-    Templates tell an absent content and an empty one apart, each in its own way, and may leave the calls out for one;
-    most want arguments as an object, some as JSON text.
+    Templates differ on whether absent and empty content mean the same, and may drop the calls for one of them; most
+    want arguments as an object, some as JSON text.
     """
     ways = [
         [_respelled(message, content, as_text) if message.get("tool_calls") else message for message in messages]
@@ -181,14 +181,14 @@ def _arguments_as_text(call: dict[str, Any]) -> dict[str, Any]:
 def check_read(
     messages: list[Message], options: Options, template: str, name: str, render: Callable[[list[Message]], str]
 ) -> None:
-    """Raise UserError for what a template does not read: it would be left out without a word.
+    """Raise UserError for content that a template does not read, and so would silently drop.
 
     Args:
-        messages: as the template is given them.
-        options: what the template is given besides.
+        messages: as given to the template.
+        options: what else the template is given.
         template: its source.
-        name: whose it is, for the message.
-        render: renders messages by it.
+        name: whose template it is, for the message.
+        render: renders messages with it.
     """
     for field in sorted({field for message in messages for field in _further_fields(message)}):
         without = [{key: value for key, value in message.items() if key != field} for message in messages]
@@ -214,7 +214,7 @@ def _reads(template: str, name: str) -> bool:
 
 
 def check_rendered(messages: list[Message], options: Options, rendered: str, name: str) -> None:
-    """Raise UserError for a message or a tool that does not appear in what the template made."""
+    """Raise UserError for a message or a tool that does not appear in the template's output."""
     for message in messages:
         if message["role"] not in TURNS and (message.get("content") or "").strip() not in rendered:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Rows into tokenised rows, once, before training. What was shortened or left out is counted, never silent."""
+"""Tokenising rows once, before training. What was shortened or left out is counted, never silent."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ Numbered = Sequence[tuple[int, dict[str, Any]]]  # (index in the source, row)
 def sequences(
     rows: Numbered, tokenizer: Any, source: str, max_length: int | None, loss_on: str = "completion"
 ) -> tuple[list[TokenizedSequence], Report]:
-    """Rows for supervised fine-tuning: `text`, `messages`, `prompt` + `completion`, and of labelled rows the true ones.
+    """Return rows for supervised fine-tuning: `text`, `messages`, `prompt` + `completion`, or true labelled rows.
 
-    The loss is on the completion (of `messages`: the last assistant turn; of `text`: all of it), on all, or on what the
-    assistant wrote. The EOS that ends a row is learned too.
+    The loss is on the completion (of `messages`: the last assistant turn; of `text`: all of it), on everything, or on
+    what the assistant wrote. The EOS that ends a row is trained on too.
     """
     report = Report(source, read=len(rows))
     encoded = _assistant_rows(rows, tokenizer, report) if loss_on == "assistant" else None
@@ -92,9 +92,9 @@ def preferences(
     max_prompt_length: int | None = None,
     first_id: int = 0,
 ) -> tuple[list[TokenizedPreference], Report]:
-    """Rows for reward models and DPO: chosen and rejected, ranked answers, or true and false answers to one prompt.
+    """Return rows for reward models and DPO: chosen and rejected, ranked, or true and false answers to one prompt.
 
-    Answers are numbered from `first_id`: row * K + k, of the k-th answer where no row has more than K.
+    Answers are numbered from `first_id`: row * K + k for the k-th answer, where K is the most answers of any row.
     """
     report = Report(source, read=len(rows))
     ranked = _ranked_rows(rows, source, report)
@@ -132,7 +132,7 @@ def preferences(
 
 
 def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None) -> tuple[list[PromptRow], Report]:
-    """Prompts to answer, of rows of any format that has one. The row's other columns go to the reward functions."""
+    """Return prompts, from rows of any format that has one. The row's other columns go to the reward functions."""
     report = Report(source, read=len(rows))
     questions: list[Text] = []
     texts: list[str] = []
@@ -149,11 +149,11 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
         if not short:
             report.dropped["empty prompt"] += 1
             continue
-        taken = ("prompt", "messages", "responses")  # a reward function is given `prompts` and `responses` anyway
+        taken = ("prompt", "messages", "responses")  # reward functions receive `prompts` and `responses` anyway
         columns = {name: value for name, value in row.items() if name not in taken and value is not None}
         if is_conversational(question):
             columns["messages"] = question
-        if len(short) < len(ids):  # what the policy answers is what is left
+        if len(short) < len(ids):  # the policy answers what is left
             text = decode_exactly(tokenizer, short[1:] if short[0] == tokenizer.bos_token_id else short)
         prepared.append(PromptRow(short, text, columns, source, index + 1))
     report.kept = len(prepared)
@@ -162,19 +162,19 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
 
 
 def check_sequences(rows: Numbered, source: str) -> None:
-    """Raise UserError for the first row that is not of a format for supervised fine-tuning."""
+    """Raise UserError for the first row whose format does not fit supervised fine-tuning."""
     for index, row in rows:
         with blamed_on(source, index):
             checked_row(row, *_DEMONSTRATIONS)
 
 
 def check_preferences(rows: Numbered, source: str) -> None:
-    """Raise UserError for the first row that is not of a format for preferences."""
+    """Raise UserError for the first row whose format does not fit preferences."""
     _ranked_rows(rows, source, Report(source))
 
 
 def check_prompts(rows: Numbered, source: str) -> None:
-    """Raise UserError for the first row that holds no prompt."""
+    """Raise UserError for the first row without a prompt."""
     for index, row in rows:
         with blamed_on(source, index):
             question_of(row)
@@ -228,7 +228,7 @@ def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tupl
             answer = [] if kind == "messages" else row["completion"]
             answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
             ids, mask = assistant_tokens(tokenizer, [*messages, *answer], template_options(row, templated=True))
-        turn = len(mask) - 1  # the last assistant turn is the answer, which keeps its start if the row is cut
+        turn = len(mask) - 1  # the last assistant turn is the answer, which keeps its start if the row is truncated
         while turn and mask[turn - 1]:
             turn -= 1
         encoded.append((ids[:turn], ids[turn:], mask))
@@ -268,7 +268,7 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
 
 
 def question_of(row: dict[str, Any]) -> Text:
-    """The prompt of a row, checked.
+    """Return the prompt of a row, checked.
 
     Raises:
         UserError: it has none, or one that cannot be read.

@@ -1,4 +1,4 @@
-"""Rows from local files, datasets folders and the Hugging Face hub. Nothing is cached for local sources."""
+"""Rows from local files, dataset folders and the Hugging Face hub. Nothing is cached for local sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ALLOWED = (
 
 
 def read_rows(source: str | Path, split: str = "train", limit: int | None = None) -> datasets.Dataset:
-    """Rows of a source, in memory. Arguments and errors as `read_records`; absent columns are None.
+    """Return the rows of a source, in memory. Arguments and errors as for `read_records`; absent columns are None.
 
     A column that holds more than one type is kept as JSON.
     """
@@ -37,14 +37,14 @@ def read_rows(source: str | Path, split: str = "train", limit: int | None = None
 
 
 def read_records(source: str | Path, split: str = "train", limit: int | None = None) -> list[Row]:
-    """Rows of a source as plain objects, as they are written there.
+    """Return the rows of a source as plain objects, as they are written there.
 
     Args:
-        source: a file (see `read_file`); a folder that `datasets` saved, or one that holds such files named by split;
-            or a hub name. `source:split` overrides `split`, and `org/name:configuration:split` picks a hub set's
-            configuration.
+        source: a file (see `read_file`); a folder that `datasets` saved, or one with such files named by split; or a
+            hub name. `source:split` overrides `split`, and `org/name:configuration:split` picks the configuration of a
+            hub data set.
         split: which split of a folder or a hub name; a file has none.
-        limit: the first so many rows.
+        limit: read at most this many rows.
 
     Raises:
         UserError: nothing there, not readable (with file and line), no such split, or no rows.
@@ -68,7 +68,7 @@ def read_records(source: str | Path, split: str = "train", limit: int | None = N
 
 
 def _parts(source: str | Path, split: str) -> tuple[Path, str | None, str]:
-    """Path or hub name, configuration and split."""
+    """Return path or hub name, configuration and split."""
     path = Path(source).expanduser()
     if path.exists():
         return path, None, split
@@ -114,7 +114,7 @@ def _read_hub(name: str, configuration: str | None, split: str, limit: int | Non
     datasets.disable_progress_bars()
     try:
         rows = datasets.load_dataset(name, split=split, **which)
-    except Exception as error:  # network, authentication, unknown name or split: each library's own class
+    except Exception as error:  # network, authentication, unknown name or split: every library raises its own class
         if lacks_room(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from rlhf_lightning.errors import UserError
 
 CUT_AWAY, CUT_EQUAL = "truncated to nothing", "no two answers differ once truncated"
-BY_LENGTH = (CUT_AWAY, CUT_EQUAL)  # the reasons for which a larger `max_length` helps
+BY_LENGTH = (CUT_AWAY, CUT_EQUAL)  # the reasons that a larger `max_length` removes
 
 
 class NothingKeptError(UserError):
@@ -24,7 +24,7 @@ class Report:
     Attributes:
         source: where they came from.
         read: rows read.
-        kept: tokenised rows; true and false answers to one prompt become one.
+        kept: tokenised rows; true and false answers to the same prompt become one.
         truncated: rows that lost tokens of their prompt or of an answer.
         dropped: rows left out, by reason.
         without_prompt: kept rows (numbered from 1) in which nothing comes before the answer, not even a BOS.
@@ -42,10 +42,10 @@ class Report:
         return f"{self.source}: {self.read} rows read, {self.kept} kept, {self.truncated} truncated{reasons}"
 
     def check(self, max_length: int | None = None) -> None:
-        """Raise if no row is left.
+        """Raise an error if no row is left.
 
         Raises:
-            NothingKeptError: with the reasons, and with the length to raise if it is one of them.
+            NothingKeptError: with the reasons, and with the length to raise if that is one of them.
         """
         if self.kept == 0:
             shortened = max_length is not None and any(self.dropped[reason] for reason in BY_LENGTH)
@@ -55,7 +55,7 @@ class Report:
 
 @contextmanager
 def blamed_on(source: str, index: int) -> Iterator[None]:
-    """Name the row in whatever error it causes."""
+    """Name the row in any error that it causes."""
     try:
         yield
     except UserError as error:

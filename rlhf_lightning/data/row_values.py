@@ -1,4 +1,4 @@
-"""The values of a row, checked: texts, labels, numbers, ranks."""
+"""Checked values of a row: texts, labels, numbers, ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_lightning.errors import UserError
 
 
 def checked_row(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The row's format, and the row with its texts checked."""
+    """Return the row's format, and the row with its texts checked."""
     kind = row_format(row)
     if kind not in allowed:
         raise UserError(
@@ -32,7 +32,7 @@ def checked_texts(row: dict[str, Any]) -> dict[str, Text]:
 
 
 def is_true(label: Any) -> bool:
-    """A label as written in JSON (true, 1) or in a table ("true", "1")."""
+    """Return a label written as in JSON (true, 1) or in a table ("true", "1") as a bool."""
     written = {"true": True, "1": True, "false": False, "0": False}
     if isinstance(label, str) and label.strip().lower() in written:
         return written[label.strip().lower()]
@@ -41,14 +41,14 @@ def is_true(label: Any) -> bool:
     return bool(label)
 
 
-LARGEST = 1e18  # sums and squares of it fit float32
+LARGEST = 1e18  # its sums and squares fit float32
 
 
 def finite_number(name: str, value: Any) -> float:
-    """A number, also one that is written as text.
+    """Return a number, also one written as text.
 
     Raises:
-        UserError: no number, not a finite one, or one with which a loss in float32 would not be finite.
+        UserError: not a number, not finite, or so large that a float32 loss would not be finite.
     """
     try:
         number = math.nan if isinstance(value, bool) else float(value)
@@ -69,7 +69,7 @@ def checked_answers(row: dict[str, Any]) -> list[Text]:
 
 
 def ranked_pairs(row: dict[str, Any]) -> list[tuple[int, int]]:
-    """(better, worse) of all answers that are not tied: C(K, 2) of K distinct ranks."""
+    """Return (better, worse) of all answers that are not tied: C(K, 2) pairs for K distinct ranks."""
     count = len(row["responses"])
     ranks = row["ranks"] if row.get("ranks") is not None else range(count)
     if not isinstance(ranks, list | range) or len(ranks) != count:

@@ -1,6 +1,6 @@
-"""Rows as people store them: reading, recognising the format, splitting.
+"""Rows as people store them: recognising the format, splitting.
 
-The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each as plain strings or as lists of
+The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with plain strings or with lists of
 `{role, content}`:
 
     text | messages | prompt | prompt + completion | prompt + completion + label
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | Path | Sequence[dict[str, Any]] | datasets.Dataset"
 
-FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all there
+FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all present applies
     "preference": ("chosen", "rejected"),
     "ranked": ("prompt", "responses"),
     "labelled": ("prompt", "completion", "label"),
@@ -40,13 +40,13 @@ FORMAT_COLUMNS = {column for columns in FORMATS.values() for column in columns}
 
 
 def row_format(row: dict[str, Any]) -> str:
-    """The name of a row's format, a key of `FORMATS`. Columns that are None count as absent; others may be there too.
+    """Return the name of a row's format, a key of `FORMATS`. None counts as absent; extra columns are allowed.
 
     >>> row_format({"prompt": "2 + 2 =", "completion": " 4", "source": "book"})
     'prompt_completion'
 
     Raises:
-        UserError: no format's columns are all there.
+        UserError: no format has all its columns present.
     """
     present = {name for name, value in row.items() if value is not None}
     for name, columns in FORMATS.items():
@@ -58,7 +58,7 @@ def row_format(row: dict[str, Any]) -> str:
 
 
 def shown_columns(row: dict[str, Any]) -> str:
-    """The columns of a row, and which of a format are null, for messages.
+    """Return the columns of a row, and those of a format that are null, for messages.
 
     >>> shown_columns({"prompt": "2 + 2 =", "completion": None})
     'prompt (completion is null)'
@@ -69,28 +69,28 @@ def shown_columns(row: dict[str, Any]) -> str:
 
 
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """The row without its null columns, except those of a format: `shown_columns` names them."""
+    """Return the row without its null columns, except those of a format: `shown_columns` names them."""
     return {name: value for name, value in row.items() if value is not None or name in FORMAT_COLUMNS}
 
 
 def allowed_formats(names: Iterable[str] = tuple(FORMATS)) -> str:
-    """The formats by their columns, for messages."""
+    """Return the formats by their columns, for messages."""
     return " | ".join(" + ".join(FORMATS[name]) for name in names)
 
 
 def split_preference(row: dict[str, Any]) -> tuple[Text, Text, Text]:
-    """Prompt, chosen and rejected of a preference row.
+    """Return prompt, chosen and rejected of a preference row.
 
     Without a `prompt` column it is what both answers start with: whole messages up to the assistant's, or text up to
     the last white space that both share (white space stays with the answers). Answers that are whole conversations, as
-    in TRL's `ultrafeedback_binarized`, are split too where the row has a `prompt` beside them.
+    in TRL's `ultrafeedback_binarized`, are also split if the row has a `prompt` column.
 
     >>> split_preference({"chosen": "The sky is blue.", "rejected": "The sky is black."})
     ('The sky is', ' blue.', ' black.')
 
     Raises:
         UserError: one answer is text and the other messages, the prompt is not that of the conversations, or these
-            differ before the last thing that the user says.
+            differ before the last user message.
     """
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -103,7 +103,7 @@ def split_preference(row: dict[str, Any]) -> tuple[Text, Text, Text]:
     if not length:
         while length < min(len(chosen), len(rejected)) and chosen[length] == rejected[length]:
             length += 1
-        while length and chosen[length - 1].get("role") == "assistant":  # an answer that both share is not asked
+        while length and chosen[length - 1].get("role") == "assistant":  # a shared answer is not asked
             length -= 1
     shared = chosen[:length]
     if isinstance(prompt, str) and prompt.strip() not in {str(message.get("content")).strip() for message in shared}:
@@ -131,10 +131,10 @@ def _split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def row_prompt(row: dict[str, Any]) -> Text:
-    """The part of a row that asks; what must not be in both halves of a split. A `text` row is all of it.
+    """Return the part of a row that asks, which must not be in both halves of a split. For a `text` row, all of it.
 
     Raises:
-        UserError: no known format.
+        UserError: unknown format.
     """
     conversations = isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list)
     if row.get("prompt") is not None and not conversations:
@@ -146,7 +146,7 @@ def row_prompt(row: dict[str, Any]) -> Text:
 
 
 def split_messages(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Messages before the last assistant turn, and that turn (empty when somebody else speaks last)."""
+    """Return the messages before the last assistant turn, and that turn (empty if someone else speaks last)."""
     start = len(messages)
     while start and messages[start - 1].get("role") == "assistant":
         start -= 1
@@ -154,7 +154,7 @@ def split_messages(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]]
 
 
 def split_by_prompt(rows: Sequence[dict[str, Any]], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of train and of val rows. All rows of a prompt are on one side; at least one prompt is on each.
+    """Return the indices of train and of val rows. Each has at least one prompt, and no prompt is in both.
 
     Raises:
         UserError: there is only one prompt.

@@ -1,4 +1,4 @@
-"""Limits of time and memory around code that came with a model: its chat template."""
+"""Time and memory limits for code that came with a model: its chat template."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 from rlhf_lightning.errors import UserError
 
 SECONDS = 5.0  # a template takes less than a millisecond
-BYTES = 2**30  # on top of what the process has
-CHARACTERS = 10**7  # of what is rendered, or a hundred times what is given to it
-SLOW, PATIENCE = 0.5, 60.0  # seconds per call, and in all: thousands of rows would take hours
+BYTES = 2**30  # on top of the process's own
+CHARACTERS = 10**7  # of the output, or a hundred times the input
+SLOW, PATIENCE = 0.5, 60.0  # seconds per call, and in total: thousands of rows would take hours
 _STATM = Path("/proc/self/statm")
 
 
 class StoppedError(UserError):
-    """A template has met a limit; with other messages it would again."""
+    """A template has hit a limit, and would again with other messages."""
 
 
 _spent: dict[str, tuple[int, float]] = {}  # template -> calls, seconds
@@ -29,11 +29,11 @@ _spent: dict[str, tuple[int, float]] = {}  # template -> calls, seconds
 
 @contextlib.contextmanager
 def running(template: str) -> Iterator[None]:
-    """Around a template at work: `limited`, without operations that nothing can stop, and not slow row after row.
+    """Run a template: within `limited`, without uninterruptible operations, and not slowly for row after row.
 
     Raises:
-        TimeoutError: it took longer than a template may, or has been slow all the time.
-        MemoryError: it needs more.
+        TimeoutError: it took longer than a template may, or has been slow all along.
+        MemoryError: it needs too much memory.
     """
     if _has_power(template):
         raise TimeoutError("it raises a number to a power (**), which no limit can interrupt")
@@ -49,7 +49,7 @@ def running(template: str) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=32)
 def _has_power(template: str) -> bool:
-    """Whether the operator ** stands in it; in front of arguments (`f(**more)`) it is another one."""
+    """Return whether the template has the operator **; before arguments (`f(**more)`) it is something else."""
     from jinja2 import Environment
     from jinja2.exceptions import TemplateSyntaxError
 
@@ -62,7 +62,7 @@ def _has_power(template: str) -> bool:
 
 
 def check_size(rendered: str, messages: Any) -> None:
-    """Raise MemoryError for a text that is out of all proportion to the messages: nothing could read it."""
+    """Raise MemoryError for a text out of all proportion to the messages: no model could read it."""
     longest = max(CHARACTERS, 100 * len(str(messages)))
     if len(rendered) > longest:
         raise MemoryError(f"it makes {len(rendered):,} characters of a row; at most {longest:,} are taken")
@@ -70,9 +70,9 @@ def check_size(rendered: str, messages: Any) -> None:
 
 @contextlib.contextmanager
 def limited(seconds: float | None = None, extra_bytes: int = BYTES) -> Iterator[None]:
-    """Stop what runs inside after a time, or when it asks for more memory than this on top of the process's.
+    """Stop the code inside after a time, or when it needs this much memory on top of the process's.
 
-    The time is limited in the main thread, the memory on Linux.
+    The time is limited in the main thread only, the memory on Linux only.
 
     Raises:
         TimeoutError: it took longer.

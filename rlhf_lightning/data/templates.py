@@ -23,12 +23,12 @@ NO_OPTIONS: Options = {}
 
 
 def is_conversational(text: Text) -> bool:
-    """Whether it is a list of messages rather than a string."""
+    """Return whether it is a list of messages rather than a string."""
     return not isinstance(text, str)
 
 
 def chat_template(tokenizer: Any, options: Options = NO_OPTIONS) -> str:
-    """The tokenizer's chat template, of several the one for `options` (tools have one of their own).
+    """Return the tokenizer's chat template; if it has several, the one for `options` (there may be one for tools).
 
     Raises:
         UserError: it has none.
@@ -42,10 +42,10 @@ def chat_template(tokenizer: Any, options: Options = NO_OPTIONS) -> str:
 
 
 def render_prompt(tokenizer: Any, prompt: Text, options: Options = NO_OPTIONS) -> str:
-    """The text that generation starts from.
+    """Return the text that generation starts from.
 
     A string is unchanged. Messages are rendered by the chat template with its generation prompt; if the last one is the
-    assistant's, that message is left open, to be continued. `options` are what else the template is given, such as
+    assistant's, that message is left open, to be continued. `options` is what else the template receives, such as
     `tools` (see `template_options`).
     """
     if isinstance(prompt, str):
@@ -65,11 +65,11 @@ def render_completion(
     before: str | None = None,
     options: Options = NO_OPTIONS,
 ) -> str:
-    """The text that follows `render_prompt(tokenizer, prompt)`.
+    """Return the text that follows `render_prompt(tokenizer, prompt)`.
 
     Plain prompt: the completion itself. Conversational prompt: exactly what the template adds after the generation
-    prompt. A string is then the content of one assistant message, so a sampled response is rendered as a training row
-    was. With `ended=False` the message is left open: no end-of-turn marker. `before` is the rendered prompt, if known.
+    prompt. A string is then the content of one assistant message, so a sampled response is rendered like a training
+    row. With `ended=False` the message is left open: no end-of-turn marker. `before` is the rendered prompt, if known.
 
     Raises:
         UserError: a conversational completion to a plain prompt, or a template that renders the conversation
@@ -97,7 +97,7 @@ def render_completion(
 
 
 def render_conversation(tokenizer: Any, messages: list[Message], options: Options = NO_OPTIONS) -> str:
-    """All messages as the chat template renders them, without a generation prompt."""
+    """Return all messages as the chat template renders them, without a generation prompt."""
     chat_template(tokenizer)
     return _apply(tokenizer, messages, options)
 
@@ -105,10 +105,12 @@ def render_conversation(tokenizer: Any, messages: list[Message], options: Option
 def assistant_tokens(
     tokenizer: Any, messages: list[Message], options: Options = NO_OPTIONS
 ) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and a mask, 1 on what the assistant wrote, by the template's `{% generation %}`.
+    """Return token ids of a conversation, and a mask that is 1 on what the assistant wrote.
 
-    The EOS after an assistant's turn is the assistant's too, whether or not the block covers it, and what follows the
-    last turn's EOS is cut; if that turn has none, it gets one.
+    The template's `{% generation %}` block marks what the assistant wrote.
+
+    The EOS after an assistant's turn counts as the assistant's, whether or not the block covers it. What follows the
+    last turn's EOS is cut off; if that turn has none, one is added.
 
     Raises:
         UserError: the template has no such block, or no message is the assistant's.
@@ -119,7 +121,7 @@ def assistant_tokens(
             f"data.loss_on=assistant: the chat template of {_name(tokenizer)} does not mark what the assistant writes; "
             "put {% generation %} ... {% endgeneration %} around it in the template, or use data.loss_on=completion"
         )
-    _, given = _render(tokenizer, messages, options)  # with its checks
+    _, given = _render(tokenizer, messages, options)  # includes its checks
     with _running(template, _name(tokenizer), given):
         encoded = tokenizer.apply_chat_template(
             given,
@@ -139,7 +141,7 @@ def assistant_tokens(
         if ids[position] == eos and mask[position - 1] and ids[position - 1] != eos:
             mask[position] = 1
     last = max(position for position, flag in enumerate(mask) if flag)
-    end = last  # the block may also cover the white space that the template puts after the EOS
+    end = last  # the block may also cover white space that the template puts after the EOS
     while mask[end] and ids[end] != eos and not tokenizer.decode(ids[end]).strip():
         end -= 1
     last = end if mask[end] and ids[end] == eos else last
@@ -152,7 +154,7 @@ def _apply(tokenizer: Any, messages: list[Message], options: Options, **flags: b
 
 
 def _render(tokenizer: Any, messages: list[Message], options: Options, **flags: bool) -> tuple[str, list[Message]]:
-    """What the template makes of the messages, and the messages as they were given to it."""
+    """Return the template's output, and the messages as they were given to it."""
     checked = checked_text("messages", messages)
     assert not isinstance(checked, str)
     refused: UserError | None = None
@@ -183,7 +185,7 @@ def _rendered(tokenizer: Any, messages: list[Message], options: Options, **flags
 
 @contextmanager
 def _running(template: str, name: str, messages: list[Message]) -> Iterator[None]:
-    """Around a chat template at work: within its limits, and its errors in one line."""
+    """Run a chat template within its limits, with its errors reported in one line."""
     try:
         with running(template):
             yield
@@ -194,7 +196,7 @@ def _running(template: str, name: str, messages: list[Message]) -> Iterator[None
             f"the chat template of {name} was stopped: {error}; use a model whose template ends, or mend it "
             "(chat_template.jinja, or chat_template in tokenizer_config.json)"
         ) from error
-    except Exception as error:  # templates raise whatever they like: jinja2's errors, TypeError, ValueError
+    except Exception as error:  # templates raise anything: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
         reason = " ".join(str(error).split())
         raise UserError(

@@ -1,7 +1,7 @@
-"""Text into token ids, the same way for training rows and for scoring rollouts.
+"""Tokenising text the same way for training rows and for scoring rollouts.
 
-What holds for every tokenizer: at most one BOS; one EOS on an ended answer; the prompt's ids are those that generation
-starts from; a rendered chat template is tokenised as `apply_chat_template(tokenize=True)` would.
+For every tokenizer: at most one BOS; one EOS on an ended answer; the prompt's ids are those that generation starts
+from; a rendered chat template is tokenised like `apply_chat_template(tokenize=True)`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rlhf_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Rendered:
-    """A prompt and its completion as text. `templated`: the chat template wrote the special tokens already."""
+    """A prompt and its completion as text. `templated`: the chat template has already written the special tokens."""
 
     prompt: str
     completion: str
@@ -26,13 +26,13 @@ class Rendered:
 
 
 def tokenize_prompt(tokenizer: Any, prompt: Text, max_length: int | None = None) -> list[int]:
-    """Ids that generation starts from, at most `max_length`: the end of the prompt is kept, and its BOS."""
+    """Return the ids that generation starts from, at most `max_length`: the end of the prompt is kept, and its BOS."""
     ids = tokenize_prompts(tokenizer, [render_prompt(tokenizer, prompt)], [is_conversational(prompt)])[0]
     return truncate_prompt(ids, max_length, tokenizer.bos_token_id)
 
 
 def tokenize_prompts(tokenizer: Any, texts: list[str], templated: Sequence[bool]) -> list[list[int]]:
-    """Ids of rendered prompts, whole, in one call of the tokenizer."""
+    """Return the ids of rendered prompts, untruncated, in one call of the tokenizer."""
     return _with_prefix(tokenizer, _encode(tokenizer, texts), templated)
 
 
@@ -43,15 +43,15 @@ def tokenize_completions(
     ended: Sequence[bool],
     options: Sequence[Options] | None = None,
 ) -> list[tuple[list[int], list[int]]]:
-    """Ids of prompts and of their completions, not truncated, in a few calls of the tokenizer.
+    """Return ids of prompts and of their completions, not truncated, in a few calls of the tokenizer.
 
     Args:
         tokenizer: a transformers tokenizer.
         prompts: strings, or messages.
         completions: strings (after messages: what the assistant says), or messages.
-        ended: whether each answer is complete and gets its EOS, once, even if its text ends with one already. False
-            for a sampled response that was cut off: an EOS in its text is taken away.
-        options: what else the chat template is given, for each row.
+        ended: whether each answer is complete and gets its EOS, exactly once, even if its text already ends with one.
+            False for a sampled response that was cut off: an EOS in its text is removed.
+        options: what else the chat template receives, for each row.
     """
     given = [NO_OPTIONS] * len(prompts) if options is None else options
     pairs: list[tuple[list[int], list[int]]] = [([], [])] * len(prompts)
@@ -73,17 +73,16 @@ def tokenize_completions(
 def tokenize_rendered(
     tokenizer: Any, texts: Sequence[Rendered], *, ended: bool = True
 ) -> list[tuple[list[int], list[int]]]:
-    """Ids of prompts and completions, in a few calls of the tokenizer.
+    """Return ids of prompts and completions, in a few calls of the tokenizer.
 
-    A completion is tokenised in the prompt's context where that leaves the prompt's own ids as they are
-    (SentencePiece-like tokenizers put a space before a text that stands alone), and alone where a token would span
-    both.
+    A completion is tokenised in the prompt's context if that leaves the prompt's own ids unchanged (SentencePiece-like
+    tokenizers put a space before a text on its own), and on its own if a token would span both.
     """
     eos_id, eos = tokenizer.eos_token_id, tokenizer.eos_token
     if ended and eos_id is None:
         raise UserError("the tokenizer has no EOS token, so an answer could not end; set `eos_token` in its config")
     completions = [_without_eos(text.completion, eos) for text in texts]
-    prompts = list(dict.fromkeys(text.prompt for text in texts))  # answers share theirs
+    prompts = list(dict.fromkeys(text.prompt for text in texts))  # answers share prompts
     ids_of = dict(zip(prompts, _encode(tokenizer, prompts), strict=True))
     prompt_ids = [ids_of[text.prompt] for text in texts]
     completion_ids = _encode_after(tokenizer, [text.prompt for text in texts], prompt_ids, completions)
@@ -93,7 +92,7 @@ def tokenize_rendered(
 
 
 def truncate_prompt(ids: list[int], max_length: int | None, bos_id: int | None) -> list[int]:
-    """The last `max_length` ids; a BOS at the start stays there, as the first of them.
+    """Return the last `max_length` ids; a leading BOS is kept as the first of them.
 
     >>> truncate_prompt([1, 5, 6, 7, 8], 3, bos_id=1)
     [1, 7, 8]
@@ -114,8 +113,8 @@ def truncate(
 ) -> tuple[list[int], list[list[int]]]:
     """Shorten a prompt, and its answers, until prompt + answer has at most `max_length` tokens.
 
-    The prompt keeps its end and gives way first, down to half of `max_length`; then the answers keep their start. All
-    answers of a prompt keep the same prompt. A cut answer has no EOS: nobody should learn to stop there.
+    The prompt is shortened first, from its start, down to half of `max_length`; then the answers, from their ends. All
+    answers of a prompt keep the same prompt. A truncated answer has no EOS: the model should not learn to stop there.
 
     >>> truncate([1, 2, 3, 4, 5, 6], [[7, 8], [9]], max_length=6)
     ([3, 4, 5, 6], [[7, 8], [9]])
@@ -161,7 +160,7 @@ def _encode_with_offsets(tokenizer: Any, texts: list[str]) -> tuple[list[list[in
 
 
 def _splits_at(ids: list[int], offsets: list[tuple[int, int]], before: list[int], boundary: int) -> bool:
-    """Whether ids begin with those of the text before `boundary`, and no token spans it."""
+    """Return whether ids begin with those of the text before `boundary`, and no token spans it."""
     split = len(before)
     if ids[:split] != before:
         return False
@@ -173,10 +172,10 @@ CONTEXTS = ("\n", ".", "a", " ", "0")
 
 
 def _same_text(tokenizer: Any, prompt_ids: list[int], completion: str, alone: list[int]) -> list[int]:
-    """Ids of a completion that read, after the prompt, as the completion does.
+    """Return ids of a completion that decode, after the prompt, to the completion.
 
-    Tokenised alone, a text gets a space in front from SentencePiece-like tokenizers; behind one character of context it
-    does not. Where no context helps (the tokenizer's decoding is not exact) the ids are those of the text alone.
+    SentencePiece-like tokenizers put a space before a text tokenised on its own, but not after one character of
+    context. If no context helps (the tokenizer's decoding is not exact), the ids are those of the text on its own.
     """
     if not tokenizer.is_fast or not completion or decode_after(tokenizer, prompt_ids, alone) == completion:
         return alone
@@ -195,7 +194,7 @@ def _same_text(tokenizer: Any, prompt_ids: list[int], completion: str, alone: li
 
 
 def _with_prefix(tokenizer: Any, encoded: list[list[int]], templated: Sequence[bool]) -> list[list[int]]:
-    """What the tokenizer puts before a plain text (its BOS), unless the text, or a template, put it there already."""
+    """Add what the tokenizer puts before a plain text (its BOS), unless the text or a template already has it."""
     prefix = _prefix_ids(tokenizer)
     return [
         ids if done or ids[: len(prefix)] == prefix else prefix + ids
@@ -204,7 +203,7 @@ def _with_prefix(tokenizer: Any, encoded: list[list[int]], templated: Sequence[b
 
 
 def _prefix_ids(tokenizer: Any) -> list[int]:
-    """What the tokenizer puts before a plain text: found by trying, since a post-processor can be anything."""
+    """Return what the tokenizer puts before a plain text, found by trying, since a post-processor can do anything."""
     bare, dressed = _encode(tokenizer, ["a"])[0], tokenizer("a")["input_ids"]
     starts = range(len(dressed) - len(bare) + 1)
     start = next((start for start in starts if dressed[start : start + len(bare)] == bare), 0)
@@ -212,7 +211,7 @@ def _prefix_ids(tokenizer: Any) -> list[int]:
 
 
 def _without_eos(text: str, eos: str | None) -> str:
-    """Cut an EOS that the text, or a template, spelled out, and the white space a template puts after it."""
+    """Return the text without an EOS that it or a template spells out, and without white space after that."""
     while eos and text.rstrip().endswith(eos):
         text = text.rstrip()[: -len(eos)]
     return text

@@ -1,4 +1,4 @@
-"""Answers that are desirable or not, and prompts beside the answers to others."""
+"""Desirable and undesirable answers, and prompts paired with the answers to other prompts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rlhf_lightning.errors import UserError
 
 
 class UnpairedLoader(BatchLoader):
-    """A `BatchLoader` whose batches come with mismatched pairs: a prompt, and the answer to another one.
+    """A `BatchLoader` whose batches include mismatched pairs: a prompt, and the answer to a different one.
 
-    The prompt at place i of the epoch's order is given the answer at place i - 1 (the first one the last answer), or
-    the nearest before it that answers another prompt. So answers move on by one place at batch time, in the order in
-    which they are trained on, and a batch of one has another row's answer. The pairs of a whole optimiser step are on
-    its first batch, so that what is computed from them is the same for all its micro-batches.
+    The prompt at position i of the epoch's order is paired with the answer at position i - 1 (the first with the last),
+    or the nearest before it that answers a different prompt. So answers shift by one position at batch time, in
+    training order, and even a batch of one has another row's answer. The pairs of a whole optimiser step are in its
+    first batch, so that what is computed from them is the same for all its micro-batches.
 
     Args:
         collate_mismatched: rows of mismatched pairs -> batch.
-        shorten: (prompt, answers) -> the same as short as a row may be.
+        shorten: (prompt, answers) -> the same, truncated to a row's maximum length.
         (the others): see `BatchLoader`.
     """
 
@@ -45,7 +45,7 @@ class UnpairedLoader(BatchLoader):
         self.collate_mismatched, self.shorten = collate_mismatched, shorten
 
     def others(self) -> dict[int, int | None]:
-        """Row -> the row whose answer is put after its prompt in this epoch; None: all rows have one prompt."""
+        """Return row -> the row whose answer follows its prompt in this epoch; None: all rows share one prompt."""
         order = self.order()
         prompts = [self.rows[i].prompt_ids for i in order]
         found: dict[int, int | None] = {}
@@ -67,7 +67,7 @@ class UnpairedLoader(BatchLoader):
             yield batch
 
     def _mismatched(self, global_batch: list[int], others: dict[int, int | None]) -> list[TokenizedAnswer]:
-        """This rank's rows of a batch with the answers to other prompts."""
+        """Return this rank's rows of a batch with the answers to other prompts."""
         mine = global_batch[self.rank :: self.world_size]
         pairs = []
         for i in mine or global_batch[:1]:
@@ -79,10 +79,10 @@ class UnpairedLoader(BatchLoader):
 
 
 class UnpairedDataModule(AnswersDataModule):
-    """Answers that are desirable or not: labelled rows, and of chosen and rejected answers each by itself.
+    """Desirable and undesirable answers: labelled rows, and both answers of a chosen and rejected pair separately.
 
     Args:
-        batch_size: answers of a batch and process.
+        batch_size: answers per batch and process.
         (the others): see `AnswersDataModule` and `RowDataModule`.
     """
 
@@ -98,7 +98,7 @@ class UnpairedDataModule(AnswersDataModule):
         """Read, split and tokenise, once.
 
         Raises:
-            UserError: every training row has the same prompt, so that none is beside the answer to another.
+            UserError: every training row has the same prompt, so none can be paired with the answer to another.
         """
         super().setup(stage)
         if len({tuple(row.prompt_ids) for row in self.train_rows}) < 2:

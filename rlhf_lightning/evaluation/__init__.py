@@ -1,4 +1,4 @@
-"""Evaluation: what a policy became, against where it started."""
+"""Evaluation: how a trained policy compares with where it started."""
 
 from rlhf_lightning.evaluation.divergence import response_kl
 from rlhf_lightning.evaluation.diversity import distinct_n, repetition, self_bleu

@@ -1,4 +1,4 @@
-"""How proxy and held-out score go with the distance from the start: by best-of-n and by training (Gao et al. 2023)."""
+"""Proxy and held-out score by distance from the start, for best-of-n and for training (Gao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scores = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class Point:
-    """Mean scores of a policy that is so far from the start: KL in nats per response."""
+    """Mean scores of a policy at a distance from the start: KL in nats per response."""
 
     kl: float
     proxy: float
@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Fit:
-    """R(d) = d (alpha - beta d) of best-of-n, or d (alpha - beta log d) of training, with d = sqrt(KL)."""
+    """R(d) = d (alpha - beta d) for best-of-n, or d (alpha - beta log d) for training, with d = sqrt(KL)."""
 
     alpha: float
     beta: float
@@ -38,13 +38,13 @@ class Fit:
         return d * (self.alpha - self.beta * self.bend(d))
 
     def bend(self, d: float) -> float:
-        """Return what beta is multiplied by."""
+        """Return the factor of beta."""
         return math.log(d) if self.logarithmic else d
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One way away from the start, with fits of what it gains."""
+    """One way of moving away from the start, with fits of what it gains."""
 
     name: str
     points: tuple[Point, ...]
@@ -54,7 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """Best-of-n beside training; both begin at the same policy, whose scores are `start`."""
+    """Best-of-n and training; both begin at the same policy, whose scores are `start`."""
 
     start: Point
     curves: tuple[Curve, ...]
@@ -70,14 +70,14 @@ class Curves:
 
 
 def best_of_n_points(proxy: Scores, held_out: Scores, ns: Iterable[int]) -> list[Point]:
-    """Return the mean scores of the answer of highest proxy score among n, for each n, and the KL of that choice.
+    """Return the mean scores of the answer with the highest proxy score among n, for each n, and the KL of that choice.
 
-    Without drawing again: over all subsets of n of the N answers to a prompt, the one of rank k by proxy is the best
-    with probability C(k - 1, n - 1) / C(N, n), ranks ascending.
+    No new samples are needed: over all subsets of n of the N answers to a prompt, the answer of rank k by proxy is the
+    best with probability C(k - 1, n - 1) / C(N, n), ranks ascending.
 
     Args:
-        proxy, held_out: [prompts, N], scores of N answers of the start to each prompt.
-        ns: from 1 to N.
+        proxy, held_out: [prompts, N], scores of N answers of the start policy to each prompt.
+        ns: values of n, each from 1 to N.
 
     Raises:
         ValueError: an n that is not from 1 to N.
@@ -100,7 +100,7 @@ def best_of_n_points(proxy: Scores, held_out: Scores, ns: Iterable[int]) -> list
 
 
 def powers_of_two(largest: int) -> list[int]:
-    """Return 1, 2, 4, ... up to `largest`, which is always among them.
+    """Return 1, 2, 4, ... up to `largest`, which is always included.
 
     >>> powers_of_two(12)
     [1, 2, 4, 8, 12]
@@ -109,10 +109,10 @@ def powers_of_two(largest: int) -> list[int]:
 
 
 def training_points(rows: Iterable[Mapping[str, Any]], source: str) -> list[Point]:
-    """Return what the validations of an on-policy run with held-out scorers have found.
+    """Return the results of the validations of an on-policy run with held-out scorers.
 
     Args:
-        rows: of its metrics.jsonl.
+        rows: the rows of its metrics.jsonl.
         source: named in the error.
 
     Raises:
@@ -129,7 +129,7 @@ def training_points(rows: Iterable[Mapping[str, Any]], source: str) -> list[Poin
 
 
 def fitted(name: str, start: Point, points: Sequence[Point], logarithmic: bool) -> Curve:
-    """Return a curve with least-squares fits of the gains over the start; points at no distance say nothing.
+    """Return a curve with least-squares fits of the gains over the start; points at distance 0 are ignored.
 
     >>> line = [Point(d * d, d * (2 - d), d) for d in (0.5, 1.0, 2.0)]
     >>> fit = fitted("best-of-n", Point(0.0, 0.0, 0.0), line, logarithmic=False).proxy

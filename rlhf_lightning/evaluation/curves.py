@@ -1,4 +1,4 @@
-"""Best-of-n of the policy that training began from, beside the training itself."""
+"""Best-of-n of the policy that training began from, compared with the training itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards import RewardFunction, as_reward
 from rlhf_lightning.rollout import SamplingSettings
 
-MOST_AT_ONCE = 1024  # responses
+MOST_AT_ONCE = 1024  # number of responses
 
 
 def over_optimization_curves(
@@ -37,20 +37,20 @@ def over_optimization_curves(
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
 ) -> Curves:
-    """Return what choosing among samples gains over the start, and what training from it gained, by distance.
+    """Return the gains over the start from choosing among samples and from training, by distance.
 
     Args:
         start: the policy that training began from.
         prompts_file: held-out prompts.
-        best_of: samples per prompt, of which the best are chosen: of 1, 2, 4, ... of them, and of all.
-        course: the rows of the run's metrics.jsonl, trained with callbacks=overoptimization.
-        source: where they stand, for messages.
-        held_out, proxy: the score that is not trained on, the one of the callback; and the one that is.
-        settings, batch_size, seed: of sampling; batch_size counts responses.
+        best_of: samples per prompt; the best of 1, 2, 4, ... and of all of them is chosen.
+        course: the rows of metrics.jsonl of a run trained with callbacks=overoptimization.
+        source: the file they are from, for messages.
+        held_out, proxy: the score that is not trained on (the callback's), and the one that is.
+        settings, batch_size, seed: for sampling; batch_size counts responses.
         max_prompt_length, limit, dtype, attn_implementation: see `evaluate_policies`.
 
     Raises:
-        UserError: a course without three validations.
+        UserError: fewer than three validations.
     """
     trained = training_points(course, source)
     device = "cuda" if torch.cuda.is_available() else "cpu"

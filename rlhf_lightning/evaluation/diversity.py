@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 
 def distinct_n(responses: Sequence[str], n: int) -> float:
-    """Distinct word n-grams over all word n-grams of the whole set, in (0, 1]; 0 when there is none.
+    """Return the share of distinct n-grams among all word n-grams of the set, in (0, 1]; 0 if there are none.
 
-    Words are lower-cased and split at white space, so that policies with different tokenizers compare. The value
-    falls as the set grows: compare sets of the same number of responses only.
+    Words are lower-cased and split at white space, so that policies with different tokenizers can be compared. The
+    value falls as the set grows: compare only sets with the same number of responses.
 
     Source: Li et al. 2016, "A diversity-promoting objective function for neural conversation models", section 5.
 
@@ -31,9 +31,9 @@ def distinct_n(responses: Sequence[str], n: int) -> float:
 
 
 def repetition(responses: Sequence[str], n: int = 4) -> float:
-    """Mean over responses of the share of their word n-grams that are there already, in [0, 1).
+    """Return the mean over responses of the share of word n-grams that repeat earlier ones, in [0, 1).
 
-        1 - distinct n-grams / n-grams,    of each response by itself; 0 for one of fewer than n words
+        1 - distinct n-grams / n-grams,    for each response; 0 if it has fewer than n words
 
     Source: Welleck et al. 2020, "Neural text generation with unlikelihood training", section 6.1 (seq-rep-n).
 
@@ -49,9 +49,9 @@ def repetition(responses: Sequence[str], n: int = 4) -> float:
 
 
 def self_bleu(responses: Sequence[str], n: int = 4) -> float:
-    """Mean BLEU-n of each response against all others, smoothed, in [0, 1]: 1 where all say the same.
+    """Return the mean smoothed BLEU-n of each response against all others, in [0, 1]: 1 if all are the same.
 
-    It grows with the number of responses, and so does its time, by the square: compare sets of the same size.
+    It grows with the number of responses, so compare sets of the same size; its time grows with the square.
 
     Raises:
         ValueError: fewer than two responses.

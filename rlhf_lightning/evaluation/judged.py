@@ -15,12 +15,12 @@ from rlhf_lightning.judging.judge import Judge as ModelJudge
 log = logging.getLogger(__name__)
 
 Judge = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[tuple[float, float]]]
-"""(prompts, answers, other answers) -> the probability that the first is the better one, by each order of showing them.
+"""(prompts, answers, other answers) -> the probability that the first is better, for each order of showing them.
 
 A prompt is a text or a list of messages.
 """
 Verdicts = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[float]]
-"""(prompts, answers shown first, answers shown second) -> the probability that the first is the better one."""
+"""(prompts, answers shown first, answers shown second) -> the probability that the first is better."""
 
 
 def in_both_orders(verdicts: Verdicts, key: str = "judge.function") -> Judge:
@@ -40,7 +40,7 @@ def in_both_orders(verdicts: Verdicts, key: str = "judge.function") -> Judge:
 
 
 def by_model(model: ModelJudge) -> Judge:
-    """Return a judge that asks a model; what it says nothing about is a tie."""
+    """Return a judge that asks a model; if it gives no verdict, that counts as a tie."""
 
     def judge(prompts: Sequence[Any], answers: Sequence[str], others: Sequence[str]) -> list[tuple[float, float]]:
         asked = [Comparison(*each) for each in zip(prompts, answers, others, strict=True)]
@@ -72,18 +72,18 @@ def judged_metrics(
     samples_per_prompt: int,
     baseline: str,
 ) -> dict[str, float]:
-    """Return the win rate of one policy against another by a judge, as it is and at equal lengths.
+    """Return the win rate of one policy against another by a judge, raw and at equal lengths.
 
-    A win is a mean probability over both orders above a half, a tie is one of exactly a half; answers that are the
-    same are a tie and not asked about.
+    A mean probability over both orders above one half is a win, exactly one half is a tie; identical answers are a tie
+    and not sent to the judge.
 
     Args:
         judge: asked once per comparison, in both orders.
-        prompts: of the comparisons, prompt-major.
-        answers, others: those of the policy and of the baseline.
-        lengths: tokens of both.
-        samples_per_prompt: neighbours that answer the same prompt.
-        baseline: its name.
+        prompts: of the comparisons, in prompt-major order.
+        answers, others: the policy's and the baseline's answers.
+        lengths: lengths of both in tokens.
+        samples_per_prompt: number of adjacent entries that answer the same prompt.
+        baseline: its name, part of the metrics' names.
 
     Returns:
         `judge_win_rate_vs_<baseline>` and `judge_win_rate_lc_vs_<baseline>`, each with `_low` and `_high`;

@@ -1,4 +1,4 @@
-"""How well held-out labels can be predicted at all, where the rows say how probable each label was."""
+"""The best accuracy possible on held-out labels, if the rows say how probable each label was."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rlhf_lightning.simulation import mean_certainty
 def bayes_accuracy(rows_file: str | None, limit: int | None = None) -> float | None:
     """Return the accuracy that no model can be expected to beat on the pairs of a JSONL file.
 
-    None for another source, and where not every row has a `label_probability` in [0, 1].
+    None for another kind of source, or if some row has no `label_probability` in [0, 1].
 
     Args:
-        rows_file: of the pairs.
+        rows_file: the file with the pairs.
         limit: how many of its rows were read.
     """
     if not str(rows_file).endswith(".jsonl") or not Path(str(rows_file)).is_file():

@@ -11,7 +11,7 @@ from rlhf_lightning.evaluation.win_rate import WinRate
 
 Numbers = NDArray[np.float64]
 
-RIDGE = 0.01  # of both coefficients: keeps them finite where one policy wins every comparison
+RIDGE = 0.01  # on both coefficients: keeps them finite if one policy wins every comparison
 RESAMPLES = 500
 
 
@@ -27,19 +27,19 @@ def length_controlled_win_rate(
         P(win) = sigmoid(theta + phi tanh(d / s)),    d = length - baseline's,  s = root mean square of d;
         rate   = sigmoid(theta)
 
-    Judges prefer longer answers; a policy that only writes more has theta near 0. A policy whose answers are all
-    longer by the same amount cannot be told from a better one: the interval is then wide.
+    Judges prefer longer answers; a policy that only writes more has theta near 0. A policy whose answers are all longer
+    by the same amount cannot be distinguished from a better one: the interval is then wide.
 
     Args:
-        outcomes: 1 for a win, 0.5 for a tie, 0 for a loss; prompt-major.
+        outcomes: 1 for a win, 0.5 for a tie, 0 for a loss, in prompt-major order.
         lengths, baseline_lengths: of the answers that were compared, in any unit.
-        samples_per_prompt: neighbours that answer the same prompt and are drawn together.
-        seed: of the bootstrap.
+        samples_per_prompt: number of adjacent entries that answer the same prompt and are drawn together.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: lengths of the arguments differ.
+        ValueError: the arguments have different lengths.
 
-    Source: Dubois et al. 2024, "Length-controlled AlpacaEval", equation 1, without the terms of instructions.
+    Source: Dubois et al. 2024, "Length-controlled AlpacaEval", equation 1, without the instruction terms.
 
     >>> length_controlled_win_rate([1, 0, 1, 0], [5, 5, 5, 5], [5, 5, 5, 5]).rate
     0.5
@@ -59,7 +59,7 @@ def length_controlled_win_rate(
 
 
 def _at_equal_lengths(won: Numbers, longer: Numbers) -> float:
-    """sigmoid(theta), by Newton's method."""
+    """Return sigmoid(theta), fitted by Newton's method."""
     rows, beta = np.stack([np.ones_like(longer), longer], axis=1), np.zeros(2)
     for _ in range(25):
         p = 1 / (1 + np.exp(-rows @ beta))

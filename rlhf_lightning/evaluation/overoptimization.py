@@ -1,4 +1,4 @@
-"""Whether a policy is paid ever more for what is worth ever less: over-optimisation of a reward (Gao et al. 2023)."""
+"""Over-optimisation of a reward: the trained reward keeps rising while true quality falls (Gao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Validation:
     """The mean scores of the responses to held-out prompts.
 
     Attributes:
-        iteration: after which they were sampled, from 1.
+        iteration: the iteration after which they were sampled, from 1.
         proxy: by the reward that is trained on.
         held_out: by a scorer that is not.
         error: the standard error of `held_out`.
@@ -58,12 +58,12 @@ class Fall:
 
     @property
     def is_real(self) -> bool:
-        """Whether it is more than tolerated, and more than chance."""
+        """Return whether the fall is more than tolerated, and more than chance."""
         return self.fallen > self.threshold
 
     @property
     def proxy_rose(self) -> bool:
-        """Whether the reward that is trained on is no lower than it was at the best."""
+        """Return whether the reward that is trained on is no lower than it was at the best."""
         return fmean(each.proxy for each in self.now) >= fmean(each.proxy for each in self.best)
 
 

@@ -1,4 +1,4 @@
-"""report.html: one file with everything in it, readable on a phone, on paper and without a network."""
+"""report.html: everything in one file, readable on a phone, on paper and offline."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_lightning.outside_text import for_html, html_page
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG and what to say of it."""
+    """A PNG and its caption."""
 
     png: bytes
     caption: str
@@ -51,7 +51,7 @@ figcaption { color: #6b7480; font-size: .88rem; line-height: 1.45; padding: .3re
 def render_page(
     title: str, evaluation: Evaluation, figures: Sequence[Figure], samples: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The whole document. All text is escaped: prompts and responses are data."""
+    """Return the whole document. All text is escaped: prompts and responses are data."""
     large = "".join(_figure(figure) for figure in figures if not figure.small)
     small = "".join(_figure(figure) for figure in figures if figure.small)
     names = ", ".join(label(name) for name in evaluation.metrics)
@@ -67,7 +67,7 @@ def render_page(
 
 
 def signed(score: float) -> str:
-    """One digit, with a true minus sign.
+    """Return a score with one decimal and a true minus sign.
 
     >>> signed(0.25), signed(-1.0)
     ('+0.2', '−1.0')

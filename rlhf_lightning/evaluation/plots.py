@@ -18,8 +18,8 @@ History = Sequence[Mapping[str, float | None]]
 
 INK, MUTED, FAINT = "#1c2126", "#6b7480", "#d5dae0"
 STYLE: Any = {
-    "text.parse_math": False,  # `$` in a prompt or a name is a dollar
-    "text.usetex": False,  # a matplotlibrc in the working folder may ask for it, and TeX reads and runs what texts say
+    "text.parse_math": False,  # `$` in a prompt or a name is a dollar sign
+    "text.usetex": False,  # a matplotlibrc in the working folder may set it, and TeX would execute what texts contain
     "figure.facecolor": "white",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -50,24 +50,24 @@ _OTHERS = ("#7b52ab", "#2a9d98", "#c23b5e", "#a08416")
 
 
 def policy_colors(names: Sequence[str]) -> dict[str, str]:
-    """A colour a policy, the same in every panel."""
+    """Return a colour per policy, the same in every panel."""
     others = iter(_OTHERS * len(names))
     return {name: _NAMED.get(name) or next(others) for name in names}
 
 
 def label(name: str) -> str:
-    """The name as a reader writes it: short ones are abbreviations."""
+    """Return the name as shown to readers: short names are abbreviations."""
     return on_one_line(name.upper() if len(name) <= 4 else name)
 
 
 def series(history: History, key: str) -> tuple[list[float], list[float]]:
-    """(epoch from 1, value) of every row that has the key; the last row of an epoch counts."""
+    """Return (epoch from 1, value) of every row that has the key; the last row of an epoch counts."""
     values = {float(row.get("epoch") or 0) + 1: float(v) for row in history if (v := row.get(key)) is not None}
     return list(values), list(values.values())
 
 
 def draw_curve(ax: Axes, history: History, key: str, color: str, digits: int = 2) -> None:
-    """One metric over PPO iterations, its last value written at its end."""
+    """Draw one metric over PPO iterations, with its last value at the end of the line."""
     from matplotlib.ticker import MaxNLocator
 
     x, y = series(history, key)
@@ -83,14 +83,14 @@ def draw_curve(ax: Axes, history: History, key: str, color: str, digits: int = 2
 
 
 def draw_scores(ax: Axes, history: History, color: str) -> None:
-    """Reward over iterations."""
+    """Draw the reward over iterations."""
     draw_curve(ax, history, "objective/scores", color)
     ax.set_title("PPO: reward")
     ax.set_ylabel("mean score of a rollout")
 
 
 def draw_kl(ax: Axes, history: History, color: str, target: float | None) -> None:
-    """KL to the reference over iterations, and what the controller aims at."""
+    """Draw the KL to the reference over iterations, and the controller's target."""
     draw_curve(ax, history, "objective/kl", color, digits=1)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
     if target is not None:
@@ -102,16 +102,16 @@ def draw_kl(ax: Axes, history: History, color: str, target: float | None) -> Non
 
 
 def draw_kl_coefficient(ax: Axes, history: History, color: str) -> None:
-    """The penalty's coefficient over iterations."""
+    """Draw the penalty's coefficient over iterations."""
     draw_curve(ax, history, "kl/coef", color, digits=3)
     ax.set_title("PPO: KL coefficient")
 
 
 def draw_proxy_against_gold(ax: Axes, evaluation: Evaluation) -> None:
-    """Every sampled response by true and trained-on score, and each policy's means.
+    """Draw every sampled response by true and trained-on score, and each policy's means.
 
-    The line is what the proxy makes of gold on the baseline's responses. A policy whose mean lies above it is paid
-    more by the proxy than its true score is worth: over-optimisation.
+    The line is the proxy as a function of gold on the baseline's responses. If a policy's mean lies above it, the proxy
+    pays more than the true score justifies: over-optimisation.
     """
     colors = policy_colors(list(evaluation.metrics))
     points = {name: _points(evaluation, name) for name in evaluation.metrics}
@@ -125,7 +125,7 @@ def draw_proxy_against_gold(ax: Axes, evaluation: Evaluation) -> None:
     for i, (name, (xs, ys)) in enumerate(points.items()):
         x, y = sum(xs) / len(xs), sum(ys) / len(ys)
         ax.plot([x], [y], "o", color=colors[name], markersize=9, markeredgecolor="white", markeredgewidth=1.5)
-        side = 1 if i % 2 else -1  # neighbours are labelled on opposite sides, so that close means do not collide
+        side = 1 if i % 2 else -1  # on alternating sides, so that labels of close means do not collide
         _halo(
             ax.annotate(
                 label(name), (x, y), (side * 8, side * -7), textcoords="offset points", color=colors[name],
@@ -138,7 +138,7 @@ def draw_proxy_against_gold(ax: Axes, evaluation: Evaluation) -> None:
 
 
 def draw_win_rates(ax: Axes, evaluation: Evaluation, score: str = "gold") -> None:
-    """Win rate against the baseline with its 95% interval, one row a policy."""
+    """Draw the win rate against the baseline with its 95% interval, one row per policy."""
     colors = policy_colors(list(evaluation.metrics))
     key = f"{score}_win_rate_vs_{evaluation.baseline}"
     names = [name for name, row in evaluation.metrics.items() if key in row]
@@ -161,7 +161,7 @@ def draw_win_rates(ax: Axes, evaluation: Evaluation, score: str = "gold") -> Non
 
 
 def draw_over_optimization(ax: Axes, curves: Curves) -> None:
-    """What best-of-n and training gain over the start, by proxy (hollow) and by the held-out score (filled)."""
+    """Draw the gains of best-of-n and training over the start, by proxy (hollow) and by the held-out score (filled)."""
     colors = dict(zip((curve.name for curve in curves.curves), (_NAMED["reward"], _NAMED["ppo"]), strict=True))
     for curve in curves.curves:
         color, points = colors[curve.name], [point for point in curve.points if point.kl > 0]
@@ -188,7 +188,7 @@ def draw_over_optimization(ax: Axes, curves: Curves) -> None:
 
 
 def draw_refusals(ax: Axes, evaluation: Evaluation) -> None:
-    """Refusals of unsafe prompts (filled) and of safe ones (hollow), one row a policy."""
+    """Draw refusals of unsafe prompts (filled) and of safe ones (hollow), one row per policy."""
     colors = policy_colors(list(evaluation.metrics))
     names = [name for name, row in evaluation.metrics.items() if "unsafe_refusal_rate" in row]
     for y, name in enumerate(reversed(names)):
@@ -218,7 +218,7 @@ def draw_refusals(ax: Axes, evaluation: Evaluation) -> None:
 
 
 def draw_reward_accuracy(ax: Axes, accuracy: float, ceiling: float | None) -> None:
-    """Held-out preference accuracy between chance and the Bayes ceiling of the noisy labels."""
+    """Draw held-out preference accuracy between chance and the Bayes ceiling of the noisy labels."""
     color = _NAMED["reward"]
     ax.barh([0], [100 * accuracy - 50], left=50, height=0.42, color=color)
     ax.annotate(
@@ -237,7 +237,7 @@ def draw_reward_accuracy(ax: Axes, accuracy: float, ceiling: float | None) -> No
 
 
 def draw_loss(ax: Axes, history: History, key: str, name: str) -> None:
-    """A loss over optimiser steps."""
+    """Draw a loss over optimiser steps."""
     rows = [(float(row.get("step") or 0), float(v)) for row in history if (v := row.get(key)) is not None]
     ax.plot(*zip(*rows, strict=True), color=policy_colors([name])[name], linewidth=1.5)
     ax.set_title(f"{label(name)}: {key}")
@@ -245,7 +245,7 @@ def draw_loss(ax: Axes, history: History, key: str, name: str) -> None:
 
 
 def _halo(text: Text) -> None:
-    """A white outline, so that a label reads over points and lines."""
+    """Add a white outline, so that a label is readable over points and lines."""
     from matplotlib.patheffects import withStroke
 
     text.set_path_effects([withStroke(linewidth=3, foreground="white")])
@@ -257,7 +257,7 @@ def _points(evaluation: Evaluation, name: str) -> tuple[list[float], list[float]
 
 
 def _line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Slope and intercept of least squares; slope 0 where x does not vary."""
+    """Return slope and intercept of the least-squares line; slope 0 if x does not vary."""
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((a - mean_x) ** 2 for a in x)
     slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / spread if spread else 0.0

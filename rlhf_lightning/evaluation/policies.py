@@ -1,4 +1,4 @@
-"""Compares policies on the same held-out prompts."""
+"""Comparing policies on the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -48,24 +48,26 @@ def evaluate_policies(
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
 ) -> Evaluation:
-    """Samples every policy on the same prompts with the same seed, scores the responses, and summarises.
+    """Sample every policy on the same prompts with the same seed, score the responses, and return the summary.
 
     Args:
         policies: name -> run folder or Hugging Face folder; `baseline` is one of the names.
-        prompts_file: held-out rows with a prompt; a `kind` column gives refusal rates, all columns reach the scorers.
-        reference: what the KL is against; None (or temperature 0, where samples do not estimate it) leaves it out.
-        gold, proxy: the true score where there is one, and the one that was trained on.
-        limit: the first so many prompts only.
-        detector, detector_error: what says whether a response refuses, and how often that is wrong, if it is known:
-            the rates are then given corrected for it, too.
+        prompts_file: held-out rows with a prompt; a `kind` column gives refusal rates, and all columns are passed to
+            the scorers.
+        reference: the KL is computed against it; left out if None (or at temperature 0, where samples do not estimate
+            it).
+        gold, proxy: the true score if there is one, and the score that was trained on.
+        limit: use only the first `limit` prompts.
+        detector, detector_error: decides whether a response refuses, and its error rates if known: the refusal rates
+            are then also given corrected for them.
         judge: compares each policy's responses with the baseline's (see `judged_metrics`).
         self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
-        every_pair: win rates are against every policy before, not against the baseline alone.
+        every_pair: compute win rates against every earlier policy, not only against the baseline.
         dtype, attn_implementation: of policies and reference, see `load_causal_lm`.
 
     Raises:
-        UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or
-            a scorer that returns other than one finite number per response.
+        UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or a
+            scorer that does not return exactly one finite number per response.
     """
     if baseline not in policies:
         raise UserError(f"baseline={baseline!r} is not among the policies; choose one of {', '.join(policies)}")
@@ -94,7 +96,7 @@ def evaluate_policies(
         scores[name] = {
             key: score_responses(key, scorer, tokenizer, rows[name], sampled[name]) for key, scorer in scorers.items()
         }
-        release_memory()  # the next policy is loaded
+        release_memory()  # before the next policy is loaded
 
     metrics = {}
     for name in policies:
@@ -125,7 +127,7 @@ def _judged(
 def read_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts_file: str | Path, max_prompt_length: int, limit: int | None
 ) -> list[PromptRow]:
-    """The file's prompts, tokenised as PPO tokenises them, in the file's order."""
+    """Return the file's prompts in order, tokenised as PPO tokenises them."""
     datamodule = PromptDataModule(
         tokenizer, train=str(prompts_file), max_prompt_length=max_prompt_length, limit=limit, val_fraction=0.0
     )
@@ -140,7 +142,7 @@ def score_responses(
     rows: Sequence[PromptRow],
     responses: Sequence[SampledResponse],
 ) -> list[float]:
-    """The scorer's number for each response, checked. It gets what a reward gets in PPO."""
+    """Return the scorer's number for each response, checked. The scorer receives what a reward receives in PPO."""
     tokens, ended = [response.tokens for response in responses], [response.ended for response in responses]
     return score_samples(scorer, tokenizer, rows, tokens, ended, key)
 
@@ -152,7 +154,7 @@ def policy_metrics(
     detector: RefusalDetector | None = None,
     detector_error: DetectorError | None = None,
 ) -> dict[str, float]:
-    """One policy's figures on its own; docs/metrics.md defines each key."""
+    """Return one policy's metrics on its own; docs/metrics.md defines each key."""
     n = len(responses)
     texts = [response.text for response in responses]
     tokens = sum(response.length for response in responses)
@@ -179,7 +181,7 @@ def policy_metrics(
 
 
 def _opponents(name: str, policies: Sequence[str], baseline: str, every_pair: bool) -> list[str]:
-    """Those that a policy's win rates are against: the baseline, and perhaps every policy before it."""
+    """Return the opponents in a policy's win rates: the baseline and, with `every_pair`, every earlier policy."""
     before = policies[: policies.index(name)] if every_pair else []
     return [other for other in policies if other != name and (other == baseline or other in before)]
 
@@ -222,7 +224,7 @@ def _load(
 
 
 def _reference_key(policies: Mapping[str, str | Path], reference: str | Path | None) -> str:
-    """The key under which the reference's folder was named: often it is one of the policies."""
+    """Return the key under which the reference's folder was named: it is often one of the policies."""
     return next((f"policies.{name}" for name, path in policies.items() if path == reference), "reference")
 
 
@@ -234,7 +236,7 @@ def _rows_of_each(
     limit: int | None,
     samples_per_prompt: int,
 ) -> dict[str, list[PromptRow]]:
-    """Every policy's own tokenisation of the same prompts, each `samples_per_prompt` times; all checks come first."""
+    """Return each policy's tokenised prompts, each repeated `samples_per_prompt` times; all checks run first."""
     with named_as(_reference_key(policies, reference), ""):
         vocabulary = None if reference is None else load_tokenizer(reference).get_vocab()
     rows: dict[str, list[PromptRow]] = {}
@@ -258,6 +260,6 @@ def _rows_of_each(
 
 
 def _shown(row: PromptRow) -> str:
-    """What the user said last, rather than the chat template's markup."""
+    """Return the last user message, rather than the chat template's markup."""
     messages = row.columns.get("messages")
     return str(messages[-1].get("content") or row.text) if messages else row.text

@@ -1,4 +1,4 @@
-"""The report of a pipeline: report.html, which needs no network, and report.png, the one picture."""
+"""The report of a pipeline: report.html, which works offline, and report.png, a single picture."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing and the sentence that says how to read it. `small` figures stay out of report.png."""
+    """One drawing and a sentence on how to read it. `small` ones are left out of report.png."""
 
     draw: Callable[[Axes], None]
     caption: str
@@ -39,11 +39,12 @@ def write_report(
     *,
     summary: Mapping[str, float] | None = None,
 ) -> list[Path]:
-    """Writes report.html and report.png into `folder` and returns their paths. What is not known is left out.
+    """Write report.html and report.png into `folder` and return their paths. What is not known is left out.
 
     Args:
         histories: stage -> the rows of its metrics.jsonl.
-        summary: flat figures of the pipeline; read are `reward.accuracy`, `reward.bayes_accuracy`, `ppo.kl_target`.
+        summary: flat metrics of the pipeline, of which `reward.accuracy`, `reward.bayes_accuracy` and `ppo.kl_target`
+            are used.
     """
     import matplotlib as mpl
 
@@ -65,7 +66,7 @@ def report_panels(
     histories: Mapping[str, History],
     summary: Mapping[str, float],
 ) -> list[Panel]:
-    """The panels there is data for, in reading order."""
+    """Return the panels that have data, in reading order."""
     panels: list[Panel] = []
     for stage, history in histories.items():
         if not plots.series(history, "objective/scores")[0] or not plots.series(history, "objective/kl")[0]:
@@ -91,15 +92,15 @@ def report_panels(
     panels += _policy_panels(evaluation)
     for stage, history in histories.items():
         if plots.series(history, "objective/scores")[0]:
-            continue  # PPO's loss is relative to each rollout's own policy: its course says nothing
+            continue  # PPO's loss is relative to each rollout's own policy, so its curve says nothing
         for key in ("train/loss", "val/loss"):
-            if sum(row.get(key) is not None for row in history) > 1:  # one point is no course
+            if sum(row.get(key) is not None for row in history) > 1:  # one point does not make a curve
                 panels.append(Panel(_with_loss(history, key, stage), "", small=True))
     return panels
 
 
 def draw_picture(panels: list[Panel], title: str) -> bytes:
-    """A PNG of some panels, two a row."""
+    """Return a PNG of some panels, two per row."""
     import matplotlib as mpl
 
     with mpl.rc_context(plots.STYLE):
@@ -112,7 +113,7 @@ def draw_picture(panels: list[Panel], title: str) -> bytes:
 
 
 def first_of_each_kind(samples: Sequence[Mapping[str, Any]], n: int) -> list[Mapping[str, Any]]:
-    """The first row of the first `n` prompts, in turns from each kind: a fixed choice, nobody picks the good ones."""
+    """Return the first row of the first `n` prompts, taking the kinds in turn: a fixed choice, not cherry-picked."""
     kinds: dict[Any, list[Mapping[str, Any]]] = {}
     seen: set[str] = set()
     for row in samples:
@@ -173,7 +174,7 @@ def _single(panel: Panel) -> Canvas:
 
 
 def _picture(panels: list[Panel], samples: list[Mapping[str, Any]], evaluation: Evaluation, title: str) -> Canvas:
-    """All large panels, three a row, over a strip of samples side by side."""
+    """Draw all large panels, three per row, above a strip of samples side by side."""
     rows = -(-len(panels) // 3)
     strip = 0.45 + 0.85 * len(samples) if samples else 0.0
     canvas = _canvas(13.5, 0.5 + 3.5 * rows + strip)
@@ -190,7 +191,7 @@ def _picture(panels: list[Panel], samples: list[Mapping[str, Any]], evaluation: 
 
 
 def _draw_samples(ax: Axes, samples: list[Mapping[str, Any]], evaluation: Evaluation) -> None:
-    """A table of text: the prompt, then each policy's response with its score in front."""
+    """Draw a table of text: the prompt, then each policy's response preceded by its score."""
     names = list(evaluation.metrics)
     colors = plots.policy_colors(names)
     ax.set(xlim=(0, 1), ylim=(len(samples), -0.45))
@@ -236,7 +237,7 @@ def _canvas(width: float, height: float) -> Canvas:
 def _png(canvas: Canvas) -> bytes:
     stream = io.BytesIO()
     with warnings.catch_warnings():
-        # Prompts may be in any script. The warning names each character, in a line of its own.
+        # Prompts may be in any script. The warning names each character, on a separate line.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         canvas.savefig(stream, format="png", dpi=160, metadata={"Software": None})
     return stream.getvalue()

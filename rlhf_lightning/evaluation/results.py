@@ -1,4 +1,4 @@
-"""What an evaluation found."""
+"""The results of an evaluation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rlhf_lightning.evaluation.best_of_n import Curves
 
 @dataclass
 class Evaluation:
-    """Figures and samples of several policies on the same prompts.
+    """Metrics and samples of several policies on the same prompts.
 
     metrics: policy name -> metric name -> value (docs/metrics.md defines the names).
-    samples: one row a prompt and sample: `prompt`, `kind` (None without one) and `policies`, which maps each policy's
-        name to its `response`, `length`, `ended` and, where known, `gold`, `proxy` and `kl`.
-    baseline: the policy the win rates are against.
-    curves: how scores go with the distance from the start, by best-of-n and by training; None where nobody asked.
+    samples: one row per prompt and sample: `prompt`, `kind` (None without one) and `policies`, which maps each policy's
+        name to its `response`, `length`, `ended` and, if known, `gold`, `proxy` and `kl`.
+    baseline: the policy that win rates are computed against.
+    curves: scores by distance from the start, for best-of-n and training; None unless asked for.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -25,7 +25,7 @@ class Evaluation:
     curves: Curves | None = None
 
     def flat(self) -> dict[str, float]:
-        """One flat object for summary.json.
+        """Return one flat object for summary.json.
 
         >>> Evaluation({"ppo": {"kl": 3.0}}).flat()
         {'ppo.kl': 3.0}

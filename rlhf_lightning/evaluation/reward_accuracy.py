@@ -1,4 +1,4 @@
-"""How often rewards put the chosen answer first, by category: a table like RewardBench's (Lambert et al. 2024)."""
+"""How often rewards rank the chosen answer first, by category, in a table like RewardBench's (Lambert et al. 2024)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.win_rate import WinRate, wilson_interval
 from rlhf_lightning.rewards import RewardFunction, check_scores
 
-CATEGORIES = ("category", "subset", "kind")  # columns that are taken where none is named
+CATEGORIES = ("category", "subset", "kind")  # columns tried if none is named
 ALL, MEAN = "all pairs", "mean of the categories"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A preference as rewards read it: prompt and answers as text, and the prompt's messages where it has some."""
+    """A preference as rewards read it: prompt and answers as text, and the prompt's messages if it has any."""
 
     prompt: str
     messages: list[dict[str, Any]] | None
@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Share of a category's pairs whose chosen answer scores higher, a tie counts half, with Wilson's interval."""
+    """Share of a category's pairs whose chosen answer scores higher (a tie counts half), with Wilson's interval."""
 
     pairs: int
     share: WinRate
@@ -46,9 +46,9 @@ def read_pairs(source: str | Path, category: str | None = None, limit: int | Non
 
     Args:
         source: rows of `prompt`, `chosen`, `rejected`, in any form that training reads.
-        category: the column that names a pair's category; None: the first of `category`, `subset` and `kind` that is
-            there, or no categories.
-        limit: the first so many rows.
+        category: the column that names a pair's category; None: the first existing one of `category`, `subset` and
+            `kind`, or no categories.
+        limit: read at most this many rows.
 
     Raises:
         UserError: rows without a pair, an answer of several messages, or no such column.
@@ -122,5 +122,5 @@ def flat_accuracies(table: Table) -> dict[str, float]:
 
 
 def mean_of_categories(row: Mapping[str, Accuracy]) -> float:
-    """Return the mean over categories, each counting the same however many pairs it has."""
+    """Return the mean over categories, each with the same weight however many pairs it has."""
     return fmean(accuracy.share.rate for name, accuracy in row.items() if name != ALL or len(row) == 1)

@@ -1,4 +1,4 @@
-"""What each round of feedback has brought: its figures in one row, and the panels over rounds."""
+"""The results of each round of feedback: its metrics in one row, and the panels over rounds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = Mapping[str, float]
 
 
 def round_rows(summary: Mapping[str, Any], stages: Sequence[str], rounds: int) -> list[dict[str, float]]:
-    """Return one row per round: the figures of its stages, by the stages' names without the round.
+    """Return one row per round: the metrics of its stages, keyed by the stages' names without the round.
 
     >>> round_rows({"ppo_1.kl": 1.0, "ppo_2.kl": 2.0, "sft.loss": 3.0}, ["ppo"], 2)
     [{'round': 1, 'ppo.kl': 1.0}, {'round': 2, 'ppo.kl': 2.0}]
@@ -36,7 +36,7 @@ def round_rows(summary: Mapping[str, Any], stages: Sequence[str], rounds: int) -
 
 
 def of_stage(summary: Mapping[str, Any], stage: str) -> dict[str, float]:
-    """Return the figures of one stage, without its name.
+    """Return the metrics of one stage, without its name.
 
     >>> of_stage({"sft.loss": 3.0, "ppo_1.kl": 1.0}, "sft")
     {'loss': 3.0}
@@ -67,10 +67,10 @@ def write_rounds(folder: Path, rows: Sequence[Row], before: Row, title: str) -> 
     """Write rounds.jsonl, one row per round, and rounds.png, and return their paths.
 
     Args:
-        folder: of the pipeline.
+        folder: the pipeline's folder.
         rows: see `round_rows`.
-        before: the figures of the policy before the first round.
-        title: of the picture.
+        before: the metrics of the policy before the first round.
+        title: title of the picture.
     """
     from rlhf_lightning.evaluation.report import Panel, draw_picture
 
@@ -96,13 +96,13 @@ def write_rounds(folder: Path, rows: Sequence[Row], before: Row, title: str) -> 
 
 
 def _stages(rows: Sequence[Row], *metrics: str) -> list[str]:
-    """The stages of a round that have one of these metrics, or metrics that begin so, the last one first."""
+    """Return the stages of a round that have one of these metrics or prefixes of metrics, the last stage first."""
     found = [key.partition(".")[0] for row in rows for key in row if key.partition(".")[2].startswith(metrics)]
     return list(dict.fromkeys(reversed(found)))
 
 
 def draw_gold(ax: Axes, rows: Sequence[Row], stage: str, before: Row, score: str = "gold") -> None:
-    """The mean score of each round's policy with its interval; round 0 is the policy before the first."""
+    """Draw the mean score of each round's policy with its interval; round 0 is the policy before the first round."""
     key = f"{score}_mean"
     points = [(0, before, key)] if key in before else []
     points += [(int(row["round"]), row, f"{stage}.{key}") for row in rows if f"{stage}.{key}" in row]
@@ -119,7 +119,7 @@ def draw_gold(ax: Axes, rows: Sequence[Row], stage: str, before: Row, score: str
 
 
 def draw_wins(ax: Axes, rows: Sequence[Row], stage: str, score: str = "gold") -> None:
-    """Each round's policy against each policy before it, one line per opponent."""
+    """Draw each round's policy against every earlier policy, one line per opponent."""
     pattern = re.compile(rf"{re.escape(stage)}\.{score}_win_rate_vs_(.+?)(?<!_low)(?<!_high)$")
     opponents = dict.fromkeys(found[1] for row in rows for key in row if (found := pattern.match(key)))
     colors = plots.policy_colors(list(opponents))
@@ -140,7 +140,7 @@ def draw_wins(ax: Axes, rows: Sequence[Row], stage: str, score: str = "gold") ->
 
 
 def draw_divergence(ax: Axes, rows: Sequence[Row], stage: str) -> None:
-    """How far each round's policy is from the reference."""
+    """Draw how far each round's policy is from the reference."""
     points = [(int(row["round"]), row[f"{stage}.kl"]) for row in rows if f"{stage}.kl" in row]
     color = plots.policy_colors(["ppo"])["ppo"]
     ax.plot(*zip(*[(0, 0.0), *points], strict=True), "o-", color=color, markersize=8)
@@ -152,7 +152,7 @@ def draw_divergence(ax: Axes, rows: Sequence[Row], stage: str) -> None:
 
 
 def draw_labels(ax: Axes, rows: Sequence[Row], stage: str) -> None:
-    """Judgements so far, and how far the labelers agree."""
+    """Draw the number of judgements so far, and how far the labelers agree."""
     color, numbers = plots.policy_colors(["reward"])["reward"], [int(row["round"]) for row in rows]
     ax.bar(numbers, [row[f"{stage}.judgements"] for row in rows], width=0.5, color=plots.FAINT)
     for number, row in zip(numbers, rows, strict=True):

@@ -1,4 +1,4 @@
-"""Sampled responses of one policy to held-out prompts."""
+"""Sampling one policy's responses to held-out prompts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_genera
 
 @dataclass(frozen=True)
 class SampledResponse:
-    """One response: its text (as a reward gets it in PPO), its tokens (EOS included) and their number, whether EOS
-    ended it, and its KL estimate against the reference in nats (None without a reference)."""
+    """One sampled response.
+
+    It has the text (as a reward receives it in PPO), its tokens (including EOS) and their number, whether EOS ended it,
+    and the KL estimate against the reference in nats (None without a reference).
+    """
 
     text: str
     length: int
@@ -39,11 +42,11 @@ def sample_responses(
     seed: int,
     reference: PreTrainedModel | None = None,
 ) -> list[SampledResponse]:
-    """One response a prompt, in order. The draws depend on `seed`, the prompts and `batch_size` only, so two equal
-    policies answer equally.
+    """Return one response per prompt, in order.
 
-    The KL scores policy and reference with the same forward pass, not with the log-probabilities kept while decoding:
-    a policy against itself is then exactly 0.
+    The draws depend only on `seed`, the prompts and `batch_size`, so two equal policies give equal answers. The KL
+    scores policy and reference with the same forward pass, not with the log-probabilities kept while decoding: a policy
+    against itself then has a KL of exactly 0.
     """
     device = next(model.parameters()).device
     eos_ids = end_of_sequence_ids(model, tokenizer)

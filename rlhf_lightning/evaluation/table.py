@@ -1,4 +1,4 @@
-"""The figures of an evaluation as rows for people: on the terminal and in the report."""
+"""The metrics of an evaluation as readable rows: on the terminal and in the report."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HEADINGS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A value as written, and its interval where it has one."""
+    """A formatted value, with its interval if it has one."""
 
     value: str
     interval: str = ""
@@ -56,7 +56,7 @@ class Cell:
 
 
 def metric_rows(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
-    """(heading, one cell a policy) for every metric that some policy has; a missing one is a dash."""
+    """Return (heading, one cell per policy) for every metric that some policy has; a missing value is a dash."""
     rows = []
     for stem, heading in HEADINGS.items():
         key = f"{stem}_vs_{evaluation.baseline}" if "win_rate" in stem else stem
@@ -153,5 +153,5 @@ def _cell(metrics: dict[str, float], key: str, percent: bool) -> Cell:
 
 
 def _written(value: float, digits: int) -> str:
-    """The value with so many decimals, and no minus before a zero."""
+    """Return the value with this many decimals, without a minus sign before zero."""
     return f"{round(value, digits) + 0.0:.{digits}f}"

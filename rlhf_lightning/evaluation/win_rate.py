@@ -19,14 +19,14 @@ class WinRate:
 
 
 def wilson_interval(rate: float, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share `rate` seen in `n` independent trials.
+    """Return Wilson's score interval of a share `rate` observed in `n` independent trials.
 
     centre = (rate + z^2 / 2n) / (1 + z^2 / n),  half = z sqrt(rate (1 - rate) / n + z^2 / 4n^2) / (1 + z^2 / n)
 
-    It stays inside [0, 1] and keeps a width when all trials agree, where a bootstrap would report certainty.
+    It stays inside [0, 1] and has a positive width even if all trials agree, where a bootstrap would report certainty.
 
     Raises:
-        ValueError: without trials.
+        ValueError: there are no trials.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
 
@@ -45,16 +45,16 @@ def wilson_interval(rate: float, n: int, z: float = Z_95) -> tuple[float, float]
 
 
 def win_rate(scores: Sequence[float], baseline_scores: Sequence[float], samples_per_prompt: int = 1) -> WinRate:
-    """Share of paired comparisons that `scores` wins; a tie counts half.
+    """Return the share of paired comparisons that `scores` wins; a tie counts half.
 
     rate = mean over prompts of mean over samples of [score > baseline] + 0.5 [score == baseline]
 
     Entries are prompt-major: the `samples_per_prompt` responses of the first prompt, then those of the second.
-    The interval is Wilson's with one trial a prompt. Outcomes between 0 and 1 (ties, several samples) vary less
+    The interval is Wilson's with one trial per prompt. Outcomes between 0 and 1 (ties, several samples) vary less
     than the coin flips Wilson assumes, so the interval is then slightly too wide, never too narrow.
 
     Raises:
-        ValueError: lengths differ, or are no multiple of `samples_per_prompt`.
+        ValueError: lengths differ, or are not a multiple of `samples_per_prompt`.
 
     >>> win_rate([2.0, 1.0, 0.0, 5.0], [1.0, 1.0, 3.0, 4.0]).rate
     0.625

@@ -1,1 +1,1 @@
-"""What on-policy algorithms are assembled from: scoring, credit, statistics, KL control, reward shaping."""
+"""The building blocks of on-policy algorithms: scoring, credit, statistics, KL control, reward shaping."""

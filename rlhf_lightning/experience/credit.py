@@ -1,4 +1,4 @@
-"""Advantage estimators: from the rewards of a rollout's tokens to what each token is praised or blamed for."""
+"""Advantage estimators: from the token rewards of a rollout to the credit of each token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlhf_lightning.rollout import Rollout
 
 
 class Credit(NamedTuple):
-    """Advantages [B, T], and what a critic should have said of each token [B, T]; None without a critic."""
+    """Advantages [B, T], and the critic's targets [B, T]; None without a critic."""
 
     advantages: Tensor
     returns: Tensor | None = None
@@ -21,7 +21,7 @@ class Credit(NamedTuple):
 
 @dataclass(frozen=True)
 class GAE:
-    """Generalised advantages from a critic's values (Schulman et al. 2015, eq. 16)."""
+    """Generalised advantage estimation from a critic's values (Schulman et al. 2015, eq. 16)."""
 
     gamma: float = 1.0
     lam: float = 0.95
@@ -35,7 +35,7 @@ class GAE:
 
 @dataclass(frozen=True)
 class GroupBaseline:
-    """A response's reward over that of the other ones to its prompt, on each of its tokens; see `group_advantages`."""
+    """A response's reward relative to others to its prompt, on each of its tokens; see `group_advantages`."""
 
     group_size: int
     baseline: str = "mean"
@@ -48,7 +48,7 @@ class GroupBaseline:
 
 @dataclass(frozen=True)
 class ReturnsToGo:
-    """The discounted sum of the token rewards from each token on: generalised advantages without values, lambda 1."""
+    """The discounted sum of token rewards from each token on: GAE without values and with lambda 1."""
 
     gamma: float = 1.0
 

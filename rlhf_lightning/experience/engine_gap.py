@@ -1,4 +1,4 @@
-"""The engine that samples and the trainer compute the same policy in different ways: how far apart they are."""
+"""The gap between the sampling engine and the trainer, which compute the same policy in different ways."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from rlhf_lightning.training.recording import Statistics
 
 
 def weigh_by_engine(rollout: Rollout, generation: Generation, cap: float | None) -> Statistics:
-    """Multiply the advantages by importance weights, if there is a cap for them; return what was found of the gap.
+    """Multiply the advantages by importance weights, if they have a cap; return statistics of the gap.
 
-    Advantages times weights are the policy loss times weights: both terms of the clipped objective are linear in the
-    advantage, and a weight above 0 leaves their order.
+    Weighting the advantages is the same as weighting the policy loss: both terms of the clipped objective are linear in
+    the advantage, and a weight above 0 preserves their order.
     """
     found = _logprob_gap(rollout, generation)
     if cap is None:

@@ -1,4 +1,4 @@
-"""How the responses to one prompt differ: what a group baseline learns from."""
+"""How the responses to one prompt differ: the signal for a group baseline."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from rlhf_lightning.training.recording import Statistics
 
 
 def group_statistics(scores: Tensor, group_size: int) -> Statistics:
-    """Return what is logged of groups of responses, as name: (mean, number of groups); docs/metrics.md defines them.
+    """Return the metrics of groups of responses, as name: (mean, number of groups); docs/metrics.md defines them.
 
     Args:
-        scores: [B], as the reward gave them, the responses to a prompt side by side.
-        group_size: responses per prompt; one has nothing to differ from, so nothing is returned.
+        scores: [B], unshaped, with the responses to a prompt adjacent.
+        group_size: responses per prompt; a single one has nothing to differ from, so nothing is returned.
     """
     if group_size == 1:
         return {}

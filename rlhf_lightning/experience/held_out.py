@@ -1,4 +1,4 @@
-"""Responses to held-out prompts, as a validation step hands them to callbacks."""
+"""Responses to held-out prompts, as a validation step passes them to callbacks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class HeldOut(NamedTuple):
     """What a validation step has sampled and scored.
 
     Attributes:
-        prompts: B of them.
-        generation: the response to each.
-        rollout: the same with log-probabilities under policy and reference.
+        prompts: B prompts.
+        generation: one response to each.
+        rollout: the responses with log-probabilities under policy and reference.
         scores: [B], by the reward that is trained on, before shaping.
     """
 

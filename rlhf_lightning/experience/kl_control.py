@@ -1,6 +1,6 @@
-"""The coefficient of PPO's KL penalty: fixed, or moved so that the policy keeps a target distance.
+"""The coefficient of PPO's KL penalty: fixed, or adjusted so that the policy keeps a target distance.
 
-The unit matters: KL here is per response, the sum over its tokens, in nats; horizons are in episodes (responses).
+Units: KL here is per response, the sum over its tokens, in nats; horizons are in episodes (responses).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, NonNegative, Positive
 
-FARTHEST = 1e6  # a moving coefficient stays within this factor of its first one, so that it can come back
+FARTHEST = 1e6  # an adjusted coefficient stays within this factor of its initial value, so that it can come back
 
 
 class KLController(Protocol):
-    """`value` is the coefficient now; `update` sees the mean KL per response of `n_episodes` responses."""
+    """`value` is the current coefficient; `update` receives the mean KL per response of `n_episodes` responses."""
 
     value: float
 
@@ -35,7 +35,7 @@ class FixedKLController:
         self.value = coef
 
     def update(self, kl: float, n_episodes: int) -> None:
-        """Nothing changes."""
+        """Do nothing."""
 
     def state_dict(self) -> dict[str, float]:
         return {"value": self.value}
@@ -45,10 +45,10 @@ class FixedKLController:
 
 
 class MovingKLController(FixedKLController):
-    """A coefficient that is multiplied after every iteration, and stays above 0.
+    """A coefficient that is multiplied by a factor after every iteration, and stays above 0.
 
     Args:
-        init_coef: the first coefficient, > 0: 0 times any factor is 0.
+        init_coef: the initial coefficient, > 0, since a factor cannot change 0.
         target: KL per response to hold, in nats, > 0.
 
     Raises:
@@ -67,10 +67,10 @@ class MovingKLController(FixedKLController):
         self._range = (init_coef / FARTHEST, init_coef * FARTHEST)
 
     def update(self, kl: float, n_episodes: int) -> None:
-        """Take the next coefficient, kept within its range.
+        """Compute the next coefficient, kept within its range.
 
         Raises:
-            UserError: `kl` is NaN, of which nothing follows. The coefficient stays as it is.
+            UserError: `kl` is NaN, which says nothing. The coefficient stays as it is.
         """
         if math.isnan(kl):
             raise UserError(
@@ -83,7 +83,7 @@ class MovingKLController(FixedKLController):
         self.value = min(max(self.moved(kl, n_episodes), lowest), highest)
 
     def moved(self, kl: float, n_episodes: int) -> float:
-        """The next coefficient: this one times a number above 0."""
+        """Return the next coefficient: the current one times a factor above 0."""
         raise NotImplementedError
 
 
@@ -92,14 +92,14 @@ class AdaptiveKLController(MovingKLController):
 
         e = clip((KL - target) / target, -0.2, 0.2);    coef <- coef (1 + e min(n_episodes / horizon, 1))
 
-    The minimum is not in the paper, where iterations are far shorter than the horizon. Without it the coefficient turns
-    negative, and KL is rewarded, once an iteration has more than five horizons' episodes.
+    The minimum is not in the paper, where iterations are far shorter than the horizon. Without it, an iteration with
+    more episodes than five horizons could make the coefficient negative, which would reward KL.
 
     Args:
-        init_coef: the first coefficient, > 0.
+        init_coef: the initial coefficient, > 0.
         target: KL per response to hold, in nats (6 in the paper).
-        horizon: in episodes (10,000 in the paper); n_episodes / horizon is the largest relative step over 0.2. One
-            update is a step of at most 0.2, however short the horizon.
+        horizon: in episodes (10,000 in the paper). The relative step of an update is at most 0.2 n_episodes / horizon,
+            and at most 0.2 however short the horizon.
     """
 
     def __init__(self, init_coef: float, target: float, horizon: int) -> None:
@@ -108,13 +108,13 @@ class AdaptiveKLController(MovingKLController):
         self.horizon = horizon
 
     def moved(self, kl: float, n_episodes: int) -> float:
-        """Higher when the policy is too far, lower when it is too near."""
+        """Return a higher coefficient if the policy is too far from the reference, a lower one if it is too near."""
         error = min(max((kl - self.target) / self.target, -0.2), 0.2)
         return self.value * (1 + error * min(n_episodes, self.horizon) / self.horizon)
 
 
 class MultiplicativeKLController(MovingKLController):
-    """Times or over `factor` beyond a band around the target (Schulman et al. 2017, section 4).
+    """Multiplies or divides by `factor` outside a band around the target (Schulman et al. 2017, section 4).
 
     KL > factor * target: coef <- coef * factor;    KL < target / factor: coef <- coef / factor;    else unchanged.
     """
@@ -126,7 +126,7 @@ class MultiplicativeKLController(MovingKLController):
         self.factor = factor
 
     def moved(self, kl: float, n_episodes: int) -> float:
-        """One step, whatever the number of episodes."""
+        """Return the coefficient after one step, whatever the number of episodes."""
         if kl > self.target * self.factor:
             return self.value * self.factor
         return self.value / self.factor if kl < self.target / self.factor else self.value
@@ -137,18 +137,18 @@ class PIDController(MovingKLController):
 
         e = clip((KL - target) / target, -1, 1);    log coef = log init_coef + kp e + ki sum(e) + kd (e - e_before)
 
-    Proportional control alone moves the coefficient until the error is gone, and by then the policy has gone on; here
-    the proportional term answers at once and the integral finds the coefficient at which the target holds. On the
-    logarithm a step is a factor, so that the coefficient is above 0 by construction. The integral stops where the
-    coefficient reaches the end of its range. The default gains are for a policy that takes several iterations to follow
-    the coefficient, as in PPO; one that follows at once needs a kp below 1.
+    The adaptive controller keeps moving the coefficient until the error is gone, and by then the policy has overshot;
+    here the proportional term reacts immediately and the integral finds the coefficient that holds the target. On the
+    logarithm a step is a factor, so the coefficient is above 0 by construction. The integral stops when the coefficient
+    reaches the end of its range. The default gains suit a policy that takes several iterations to follow the
+    coefficient, as in PPO; one that follows immediately needs a kp below 1.
 
     Args:
-        init_coef: the first coefficient, > 0.
+        init_coef: the initial coefficient, > 0.
         target: KL per response to hold, in nats.
-        kp: change of the logarithm per relative error of this iteration.
-        ki: the same per sum of the errors of all iterations.
-        kd: the same per change of the error since the iteration before.
+        kp: change of log coef per relative error of this iteration.
+        ki: change of log coef per summed error of all iterations.
+        kd: change of log coef per change of the error since the previous iteration.
     """
 
     def __init__(self, init_coef: float, target: float, kp: float = 2.0, ki: float = 0.3, kd: float = 0.0) -> None:
@@ -162,7 +162,7 @@ class PIDController(MovingKLController):
         self.integral = self.error = 0.0
 
     def moved(self, kl: float, n_episodes: int) -> float:
-        """The coefficient that the errors up to now ask for; one step per iteration, whatever its episodes."""
+        """Return the coefficient for the errors so far; one step per iteration, whatever its number of episodes."""
         error = min(max(kl / self.target - 1, -1.0), 1.0)
         integral = self.integral + error
         exponent = self.kp * error + self.ki * integral + self.kd * (error - self.error)
@@ -187,18 +187,18 @@ def _check_positive(key: str, value: float, why: str = "") -> None:
 @checked("algorithm.kl")
 @dataclass(frozen=True)
 class KLPenalty:
-    """How PPO is held to the reference.
+    """How PPO is kept close to the reference.
 
     Args:
         kind: `adaptive`, `multiplicative`, `pid` or `fixed` coefficient.
-        coef: the coefficient, or the first one; above 0 unless it is fixed.
-        target: KL per response to hold, in nats; null where `fixed` has none.
-        horizon: of the adaptive controller, in episodes; null where the others have none.
-        kp, ki, kd: gains of the PID controller; the others have none.
-        estimator: of the penalty: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
-        placement: `reward` subtracts it from every token's reward; `loss` adds it to the loss. In the loss k2 has the
-            gradient of KL(policy || reference) on fresh samples, exact for one token; over several it holds the
-            states fixed. k1's gradient is zero on average.
+        coef: the coefficient, or its initial value; above 0 unless it is fixed.
+        target: KL per response to hold, in nats; null for `fixed`, which has none.
+        horizon: horizon of the adaptive controller, in episodes; null for the others.
+        kp, ki, kd: gains of the PID controller.
+        estimator: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
+        placement: `reward` subtracts the penalty from every token's reward; `loss` adds it to the loss. In the loss, k2
+            has the gradient of KL(policy || reference) on fresh samples, exactly for one token; over several tokens it
+            treats the states as fixed. k1's gradient is zero on average.
     """
 
     kind: Literal["adaptive", "multiplicative", "pid", "fixed"] = "adaptive"
@@ -217,10 +217,10 @@ class KLPenalty:
                 f"algorithm.kl.estimator: found {self.estimator}, whose gradient in the loss does not pull towards the "
                 "reference; allowed with algorithm.kl.placement=loss: k2 | k3 | null"
             )
-        self.controller()  # refuses what its kind cannot work with
+        self.controller()  # raises for values that its kind does not accept
 
     def controller(self) -> KLController:
-        """A fresh controller of this kind."""
+        """Return a new controller of this kind."""
         if self.kind == "fixed":
             return FixedKLController(self.coef)
         if self.target is None:
@@ -237,5 +237,5 @@ class KLPenalty:
 
     @property
     def kl_kind(self) -> str:
-        """The estimator in use."""
+        """Return the estimator in use."""
         return self.estimator or ("k1" if self.placement == "reward" else "k2")

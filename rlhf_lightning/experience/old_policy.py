@@ -1,8 +1,8 @@
-"""What updates start from: log-probabilities and values under the policy that sampled, and the reference's.
+"""What updates start from: log-probabilities and values under the sampling policy, and the reference's.
 
-The policy's are computed again, or kept from the engine. Both are of the same weights, in kernels of their own: they
-differ by rounding (1e-6 in float32), where those of the trainer are to the bit what the reference computes from the
-same weights.
+The policy's are either computed again or taken from the engine. Both use the same weights, but the engine's kernels
+round differently (1e-6 in float32), whereas the trainer's results are bitwise those of a reference with the same
+weights.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ Tokens = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def keep_from_engine(engine: RolloutEngine, actor_critic: ActorCritic) -> None:
-    """Let the engine keep what it knows of its policy: the values too, if their head reads the policy's states.
+    """Let the engine keep its log-probabilities, and the values if their head reads the policy's hidden states.
 
     Raises:
-        UserError: an engine with kernels or weights of its own.
+        UserError: an engine with its own kernels or weights.
     """
     if not as_engine(engine).keep(actor_critic.value_head if actor_critic.critic is None else None):
         raise engine_logprobs_differ(type(engine).__name__)
 
 
 class OldPolicy:
-    """Turns what an engine generated into a rollout with log-probabilities, the reference's, and values if any.
+    """Turns generated responses into a rollout with the policy's and the reference's log-probabilities, and values.
 
     Args:
         actor_critic, reference: the networks.
-        pad_id: of the tokenizer.
-        temperature: that responses are sampled at.
-        from_engine: whether the engine's log-probabilities (and values) are kept.
+        pad_id: the tokenizer's.
+        temperature: the sampling temperature of the responses.
+        from_engine: take the engine's log-probabilities (and values).
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class OldPolicy:
     def __call__(
         self, prompts: list[PromptRow], generation: Generation, split: Callable[[Tensor], list[Tensor]]
     ) -> Rollout:
-        """Return the rollout; `split` says which rows to compute at a time, given their lengths [B]."""
+        """Return the rollout; `split` decides which rows to compute together, given their lengths [B]."""
         device = generation.tokens.device
         prompt_ids, prompt_mask = (
             to_device(x, device) for x in left_pad([row.input_ids for row in prompts], self.pad_id)
@@ -84,7 +84,7 @@ class OldPolicy:
         )
 
     def _policy(self, tokens: Tokens, generation: Generation, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and values [B, T] of these rows' tokens, under the policy that sampled them."""
+        """Return log-probabilities and values [B, T] of these rows' tokens, under the sampling policy."""
         if not self.from_engine:
             out = self.actor_critic(*tokens, temperature=self.temperature)
             return out.logprobs, out.values

@@ -1,4 +1,4 @@
-"""The gradient of a loss in parts, so that the graph of one part at a time is in memory."""
+"""The gradient of a loss in parts, so that only one part's graph is in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from rlhf_lightning.rollout import Rollout
 
-Loss = tuple[Tensor, dict[str, Tensor]]  # to descend, and statistics by name
+Loss = tuple[Tensor, dict[str, Tensor]]  # the loss to minimise, and statistics by name
 
 
 class PartGradients:
-    """Goes backward through every part of a micro-batch but one, which is left to Lightning.
+    """Runs backward on every part of a micro-batch except one, which is left to Lightning.
 
     Lightning calls `zero_grad` between `training_step` and its backward pass; the module asks `keep_gradients` there,
-    and the gradients of the other parts survive it. Processes reduce gradients in that last backward pass alone (DDP),
-    or in each one (FSDP2). DeepSpeed takes one backward pass per micro-batch: there the graphs of all parts are kept.
+    so the gradients of the other parts survive it. Processes reduce gradients only in that last backward pass (DDP), or
+    in every one (FSDP2). DeepSpeed accepts one backward pass per micro-batch, so there the graphs of all parts are
+    kept.
     """
 
     def __init__(self) -> None:
@@ -28,14 +29,15 @@ class PartGradients:
     def losses(
         self, trainer: L.Trainer, parts: list[Rollout], batch_idx: int, loss_of: Callable[[Rollout], Loss]
     ) -> list[Loss]:
-        """Loss and statistics of every part; only the first one's loss has a graph.
+        """Return loss and statistics of every part; only the first part's loss has a graph.
 
-        From the last part to the first, as autograd goes backward through their sum: to the bit the same gradients.
+        Parts run from last to first, as autograd would go backward through their sum: the gradients are bitwise the
+        same.
         """
         whole = isinstance(trainer.strategy, DeepSpeedStrategy)
         self._kept = len(parts) > 1 and not whole and batch_idx % trainer.accumulate_grad_batches == 0
         if self._kept:
-            trainer.optimizers[0].zero_grad()  # a run that was broken off may have left some
+            trainer.optimizers[0].zero_grad()  # an interrupted run may have left some
         results = []
         for part in reversed(parts):
             loss, stats = loss_of(part)
@@ -46,15 +48,15 @@ class PartGradients:
         return results[::-1]
 
     def keep_gradients(self) -> bool:
-        """Whether the next `zero_grad` would throw the parts' gradients away."""
+        """Return whether the next `zero_grad` would discard the parts' gradients."""
         kept, self._kept = self._kept, False
         return kept
 
 
 def backward(trainer: L.Trainer, loss: Tensor) -> None:
-    """Add the gradient of a part, scaled as Lightning scales that of a micro-batch."""
+    """Add the gradient of a part, scaled as Lightning scales a micro-batch's."""
     loss = loss / trainer.accumulate_grad_batches
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    # Outside autocast, like every backward pass: those that are written in Python would compute in half precision.
+    # Outside autocast, like every backward pass: those written in Python would compute in half precision.
     with torch.autocast(loss.device.type, enabled=False):
         (loss if scaler is None else scaler.scale(loss)).backward()

@@ -20,13 +20,13 @@ from rlhf_lightning.value_types import Count, NonNegative, Text
 @checked("algorithm.ptx")
 @dataclass
 class PretrainingMix:
-    """coef * (mean negative log-likelihood of pretraining text) is added to every optimiser step's loss.
+    """Adds coef * (mean negative log-likelihood of pretraining text) to every optimiser step's loss.
 
     Args:
-        coef: weight of that loss (27.8 in the paper, whose PPO loss is a sum where ours is a mean); 0 turns it off.
+        coef: weight of that loss (27.8 in the paper, whose PPO loss is a sum while ours is a mean); 0 turns it off.
         data: rows of any format that SFT reads; the loss is on all their tokens.
         batch_size: rows per optimiser step and process.
-        max_length: in tokens.
+        max_length: most tokens per row.
     """
 
     coef: NonNegative = 0.0
@@ -49,14 +49,15 @@ class PretrainingMix:
             self._hash = module.fingerprint()
 
     def fingerprint(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> str | None:
-        """The hash of the tokenised text; None without any."""
+        """Return the hash of the tokenised text; None without any."""
         self.load(tokenizer, seed)
         return self._hash
 
     def batch(self, step: int, rank: int, world_size: int) -> SequenceBatch | None:
-        """The rows of optimiser step `step`, a function of (seed, step, rank).
+        """Return the rows of optimiser step `step`, a function of (seed, step, rank).
 
-        Their denominator is the step's tokens over the processes, whose mean is then one over all tokens.
+        Their denominator is the step's number of tokens divided by the number of processes, so that the mean over
+        processes is a mean over all tokens.
         """
         if not self.coef:
             return None
@@ -67,6 +68,6 @@ class PretrainingMix:
         return batch
 
     def loss(self, policy: nn.Module, rows: SequenceBatch) -> Tensor:
-        """coef times the mean negative log-likelihood; every micro-batch of a step carries the same rows."""
+        """Return coef times the mean negative log-likelihood; every micro-batch of a step gets the same rows."""
         logprobs = predict_tokens(policy, rows.input_ids, rows.labels != IGNORED).logprobs
         return -self.coef * logprobs.sum() / rows.denominator

@@ -14,12 +14,12 @@ from rlhf_lightning.value_types import NonNegative, Positive
 @checked("algorithm.shaping")
 @dataclass(frozen=True)
 class RewardShaping:
-    """Normalisation, clipping and the price of not ending, in this order.
+    """Normalisation, clipping and the penalty for not ending, in this order.
 
     Args:
         normalize: (score - running mean) / running std, over all responses so far on all processes.
-        clip: scores are cut to [-clip, clip] afterwards; null: not at all.
-        missing_eos_penalty: taken off the score of a response that did not produce an EOS.
+        clip: clip scores to [-clip, clip] afterwards; null: no clipping.
+        missing_eos_penalty: subtracted from the score of a response that did not produce an EOS.
     """
 
     normalize: bool = False
@@ -45,7 +45,7 @@ class RunningMoments:
 
     @property
     def std(self) -> float:
-        """Population standard deviation; 1 before there is any spread beyond the rounding of float32."""
+        """Return the population standard deviation; 1 until the spread exceeds float32 rounding."""
         std = (self.m2 / self.count) ** 0.5 if self.m2 > 0 else 0.0
         return std if std > 1e-6 * abs(self.mean) else 1.0
 
@@ -57,7 +57,7 @@ class RunningMoments:
 
 
 def shape_scores(scores: Tensor, ended: Tensor, shaping: RewardShaping, moments: RunningMoments) -> Tensor:
-    """The scores [B] that enter the token rewards."""
+    """Return the scores [B] that enter the token rewards."""
     if shaping.normalize:
         scores = (scores - moments.mean) / moments.std
     if shaping.clip is not None:

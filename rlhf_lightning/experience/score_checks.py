@@ -1,4 +1,4 @@
-"""What a rollout's scores say about the reward, seen before they are learned from."""
+"""Checks of a rollout's scores before they are learned from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LARGEST = 1e18  # the value loss takes squares of returns, and float32 ends at 3
 
 
 def check_scale(scores: Tensor, key: str) -> None:
-    """Raise UserError for shaped scores whose squares float32 cannot hold.
+    """Raise UserError for shaped scores whose squares float32 cannot represent.
 
     Args:
         scores: [B], as they enter the token rewards.
-        key: of the reward.
+        key: the reward's key, for the message.
     """
     largest = float(scores.abs().max())
     if not largest <= LARGEST:
@@ -29,13 +29,13 @@ def check_scale(scores: Tensor, key: str) -> None:
 
 
 class ConstantScores:
-    """Warns once, of an iteration whose responses all have the same score: such a reward teaches nothing."""
+    """Warns once about an iteration whose responses all have the same score: such a reward teaches nothing."""
 
     def __init__(self) -> None:
         self._said = False
 
     def look(self, scores: list[float], key: str) -> None:
-        """Look at the scores of an iteration, before they are shaped."""
+        """Check the unshaped scores of an iteration."""
         if len(scores) > 1 and len(set(scores)) == 1 and not self._said:
             self._said = True
             log.warning(

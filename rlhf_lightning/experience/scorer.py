@@ -20,9 +20,9 @@ class Scorer:
     """Scores whole responses, and shapes the scores.
 
     Args:
-        reward: what scores them.
-        tokenizer: of the policy.
-        shaping: what happens to the scores.
+        reward: scores the responses.
+        tokenizer: the policy's.
+        shaping: how the scores are shaped.
     """
 
     def __init__(self, reward: RewardFunction, tokenizer: PreTrainedTokenizerBase, shaping: RewardShaping) -> None:
@@ -31,17 +31,17 @@ class Scorer:
 
     @property
     def reward(self) -> Reward:
-        """What scores responses, with all that can be asked of a reward."""
+        """Return the reward, with its optional capabilities."""
         return as_reward(self.given)
 
     @property
     def key(self) -> str:
-        """Where the reward was named, for messages."""
+        """Return the key that named the reward, for messages."""
         return self.reward.key or "reward"
 
     @property
     def parts(self) -> Mapping[str, Sequence[float]]:
-        """The last scores of each part of a reward that is a sum."""
+        """Return the last scores of each part of a reward that is a sum."""
         return self.reward.parts
 
     def prepare(self, device: torch.device, max_new_tokens: int) -> None:
@@ -57,7 +57,7 @@ class Scorer:
         return to_device(scores, device, torch.float32)
 
     def shape(self, scores: Tensor, ended: Tensor, everywhere: Callable[[Tensor], Tensor]) -> Tensor:
-        """Normalise, clip, and charge for a missing EOS; `everywhere` returns the scores of all processes.
+        """Normalise, clip, and penalise a missing EOS; `everywhere` returns the scores of all processes.
 
         Raises:
             UserError: a score that is too large to learn from.

@@ -1,4 +1,4 @@
-"""What is logged of a rollout (docs/metrics.md defines each name)."""
+"""The metrics of a rollout (docs/metrics.md defines each name)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rlhf_lightning.training.recording import Statistics
 
 
 def response_kl(rollout: Rollout) -> Tensor:
-    """Sampled KL to the reference of every response [B]: the sum over its tokens of log pi - log pi_ref, in nats."""
+    """Return the sampled KL of every response, [B]: the sum over its tokens of log pi - log pi_ref, in nats."""
     return (kl_estimate(rollout.logprobs, rollout.ref_logprobs) * rollout.mask).sum(dim=1)
 
 
 def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns) over the valid tokens of [B, T]: 1 is perfect, 0 a constant."""
+    """Return 1 - Var(returns - values) / Var(returns) over the valid tokens of [B, T]: 1 is perfect, 0 a constant."""
     return 1 - masked_var(returns - values, mask) / masked_var(returns, mask).clamp(min=1e-8)
 
 
 def critic_statistics(rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) -> Statistics:
-    """Return how well the values explain the returns; `everywhere` gives the rows [B, T] of all processes."""
+    """Return how well the values explain the returns; `everywhere` returns the rows [B, T] of all processes."""
     if rollout.values is None or rollout.returns is None:
         return {}
     explained = explained_variance(*(everywhere(x) for x in (rollout.returns, rollout.values, rollout.mask)))
@@ -36,12 +36,12 @@ def critic_statistics(rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) 
 def rollout_statistics(
     rollout: Rollout, raw: Tensor, kl_coef: float, parts: Mapping[str, Sequence[float]]
 ) -> Statistics:
-    """Return what is logged of an iteration's responses.
+    """Return the metrics of an iteration's responses.
 
     Args:
         rollout: the responses of this process.
-        raw: [B], their scores before they are shaped.
-        kl_coef: what a nat of KL costs.
+        raw: [B], their unshaped scores.
+        kl_coef: the KL coefficient, score per nat.
         parts: the scores of each part of a reward that is a sum.
     """
     mask, n, kl = rollout.mask, len(rollout), response_kl(rollout)
@@ -58,7 +58,7 @@ def rollout_statistics(
 
 
 def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Sequence[float]]) -> Statistics:
-    """Return what is logged of responses to held-out prompts; arguments as `rollout_statistics`."""
+    """Return the metrics of responses to held-out prompts; arguments as for `rollout_statistics`."""
     n = len(rollout)
     per_response = {
         "val/scores": raw,
@@ -70,7 +70,7 @@ def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Seque
 
 
 def time_statistics(seconds: Mapping[str, float]) -> Statistics:
-    """Return the phases of the iteration, and their shares of all the time since the iteration before ended."""
+    """Return the time of each phase of the iteration, and its share of all time since the previous iteration ended."""
     whole = sum(seconds.values())
     found: Statistics = {}
     for phase in ("rollout", "score", "update"):
@@ -82,7 +82,7 @@ def time_statistics(seconds: Mapping[str, float]) -> Statistics:
 def samples(
     tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
 ) -> list[dict[str, Any]]:
-    """The first responses as text, with score and KL (nats per response), for the sample table."""
+    """Return the first responses as text, with score and KL (nats per response), for the sample table."""
     asked, responses = (
         [row.input_ids for row in prompts[:limit]],
         token_rows(rollout.response_ids, rollout.mask)[:limit],

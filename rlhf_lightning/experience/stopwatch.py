@@ -8,20 +8,20 @@ import torch
 
 
 def now(device: torch.device | str) -> float:
-    """Seconds on a clock, read once the device has done what it was given."""
+    """Return a clock's seconds, read once the device has finished its queued work."""
     if torch.device(device).type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 class Stopwatch:
-    """Splits time into phases without a gap: `lap` gives all seconds since the lap before to the phase that ends."""
+    """Splits time into phases without gaps: `lap` assigns the time since the previous lap to the phase that ends."""
 
     def __init__(self) -> None:
         self.start("cpu")
 
     def start(self, device: torch.device | str) -> None:
-        """Forget everything before now."""
+        """Discard everything before now."""
         self.seconds: dict[str, float] = {}
         self._since = now(device)
 
@@ -32,6 +32,6 @@ class Stopwatch:
         self._since = moment
 
     def take(self) -> dict[str, float]:
-        """The seconds of every phase since the last call."""
+        """Return the seconds of every phase since the last call."""
         seconds, self.seconds = self.seconds, {}
         return seconds

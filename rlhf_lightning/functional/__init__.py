@@ -1,9 +1,9 @@
 """The mathematics of RLHF as pure functions of tensors: no module, no config, no logging, no device moves.
 
-Shapes: B rows, T response tokens, V vocabulary, N answers, M pairs of answers. `mask` is nonzero on valid tokens, the
-EOS included; what lies off the mask is never read, so NaN there reaches neither a value nor a gradient.
-Log-probabilities, KL and entropy are in nats. Half-precision inputs are computed and returned in float32, float64
-stays float64. A wrong shape is a ValueError that names the argument.
+Shapes: B rows, T response tokens, V vocabulary, N answers, M pairs of answers. `mask` is nonzero on valid tokens,
+including the EOS; what lies outside the mask is never read, so NaN there reaches neither a value nor a gradient.
+Log-probabilities, KL and entropy are in nats. Half-precision inputs are computed and returned in float32; float64 stays
+float64. A wrong shape raises a ValueError that names the argument.
 """
 
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards

@@ -18,19 +18,19 @@ BASELINES, SCALES = ("mean", "leave_one_out"), ("std", "none")
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float | Tensor) -> Tensor:
-    r"""The KL penalty on every token and the score on the last one: $r_t = -\beta\,\mathrm{kl}_t + [t = T_{last}]\,s$.
+    r"""Return KL penalties plus the final score: $r_t = -\beta\,\mathrm{kl}_t + [t = T_{last}]\,s$.
 
     Summed over a response this is $s - \beta \sum_t \mathrm{kl}_t$: Ziegler et al. 2019 (arXiv:1909.08593), eq. 2.
 
     Args:
         scores: [B], one per response.
         kl: [B, T], nats per token, as from `kl_estimate`.
-        mask: [B, T], nonzero on valid tokens; the last of them (the EOS, or the last token of a cut response) gets the
-            score.
+        mask: [B, T], nonzero on valid tokens; the last of them (the EOS, or the last token of a truncated response)
+            gets the score.
         kl_coef: $\beta$, score per nat.
 
     Returns:
-        [B, T] in at least float32, 0 off the mask. A row without a valid token is all 0: its score has no place.
+        [B, T] in at least float32, 0 outside the mask. A row without valid tokens is all 0: its score has no position.
 
     Raises:
         ValueError: `scores` is not [B], or `kl` and `mask` are not both [B, T].
@@ -51,20 +51,20 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float | Ten
 def generalized_advantage_estimate(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
 ) -> tuple[Tensor, Tensor]:
-    r"""GAE: $\hat A_t = \sum_l (\gamma\lambda)^l \delta_{t+l}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$.
+    r"""Return GAE: $\hat A_t = \sum_l (\gamma\lambda)^l \delta_{t+l}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$.
 
-    Source: Schulman et al. 2015 (arXiv:1506.02438), eq. 16. The value after the last valid token is 0, also where the
-    response was cut by its length limit. A gap in the mask is stepped over as if it were not there.
+    Source: Schulman et al. 2015 (arXiv:1506.02438), eq. 16. The value after the last valid token is 0, also if the
+    response was cut off by its length limit. Gaps in the mask are skipped as if they were not there.
 
     Args:
         rewards: [B, T], reward for taking token t.
         values: [B, T], value before token t is chosen.
         mask: [B, T], nonzero on valid tokens.
         gamma: discount, per token.
-        lam: $\lambda$; 1 gives the Monte-Carlo return less the value, 0 the one-step error.
+        lam: $\lambda$; 1 gives the Monte Carlo return minus the value, 0 the one-step error.
 
     Returns:
-        Advantages and returns (advantages + values), [B, T] in at least float32, both 0 off the mask.
+        Advantages and returns (advantages + values), [B, T] in at least float32, both 0 outside the mask.
 
     Raises:
         ValueError: the three are not all [B, T]; `gamma` or `lam` is outside [0, 1].
@@ -92,15 +92,15 @@ def generalized_advantage_estimate(
 def group_advantages(
     scores: Tensor, group_size: int, baseline: str = "mean", scale: str = "std", eps: float = 1e-6
 ) -> Tensor:
-    r"""Advantage of each response over the others to the same prompt: $A_i = (R_i - b_i) / (\sigma + \epsilon)$.
+    r"""Return each response's advantage over the others to its prompt: $A_i = (R_i - b_i) / (\sigma + \epsilon)$.
 
     $b_i$ is the mean of the group (`mean`: GRPO, Shao et al. 2024, arXiv:2402.03300, section 4.1.2) or of the other
-    responses in it (`leave_one_out`: RLOO, Ahmadian et al. 2024, arXiv:2402.14740, eq. 7), which is G / (G - 1) times
-    as far away. $\sigma$ is the group's standard deviation with G - 1 in the denominator; `none` does not divide
-    (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783, section 3).
+    responses in it (`leave_one_out`: RLOO, Ahmadian et al. 2024, arXiv:2402.14740, eq. 7), which makes the difference G
+    / (G - 1) times as large. $\sigma$ is the group's standard deviation with G - 1 in the denominator; `none` does not
+    divide (Dr. GRPO, Liu et al. 2025, arXiv:2503.20783, section 3).
 
     Args:
-        scores: [B], the responses to a prompt side by side: rows 0 to G - 1 are the first group.
+        scores: [B], with the responses to a prompt adjacent: rows 0 to G - 1 are the first group.
         group_size: G, responses per prompt, at least 2.
         baseline: `mean` or `leave_one_out`.
         scale: `std` or `none`.

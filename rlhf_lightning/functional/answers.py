@@ -1,4 +1,4 @@
-"""Losses of single answers that are wanted or not, and of answers compared without a reference."""
+"""Losses of single desirable or undesirable answers, and of answers compared without a reference."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def kto_loss(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    r"""Loss of each answer: $w_D (1 - \sigma(\beta (r - z)))$ if desirable, else $w_U (1 - \sigma(\beta (z - r)))$.
+    r"""Return the losses: $w_D (1 - \sigma(\beta (r - z)))$ if desirable, else $w_U (1 - \sigma(\beta (z - r)))$.
 
     $r = \log(\pi(y|x) / \pi_{ref}(y|x))$, and z estimates KL(policy || reference). Source: Ethayarajh et al. 2024
-    (arXiv:2402.01306), eq. 8. Where policy and reference agree (r = z = 0) each loss is half its weight.
+    (arXiv:2402.01306), eq. 8. If policy and reference agree (r = z = 0), each loss is half its weight.
 
     Args:
         log_ratios: [N], r, summed over the answer's tokens, in nats.
-        desirable: [N], booleans.
-        kl: z, a scalar in nats: the mean log-ratio of answers beside prompts that are not theirs. A negative estimate
-            counts as 0, and no gradient flows into it.
-        beta: $\beta$, how soon a loss saturates, per nat.
+        desirable: [N], boolean.
+        kl: z, a scalar in nats: the mean log-ratio of answers paired with other prompts. A negative estimate counts as
+            0, and no gradient flows into it.
+        beta: $\beta$, how quickly a loss saturates, per nat.
         desirable_weight: $w_D$.
         undesirable_weight: $w_U$.
 
@@ -57,17 +57,17 @@ def kto_loss(
 
 
 def odds_ratio_loss(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor) -> Tensor:
-    r"""Loss of each pair: $-\log \sigma(o(m_c) - o(m_r))$ with the log-odds $o(m) = m - \log(1 - e^m)$.
+    r"""Return each pair's loss: $-\log \sigma(o(m_c) - o(m_r))$ with the log-odds $o(m) = m - \log(1 - e^m)$.
 
     Source: ORPO, Hong et al. 2024 (arXiv:2403.07691), eq. 4 and 7.
 
     Args:
         chosen_mean_logps: [M], mean log-probability per token of the better answer, nats; at most 0.
-        rejected_mean_logps: [M], of the worse answer.
+        rejected_mean_logps: [M], the same of the worse answer.
 
     Returns:
-        [M] in at least float32. At probability 1, which half precision reaches, the odds are those of the largest
-        probability below 1, so that loss and gradient are finite.
+        [M] in at least float32. At probability 1, which half precision can reach, the odds are those of the largest
+        probability below 1, so that loss and gradient stay finite.
 
     Raises:
         ValueError: the two are not both [M].
@@ -82,7 +82,7 @@ def odds_ratio_loss(chosen_mean_logps: Tensor, rejected_mean_logps: Tensor) -> T
 
 
 def log_odds(mean_logps: Tensor) -> Tensor:
-    r"""$\log(p / (1 - p))$ of $p = e^m$: with expm1 near p = 1, with log1p elsewhere, where each is exact.
+    r"""Return $\log(p / (1 - p))$ of $p = e^m$, by expm1 near p = 1 and log1p elsewhere, where each is exact.
 
     Source: Hong et al. 2024 (arXiv:2403.07691), eq. 4.
 
@@ -109,14 +109,14 @@ def log_odds(mean_logps: Tensor) -> Tensor:
 def simpo_loss(
     chosen_mean_logps: Tensor, rejected_mean_logps: Tensor, beta: float = 2.0, gamma_beta_ratio: float = 0.25
 ) -> Tensor:
-    r"""Loss of each pair: $-\log \sigma(\beta (m_c - m_r) - \gamma)$, with $\gamma = \beta \cdot$ `gamma_beta_ratio`.
+    r"""Return the losses: $-\log \sigma(\beta (m_c - m_r) - \gamma)$, with $\gamma = \beta \cdot$ `gamma_beta_ratio`.
 
-    Source: SimPO, Meng et al. 2024 (arXiv:2405.14734), eq. 6. The margin is given as a share of beta, because that is
-    the difference of mean log-probabilities it asks for.
+    Source: SimPO, Meng et al. 2024 (arXiv:2405.14734), eq. 6. The margin is given relative to beta, because that is the
+    required difference of mean log-probabilities.
 
     Args:
         chosen_mean_logps: [M], mean log-probability per token of the better answer, nats.
-        rejected_mean_logps: [M], of the worse answer.
+        rejected_mean_logps: [M], the same of the worse answer.
         beta: $\beta$, reward per nat per token (2 to 10 in the paper).
         gamma_beta_ratio: $\gamma / \beta$, in nats per token, at least 0.
 

@@ -1,4 +1,4 @@
-"""Regression onto expectiles, which ILQL's value heads learn by."""
+"""Regression onto expectiles, used by ILQL's value heads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from rlhf_lightning.functional._arguments import at_least_float32
 
 
 def expectile_loss(errors: Tensor, expectile: float = 0.7) -> Tensor:
-    r"""Asymmetric squares: $|\tau - 1[e < 0]|\, e^2$.
+    r"""Return asymmetric squared errors: $|\tau - 1[e < 0]|\, e^2$.
 
-    Its minimum over a constant is the $\tau$-expectile; half the squared error at $\tau = 1/2$. Source: Newey and
-    Powell 1987; in this place Kostrikov et al. 2021 (arXiv:2110.06169), eq. 5.
+    The constant that minimises it is the $\tau$-expectile; at $\tau = 1/2$ it is half the squared error. Source: Newey
+    and Powell 1987; for value functions Kostrikov et al. 2021 (arXiv:2110.06169), eq. 5.
 
     Args:
-        errors: any shape: target less prediction.
+        errors: any shape, target minus prediction.
         expectile: $\tau$; above 1/2, predictions below the target cost more.
 
     Returns:

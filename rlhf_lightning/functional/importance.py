@@ -1,4 +1,4 @@
-"""Importance weights of tokens that were drawn by another policy than the one that is trained."""
+"""Importance weights of tokens sampled by another policy than the one being trained."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rlhf_lightning.functional._arguments import blank, check_positive, check_sh
 
 
 def truncated_importance_weights(logprobs: Tensor, sampling_logprobs: Tensor, mask: Tensor, cap: float) -> Tensor:
-    r"""Weight of every token: $w_t = \min(\pi(y_t) / \mu(y_t),\; C)$.
+    r"""Return the weight of every token: $w_t = \min(\pi(y_t) / \mu(y_t),\; C)$.
 
-    $\mu$ drew the tokens and $\pi$ is the policy they are meant to come from: the same weights, computed by a rollout
-    engine and by the trainer. A mean over tokens with these weights estimates the mean under $\pi$, up to what the cap
-    takes away; without the cap one token that $\mu$ thought improbable could outweigh all others.
+    $\mu$ sampled the tokens and $\pi$ is the policy they should come from: the same model weights, computed by a
+    rollout engine and by the trainer. A weighted mean over tokens estimates the mean under $\pi$, up to the effect of
+    the cap; without the cap, one token that $\mu$ considered improbable could outweigh all others.
 
-    Source: Ionides 2008, Truncated Importance Sampling; per token and in this place: Yao et al. 2025, Your Efficient RL
-    Framework Secretly Brings You Off-Policy RL Training.
+    Source: Ionides 2008, Truncated Importance Sampling; per token, for rollout engines: Yao et al. 2025, Your Efficient
+    RL Framework Secretly Brings You Off-Policy RL Training.
 
     Args:
         logprobs: [B, T] in nats, under $\pi$ as the trainer computes it before the updates.
@@ -25,7 +25,7 @@ def truncated_importance_weights(logprobs: Tensor, sampling_logprobs: Tensor, ma
         cap: C.
 
     Returns:
-        [B, T] in at least float32, detached; 0 off the mask.
+        [B, T] in at least float32, detached; 0 outside the mask.
 
     Raises:
         ValueError: the shapes differ; `cap` is not above 0.

@@ -13,7 +13,7 @@ KINDS = ("k1", "k2", "k3", "abs")
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
-    r"""Per-token estimate of $\mathrm{KL}(\pi \| \pi_{ref})$ from tokens sampled by $\pi$.
+    r"""Return the per-token estimate of $\mathrm{KL}(\pi \| \pi_{ref})$ from tokens sampled by $\pi$.
 
     With $d = \log \pi(a) - \log \pi_{ref}(a)$:
 
@@ -56,9 +56,9 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 
 
 def best_of_n_kl(n: int) -> float:
-    r"""KL of the best of n samples to the policy they come from, in nats per response: $\log n - (n - 1) / n$.
+    r"""Return the KL of best-of-n sampling to the policy sampled from, in nats per response: $\log n - (n - 1) / n$.
 
-    An upper bound; it is reached where no two responses score the same and none is probable. Source: Beirami et al.
+    It is an upper bound, reached if no two responses have the same score and none is probable. Source: Beirami et al.
     2024 (arXiv:2401.01879), theorem 1; the formula: Stiennon et al. 2020 (arXiv:2009.01325), appendix G.3.
 
     Args:

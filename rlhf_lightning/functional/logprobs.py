@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens and entropies of the next-token distribution, whole or by chunks of tokens."""
+"""Log-probabilities of chosen tokens and entropies of next-token distributions, at once or in chunks of tokens."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf_lightning.functional._arguments import at_least_float32, check_integers, check_positive
 
-IGNORE_INDEX = -100  # the label of a position that is not scored, as in PyTorch's cross entropy
+IGNORE_INDEX = -100  # label of a position that is not scored, as in PyTorch's cross entropy
 
 
 def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Log-probability of each label: $z_y / \tau - \log \sum_v \exp(z_v / \tau)$.
+    r"""Return the log-probability of each label: $z_y / \tau - \log \sum_v \exp(z_v / \tau)$.
 
-    Logits and labels are aligned: the caller has shifted them, so that `logits[:, t]` predicts `labels[:, t]`.
+    Logits and labels are aligned: the caller has shifted them so that `logits[:, t]` predicts `labels[:, t]`.
 
     Args:
         logits: [B, T, V] (any leading shape). -inf excludes a token.
-        labels: [B, T], token ids; -100 where nothing is scored, and the logits there are not read.
+        labels: [B, T], token ids; -100 where nothing is scored; the logits there are not read.
         temperature: the $\tau$ of the distribution the tokens are sampled from.
 
     Returns:
@@ -44,7 +44,7 @@ def token_logprobs(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> 
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Entropy of the next-token distribution: $-\sum_v p_v \log p_v$ with $p = \mathrm{softmax}(z / \tau)$.
+    r"""Return the entropy of the next-token distribution: $-\sum_v p_v \log p_v$ with $p = \mathrm{softmax}(z / \tau)$.
 
     Args:
         logits: [B, T, V] (any leading shape). -inf excludes a token.
@@ -76,21 +76,21 @@ def chunked_token_logprobs(
     with_entropy: bool = False,
     frozen_head: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """`token_logprobs(head(hidden), labels)` and its entropy without ever holding logits of [B, T, V].
+    """Return `token_logprobs(head(hidden), labels)` and the entropy without ever holding [B, T, V] logits.
 
-    The head runs on `chunk_size` tokens at a time. Where gradients are recorded, a chunk's logits are dropped after the
-    forward pass and computed again in the backward pass, so that memory for logits is chunk_size * V in both. With a
-    frozen head they are computed once: a token's log-probability depends on its own state alone, so its gradient
-    [H] is taken at once, and all that the backward pass does is to scale it.
+    The head runs on `chunk_size` tokens at a time. When gradients are recorded, a chunk's logits are dropped after the
+    forward pass and recomputed in the backward pass, so memory for logits is chunk_size * V in both. With a frozen head
+    they are computed once: a token's log-probability depends only on its own hidden state, so its gradient [H] is
+    computed in the forward pass, and the backward pass only scales it.
 
     Args:
         hidden: [B, T, H] (any leading shape), the last hidden states. Not read where the label is -100.
         head: maps [n, H] to logits [n, V]: the model's output layer.
         labels: [B, T], token ids, aligned with `hidden`; -100 where nothing is scored.
         temperature: as in `token_logprobs`.
-        chunk_size: tokens a chunk.
+        chunk_size: tokens per chunk.
         with_entropy: also return the entropy.
-        frozen_head: the head has nothing that is trained.
+        frozen_head: the head has no trainable parameters.
 
     Returns:
         Log-probabilities [B, T], and entropies [B, T] or None; nats, at least float32, both 0 where the label is -100.
@@ -109,14 +109,14 @@ def chunked_token_logprobs(
 
     def of_chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         ignored = labels == IGNORE_INDEX
-        # Blanked before the head: a NaN at padding would reach the head's gradient as 0 * NaN.
+        # Zeroed before the head: a NaN at padding would reach the head's gradient as 0 * NaN.
         logits = head(hidden.masked_fill(ignored.unsqueeze(-1), 0.0))
         logprobs = _chosen(logits, labels, ignored, temperature)
         return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
 
     parts: list[tuple[Any, ...]] = []
     chunks = [*zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)]
-    recompute = torch.is_grad_enabled() and len(chunks) > 1  # one chunk's logits are in memory either way
+    recompute = torch.is_grad_enabled() and len(chunks) > 1  # with one chunk, its logits are in memory either way
     at_once = torch.is_grad_enabled() and hidden.requires_grad and frozen_head and not with_entropy
     for chunk in chunks:
         if at_once:
@@ -130,7 +130,7 @@ def chunked_token_logprobs(
 
 
 class _WithGradient(torch.autograd.Function):
-    """Numbers [n] that depend on one hidden state each, of [n, H], and on nothing else that is trained."""
+    """Numbers [n] that each depend on one hidden state, of [n, H], and on nothing else that is trained."""
 
     @staticmethod
     def forward(ctx: Any, of_chunk: Callable[..., tuple[Tensor, ...]], hidden: Tensor, labels: Tensor) -> Tensor:
@@ -158,15 +158,15 @@ def _check(scores: Tensor, labels: Tensor, name: str) -> None:
 
 
 def _chosen(logits: Tensor, labels: Tensor, ignored: Tensor, temperature: float) -> Tensor:
-    """`token_logprobs` of finite logits."""
+    """Return `token_logprobs` of finite logits."""
     chosen: Tensor = _Chosen.apply(_tempered(logits, temperature), labels.masked_fill(ignored, 0))
     return chosen.masked_fill(ignored, 0.0)
 
 
 class _Chosen(torch.autograd.Function):
-    """log p_y of softmax(z), [..., V] and [...], and its gradient: 1[v = y] - p_v for every logit.
+    """log p_y of softmax(z), [..., V] and [...], with the gradient 1[v = y] - p_v for every logit.
 
-    What autograd keeps is p. The sum in log p_y = z_y - log sum_v exp(z_v) is that of the largest p, which is at least
+    Autograd keeps p. The log-sum-exp in log p_y = z_y - log sum_v exp(z_v) comes from the largest p, which is at least
     1 / V: max z - log max p.
     """
 

@@ -1,4 +1,4 @@
-"""Mean, variance and whitening over the valid tokens only."""
+"""Mean, variance and whitening over valid tokens only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WHITENING_EPSILON = 1e-8  # added to the variance, as in openai/lm-human-prefere
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
-    r"""Mean over the valid entries: $\sum_t m_t x_t / \sum_t m_t$.
+    r"""Return the mean over the valid entries: $\sum_t m_t x_t / \sum_t m_t$.
 
     Args:
         x: any shape.
@@ -21,7 +21,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
         dim: the dimension or dimensions to reduce; all of them if None.
 
     Returns:
-        The mean in at least float32; 0 where no entry is valid.
+        The mean in at least float32; 0 if no entry is valid.
 
     Raises:
         ValueError: `mask` has another shape than `x`.
@@ -38,7 +38,7 @@ def masked_mean(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
 
 
 def masked_var(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
-    r"""Population variance over the valid entries: $\sum_t m_t (x_t - \bar x)^2 / \sum_t m_t$.
+    r"""Return the population variance over the valid entries: $\sum_t m_t (x_t - \bar x)^2 / \sum_t m_t$.
 
     Args:
         x: any shape.
@@ -46,8 +46,8 @@ def masked_var(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
         dim: the dimension or dimensions to reduce; all of them if None.
 
     Returns:
-        The variance in at least float32, divided by the count (not the count less 1); 0 where fewer than two entries
-        are valid.
+        The variance in at least float32, divided by the count (not the count minus 1); 0 if fewer than two entries are
+        valid.
 
     Raises:
         ValueError: `mask` has another shape than `x`.
@@ -62,10 +62,11 @@ def masked_var(x: Tensor, mask: Tensor, dim: Dims = None) -> Tensor:
 
 
 def masked_whiten(x: Tensor, mask: Tensor, center: bool = True) -> Tensor:
-    r"""Valid entries scaled to unit variance: $(x_t - \bar x) / \sqrt{\mathrm{var}(x) + 10^{-8}}$, plus $\bar x$ if not
-    `center`.
+    r"""Return valid entries scaled to unit variance: $(x_t - \bar x) / \sqrt{\mathrm{var}(x) + 10^{-8}}$.
 
-    Source: openai/lm-human-preferences, `whiten(values, shift_mean)`; here over the valid entries only, of all rows.
+    If not `center`, $\bar x$ is added back.
+
+    Source: openai/lm-human-preferences, `whiten(values, shift_mean)`; here over the valid entries of all rows.
 
     Args:
         x: any shape.
@@ -73,7 +74,8 @@ def masked_whiten(x: Tensor, mask: Tensor, center: bool = True) -> Tensor:
         center: subtract the mean; False keeps it.
 
     Returns:
-        The shape of `x`, in at least float32, 0 off the mask. Over valid entries the population variance is 1, unless
+        The shape of `x`, in at least float32, 0 outside the mask. Over valid entries the population variance is 1,
+        unless
         they are all equal: then each becomes 0 (the mean if not `center`).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The losses of on-policy algorithms: the two clipped ones of PPO, and the plain policy gradient."""
+"""The losses of on-policy algorithms: PPO's two clipped losses, and the plain policy gradient."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def ppo_policy_loss(
     aggregation: str = "token",
     denominator: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Clipped surrogate: $\frac1n \sum_t \max(-A_t \rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon_h))$.
+    r"""The surrogate: $\frac1n \sum_t \max(-A_t \rho_t,\; -A_t\,\mathrm{clip}(\rho_t, 1-\epsilon, 1+\epsilon_h))$.
 
     $\rho_t = \pi(a_t) / \pi_{old}(a_t)$. Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7, negated; the wider
     upper side: DAPO, Yu et al. 2025 (arXiv:2503.14476), eq. 10; the ratio of a sequence: GSPO, Zheng et al. 2025
@@ -35,17 +35,18 @@ def ppo_policy_loss(
         advantages: [B, T].
         mask: [B, T], nonzero on valid tokens.
         clip_range: $\epsilon$.
-        clip_range_high: $\epsilon_h$; None: as `clip_range`.
-        ratio: `token`, or `sequence`: every token of a response has the ratio $\exp$ of the mean of its log-ratios.
-        aggregation: `token`: the mean over all valid tokens. `sequence`: the mean over responses of the mean over each
-            one's tokens.
-        denominator: n, what the sum over valid tokens (of `sequence`: over the responses' means) is divided by; their
-            number if None.
+        clip_range_high: $\epsilon_h$; None: the same as `clip_range`.
+        ratio: `token`, or `sequence`: every token of a response has the same ratio, $\exp$ of the mean of its
+            log-ratios.
+        aggregation: `token`: the mean over all valid tokens. `sequence`: the mean over responses of each response's
+            mean over its tokens.
+        denominator: n, the divisor of the sum over valid tokens (for `sequence`: over the responses' means); None:
+            their number.
 
     Returns:
         The loss, a scalar, and detached scalars over the valid tokens: `approx_kl` (k3 estimate of KL(old || new), nats
-        per token), `clip_fraction` (share where the clipped term is the larger, so that no gradient flows),
-        `ratio_mean` and `ratio_max`. All are 0 where no token is valid.
+        per token), `clip_fraction` (share where the clipped term is larger, so that no gradient flows),
+        `ratio_mean` and `ratio_max`. All are 0 if no token is valid.
 
     Raises:
         ValueError: the four are not all [B, T]; `clip_range`, `clip_range_high` or a float `denominator` is not above
@@ -87,7 +88,7 @@ def ppo_policy_loss(
 def policy_gradient_loss(
     logprobs: Tensor, advantages: Tensor, mask: Tensor, *, denominator: Tensor | float | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Policy gradient: $-\frac1n \sum_t A_t \log \pi(a_t)$.
+    r"""Return the policy-gradient loss: $-\frac1n \sum_t A_t \log \pi(a_t)$.
 
     Source: Williams 1992, REINFORCE; with a baseline in the advantages, Sutton et al. 2000, eq. 2. On samples of the
     policy itself its gradient is that of PPO's surrogate at ratio 1.
@@ -96,11 +97,11 @@ def policy_gradient_loss(
         logprobs: [B, T], under the policy being trained; the only argument a gradient should reach.
         advantages: [B, T].
         mask: [B, T], nonzero on valid tokens.
-        denominator: n, what the sum over valid tokens is divided by; their number if None.
+        denominator: n, the divisor of the sum over valid tokens; None: their number.
 
     Returns:
         The loss, a scalar, and the detached scalar `nll` (mean of -log pi over the valid tokens, in nats). Both are 0
-        where no token is valid.
+        if no token is valid.
 
     Raises:
         ValueError: the three are not all [B, T]; a float `denominator` is not above 0.
@@ -126,7 +127,7 @@ def ppo_value_loss(
     *,
     denominator: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    r"""Clipped squared error: $\frac1n \sum_t \frac12 \max((V_t - R_t)^2,\; (V^{clip}_t - R_t)^2)$.
+    r"""Return the clipped squared error: $\frac1n \sum_t \frac12 \max((V_t - R_t)^2,\; (V^{clip}_t - R_t)^2)$.
 
     $V^{clip}$ is V kept within `clip_range` of the old value. Source: openai/lm-human-preferences, `train_policy.py`,
     `vf_losses1`, `vf_losses2` (the clipping is not in the PPO paper).
@@ -136,12 +137,12 @@ def ppo_value_loss(
         old_values: [B, T], the values at sampling time.
         returns: [B, T], the targets.
         mask: [B, T], nonzero on valid tokens.
-        clip_range: in units of the score; None does not clip.
-        denominator: n, what the sum over valid tokens is divided by; their number if None.
+        clip_range: in units of the score; None: no clipping.
+        denominator: n, the divisor of the sum over valid tokens; None: their number.
 
     Returns:
         The loss, a scalar, and the detached scalar `clip_fraction` (share of valid tokens where the clipped term is
-        the larger, so that no gradient flows). Both are 0 where no token is valid.
+        larger, so that no gradient flows). Both are 0 if no token is valid.
 
     Raises:
         ValueError: the four are not all [B, T]; `clip_range` or a float `denominator` is not above 0.
@@ -157,7 +158,7 @@ def ppo_value_loss(
     unclipped = clipped = (values - returns).square()
     if clip_range is not None:
         check_positive(clip_range=clip_range)
-        # Clamping the value itself, not its distance, leaves an unclipped value bitwise as it is.
+        # Clamping the value rather than its distance leaves an unclipped value bitwise unchanged.
         clipped = (values.clamp(old_values - clip_range, old_values + clip_range) - returns).square()
     loss = divide(0.5 * torch.maximum(unclipped, clipped).sum(), denominator, default=valid.sum())
     return loss, {"clip_fraction": masked_mean(clipped > unclipped, valid)}

@@ -1,4 +1,4 @@
-"""Losses that learn a policy from pairs of answers directly: DPO and its relatives."""
+"""Losses that train a policy directly on pairs of answers: DPO and its relatives."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rlhf_lightning.functional._arguments import (
 )
 
 LOSS_TYPES = ("sigmoid", "ipo", "hinge", "robust", "exo_pair", "nca_pair", "sppo_hard", "apo_zero", "apo_down")
-SMOOTHED = ("sigmoid", "robust", "exo_pair")  # those that `label_smoothing` is a part of
-PER_TOKEN = ("ipo",)  # those that compare means over tokens
-EXO_SMOOTHING = 1e-3  # of `exo_pair` where 0 is given: its target needs some probability on either answer
+SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses that use `label_smoothing`
+PER_TOKEN = ("ipo",)  # losses that compare means over tokens
+EXO_SMOOTHING = 1e-3  # used by `exo_pair` if 0 is given: its target needs some probability on both answers
 
 
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float = 0.1) -> Tensor:
-    r"""The reward a policy stands for, up to a constant of the prompt: $\beta \log(\pi(y|x) / \pi_{ref}(y|x))$.
+    r"""Return a policy's implicit reward, up to a constant per prompt: $\beta \log(\pi(y|x) / \pi_{ref}(y|x))$.
 
     Source: Rafailov et al. 2023 (arXiv:2305.18290), eq. 5.
 
@@ -45,20 +45,20 @@ def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, beta: float 
 
 
 def answer_logps(sums: Tensor, lengths: Tensor, loss_type: str = "sigmoid", per_token: bool | None = None) -> Tensor:
-    r"""Log-probability of each answer in the unit in which `dpo_loss` takes it for this loss.
+    r"""Return the log-probability of each answer in the unit that `dpo_loss` uses for this loss.
 
-    The sum over the answer's tokens, but for `ipo` the mean per token: its loss pulls the
-    log-ratio to $1/(2\beta)$ whatever the answer's length, so with sums the tokens of a long answer would be moved less
-    than those of a short one. This is how IPO's authors and TRL compute it.
+    This is the sum over the answer's tokens, except for `ipo`, where it is the mean per token: its loss pulls the
+    log-ratio to $1/(2\beta)$ whatever the answer's length, so sums would move the tokens of a long answer less than
+    those of a short one. IPO's authors and TRL compute it this way.
 
     Args:
         sums: [B], log-probability of each answer, summed over its tokens, nats.
-        lengths: [B], the answer's tokens.
-        loss_type: one of those of `dpo_loss`.
-        per_token: means (True) or sums (False), whatever the loss; None: as the loss takes it.
+        lengths: [B], number of tokens of each answer.
+        loss_type: one of `dpo_loss`'s.
+        per_token: means (True) or sums (False), whatever the loss; None: the loss's own unit.
 
     Returns:
-        [B] in at least float32: nats, for `ipo` nats per token. An answer without a token has 0.
+        [B] in at least float32: nats, for `ipo` nats per token. An answer without tokens has 0.
 
     Raises:
         ValueError: the two are not both [B]; `loss_type` is unknown.
@@ -82,50 +82,51 @@ def dpo_loss(
     label_smoothing: float | Tensor = 0.0,
     loss_type: str = "sigmoid",
 ) -> Tensor:
-    r"""Loss of each pair, a function of
+    r"""Return the loss of each pair.
+
+    Most losses are a function of the difference of log-ratios
 
     $h = \log\frac{\pi(y_c)}{\pi_{ref}(y_c)} - \log\frac{\pi(y_r)}{\pi_{ref}(y_r)}$:
 
     - `sigmoid`: $-(1 - \epsilon) \log \sigma(\beta h) - \epsilon \log \sigma(-\beta h)$. Rafailov et al. 2023
       (arXiv:2305.18290), eq. 7; with $\epsilon$ > 0 conservative DPO (Mitchell 2023, "A note on DPO with noisy
-      preferences"). Least at $\beta h = \mathrm{logit}(1-\epsilon)$.
+      preferences"). Minimal at $\beta h = \mathrm{logit}(1-\epsilon)$.
     - `ipo`: $(h - 1/(2\beta))^2$. Azar et al. 2023 (arXiv:2310.12036), eq. 17, on log-probabilities per token.
     - `hinge`: $\max(0, 1 - \beta h)$. SLiC (Zhao et al. 2023, arXiv:2305.10425), on the log-ratio as in Liu et al.
       2023 (arXiv:2309.06657).
     - `robust`: $\frac{-(1 - \epsilon) \log \sigma(\beta h) + \epsilon \log \sigma(-\beta h)}{1 - 2\epsilon}$, whose
-      expectation over labels flipped with probability $\epsilon$ < 1/2 is the loss of the true ones. Chowdhury et al.
+      expectation over labels flipped with probability $\epsilon$ < 1/2 is the loss of the true labels. Chowdhury et al.
       2024 (arXiv:2403.00409), eq. 12.
     - `exo_pair`: KL of $(\sigma(\beta h), \sigma(-\beta h))$ to the labels $(1 - \epsilon, \epsilon)$. Ji et al. 2024
-      (arXiv:2402.00856), eq. 16; 0 stands for $\epsilon = 10^{-3}$.
+      (arXiv:2402.00856), eq. 16; 0 means $\epsilon = 10^{-3}$.
 
-    and of the two rewards $r_c, r_r$, which are $\beta$ times the log-ratios whose difference h is:
+    The others are functions of the two rewards $r_c, r_r$, which are $\beta$ times the two log-ratios in h:
 
     - `nca_pair`: $-\log \sigma(r_c) - \frac12 \log \sigma(-r_c) - \frac12 \log \sigma(-r_r)$. Chen et al. 2024
-      (arXiv:2402.05369), for two answers of rewards 1 and 0.
+      (arXiv:2402.05369), for two answers with rewards 1 and 0.
     - `sppo_hard`: $(\frac{r_c}{\beta} - \frac{1}{2\beta})^2 + (\frac{r_r}{\beta} + \frac{1}{2\beta})^2$. Wu et al. 2024
       (arXiv:2405.00675), eq. 4.8, with win probabilities 1 and 0.
-    - `apo_zero`: $1 - \sigma(r_c) + \sigma(r_r)$: the chosen answer becomes more, the rejected one less probable.
+    - `apo_zero`: $1 - \sigma(r_c) + \sigma(r_r)$: the chosen answer becomes more probable, the rejected one less.
       D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 3.
-    - `apo_down`: $\sigma(r_c) + 1 - \sigma(r_c - r_r)$: both become less probable, the rejected one
-      more so. There, eq. 4.
+    - `apo_down`: $\sigma(r_c) + 1 - \sigma(r_c - r_r)$: both become less probable, the rejected one more so. Same
+      paper, eq. 4.
 
     Args:
-        policy_chosen_logps: [B], taken as given. The unit is that of `answer_logps`: nats per answer, for `ipo` nats
-            per token.
+        policy_chosen_logps: [B], in the unit of `answer_logps`: nats per answer, for `ipo` nats per token.
         policy_rejected_logps: [B].
         reference_chosen_logps: [B].
         reference_rejected_logps: [B].
-        beta: the KL coefficient of the objective the loss stands for.
-        label_smoothing: $\epsilon$, the probability that the label is flipped: a float, or [B] for soft labels. Of
-            `sigmoid`, `robust` and `exo_pair` only: the other losses have none.
-        loss_type: one of those above.
+        beta: the KL coefficient of the underlying objective.
+        label_smoothing: $\epsilon$, the probability that the label is flipped: a float, or [B] for soft labels. Only
+            for `sigmoid`, `robust` and `exo_pair`.
+        loss_type: one of the above.
 
     Returns:
         [B], in at least float32.
 
     Raises:
-        ValueError: the tensors are not all [B]; `beta` is not above 0; a float `label_smoothing` is outside [0, 1], or
-            is given to a loss that has none, or is not below 1/2 for `robust`; `loss_type` is unknown.
+        ValueError: the tensors are not all [B]; `beta` is not above 0; a float `label_smoothing` is outside [0, 1], is
+            given to a loss without it, or is not below 1/2 for `robust`; `loss_type` is unknown.
 
     >>> chosen, rejected, reference = torch.tensor([-4.0]), torch.tensor([-6.0]), torch.tensor([-5.0])
     >>> dpo_loss(chosen, rejected, reference, reference, beta=0.5)  # log(1 + exp(-1))
@@ -168,7 +169,7 @@ def dpo_loss(
 
 
 def _loss_of_rewards(loss_type: str, chosen: Tensor, rejected: Tensor) -> Tensor:
-    """The losses that look at each answer's reward by itself, [B]."""
+    """Return the losses that depend on each answer's own reward, [B]."""
     if loss_type == "nca_pair":
         return -F.logsigmoid(chosen) - 0.5 * F.logsigmoid(-chosen) - 0.5 * F.logsigmoid(-rejected)
     if loss_type == "apo_zero":
@@ -177,7 +178,7 @@ def _loss_of_rewards(loss_type: str, chosen: Tensor, rejected: Tensor) -> Tensor
 
 
 def _checked_smoothing(like: Tensor, label_smoothing: float | Tensor, loss_type: str) -> float | Tensor:
-    """The probability that a label is flipped, if the loss has one."""
+    """Return the probability that a label is flipped, if the loss uses one."""
     if loss_type not in SMOOTHED and (isinstance(label_smoothing, Tensor) or label_smoothing != 0):
         raise ValueError(f"`label_smoothing` is given, but loss_type={loss_type!r} has none; expected 0")
     if isinstance(label_smoothing, Tensor):

@@ -1,4 +1,4 @@
-"""Losses and measures of a reward model that is trained on comparisons of answers."""
+"""Losses and metrics of a reward model trained on comparisons of answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rlhf_lightning.functional._arguments import (
 
 
 def bradley_terry_loss(chosen_scores: Tensor, rejected_scores: Tensor, margin: Tensor | None = None) -> Tensor:
-    r"""Negative log-likelihood of the choices: $-\frac1M \sum \log \sigma(s_c - s_r - m)$.
+    r"""Return the negative log-likelihood of the choices: $-\frac1M \sum \log \sigma(s_c - s_r - m)$.
 
     Source: Ouyang et al. 2022 (arXiv:2203.02155), eq. 1 for K = 2; the margin: Touvron et al. 2023 (arXiv:2307.09288),
-    eq. 2. The model of choice is Bradley and Terry 1952.
+    eq. 2. The choice model is by Bradley and Terry 1952.
 
     Args:
         chosen_scores: [M], scores of the better answers.
@@ -54,17 +54,17 @@ def ranked_preference_loss(
     *,
     denominator: Tensor | float | None = None,
 ) -> Tensor:
-    r"""Bradley-Terry loss of ranked lists: $-\frac1D \sum_j w_j \log \sigma(s_{b_j} - s_{w_j} - m_j)$.
+    r"""Return the Bradley-Terry loss of ranked lists: $-\frac1D \sum_j w_j \log \sigma(s_{b_j} - s_{w_j} - m_j)$.
 
     Source: Ouyang et al. 2022 (arXiv:2203.02155), eq. 1, with $w_j = 1 / \binom K2$ for the pairs of a prompt with K
     answers, so that every prompt counts once and every answer is scored once.
 
     Args:
         scores: [N], one per answer.
-        pairs: [M, 2], indices into `scores` of the better and of the worse answer. A tie is no pair.
+        pairs: [M, 2], indices into `scores` of the better and of the worse answer. Ties form no pair.
         pair_weights: [M]; a pair of weight 0 is padding and is not read.
         margin: [M], in units of the score; 0 if None.
-        denominator: D; the sum of the weights, that is the number of prompts, if None.
+        denominator: D; None: the sum of the weights, which is the number of prompts.
 
     Returns:
         A scalar in nats, at least float32; 0 without pairs.
@@ -89,21 +89,22 @@ def ranked_preference_loss(
 def centering_penalty(
     scores: Tensor, pairs: Tensor, pair_weights: Tensor, *, denominator: Tensor | float | None = None
 ) -> Tensor:
-    r"""Keeps scores around 0, which comparisons leave open: $\frac1D \sum_j w_j (s_{b_j} + s_{w_j})^2$.
+    r"""Return a penalty that keeps scores around 0: $\frac1D \sum_j w_j (s_{b_j} + s_{w_j})^2$.
 
-    Source: Eisenstein et al. 2023 (arXiv:2312.09244), eq. 2; added to the loss with a small coefficient (theirs: 0.01).
+    Source: Eisenstein et al. 2023 (arXiv:2312.09244), eq. 2; added to the loss with a small coefficient (0.01 in the
+    paper). Comparisons alone leave the mean score open.
 
     Args:
         scores: [N], one per answer.
         pairs: [M, 2], as in `ranked_preference_loss`.
-        pair_weights: [M], as there.
-        denominator: D, as there.
+        pair_weights: [M], as in `ranked_preference_loss`.
+        denominator: D, as in `ranked_preference_loss`.
 
     Returns:
         A scalar in squared units of the score, at least float32; 0 without pairs.
 
     Raises:
-        ValueError: as `ranked_preference_loss`.
+        ValueError: as in `ranked_preference_loss`.
 
     >>> centering_penalty(torch.tensor([2.0, 1.0]), torch.tensor([[0, 1]]), torch.tensor([1.0]))
     tensor(9.)
@@ -114,7 +115,7 @@ def centering_penalty(
 
 
 def preference_accuracy(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
-    r"""Share of pairs whose chosen answer scores higher; a tie counts one half.
+    r"""Return the share of pairs whose chosen answer scores higher; a tie counts one half.
 
     Args:
         chosen_scores: [M].
@@ -135,10 +136,10 @@ def preference_accuracy(chosen_scores: Tensor, rejected_scores: Tensor) -> Tenso
 
 
 def calibration_error(probabilities: Tensor, outcomes: Tensor, bins: int = 10) -> Tensor:
-    r"""Expected calibration error: $\sum_b \frac{n_b}{M} |\bar o_b - \bar p_b|$ over equal-width bins of probability.
+    r"""Return the expected calibration error: $\sum_b \frac{n_b}{M} |\bar o_b - \bar p_b|$ over equal-width bins.
 
-    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3. For pairs (chosen, rejected) every outcome would be 1, which says
-    nothing: pass $\max(p, 1 - p)$ with $p = \sigma(s_c - s_r)$, and whether p > 1/2.
+    Source: Guo et al. 2017 (arXiv:1706.04599), eq. 3. For pairs (chosen, rejected) every outcome would be 1, which
+    carries no information: pass $\max(p, 1 - p)$ with $p = \sigma(s_c - s_r)$, and whether p > 1/2.
 
     Args:
         probabilities: [M], predicted, from 0 to 1.
@@ -163,7 +164,7 @@ def calibration_error(probabilities: Tensor, outcomes: Tensor, bins: int = 10) -
 
 
 def _pair_scores(scores: Tensor, pairs: Tensor, pair_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the better and of the worse answers [M], and which pairs count [M]."""
+    """Return the scores of the better and of the worse answers [M], and which pairs count [M]."""
     if scores.ndim != 1:
         raise ValueError(f"`scores` has shape {list(scores.shape)}; expected [N]")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
