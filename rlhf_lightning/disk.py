@@ -1,7 +1,7 @@
-"""What a disk says that takes no more: full, over a quota or a limit of size, failing, read-only.
+"""Errors of a disk that accepts no more: full, over a quota or a size limit, failing, read-only.
 
-Every library says it in words of its own. Python raises an OSError with a number; safetensors, tokenizers and pyarrow
-put the number into a text; torch and SQLite have sentences; and some raise an error of theirs while handling it.
+Every library words them differently. Python raises an OSError with a number; safetensors, tokenizers and pyarrow put
+the number into a text; torch and SQLite use sentences; and some raise their own error while handling it.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _SENTENCES = (
     ("database or disk is full", errno.ENOSPC),
     ("disk I/O error", errno.EIO),
 )
-_TORCH = ("PytorchStreamWriter failed", "unexpected pos")  # which does not know why
+_TORCH = ("PytorchStreamWriter failed", "unexpected pos")  # these do not say why
 
 
 def disk_error(error: BaseException) -> int | None:
-    """Return the number of the system's error of a disk that an exception comes from; None if it comes from none."""
+    """Return the system's error number of the disk error behind an exception; None if there is none."""
     return next((number for each in _chain(error) if (number := _number(each)) is not None), None)
 
 
 def lacks_room(error: BaseException) -> bool:
-    """Whether an exception comes from a disk that is full, or from a limit of what may be written."""
+    """Return whether an exception comes from a full disk, or from a limit on what may be written."""
     return disk_error(error) in _ROOM
 
 
 def file_of(error: BaseException) -> str | None:
-    """Return the file that an exception from a disk names."""
+    """Return the file that a disk exception names."""
     return next((str(each.filename) for each in _chain(error) if isinstance(each, OSError) and each.filename), None)
 
 
 def finding(number: int, folder: Path) -> str:
-    """Return what is wrong, and how much is free where it matters.
+    """Return what is wrong, and how much space is free where it matters.
 
     Args:
-        number: the system's error.
+        number: the system's error number.
         folder: where something was written; it need not exist.
     """
     said = os.strerror(number)
@@ -68,7 +68,7 @@ def remedy(number: int) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that it was raised from or while handling."""
+    """Yield an exception, and those that it was raised from or while handling."""
     seen: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in seen:
@@ -94,7 +94,7 @@ def _number(error: BaseException) -> int | None:
 def _limit_of_size() -> str:
     try:
         import resource
-    except ImportError:  # not on Windows
+    except ImportError:  # not available on Windows
         return "the file system has a limit"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit == resource.RLIM_INFINITY:
@@ -103,12 +103,12 @@ def _limit_of_size() -> str:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or the first above it that is there."""
+    """Return the folder, or its first existing parent."""
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path())
 
 
 def _size(count: int) -> str:
-    """Bytes, for people.
+    """Return a number of bytes in readable units.
 
     >>> _size(12288), _size(0), _size(5 << 30)
     ('12 KiB', '0 bytes', '5 GiB')

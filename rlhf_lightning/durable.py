@@ -1,9 +1,9 @@
-"""Files that a kill leaves whole: written beside their target, synced, renamed; and manifests that prove it.
+"""Files that survive a kill intact: written next to their target, synced, renamed; and manifests to verify them.
 
 A checkpoint `last.ckpt` has a manifest `last.ckpt.manifest.json`. It lists the sizes and hashes that the file may have:
-the one being saved and the one before. It is written before the checkpoint is renamed into place, so that at every
-moment the file there, old or new, is one that the manifest knows: one rename decides, and no kill can fall between two.
-After the rename the former entry is taken out. Needs no torch: a broken checkpoint is found before anything is loaded.
+the one being saved and the previous one. It is written before the checkpoint is renamed into place, so that at every
+moment the manifest knows the existing file, old or new: one rename decides, and no kill can fall between two. After the
+rename the old entry is removed. Needs no torch: a broken checkpoint is detected before anything is loaded.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class HashingFile:
         return self._hash.hexdigest()
 
 
-Write = Callable[[Any], object]  # takes a HashingFile, a file as far as torch.save is concerned
+Write = Callable[[Any], object]  # takes a HashingFile, which torch.save accepts as a file
 
 
 def write_durably(path: Path, write: Write, before_rename: Write = lambda file: None) -> None:
-    """Call `write` on a hidden file beside the target, sync it, call `before_rename`, and rename it over the target."""
+    """Call `write` on a hidden file next to the target, sync it, call `before_rename`, and replace the target."""
     with held(), writing(path):
         _write_durably(path, write, before_rename)
 
@@ -74,18 +74,18 @@ def _write_durably(path: Path, write: Write, before_rename: Write) -> None:
 
 
 def _new_file(path: Path) -> BinaryIO:
-    """A file that did not exist before: what lies at that name, a link that somebody has planted even, is removed."""
+    """Open a new file; whatever exists at that name, even a link planted by someone else, is removed."""
     path.unlink(missing_ok=True)
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
 
 
 def has_other_names(path: Path) -> bool:
-    """Whether a file is a link, or a hard link of a file that has another name as well."""
+    """Return whether a file is a link, or has another name as a hard link."""
     return path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, as far as possible; of a link the link alone."""
+    """Remove a folder and its content, as far as possible; if it is a link, only the link."""
     if path.is_symlink() or path.is_file():
         with contextlib.suppress(OSError):
             path.unlink()
@@ -94,22 +94,22 @@ def remove_tree(path: Path) -> None:
 
 
 def write_text_durably(path: Path, text: str) -> None:
-    """A reader sees the whole new text or the whole former one."""
+    """Write a text so that a reader sees either all of the new text or all of the old one."""
     write_bytes_durably(path, text.encode())
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:
-    """A reader sees the whole new content or the whole former one."""
+    """Write bytes so that a reader sees either all of the new content or all of the old one."""
     write_durably(path, lambda file: file.write(content))
 
 
 def append_durably(path: Path, text: str) -> None:
-    """Append a text to a file, made where there is none; where it does not go in whole, the file is left as it was.
+    """Append a text to a file, created if missing; if it cannot be written completely, the file stays unchanged.
 
-    A link is not followed.
+    Links are not followed.
 
     Raises:
-        DiskError: the disk does not take it, or the file is a link.
+        DiskError: the disk does not accept it, or the file is a link.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     data = memoryview(text.encode())
@@ -129,7 +129,7 @@ def append_durably(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """A new folder that takes the target's place at the end, by two renames; an error leaves the target as it was."""
+    """Yield a new folder that replaces the target at the end, by two renames; an error leaves the target unchanged."""
     with writing(target, as_a_whole=True), _replacing_folder(target) as new:
         yield new
 
@@ -159,12 +159,12 @@ def _put_in_place(new: Path, target: Path, former: Path) -> None:
 
 
 def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
-    """Write a checkpoint and its manifest, and remove what a killed save of this folder has left.
+    """Write a checkpoint and its manifest, and remove what a killed save of this folder left behind.
 
     Args:
         path: the checkpoint.
         write: writes its content.
-        facts: what else the manifest says, such as the step.
+        facts: further entries of the manifest, such as the step.
     """
     entry: dict[str, Any] = {}
 
@@ -180,7 +180,7 @@ def save_with_manifest(path: Path, write: Write, **facts: Any) -> None:
 
 
 def remove_with_manifest(path: Path) -> None:
-    """The manifest last: a checkpoint without one would pass for another tool's."""
+    """Remove a checkpoint, its manifest last: without a manifest it would look like another tool's."""
     with held():
         path.unlink(missing_ok=True)
         manifest_of(path).unlink(missing_ok=True)
@@ -191,12 +191,12 @@ def manifest_of(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> list[dict[str, Any]]:
-    """The entries of a checkpoint's manifest; none where it has no manifest, or one with a byte that has changed."""
+    """Return the entries of a checkpoint's manifest; none without a manifest, or if a byte of it has changed."""
     try:
         text = manifest_of(path).read_bytes().decode("utf-8")
         content = json.loads(text)
         name, entries = content["file"], content["entries"]
-        whole = text in (_manifest(name, entries), _json({"file": name, "entries": entries}))  # or an earlier version's
+        whole = text in (_manifest(name, entries), _json({"file": name, "entries": entries}))  # or an earlier format
         whole = whole and all(isinstance(entry, dict) for entry in entries)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
@@ -204,9 +204,9 @@ def read_manifest(path: Path) -> list[dict[str, Any]]:
 
 
 def entry_of(path: Path) -> dict[str, Any]:
-    """The entry of a checkpoint's manifest that is of the file there is; empty where there is none.
+    """Return the manifest entry that matches the existing checkpoint file; empty if there is none.
 
-    A kill may leave two entries, of the former file and of the one that was being saved. A folder has one at most.
+    A kill may leave two entries, for the previous file and for the one that was being saved. A folder has at most one.
     """
     entries = read_manifest(path)
     if path.is_file():
@@ -219,22 +219,22 @@ def entry_of(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(path: Path, **facts: Any) -> None:
-    """Write the manifest of a checkpoint that is a folder: the hashes of its files, and what else there is to say."""
+    """Write the manifest of a checkpoint that is a folder: the hashes of its files, and further facts."""
     names = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
     _write_manifest(path, [{"files": hashes_of(path, names), **facts}])
 
 
 def forget_files(path: Path) -> None:
-    """Take the hashes of a folder's files out of its manifest: they are about to be written over."""
+    """Remove the hashes of a folder's files from its manifest: the files are about to be overwritten."""
     if entry := entry_of(path) if path.is_dir() else {}:
         _write_manifest(path, [{key: value for key, value in entry.items() if key != "files"}])
 
 
 def what_is_broken(path: Path) -> str | None:
-    """Why a checkpoint cannot be read, or None if it is complete.
+    """Return why a checkpoint cannot be read, or None if it is complete.
 
-    With a manifest, its size and hash, or those of a folder's files, must be an entry's. Without one (another tool's)
-    it must look whole: a file by its zip directory, which torch writes last; a folder as `what_a_folder_lacks` says.
+    With a manifest, its size and hash, or those of a folder's files, must match an entry. Without one (another tool's)
+    it must look complete: a file by its zip directory, which torch writes last; a folder by `what_a_folder_lacks`.
     """
     if path.is_dir():
         return what_a_folder_lacks(path) or _what_has_changed(path)
@@ -246,20 +246,20 @@ def what_is_broken(path: Path) -> str | None:
 
 
 def why_not_resumed(path: Path) -> str | None:
-    """Why no run resumes exactly from a checkpoint that is whole, as its manifest says."""
+    """Return why no run resumes exactly from an intact checkpoint, as its manifest says."""
     reason = entry_of(path).get("cannot_resume")
     return None if reason is None else str(reason)
 
 
 def _what_has_changed(path: Path) -> str | None:
-    """Which file of a folder is not what its manifest says."""
+    """Return which file of a folder differs from its manifest."""
     if not manifest_of(path).exists():
         return None
     if not (entries := read_manifest(path)):
         return f"{manifest_of(path).name} cannot be read"
     listed = entries[0].get("files")
     if not isinstance(listed, dict):
-        return None  # a kill while it was written over, or an earlier version
+        return None  # killed while being overwritten, or written by an earlier version
     for name in listed:
         if not (path / name).is_file():
             return f"{name} is missing"
@@ -283,7 +283,7 @@ def _write_manifest(path: Path, entries: list[dict[str, Any]]) -> None:
 
 
 def _manifest(name: Any, entries: Any) -> str:
-    """The text of a manifest, with a hash of what it says: damage to it is noticed as well."""
+    """Return the text of a manifest with a hash of its content, so that damage to it is detected too."""
     own = hashlib.sha256(json.dumps([name, entries], sort_keys=True).encode()).hexdigest()
     return _json({"file": name, "entries": entries, "sha256": own})
 
@@ -297,9 +297,9 @@ def _beside(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename is on disk only when the folder is."""
+    """Sync a folder: a rename is on disk only once the folder is."""
     if os.name == "nt":
-        return  # folders cannot be opened there
+        return  # the system cannot open folders
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The exceptions that are not bugs: the input is wrong, or the run was told to stop."""
+"""Exceptions that are not bugs: wrong input, or a request to stop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class UserError(ValueError):
 
 
 class BlownUpError(UserError):
-    """The weights are not those of a model any more: they are not saved and not exported."""
+    """The weights have blown up: they are not saved and not exported."""
 
 
 class DiskError(UserError):
-    """Something cannot be written: the disk is full, or over a limit, or fails.
+    """Something cannot be written: the disk is full, over a limit, or failing.
 
     Args:
         finding: what cannot be written, and why.
@@ -48,17 +48,17 @@ class Terminated(SystemExit):
         self.signum = signum
 
 
-# The key under which the user named the folder that is being read, and what its settings begin with.
+# The key under which the user named the folder being read, and the prefix of its settings.
 _FOLDER: ContextVar[tuple[str, str] | None] = ContextVar("folder", default=None)
 
 
 @contextmanager
 def named_as(key: str, settings: str | None = None) -> Iterator[None]:
-    """Blame the user's own key for whatever is wrong with a folder that is loaded inside.
+    """Blame the user's own key for anything wrong with a folder that is loaded inside.
 
     Args:
         key: where the folder was named, such as `reward.model`.
-        settings: what the keys of its loading begin with; None: as the key itself does (`reward.`).
+        settings: prefix of the keys of its loading; None: the key's own prefix (`reward.`).
     """
     beside = f"{key.rpartition('.')[0]}.".lstrip(".") if settings is None else settings
     token = _FOLDER.set((key, beside))
@@ -69,13 +69,13 @@ def named_as(key: str, settings: str | None = None) -> Iterator[None]:
 
 
 def named(usual: str = "model.path") -> str:
-    """Return the key of the folder that is being read; the usual one where nobody has said."""
+    """Return the key of the folder being read; the usual key if none was given."""
     named = _FOLDER.get()
     return named[0] if named is not None else usual
 
 
 def key_beside(setting: str, usual: str = "model.") -> str:
-    """Return the key of a setting of the folder that is being read.
+    """Return the key of a setting of the folder being read.
 
     >>> with named_as("reward.model"):
     ...     named(), key_beside("dtype")
@@ -89,10 +89,10 @@ def key_beside(setting: str, usual: str = "model.") -> str:
 def blaming(what: str, advice: str = "") -> Iterator[None]:
     """Turn whatever is raised inside into a `UserError` that begins with `what`.
 
-    For calls whose outcome lies in the user's hands: reading their files, loading their model, calling their function.
-    `SystemExit` is turned as well, so that a function of theirs cannot end the run as if it had succeeded, and so is a
-    `KeyboardInterrupt` that they raise; Ctrl-C is not. Out of memory is not blamed on the input, and neither is a slip
-    of this package's own (`is_own_slip`).
+    For calls whose outcome is in the user's hands: reading their files, loading their model, calling their function.
+    `SystemExit` is converted too, so that a user's function cannot end the run as if it had succeeded, and so is a
+    `KeyboardInterrupt` that it raises; Ctrl-C is not. Out of memory is not blamed on the input, and neither is a bug in
+    this package (`is_own_slip`).
 
     Args:
         what: the key or file, and what could not be done with it, such as `model.path: x cannot be loaded`.
@@ -105,7 +105,7 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
         yield
     except (UserError, WaitingError, Terminated, MemoryError):
         raise
-    except BaseException as error:  # classes of the user's own may be anything
+    except BaseException as error:  # a user's own classes may be anything
         if lacks_room(error):
             number, file = disk_error(error), file_of(error)
             assert number is not None
@@ -119,12 +119,12 @@ def blaming(what: str, advice: str = "") -> Iterator[None]:
 
 @contextmanager
 def writing(what: str | Path, folder: str | Path | None = None, *, as_a_whole: bool = False) -> Iterator[None]:
-    """Name what is being written where the disk takes no more of it, or the system does not let it be written.
+    """Name what is being written if the disk does not accept it, or the system does not permit it.
 
     Args:
-        what: the file, or a name for what consists of several.
+        what: the file, or a name for something made of several files.
         folder: where it is written; default: the folder of the file.
-        as_a_whole: name it, and not a part of it that names itself: what is written in its stead lies elsewhere first.
+        as_a_whole: name `what` even if a part of it names itself, because its files are written elsewhere first.
 
     Raises:
         DiskError: `what cannot be written: why, how much is free; what to do first`.
@@ -139,25 +139,25 @@ def writing(what: str | Path, folder: str | Path | None = None, *, as_a_whole: b
 
 
 def as_disk_error(error: BaseException, what: str | Path, folder: str | Path | None = None) -> DiskError | None:
-    """Return the `DiskError` for an exception that was raised while something was written. Arguments as `writing`."""
+    """Return the `DiskError` for an exception raised while something was written. Arguments as for `writing`."""
     number, place = disk_error(error), Path(folder or Path(what).parent)
     if number is not None:
         return DiskError(f"{what} cannot be written: {finding(number, place)}", remedy(number))
     if not isinstance(error, OSError) or error.errno is None:
         return None
     if error.filename and place.absolute() not in Path(str(error.filename)).absolute().parents:
-        return None  # something that is read meanwhile
+        return None  # about something being read meanwhile
     return DiskError(f"{what} cannot be written: {reason(error)}", "see to it, or choose another folder")
 
 
 def left_by_hand(error: BaseException, *trusted: str) -> bool:
-    """Whether a `raise` statement or `sys.exit()` of code outside this package made an exception, and no signal.
+    """Return whether a `raise` statement or `sys.exit()` outside this package raised an exception, and not a signal.
 
     Ctrl-C and the closing of a generator interrupt any other instruction.
 
     Args:
         error: a `KeyboardInterrupt`, `GeneratorExit` or `SystemExit`.
-        trusted: further packages whose code is not meant.
+        trusted: further packages whose code does not count.
     """
     frames = [*traceback.walk_tb(error.__traceback__)]
     last = error.__traceback__
@@ -172,7 +172,7 @@ def left_by_hand(error: BaseException, *trusted: str) -> bool:
 
 
 def is_own_slip(error: BaseException) -> bool:
-    """Whether an exception is of a kind that only wrong code raises, and was raised by this package's own code."""
+    """Return whether an exception has a type that only wrong code raises, and comes from this package's own code."""
     if not isinstance(error, NameError | AttributeError | AssertionError | NotImplementedError):
         return False
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -180,7 +180,7 @@ def is_own_slip(error: BaseException) -> bool:
 
 
 def reason(error: BaseException, longest: int = 300) -> str:
-    """Return what an exception says, on one line; its class as well where the message does not explain itself.
+    """Return an exception's message on one line, with its class if the message does not explain itself.
 
     >>> reason(KeyError("a")), reason(ValueError("no such\\nthing"))
     ("KeyError: 'a'", 'no such')
@@ -199,19 +199,19 @@ def reason(error: BaseException, longest: int = 300) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or the device ran out of memory: Python's own error, or torch's."""
+    """Return whether the machine or the device ran out of memory: Python's own error, or torch's."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 class AfterTrainingError(Exception):
-    """The model is trained and in its folder, but something that follows has failed.
+    """The model is trained and in its folder, but a later step has failed.
 
     The commands print the message, one line, without a traceback and exit with code 3.
     """
 
 
 class WaitingError(Exception):
-    """A pipeline cannot go on before people have done their part: the message says what is waiting, and for whom.
+    """A pipeline cannot continue before people have done their part: the message says what is waiting, and for whom.
 
     The commands print it without a traceback and exit with code 75 (EX_TEMPFAIL: try again later).
     """

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = 1 << 24
-LARGE = 1 << 26  # bytes from which on a hash is remembered: 0.05 to 0.2 s to compute
-_KNOWN: dict[tuple[str, int, int, int, int, int], str] = {}  # file as it is -> its hash, of this process
+LARGE = 1 << 26  # bytes above which a hash is cached: it takes 0.05 to 0.2 s
+_KNOWN: dict[tuple[str, int, int, int, int, int], str] = {}  # file state -> its hash, in this process
 
 
 def sha256_of(path: Path) -> str:
-    """The hash of a file; of a large one it is remembered in this process for as long as the file stays as it is."""
+    """Return the hash of a file; a large file's is cached in this process for as long as the file is unchanged."""
     stat = path.stat()
     key = (str(path.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
     if key in _KNOWN:
@@ -30,7 +30,7 @@ def sha256_of(path: Path) -> str:
 
 
 def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Name -> size and hash of files of a folder, several at a time where there are cores."""
+    """Return name -> size and hash of files in a folder, computed in parallel if there are several cores."""
     names = sorted(names)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         hashes = list(pool.map(lambda name: sha256_of(folder / name), names))

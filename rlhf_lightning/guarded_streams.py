@@ -1,7 +1,7 @@
-"""Standard output and error, the last gate before a terminal: nothing that a library quotes acts, or is a secret.
+"""Standard output and error as the last gate before a terminal: control characters are inert, secrets hidden.
 
 Warnings, log records, tracebacks and messages of libraries quote names, paths, prompts and addresses. All of it passes
-here, whoever prints it, and so do the records of log files.
+through here, whoever prints it, and so do the records of log files.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from rlhf_lightning.disk import disk_error
 from rlhf_lightning.outside_text import for_terminal
 from rlhf_lightning.secret_text import remember_variables, shown
 
-_DRAW_WITH_ESCAPES = {"tqdm", "rich"}  # bars and tables, on a terminal
+_DRAW_WITH_ESCAPES = {"tqdm", "rich"}  # progress bars and tables, on a terminal
 
 
 class GuardedStream:
     """A text stream that spells out control characters and hides secrets.
 
-    A disk that takes no more of it (a log file on a full one) does not take a run down: what cannot be written is left
-    out, and `lost` says why.
+    A disk that accepts no more (a log file on a full disk) does not stop a run: what cannot be written is dropped, and
+    `lost` says why.
 
     Args:
         stream: where the text goes.
@@ -35,20 +35,20 @@ class GuardedStream:
         self.lost: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Write the text, made harmless. What bars and tables draw on a terminal keeps its escape sequences."""
+        """Write the text, made harmless; on a terminal, progress bars and tables keep their escape sequences."""
         draws = _draws(sys._getframe(1).f_globals.get("__name__")) and self.guarded.isatty()
         with self._noting_loss():
             self.guarded.write(shown(text) if draws else for_terminal(shown(text)))
         return len(text)
 
     def flush(self) -> None:
-        """Have what was written reach its file."""
+        """Flush what was written to its file."""
         with self._noting_loss():
             self.guarded.flush()
 
     def settle(self) -> None:
-        """Flush for the last time; what is lost is forgotten, or Python would complain of it when it ends."""
-        with suppress(ValueError):  # closed
+        """Flush for the last time, forgetting any lost text, or Python would complain about it on exit."""
+        with suppress(ValueError):  # the stream is closed
             self.flush()
         if self.lost is not None:
             with suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ class GuardedStream:
             self.lost = self.lost or error
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write each."""
+        """Write each line."""
         for line in lines:
             self.write(line)
 
@@ -78,11 +78,11 @@ def _draws(module: Any) -> bool:
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Guard what is printed and logged inside, by this process and through handlers that libraries have made before."""
+    """Guard what is printed and logged inside, by this process and through handlers that libraries created earlier."""
     remember_variables()
     former = sys.stdout, sys.stderr, logging.getLogRecordFactory()
     if any(isinstance(stream, GuardedStream) for stream in former[:2]):
-        yield  # a job of a sweep
+        yield  # already guarded: a job of a sweep
         return
     sys.stdout, sys.stderr = GuardedStream(sys.stdout), GuardedStream(sys.stderr)
     logging.setLogRecordFactory(_harmless(former[2]))
@@ -108,13 +108,13 @@ def _handlers() -> list[Any]:
 
 
 def _harmless(make: Any) -> Any:
-    """A maker of log records whose message is final and harmless: handlers may write it to files."""
+    """Return a log-record factory whose message is final and harmless: handlers may write it to files."""
 
     def record(*arguments: Any, **more: Any) -> logging.LogRecord:
         made: logging.LogRecord = make(*arguments, **more)
         try:
             message = made.getMessage()
-        except Exception:  # arguments that do not fit the format: logging's own complaint comes later
+        except Exception:  # arguments that do not match the format: logging reports that later
             return made
         made.msg, made.args = for_terminal(shown(message)), None
         return made

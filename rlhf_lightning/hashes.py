@@ -1,10 +1,11 @@
-"""Hashes of the files that a later stage, a resume or another command reads: what has changed on the disk is noticed.
+"""Hashes of the files that a later stage, a resume or another command reads, to detect changes on disk.
 
-A folder that this package writes whole (`model/`, an export, a finished run, a simulated world) has a `hashes.json`:
+A folder that this package writes completely (`model/`, an export, a finished run, a simulated world) has a
+`hashes.json`:
 
     {"files": {"config.json": {"size": 612, "sha256": "9f2c..."}, ...}, "sha256": "51ab..."}
 
-The last hash is that of `files` as JSON with sorted keys, so that damage to `hashes.json` itself is noticed too. A
+The last hash is that of `files` as JSON with sorted keys, so that damage to `hashes.json` itself is detected too. A
 folder without that file, such as one from Hugging Face, is read as it is. Needs no torch: small files are checked
 before it is imported, weights when they are loaded.
 """
@@ -25,19 +26,19 @@ from rlhf_lightning.errors import UserError, named
 from rlhf_lightning.file_hashes import LARGE, hashes_of, sha256_of
 
 FILE = "hashes.json"
-CARD = "README.md"  # a model card is there to be edited
+CARD = "README.md"  # a model card is meant to be edited
 _WEIGHTS = (".safetensors", ".bin")
-# What the loaders of transformers and peft look for, by names that they make up from a folder's content.
+# Extensions that the loaders of transformers and peft look for, under names derived from a folder's content.
 _READ = (*_WEIGHTS, ".json", ".jinja", ".model", ".txt", ".py")
-_LONGEST = 1 << 24  # bytes of a hashes.json
+_LONGEST = 1 << 24  # most bytes of a hashes.json
 
 
 def write_hashes(folder: str | Path, names: Collection[str] | None = None) -> None:
     """Write `hashes.json`, as the last file of a folder.
 
     Args:
-        folder: what it is about.
-        names: the files it lists, if they are there; None: all but the model card and hidden files.
+        folder: the folder whose files it lists.
+        names: the files to list, if they exist; None: all but the model card and hidden files.
     """
     root = Path(folder)
     (root / FILE).unlink(missing_ok=True)
@@ -51,11 +52,11 @@ def forget_hashes(folder: str | Path) -> None:
 
 
 def check_model_files(folder: str | Path, weights: bool = False, key: str | None = None) -> None:
-    """See that a model's folder is as it was written, and holds nothing more that would be read.
+    """Check that a model's folder is unchanged, and has no additional file that would be read.
 
     Args:
         folder: of a model, an adapter or a tokenizer; a hub name or a folder without `hashes.json` passes.
-        weights: hash the weights as well; False: look at their sizes.
+        weights: hash the weights as well; False: only check their sizes.
         key: where the user named the folder; None: `errors.named`.
 
     Raises:
@@ -76,10 +77,10 @@ def check_model_files(folder: str | Path, weights: bool = False, key: str | None
 
 @contextlib.contextmanager
 def checking_weights(folder: str | Path) -> Iterator[None]:
-    """`check_model_files` with the weights, in a thread beside the block, which loads them.
+    """Run `check_model_files` with the weights, in a thread, while the block loads them.
 
     Raises:
-        UserError: as `check_model_files`; whatever the block has made of a changed file gives way to it.
+        UserError: as in `check_model_files`; it replaces any error that a changed file caused in the block.
     """
     check_model_files(folder)
     with ThreadPoolExecutor(1) as pool:
@@ -91,12 +92,12 @@ def checking_weights(folder: str | Path) -> Iterator[None]:
 
 
 def check_files(folder: str | Path, names: Collection[str] | None = None, key: str | None = None) -> None:
-    """See that files of a folder are as they were when its `hashes.json` was written; without one they pass.
+    """Check that files of a folder have not changed since its `hashes.json` was written; without one they pass.
 
     Args:
-        folder: of a finished run, or a world.
-        names: those to look at; None: all that are listed.
-        key: what to blame; None: the file alone.
+        folder: folder of a finished run, or a world.
+        names: the files to check; None: all that are listed.
+        key: the key to blame; None: only the file.
 
     Raises:
         UserError: the first file that has changed or is missing.
@@ -108,10 +109,10 @@ def check_files(folder: str | Path, names: Collection[str] | None = None, key: s
 
 
 def read_hashes(folder: Path, key: str | None = None) -> dict[str, dict[str, Any]] | None:
-    """Name -> size and SHA-256 of a folder's files; None without a `hashes.json`.
+    """Return name -> size and SHA-256 of a folder's files; None without a `hashes.json`.
 
     Raises:
-        UserError: it is not, to the byte, what `write_hashes` writes.
+        UserError: it is not byte for byte what `write_hashes` writes.
     """
     file = folder / FILE
     if not file.is_file() and not file.is_symlink():
@@ -145,13 +146,13 @@ def _check(root: Path, listed: dict[str, dict[str, Any]], key: str | None, weigh
 
 
 def another_process_checks() -> bool:
-    """Whether large files are hashed by another process of this machine: the first one does it for all."""
+    """Return whether another process on this machine hashes large files: the first one does it for all."""
     numbers = (os.environ.get(name) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
     return next((number for number in numbers if number), "0") != "0"
 
 
 def _extra(root: Path, listed: Collection[str]) -> Iterator[Path]:
-    """Files that a loader may read, and that are not listed."""
+    """Yield files that a loader may read, and that are not listed."""
     for path in sorted([*root.iterdir(), *root.glob("*chat_templates/*")]):
         name = path.relative_to(root).as_posix()
         if path.suffix in _READ and name not in (FILE, *listed) and not name.startswith(".") and not path.is_dir():
@@ -166,7 +167,7 @@ def _files(root: Path) -> Iterator[str]:
 
 
 def _is_entry(name: str, entry: dict[str, Any]) -> bool:
-    """Whether a name stays in the folder, and has a size and a hash."""
+    """Return whether a name stays inside the folder, and has a size and a hash."""
     inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
     return inside and isinstance(entry["size"], int) and isinstance(entry["sha256"], str)
 

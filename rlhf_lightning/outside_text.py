@@ -1,6 +1,6 @@
 """Text from outside (data, models' answers, names, file contents) on its way to a terminal, Markdown or HTML.
 
-Prompts, responses and names can hold anything. Nothing of it may move a cursor, colour a screen, set a window title,
+Prompts, responses and names can contain anything. None of it may move a cursor, colour a screen, set a window title,
 reverse the reading direction, or become markup.
 """
 
@@ -10,8 +10,8 @@ import html
 import re
 from collections.abc import Iterable
 
-# Control characters but for newline and tab; marks that turn the reading direction, end lines or paragraphs, annotate
-# or show nothing at all; halves of characters, which no file takes. What joins letters and emoji stays, and so do the
+# Control characters except newline and tab; characters that reverse the reading direction, end lines or paragraphs,
+# annotate or are invisible; lone surrogates, which no file accepts. Joiners of letters and emoji stay, and so do the
 # invisible letters of a flag such as Scotland's.
 _UNSAFE = re.compile(
     "(\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,6}\U000e007f)|"
@@ -22,7 +22,7 @@ _MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w)|(?<=\w)(?:(?=://)|(?
 
 
 def for_terminal(text: str) -> str:
-    r"""Return the text with control characters spelled out, so that a terminal shows them and obeys none.
+    r"""Return the text with control characters spelled out, so that a terminal shows them instead of obeying them.
 
     >>> print(for_terminal("a\x1b[31mb"))
     a\x1b[31mb
@@ -31,7 +31,7 @@ def for_terminal(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    r"""Return `for_terminal` of the text with each run of white space as one space.
+    r"""Return `for_terminal` of the text with each run of white space replaced by one space.
 
     >>> on_one_line("two\n  lines")
     'two lines'
@@ -40,7 +40,7 @@ def on_one_line(text: str) -> str:
 
 
 def for_markdown(text: str) -> str:
-    r"""Return the text as one line of Markdown that shows it as it is: no link, no HTML, no table cell ends in it.
+    r"""Return the text as one line of Markdown that shows it unchanged: no links, HTML or table cell separators.
 
     >>> print(for_markdown("<img src=x> [a](b) | c"))
     \<img src=x\> \[a\](b) \| c
@@ -49,7 +49,7 @@ def for_markdown(text: str) -> str:
 
 
 def as_code(text: str) -> str:
-    r"""Return the text as a code span of Markdown, which may stand in a table.
+    r"""Return the text as a Markdown code span, also for use in a table.
 
     >>> print(as_code("a`b|c"))
     ``a`b\|c``
@@ -75,7 +75,7 @@ def _spelled(character: str) -> str:
 
 
 def html_page(title: str, style: str, parts: Iterable[str]) -> str:
-    """Return a whole document around parts that are HTML already; empty ones are left out, and the title is escaped."""
+    """Return a whole document around parts that are HTML already; empty parts are omitted, and the title is escaped."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

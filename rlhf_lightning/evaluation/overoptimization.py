@@ -81,7 +81,7 @@ def fall(course: Sequence[Validation], tolerance: float, window: int) -> Fall:
 
     Args:
         course: every validation so far, at least one.
-        tolerance: share of the gain.
+        tolerance: share of the gain that may be lost.
         window: validations that are averaged, at most.
     """
     sizes = range(1, min(window, len(course)) + 1)

@@ -1,4 +1,4 @@
-"""The human in the loop: tasks, a store of judgements, agreement, aggregation, export.
+"""Human feedback: tasks, a store of judgements, agreement, aggregation, export.
 
 The web page is `rlhf_lightning.feedback.pages.make_app`.
 """
@@ -52,7 +52,7 @@ from rlhf_lightning.judging.usage import Usage
 if TYPE_CHECKING:
     from rlhf_lightning.feedback.collecting import Collected, add_tasks, collect_tasks
 
-_SAMPLES = ("Collected", "add_tasks", "collect_tasks")  # they need torch, which the pages do without
+_SAMPLES = ("Collected", "add_tasks", "collect_tasks")  # these need torch, which the pages do not
 
 __all__ = [
     "EVERYBODY",

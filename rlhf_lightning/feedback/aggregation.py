@@ -1,7 +1,8 @@
-"""From the votes of several labelers to one verdict per pair.
+"""Aggregating the votes of several labelers into one verdict per pair.
 
-`majority` counts heads. `dawid_skene` learns from the votes alone how often each labeler says what when what is true
-(Dawid and Skene 1979). `bradley_terry` gives each response a score and each labeler a reliability (Chen et al. 2013).
+`majority` counts votes. `dawid_skene` learns from the votes alone how often each labeler gives each label for each true
+class (Dawid and Skene 1979). `bradley_terry` gives each response a score and each labeler a reliability (Chen et al.
+2013).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ QUADRATURE = 5  # nodes of Gauss and Hermite's quadrature over a difference of t
 class Decisions:
     """One row per compared pair, in the order of tasks; columns as in `Votes`.
 
-    `probability` is that the first is better; `share` of all votes says the same as the decision; `margin` is the
-    mean strength in its favour, a tie counting 0 and a vote against it negative.
+    `probability` is the probability that the first is better; `share` is the share of votes that agree with the
+    decision; `margin` is the mean strength in its favour, where a tie counts 0 and a vote against it is negative.
     """
 
     tasks: list[str]
@@ -45,13 +46,13 @@ class Decisions:
 
 @dataclass(frozen=True)
 class DawidSkene:
-    """What EM has found.
+    """The result of EM.
 
     Args:
         posterior: `[items, classes]`.
         prior: `[classes]`.
-        confusion: `[labelers, classes, labels]`: how often a labeler says a label where a class is true.
-        log_likelihood: of the labels.
+        confusion: `[labelers, classes, labels]`: how often a labeler gives a label to items of a class.
+        log_likelihood: log-likelihood of the labels.
     """
 
     posterior: Array
@@ -69,16 +70,16 @@ def dawid_skene(
     steps: int = 500,
     tolerance: float = 1e-9,
 ) -> DawidSkene:
-    """Return the maximum of the likelihood of Dawid and Skene (1979, equations 2.3 to 2.5), by EM from the vote shares.
+    """Return the maximum-likelihood fit of Dawid and Skene (1979, equations 2.3 to 2.5), by EM from the vote shares.
 
     Args:
-        item: `[votes]` what was labelled, counted from 0; likewise:
-        labeler: who did.
-        label: what was said.
-        first_guess: `[labels, classes]`: which class a label speaks for; None: the class of the same number.
-        smoothing: votes that are added to each cell of a labeler's table, for those who have labelled little.
-        steps: of EM, at most.
-        tolerance: the gain in log-likelihood per item at which it stops.
+        item: `[votes]`, what was labelled, counted from 0; the next two likewise.
+        labeler: `[votes]`, who labelled it.
+        label: `[votes]`, the label given.
+        first_guess: `[labels, classes]`: the classes that a label supports; None: the class with the same number.
+        smoothing: votes added to each cell of a labeler's table, for labelers with few labels.
+        steps: the most EM steps.
+        tolerance: stop once the log-likelihood per item gains less than this.
     """
     guess = np.eye(int(label.max()) + 1) if first_guess is None else np.asarray(first_guess, dtype=np.float64)
     items, labelers, (labels, classes) = int(item.max()) + 1, int(labeler.max()) + 1, guess.shape
@@ -111,11 +112,11 @@ def dawid_skene(
 
 @dataclass(frozen=True)
 class BradleyTerry:
-    """Scores and reliabilities.
+    """Scores of responses and reliabilities of labelers.
 
     Args:
-        scores: `[responses]`, in the order of the pairs' numbers.
-        reliability: `[labelers]`: the probability of saying what one sees, in (0, 1); 0.5 is a coin.
+        scores: `[responses]`, by response number.
+        reliability: `[labelers]`: the probability of voting for the better response, in (0, 1); 0.5 is a coin flip.
     """
 
     scores: Array
@@ -138,12 +139,12 @@ def bradley_terry(
     best scores would fit each labeler's mistakes, and all of them would look reliable. A tie counts half for each.
 
     Args:
-        first: `[votes]` one of the two responses, counted from 0; likewise:
-        second: the other.
-        labeler: who compared them.
-        outcome: 0 where the first is better, 1 for the second, 2 for a tie.
+        first: `[votes]`, one of the two responses, counted from 0; the next two likewise.
+        second: `[votes]`, the other response.
+        labeler: `[votes]`, who compared them.
+        outcome: `[votes]`, 0 if the first is better, 1 for the second, 2 for a tie.
         spread: the standard deviation of scores.
-        steps: of L-BFGS, at most.
+        steps: the most L-BFGS steps.
     """
     import torch
 
@@ -176,14 +177,14 @@ def bradley_terry(
 
 
 def decide(votes: Votes, method: str = "majority") -> Decisions:
-    """Return one decision per compared pair; answers that were asked again do not count twice.
+    """Return one decision per compared pair; repeated answers of a labeler do not count twice.
 
     Args:
-        votes: of all labelers.
+        votes: votes of all labelers.
         method: `majority`, `dawid_skene` or `bradley_terry`.
 
     Raises:
-        UserError: the method is not known.
+        UserError: unknown method.
     """
     if method not in METHODS:
         raise UserError(f"aggregation: unknown method {method!r}; choose one of {', '.join(METHODS)}")
@@ -230,7 +231,7 @@ def _by_dawid_skene(votes: Votes, unit: Numbers) -> Array:
 
 
 def _fit_dawid_skene(votes: Votes, unit: Numbers) -> DawidSkene:
-    """Two classes, three labels: a tie speaks for both."""
+    """Fit two classes to three labels; a tie supports both classes."""
     return dawid_skene(unit, votes.labeler, votes.outcome, [[1, 0], [0, 1], [0.5, 0.5]])
 
 

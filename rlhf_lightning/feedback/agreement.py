@@ -1,7 +1,7 @@
-"""Who agrees with whom, with himself, with the known answers, and who is worth a look.
+"""Agreement between labelers, with themselves and with the known answers, and labelers worth a look.
 
-Everything is computed on compared pairs: a ranking of K compares K (K - 1) / 2. The categories are the first as shown,
-the second, and a tie (`neither` counts as one).
+Everything is computed on compared pairs: a ranking of K compares K (K - 1) / 2. The categories are the first response
+as shown, the second, and a tie (`neither` counts as a tie).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from rlhf_lightning.feedback.records import Judgement, Task
 from rlhf_lightning.feedback.votes import Votes, read_votes
 
 CATEGORIES = 3
-LOOK = 3.0  # standard errors: about one labeler in 370 is named by chance for each reason
-CHECKS_RIGHT = 0.8  # of the check tasks that a labeler should have right
-SAME_AGAIN = 0.7  # of the answers that a labeler should repeat
+LOOK = 3.0  # standard errors: about one labeler in 370 is flagged by chance for each reason
+CHECKS_RIGHT = 0.8  # share of the check tasks that a labeler should answer correctly
+SAME_AGAIN = 0.7  # share of the answers that a labeler should repeat
 
 
 @dataclass(frozen=True)
 class LabelerReport:
-    """What is known of one labeler; each share with its interval."""
+    """What is known about one labeler; each share with its interval."""
 
     name: str
     kind: str
@@ -55,10 +55,10 @@ class AgreementReport:
     """The agreement of all labelers.
 
     Args:
-        raw: share of pairs of votes on the same comparison that say the same.
+        raw: share of pairs of votes on the same comparison that agree.
         alpha: Krippendorff's alpha, nominal.
-        kappa: (labeler, labeler) -> Cohen's kappa, and on how many comparisons.
-        between_kinds: such as `model-person` -> share of pairs of votes that say the same.
+        kappa: (labeler, labeler) -> Cohen's kappa, and the number of comparisons.
+        between_kinds: pair of kinds, such as `model-person` -> share of pairs of votes that agree.
         labelers: one report each.
     """
 
@@ -69,7 +69,7 @@ class AgreementReport:
     labelers: tuple[LabelerReport, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the report for JSON."""
         return {
             "raw": self.raw.as_dict(),
             "alpha": self.alpha.as_dict(),
@@ -95,14 +95,14 @@ def agreement_report(
     draws: int = 1000,
     seed: int = 0,
 ) -> AgreementReport:
-    """Return how far labelers agree.
+    """Return the agreement of labelers.
 
     Args:
-        tasks: at least those that were judged; they are read once.
-        judgements: those that hold (`FeedbackStore.judgements`).
-        kinds: labeler -> person, model or simulated; person where it is not said.
-        draws: of the bootstrap over comparisons.
-        seed: of the bootstrap.
+        tasks: at least those that were judged; iterated once.
+        judgements: the valid ones (`FeedbackStore.judgements`).
+        kinds: labeler -> person, model or simulated; default: person.
+        draws: number of bootstrap draws over comparisons.
+        seed: seed of the bootstrap.
     """
     votes = read_votes(judgements)
     tallies = Tallies.of(votes, tasks)
@@ -126,11 +126,11 @@ def agreement_report(
 
 @dataclass(frozen=True)
 class _PairsOfVotes:
-    """Each two votes of different labelers on one comparison."""
+    """All pairs of votes by different labelers on the same comparison."""
 
     one: NDArray[np.int64]  # the labeler with the smaller number
     other: NDArray[np.int64]
-    said: NDArray[np.int64]  # by the one
+    said: NDArray[np.int64]  # the first labeler's vote
     replied: NDArray[np.int64]
 
     @classmethod
@@ -174,7 +174,7 @@ class _PairsOfVotes:
 
 
 def _raw(counts: NDArray[np.float64], draws: int, seed: int) -> Interval:
-    """Share of pairs of votes that agree, with the bootstrap of alpha."""
+    """Return the share of pairs of votes that agree, with the same bootstrap as alpha."""
     pairable = counts[counts.sum(1) >= 2]
     if not len(pairable):
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -221,7 +221,7 @@ def _labeler(
 
 
 def _same_again(mine: Votes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each task asked again: how many pairs were compared as the first time, and how many at all."""
+    """Return for each repeated task how many pairs were answered the same way again, and how many were compared."""
     again = mine.where(np.isin(mine.task, np.unique(mine.task[mine.repeat])))
     if not len(again):
         return np.zeros(0), np.zeros(0)
@@ -235,7 +235,7 @@ def _same_again(mine: Votes) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _worth_a_look(found: Mapping[str, Interval], usual: float) -> list[str]:
-    """Reasons that chance explains in about one labeler of 370."""
+    """Return reasons that chance would produce for about one labeler in 370."""
     checks, others, longer, baseline = found["checks"], found["with_others"], found["longer"], found["others_longer"]
     position, again, fast = found["first_position"], found["with_self"], found["fast"]
     reasons = []

@@ -1,4 +1,4 @@
-"""agreement.html: one file with everything in it, for light and dark screens, phones and paper, without a script."""
+"""agreement.html: everything in one file, for light and dark screens, phones and paper, without scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlhf_lightning.feedback.agreement_table import AGREES, Measure, decimal, pe
 from rlhf_lightning.feedback.coefficients import Interval
 from rlhf_lightning.outside_text import for_html, html_page
 
-MOST_IN_A_GRID = 16  # labelers of a table of kappas
+MOST_IN_A_GRID = 16  # labelers in a table of kappas
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2126; --paper: #fff; --muted: #5c6570; --line: #d9dee4; --track: #eef1f4;
   --dot: #1f66b3; --range: #8fb6de; --mark: #c2571a; --good: 31 102 179; }
@@ -63,11 +63,11 @@ td.cell { min-width: 2.6rem; text-align: center; }
 
 
 def render_agreement(report: AgreementReport, title: str, facts: Sequence[str]) -> str:
-    """Return the whole document. Names of labelers are data, and escaped.
+    """Return the whole document. Labelers' names are data and are escaped.
 
     Args:
-        report: what was found.
-        title: of the page.
+        report: the results.
+        title: title of the page.
         facts: lines about the store.
     """
     parts = [
@@ -163,7 +163,7 @@ def _plot(
     write: Callable[[Interval], tuple[str, str]] = percent,
     end: str = "100%",
 ) -> str:
-    """One line per labeler: a dot with its interval on a track from 0 to `most`; nothing where nobody has a value."""
+    """Return one line per labeler: a dot with its interval on a track from 0 to `most`; empty if nobody has a value."""
     known = [row for row in rows if not math.isnan(row[1].value)]
     if not known:
         return ""

@@ -1,4 +1,4 @@
-"""The figures of an agreement report as rows for people: on the terminal and on the page."""
+"""The metrics of an agreement report as readable rows: on the terminal and on the page."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ PAIRS_SHOWN = 12
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of a labeler.
+    """One metric of a labeler.
 
     Args:
-        heading: of its column.
-        of: the interval in a report.
+        heading: its column heading.
+        of: returns its interval from a report.
         note: how to read it.
-        neutral: the value of a labeler without the habit; None: more is better.
+        neutral: the value of an unbiased labeler; None: more is better.
     """
 
     heading: str
@@ -48,7 +48,7 @@ HABITS = (
 
 
 def percent(interval: Interval) -> tuple[str, str]:
-    """Return a share and its interval as they are written.
+    """Return a share and its interval, formatted.
 
     >>> percent(Interval(0.5, 0.404, 0.596, 100))
     ('50%', '40–60')
@@ -59,7 +59,7 @@ def percent(interval: Interval) -> tuple[str, str]:
 
 
 def decimal(interval: Interval) -> tuple[str, str]:
-    """Return a coefficient and its interval as they are written.
+    """Return a coefficient and its interval, formatted.
 
     >>> decimal(Interval(0.7, 0.61, 0.78, 40))
     ('0.70', '0.61 to 0.78')
@@ -79,7 +79,7 @@ def signed(value: float) -> str:
 
 
 def seconds(interval: Interval) -> tuple[str, str]:
-    """Return a median time and its interval as they are written.
+    """Return a median time and its interval, formatted.
 
     >>> seconds(Interval(12.34, 11.0, 13.9, 40))
     ('12.3 s', '11.0–13.9')
@@ -90,7 +90,7 @@ def seconds(interval: Interval) -> tuple[str, str]:
 
 
 def what_alpha_means(alpha: float) -> str:
-    """Return what Krippendorff (2004, page 241) makes of such a value."""
+    """Return Krippendorff's interpretation (2004, page 241) of such a value."""
     if math.isnan(alpha):
         return "not known: nothing was judged by two labelers, or nobody ever said anything else"
     if alpha >= 0.8:
@@ -99,7 +99,7 @@ def what_alpha_means(alpha: float) -> str:
 
 
 def terminal_tables(report: AgreementReport) -> list[RenderableType]:
-    """Return what rlhf-agreement prints, each part within 80 columns for names of up to 12 letters."""
+    """Return the tables that rlhf-agreement prints, each within 80 columns for names of up to 12 letters."""
     from rich.text import Text
 
     raw, alpha = percent(report.raw), decimal(report.alpha)
@@ -133,7 +133,7 @@ def _labelers(report: AgreementReport, measures: tuple[Measure, ...], first: boo
 
 
 def _kappas(report: AgreementReport) -> RenderableType:
-    """The pairs that agree least."""
+    """Return the pairs of labelers that agree least."""
     pairs = sorted(report.kappa.items(), key=lambda each: (math.isnan(each[1][0]), each[1][0]))
     more = f" (the lowest {PAIRS_SHOWN} of {len(pairs)})" if len(pairs) > PAIRS_SHOWN else ""
     table = _table(f"Cohen's kappa{more}", "kappa", "compared")

@@ -1,10 +1,10 @@
-"""Preferences to and from Argilla 2.
+"""Importing and exporting preferences of Argilla 2.
 
-Written is what `rg.Dataset.from_disk` reads (SDK 2.8): `records.json`, a JSON list, and the settings beside it. Read
-are the records of `dataset.records.to_json` and the rows of `dataset.records.to_datasets`, both of Argilla 2, and the
-records of Argilla 1 (`FeedbackDataset`), the only ones that say which of a ranking's responses are tied.
+The export is what `rg.Dataset.from_disk` reads (SDK 2.8): `records.json`, a JSON list, and the settings next to it. The
+import reads the records of `dataset.records.to_json` and the rows of `dataset.records.to_datasets`, both of Argilla 2,
+and the records of Argilla 1 (`FeedbackDataset`), the only ones that say which of a ranking's responses are tied.
 
-Argilla knows users by UUID alone: labelers are given one, and a file beside the records says whose it is.
+Argilla identifies users only by UUID: labelers are given one, and a file next to the records maps it to the name.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def user_id(labeler: str) -> str:
 def to_argilla(tasks: Iterable[Task], judgements: Iterable[Judgement], question: str = "preference") -> Iterator[Json]:
     """Yield one Argilla record per task, with its answers; skips are left out, as Argilla discards them.
 
-    A ranking is its responses, the best first: Argilla's SDK has no ties there.
+    A ranking is a list of its responses, best first: Argilla's SDK has no ties there.
     """
     answers = by_task(judgements)
     for task in tasks:
@@ -64,11 +64,11 @@ def argilla_settings(kind: str, count: int, chat: bool, overlap: int = 1, questi
     """Return the settings of a dataset for such records, as `rg.Settings.to_json` writes them.
 
     Args:
-        kind: of the tasks, `pair` or `ranking`.
+        kind: kind of the tasks, `pair` or `ranking`.
         count: responses per task.
         chat: whether prompts are conversations.
         overlap: how many users answer a record before it is complete.
-        question: its name.
+        question: name of the question.
     """
     names = [f"response{i}" for i in range(1, count + 1)]
     values = names if kind == "ranking" else [*names, "tie", "neither"]
@@ -102,15 +102,15 @@ def argilla_settings(kind: str, count: int, chat: bool, overlap: int = 1, questi
 def from_argilla(
     records: Iterable[Json], names: Names = DEFAULT_NAMES, labelers: Mapping[str, str] | None = None
 ) -> Iterator[Imported]:
-    """Yield what Argilla records say; drafts and what was discarded are left out where the form tells them apart.
+    """Yield the content of Argilla records; drafts and discarded answers are left out if the format marks them.
 
     Args:
-        records: as Argilla writes them; the rows of `to_datasets` too.
-        names: of the question and the fields.
-        labelers: UUID of a user -> the labeler's name; others are called by their UUID.
+        records: as Argilla writes them, or the rows of `to_datasets`.
+        names: names of the question and the fields.
+        labelers: UUID of a user -> the labeler's name; other users are named by their UUID.
 
     Raises:
-        UserError: a record that cannot be read, by its number; or no record knows the question, and some know others.
+        UserError: a record that cannot be read, by its number; or no record has the question, but some have others.
     """
     known, others = False, set[str]()
     for number, record in enumerate(records, start=1):
@@ -140,7 +140,7 @@ def _value(answer: Answer) -> Any:
 
 
 def _response_fields(fields: Mapping[str, Any], prompt: str, flat: bool) -> Sequence[str]:
-    """All fields but the prompt; a flat row holds metadata too, so there those that are called responses."""
+    """Return all fields except the prompt; a flat row also has metadata, so there only those named like responses."""
     return [name for name in fields if name != prompt and (not flat or name.lower().startswith("response"))]
 
 
@@ -149,7 +149,7 @@ def _flat_fields(row: Json) -> Json:
 
 
 def _answers(record: Json, question: str, where: str) -> tuple[set[str], list[tuple[Any, Any]]]:
-    """The questions that a record knows, and (user, value) of each answer to one."""
+    """Return the questions that a record has, and (user, value) of each answer to one."""
     responses = record.get("responses") or {}
     if isinstance(responses, dict):
         listed = responses.get(question) or ()

@@ -1,6 +1,6 @@
-"""What a choice should not depend on: the position, the length, the speed. And whether check tasks were answered right.
+"""Biases (position, length, speed) and whether check tasks were answered correctly.
 
-All votes of one judgement are a cluster: the pairs of a ranking are not independent.
+All votes of one judgement form a cluster: the pairs of a ranking are not independent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rlhf_lightning.feedback.records import Task
 from rlhf_lightning.feedback.votes import FIRST, SECOND, TIE, Votes
 
 Mask = NDArray[np.bool_]
-FAST = 0.25  # of the median time of all
+FAST = 0.25  # share of everybody's median time
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Tally:
     trials: NDArray[np.int64]
 
     def share(self, mask: Mask, z: float) -> Interval:
-        """Return the share of hits in the judgements that a mask selects."""
+        """Return the share of hits among the judgements that a mask selects."""
         return share_interval(self.hits[mask], self.trials[mask], z)
 
 
@@ -38,12 +38,12 @@ class Tallies:
 
     Args:
         labeler: who judged.
-        repeat: the task was asked again.
-        seconds: the time taken; NaN where nobody measured.
-        checks: votes on the known best answer of a check task; a hit is right.
-        first_position: decided votes; a hit takes the answer shown first: 0.5 without a bias, as the order is random.
-        longer: decided votes on answers of different lengths; a hit takes the longer one, which may well be the better
-            one: compare the share with that of other labelers.
+        repeat: whether the task was asked again.
+        seconds: the time taken; NaN if not measured.
+        checks: votes on the known best answer of a check task; a hit is a correct one.
+        first_position: decided votes; a hit chooses the answer shown first: 0.5 without bias, as the order is random.
+        longer: decided votes on answers of different lengths; a hit chooses the longer one, which may well be the
+            better one: compare the share with other labelers'.
     """
 
     labeler: NDArray[np.int64]
@@ -88,7 +88,7 @@ class Tallies:
         return Interval(float(np.median(seconds)), float(seconds[low]), float(seconds[high]), count)
 
     def fast(self, mask: Mask, z: float) -> Interval:
-        """Return the share of the judgements of a mask that took less than a quarter of everybody's median time."""
+        """Return the share of the selected judgements that took less than a quarter of everybody's median time."""
         known = ~np.isnan(self.seconds)
         mine = self.seconds[mask & known]
         if not len(mine):
@@ -98,7 +98,7 @@ class Tallies:
 
 
 def _facts(votes: Votes, tasks: Iterable[Task]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The words of each response and the position of the known best one, -1 where nobody knows; by task."""
+    """Return, by task, the words of each response and the position of the known best one (-1 if unknown)."""
     number = {task: i for i, task in enumerate(votes.tasks)}
     width = int(votes.second.max(initial=0)) + 1
     words = np.zeros((len(number), width), dtype=np.int64)

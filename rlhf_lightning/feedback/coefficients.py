@@ -1,8 +1,8 @@
 """Coefficients of agreement and intervals, as pure functions of counts.
 
 Krippendorff's alpha follows "Computing Krippendorff's Alpha-Reliability" (Krippendorff 2011): with o_ck how often
-values c and k meet in a unit, each pair of a unit with m values weighted 1 / (m - 1), n_c the sums of its rows, n the
-sum of all, and d_ck the squared distance of two values,
+values c and k occur together in a unit (each pair of a unit with m values has weight 1 / (m - 1)), n_c its row sums, n
+its total, and d_ck the squared distance of two values,
 
     alpha = 1 - (n - 1) sum_ck o_ck d_ck / sum_ck n_c n_k d_ck
 
@@ -26,7 +26,7 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its interval of 95 %, and from how many observations. NaN where there are none."""
+    """A value with its 95% interval and the number of observations. NaN if there are none."""
 
     value: float
     low: float
@@ -34,7 +34,7 @@ class Interval:
     count: int
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return it for JSON, NaN as null."""
+        """Return the interval for JSON, with NaN as null."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         return {**{name: None if math.isnan(x) else x for name, x in numbers.items()}, "count": self.count}
 
@@ -42,7 +42,7 @@ class Interval:
 def cohens_kappa(table: Any) -> float:
     """Return Cohen's kappa of a square table of counts: rows are one rater's categories, columns the other's.
 
-    NaN where chance alone would agree always, as where both use a single category.
+    NaN if chance alone would always agree, for example if both use a single category.
 
     >>> round(cohens_kappa([[20, 5], [10, 15]]), 3)
     0.4
@@ -57,11 +57,11 @@ def cohens_kappa(table: Any) -> float:
 
 
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]], level: str = "nominal") -> float:
-    """Return Krippendorff's alpha of units, each the values that raters gave it (those who did not are left out).
+    """Return Krippendorff's alpha of units, each given as the values of the raters who rated it.
 
     Args:
         units: one sequence of values per unit; a unit with fewer than two values does not count.
-        level: of measurement: `nominal`, `ordinal` or `interval` (numbers).
+        level: level of measurement: `nominal`, `ordinal` or `interval` (numbers).
 
     >>> round(krippendorff_alpha(["ab", "aa", "bb", "bb"]), 3)
     0.533
@@ -78,13 +78,13 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]], level: str = "nomina
 def alpha_of_counts(
     counts: Counts, weights: Counts, level: str = "nominal", values: Sequence[Any] | None = None
 ) -> float:
-    """Return alpha of counts `[units, values]`, a unit counted as often as its weight says.
+    """Return alpha of counts `[units, values]`, each unit counted as often as its weight says.
 
     Args:
         counts: how often each value was given to each unit.
-        weights: `[units]`.
-        level: of measurement.
-        values: the numbers that an interval scale has; None: 0, 1, 2, ...
+        weights: `[units]`, how often each unit counts.
+        level: level of measurement.
+        values: the numbers of an interval scale; None: 0, 1, 2, ...
     """
     size = counts.sum(1)
     pairable = size >= 2
@@ -94,14 +94,14 @@ def alpha_of_counts(
     distances = _distances(marginals, level, values)
     expected = float(marginals @ distances @ marginals)
     if expected == 0:
-        return math.nan  # nobody ever said anything else
+        return math.nan  # all values are the same
     return 1 - (float(marginals.sum()) - 1) * float((met * distances).sum()) / expected
 
 
 def alpha_interval(counts: NDArray[Any], draws: int = 1000, seed: int = 0, level: str = "nominal") -> Interval:
-    """Return alpha with the interval of a bootstrap over units: rows of counts `[units, values]`.
+    """Return alpha with a bootstrap interval over units, the rows of counts `[units, values]`.
 
-    Units with the same counts are drawn together, so the cost does not grow with their number.
+    Units with the same counts are drawn together, so the cost does not grow with the number of units.
     """
     pairable = counts[counts.sum(1) >= 2]
     if not len(pairable):
@@ -120,7 +120,7 @@ def resampled(frequency: NDArray[Any], draws: int, seed: int) -> Counts:
 
 
 def percentiles(drawn: Sequence[float] | Counts) -> tuple[float, float]:
-    """Return the 2.5th and the 97.5th percentile of those that are numbers."""
+    """Return the 2.5th and the 97.5th percentile of the draws that are not NaN."""
     known = [x for x in drawn if not math.isnan(x)]
     if not known:
         return math.nan, math.nan
@@ -129,15 +129,15 @@ def percentiles(drawn: Sequence[float] | Counts) -> tuple[float, float]:
 
 
 def share_interval(hits: NDArray[Any], trials: NDArray[Any], z: float = Z95) -> Interval:
-    """Return a share with its Wilson interval, where trials come in clusters: the pairs of one ranking, say.
+    """Return a share with its Wilson interval for trials in clusters, such as the pairs of one ranking.
 
-    The number of trials is divided by the design effect, the variance of the share between clusters over that of as
-    many independent trials; it is at most the number of trials and, where all hit or none does, that of clusters.
+    The number of trials is divided by the design effect: the variance of the share between clusters over that of as
+    many independent trials. The result is at most the number of trials and, if all or none hit, the number of clusters.
 
     Args:
-        hits: `[clusters]` how many trials of each cluster hit.
-        trials: `[clusters]`.
-        z: the width; 1.96 for 95 %.
+        hits: `[clusters]`, number of hits per cluster.
+        trials: `[clusters]`, number of trials per cluster.
+        z: half-width in standard errors; 1.96 for 95 %.
     """
     total = float(trials.sum())
     if total == 0:
@@ -161,7 +161,7 @@ def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
 
 
 def _distances(marginals: Counts, level: str, values: Sequence[Any] | None) -> Counts:
-    """Squared distances of any two values."""
+    """Return the squared distances between all pairs of values."""
     count = len(marginals)
     if level == "nominal":
         return 1.0 - np.eye(count)

@@ -1,4 +1,4 @@
-"""Prompts x policies x samples -> tasks in the store; what was sampled once is not sampled again."""
+"""Turning prompts x policies x samples into tasks in the store; what was sampled once is not sampled again."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _AT_ONCE = 100  # prompts whose responses are read, scored or looked up together
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection did.
+    """The counts of a collection.
 
     Args:
-        prompts: asked about.
-        sampled: responses that were drawn now.
-        known: responses that an earlier collection had drawn.
-        added: new tasks in the store, check tasks included.
-        there: tasks that were in the store already.
+        prompts: prompts asked about.
+        sampled: newly sampled responses.
+        known: responses that an earlier collection had sampled.
+        added: new tasks in the store, including check tasks.
+        there: tasks that were already in the store.
     """
 
     prompts: int
@@ -54,24 +54,24 @@ def collect_tasks(
     limit: int | None = None,
     watch: Watch = lambda what, done, of: None,
 ) -> Collected:
-    """Sample responses of policies to prompts, and ask about them.
+    """Sample responses of policies to prompts, and add tasks that ask about them.
 
-    A second call with the same settings samples nothing and adds nothing; one that was interrupted goes on, and gives
-    the tasks that it would have given. The draws depend on the seed, the policy's name and weights and the prompts.
+    A second call with the same settings samples nothing and adds nothing; after an interruption it continues, and
+    yields the same tasks as without one. The draws depend on the seed, the policy's name and weights and the prompts.
 
     Args:
-        store: takes the samples and the tasks.
-        prompts: as `read_prompts` takes them, or what it returned.
-        policies: name, which labelers never see -> run folder, Hugging Face folder, hub name, or a server's address.
+        store: stores the samples and the tasks.
+        prompts: an argument or a result of `read_prompts`.
+        policies: name (hidden from labelers) -> run folder, Hugging Face folder, hub name, or a server's address.
         asking: what is asked (default: one random pair per prompt).
-        drawing: how responses are drawn.
-        rewards: score the responses, where `asking.choice` needs it; several are an ensemble.
+        drawing: how responses are sampled.
+        rewards: score the responses if `asking.choice` needs it; several form an ensemble.
         checks: tasks with a known answer, spread among the others.
-        limit: the first so many rows of the file.
-        watch: is told how far it is.
+        limit: use at most this many rows of the file.
+        watch: called with the progress.
 
     Raises:
-        UserError: no pair can come of it, or a file, policy or reward cannot be used.
+        UserError: no pair can result, or a file, policy or reward cannot be used.
     """
     asking, drawing = asking or Asking(), drawing or Drawing()
     check_asking(asking, len(policies) * drawing.samples_per_prompt, bool(rewards))
@@ -95,11 +95,11 @@ def collect_tasks(
 def add_tasks(
     store: FeedbackStore, samples: Iterable[Sample], asking: Asking, checks: Sequence[Task] = ()
 ) -> tuple[int, int]:
-    """Make tasks of samples, and return how many are new in the store and how many were there.
+    """Make tasks from samples; return how many are new in the store and how many were already there.
 
     Args:
-        store: takes them.
-        samples: prompts with responses, with scores where `asking.choice` needs them.
+        store: stores the tasks.
+        samples: prompts with responses, with scores if `asking.choice` needs them.
         asking: what is asked.
         checks: tasks with a known answer, spread among the others.
     """
@@ -119,7 +119,7 @@ def add_tasks(
 
 
 def outlook(url: str, prompts: Prompts, policies: Mapping[str, str | Path], drawing: Drawing) -> list[str]:
-    """Return, in words, what a collection would sample. It loads no model, and makes no store where there is none."""
+    """Return a description of what a collection would sample. It loads no model and creates no store."""
     lines = [
         f"{len(prompts)} prompts of {prompts.source}" + (f", {prompts.repeated} repeated" * bool(prompts.repeated))
     ]
@@ -135,7 +135,7 @@ def outlook(url: str, prompts: Prompts, policies: Mapping[str, str | Path], draw
 
 
 def sample_keys(policy: Policy, prompts: Prompts, drawing: Drawing) -> list[str]:
-    """Return under which key the store has what a policy says to each prompt."""
+    """Return the store's key of the policy's responses to each prompt."""
     how = [policy.name, policy.mark, drawing.samples_per_prompt, drawing.max_new_tokens, drawing.temperature]
     how += [drawing.max_prompt_length, drawing.seed, drawing.dtype]
     return [
@@ -152,7 +152,7 @@ def _missing(store: FeedbackStore, keys: Sequence[str]) -> list[int]:
 def _sample(
     store: FeedbackStore, policy: Policy, keys: Sequence[str], missing: Sequence[int], drawing: Drawing, watch: Watch
 ) -> int:
-    """Draw what is missing, and keep it batch by batch: an interrupted collection goes on with the next batch."""
+    """Sample what is missing and store it batch by batch: an interrupted collection continues with the next batch."""
     done, drawn = len(keys) - len(missing), 0
     try:
         for start in range(0, len(missing), drawing.batch_size):
@@ -168,7 +168,7 @@ def _sample(
 
 
 def _answered(store: FeedbackStore, prompts: Prompts, keys: Mapping[str, Sequence[str]]) -> Iterator[Answered]:
-    """Prompts with all that the policies said, from the store."""
+    """Yield prompts with all policies' responses, from the store."""
     for start in range(0, len(prompts), _AT_ONCE):
         stop = min(start + _AT_ONCE, len(prompts))
         said = {name: read_samples(store, of_policy[start:stop]) for name, of_policy in keys.items()}

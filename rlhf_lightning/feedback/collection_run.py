@@ -23,14 +23,14 @@ def run_collection(
     rewards: Sequence[Mapping[str, Any]],
     progress: Callable[[], AbstractContextManager[Watch]],
 ) -> list[str]:
-    """Collect, or with `explain` look what would be sampled, and return what to say about it.
+    """Collect, or with `explain` find out what would be sampled, and return the lines to print.
 
     Args:
-        settings: of the command.
+        settings: the command's settings.
         asking: what is asked.
-        drawing: how responses are drawn.
-        rewards: the settings of each reward whose margins choose pairs.
-        progress: gives what is told how far it is.
+        drawing: how responses are sampled.
+        rewards: the settings of each reward whose margins select pairs.
+        progress: returns the function to report progress to.
 
     Raises:
         UserError: a file, a policy, a reward or the store cannot be used.

@@ -1,4 +1,4 @@
-"""The connection to the database of a store, and what its errors mean to the user."""
+"""The connection to a store's database, and what its errors mean to the user."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from rlhf_lightning.errors import UserError, as_disk_error, reason, writing
 class Database:
     """Transactions on a database, with errors in plain words.
 
-    SQLite is opened in WAL mode, and synced with each durable transaction. A transaction that writes
-    takes the write lock at once, so that two servers on one file wait for each other rather than fail.
+    SQLite is opened in WAL mode, and synced with each durable transaction. A transaction that writes takes the write
+    lock immediately, so that two servers on one file wait for each other rather than fail.
 
     Args:
-        url: of SQLAlchemy, such as `sqlite:///outputs/feedback.db`.
+        url: a SQLAlchemy URL, such as `sqlite:///outputs/feedback.db`.
         patience: seconds to wait for a lock that another process holds.
 
     Raises:
-        UserError: the URL is not one, its driver is missing, or it names no file.
+        UserError: the URL is invalid, its driver is missing, or it names no file.
     """
 
     def __init__(self, url: str, patience: float = 10.0) -> None:
@@ -46,19 +46,19 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the store and changes nothing."""
+        """Open a transaction that sees one state of the store and changes nothing."""
         with self._plainly(), self.engine.connect() as opened:
-            one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's is that already
+            one_state = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}  # SQLite's default
             connection = opened.execution_options(**one_state)
             with connection.begin():
                 yield connection
 
     @contextlib.contextmanager
     def changing(self, durable: bool = True) -> Iterator[Connection]:
-        """A transaction that is on the disk once the block has ended, or not at all.
+        """Open a transaction that is on disk once the block has ended, or not at all.
 
-        One that is not durable survives whatever ends the process; if the machine fails, it may be gone unless a
-        durable one came after it.
+        One that is not durable survives any end of the process; if the machine fails, it may be lost unless a durable
+        transaction came after it.
         """
         with self._in_turn(), self._plainly(), self.engine.connect() as opened:
             connection = opened.execution_options(changes="FULL" if durable else "NORMAL")
@@ -67,7 +67,7 @@ class Database:
 
     @contextlib.contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """Threads that write to SQLite wait for each other here: its own waiting looks again every 100 ms at worst."""
+        """Make threads that write to SQLite wait for each other here: SQLite's own waiting polls up to 100 ms apart."""
         if not self.is_sqlite:
             yield
             return
@@ -106,7 +106,7 @@ class Database:
         return engine
 
     def _set_up(self, opened: Any, record: object) -> None:
-        """Of each new connection. The driver's own transactions are off: `_begin` opens them."""
+        """Set up each new connection. The driver's own transactions are off: `_begin` opens them."""
         opened.isolation_level = None
         self._turn_wal_on(opened)
         opened.execute("PRAGMA foreign_keys=ON")
@@ -117,7 +117,7 @@ class Database:
         opened.commit()
 
     def _turn_wal_on(self, opened: Any) -> None:
-        """SQLite does not wait for a lock here, so we do."""
+        """Turn WAL mode on, waiting here for a lock because SQLite does not."""
         end = time.monotonic() + self.patience
         while True:
             try:
@@ -136,7 +136,7 @@ class Database:
             yield
         except DBAPIError as error:
             raise self._explained(error) from error
-        except sqlite3.Error as error:  # while a connection is opened
+        except sqlite3.Error as error:  # while opening a connection
             raise self._explained(error) from error
 
     def _explained(self, error: BaseException) -> UserError:
@@ -159,7 +159,7 @@ class Database:
 
 
 def is_there(url: str) -> bool:
-    """Return whether a store's file exists; of a database elsewhere that is taken for granted."""
+    """Return whether a store's file exists; other databases are assumed to exist."""
     parsed = _checked(url)
     return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 

@@ -1,4 +1,4 @@
-"""How responses are drawn for people to compare."""
+"""How responses are sampled for people to compare."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rlhf_lightning.value_types import Dtype
 
 @dataclass(frozen=True)
 class Drawing:
-    """How responses are drawn.
+    """How responses are sampled.
 
     Args:
         samples_per_prompt: responses of each policy to each prompt.
-        max_new_tokens: of a response, at most.
+        max_new_tokens: most tokens per response.
         temperature: 0 takes the most likely token.
-        batch_size: prompts decoded at a time; what was drawn for them is kept together.
-        max_prompt_length: tokens of a prompt; longer ones keep their end. A server takes prompts whole.
-        seed: of the draws.
+        batch_size: prompts decoded at a time; their responses are stored together.
+        max_prompt_length: most tokens of a prompt; longer ones keep their end. A server receives prompts untruncated.
+        seed: sampling seed.
         dtype, attn_implementation: of local models, see `load_causal_lm`.
     """
 

@@ -24,15 +24,16 @@ Row = dict[str, Any]
 
 
 def preference_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
-    """Yield one row per compared pair that was decided, in the order of the tasks.
+    """Yield one row per decided pair, in the order of the tasks.
 
-    `prompt`, `chosen`, `rejected`; `margin`: the mean strength for the chosen one (3: much better; in a ranking the
-    distance of the ranks); `agreement`: the share of labelers who chose it; `task`: its id. Ties are left out.
+    Columns: `prompt`, `chosen`, `rejected`; `margin`, the mean strength for the chosen answer (3: much better; in a
+    ranking, the distance of the ranks); `agreement`, the share of labelers who chose it; `task`, its id. Ties are left
+    out.
 
     Args:
-        tasks: of the store, read once.
-        judgements: of the store.
-        method: of aggregation: `majority`, `dawid_skene` or `bradley_terry`.
+        tasks: the store's tasks, iterated once.
+        judgements: the store's judgements.
+        method: aggregation: `majority`, `dawid_skene` or `bradley_terry`.
     """
     decided = _ByTask(decide(read_votes(judgements), method))
     for task in tasks:
@@ -51,10 +52,10 @@ def preference_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], meth
 
 
 def ranked_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
-    """Yield one row per judged task: `prompt` and its `responses`, best first; `ranks` where some are tied.
+    """Yield one row per judged task: `prompt` and its `responses`, best first; `ranks` if some are tied.
 
-    Several labelers are one ranking by their decided pairs: a response ranks by how many others it beats, half a point
-    for a tie (Copeland).
+    Several labelers' rankings are combined by decided pairs: a response ranks by how many others it beats, with half a
+    point for a tie (Copeland).
     """
     decided = _ByTask(decide(read_votes(judgements), method))
     for task in tasks:
@@ -73,10 +74,10 @@ def ranked_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: 
 
 
 def unpaired_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
-    """Yield `prompt`, `completion` and `label` (desirable or not) for what was judged, each response once per task.
+    """Yield `prompt`, `completion` and `label` (desirable or not) of judged responses, each once per task.
 
-    A response that wins all its decided pairs is desirable, one that loses all of them is not; one between, or in no
-    decided pair, is left out. Of a pair about which most labelers said `neither`, both are undesirable.
+    A response that wins all its decided pairs is desirable, one that loses all of them is not; one in between, or in no
+    decided pair, is left out. If most labelers said `neither` about a pair, both responses are undesirable.
     """
     kept = list(judgements)
     neither: dict[str, int] = defaultdict(int)
@@ -106,7 +107,7 @@ FORMS = {"preferences": preference_rows, "ranked": ranked_rows, "unpaired": unpa
 
 
 def is_held_out(prompt: Prompt, share: float, seed: int = 0) -> bool:
-    """Return whether a prompt is in the held-out split: of the prompt alone, so it stays there in later rounds."""
+    """Return whether a prompt is held out. That depends on the prompt alone, so it stays there in later rounds."""
     digest = hashlib.sha256(f"{seed}:{content_hash(prompt)}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64
 
@@ -114,18 +115,18 @@ def is_held_out(prompt: Prompt, share: float, seed: int = 0) -> bool:
 def write_splits(
     rows: Iterable[Row], folder: str | Path, name: str = "preferences", held_out: float = 0.1, seed: int = 0
 ) -> dict[str, int]:
-    """Write `{name}.jsonl` and `{name}_test.jsonl`, no prompt in both, and return how many rows each has.
+    """Write `{name}.jsonl` and `{name}_test.jsonl`, with no prompt in both, and return the number of rows in each.
 
     Args:
-        rows: read once, never all in memory.
-        folder: made where there is none.
-        name: of the files.
+        rows: iterated once, never all in memory.
+        folder: created if it does not exist.
+        name: base name of the files.
         held_out: share of the prompts in the test split; 0 writes none, and removes that of an earlier export.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
         UserError: the share is not in [0, 1), or all rows are held out.
-        DiskError: the disk does not take them; files of an earlier export are left as they were.
+        DiskError: the disk does not accept them; files of an earlier export stay unchanged.
     """
     if not 0 <= held_out < 1:
         raise UserError(f"held_out: {held_out}; it must be in [0, 1)")
@@ -139,14 +140,14 @@ def write_splits(
             for row in rows:
                 split = "test" if is_held_out(row["prompt"], held_out, seed) else "train"
                 counts[split] += 1
-                line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")  # no file takes half a character
+                line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace")  # UTF-8 has no lone surrogates
                 (test if split == "test" else file).write(line + b"\n")
 
         write_durably(root / f"{name}.jsonl", write, lambda _: _see_what_is_left(counts))
         test.seek(0)
         if held_out:
             write_durably(root / f"{name}_test.jsonl", lambda file: shutil.copyfileobj(test, file))
-        else:  # that of an earlier export holds prompts which are learned from now
+        else:  # the held-out prompts of an earlier export are now trained on
             (root / f"{name}_test.jsonl").unlink(missing_ok=True)
     return counts
 
@@ -157,7 +158,7 @@ def _see_what_is_left(counts: dict[str, int]) -> None:
 
 
 class _ByTask:
-    """Decisions looked up by task."""
+    """Decisions by task."""
 
     def __init__(self, decisions: Decisions) -> None:
         self._decisions = decisions
@@ -176,6 +177,6 @@ class _ByTask:
 
 
 def _said(task: Task, position: int) -> Prompt:
-    """A response in the form of its prompt."""
+    """Return a response in the form of its prompt."""
     text = task.responses[position].text
     return text if isinstance(task.prompt, str) else [{"role": "assistant", "content": text}]

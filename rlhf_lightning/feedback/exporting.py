@@ -1,4 +1,4 @@
-"""A store's labels as files: rows to train on, or the projects of other tools; and such projects read back."""
+"""Exporting a store's labels as training rows or as projects of other tools, and importing such projects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlhf_lightning.feedback.label_studio import from_label_studio, labeling_con
 from rlhf_lightning.feedback.records import Judgement, Task
 from rlhf_lightning.feedback.store import FeedbackStore
 
-FILES = {"preference": "preferences", "ranked": "ranked", "unpaired": "unpaired"}  # kind -> name of the file
-_LABELERS = "labelers.json"  # beside Argilla's records: UUID -> name
+FILES = {"preference": "preferences", "ranked": "ranked", "unpaired": "unpaired"}  # kind -> file name
+_LABELERS = "labelers.json"  # next to Argilla's records: UUID -> name
 
 
 def export_rows(
@@ -29,19 +29,19 @@ def export_rows(
     labelers: Collection[str] | None = None,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Write the rows that a store's judgements decide, and return how many each file has.
+    """Write the rows that a store's judgements decide, and return the number of rows in each file.
 
     Args:
-        store: of tasks and judgements.
+        store: has the tasks and judgements.
         folder: for `preferences.jsonl` and `preferences_test.jsonl`, or `ranked`, or `unpaired`.
         kind: `preference` for reward models and DPO, `ranked`, or `unpaired` for KTO.
-        method: of aggregation: `majority`, `dawid_skene` or `bradley_terry`.
+        method: aggregation: `majority`, `dawid_skene` or `bradley_terry`.
         held_out: share of the prompts in the test split; 0 writes none.
         labelers: whose judgements count; None: everybody's.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
-        UserError: nothing is decided, or all of it is held out.
+        UserError: nothing is decided, or everything is held out.
     """
     if kind not in FILES:
         raise UserError(f"kind: unknown kind {kind!r}; choose one of {', '.join(FILES)}")
@@ -54,18 +54,18 @@ def export_rows(
 def export_project(
     store: FeedbackStore, folder: str | Path, form: str, labelers: Collection[str] | None = None
 ) -> dict[str, int]:
-    """Write a store's tasks and judgements for another tool, and return how many tasks each folder has.
+    """Write a store's tasks and judgements for another tool, and return the number of tasks in each folder.
 
-    Pairs and rankings of K are projects of their own, each with its settings, in folders `pair` and `ranking_K`.
+    Pairs and rankings of K are separate projects, each with its settings, in folders `pair` and `ranking_K`.
 
     Args:
-        store: of tasks and judgements.
-        folder: made where there is none.
+        store: has the tasks and judgements.
+        folder: created if it does not exist.
         form: `argilla` or `label_studio`.
         labelers: whose judgements are written; None: everybody's.
 
     Raises:
-        UserError: the store has no tasks, or prompts are texts here and conversations there, which no project shows.
+        UserError: the store has no tasks, or mixes text prompts and conversations, which no project can show.
     """
     if form not in _PROJECTS:
         raise UserError(f"format: unknown format {form!r}; choose one of rows, {', '.join(_PROJECTS)}")
@@ -88,15 +88,15 @@ def export_project(
 
 
 def import_labels(store: FeedbackStore, path: str | Path, form: str, names: Names = DEFAULT_NAMES) -> tuple[int, int]:
-    """Read a file of another tool into a store, and return how many tasks it has and how many answers are new.
+    """Import another tool's file into a store, and return the number of its tasks and of new answers.
 
-    Nothing is changed where a record cannot be read.
+    If a record cannot be read, nothing is changed.
 
     Args:
-        store: gets tasks, labelers and judgements.
-        path: JSON as the tool exports it; of Argilla a folder of `to_disk` as well, or JSON lines, Parquet.
+        store: receives tasks, labelers and judgements.
+        path: JSON as the tool exports it; for Argilla also a folder of `to_disk`, JSON lines or Parquet.
         form: `argilla` or `label_studio`.
-        names: of the question and the fields there.
+        names: names of the question and the fields there.
 
     Raises:
         UserError: the file cannot be read, with the number of the record.
@@ -113,10 +113,10 @@ def import_labels(store: FeedbackStore, path: str | Path, form: str, names: Name
 
 
 def judgements_of(store: FeedbackStore, labelers: Collection[str] | None = None) -> Iterator[Judgement]:
-    """Yield the judgements of some labelers; None: of all.
+    """Yield the judgements of the given labelers; None: of all.
 
     Raises:
-        UserError: a labeler is not known.
+        UserError: an unknown labeler.
     """
     known = [labeler.name for labeler in store.labelers()]
     for name in labelers or ():
@@ -126,7 +126,7 @@ def judgements_of(store: FeedbackStore, labelers: Collection[str] | None = None)
 
 
 def _some(rows: Iterable[Json], store: FeedbackStore) -> Iterator[Json]:
-    """The rows, of which there has to be one."""
+    """Return the rows; refuse if there are none."""
     empty = True
     for row in rows:
         empty = False
@@ -139,7 +139,7 @@ def _some(rows: Iterable[Json], store: FeedbackStore) -> Iterator[Json]:
 
 
 def _projects(store: FeedbackStore) -> dict[tuple[str, int], set[bool]]:
-    """(kind, responses) -> whether prompts are conversations."""
+    """Return (kind, number of responses) -> whether prompts are conversations."""
     found: dict[tuple[str, int], set[bool]] = {}
     for task in store.tasks():
         found.setdefault((task.kind, len(task.responses)), set()).add(not isinstance(task.prompt, str))
@@ -147,7 +147,7 @@ def _projects(store: FeedbackStore) -> dict[tuple[str, int], set[bool]]:
 
 
 def _write_list(file: Path, rows: Iterable[Json]) -> int:
-    """Write a JSON list, one entry per line, never all in memory; return how many entries it has."""
+    """Write a JSON list, one entry per line, never all in memory; return the number of entries."""
     count = 0
 
     def write(target: Any) -> None:

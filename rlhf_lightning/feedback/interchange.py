@@ -1,4 +1,4 @@
-"""What the formats of other labelling tools have in common, and the way of what was read into a store."""
+"""What the formats of other labelling tools have in common, and how imported data gets into a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Imported:
-    """A task from elsewhere, and who answered what."""
+    """A task from another tool, and who answered what."""
 
     task: Task
     answers: tuple[tuple[str, Answer], ...]
@@ -27,9 +27,9 @@ class Names:
     """What things are called in the project of another tool.
 
     Args:
-        question: whose answers are read.
+        question: the question whose answers are read.
         prompt: the field that asks.
-        responses: the fields of the responses, in the order shown; None: those that there are.
+        responses: the fields of the responses, in the order shown; None: all that exist.
     """
 
     question: str = "preference"
@@ -41,7 +41,7 @@ DEFAULT_NAMES = Names()
 
 
 def import_into(store: FeedbackStore, imported: Iterable[Imported]) -> int:
-    """Add tasks and answers from elsewhere to a store, and return how many answers are new."""
+    """Add tasks and answers from another tool to a store, and return the number of new answers."""
     known = {labeler.name for labeler in store.labelers()}
     had = {(judgement.labeler, judgement.task) for judgement in store.judgements()}
     read, new = list(imported), 0
@@ -59,7 +59,7 @@ def import_into(store: FeedbackStore, imported: Iterable[Imported]) -> int:
 
 
 def _as_shown(store: FeedbackStore, task: Task, answer: Answer) -> Answer:
-    """An answer in the order of the store's own task, which may show the same responses in another one."""
+    """Return an answer in the order of the store's own task, which may show the same responses in another order."""
     texts = [response.text for response in task.responses]
     ours = [response.text for response in store.task(task.id).responses]
     if ours == texts:
@@ -74,13 +74,13 @@ def read_task(where: str, data: Mapping[str, Any], prompt: str, names: Sequence[
     """Return the task that a record describes.
 
     Args:
-        where: the record, for messages.
+        where: names the record in messages.
         data: its fields.
         prompt: the field that asks: a text, or a conversation as a list of `{role, content}`.
         names: the fields of the responses.
 
     Raises:
-        UserError: a field is missing, or is something else.
+        UserError: a field is missing or has another type.
     """
     asked: Any = data.get(prompt)
     if not isinstance(asked, str) and not _is_conversation(asked):
@@ -107,16 +107,16 @@ def read_task(where: str, data: Mapping[str, Any], prompt: str, names: Sequence[
 
 
 def imported_task(task: Task, answers: tuple[tuple[str, Answer], ...]) -> Imported:
-    """Return what was imported; the overlap is that of the answers: nobody else is asked."""
+    """Return the imported task with an overlap equal to its number of answers, so that nobody else is asked."""
     overlap = max(1, len({labeler for labeler, _ in answers}))
     return Imported(Task(task.id, task.kind, task.prompt, task.responses, overlap), answers)
 
 
 def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:
-    """Return the answer that a name, `tie`, `neither`, or names best first (`{"value", "rank"}` where tied) stand for.
+    """Return the answer given as a name, `tie`, `neither`, or names best first (`{"value", "rank"}` if tied).
 
     Raises:
-        UserError: it is something else.
+        UserError: it is anything else.
     """
     if value in ("tie", "neither"):
         return Answer(str(value)) if len(names) == 2 else Answer("ranking", ranks=(1,) * len(names))
@@ -141,7 +141,7 @@ def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:
 
 
 def by_task(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
-    """Return the judgements of each task; answers that were asked again are left out."""
+    """Return the judgements of each task, without repeated answers."""
     found: dict[str, list[Judgement]] = {}
     for judgement in judgements:
         if not judgement.repeat:
@@ -155,13 +155,13 @@ def response_names(task: Task) -> dict[str, str]:
 
 
 def best_first(answer: Answer) -> list[str]:
-    """Return the names of a ranking's responses, the best first; tied ones in the order shown."""
+    """Return the names of a ranking's responses, best first; tied ones in the order shown."""
     ranks = answer.ranks or ()
     return [f"response{i + 1}" for i in sorted(range(len(ranks)), key=lambda i: ranks[i])]
 
 
 def labeler_name(tool: str, user: Any) -> str:
-    """Return a labeler's name for a user of another tool: the address, or else the number."""
+    """Return a labeler's name for another tool's user: the e-mail address, or else the number."""
     name = user.get("email") or user.get("id") if isinstance(user, dict) else user
     return re.sub(r"[^\w.@+-]", "-", str(name))[:64] if name else f"{tool}-unknown"
 
@@ -170,7 +170,7 @@ def as_object(value: Any, where: str) -> Mapping[str, Any]:
     """Return a JSON object.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is anything else.
     """
     if not isinstance(value, dict):
         raise UserError(f"{where} must be an object, found {value!r:.60}")

@@ -1,4 +1,4 @@
-"""A judge's verdicts on tasks, as answers of a labeler; its position bias."""
+"""A judge's verdicts on tasks, as a labeler's answers, and its position bias."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from rlhf_lightning.judging.comparing import (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says of a pair.
+    """A judge's verdict on a pair.
 
     Args:
         task: the task's id.
-        probability: that the first answer, as the task shows it, is the better one.
-        as_shown: the same by the order of the task alone.
-        swapped: the same by the other order alone.
-        principle: by which it was judged.
-        reasons: what was generated, in both orders.
+        probability: probability that the first answer, as the task shows it, is better.
+        as_shown: the same in the task's order only.
+        swapped: the same in the swapped order only.
+        principle: the principle it was judged by.
+        reasons: the generated texts, in both orders.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Verdict:
         return cls(task, found.probability, found.as_shown, found.swapped, found.principle, found.reasons)
 
     def answer(self, tie_below: float = 0.0) -> Answer:
-        """Return it as an answer: a tie where the probability is within `tie_below` of a half."""
+        """Return the verdict as an answer: a tie if the probability is within `tie_below` of one half."""
         if abs(self.probability - 0.5) <= tie_below:
             return Answer("tie", note=self._note())
         return Answer("choice", int(self.probability < 0.5), note=self._note())
@@ -63,8 +63,8 @@ class PositionBias:
     """How far verdicts depend on the order.
 
     Args:
-        first: the mean probability of the answer that is shown first, over both orders: 0.5 without a bias.
-        consistent: share of the pairs whose better answer is the same in both orders.
+        first: the mean probability of the answer shown first, over both orders: 0.5 without bias.
+        consistent: share of the pairs with the same better answer in both orders.
     """
 
     first: Interval
@@ -78,12 +78,12 @@ def judge_by_logprobs(
 
     Args:
         tasks: pairs.
-        logprobs: of the model.
+        logprobs: the model's log-probabilities.
         principles: one is drawn per task, a function of the seed and the task's texts.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
-        UserError: a task is not a pair, or the model gives no numbers.
+        UserError: a task is not a pair, or the model returns no numbers.
     """
     found = compare_by_logprobs([_pair(task) for task in tasks], logprobs, principles, seed)
     return [Verdict.of(task.id, each) for task, each in zip(tasks, found, strict=True) if each is not None]
@@ -95,7 +95,7 @@ def judge_by_reasons(
     """Judge pairs by generated verdicts with reasons, averaged over both orders.
 
     Returns:
-        The verdicts, and the ids of the tasks of which a verdict does not parse.
+        The verdicts, and the ids of tasks with a verdict that cannot be parsed.
     """
     found = compare_by_reasons([_pair(task) for task in tasks], generate, principles, seed)
     verdicts = [Verdict.of(task.id, each) for task, each in zip(tasks, found, strict=True) if each is not None]
@@ -103,18 +103,18 @@ def judge_by_reasons(
 
 
 def comparisons_of(task: Task) -> list[Comparison]:
-    """Return the comparisons that judge a task: of a ranking all pairs of its responses, in the order shown."""
+    """Return the comparisons that judge a task: for a ranking, all pairs of its responses, in the order shown."""
     texts = [response.text for response in task.responses]
     return [Comparison(task.prompt, first, second) for first, second in combinations(texts, 2)]
 
 
 def answer_of(task: Task, found: Sequence[Compared], tie_below: float = 0.0) -> Answer:
-    """Return what a judge's comparisons of a task say: of a ranking, by the sum of the probabilities to win.
+    """Return the answer that a judge's comparisons give: for a ranking, by the sum of winning probabilities.
 
     Args:
-        task: that was judged.
+        task: the judged task.
         found: one per comparison, in the order of `comparisons_of`.
-        tie_below: a probability within it of a half is a tie.
+        tie_below: a probability within this of one half is a tie.
     """
     if task.kind == "pair":
         return Verdict.of(task.id, found[0]).answer(tie_below)

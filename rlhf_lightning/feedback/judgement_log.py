@@ -1,4 +1,4 @@
-"""Judgements as rows: appended, and read without those that were undone."""
+"""Judgements as rows: appended, and read without undone ones."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def append(
 
 
 def latest_of(connection: Connection, labeler: int) -> Row | None:
-    """Return the labeler's last judgement that holds."""
+    """Return the labeler's last valid judgement."""
     return connection.execute(
         _holding(select(judgements)).where(judgements.c.labeler == labeler).order_by(judgements.c.id.desc()).limit(1)
     ).first()
 
 
 def effective_judgements(connection: Connection) -> Iterator[Judgement]:
-    """Yield the judgements that hold, in the order of time."""
+    """Yield the valid judgements, in order of time."""
     names = {row.number: row.name for row in connection.execute(select(labelers.c.number, labelers.c.name))}
     ids = {row.number: row.id for row in connection.execute(select(tasks.c.number, tasks.c.id))}
     of = judgements.c
@@ -82,5 +82,5 @@ def _answer(verdict: str, choice: int | None, strength: int | None, ranks: str |
 
 @lru_cache(maxsize=4096)
 def _ranks(text: str) -> tuple[int, ...]:
-    """There are few orders of a few answers."""
+    """Return the ranks, cached: there are only a few orders of a few answers."""
     return tuple(json.loads(text))

@@ -1,4 +1,4 @@
-"""A judge as a labeler: of a store's tasks, which it answers, or of rows that people have labelled, beside them."""
+"""A judge as a labeler: it answers a store's tasks, or is compared with people on rows that they have labelled."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.judging.comparing import Compared, Comparison, Prompt
 from rlhf_lightning.judging.judge import Judge
 
-AT_ONCE = 32  # tasks, after which judgements are in the store
-Progress = Callable[[int, int], None]  # done, of how many
+AT_ONCE = 32  # tasks between two writes to the store
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a judge did.
+    """The results of a judge's work.
 
     Args:
-        tasks: or rows, that it judged.
-        known: tasks that it had judged before.
-        refused: tasks or rows about which it said nothing that parses, or that were too long for it.
+        tasks: number of tasks or rows that it judged.
+        known: number of tasks that it had judged before.
+        refused: number of tasks or rows without a verdict that can be parsed, or that were too long for it.
         bias: its position bias, over all comparisons.
         agreement: with the people who judged the same tasks, or with the labels of the rows; a tie of the judge counts
             half.
@@ -47,7 +47,7 @@ class Judged:
     agreement: Interval
 
     def flat(self) -> dict[str, Any]:
-        """Return it as one flat object, for summary.json."""
+        """Return the results as one flat object, for summary.json."""
         found: dict[str, Any] = {"tasks": self.tasks, "known": self.known, "refused": self.refused}
         named = {"agreement": self.agreement, "first_position": self.bias.first, "consistent": self.bias.consistent}
         for name, interval in named.items():
@@ -64,21 +64,21 @@ def judge_store(
     limit: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Judged:
-    """Answer a store's tasks as a labeler of kind `model`, those that it has answered already left out.
+    """Answer a store's tasks as a labeler of kind `model`, skipping those that it has already answered.
 
-    Judgements are in the store after every few tasks, so that a run that was killed goes on where it was. They count
-    towards the overlap of a task as those of people do.
+    Judgements are written to the store every few tasks, so that a killed run continues where it was. They count towards
+    a task's overlap like those of people.
 
     Args:
-        store: of tasks; gets judgements.
-        judge: that answers.
+        store: has the tasks; receives the judgements.
+        judge: answers the tasks.
         labeler: its name in the store.
-        tie_below: a probability within it of a half is a tie.
-        limit: at most so many tasks in this call; None: all.
-        progress: is told how many of the tasks are judged.
+        tie_below: a probability within this of one half is a tie.
+        limit: the most tasks of this call; None: all.
+        progress: called with the number of judged tasks.
 
     Raises:
-        UserError: there are no tasks, the labeler is known as a person, or the judge cannot be asked.
+        UserError: there are no tasks, the labeler is known as a person, or the judge cannot be reached.
     """
     known = {each.name: each.kind for each in store.labelers()}
     if known.get(labeler) != "model":
@@ -114,16 +114,16 @@ def judge_rows(
 
     Args:
         rows: `prompt`, `chosen` and `rejected`, in any form that training reads; the order shown is random.
-        judge: that answers.
+        judge: answers the rows.
         folder: for `verdicts.jsonl`, one line per row: `row` (its number from 1), `probability` of the chosen answer,
-            `by_order` the same as shown and swapped, `principle`, and `reasons` where there are some.
-        tie_below: a probability within it of a half is a tie.
-        limit: at most so many rows.
-        seed: of the order.
-        progress: is told how many of the rows are judged.
+            `by_order` the same as shown and swapped, `principle`, and `reasons` if there are any.
+        tie_below: a probability within this of one half is a tie.
+        limit: judge at most this many rows.
+        seed: seed of the order.
+        progress: called with the number of judged rows.
 
     Raises:
-        UserError: a row cannot be read, or the judge cannot be asked.
+        UserError: a row cannot be read, or the judge cannot be reached.
     """
     read = [_labelled(number, row, seed) for number, row in enumerate(islice(rows, limit), start=1)]
     found: list[Compared | None] = []
@@ -148,18 +148,18 @@ def revise_rows(
     limit: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> tuple[int, int]:
-    """Let a judge criticise and revise answers, and return how many were, and how many were left out.
+    """Let a judge criticise and revise answers; return how many were revised and how many left out.
 
     Args:
         rows: `prompt` and `completion`, or `chosen`.
-        judge: that criticises and revises.
+        judge: criticises and revises.
         folder: for `revisions.jsonl`, rows for SFT, and `chains.jsonl`, with each critique.
-        rounds: of critique and revision per answer.
-        limit: at most so many rows.
-        progress: is told how many of the rows are revised.
+        rounds: rounds of critique and revision per answer.
+        limit: revise at most this many rows.
+        progress: called with the number of revised rows.
 
     Raises:
-        UserError: a row cannot be read, the judge cannot be asked, or it wrote nothing at all.
+        UserError: a row cannot be read, the judge cannot be reached, or it wrote nothing at all.
     """
     read = [_answered(number, row) for number, row in enumerate(islice(rows, limit), start=1)]
     kept = []
@@ -180,8 +180,8 @@ def judged_lines(found: Judged, whom: str) -> list[str]:
     """Return what rlhf-judge prints.
 
     Args:
-        found: by the judge.
-        whom: it is compared with.
+        found: the judge's results.
+        whom: names what the judge is compared with.
     """
     known = f", {found.known} before" if found.known else ""
     refused = f"; no verdict on {found.refused} (it does not parse, or is too long)" if found.refused else ""
@@ -209,7 +209,7 @@ class _Labelled:
     chosen_first: bool
 
     def verdict(self, found: Compared) -> dict[str, Any]:
-        """A line of verdicts.jsonl."""
+        """Return a line of verdicts.jsonl."""
         first = (found.probability, found.as_shown, found.swapped)
         chosen, shown, swapped = (value if self.chosen_first else 1 - value for value in first)
         line = {"row": self.number, "probability": chosen, "by_order": [shown, swapped], "principle": found.principle}
@@ -217,7 +217,7 @@ class _Labelled:
 
 
 def _compared(judge: Judge, tasks: Sequence[Task]) -> Iterator[list[Compared] | None]:
-    """All comparisons of each task; None where the judge says nothing of one of them."""
+    """Yield all comparisons of each task; None if the judge gives no verdict on one of them."""
     pairs = [comparisons_of(task) for task in tasks]
     found = iter(judge.compare([each for of_task in pairs for each in of_task]))
     for of_task in pairs:
@@ -227,7 +227,7 @@ def _compared(judge: Judge, tasks: Sequence[Task]) -> Iterator[list[Compared] | 
 
 
 def _with_people(store: FeedbackStore, labeler: str) -> Interval:
-    """The share of pairs of votes, one of the judge's and one of a person's, that say the same."""
+    """Return the share of pairs of a judge's and a person's vote that agree."""
     kinds = {each.name: each.kind for each in store.labelers()}
     heard = {labeler, *(name for name, kind in kinds.items() if kind == "person")}
     judgements = (each for each in store.judgements() if each.labeler in heard)
@@ -257,7 +257,7 @@ def _answered(number: int, row: Mapping[str, Any]) -> tuple[Prompt, str]:
 
 
 def _said(answer: Any, number: int) -> str:
-    """The text of an answer, which may be messages."""
+    """Return the text of an answer, which may be messages."""
     if isinstance(answer, str):
         return answer
     if len(answer) != 1 or not isinstance(answer[0].get("content"), str):

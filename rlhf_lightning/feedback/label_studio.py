@@ -1,8 +1,8 @@
-"""Preferences to and from Label Studio: the JSON of its import and export (1.23), not JSON-MIN or CSV.
+"""Importing and exporting preferences of Label Studio: its JSON format (1.23), not JSON-MIN or CSV.
 
-A task has `data` and `annotations`, whose `result` is of type `pairwise` (`left` or `right`), `ranker` (the items' ids
-under the name of the tag, the best first) or `choices` (`tie` or `neither`). Label Studio takes a user's address only
-if that user is a member of the project: a labeler's name is in `meta` of the result as well, which Label Studio keeps.
+A task has `data` and `annotations`, whose `result` has type `pairwise` (`left` or `right`), `ranker` (the items' ids
+under the name of the tag, best first) or `choices` (`tie` or `neither`). Label Studio accepts a user's address only if
+that user is a member of the project, so a labeler's name is also in `meta` of the result, which Label Studio keeps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rlhf_lightning.feedback.interchange import (
 )
 from rlhf_lightning.feedback.records import Answer, Judgement, Task
 
-_VERDICT = "verdict"  # the tag that ties are said with
+_VERDICT = "verdict"  # the tag that expresses ties
 _CHAT = '<Paragraphs name="prompt" value="$prompt" layout="dialogue" nameKey="role" textKey="content"/>'
 _TEXT = '<Text name="prompt" value="$prompt"/>'
 
@@ -56,7 +56,7 @@ def labeling_config(kind: str, count: int, chat: bool, question: str = "preferen
     """Return the labeling configuration of a project for such tasks.
 
     Args:
-        kind: of the tasks, `pair` or `ranking`.
+        kind: kind of the tasks, `pair` or `ranking`.
         count: responses per task.
         chat: whether prompts are conversations.
         question: the name of the tag.
@@ -75,14 +75,14 @@ def labeling_config(kind: str, count: int, chat: bool, question: str = "preferen
 
 
 def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> Iterator[Imported]:
-    """Yield what Label Studio tasks say; cancelled annotations are left out.
+    """Yield the content of Label Studio tasks; cancelled annotations are left out.
 
     Args:
-        tasks: of an export as JSON.
-        names: of the tag (`question`), the prompt, and the responses; of a pair first what was on the left.
+        tasks: tasks of a JSON export.
+        names: names of the tag (`question`), the prompt, and the responses; for a pair, the left one first.
 
     Raises:
-        UserError: a task that cannot be read, by its number; or no annotation knows the tag, and some know others.
+        UserError: a task that cannot be read, by its number; or no annotation has the tag, but some have others.
     """
     known, others = False, set[str]()
     for number, each in enumerate(tasks, start=1):
@@ -113,13 +113,13 @@ def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> It
 
 
 def _data(task: Task) -> Json:
-    """The texts of a pair by name; those of a ranking as the items of a list."""
+    """Return the texts of a pair by name; those of a ranking as the items of a list."""
     named = response_names(task)
     return named if task.kind == "pair" else {"items": [{"id": name, "body": text} for name, text in named.items()]}
 
 
 def _responses(data: Json, names: Names, where: str) -> Sequence[str]:
-    """The names of the responses, which are in `data` afterwards, whether it had them there or as items of a list."""
+    """Return the names of the responses and put them into `data`, also if it had them as items of a list."""
     items = data.pop("items", None)
     if isinstance(items, list):
         found = [as_object(item, f"{where}: items") for item in items]
@@ -136,13 +136,13 @@ def _meta(judgement: Judgement) -> Json:
 
 
 def _labeler(annotation: Json) -> str:
-    """The name in `meta`, where the answer went through a project that does not know its user."""
+    """Return the name in `meta`, if the answer went through a project that does not know its user."""
     noted = [(part.get("meta") or {}).get("labeler") for part in annotation.get("result") or ()]
     return labeler_name("label-studio", next(filter(None, noted), annotation.get("completed_by")))
 
 
 def _result(answer: Answer, question: str) -> Json:
-    """As Label Studio writes it: the tag for pairs names itself as what it is about."""
+    """Return an answer as Label Studio writes it: the tag for pairs refers to itself."""
     if answer.choice is not None:
         side = ("left", "right")[answer.choice]
         return {"from_name": question, "to_name": question, "type": "pairwise", "value": {"selected": side}}
@@ -153,7 +153,7 @@ def _result(answer: Answer, question: str) -> Json:
 
 
 def _value(each: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """A name, `tie`, `neither`, or names best first; None where a result says nothing of the kind."""
+    """Return a name, `tie`, `neither`, or names best first; None if a result has nothing of the kind."""
     kind, value = each.get("type"), each.get("value") or {}
     if kind == "pairwise" and value.get("selected") in ("left", "right"):
         return names[("left", "right").index(value["selected"])]
@@ -165,7 +165,7 @@ def _value(each: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def _with_ties(order: Any, ranks: Any) -> Any:
-    """An order with the ranks that were noted beside it, unless it has been changed since."""
+    """Return an order with the ranks that were noted with it, unless it has been changed since."""
     if not isinstance(order, list) or not isinstance(ranks, dict) or set(ranks) != set(order):
         return order
     noted = [ranks[name] for name in order]

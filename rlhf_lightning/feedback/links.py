@@ -1,4 +1,4 @@
-"""The personal links by which labelers enter the page."""
+"""The personal links through which labelers enter the page."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from rlhf_lightning.feedback.store import FeedbackStore
 def labeler_links(
     store: FeedbackStore, names: Iterable[str], address: str, tokens: bool, renew: Iterable[str] = ()
 ) -> dict[str, str | None]:
-    """Add the labelers that are not there yet, and return how each enters; None: by the link that was given before.
+    """Add missing labelers, and return each one's link; None: the link that was given before is still valid.
 
-    A link that holds a token is made once, since the store keeps the token's hash alone; whoever has it keeps it when
-    the server starts again. On the own machine, where no tokens are needed, a link holds the name.
+    A link with a token is created once, since the store keeps only the token's hash; it stays valid when the server
+    restarts. On the local machine, where no tokens are needed, a link has the name instead.
 
     Args:
-        store: of the labelers.
-        names: of people.
+        store: has the labelers.
+        names: names of people.
         address: what links begin with.
-        tokens: labelers need a token.
-        renew: names whose former link is to open nothing any more.
+        tokens: whether labelers need a token.
+        renew: names whose previous link must stop working.
 
     Raises:
-        UserError: a name cannot be taken.
+        UserError: an invalid name.
     """
     with store.reading() as connection:
         rows = connection.execute(select(labelers.c.name, labelers.c.token_hash)).all()

@@ -1,4 +1,4 @@
-"""How far the labelers of a store agree, as files: agreement.json and a page."""
+"""The agreement of a store's labelers, written as files: agreement.json and a page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rlhf_lightning.feedback.store import FeedbackStore
 def measure_agreement(
     store: FeedbackStore, labelers: Collection[str] | None = None, draws: int = 1000, seed: int = 0
 ) -> AgreementReport:
-    """Return how far the labelers of a store agree.
+    """Return the agreement of a store's labelers.
 
     Args:
-        store: of tasks and judgements.
+        store: has the tasks and judgements.
         labelers: whose judgements count; None: everybody's.
-        draws: of the bootstrap over comparisons.
-        seed: of the bootstrap.
+        draws: number of bootstrap draws over comparisons.
+        seed: seed of the bootstrap.
 
     Raises:
         UserError: nobody has judged anything yet.
@@ -54,7 +54,7 @@ def write_agreement(folder: str | Path, report: AgreementReport, store: Feedback
 
 
 def flat_agreement(report: AgreementReport) -> dict[str, float | None]:
-    """Return the main figures as one flat object, for summary.json; null where there is none."""
+    """Return the main metrics as one flat object, for summary.json; null for a missing value."""
     found = {"raw": report.raw, "alpha": report.alpha}
     found |= {f"agreement.{kinds}": interval for kinds, interval in report.between_kinds.items()}
     flat: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""Who answers the prompts: models on this machine, sampled by the native engine, and those of a vLLM server."""
+"""What answers the prompts: local models, sampled by the native engine, and those of a vLLM server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Policy(Protocol):
     mark: str
 
     def prepare(self, prompts: Prompts) -> None:
-        """Read the prompts as the policy does, before any network is loaded.
+        """Prepare the prompts as the policy does, before any network is loaded.
 
         Raises:
             UserError: it cannot.
@@ -47,7 +47,7 @@ class Policy(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release what it holds."""
 
 
 def make_policy(name: str, place: str | Path, drawing: Drawing) -> Policy:
@@ -62,7 +62,7 @@ def make_policy(name: str, place: str | Path, drawing: Drawing) -> Policy:
 
 
 class LocalPolicy:
-    """A model on this machine. Its draws are a function of the seed, its name and the prompts drawn for together."""
+    """A local model. Its samples are a function of the seed, its name and the prompts that share a batch."""
 
     def __init__(self, name: str, place: str | Path, drawing: Drawing) -> None:
         self.name, self.place, self.drawing = name, place, drawing
@@ -134,12 +134,12 @@ class LocalPolicy:
 
 
 class ServedPolicy:
-    """A model of a vLLM server, which renders conversations by its own chat template.
+    """A model on a vLLM server, which renders conversations with its own chat template.
 
     Args:
-        name: of the policy.
-        place: the server's address; `#name` says which of several models.
-        drawing: how responses are drawn.
+        name: the policy's name.
+        place: the server's address; `#name` selects one of several models.
+        drawing: how responses are sampled.
     """
 
     def __init__(self, name: str, place: str, drawing: Drawing) -> None:
@@ -166,7 +166,7 @@ class ServedPolicy:
                 raise
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds nothing."""
 
     def _served(self, client: VLLMClient, wanted: str) -> str:
         answer = client.get("/v1/models")
@@ -213,6 +213,6 @@ def _options(columns: Any, prompt: Prompt) -> Options:
 
 
 def _said(choice: Any, plain: bool) -> Said:
-    """One of the choices of a completion, or of a chat completion."""
+    """Return one choice of a completion or chat completion."""
     text = choice["text"] if plain else choice["message"].get("content")
     return Said(str(text or ""), choice.get("finish_reason") == "stop")

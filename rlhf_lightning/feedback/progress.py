@@ -1,4 +1,4 @@
-"""How far the labelling is, and how fast each labeler goes."""
+"""The progress of the labelling, and each labeler's pace."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rlhf_lightning.feedback.schema import assignments, judgements, labelers, ta
 from rlhf_lightning.feedback.store import FeedbackStore
 
 _HOUR = 3600.0
-_RECENT = 200  # answers from which a labeler's usual time is taken
+_RECENT = 200  # latest answers that determine a labeler's usual time
 _LATEST = 20  # the same on the labeler's own page
 
 
 @dataclass(frozen=True)
 class LabelerProgress:
-    """One labeler: answers that hold, answers within the last hour, the median time of the latest ones."""
+    """One labeler: valid answers, answers within the last hour, the median time of the latest ones."""
 
     name: str
     kind: str
@@ -33,10 +33,10 @@ class Progress:
 
     Args:
         tasks: all of them.
-        waiting: those that still want a labeler.
-        wanted: answers that they still want.
+        waiting: those that still need a labeler.
+        wanted: answers that they still need.
         opened: those that are open on somebody's page.
-        answers: those that hold.
+        answers: valid answers.
         last_hour: answers within the last hour.
         labelers: one entry each, in the order in which they were added.
     """
@@ -55,12 +55,12 @@ class Progress:
 
     @property
     def hours_left(self) -> float | None:
-        """At the pace of the last hour; None where there was none."""
+        """Return the hours left at the pace of the last hour; None if there were no answers."""
         return (self.wanted + self.opened) / self.last_hour if self.last_hour else None
 
 
 def progress(store: FeedbackStore) -> Progress:
-    """Return how far the labelling of a store is, by its clock."""
+    """Return the progress of a store's labelling, by its clock."""
     now = store.clock()
     with store.reading() as connection:
         ordinary = tasks.c.overlap < EVERYBODY
@@ -84,14 +84,14 @@ def progress(store: FeedbackStore) -> Progress:
 
 @dataclass(frozen=True)
 class Pace:
-    """What a labeler sees of the work: the median seconds of the latest own answers, and answers that are wanted."""
+    """What a labeler sees of the work: the median seconds of their latest answers, and the answers still needed."""
 
     seconds: float | None
     wanted: int
 
 
 def pace(store: FeedbackStore, labeler: str) -> Pace:
-    """Return how fast a labeler goes, and how many answers all tasks still want of anybody."""
+    """Return a labeler's pace, and how many answers all tasks still need from anybody."""
     with store.reading() as connection:
         number = connection.scalar(select(labelers.c.number).where(labelers.c.name == labeler))
         latest = connection.scalars(
@@ -111,7 +111,7 @@ def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
 
 
 def _pace(connection: Connection, labeler: int, now: float) -> tuple[int, float | None]:
-    """Answers within the last hour less those undone, and the median time of the latest."""
+    """Return the answers within the last hour minus undone ones, and the median time of the latest."""
     latest = connection.execute(
         select(judgements.c.created, judgements.c.seconds, judgements.c.verdict)
         .where(judgements.c.labeler == labeler, judgements.c.created >= now - _HOUR)

@@ -1,8 +1,8 @@
-"""Who is asked what next. Each function works within the transaction of the caller, by indexes alone.
+"""Who is asked what next. Each function runs in the caller's transaction, using indexes only.
 
-A task has slots: how many labelers it still wants. Giving it to somebody takes a slot; a skip, or a task that was
-opened and left, gives it back, and the task goes to the end of the queue. Each labeler remembers the place in the
-queue up to which tasks were offered, so the next one is found in O(log n), however many were answered.
+A task has slots: how many labelers it still needs. Assigning it takes a slot; a skip, or a task that was opened and
+abandoned, frees it, and the task goes to the end of the queue. Each labeler remembers the position in the queue up to
+which tasks were offered, so the next one is found in O(log n), however many were answered.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _AT_ONCE = 50  # expired assignments that one call takes back
 
 
 def next_assignment(connection: Connection, labeler: int, now: float, patience: float) -> tuple[int, bool] | None:
-    """Return the number of the task that a labeler gets now, and whether it is asked again; None where there is none.
+    """Return the number of the task that a labeler gets now, and whether it is a repetition; None if there is none.
 
-    First what the labeler has open already; then what is due to be asked again; then the queue; at the end of the
-    queue what is still to be asked again.
+    First comes the labeler's open task; then repetitions that are due; then the queue; and after the queue's end any
+    remaining repetitions.
     """
     _take_back(connection, now)
     mine = connection.execute(select(labelers).where(labelers.c.number == labeler)).one()
@@ -43,14 +43,14 @@ def next_assignment(connection: Connection, labeler: int, now: float, patience: 
 
 
 def take_slot(connection: Connection, task: int) -> None:
-    """Count one labeler more who has, or will, answer a task."""
+    """Count one more labeler who has answered, or will answer, a task."""
     connection.execute(
         tasks.update().where(tasks.c.number == task).values(slots=tasks.c.slots - 1, open=tasks.c.slots - 1 > 0)
     )
 
 
 def free_slot(connection: Connection, task: int) -> None:
-    """Let one labeler more have a task: it goes to the end of the queue, where nobody has passed it."""
+    """Let one more labeler have a task: it goes to the end of the queue, where nobody has passed it."""
     last = connection.scalar(select(func.max(tasks.c.place))) or 0
     connection.execute(
         tasks.update()
@@ -64,26 +64,26 @@ def current_assignment(connection: Connection, task: int, labeler: int) -> Row |
     rows = connection.execute(
         select(assignments).where(assignments.c.task == task, assignments.c.labeler == labeler)
     ).all()
-    known = [row for row in rows if row.state != "waiting" or row.opened is not None]  # shown once, at least
+    known = [row for row in rows if row.state != "waiting" or row.opened is not None]  # shown at least once
     return max(known, key=lambda row: (row.state == "open", row.repeat), default=None)
 
 
 def set_state(connection: Connection, task: int, labeler: int, repeat: bool, **values: object) -> None:
-    """Change an assignment, or make one where there is none."""
+    """Change an assignment, or create it if there is none."""
     here = _assignment(task, labeler, repeat)
     if not connection.execute(assignments.update().where(here).values(**values)).rowcount:
         connection.execute(assignments.insert().values(task=task, labeler=labeler, repeat=repeat, **values))
 
 
 def forget_repeat(connection: Connection, task: int, labeler: int) -> None:
-    """Do not ask again: the first answer was undone."""
+    """Cancel the repetition, because the first answer was undone."""
     connection.execute(
         assignments.delete().where(_assignment(task, labeler, True), assignments.c.state.in_(("waiting", "open")))
     )
 
 
 def _take_back(connection: Connection, now: float) -> None:
-    """Give back what was opened and left."""
+    """Free the slots of tasks that were opened and abandoned."""
     left = connection.execute(
         select(assignments).where(assignments.c.state == "open", assignments.c.expires < now).limit(_AT_ONCE)
     ).all()
@@ -105,7 +105,7 @@ def _opened(connection: Connection, labeler: int) -> tuple[int, bool] | None:
 
 
 def _repeat(connection: Connection, labeler: int, judged: int | None = None) -> tuple[int, bool] | None:
-    """What is to be asked again: what is due after `judged` answers, or the first of all."""
+    """Return the repetition that is due after `judged` answers, or the first of all."""
     query = select(assignments.c.task).where(assignments.c.labeler == labeler, assignments.c.state == "waiting")
     if judged is not None:
         query = query.where(assignments.c.due <= judged)

@@ -1,4 +1,4 @@
-"""What passes through the store: tasks, answers, judgements, labelers."""
+"""The records of the store: tasks, answers, judgements, labelers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rlhf_lightning.errors import UserError
 
 Prompt: TypeAlias = "str | list[dict[str, Any]]"
 
-KINDS = ("pair", "ranking")  # of a task
+KINDS = ("pair", "ranking")  # of tasks
 LABELER_KINDS = ("person", "model", "simulated")
 VERDICTS = ("choice", "tie", "neither", "ranking", "skip")
 STRONGEST = 3  # much better; 2 is better, 1 slightly better
-EVERYBODY = 1_000_000  # the overlap of a task that each labeler answers
+EVERYBODY = 1_000_000  # the overlap of a task that every labeler answers
 _LONGEST_NOTE = 2000
 _MOST_FLAGS = 10
 
 
 @dataclass(frozen=True)
 class Response:
-    """A response and where it came from, which labelers never see.
+    """A response and its origin, which labelers never see.
 
     Args:
-        text: what was said.
-        source: the policy that said it.
-        scores: what reward models think of it, one number per model.
+        text: the text.
+        source: the policy that wrote it.
+        scores: reward models' scores, one per model.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Task:
         responses: in the order shown.
         overlap: how many labelers answer it; `EVERYBODY` for all.
         reask: ask each of its labelers a second time, later.
-        check: the position of the response that is known to be the best; None where nobody knows.
+        check: the position of the response known to be best; None if not known.
     """
 
     id: str
@@ -73,7 +73,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ShownTask:
-    """What a labeler sees of a task: no source, no score, not whether it is a check."""
+    """What a labeler sees of a task: no source, no score, and not whether it is a check."""
 
     id: str
     kind: str
@@ -83,16 +83,16 @@ class ShownTask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a labeler says about a task.
+    """A labeler's answer to a task.
 
     Args:
         verdict: `choice` (of a pair), `tie`, `neither` (both are bad), `ranking`, or `skip`.
         choice: the position of the better response, 0 or 1.
         strength: by how much: 1 slightly, 2, 3 much.
-        ranks: of a ranking: one rank per response, in the order shown; 1 is best, equal ranks are a tie.
+        ranks: for a ranking, one rank per response, in the order shown; 1 is best, equal ranks are a tie.
         scores: criterion -> score, such as `{"A.helpful": 4}`.
-        flags: such as `unsafe`.
-        note: in the labeler's own words.
+        flags: flags such as `unsafe`.
+        note: free text by the labeler.
     """
 
     verdict: str
@@ -104,7 +104,7 @@ class Answer:
     note: str = ""
 
     def check(self, kind: str, count: int) -> None:
-        """See that it answers a task of this kind with so many responses.
+        """Check that it answers a task of this kind with this many responses.
 
         Raises:
             UserError: it does not.
@@ -132,13 +132,13 @@ class Judgement:
     """An answer that the store has acknowledged.
 
     Args:
-        id: grows with time.
+        id: increases with time.
         task: the task's id.
         labeler: who answered.
-        answer: what was said.
-        seconds: from the moment the task was shown; None where nobody measured.
+        answer: the answer.
+        seconds: time since the task was shown; None if not measured.
         created: seconds since 1970.
-        repeat: the labeler had answered the task before and was asked again.
+        repeat: whether the labeler had answered the task before and was asked again.
     """
 
     id: int
@@ -169,7 +169,7 @@ def task_id(kind: str, prompt: Prompt, texts: Sequence[str]) -> str:
 
 
 def dense_ranks(ranks: Sequence[float]) -> tuple[int, ...]:
-    """Return ranks without gaps; equal ones stay equal.
+    """Return ranks without gaps; equal ranks stay equal.
 
     >>> dense_ranks([1, 3, 3, 4])
     (1, 2, 2, 3)

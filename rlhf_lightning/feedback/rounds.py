@@ -1,4 +1,4 @@
-"""What a round of feedback does beside training, as stages of a pipeline: functions of a folder that return figures."""
+"""The parts of a feedback round besides training, as pipeline stages: functions of a folder that return metrics."""
 
 from __future__ import annotations
 
@@ -57,28 +57,28 @@ def collect(
     reward_model: Text | Path | None = None,
     seed: Whole = 0,
 ) -> dict[str, Any]:
-    """Let a policy answer prompts, and ask in a store which answers are better. A stage of a pipeline.
+    """Sample a policy's responses to prompts, and add tasks to a store that ask which are better. A pipeline stage.
 
-    Prompts are taken in a random order that depends on the seed and on the name of the policy's folder: each round asks
-    about others. Called again, it adds nothing that is there.
+    Prompts are taken in a random order that depends on the seed and on the name of the policy's folder: each round uses
+    different ones. Called again, it adds no duplicates.
 
     Args:
-        folder: of the stage; nothing is written there.
+        folder: the stage's folder; nothing is written there.
         model: the policy's folder.
         store: the URL of a feedback store.
         prompts: rows with a prompt.
-        limit: of tasks; null: as many as the prompts give.
+        limit: the most tasks; null: as many as the prompts give.
         choice, pairs, overlap, overlap_share, reask: see `Asking`.
         samples_per_prompt: responses to each prompt.
         max_new_tokens, temperature, batch_size, max_prompt_length, dtype, attn_implementation: see `Drawing`.
-        reward_model: scores the responses, for `choice` uncertain and best_worst.
-        seed: of all that is random.
+        reward_model: scores the responses, for `choice` uncertain or best_worst.
+        seed: seed of everything random.
 
     Returns:
-        `tasks`: how many the round asks.
+        `tasks`: how many tasks the round asks.
 
     Raises:
-        UserError: responses of which none can be compared, or a file or model that cannot be read.
+        UserError: no responses can be compared, or a file or model cannot be read.
     """
     from rlhf_lightning.feedback.collecting import collect_tasks
     from rlhf_lightning.feedback.sources import read_prompts
@@ -88,7 +88,7 @@ def collect(
     order = list(range(len(read)))
     random.Random(f"{seed}:{name}").shuffle(order)
     if limit is not None:
-        order = order[: -(-limit // pairs) * 5 // 4]  # to some prompts a policy gives the same answer each time
+        order = order[: -(-limit // pairs) * 5 // 4]  # a policy gives some prompts the same answer each time
     read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
     drawing = Drawing(
         samples_per_prompt, max_new_tokens, temperature, batch_size, max_prompt_length, seed, dtype, attn_implementation
@@ -108,19 +108,19 @@ def collect(
 def wait_for_people(
     folder: Text | Path, store: Text, labelers: list[Name] | None = None, share: Share = 1.0
 ) -> dict[str, Any]:
-    """Return once people have answered what is asked in a store. A stage of a pipeline.
+    """Return once people have answered a store's tasks. A pipeline stage.
 
     Args:
-        folder: of the stage; nothing is written there.
+        folder: the stage's folder; nothing is written there.
         store: the URL of a feedback store, the one that `rlhf-label` serves.
-        labelers: who is waited for, for the message; null: those whom the store knows.
-        share: of the answers wanted, how many are enough to go on.
+        labelers: who is waited for, for the message; null: the labelers in the store.
+        share: the share of the requested answers that is enough to continue.
 
     Returns:
         `answers`: how many judgements the store holds.
 
     Raises:
-        WaitingError: answers are missing; it says how many, and of whom.
+        WaitingError: answers are missing; the message says how many, and from whom.
     """
     with FeedbackStore(store) as opened:
         found = progress(opened)
@@ -145,22 +145,22 @@ def label_by_judge(
     tie_below: BelowHalf = 0.0,
     seed: Whole = 0,
 ) -> dict[str, Any]:
-    """Let a model answer what is asked in a store, as rlhf-judge does. A stage of a pipeline.
+    """Let a model answer a store's tasks, as rlhf-judge does. A pipeline stage.
 
     Args:
-        folder: of the stage; nothing is written there.
+        folder: the stage's folder; nothing is written there.
         store: the URL of a feedback store.
-        judge: its settings, those of rlhf-judge.
+        judge: its settings, as in rlhf-judge.
         labeler: its name in the store.
-        tie_below: a probability within it of a half is a tie.
-        seed: of the principles drawn, and of what is generated.
+        tie_below: a probability within this of one half is a tie.
+        seed: seed of the principles drawn and of generation.
 
     Returns:
-        `answers`: how many judgements of it the store holds; `refused`: verdicts that could not be read; and its
+        `answers`: how many of its judgements the store holds; `refused`: verdicts that could not be read; and its
         position bias.
 
     Raises:
-        UserError: the judge cannot be asked.
+        UserError: the judge cannot be reached.
     """
     from rlhf_lightning.feedback.judging_tasks import judge_store
     from rlhf_lightning.judging.judge import make_judge
@@ -181,7 +181,7 @@ def export_judgements(
     held_out: BelowOne = 0.0,
     seed: Whole = 0,
 ) -> dict[str, Any]:
-    """Write all judgements of a store so far as rows to learn from, and how far labelers agree. A stage of a pipeline.
+    """Write all of a store's judgements so far as training rows, and the labelers' agreement. A pipeline stage.
 
         preferences.jsonl   prompt, chosen, rejected, agreement, task      for reward models, DPO and the like
                             prompt, responses, ranks, task                 with `rankings`
@@ -189,15 +189,15 @@ def export_judgements(
         agreement.json, agreement.html                             as rlhf-agreement writes them
 
     Args:
-        folder: of the stage.
+        folder: the stage's folder.
         store: the URL of a feedback store.
-        aggregation: how several judgements on one pair become one.
-        margin: keep how much better the chosen answer is: a reward model then has to tell the two apart by that much.
+        aggregation: how several judgements of one pair become one.
+        margin: keep how much better the chosen answer is: a reward model must then separate the two by that much.
         rankings: write one row per task, its responses from best to worst, in place of one row per pair. A reward model
             then scores each response once per epoch, and overfits less than on pairs that share responses (Ouyang et
             al. 2022, section 3.5). It must be false with `margin`.
         held_out: share of the prompts whose rows go to `preferences_test.jsonl` and `unpaired_test.jsonl` instead.
-        seed: of the split, and of the bootstrap of agreement.
+        seed: seed of the split, and of the bootstrap of agreement.
 
     Returns:
         `tasks`, `judgements`, `rows` (to learn from), `alpha` (Krippendorff's) with `alpha_low` and `alpha_high`,
@@ -232,5 +232,5 @@ def _kept(rows: Iterable[dict[str, Any]], margin: bool) -> Iterator[dict[str, An
 def _agreement(report: AgreementReport) -> dict[str, Any]:
     alpha, look = report.alpha, {each.name: each.look for each in report.labelers if each.look}
     numbers = {"alpha": alpha.value, "alpha_low": alpha.low, "alpha_high": alpha.high}
-    known = {name: value for name, value in numbers.items() if value == value}  # NaN: nobody answered the same task
+    known = {name: value for name, value in numbers.items() if value == value}  # NaN: no task has two answers
     return {**known, "look_at": "; ".join(f"{name}: {', '.join(reasons)}" for name, reasons in look.items()) or None}

@@ -1,4 +1,4 @@
-"""What policies have said: kept in the store, so that an interrupted collection does not sample it again."""
+"""Policies' responses, kept in the store so that an interrupted collection does not sample them again."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sqlalchemy import select
 from rlhf_lightning.feedback.schema import samples
 from rlhf_lightning.feedback.store import FeedbackStore
 
-_AT_ONCE = 500  # keys of one query
+_AT_ONCE = 500  # keys per query
 
 
 @dataclass(frozen=True)
 class Said:
-    """A response as a policy gave it, and whether it ended it itself."""
+    """A policy's response, and whether the policy ended it."""
 
     text: str
     ended: bool
 
 
 def known_samples(store: FeedbackStore, keys: Sequence[str]) -> set[str]:
-    """Return which of the keys are there."""
+    """Return the keys that exist."""
     found: set[str] = set()
     with store.reading() as connection:
         for start in range(0, len(keys), _AT_ONCE):
@@ -33,14 +33,14 @@ def known_samples(store: FeedbackStore, keys: Sequence[str]) -> set[str]:
 
 
 def read_samples(store: FeedbackStore, keys: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the responses of those keys that are there, at most some hundreds."""
+    """Return the responses of existing keys, for at most a few hundred keys."""
     with store.reading() as connection:
         rows = connection.execute(select(samples).where(samples.c.key.in_(keys))).all()
     return {row.key: [Said(text, ended) for text, ended in json.loads(row.responses)] for row in rows}
 
 
 def keep_samples(store: FeedbackStore, new: Mapping[str, Sequence[Said]]) -> None:
-    """Add responses whose key is not there yet; once this has returned, they are on the disk."""
+    """Add responses whose key does not exist yet; once this has returned, they are on disk."""
     with store.changing() as connection:
         there = set(connection.scalars(select(samples.c.key).where(samples.c.key.in_(list(new)))))
         rows = [

@@ -1,7 +1,7 @@
-"""The tables of the store, their version, and the way from one version to the next.
+"""The tables of the store, their version, and the migrations between versions.
 
-Text from outside is stored as JSON in ASCII: any string comes back as it was, halves of characters and NUL included,
-from every database.
+Text from outside is stored as ASCII JSON: any string, even with lone surrogates or NUL, comes back unchanged from every
+database.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sqlalchemy import (
 from rlhf_lightning.errors import UserError
 
 VERSION = 2
-_LOCK = 0x52_4C_48_46  # of PostgreSQL, while a store is made or brought up to date
+_LOCK = 0x52_4C_48_46  # PostgreSQL's advisory lock while a store is created or migrated
 
 metadata = MetaData()
 
@@ -51,7 +51,7 @@ tasks = Table(
     Column("overlap", Integer, nullable=False),
     Column("reask", Boolean, nullable=False),
     Column("check_answer", Integer),
-    Column("slots", Integer, nullable=False),  # how many labelers it still wants
+    Column("slots", Integer, nullable=False),  # how many labelers it still needs
     Column("open", Boolean, nullable=False),  # slots > 0, for the index
     Column("place", Integer, nullable=False, unique=True),  # in the queue; a task that comes back goes to its end
     Index("tasks_queue", "open", "place"),
@@ -61,7 +61,7 @@ responses = Table(
     "responses",
     metadata,
     Column("task", ForeignKey("tasks.number"), primary_key=True),
-    Column("position", Integer, primary_key=True, autoincrement=False),  # in which it is shown
+    Column("position", Integer, primary_key=True, autoincrement=False),  # in the order shown
     Column("text", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("scores", Text, nullable=False),
@@ -76,7 +76,7 @@ labelers = Table(
     Column("token_hash", String(64), unique=True),
     Column("created", Float, nullable=False),
     Column("judged", Integer, nullable=False),
-    Column("reached", Integer, nullable=False),  # the place in the queue up to which tasks were offered
+    Column("reached", Integer, nullable=False),  # the position in the queue up to which tasks were offered
 )
 
 assignments = Table(
@@ -88,7 +88,7 @@ assignments = Table(
     Column("state", String(8), nullable=False),  # open | done | skipped | expired | waiting (to be asked again)
     Column("opened", Float),
     Column("expires", Float),
-    Column("due", Integer),  # asked again once the labeler has judged so many
+    Column("due", Integer),  # repeat once the labeler has judged this many
     Index("assignments_of_labeler", "labeler", "state", "due"),
     Index("assignments_expiry", "state", "expires"),
 )
@@ -116,7 +116,7 @@ judgements = Table(
 samples = Table(
     "samples",
     metadata,
-    Column("key", String(32), primary_key=True),  # of the policy, the prompt and how it is sampled
+    Column("key", String(32), primary_key=True),  # of the policy, the prompt and the sampling settings
     Column("responses", Text, nullable=False),
 )
 
@@ -147,7 +147,7 @@ for _dialect, _triggers in (("sqlite", _ON_SQLITE), ("postgresql", _ON_POSTGRESQ
 
 
 def _add_samples(connection: Connection) -> None:
-    """From version 1: what policies said is kept, and PostgreSQL refuses changes of judgements as SQLite does."""
+    """Migrate from version 1: keep policies' responses, and let PostgreSQL refuse changes of judgements too."""
     samples.create(connection)
     if connection.dialect.name == "postgresql":
         for trigger in _ON_POSTGRESQL:
@@ -159,17 +159,17 @@ MIGRATIONS: dict[int, Migration] = {1: _add_samples}  # from this version to the
 
 
 def prepare(connection: Connection, name: str, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
-    """Make the tables of a new store, and bring those of an earlier version up to date.
+    """Create the tables of a new store, and migrate those of an earlier version.
 
     Args:
         connection: in a transaction that may write.
-        name: of the store, for messages.
-        migrations: earlier version -> what leads to the next one.
+        name: names the store in messages.
+        migrations: earlier version -> the migration to the next one.
 
     Raises:
-        UserError: the store is of a later version, or the database is something else.
+        UserError: the store has a later version, or the database is something else.
     """
-    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time as it is
+    if connection.dialect.name == "postgresql":  # SQLite allows one writer at a time anyway
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     there = set(inspect(connection).get_table_names())
     if facts.name not in there:

@@ -1,4 +1,4 @@
-"""Scores of responses by reward models: what the choice of pairs by margin or by disagreement looks at."""
+"""Reward models' scores of responses, for choosing pairs by margin or disagreement."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from rlhf_lightning.feedback.records import Prompt
 from rlhf_lightning.feedback.tasks import Sample
 from rlhf_lightning.rewards import RewardFunction, as_reward, check_scores
 
-Watch: TypeAlias = "Callable[[str, int, int], object]"  # what is done, how much of it, of how much
+Watch: TypeAlias = "Callable[[str, int, int], object]"  # (what is done, how much of it, total)
 
-_AT_ONCE = 64  # samples; a reward model makes batches of its own
-_TAKEN = ("prompt", "prompts", "messages", "responses", "ended", "sampled")  # columns by which a reward is given others
+_AT_ONCE = 64  # samples; a reward model makes its own batches
+_TAKEN = ("prompt", "prompts", "messages", "responses", "ended", "sampled")  # passed to rewards as other arguments
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A sample, and what a reward is told beside its texts.
+    """A sample, and what a reward receives besides its texts.
 
     Args:
         sample: a prompt with its responses.
         ended: whether each response was ended by the policy itself.
-        columns: of the prompt's row.
+        columns: columns of the prompt's row.
     """
 
     sample: Sample
@@ -38,7 +38,7 @@ def scored(answered: Iterable[Answered], rewards: Sequence[RewardFunction]) -> I
     """Yield the samples with one score per reward on each response.
 
     Raises:
-        UserError: a reward returned other than one finite number for each response.
+        UserError: a reward did not return exactly one finite number per response.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for reward in rewards:
@@ -54,13 +54,13 @@ def scored(answered: Iterable[Answered], rewards: Sequence[RewardFunction]) -> I
 def responses_scored(
     samples: Sequence[Sample], rewards: Sequence[RewardFunction], watch: Watch = lambda what, done, of: None
 ) -> Iterator[Sample]:
-    """Yield samples that were there already, scored where there are rewards. Their responses count as whole."""
+    """Yield existing samples, scored if there are rewards. Their responses count as complete."""
     answered = (Answered(each, (True,) * len(each.responses), {}) for each in samples)
     return watched(scored(answered, rewards) if rewards else iter(samples), len(samples), watch)
 
 
 def watched(samples: Iterable[Sample], count: int, watch: Watch) -> Iterator[Sample]:
-    """Yield the samples, and tell how many have come."""
+    """Yield the samples, and report how many have come."""
     for done, sample in enumerate(samples, start=1):
         watch("tasks", done, count)
         yield sample
@@ -83,5 +83,5 @@ def _scores(reward: RewardFunction, chunk: Sequence[Answered]) -> list[float]:
 
 
 def _text(prompt: Prompt) -> str:
-    """A conversation as text, for rewards that read no messages."""
+    """Return a conversation as text, for rewards that do not read messages."""
     return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)

@@ -1,4 +1,4 @@
-"""Rows of a file as what people are asked about: prompts, responses that are there already, known answers."""
+"""Rows of a file as the material of tasks: prompts, existing responses, known answers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Prompts:
     """Rows with a prompt, each prompt once.
 
     Args:
-        source: their file, for messages.
-        rows: with their index in the file.
+        source: their file, named in messages.
+        rows: the rows with their index in the file.
         questions: the prompt of each row.
-        repeated: how many rows had a prompt that came before.
+        repeated: how many rows had a prompt that had occurred before.
     """
 
     source: str
@@ -46,8 +46,8 @@ def read_prompts(source: str | Path | Sequence[Row], limit: int | None = None) -
     """Return the prompts of rows of any format that has one.
 
     Args:
-        source: as `read_records` takes it, or the rows themselves.
-        limit: the first so many rows.
+        source: an argument of `read_records`, or the rows themselves.
+        limit: read at most this many rows.
 
     Raises:
         UserError: the file cannot be read, or a row has no prompt.
@@ -63,13 +63,13 @@ def read_prompts(source: str | Path | Sequence[Row], limit: int | None = None) -
 
 
 def read_responses(source: str | Path | Sequence[Row], limit: int | None = None) -> list[Sample]:
-    """Return prompts with the responses that a file has for them; rows with the same prompt are put together.
+    """Return prompts with the responses that a file has for them; rows with the same prompt are merged.
 
     A row has `prompt` and `responses`, `chosen` and `rejected`, or `prompt` and one `completion`. A column `source` (or
-    `sources`, one for each of `responses`) says which policy they came from.
+    `sources`, one per response) says which policy they came from.
 
     Raises:
-        UserError: the file cannot be read, or a row has no response, or one that is more than what an assistant says.
+        UserError: the file cannot be read, or a row has no response, or one that has more than the assistant's words.
     """
     rows, name = _read(source, "responses", limit)
     found: dict[str, tuple[Prompt, list[Response]]] = {}
@@ -123,7 +123,7 @@ def _answers(row: Row) -> tuple[Prompt, list[Text]]:
 
 
 def _spoken(prompt: Prompt, answer: Text) -> str:
-    """The words of a response, which is what labelers see."""
+    """Return the words of a response, which labelers see."""
     if isinstance(answer, str):
         return answer
     if len(answer) != 1 or answer[0].get("role") != "assistant" or answer[0].get("tool_calls"):

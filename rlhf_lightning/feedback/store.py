@@ -1,4 +1,4 @@
-"""The store: tasks, labelers, who is asked what, and judgements that are appended and never changed."""
+"""The store: tasks, labelers, assignments, and judgements that are appended and never changed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _CHUNK = 500
 
 
 class FeedbackStore:
-    """Tasks and judgements in a database. Threads may share it; so may processes, each with a store of its own.
+    """Tasks and judgements in a database. Threads may share a store; each process needs its own object.
 
     Args:
-        url: of SQLAlchemy; the default is a SQLite file.
+        url: a SQLAlchemy URL; the default is an SQLite file.
         patience: seconds to wait for a lock that another process holds.
-        returns_after: seconds after which a task that was opened and left goes to somebody else.
+        returns_after: seconds after which a task that was opened and abandoned goes to somebody else.
         repeat_gap: how many answers lie between a task and its repetition.
-        clock: seconds since 1970.
+        clock: returns seconds since 1970.
 
     Raises:
         UserError: the database cannot be opened, or is not a store of this version or an earlier one.
@@ -55,7 +55,7 @@ class FeedbackStore:
             prepare(connection, f"feedback.store: {self.name}")
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
         self._database.close()
 
     def __enter__(self) -> FeedbackStore:
@@ -67,7 +67,7 @@ class FeedbackStore:
     # Tasks
 
     def add_tasks(self, new: Iterable[Task]) -> int:
-        """Add the tasks that are not there yet, and return how many those are. A second call adds nothing."""
+        """Add tasks that do not exist yet, and return how many those are. A second call adds nothing."""
         added, iterator = 0, iter(new)
         while chunk := list(islice(iterator, _CHUNK)):
             with self.changing() as connection:
@@ -83,7 +83,7 @@ class FeedbackStore:
         """Return a task by its id.
 
         Raises:
-            UserError: it is not there.
+            UserError: it does not exist.
         """
         with self._database.reading() as connection:
             return one_task(connection, self._task_number(connection, task))
@@ -91,15 +91,15 @@ class FeedbackStore:
     # Labelers
 
     def add_labeler(self, name: str, kind: str = "person", link: bool = True) -> str:
-        """Add a labeler, or give a known one a new token, and return the token. The store keeps its hash alone.
+        """Add a labeler, or give a known one a new token, and return the token. The store keeps only its hash.
 
         Args:
-            name: of the labeler.
+            name: the labeler's name.
             kind: person, model or simulated.
-            link: the token opens the page; a labeler without it enters by name, on the own machine.
+            link: whether the token opens the page; otherwise the labeler enters by name, on the local machine.
 
         Raises:
-            UserError: the name or the kind cannot be taken, or the name is known with another kind.
+            UserError: an invalid name or kind, or a name that is known with another kind.
         """
         if not _NAME.fullmatch(name):
             raise UserError(f"labelers: {name!r}: a name has 1 to 64 letters, digits and . @ + - _")
@@ -128,7 +128,7 @@ class FeedbackStore:
             return [Labeler(row.name, row.kind, row.judged) for row in rows]
 
     def labeler_of_token(self, token: str) -> Labeler | None:
-        """Return whose token it is; None where it is nobody's."""
+        """Return the labeler with this token; None if there is none."""
         with self._database.reading() as connection:
             row = connection.execute(select(labelers).where(labelers.c.token_hash == _hash(token))).first()
         return None if row is None else Labeler(row.name, row.kind, row.judged)
@@ -136,12 +136,12 @@ class FeedbackStore:
     # Asking and answering
 
     def next_task(self, labeler: str) -> ShownTask | None:
-        """Return the task that a labeler is to answer now; None where nothing is left.
+        """Return the task that a labeler should answer now; None if nothing is left.
 
         Until it is answered, skipped or has been left for `returns_after` seconds, the labeler gets the same task
         again, and nobody else gets it unless its overlap asks for more labelers.
         """
-        with self.changing(durable=False) as connection:  # an answer to it syncs both
+        with self.changing(durable=False) as connection:  # the answer syncs both
             number = _labeler_number(connection, labeler)
             found = queue.next_assignment(connection, number, self.clock(), self.returns_after)
             if found is None:
@@ -157,9 +157,9 @@ class FeedbackStore:
         Args:
             labeler: who answers.
             task: the task's id.
-            answer: what was said.
-            key: of the form that was sent: a second call with it changes nothing and returns the same id.
-            assigned_only: take an answer only from a labeler who was given the task by `next_task`.
+            answer: the answer.
+            key: key of the submitted form: a second call with it changes nothing and returns the same id.
+            assigned_only: accept an answer only from a labeler who got the task from `next_task`.
 
         Raises:
             UserError: the answer does not fit the task, or the labeler has answered it already.
@@ -186,10 +186,10 @@ class FeedbackStore:
         return new
 
     def undo(self, labeler: str) -> str | None:
-        """Take back the last answer of a labeler, who gets the task again, by appending a judgement that says so.
+        """Undo the last answer of a labeler, who gets the task again, by appending a judgement that says so.
 
         Returns:
-            The task's id; None where the labeler has no answer left.
+            The task's id; None if the labeler has no answer left.
         """
         with self.changing() as connection:
             who = _labeler_number(connection, labeler)
@@ -210,24 +210,24 @@ class FeedbackStore:
             return one_task(connection, last.task).id
 
     def judgements(self) -> Iterator[Judgement]:
-        """Yield what holds, in the order of time: neither undone judgements nor the undoing ones."""
+        """Yield the valid judgements in order of time: neither undone judgements nor the undoing ones."""
         with self._database.reading() as connection:
             yield from effective_judgements(connection)
 
     def count_judgements(self) -> int:
-        """Return how many judgements were ever appended, undone and undoing ones included."""
+        """Return how many judgements were ever appended, including undone and undoing ones."""
         with self._database.reading() as connection:
             return connection.scalar(select(func.count()).select_from(judgements)) or 0
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction for queries of one's own; it changes nothing."""
+        """Open a transaction for other queries; it changes nothing."""
         with self._database.reading() as connection:
             yield connection
 
     @contextlib.contextmanager
     def changing(self, durable: bool = True) -> Iterator[Connection]:
-        """One writer at a time: SQLite sees to it itself, elsewhere a row is locked. See `Database.changing`."""
+        """Allow one writer at a time: SQLite does so itself, elsewhere a row is locked. See `Database.changing`."""
         with self._database.changing(durable) as connection:
             if not self._database.is_sqlite:
                 connection.execute(select(facts).where(facts.c.name == "version").with_for_update())
@@ -236,7 +236,7 @@ class FeedbackStore:
     def _settle(
         self, connection: Connection, task: Task, number: int, labeler: int, skipped: bool, repeat: bool
     ) -> None:
-        """What follows from an answer: the assignment ends, and perhaps the task is to be asked again."""
+        """Apply the consequences of an answer: end the assignment, and possibly schedule a repetition."""
         queue.set_state(connection, number, labeler, repeat, state="skipped" if skipped else "done", expires=None)
         if skipped:
             if not repeat:
@@ -254,7 +254,7 @@ class FeedbackStore:
 
 
 def answered(store: FeedbackStore, labeler: Labeler) -> Labeler:
-    """Return a labeler with the count of answers as it is now."""
+    """Return a labeler with the current number of answers."""
     with store.reading() as connection:
         judged = connection.scalar(select(labelers.c.judged).where(labelers.c.name == labeler.name))
     return replace(labeler, judged=judged or 0)
@@ -268,7 +268,7 @@ def _labeler_number(connection: Connection, name: str) -> int:
 
 
 def _known(connection: Connection, key: str, task: int, labeler: int) -> int | None:
-    """The judgement of a form that was sent before."""
+    """Return the judgement of a form that was sent before."""
     row = connection.execute(select(judgements).where(judgements.c.key == key)).first()
     if row is not None and (row.task, row.labeler) != (task, labeler):
         raise UserError("key: it belongs to another judgement; reload the page and answer again")

@@ -1,4 +1,4 @@
-"""Tasks as rows of the database, and back."""
+"""Converting tasks to database rows and back."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_ONCE = 2000
 
 
 def insert_tasks(connection: Connection, new: Sequence[Task]) -> int:
-    """Insert the tasks whose ids are not there yet, at the end of the queue, and return how many those are."""
+    """Insert tasks whose ids do not exist yet, at the end of the queue, and return how many those are."""
     known = set(connection.scalars(select(tasks.c.id).where(tasks.c.id.in_([task.id for task in new]))))
     missing = list({task.id: task for task in new if task.id not in known}.values())
     if not missing:
@@ -57,7 +57,7 @@ def insert_tasks(connection: Connection, new: Sequence[Task]) -> int:
 
 
 def one_task(connection: Connection, number: int) -> Task:
-    """Return the task with a number that is there."""
+    """Return the task with an existing number."""
     return _task(list(connection.execute(_query().where(tasks.c.number == number))))
 
 
@@ -90,7 +90,7 @@ def _task(rows: list[Row]) -> Task:
 
 @lru_cache(maxsize=1024)
 def _source(text: str) -> str:
-    """Few are different, and a large store is read in a third of the time."""
+    """Return the source, cached: few differ, and a large store is read in a third of the time."""
     return str(json.loads(text))
 
 

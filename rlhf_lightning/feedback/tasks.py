@@ -12,12 +12,12 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback.records import EVERYBODY, Prompt, Response, Task, task_id
 
 CHOICES = ("random", "uncertain", "best_worst", "ranking")
-SCORED = ("uncertain", "best_worst")  # they look at scores
+SCORED = ("uncertain", "best_worst")  # these need scores
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt and what policies answered to it, several times each perhaps."""
+    """A prompt and the policies' responses to it, possibly several per policy."""
 
     prompt: Prompt
     responses: tuple[Response, ...]
@@ -25,18 +25,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked, and of how many.
+    """What is asked, and of how many labelers.
 
     Args:
-        choice: `random` pairs; `uncertain`: the pairs whose scores differ least, or, where each response has several
-            scores, about whose difference they disagree most; `best_worst`: the highest against the lowest mean score;
+        choice: `random` pairs; `uncertain`: the pairs whose scores differ least or, if each response has several
+            scores, on whose difference they disagree most; `best_worst`: the highest against the lowest mean score;
             `ranking`: all responses of a prompt at once.
-        pairs: at most so many per prompt; `best_worst` and `ranking` make one task per prompt.
-        limit: at most so many tasks; `uncertain` takes the most uncertain of all prompts. None: no limit.
-        overlap: how many labelers answer a task of the share.
+        pairs: the most pairs per prompt; `best_worst` and `ranking` make one task per prompt.
+        limit: the most tasks; `uncertain` takes the most uncertain of all prompts. None: no limit.
+        overlap: how many labelers answer each task of `overlap_share`.
         overlap_share: share of tasks that `overlap` labelers answer; one labeler answers the others.
-        reask: share of tasks that are asked again of the same labeler.
-        seed: of all that is random.
+        reask: share of tasks that the same labeler is asked again.
+        seed: seed of everything random.
     """
 
     choice: str = "random"
@@ -59,12 +59,12 @@ class Asking:
 
 
 def check_asking(asking: Asking, responses: int | None, has_scores: bool) -> None:
-    """See that tasks can come of the settings.
+    """Check that the settings can produce tasks.
 
     Args:
         asking: what is asked.
-        responses: to each prompt; None: as many as a file has.
-        has_scores: a reward scores the responses.
+        responses: number of responses to each prompt; None: as many as a file has.
+        has_scores: whether a reward scores the responses.
 
     Raises:
         UserError: they cannot.
@@ -85,14 +85,14 @@ def check_asking(asking: Asking, responses: int | None, has_scores: bool) -> Non
 
 
 def make_tasks(samples: Iterable[Sample], asking: Asking) -> Iterator[Task]:
-    """Yield the tasks of some samples, a function of them and of `asking`: a second call makes the same tasks.
+    """Yield the tasks of some samples, a function of the samples and of `asking`: a second call yields the same tasks.
 
-    Empty responses are left out, and of identical ones (but for white space at the ends) all but the first; a prompt
-    with fewer than two responses left makes no task. The order in which responses are shown depends on the seed and
-    on the task alone, not on the order in which they came.
+    Empty responses are left out, and so are repetitions (up to white space at the ends); a prompt with fewer than two
+    responses left makes no task. The order in which responses are shown depends only on the seed and the task, not on
+    the order in which they came.
 
     Raises:
-        UserError: `uncertain` or `best_worst`, and responses have no scores, or not equally many.
+        UserError: `uncertain` or `best_worst` with responses that have no scores, or different numbers of them.
     """
     made = _by_uncertainty(samples, asking) if asking.choice == "uncertain" else _by_prompt(samples, asking)
     seen: set[str] = set()
@@ -119,7 +119,7 @@ def check_task(prompt: Prompt, best: str, worse: str, seed: int = 0) -> Task:
 
 
 def spread(tasks: Sequence[Task], checks: Sequence[Task]) -> list[Task]:
-    """Return the tasks with the check tasks among them at even distances, none first.
+    """Return the tasks with the check tasks spread evenly among them, never first.
 
     >>> spread(["a", "b", "c", "d"], ["X", "Y"])
     ['a', 'X', 'b', 'c', 'Y', 'd']
@@ -164,7 +164,7 @@ def _by_prompt(samples: Iterable[Sample], asking: Asking) -> Iterator[Task]:
 
 
 def _by_uncertainty(samples: Iterable[Sample], asking: Asking) -> Iterator[Task]:
-    """The most uncertain pairs of each prompt, the most uncertain of all first."""
+    """Yield the most uncertain pairs of each prompt, the most uncertain of all first."""
     found: list[tuple[float, str, Task]] = []
     for sample in samples:
         responses = distinct(sample.responses)
@@ -181,7 +181,7 @@ def _by_uncertainty(samples: Iterable[Sample], asking: Asking) -> Iterator[Task]
 
 
 def _certainty(first: Sequence[float], second: Sequence[float]) -> float:
-    """The margin of one score; of several the negative spread of their margins."""
+    """Return the margin of one score; for several, the negative spread of their margins."""
     margins = [a - b for a, b in zip(first, second, strict=True)]
     return abs(margins[0]) if len(margins) == 1 else -statistics.stdev(margins)
 

@@ -1,4 +1,4 @@
-"""Judgements as columns of pairwise votes: what agreement, aggregation and export compute with."""
+"""Judgements as columns of pairwise votes, the input of agreement, aggregation and export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlhf_lightning.feedback.records import Answer, Judgement
 
-FIRST, SECOND, TIE = 0, 1, 2  # an outcome: which of the two, as they are shown, is better
+FIRST, SECOND, TIE = 0, 1, 2  # an outcome: which of the two, as shown, is better
 DEFAULT_STRENGTH = 1.0
 
 
@@ -19,26 +19,26 @@ DEFAULT_STRENGTH = 1.0
 class Votes:
     """One row per pair that a judgement compares; a ranking of K compares K (K - 1) / 2 pairs.
 
-    `first < second` are positions, in the order shown. `neither` of two is a tie here.
+    `first < second` are positions, in the order shown. `neither` counts as a tie here.
     """
 
     tasks: list[str]
     labelers: list[str]
-    task: NDArray[np.int64]  # an index into tasks, likewise below
+    task: NDArray[np.int64]  # an index into tasks; the next ones likewise
     first: NDArray[np.int64]
     second: NDArray[np.int64]
     labeler: NDArray[np.int64]
     outcome: NDArray[np.int64]
-    strength: NDArray[np.float64]  # of a choice, or the distance in a ranking; 0 of a tie
+    strength: NDArray[np.float64]  # of a choice, or the distance in a ranking; 0 for a tie
     judgement: NDArray[np.int64]  # which rows come from one judgement
     repeat: NDArray[np.bool_]
-    seconds: NDArray[np.float64]  # NaN where nobody measured
+    seconds: NDArray[np.float64]  # NaN if not measured
 
     def __len__(self) -> int:
         return len(self.task)
 
     def where(self, mask: NDArray[np.bool_]) -> Votes:
-        """Return the rows that a mask selects; all of them without a copy."""
+        """Return the rows that a mask selects; no copy is made if it selects all."""
         if mask.all():
             return self
         columns = ("task", "first", "second", "labeler", "outcome", "strength", "judgement", "repeat", "seconds")
@@ -52,7 +52,7 @@ class Votes:
 
 
 def read_votes(judgements: Iterable[Judgement]) -> Votes:
-    """Return the votes of the judgements that say something: all but skips."""
+    """Return the votes of all judgements except skips."""
     tasks: dict[str, int] = {}
     labelers: dict[str, int] = {}
     facts, ranks, seconds = array("q"), array("d"), array("d")
@@ -83,7 +83,7 @@ def read_votes(judgements: Iterable[Judgement]) -> Votes:
 
 
 def _as_ranks(answer: Answer) -> tuple[float, ...]:
-    """An answer about a pair as two ranks, apart by its strength."""
+    """Return a pair's answer as two ranks that differ by its strength."""
     if answer.ranks is not None:
         return answer.ranks
     if answer.choice is None:
@@ -95,7 +95,7 @@ def _as_ranks(answer: Answer) -> tuple[float, ...]:
 def _pairs(
     sizes: NDArray[np.int64], ranks: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """All pairs of each judgement: its row, the two positions, and how much worse the first one ranks."""
+    """Return all pairs of each judgement: its row, the two positions, and how much worse the first one ranks."""
     starts = np.cumsum(sizes) - sizes
     parts = []
     for size in np.unique(sizes):

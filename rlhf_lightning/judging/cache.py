@@ -1,4 +1,4 @@
-"""Answers of a judge by a hash of what was asked: a second run asks only what is missing."""
+"""A judge's answers, cached by a hash of the question: a second run asks only what is missing."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _AT_ONCE = 500
 
 
 class AnswerCache:
-    """Answers in a SQLite file, on the disk once they are put there. Threads and processes may share it.
+    """Answers in an SQLite file, on disk as soon as they are stored. Threads and processes may share it.
 
     Args:
-        path: of the file; None keeps nothing.
+        path: the file; None: nothing is stored.
 
     Raises:
         UserError: the file cannot be used.
@@ -33,7 +33,7 @@ class AnswerCache:
                 connection.execute("CREATE TABLE IF NOT EXISTS answers (asked TEXT PRIMARY KEY, answer TEXT NOT NULL)")
 
     def get(self, asked: Sequence[str]) -> dict[str, Any]:
-        """Return the answers that are known."""
+        """Return the known answers."""
         if self._path is None or not asked:
             return {}
         found: dict[str, Any] = {}
@@ -46,7 +46,7 @@ class AnswerCache:
         return found
 
     def put(self, answers: dict[str, Any]) -> None:
-        """Keep answers."""
+        """Store answers."""
         if self._path is not None and answers:
             rows = [(entry, json.dumps(answer)) for entry, answer in answers.items()]
             with self._open() as connection:

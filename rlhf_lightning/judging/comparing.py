@@ -1,7 +1,7 @@
 """Which of two answers is better: by log-probability in both orders, or generated and parsed.
 
-Asked which of two answers is better, language models prefer a position. Each pair is therefore judged in both orders
-and the probabilities are averaged (Lee et al. 2023, section 2.1). A principle per comparison is drawn from a
+When asked which of two answers is better, language models prefer a position. Each pair is therefore judged in both
+orders and the probabilities are averaged (Lee et al. 2023, section 2.1). A principle per comparison is drawn from a
 constitution (Bai et al. 2022).
 """
 
@@ -29,7 +29,7 @@ PRINCIPLES = (
     "choose the answer that is more helpful, honest and harmless; where these are in conflict, harmless comes first",
 )
 
-# For each question the log-probabilities of the verdicts A and B, None where a question is too long for the model.
+# The log-probabilities of the verdicts A and B for each question; None if a question is too long for the model.
 LogProbabilities = Callable[[Sequence[str]], Sequence["Sequence[float] | None"]]
 Generate = Callable[[Sequence[str]], Sequence["str | None"]]
 
@@ -38,7 +38,7 @@ _Said = TypeVar("_Said")
 
 
 def one_for_each(answers: Iterable[_Said], questions: Sequence[str]) -> list[_Said]:
-    """Return the answers. Raises UserError where a model gives more or fewer than it was asked for."""
+    """Return the answers. Raises UserError if their number differs from that of the questions."""
     found = list(answers)
     if len(found) != len(questions):
         raise UserError(f"judge: {len(found)} answers to {len(questions)} questions; the model must give one for each")
@@ -56,14 +56,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a judge says of a comparison.
+    """A judge's verdict on a comparison.
 
     Args:
-        probability: that the first answer is better, over both orders.
+        probability: probability that the first answer is better, over both orders.
         as_shown: the same with the first answer shown first.
         swapped: the same with the second answer shown first.
-        principle: by which it was judged.
-        reasons: what was generated, in both orders.
+        principle: the principle it was judged by.
+        reasons: the generated texts, in both orders.
     """
 
     probability: float
@@ -80,19 +80,19 @@ def compare_by_logprobs(
 
         P(first) = (sigma(a - b) of the order as shown + sigma(b - a) of the swapped order) / 2
 
-    with a and b the log-probabilities of the two verdicts, in nats.
+    where a and b are the log-probabilities of the two verdicts, in nats.
 
     Args:
         comparisons: what is judged.
-        logprobs: of the model.
+        logprobs: the model's log-probabilities.
         principles: one is drawn per comparison, a function of the seed and the texts.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         None for a comparison that is too long for the model.
 
     Raises:
-        UserError: the model gives other than two finite numbers per question.
+        UserError: the model does not return exactly two finite numbers per question.
     """
     asked = [draw(principles, seed, [each.prompt, sorted((each.first, each.second))]) for each in comparisons]
     questions = _questions(comparisons, asked, BY_LOGPROB)
@@ -111,10 +111,10 @@ def compare_by_logprobs(
 def compare_by_reasons(
     comparisons: Sequence[Comparison], generate: Generate, principles: Sequence[str] = PRINCIPLES, seed: int = 0
 ) -> list[Compared | None]:
-    """Judge by generated verdicts with reasons, averaged over both orders. Arguments as of `compare_by_logprobs`.
+    """Judge by generated verdicts with reasons, averaged over both orders. Arguments as for `compare_by_logprobs`.
 
     Returns:
-        None for a comparison of which a verdict does not parse, or that is too long for the model.
+        None for a comparison with a verdict that cannot be parsed, or that is too long for the model.
     """
     asked = [draw(principles, seed, [each.prompt, sorted((each.first, each.second))]) for each in comparisons]
     questions = _questions(comparisons, asked, BY_REASONS)
@@ -130,7 +130,7 @@ def compare_by_reasons(
 
 
 def parse_verdict(text: str) -> float | None:
-    """Return 1 for A, 0 for B, 0.5 for a tie; None where a text has no verdict, or verdicts that contradict each other.
+    """Return 1 for A, 0 for B, 0.5 for a tie; None if a text has no verdict, or contradictory ones.
 
     >>> parse_verdict("Both are fine.\\n\\n**Verdict: B**"), parse_verdict("A is good."), parse_verdict("Verdict: tie")
     (0.0, None, 0.5)
@@ -145,7 +145,7 @@ def draw(principles: Sequence[str], seed: int, content: Any) -> str:
 
 
 def as_text(prompt: Prompt) -> str:
-    """Return a prompt as the judge reads it: of a conversation one line per message."""
+    """Return a prompt as the judge reads it: a conversation as one line per message."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
@@ -156,7 +156,7 @@ def _is_finite(pair: Sequence[float]) -> bool:
 
 
 def _questions(comparisons: Iterable[Comparison], principles: Iterable[str], ending: str) -> list[str]:
-    """Two per comparison: as shown, and swapped."""
+    """Return two questions per comparison: as shown, and swapped."""
 
     def each() -> Iterator[str]:
         for pair, principle in zip(comparisons, principles, strict=True):

@@ -1,4 +1,4 @@
-"""Principles that answers are judged by, from a YAML file."""
+"""The principles that answers are judged by, from a YAML file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def read_constitution(path: str | Path = SHIPPED, key: str = "judge.constitution
     """Return the principles of a YAML file: a list of texts, or a mapping with `principles`.
 
     Args:
-        path: of the file; default: the constitution that comes with the package.
+        path: the file; default: the constitution that comes with the package.
         key: where it was named, for messages.
 
     Raises:
-        UserError: it cannot be read, or holds no principle.
+        UserError: it cannot be read, or contains no principles.
     """
     import yaml  # type: ignore[import-untyped]
 

@@ -1,8 +1,8 @@
-"""A client for any endpoint that speaks OpenAI's chat completions: vLLM's server, or one on the network.
+"""A client for endpoints that speak OpenAI's chat completions: vLLM's server, or one on the network.
 
-Requests are cached by content, so a second run asks only what is missing. What may pass (429, 5xx, a broken
-connection, an answer that is not what was asked for) is tried again, after the time that the server names or twice as
-long as before; what may not is one line at once.
+Requests are cached by content, so a second run asks only what is missing. Temporary errors (429, 5xx, a broken
+connection, a malformed answer) are retried after the time that the server names, or after twice the previous wait;
+permanent ones become one line immediately.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _FIRST_CONTACT = 15.0  # seconds
 
 
 class _MalformedAnswerError(ValueError):
-    """An answer of the endpoint without what a chat completion has."""
+    """An answer of the endpoint that is not a chat completion."""
 
 
 @dataclass
 class ChatEndpoint:
-    """Ask a chat model.
+    """A chat model to ask.
 
     Args:
-        url: up to `/v1`.
+        url: the address up to `/v1`.
         model: its name at the endpoint.
-        key: sent as a bearer token; never part of a message.
-        cache: a SQLite file; None keeps nothing.
-        per_minute: at most so many requests.
+        key: sent as a bearer token; never shown in messages.
+        cache: an SQLite file; None: nothing is stored.
+        per_minute: the most requests per minute.
         parallel: requests at the same time.
-        attempts: per request, before it is given up.
+        attempts: attempts per request before giving up.
         timeout: seconds per attempt.
         settings: sent with each request, such as `{"temperature": 0}`.
-        sleep: for tests.
+        sleep: replaced in tests.
     """
 
     url: str
@@ -75,7 +75,7 @@ class ChatEndpoint:
         self._cache = AnswerCache(self.cache)
 
     def generate(self, questions: Sequence[str]) -> list[str]:
-        """Return the text that the model answers to each question."""
+        """Return the model's answer to each question."""
         bodies = [self._body(question) for question in questions]
         return [_text(answer) for answer in self._ask(bodies)]
 
@@ -89,10 +89,10 @@ class ChatEndpoint:
         Args:
             questions: asked one by one.
             verdicts: texts of one token.
-            lead: has no effect: an endpoint begins its answers itself.
+            lead: ignored: an endpoint begins its answers itself.
 
         Raises:
-            UserError: the endpoint gives no log-probabilities, or no verdict is among the most probable tokens.
+            UserError: the endpoint returns no log-probabilities, or no verdict is among the most probable tokens.
         """
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0.0}
         answers = self._ask([{**self._body(question), **more} for question in questions])
@@ -106,7 +106,7 @@ class ChatEndpoint:
         return {**self.settings, "model": self.model, "messages": [{"role": "user", "content": question}]}
 
     def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
-        """The answers in order; those that are known are not asked for, and of equal questions one is."""
+        """Return the answers in order; known ones are not requested, and equal questions only once."""
         entries = [content_hash([self._address, body]) for body in bodies]
         answers = self._cache.get(entries)
         missing = {entry: body for entry, body in zip(entries, bodies, strict=True) if entry not in answers}
@@ -123,10 +123,10 @@ class ChatEndpoint:
         return [answers[entry] for entry in entries]
 
     def _reach(self) -> None:
-        """See once that somebody listens there, whatever is answered: a dead endpoint is not waited for.
+        """Check once that something listens at the address, whatever it answers, so as not to wait for a dead endpoint.
 
         Raises:
-            UserError: nobody does.
+            UserError: nothing does.
         """
         request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers())
         try:

@@ -1,4 +1,4 @@
-"""A judge from plain settings: it compares, rates, and revises."""
+"""A judge built from plain settings: it compares, rates, and revises."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlhf_lightning.judging.usage import Usage
 
 
 class JudgeModel(Protocol):
-    """What answers questions: `ChatEndpoint` and `LocalJudge` do. None where a question is too long."""
+    """A model that answers questions, like `ChatEndpoint` and `LocalJudge`. None for a question that is too long."""
 
     usage: Usage
 
@@ -32,10 +32,10 @@ class Judge:
     """A model that judges by principles.
 
     Args:
-        model: that is asked.
+        model: the model to ask.
         principles: one is drawn per question.
         by: `logprobs` of the verdicts, or `reasons`: generated and parsed.
-        seed: of the draw.
+        seed: seed of the draw.
     """
 
     def __init__(self, model: JudgeModel, principles: Sequence[str], by: str = "logprobs", seed: int = 0) -> None:
@@ -46,13 +46,13 @@ class Judge:
         return self.model.usage
 
     def compare(self, comparisons: Sequence[Comparison]) -> list[Compared | None]:
-        """Return what the judge says of each comparison, over both orders; None where it says nothing that parses."""
+        """Return the verdict on each comparison, over both orders; None if it cannot be parsed."""
         if self.by == "reasons":
             return compare_by_reasons(comparisons, self.model.generate, self.principles, self.seed)
         return compare_by_logprobs(comparisons, self.model.logprobs, self.principles, self.seed)
 
     def rate(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float | None]:
-        """Return a score in [-1, 1] of each answer (see `rating`); None where the judge says nothing that parses."""
+        """Return a score in [-1, 1] for each answer (see `rating`); None if the judge's answer cannot be parsed."""
         if self.by == "reasons":
             return rate_by_reasons(prompts, answers, self.model.generate, self.principles, self.seed)
 
@@ -62,20 +62,20 @@ class Judge:
         return rate_by_logprobs(prompts, answers, logprobs, self.principles, self.seed)
 
     def revise(self, prompts: Sequence[Prompt], responses: Sequence[str], rounds: int = 1) -> list[Revised | None]:
-        """Return critique and revision of each response; None where the judge writes nothing."""
+        """Return critique and revision of each response; None if the judge writes nothing."""
         return revise(prompts, responses, self.model.generate, self.principles, self.seed, rounds)
 
 
 def make_judge(settings: JudgeSettings, seed: int = 0, prefix: str = "judge.") -> Judge:
-    """Return the judge that the settings name.
+    """Return the judge described by the settings.
 
     Args:
-        settings: those that are given; the others have their defaults.
-        seed: of the principles, and of what is generated at a temperature above 0.
+        settings: the given settings; the others have their defaults.
+        seed: seed of the principles, and of generation at a temperature above 0.
         prefix: what the user writes before the settings' names.
 
     Raises:
-        UserError: the settings cannot be right, or no model is there.
+        UserError: invalid settings, or no model found.
     """
     check_judge(settings, prefix, generates=True)
     given: dict[str, Any] = {**DEFAULTS, **settings}

@@ -28,22 +28,22 @@ from rlhf_lightning.models.limits import positions
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings, seeded_generator
 
-LEAD = "The better answer is"  # what the model's own answer begins with, before A or B
+LEAD = "The better answer is"  # how the model's own answer begins, before A or B
 
 
 class LocalJudge:
-    """A model in this process. Questions go through its chat template, where it has one.
+    """A model in this process. Questions go through its chat template, if it has one.
 
-    Answers are kept by a hash of the model's files, the question and the settings. A question that does not fit into
+    Answers are cached by a hash of the model's files, the question and the settings. A question that does not fit into
     the model's positions has no answer: None.
 
     Args:
         path: a run folder, a Hugging Face folder or a hub name.
         dtype, attn_implementation: of the network, see `load_causal_lm`.
         batch_size: questions at a time.
-        max_new_tokens: of a generated answer.
-        temperature: of a generated answer; 0 takes the most likely token.
-        cache: a SQLite file; None keeps nothing.
+        max_new_tokens: most tokens of a generated answer.
+        temperature: of generated answers; 0 takes the most likely token.
+        cache: an SQLite file; None: nothing is stored.
         seed: of generated answers at a temperature above 0.
     """
 
@@ -71,13 +71,13 @@ class LocalJudge:
 
     @cached_property
     def model(self) -> Any:
-        """The network, loaded when it is first asked something that is not known."""
+        """Return the network, loaded at the first question that is not in the cache."""
         with named_as(self.key, ""):
             network = load_causal_lm(self.folder, self.dtype, self.attn_implementation, dropout=False)
         return freeze(network.to(self.device).eval())
 
     def to(self, device: torch.device | str) -> None:
-        """Compute on a device."""
+        """Move the computation to a device."""
         self.device = str(device)
         if "model" in self.__dict__:
             self.model.to(device)
@@ -85,10 +85,10 @@ class LocalJudge:
     def logprobs(
         self, questions: Sequence[str], verdicts: Sequence[str] = ("A", "B"), lead: str = LEAD
     ) -> list[tuple[float, ...] | None]:
-        """Return the log-probabilities in nats of verdicts as the next token after `lead`, with which an answer begins.
+        """Return the log-probabilities in nats of verdicts as the next token after `lead`, the start of an answer.
 
         Raises:
-            UserError: the tokenizer makes other than one token of its own of a verdict.
+            UserError: the tokenizer does not give each verdict one distinct token.
         """
         tokens = self._verdict_tokens(tuple(verdicts), lead)
 
@@ -100,7 +100,7 @@ class LocalJudge:
         return [None if each is None else tuple(each) for each in found]
 
     def generate(self, questions: Sequence[str]) -> list[str | None]:
-        """Return the text that the model answers to each question."""
+        """Return the model's answer to each question."""
         settings = [self.sampling.max_new_tokens, self.sampling.temperature, self.seed]
 
         def ask(texts: Sequence[str]) -> list[Any]:
@@ -115,7 +115,7 @@ class LocalJudge:
         missing = {entry: text for entry, text in zip(entries, questions, strict=True) if entry not in answers}
         self.usage.count(cached=len(questions) - len(missing), requests=len(missing))
         names = list(missing)
-        step = 8 * self.batch_size  # of which batches are made by length, and after which answers are on the disk
+        step = 8 * self.batch_size  # questions sorted by length together, and stored together
         for start in range(0, len(names), step):
             part = names[start : start + step]
             new = dict(zip(part, ask([missing[name] for name in part]), strict=True))
@@ -124,13 +124,13 @@ class LocalJudge:
         return [answers[entry] for entry in entries]
 
     def _rendered(self, question: str) -> str:
-        """As the model's own answer begins after it."""
+        """Return the question up to where the model's own answer begins."""
         if getattr(self.tokenizer, "chat_template", None):
             return render_prompt(self.tokenizer, [{"role": "user", "content": question}])
         return f"{question}\n\n"
 
     def _ids(self, text: str) -> list[int]:
-        special = not getattr(self.tokenizer, "chat_template", None)  # a template writes its own
+        special = not getattr(self.tokenizer, "chat_template", None)  # a template writes its own special tokens
         ids: list[int] = self.tokenizer(text, add_special_tokens=special)["input_ids"]
         return ids[:-1] if special and ids and ids[-1] == self.tokenizer.eos_token_id else ids
 
@@ -145,7 +145,7 @@ class LocalJudge:
         return ends
 
     def _in_batches(self, rows: list[list[int]], room: int, call: Any) -> list[Any]:
-        """The answers to rows of tokens, rows of like length together; None where one is too long."""
+        """Return the answers to rows of tokens, batching rows of similar length; None for a row that is too long."""
         limit = positions(self.model)
         fits = [i for i, row in enumerate(rows) if limit is None or len(row) + room <= limit]
         answers: list[Any] = [None] * len(rows)
@@ -159,14 +159,14 @@ class LocalJudge:
 
     @torch.inference_mode()
     def _next_token(self, rows: list[list[int]], tokens: list[int]) -> list[list[float]]:
-        """Right-padded: nothing before the padding sees it, and positions count from the start of a row."""
+        """Return next-token log-probabilities of right-padded rows: nothing before the padding sees it."""
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         padded = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long, device=self.device)
         for i, row in enumerate(rows):
             padded[i, : len(row)] = torch.tensor(row, device=self.device)
         wanted = torch.zeros_like(padded, dtype=torch.bool)
         wanted[torch.arange(len(rows), device=self.device), lengths - 1] = True
-        last = hidden_at(self.model, padded, wanted, shared=lengths)  # both orders of a pair begin alike
+        last = hidden_at(self.model, padded, wanted, shared=lengths)  # both orders of a pair begin with the same tokens
         logprobs = torch.log_softmax(output_head(self.model)(last).float(), dim=-1)[:, tokens]
         self.usage.count(completion_tokens=len(rows))
         found: list[list[float]] = logprobs.tolist()

@@ -1,12 +1,12 @@
-"""How good one answer is, as a number: what a judge as a reward says.
+"""Rating one answer with a number: a judge as a reward.
 
-As in direct RLAIF (Lee et al. 2023) the judge rates an answer, and the score is the mean rating under the
-probabilities that it gives the ratings, so that it is not a whole number. They rate from 1 to 10; here it is 1 to 9,
+As in direct RLAIF (Lee et al. 2023) the judge rates an answer, and the score is the mean rating under the judge's
+probabilities of the ratings, so that it need not be a whole number. The paper rates from 1 to 10; here it is 1 to 9,
 each of which is one token:
 
     score = (sum over k of k p_k - 5) / 4,   p = softmax of the log-probabilities of "1", ..., "9"
 
-which lies in [-1, 1]. A generated rating is read from its last line and scaled alike.
+which lies in [-1, 1]. A generated rating is read from its last line and scaled in the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlhf_lightning.judging.comparing import PRINCIPLES, Generate, Prompt, as_te
 
 RATINGS = tuple("123456789")
 MIDDLE, REACH = 5.0, 4.0
-LEAD = "The rating is"  # what the answer of a model in this process begins with
+LEAD = "The rating is"  # how the answer of a model in this process begins
 INSTRUCTION = (
     "Rate the answer to a conversation by this principle: {principle}\n\n"
     "[Conversation]\n{prompt}\n\n[Answer]\n{answer}\n\n"
@@ -45,13 +45,14 @@ def rate_by_logprobs(
 
     Args:
         prompts: what was answered.
-        answers: one for each.
-        logprobs: for each question the log-probabilities of the nine ratings, in nats.
-        principles: one is drawn per prompt, a function of the seed and the prompt: all answers to it are rated alike.
-        seed: of the draw.
+        answers: one per prompt.
+        logprobs: returns the log-probabilities of the nine ratings for each question, in nats.
+        principles: one is drawn per prompt, a function of the seed and the prompt: all answers to it are rated by the
+            same.
+        seed: seed of the draw.
 
     Raises:
-        UserError: the model gives other than nine numbers for each, or all of them are minus infinity.
+        UserError: the model does not return nine numbers per question, or all are minus infinity.
     """
     questions = _questions(prompts, answers, principles, seed, BY_LOGPROB)
     found = one_for_each(logprobs(questions), questions)
@@ -65,7 +66,7 @@ def rate_by_reasons(
     principles: Sequence[str] = PRINCIPLES,
     seed: int = 0,
 ) -> list[float | None]:
-    """Return the score of each answer by a generated rating; None where it does not parse. Arguments as above."""
+    """Return the score of each answer by a generated rating; None if it cannot be parsed. Arguments as above."""
     questions = _questions(prompts, answers, principles, seed, BY_REASONS)
     texts = one_for_each(generate(questions), questions)
     found = [parse_rating(text or "") for text in texts]
@@ -79,7 +80,7 @@ def mean_rating(logprobs: Sequence[float]) -> float:
     (0.0, 1.0)
 
     Raises:
-        UserError: they are not nine numbers, of which one is finite.
+        UserError: they are not nine numbers, at least one of them finite.
     """
     values = np.asarray(logprobs, dtype=np.float64)
     if values.shape != (len(RATINGS),) or np.isnan(values).any() or not np.isfinite(values.max()):
@@ -90,7 +91,7 @@ def mean_rating(logprobs: Sequence[float]) -> float:
 
 
 def parse_rating(text: str) -> int | None:
-    """Return the rating that a text ends with; None where it has none, or several that differ.
+    """Return the rating that a text ends with; None if it has none, or several that differ.
 
     >>> parse_rating("Clear and kind.\\n**Rating: 7/9**"), parse_rating("7"), parse_rating("Rating: 3\\nRating: 4")
     (7, None, None)

@@ -1,4 +1,4 @@
-"""Critique and revision (Bai et al. 2022, section 3): an answer, how it falls short of a principle, a better one."""
+"""Critique and revision (Bai et al. 2022, section 3): how an answer violates a principle, and a better one."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Revised:
-    """An answer and what became of it."""
+    """An answer and its critiques and revisions."""
 
     prompt: Prompt
     response: str
     steps: tuple[Step, ...]
 
     def row(self) -> dict[str, Any]:
-        """Return it for SFT: `prompt` and `completion`, the last revision."""
+        """Return a row for SFT: `prompt` and `completion`, the last revision."""
         said = self.steps[-1].revision
         return {
             "prompt": self.prompt,
@@ -57,14 +57,14 @@ def revise(
     seed: int = 0,
     rounds: int = 1,
 ) -> list[Revised | None]:
-    """Return the chain of each response; None where the model wrote nothing, or a question was too long for it.
+    """Return the chain of each response; None if the model wrote nothing, or a question was too long for it.
 
     Args:
         prompts: what was answered.
-        responses: one for each.
+        responses: one per prompt.
         generate: the model.
         principles: one is drawn per response and round, a function of the seed, the round and the texts.
-        seed: of the draw.
+        seed: seed of the draw.
         rounds: how often critique and revision are repeated, each time on the last revision.
     """
     steps: list[tuple[Step, ...] | None] = [() for _ in prompts]

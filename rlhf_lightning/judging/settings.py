@@ -1,4 +1,4 @@
-"""The settings of a judge, which `rlhf-judge` and `reward.judge` share, and what they ask of one another."""
+"""The settings of a judge, shared by `rlhf-judge` and `reward.judge`, and their checks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class JudgeSettings(TypedDict, total=False):
     """Who judges, and how.
 
     Attributes:
-        model: a run folder, a Hugging Face folder or a hub name; with `url`, the model's name there.
-        url: of an endpoint that speaks OpenAI's chat completions, up to `/v1`; None: the model runs in this process.
+        model: a run folder, a Hugging Face folder or a hub name; with `url`, the model's name at the endpoint.
+        url: address up to `/v1` of an endpoint for OpenAI's chat completions; None: the model runs in this process.
         by: `logprobs` of the verdicts, or `reasons`: a generated verdict.
         constitution: a YAML file of principles; None: the one that comes with the package.
-        cache: a SQLite file for answers; None keeps none.
-        batch_size, dtype, attn_implementation: of a model in this process.
-        max_new_tokens, temperature: of what is generated.
+        cache: an SQLite file for answers; None: answers are not stored.
+        batch_size, dtype, attn_implementation: for a model in this process.
+        max_new_tokens, temperature: for generated text.
         key_env: the environment variable that holds the endpoint's key.
-        per_minute: requests, at most; None: no limit.
-        parallel, attempts, timeout: requests at once, tries of each, seconds of each try.
-        prompt_price, completion_price: of a million tokens, to say what it cost.
+        per_minute: the most requests per minute; None: no limit.
+        parallel, attempts, timeout: simultaneous requests, attempts per request, seconds per attempt.
+        prompt_price, completion_price: price per million tokens, to report the cost.
     """
 
     model: Text | None
@@ -75,12 +75,12 @@ _OF_MODELS = ("batch_size", "dtype", "attn_implementation")
 
 
 def check_judge(settings: Mapping[str, Any], prefix: str = "judge.", generates: bool = False) -> None:
-    """Raise UserError for what can be known to be wrong without loading anything.
+    """Raise UserError for problems that can be found without loading anything.
 
     Args:
-        settings: those that are given.
+        settings: the given settings.
         prefix: what the user writes before their names.
-        generates: whether text is generated whatever `by` says.
+        generates: whether text is generated regardless of `by`.
     """
     given: dict[str, Any] = {**DEFAULTS, **settings}
     url = given["url"]

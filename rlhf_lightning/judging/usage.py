@@ -1,4 +1,4 @@
-"""What a judge was asked, and what that took."""
+"""How much a judge was asked, and what that cost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Usage:
-    """Counts of requests and tokens; answers from the cache cost nothing. Threads may share it."""
+    """Counts of requests and tokens; cached answers cost nothing. Threads may share it."""
 
     requests: int = 0
     cached: int = 0
@@ -24,7 +24,7 @@ class Usage:
                 setattr(self, name, getattr(self, name) + number)
 
     def cost(self, prompt_price: float | None, completion_price: float | None) -> float | None:
-        """Return what the tokens cost, with prices per million; None where no price is known.
+        """Return what the tokens cost, with prices per million; None if no price is known.
 
         >>> Usage(prompt_tokens=2_000_000, completion_tokens=500_000).cost(0.5, 2.0)
         2.0

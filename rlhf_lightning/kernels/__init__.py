@@ -1,7 +1,9 @@
-"""Kernels: what replaces a class or a function of another library to compute the same numbers faster, or with less.
+"""Kernels: replacements of other libraries' classes or functions that are faster or use less memory.
 
-Each has a name, and `model.kernels` chooses among them: `auto` (those that were measured to be worth it on the hardware
-at hand), `none`, or a list of names. `registry` says what there is; `use` puts them into a network.
+They compute the same numbers.
+
+Each has a name, and `model.kernels` selects them: `auto` (those measured to be worthwhile on the present hardware),
+`none`, or a list of names. `registry` lists them; `use` puts them into a network.
 """
 
 from rlhf_lightning.kernels.registry import KERNELS, Asked, Circumstances, Kernel, chosen, read_asked

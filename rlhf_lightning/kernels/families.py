@@ -1,4 +1,4 @@
-"""Families of transformers whose layers have one form, so that a part can be given another forward pass."""
+"""Transformers families whose layers share one form, so that a part can be given another forward pass."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import nn
 
 from rlhf_lightning.kernels.registry import GATED
 
-# What the names of their classes begin with.
+# Prefixes of their class names.
 GATED_FAMILIES = tuple(family.capitalize() for family in GATED)
 
 
 def is_part(module: nn.Module, part: str) -> bool:
-    """Whether a module is transformers' own `part` (`MLP`, `DecoderLayer`) of one of these families."""
+    """Return whether a module is transformers' own `part` (`MLP`, `DecoderLayer`) of one of these families."""
     kind = type(module)
     names = {f"{family}{part}" for family in GATED_FAMILIES}
     return kind.__name__ in names and kind.__module__.startswith("transformers.")
 
 
 def mix_in(mixin: Any, module: nn.Module) -> None:
-    """Give a module the mixin's forward pass before its own. Names and weights stay."""
+    """Give a module the mixin's forward pass in front of its own. Names and weights stay."""
     kind: Any = type(module)
     module.__class__ = _mixed(mixin, kind)
 
@@ -32,12 +32,12 @@ def _mixed(mixin: Any, kind: Any) -> Any:
 
 
 class _Mixed:
-    """A class that has no place in a module, so that its objects are pickled by the two that it is made of."""
+    """A class created at run time, whose objects are pickled through the two classes that it combines."""
 
     mixed: tuple[Any, Any]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        found: Any = super().__reduce_ex__(2)  # how to make a blank one, its class, and what it holds
+        found: Any = super().__reduce_ex__(2)  # how to make an empty object, its class, and its state
         return _blank, type(self).mixed, *found[2:]
 
 

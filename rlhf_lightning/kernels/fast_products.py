@@ -1,9 +1,9 @@
 """Float32 matrix products on CPUs for which torch's own library has no fast ones.
 
-torch computes float32 products on x86 with MKL, which keeps to AVX2 on AMD's processors. oneDNN, which torch ships as
-well, has AVX-512 kernels for them: on two Zen 5 cores, 450 GFLOP/s where MKL gives 220. So there the linear
-layers of a loaded model ask oneDNN. Nothing but the library changes: type, weights, names and checkpoints stay, and the
-results are the same up to rounding.
+torch computes float32 products on x86 with MKL, which uses only AVX2 on AMD's processors. oneDNN, which torch also
+ships, has AVX-512 kernels for them: on two Zen 5 cores, 450 GFLOP/s where MKL gives 220. So there the linear layers of
+a loaded model use oneDNN. Only the library changes: dtype, weights, names and checkpoints stay, and the results are the
+same up to rounding.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from rlhf_lightning.compat.torch_names import onednn_layout
 from rlhf_lightning.compat.torch_names import onednn_linear as _linear
 from rlhf_lightning.kernels import machine
 
-# Below so many multiplications, or so few rows, calling oneDNN costs more than it saves.
+# With fewer multiplications, or fewer rows, calling oneDNN costs more than it saves.
 SMALLEST = 2**22
 SMALLEST_PACKED = 2**15  # weights
 FEWEST_ROWS = 16
-# Many rows are filled up to a multiple of this, so that there are fewer shapes.
+# Large numbers of rows are padded to a multiple of this, so that there are fewer shapes.
 ROWS = 32
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right of two matrices, by the library that is the faster one on this machine."""
+    """Return left @ right of two matrices, by the faster library on this machine."""
     return product_by_onednn(left, right) if machine.onednn_is_faster() else left @ right
 
 
 def product_by_onednn(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right of two matrices by oneDNN, where they are of its type."""
+    """Return left @ right of two matrices, by oneDNN if they have its dtype."""
     asks = left.is_cpu and left.dtype == right.dtype == torch.float32
     return _linear(left, right.T) if asks else left @ right
 
 
 def rows_to_add(rows: int) -> int:
-    """How many rows would make products of so many come in fewer shapes."""
+    """Return how many rows to add so that products come in fewer shapes."""
     return -rows % ROWS if rows >= 8 * ROWS else 0
 
 
 def use_fast_products(network: nn.Module) -> int:
-    """Let the network's linear layers ask oneDNN; subclasses, 4-bit ones say, are left alone. Return how many do."""
+    """Let the network's linear layers use oneDNN, except subclasses such as 4-bit layers; return how many do."""
     layers = [module for module in network.modules() if type(module) is nn.Linear]
     for layer in layers:
         layer.__class__ = FastLinear
@@ -54,10 +54,10 @@ def use_fast_products(network: nn.Module) -> int:
 
 @contextlib.contextmanager
 def packed_weights(network: nn.Module, rows: int) -> Iterator[None]:
-    """Products without gradients, of about so many rows, read copies of the weights in oneDNN's own layout.
+    """Let products without gradients, of about `rows` rows, read copies of the weights in oneDNN's own layout.
 
-    With few rows, as in decoding, a product is about as fast as its weights are read, and oneDNN reads these copies
-    faster than the weights themselves. They are made on entry and freed on exit: one more network's bytes.
+    With few rows, as in decoding, a product takes about as long as reading its weights, and oneDNN reads these copies
+    faster than the weights themselves. They are made on entry and freed on exit, and take as many bytes as the network.
     """
     layers = [module for module in network.modules() if isinstance(module, FastLinear) and worth_packing(module)]
     try:
@@ -70,7 +70,7 @@ def packed_weights(network: nn.Module, rows: int) -> Iterator[None]:
 
 
 def worth_packing(layer: nn.Linear) -> bool:
-    """Whether a layer is one that `packed_weights` copies."""
+    """Return whether `packed_weights` copies this layer."""
     weight = layer.weight
     return (
         weight.numel() >= SMALLEST_PACKED
@@ -82,12 +82,12 @@ def worth_packing(layer: nn.Linear) -> bool:
 
 
 class FastLinear(nn.Linear):
-    """A linear layer whose large float32 products on a CPU are oneDNN's."""
+    """A linear layer that computes large float32 products on a CPU with oneDNN."""
 
     packed: Tensor | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """y = x W^T + b."""
+        """Return y = x W^T + b."""
         if self.packed is not None and input.dtype == torch.float32 and not torch.is_grad_enabled():
             return _linear(input, self.packed, self.bias)
         if suits(input, self.weight):
@@ -97,14 +97,14 @@ class FastLinear(nn.Linear):
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product is one that oneDNN computes faster."""
+    """Return whether oneDNN computes this product faster."""
     rows = x.numel() // max(1, x.shape[-1])
     return (
         rows >= FEWEST_ROWS
         and rows * weight.numel() >= SMALLEST
         and x.dtype == weight.dtype == torch.float32
         and x.is_cpu
-        and type(weight) is nn.Parameter  # not sharded
+        and type(weight) is nn.Parameter  # not a sharded weight
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -128,7 +128,7 @@ class Product(torch.autograd.Function):
 
 
 def _of_weight(gradient: Tensor, x: Tensor) -> Tensor:
-    """G^T X, [out, in]. oneDNN takes a copy of the transposed left factor, so that is to be the narrower of the two."""
+    """Return G^T X, [out, in]. oneDNN copies the transposed left factor, so the narrower of the two goes left."""
     if gradient.shape[1] > x.shape[1]:
         return _linear(x.T, gradient.T).T
     return _linear(gradient.T, x.T)

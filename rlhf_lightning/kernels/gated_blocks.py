@@ -1,10 +1,10 @@
-"""Gated feed-forward blocks that keep less for the backward pass.
+"""Gated feed-forward blocks that store less for the backward pass.
 
     y = W_down (act(W_gate x) * W_up x)
 
-autograd keeps four tensors as wide as the block: gate, up, act(gate) and the product of the two that W_down reads. The
-last two are elementwise functions of the others, so here they are computed again in the backward pass: half the
-memory of the widest part of a network for two elementwise operations. Values and gradients are the same bits.
+autograd stores four tensors as wide as the block: gate, up, act(gate) and the product of the latter two, which W_down
+reads. The last two are elementwise functions of the others, so they are recomputed here in the backward pass: half the
+memory of the widest part of a network for two elementwise operations. Values and gradients are bitwise the same.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Made = tuple[Tensor, Callable[[], Tensor]]
 
 
 def keep_less(network: nn.Module) -> int:
-    """Let the network's gated blocks compute their elementwise parts again in the backward pass. Return how many do.
+    """Let gated blocks recompute their elementwise parts in the backward pass; return how many do.
 
-    Not for networks under activation checkpointing, which keeps nothing of a layer and has hooks of its own.
+    Not for networks under activation checkpointing, which stores nothing of a layer and has its own hooks.
     """
     blocks = [module for module in network.modules() if is_part(module, "MLP")]
     for block in blocks:
@@ -33,7 +33,7 @@ def keep_less(network: nn.Module) -> int:
 
 
 class GatedMLP(nn.Module):
-    """A block of transformers with this forward pass in place of its own; names and weights stay."""
+    """A transformers block with this forward pass instead of its own; names and weights stay."""
 
     gate_proj: nn.Module
     up_proj: nn.Module
@@ -41,14 +41,14 @@ class GatedMLP(nn.Module):
     act_fn: Callable[[Tensor], Tensor]
 
     def forward(self, x: Tensor) -> Tensor:
-        """y of x, [..., H] both."""
+        """Return y of x, both [..., H]."""
         if not torch.is_grad_enabled():
             unkept: Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
             return unkept
         gate, up = self.gate_proj(x), self.up_proj(x)
         act, of_gate, of_up = self.act_fn, gate.detach(), up.detach()
-        made: list[Made] = []  # alive until the end, so that no other tensor is taken for one of them
-        again: list[Tensor] = []  # act(gate), made for the product, which the backward pass needs first
+        made: list[Made] = []  # kept alive, so that no other tensor is mistaken for one of them
+        again: list[Tensor] = []  # act(gate), recomputed for the product, which the backward pass needs first
 
         def activate() -> Tensor:
             return again.pop() if again else act(of_gate)
@@ -60,7 +60,7 @@ class GatedMLP(nn.Module):
         def pack(saved: Tensor) -> Tensor | Callable[[], Tensor]:
             for tensor, make in made:
                 if _same(saved, tensor):
-                    shape = saved.shape  # a linear layer may keep a view
+                    shape = saved.shape  # a linear layer may store a view
                     return lambda: make().view(shape)
             return saved
 

@@ -1,7 +1,7 @@
 """The last layer of packed rows computes its feed-forward block only where the network's output is read.
 
-Every token's keys and values are read by those after it, up to the last layer's attention. What follows there, the
-larger part of a layer, works on each token alone, and of a prompt, which is not predicted, nobody reads it.
+Later tokens read every token's keys and values, up to the last layer's attention. What follows there, the larger part
+of a layer, works on each token alone, and for prompt tokens, which are not predicted, nobody reads the result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from rlhf_lightning.kernels.families import is_part, mix_in
 
 
 def read_less(network: Any) -> int:
-    """Let the last layer, if it is of such a form, leave out what nobody reads. Return how many layers do."""
+    """Let the last layer, if it has such a form, skip what nobody reads. Return how many layers do."""
     backbone = network.base_model
     layer = backbone.layers[-1] if hasattr(backbone, "layers") else backbone
     if not is_part(layer, "DecoderLayer"):
@@ -24,12 +24,12 @@ def read_less(network: Any) -> int:
 
 
 def reads_less(backbone: Any) -> bool:
-    """Whether the backbone's output has the read tokens alone."""
+    """Return whether the backbone's output contains only the tokens that are read."""
     return hasattr(backbone, "layers") and isinstance(backbone.layers[-1], LastLayer)
 
 
 class LastLayer(nn.Module):
-    """Mixed into a layer's class. What it does where nothing is packed stays."""
+    """Mixed into a layer's class. Without packed rows, the layer behaves as before."""
 
     input_layernorm: nn.Module
     self_attn: nn.Module
@@ -37,7 +37,7 @@ class LastLayer(nn.Module):
     mlp: nn.Module
 
     def forward(self, hidden_states: Tensor, packed: Any = None, **kwargs: Any) -> Tensor:
-        """[1, N, H] to [1, K, H], the tokens that are read; without packed rows, as ever."""
+        """Map [1, N, H] to [1, K, H], the tokens that are read; without packed rows, run the layer's own pass."""
         if packed is None:
             whole: Tensor = super().forward(hidden_states, **kwargs)
             return whole

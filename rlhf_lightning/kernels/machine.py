@@ -1,4 +1,4 @@
-"""What the machine computes with, as far as the choice of kernels depends on it."""
+"""Properties of the machine that the choice of kernels depends on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def device_kind() -> str:
 
 @functools.cache
 def onednn_is_faster() -> bool:
-    """Return whether this machine computes on an AMD CPU with AVX-512, and with no GPU."""
+    """Return whether this machine computes on an AMD CPU with AVX-512, and without a GPU."""
     if torch.cuda.is_available() or not torch.backends.mkldnn.is_available():
         return False
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,13 +1,14 @@
-"""RMS norms whose backward pass is written out.
+"""RMS norms with an explicit backward pass.
 
     y = w x r,   r = (mean(x^2) + eps)^(-1/2),   over the last dimension
 
-autograd walks back through the seven operations of transformers' form one by one, and keeps the normalised states for
-the weight. Written out (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467), with x' = x r and g' = g w,
+autograd goes back through the seven operations of transformers' implementation one by one, and stores the normalised
+states for the weight. Written out (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467), with x' = x r and
+g' = g w,
 
     dx = r (g' - x' mean(g' x')),   dw = sum over tokens of g x'
 
-it takes fewer operations and keeps x alone, which the residual connection keeps already.
+it takes fewer operations and stores only x, which the residual connection stores already.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from rlhf_lightning.kernels.families import is_part, mix_in
 
 
 def use_short_norms(network: nn.Module) -> int:
-    """Give the network's norms this backward pass, where they are of such a form. Return how many have it.
+    """Give the network's norms this backward pass, if they have this form. Return how many have it.
 
-    Not Gemma's, which multiply by 1 + w; there the epsilon has another name.
+    Not Gemma's norms, which multiply by 1 + w; their epsilon has another name.
     """
     norms = [
         module for module in network.modules() if is_part(module, "RMSNorm") and hasattr(module, "variance_epsilon")
@@ -35,13 +36,13 @@ def use_short_norms(network: nn.Module) -> int:
 
 
 class ShortNorm(nn.Module):
-    """Mixed into a norm's class. In other types than float32 nothing changes."""
+    """Mixed into a norm's class. Dtypes other than float32 are unaffected."""
 
     weight: Tensor
     variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """y of x, [..., H] both."""
+        """Return y of x, both [..., H]."""
         if hidden_states.dtype == self.weight.dtype == torch.float32:
             normed: Tensor = RMSNorm.apply(hidden_states, self.weight, self.variance_epsilon)
             return normed
@@ -50,7 +51,7 @@ class ShortNorm(nn.Module):
 
 
 class RMSNorm(torch.autograd.Function):
-    """y of x [..., H], weight [H] and epsilon, and the gradients."""
+    """y of x [..., H], weight [H] and epsilon, with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -1,10 +1,10 @@
-"""Rows without padding, and a prompt that several rows share computed once.
+"""Rows without padding, and a prompt shared by several rows computed once.
 
-The tokens a network must see are laid out one after the other in a single row, what rows share once; their positions
-restart with every row. Everything in a network but attention works on each token alone. Attention puts the rows
-together again, padded: it is the smaller part of the work, its causal kernel needs no mask, and every token reads what
-it reads in a row of its own. The hidden states are the same up to rounding (1e-5 in float32), and so are the gradients:
-what rows share gets the sum of theirs.
+The tokens a network must see are laid out one after the other in a single row, what rows share only once; their
+positions restart with every row. Everything in a network except attention works on each token alone. Attention puts the
+rows together again, padded: it is the smaller part of the work, its causal kernel needs no mask, and every token reads
+what it would read in its own row. The hidden states are the same up to rounding (1e-5 in float32), and so are the
+gradients: shared tokens get the sum of the rows' gradients.
 
 Shapes: B rows of L tokens, N tokens without padding, H hidden.
 """
@@ -27,31 +27,31 @@ from rlhf_lightning.kernels.last_layer import reads_less
 from rlhf_lightning.kernels.registry import PACKABLE
 from rlhf_lightning.kernels.row_attention import Row
 
-# Packing is used where it leaves at most this share of the tokens that padded rows have: taking rows apart and together
-# again is not free. Likewise a row shares its beginning only if that leaves at most this share of its tokens.
+# Packing is used if it leaves at most this share of the padded rows' tokens, since splitting and joining rows has a
+# cost. Likewise a row shares its beginning only if that leaves at most this share of its tokens.
 WORTH = 0.9
 # transformers' name of `attend_in_rows`, which is `sdpa` for everything that is not packed.
 IN_ROWS = "sdpa_in_rows"
 
 
 class Packed(NamedTuple):
-    """What to feed the network, and where each token of the original rows is found in it."""
+    """The network's input, and where each token of the original rows is found in it."""
 
     input_ids: Tensor  # [1, N]
     position_ids: Tensor  # [1, N]
-    places: Tensor  # [B, L] long, place in N of each token that is needed; any place for the others
-    sources: Tensor  # [N] long, place of each token in the flattened [B * L]
+    places: Tensor  # [B, L] long, position in N of each token that is needed; arbitrary for the others
+    sources: Tensor  # [N] long, position of each token in the flattened [B * L]
     rows: list[Row]  # those with tokens
-    read: Tensor  # [K or a few more] long, places in N of the tokens whose states are asked for
+    read: Tensor  # [K or a few more] long, positions in N of the tokens whose states are wanted
     wanted: int  # K
-    kernels: Collection[str]  # the names of those that are on
+    kernels: Collection[str]  # names of the active kernels
 
     def states(self, backbone: Any) -> Tensor:
-        """What the backbone makes of the wanted tokens [K, H], in row-major order."""
+        """Return the backbone's states of the wanted tokens, [K, H], in row-major order."""
         if attention_of(backbone.config) != IN_ROWS:
             register_attention()
             backbone.set_attn_implementation(IN_ROWS)
-        finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # so that none is made
+        finished = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.places.device)  # given so that none is built
         out = backbone(
             input_ids=self.input_ids,
             position_ids=self.position_ids,
@@ -64,7 +64,7 @@ class Packed(NamedTuple):
 
 
 def register_attention() -> None:
-    """Tell transformers the name of `attend_in_rows`."""
+    """Register `attend_in_rows` with transformers under its name."""
     AttentionInterface.register(IN_ROWS, attend_in_rows)
     AttentionMaskInterface.register(IN_ROWS, sdpa_mask)
 
@@ -78,7 +78,7 @@ def attend_in_rows(
     packed: Packed | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention [1, N, heads, dim] of packed tokens [1, heads, N, dim], each row by itself; without them, as ever."""
+    """Return attention [1, N, heads, dim] of packed tokens [1, heads, N, dim], row by row; otherwise plain `sdpa`."""
     if packed is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
@@ -90,7 +90,7 @@ def attend_in_rows(
             product_by_onednn if "fast_products" in packed.kernels else torch.matmul
         )
         return row_attention.attend(query, key, value, packed.rows, scaling, multiply)[None], None
-    places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than indexing's
+    places = packed.places.flatten()  # for `index_select`, whose backward pass is faster than that of indexing
     query, key, value = (
         x[0].transpose(0, 1).index_select(0, places).unflatten(0, packed.places.shape).transpose(1, 2)
         for x in (query, key, value)
@@ -100,7 +100,7 @@ def attend_in_rows(
 
 
 def packable(config: Any, length: int) -> bool:
-    """Whether a network of this configuration reads rows of up to `length` tokens through the mask alone."""
+    """Return whether this architecture reads rows of up to `length` tokens through the mask alone."""
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     attention = attention_of(config)
     return config.model_type in PACKABLE and attention in ("sdpa", IN_ROWS) and (window is None or length <= window)
@@ -113,17 +113,17 @@ def pack(
     wanted: Tensor | None = None,
     kernels: Collection[str] = (),
 ) -> Packed | None:
-    """Lay right-padded rows out without their padding. The layout is made on the CPU: one read, one send.
+    """Lay right-padded rows out without their padding. The layout is computed on the CPU, with one transfer each way.
 
     Args:
         input_ids: [B, L] token ids.
-        lengths: [B], how many of a row's tokens are needed; 0 leaves the row out.
-        shared: [B], at most `lengths`: so many tokens are computed once for all rows that begin with the same ones.
-        wanted: [B, L] bool, the tokens whose states are asked for, all within `lengths`; None: none.
-        kernels: the names of those that are on.
+        lengths: [B], how many tokens of each row are needed; 0 leaves the row out.
+        shared: [B], at most `lengths`: this many tokens are computed once for all rows that begin with the same ones.
+        wanted: [B, L] bool, the tokens whose states are wanted, all within `lengths`; None: none.
+        kernels: names of the active kernels.
 
     Returns:
-        The tokens, or None if there are none or hardly fewer.
+        The packed tokens, or None if there are none or packing saves too little.
     """
     device, size = input_ids.device, input_ids.shape[1]
     wanted = torch.zeros_like(input_ids) if wanted is None else wanted
@@ -142,10 +142,10 @@ def pack(
     places = torch.where(columns < begins, places[lender], places)
     read = places[wanted]
     count = len(read)
-    if "fast_products" in kernels:  # more of the first token, that none reads
+    if "fast_products" in kernels:  # repetitions of the first token, which nothing reads
         sources, read = (nn.functional.pad(x, (0, rows_to_add(len(x)))) for x in (sources, read))
     parts = [ids.flatten()[sources], sources % size, places.flatten(), sources, read]
-    # CUDA takes a copy of what is in ordinary memory before the call returns.
+    # CUDA copies pageable memory before the call returns.
     sent = torch.cat(parts).to(device, non_blocking=device.type == "cuda").split([len(part) for part in parts])
     tokens, positions, flat, sources, read = sent
     rows = _rows(lenders, needed, begun)
@@ -153,7 +153,7 @@ def pack(
 
 
 def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> list[int]:
-    """For every row, the one whose beginning it shares: the first that begins with the same tokens, or itself."""
+    """Return, for every row, the row whose beginning it shares: the first with the same tokens, or itself."""
     first: dict[tuple[int, ...], int] = {}
     lenders = []
     for row, (length, start) in enumerate(zip(lengths, shared, strict=True)):
@@ -163,7 +163,7 @@ def _lenders(rows: list[list[int]], lengths: list[int], shared: list[int]) -> li
 
 
 def _rows(lenders: list[int], lengths: list[int], shared: list[int]) -> list[Row]:
-    """Where the rows' tokens are, laid out one row after the other without what they borrow."""
+    """Return where the rows' tokens are, laid out one row after the other without what they borrow."""
     starts, rows = [0], []
     for row, (lender, length) in enumerate(zip(lenders, lengths, strict=True)):
         borrowed = shared[row] if lender != row else 0

@@ -1,6 +1,6 @@
-"""The kernels there are, by name: what each replaces, where it was measured, and what it needs.
+"""The available kernels by name: what each replaces, where it was measured, and what it needs.
 
-Nothing here imports torch: a name that does not exist, or a kernel that has no effect, is known before that.
+Nothing here imports torch, so that unknown names and kernels without effect are found before torch is imported.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 
-# Families of transformers (their `model_type`) whose layers are h + attend(norm(h)), then h + mlp(norm(h)), with a
-# gated mlp. Each is tested.
+# Transformers families (`model_type`) whose layers are h + attend(norm(h)), then h + mlp(norm(h)), with a gated mlp.
+# Each is tested.
 GATED = ("gemma", "llama", "mistral", "qwen2", "qwen3")
-# Families whose attention depends on nothing but what a token may read and the position ids, each tested. Others
-# (sliding windows, ALiBi, state spaces) are left in rows of their own.
+# Families whose attention depends only on what a token may read and on the position ids, each tested. Others (sliding
+# windows, ALiBi, state spaces) keep separate rows.
 PACKABLE = ("gemma", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 CPU = ("cpu",)
 Asked = str | tuple[str, ...]  # `auto`, `none`, or names
@@ -27,14 +27,14 @@ class Kernel:
     """A fast path.
 
     Args:
-        name: in `model.kernels`; its module in this folder is called the same.
-        replaces: what of another library it stands for.
+        name: its name in `model.kernels`, and that of its module in this folder.
+        replaces: what it replaces of another library.
         measured: the hardware on which it was measured (docs/kernels.md).
-        auto: kinds of device on which `auto` picks it: those where it was measured to be worth it.
+        auto: kinds of device on which `auto` selects it: those where it was measured to be worthwhile.
         devices: kinds of device that it runs on; None: any.
-        families: the `model_type`s that it fits; None: any.
-        float32: `weights`: it computes with float32 weights alone; `any`: an adapter's are enough.
-        autocast: whether it computes under autocast.
+        families: the `model_type`s that it supports; None: any.
+        float32: `weights`: it works only with float32 weights; `any`: a float32 adapter is enough.
+        autocast: whether it works under autocast.
         needs: kernels without which it has no effect.
     """
 
@@ -91,7 +91,7 @@ KERNELS: dict[str, Kernel] = {
             "norms",
             "the backward pass of transformers' RMS norms",
             _ZEN_5,
-            families=tuple(family for family in GATED if family != "gemma"),  # which multiplies by 1 + w
+            families=tuple(family for family in GATED if family != "gemma"),  # Gemma multiplies by 1 + w
             float32="weights",
         ),
     )
@@ -99,10 +99,10 @@ KERNELS: dict[str, Kernel] = {
 
 
 def read_asked(asked: Any, key: str = "model.kernels") -> Asked:
-    """Return what was asked for, as `auto`, `none` or a tuple of names.
+    """Return the requested kernels, as `auto`, `none` or a tuple of names.
 
     Raises:
-        UserError: an unknown name, one that is given twice, no name at all, or one without a kernel that it needs.
+        UserError: an unknown name, a repeated name, no name at all, or a name without a kernel that it needs.
     """
     allowed = f"allowed: auto, none, or a list of {', '.join(KERNELS)}"
     if asked in ("auto", "none"):
@@ -135,16 +135,16 @@ def _after(words: str) -> str:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What decides whether a kernel has an effect; None: not known yet, which rules nothing out.
+    """What decides whether a kernel has an effect; None: not known yet, so nothing is ruled out.
 
     Args:
-        device: the kind that the machine trains on (`cpu`, `cuda`, ...).
+        device: the kind of device that the machine trains on (`cpu`, `cuda`, ...).
         family: the network's `model_type`.
         attention: its `attn_implementation`; None: transformers' choice, which is `sdpa` for the families here.
-        weights: the type of its weights, such as `float32`.
-        adapter: the type of an adapter's weights.
-        checkpointing: whether activations are computed again in the backward pass.
-        autocast: whether products are computed in another type than the weights have.
+        weights: the dtype of its weights, such as `float32`.
+        adapter: the dtype of an adapter's weights.
+        checkpointing: whether activations are recomputed in the backward pass.
+        autocast: whether products are computed in another dtype than the weights'.
         fast_products: whether oneDNN is faster than torch's own library on this processor.
     """
 
@@ -161,14 +161,14 @@ class Circumstances:
 def chosen(
     asked: Asked, given: Circumstances, key: str = "model.kernels", only_fitting: bool = False
 ) -> tuple[str, ...]:
-    """Return the names of the kernels that are on, in the order of `KERNELS`.
+    """Return the names of the active kernels, in the order of `KERNELS`.
 
     Args:
         asked: as `read_asked` returns it.
-        only_fitting: leave out those that were named and do not fit, as `auto` does.
+        only_fitting: leave out named kernels that do not fit, as `auto` does.
 
     Raises:
-        UserError: one that was named does not fit.
+        UserError: a named kernel does not fit.
     """
     on: list[str] = []
     for kernel in KERNELS.values():
@@ -187,7 +187,7 @@ def _is_worth_it(kernel: Kernel, given: Circumstances) -> bool:
 
 
 def misfit(kernel: Kernel, given: Circumstances) -> str | None:
-    """Return why a kernel would have no effect, as the rest of a sentence that begins with its name; None: it has."""
+    """Return why a kernel would have no effect, as the rest of a sentence after its name; None if it has one."""
     if kernel.devices and given.device not in (None, *kernel.devices):
         return f"runs on {' and '.join(kernel.devices)}, and this machine trains on {given.device}"
     if kernel.families and given.family not in (None, *kernel.families):

@@ -1,11 +1,12 @@
-"""Causal attention on a CPU, row by row over packed tokens, where rows are long.
+"""Causal attention on a CPU, row by row over packed tokens, for long rows.
 
-torch's own kernel on a CPU takes padded rows, computes the pairs above the diagonal as well (up to 512 keys at a time),
-and reads a prompt that several rows share once for each. Here every row is taken by itself, in tiles of queries that
-read no keys after their own tile, and what a row shares is only read. With `fast_products` the products are oneDNN's.
+torch's own CPU kernel takes padded rows, also computes the pairs above the diagonal (up to 512 keys at a time), and
+reads a prompt that several rows share once for each row. Here every row is processed on its own, in tiles of queries
+that read no keys after their own tile, and what a row shares is only read. With `fast_products` the products are
+oneDNN's.
 
 Shapes: N packed tokens, H heads of D, K heads of keys and values, each read by G = H / K heads of queries. A row has L
-tokens, of which the first P are another's.
+tokens, of which the first P belong to another row.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from torch.autograd.function import once_differentiable
 
 from rlhf_lightning.compat.torch_names import softmax_backward
 
-# What a pair of a query and a key costs here, where it costs torch's kernel 1, and what every tile and head of keys
-# costs besides (measured in float32 on a Zen 5 core).
+# The cost here of a pair of a query and a key, where it costs torch's kernel 1, and the additional cost of every tile
+# and head of keys (measured in float32 on a Zen 5 core).
 PAIR, PART = 0.6, 20_000
-# Queries a tile: the weights of a tile stay in the processor's cache.
+# Queries per tile: the weights of a tile stay in the processor's cache.
 TILE = 128
 # Tiles begin and end at multiples of this, so that products come in few shapes.
 STEP = 32
@@ -33,7 +34,7 @@ Multiply = Callable[[Tensor, Tensor], Tensor]
 
 
 class Row(NamedTuple):
-    """Where a row's tokens are among the packed ones: its own, which are its queries, and before them another's."""
+    """Where a row's tokens are among the packed ones: its own, which are its queries, and before them another row's."""
 
     start: int
     stop: int
@@ -42,48 +43,48 @@ class Row(NamedTuple):
 
     @property
     def shared(self) -> int:
-        """P."""
+        """Return P."""
         return self.shared_stop - self.shared_start
 
     @property
     def length(self) -> int:
-        """L."""
+        """Return L."""
         return self.shared + self.stop - self.start
 
     @property
     def first(self) -> int:
-        """The place in the row at which the first tile begins: at P, or a little before."""
+        """Return the position in the row at which the first tile begins: at P, or a little before."""
         return self.shared // STEP * STEP
 
     @property
     def last(self) -> int:
-        """The place at which the last tile ends: at L, or a little after."""
+        """Return the position at which the last tile ends: at L, or a little after."""
         return -(-self.length // STEP) * STEP
 
     def queries(self, x: Tensor) -> Tensor:
-        """The row's own tokens [H, last - first, D] of [N, H, D], with zeros where tiles hold no query."""
+        """Return the row's own tokens [H, last - first, D] of [N, H, D], with zeros where tiles have no query."""
         out = x.new_zeros(x.shape[1], self.last - self.first, x.shape[2])
         self.of_queries(out).copy_(x[self.start : self.stop])
         return out
 
     def of_queries(self, x: Tensor) -> Tensor:
-        """The own tokens [L - P, H, D] in what `queries` gives."""
+        """Return the own tokens [L - P, H, D] in the result of `queries`."""
         return x[:, self.shared - self.first : self.length - self.first].transpose(0, 1)
 
     def keys(self, x: Tensor) -> Tensor:
-        """All of the row's tokens [K, last, D] of [N, K, D], with zeros after them, which no query reads."""
+        """Return all of the row's tokens [K, last, D] of [N, K, D], followed by zeros that no query reads."""
         out = x.new_zeros(x.shape[1], self.last, x.shape[2])
         out[:, : self.shared] = x[self.shared_start : self.shared_stop].transpose(0, 1)
         out[:, self.shared : self.length] = x[self.start : self.stop].transpose(0, 1)
         return out
 
     def add_keys(self, total: Tensor, x: Tensor) -> None:
-        """Add what `keys` took apart to [N, K, D]."""
+        """Add what `keys` extracted back to [N, K, D]."""
         total[self.shared_start : self.shared_stop] += x[:, : self.shared].transpose(0, 1)
         total[self.start : self.stop] += x[:, self.shared : self.length].transpose(0, 1)
 
     def tiles(self) -> Iterator[tuple[slice, int]]:
-        """Of each tile, where it is among the queries, and how many keys it reads."""
+        """Yield the slice of queries and the number of keys of each tile."""
         begin = self.first
         while begin < self.last:
             end = min(begin // TILE * TILE + TILE, self.last)
@@ -96,7 +97,7 @@ _ALWAYS = [False]
 
 @contextlib.contextmanager
 def always() -> Iterator[None]:
-    """Attend row by row inside however short the rows are, so that a check of a few tokens covers it."""
+    """Attend row by row inside, however short the rows are, so that a check with a few tokens covers it."""
     _ALWAYS[0] = True
     try:
         yield
@@ -105,18 +106,18 @@ def always() -> Iterator[None]:
 
 
 def suits(query: Tensor, key: Tensor, value: Tensor, rows: Sequence[Row], padded: int, dropout: float) -> bool:
-    """Whether rows, which are `padded` pairs of a query and a key if they are put side by side, are faster one by one.
+    """Return whether rows are faster one by one than side by side, as `padded` pairs of a query and a key.
 
     Queries are [1, H, N, D], keys and values [1, K, N, D].
     """
-    if not query.is_cpu or dropout or torch.is_autocast_enabled("cpu"):  # autocast chooses the type of torch's kernel
+    if not query.is_cpu or dropout or torch.is_autocast_enabled("cpu"):  # autocast chooses the dtype of torch's kernel
         return False
     if not query.dtype == key.dtype == value.dtype == torch.float32:
         return False
     if _ALWAYS[0]:
         return True
     heads, key_heads = query.shape[1], key.shape[1]
-    if PART * key_heads * len(rows) >= heads * padded:  # every row has a tile: no need to count many short ones
+    if PART * key_heads * len(rows) >= heads * padded:  # every row has a tile: no need to count many short rows
         return False
     tiles = [(tile.stop - tile.start) * end for row in rows for tile, end in row.tiles()]
     return PAIR * heads * sum(tiles) + PART * key_heads * len(tiles) < heads * padded
@@ -130,14 +131,14 @@ def attend(
     scaling: float,
     multiply: Multiply = torch.matmul,
 ) -> Tensor:
-    r"""Of every row's own tokens $\mathrm{softmax}(s\,q k^T + \text{mask})\,v$ over the row's tokens up to each.
+    r"""Return $\mathrm{softmax}(s\,q k^T + \text{mask})\,v$ of every row's own tokens over the tokens up to each.
 
     Args:
         query: [N, H, D].
         key, value: [N, K, D].
-        rows: N's rows; tokens of none come out as zeros.
+        rows: N's rows; tokens in no row come out as zeros.
         scaling: the $s$.
-        multiply: the product of two matrices.
+        multiply: computes the product of two matrices.
 
     Returns:
         [N, H, D].
@@ -147,7 +148,7 @@ def attend(
 
 
 class RowAttention(torch.autograd.Function):
-    """`attend`. Nothing is kept but its inputs: the backward pass computes the weights again."""
+    """`attend`. Only its inputs are stored: the backward pass recomputes the weights."""
 
     @staticmethod
     def forward(
@@ -180,7 +181,7 @@ class RowAttention(torch.autograd.Function):
         for row in ctx.rows:
             queries, keys, values = row.queries(query).mul_(ctx.scaling), row.keys(key), row.keys(value)
             gradients, of_queries = row.queries(gradient), torch.empty_like(queries)
-            # Transposed, [K, D, L]: a product with the weights on its right is the faster one.
+            # Transposed, [K, D, L]: a product with the weights on its right is faster.
             of_keys, of_values = (torch.zeros_like(x.transpose(1, 2)) for x in (keys, values))
             for tile, head, heads, end in _parts(row, queries, keys):
                 q, g = _flat(queries, heads, tile), _flat(gradients, heads, tile)
@@ -197,7 +198,7 @@ class RowAttention(torch.autograd.Function):
 
 
 def _parts(row: Row, queries: Tensor, keys: Tensor) -> Iterator[tuple[slice, int, slice, int]]:
-    """Of every tile and head of keys: the tile, the head, the heads of queries that read it, and how many keys."""
+    """Yield (tile, key head, query heads that read it, number of keys) for every tile and head of keys."""
     group = len(queries) // len(keys)
     for tile, end in row.tiles():
         for head in range(len(keys)):
@@ -214,7 +215,7 @@ def _put(x: Tensor, heads: slice, tile: slice, flat: Tensor) -> None:
 
 
 def _weights(queries: Tensor, keys: Tensor, width: int, multiply: Multiply) -> Tensor:
-    """What each of G * width queries reads of the keys, of which the last are those of the tile itself."""
+    """Return the attention weights of G * width queries over the keys, the last of which are the tile's own."""
     scores = multiply(queries, keys.T)
     scores.view(-1, width, len(keys))[:, :, -width:] += _causal(width)
     return torch.softmax(scores, dim=-1)

@@ -1,4 +1,4 @@
-"""Puts kernels into a network, and says which ones a network computes with."""
+"""Putting kernels into a network, and reporting which ones it computes with."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rlhf_lightning.kernels.norms import use_short_norms
 from rlhf_lightning.kernels.packing import register_attention
 from rlhf_lightning.kernels.registry import Asked, Circumstances, chosen
 
-# Kernels that take the place of parts of a network: what puts them there, and says how many parts there were. The
-# others are asked by `models.forward` for each batch.
+# Kernels that replace parts of a network: what installs them, and returns how many parts there were. The others are
+# called by `models.forward` for each batch.
 _PARTS: dict[str, Callable[[nn.Module], int]] = {
     "last_layer": read_less,
     "gated_blocks": keep_less,
@@ -34,15 +34,15 @@ class InUse:
     """The kernels that a network computes with.
 
     Args:
-        asked: what was asked for.
-        on: their names.
+        asked: the requested kernels.
+        on: names of the active ones.
     """
 
     asked: Asked
     on: frozenset[str]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call: another process has to learn the name of the packed rows' attention, too."""
+        """Pickle as a call: another process must also register the packed rows' attention."""
         return _in_use, (self.asked, self.on)
 
 
@@ -54,16 +54,16 @@ def _in_use(asked: Asked, on: frozenset[str]) -> InUse:
 def use_kernels(
     network: Any, asked: Asked = "auto", *, checkpointing: bool = False, only_fitting: bool = False
 ) -> InUse:
-    """Let a network compute with kernels, from now on.
+    """Let a network compute with kernels from now on.
 
     Args:
         network: a Hugging Face model, with or without adapters in it.
         asked: `auto`, `none` or names, see `registry.read_asked`.
-        checkpointing: the network's activations are computed again in the backward pass.
-        only_fitting: leave out those of the names that do not fit, as `auto` does.
+        checkpointing: whether activations are recomputed in the backward pass.
+        only_fitting: leave out named kernels that do not fit, as `auto` does.
 
     Raises:
-        UserError: one that was named does not fit the network or the machine.
+        UserError: a named kernel does not fit the network or the machine.
     """
     key = key_beside("kernels")
     on = set(chosen(asked, circumstances(network, checkpointing), key, only_fitting))
@@ -78,7 +78,7 @@ def use_kernels(
 
 
 def circumstances(network: Any, checkpointing: bool = False) -> Circumstances:
-    """Return what of a loaded network and of this machine decides which kernels have an effect."""
+    """Return the properties of a loaded network and this machine that decide which kernels have an effect."""
     config = network.config.get_text_config()
     linear = {module.weight.dtype for module in network.modules() if type(module) is nn.Linear}
     embeddings = network.get_input_embeddings()
@@ -96,7 +96,7 @@ def circumstances(network: Any, checkpointing: bool = False) -> Circumstances:
 def kernels_of(network: Any) -> InUse:
     """Return the kernels of a Hugging Face model.
 
-    One that no loader here has made keeps its own parts; its rows are packed where that pays, as `auto` does.
+    A model that was not loaded here keeps its own parts; its rows are packed if that is worthwhile, as with `auto`.
     """
     found = getattr(network, "kernels_in_use", None)
     if isinstance(found, InUse):

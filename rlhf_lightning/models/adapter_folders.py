@@ -1,7 +1,7 @@
-"""Adapters that lie in a folder: training goes on from them, or they are merged into the base.
+"""Adapters in a folder: training continues from them, or they are merged into the base.
 
-They may have been made elsewhere, with any setting of peft's. What is computed is what plain peft computes of the
-folder; a setting for which that cannot be promised is refused by its name.
+They may come from elsewhere, with any of peft's settings. The result is what plain peft computes from the folder; a
+setting for which that cannot be guaranteed is refused by name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rlhf_lightning.models.loaded_weights import HEAD
 
 Task = Literal["CAUSAL_LM", "SEQ_CLS"]
 
-# Settings of peft's LoraConfig whose adapters are right here, merged or trained on.
+# Settings of peft's LoraConfig that are supported here, for merging and training.
 _RIGHT = [
     "r",
     "target_modules",
@@ -44,7 +44,7 @@ _RIGHT = [
     "target_parameters",
     "ensure_weight_tying",
 ]
-# Of a folder, or of the call that reads it: nothing that is computed depends on them.
+# About the folder, or the call that reads it: no result depends on them.
 _NO_SETTINGS = [
     "task_type",
     "peft_type",
@@ -60,20 +60,20 @@ _NO_SETTINGS = [
     "lora_ga_config",
     "megatron_core",
 ]
-_INITIALISED_FROM_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # they change its weights
+_INITIALISED_FROM_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # they change the base's weights
 
 
 def begin_from_adapter(model: Any, folder: str, task: Task, lora: LoRA | None) -> Any:
-    """The model with the adapter of a folder on it, every saved weight in its place.
+    """Return the model with a folder's adapter on it, every saved weight in place.
 
     Args:
         model: the base, with a score head for `SEQ_CLS`.
-        folder: the adapter's.
+        folder: the adapter's folder.
         task: what the model is.
-        lora: train the adapter, which must be of this shape; None: it is only there to be merged.
+        lora: train the adapter, which must have this shape; None: it will only be merged.
 
     Raises:
-        UserError: a setting that is not supported, another shape, or weights that do not fit.
+        UserError: an unsupported setting, another shape, or weights that do not fit.
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -99,12 +99,12 @@ def begin_from_adapter(model: Any, folder: str, task: Task, lora: LoRA | None) -
 
 
 def merge_adapter(adapted: Any, folder: str) -> Any:
-    """The base with its adapter added to the weights, and everything trainable that was before the adapter came.
+    """Return the base with its adapter added to the weights; what was trainable before the adapter came is again.
 
-    An output layer that is the embedding at the same time gets weights of its own if only one of the two is adapted.
+    If the output layer is tied to the embedding and only one of the two is adapted, it gets its own weights.
 
     Raises:
-        UserError: the adapter cannot be merged, such as one with biases where the base has none.
+        UserError: the adapter cannot be merged, for example one with biases if the base has none.
     """
     base = adapted.get_base_model()
     _untie_what_is_adapted(base)
@@ -121,7 +121,7 @@ def merge_adapter(adapted: Any, folder: str) -> Any:
 
 
 def _untie_what_is_adapted(base: nn.Module) -> None:
-    """Give every adapted layer whose weight is another layer's too a copy of it, for the update to go into."""
+    """Untie every adapted layer that shares its weight with another, so that it has a copy to be updated."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     seen: dict[int, int] = {}
@@ -136,7 +136,7 @@ def _untie_what_is_adapted(base: nn.Module) -> None:
 
 
 def _check_settings(config: Any, folder: str) -> None:
-    """Refuse a setting that changes what is computed in a way that merging or training on does not keep."""
+    """Refuse a setting that changes the computation in a way that merging or training does not preserve."""
     usual = type(config)()
     for name, value in vars(config).items():
         if name in _RIGHT or name in _NO_SETTINGS or not value or value == getattr(usual, name, None):
@@ -165,7 +165,7 @@ def _check_same_shape(saved: Any, lora: LoRA, folder: str) -> None:
 
 
 def _asked_layers(model: nn.Module, lora: LoRA) -> set[str]:
-    """The last names of the layers that `target_modules` means, as peft reads it."""
+    """Return the last names of the layers that `target_modules` selects, as peft reads it."""
     wanted, output = lora.target_modules, getattr(model, "get_output_embeddings", lambda: None)()
     names = set()
     for name, module in model.named_modules():
@@ -202,13 +202,13 @@ def _check_layers(adapted: Any, asked: set[str], folder: str) -> None:
 
 
 def _check_arrived(adapted: Any, weights: dict[str, torch.Tensor], folder: str) -> None:
-    """Every weight of the folder is on the model, and the model has no other weights of an adapter."""
+    """Check that every weight of the folder is on the model, and that the model has no other adapter weights."""
     from peft import get_peft_model_state_dict
 
     there = get_peft_model_state_dict(adapted, adapter_name=TRAINED)
     if lost := sorted(weights.keys() - there.keys()):
         raise UserError(f"{named()}: {folder}: its base has no place for {lost[0]}; correct base_model_name_or_path")
-    new = (f".{HEAD}.", "base_layer.")  # a head for a reward model; the frozen weights under an adapted embedding
+    new = (f".{HEAD}.", "base_layer.")  # a new head for a reward model; the frozen weights under an adapted embedding
     for name in sorted(there.keys() - weights.keys()):
         if not any(part in name for part in new):
             raise UserError(f"{named()}: {folder} lacks {name}, which its adapter_config.json asks for; save it again")
@@ -219,9 +219,9 @@ def _check_arrived(adapted: Any, weights: dict[str, torch.Tensor], folder: str) 
 
 @contextlib.contextmanager
 def _in_one_line(folder: str) -> Iterator[None]:
-    """What peft finds wrong with an adapter, or with the base under it, as wrong input.
+    """Report what peft finds wrong with an adapter, or with the base under it, as wrong input.
 
-    Its warnings, of missing weights and of tied layers, are about what is checked or put right here.
+    Its warnings about missing weights and tied layers concern what is checked or corrected here.
     """
     with blaming(f"{named()}: peft cannot put the adapter {folder} on its base"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """LoRA adapters on a frozen base, and the base in 4 bits.
 
-A model with an adapter is a `peft.PeftModel`. Its trained adapter is called `default`; further ones (the reference, the
-reward model) lie frozen beside it on the same base, and `adapter_active` switches between them.
+A model with an adapter is a `peft.PeftModel`. Its trained adapter is called `default`; others (the reference, the
+reward model) are frozen on the same base, and `adapter_active` switches between them.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ OUTPUT_LAYERS = ["lm_head", "embed_out", "score"]  # kept out of 4 bits
 class LoRA:
     """W + scale B A, with B [out, rank] and A [rank, in] trained and W frozen (Hu et al. 2021).
 
-    B starts at zero, so that the policy starts as its base, and the base with the adapter off is the reference.
+    B starts at zero, so that the policy starts as its base, and the base with the adapter switched off is the
+    reference.
 
     Args:
-        rank: of the update.
+        rank: rank of the update.
         alpha: scale = alpha / rank, or alpha / sqrt(rank) with `use_rslora` (Kalajdzievski 2023).
-        dropout: on the input of A. SFT and reward models only: PPO and DPO switch all dropout off.
+        dropout: on the input of A. For SFT and reward models only: PPO and DPO switch all dropout off.
         use_rslora: scale by alpha / sqrt(rank).
-        use_dora: direction and magnitude apart (Liu et al. 2024).
+        use_dora: separate direction and magnitude (Liu et al. 2024).
         target_modules: names of the linear layers, or `all-linear`: all but the output layer.
-        init: of A: `default` (Kaiming uniform) or `gaussian`.
+        init: initialisation of A: `default` (Kaiming uniform) or `gaussian`.
 
     Raises:
-        UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA); a broken pattern.
+        UserError: an initialisation that changes the base weights (PiSSA, OLoRA, LoftQ, CorDA); an invalid pattern.
     """
 
     rank: Count = 16
@@ -62,7 +63,7 @@ class LoRA:
                 f'model.adapter.init: found "{self.init}"; allowed: {" | ".join(SAFE_INITIALISATIONS)}. PiSSA, OLoRA, '
                 "LoftQ and CorDA change the base weights: with the adapter off it would no longer be the reference"
             )
-        if isinstance(self.target_modules, str):  # peft matches the names of layers with it
+        if isinstance(self.target_modules, str):  # peft matches layer names against it
             try:
                 re.compile(self.target_modules)
             except re.error as error:
@@ -72,7 +73,7 @@ class LoRA:
                 ) from error
 
     def config(self, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: str | None) -> Any:
-        """The peft configuration; a sequence classifier's score head is trained and saved with the adapter."""
+        """Return the peft configuration; a sequence classifier's score head is trained and saved with the adapter."""
         from peft import LoraConfig
 
         return LoraConfig(
@@ -94,15 +95,15 @@ class NF4:
     """Frozen weights in 4-bit NormalFloat, computed in `compute_dtype` (Dettmers et al. 2023, QLoRA).
 
     Args:
-        double_quant: the scales are quantised as well: 0.37 bits a weight less.
-        compute_dtype: of the matrix products.
+        double_quant: quantise the scales too, which saves 0.37 bits per weight.
+        compute_dtype: dtype of the matrix products.
     """
 
     double_quant: bool = True
     compute_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def config(self) -> Any:
-        """The transformers configuration; works on CPU and CUDA."""
+        """Return the transformers configuration; it works on CPU and CUDA."""
         from transformers import BitsAndBytesConfig
 
         return BitsAndBytesConfig(
@@ -117,9 +118,9 @@ class NF4:
 def keep_weights_as_they_are(network: nn.Module) -> None:
     """Keep bitsandbytes from repacking 4-bit layers in their first evaluation on a CPU with bfloat16 instructions.
 
-    The repacked layer has its scales in bfloat16, multiplies in bfloat16 whatever `compute_dtype`, and has no backward
-    pass: after one reference pass the adapters below it would get no gradient. And every layer's first forward pass
-    would cast its bias to `compute_dtype`, so that the reference's hash changes: it is cast here.
+    The repacked layer has its scales in bfloat16, multiplies in bfloat16 whatever `compute_dtype` says, and has no
+    backward pass: after one reference pass the adapters below it would get no gradient. Every layer's first forward
+    pass would also cast its bias to `compute_dtype` and so change the reference's hash: it is cast here.
     """
     module: Any
     for module in network.modules():
@@ -130,15 +131,15 @@ def keep_weights_as_they_are(network: nn.Module) -> None:
 
 
 def is_adapter_folder(folder: str | Path) -> bool:
-    """Whether the folder holds an adapter alone, and names its base."""
+    """Return whether the folder has only an adapter, and names its base."""
     return (Path(folder) / "adapter_config.json").is_file()
 
 
 def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The configuration and the weights of an adapter folder.
+    """Return the configuration and the weights of an adapter folder.
 
     Raises:
-        UserError: it is no LoRA adapter, names no base, or is not as it was written.
+        UserError: it is not a LoRA adapter, names no base, or has changed since it was written.
     """
     from peft.utils import load_peft_weights
 
@@ -154,19 +155,19 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def base_of(folder: str | Path) -> str:
-    """The model under an adapter folder; any other folder or hub name is its own base. Local folders by full path."""
+    """Return the model under an adapter folder; any other model is its own base. Local folders are full paths."""
     base = str(read_adapter_config(folder).base_model_name_or_path) if is_adapter_folder(folder) else str(folder)
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
 def base_name(model: Any) -> str:
-    """The folder (by full path) or hub name that the base of a model with adapters was loaded from."""
+    """Return the folder (full path) or hub name that the base of a model with adapters was loaded from."""
     base = str(model.peft_config[TRAINED].base_model_name_or_path)
     return str(Path(base).resolve()) if Path(base).is_dir() else base
 
 
 def read_adapter_config(folder: str | Path) -> Any:
-    """The configuration of an adapter folder.
+    """Return the configuration of an adapter folder.
 
     Raises:
         UserError: it cannot be read, or names no base.
@@ -184,10 +185,10 @@ def read_adapter_config(folder: str | Path) -> Any:
 
 
 def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: Any) -> Any:
-    """The model with a new trainable adapter.
+    """Return the model with a new trainable adapter.
 
     Raises:
-        UserError: none of the model's layers has one of the names.
+        UserError: no layer of the model has one of the names.
     """
     from peft import get_peft_model
 
@@ -205,7 +206,7 @@ def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], r
 
 
 def _check_rank(model: nn.Module, rank: int) -> None:
-    """Raise UserError for a rank that no adapted layer can have: an update of a matrix has at most its smaller side."""
+    """Raise UserError for a rank that no adapted layer can have: it is at most a matrix's smaller side."""
     layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_A")]
     sides = [min(layer.in_features, layer.out_features) for layer in layers if hasattr(layer, "in_features")]
     if sides and rank > max(sides):
@@ -216,14 +217,15 @@ def _check_rank(model: nn.Module, rank: int) -> None:
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether the model is a base with adapters."""
+    """Return whether the model is a base with adapters."""
     return hasattr(model, "disable_adapter")
 
 
 def can_be_switched(model: Any) -> bool:
-    """Whether the trained adapter is LoRA on linear layers and nothing else, so that others can take its place.
+    """Return whether the trained adapter consists only of LoRA on linear layers, so that others can replace it.
 
-    What else peft trains (copies of whole layers, biases, rows of the embedding) stays when an adapter is switched.
+    Anything else that peft trains (copies of whole layers, biases, rows of the embedding) stays when an adapter is
+    switched.
     """
     config = model.peft_config[TRAINED]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -236,13 +238,13 @@ def can_be_switched(model: Any) -> bool:
 
 
 def adapters_add_nothing(model: nn.Module) -> bool:
-    """Whether every trained LoRA update B A is still zero, as a fresh one is: B starts at zero."""
+    """Return whether every trained LoRA update B A is still zero, as in a new adapter: B starts at zero."""
     updates = (p for name, p in model.named_parameters() if f"lora_B.{TRAINED}." in name)
     return not any(update.any() for update in updates)
 
 
 def is_quantized_like(model: Any, settings: dict[str, Any] | None) -> bool:
-    """Whether a model's base is quantised by these settings of its config; None: not at all."""
+    """Return whether a model's base is quantised with these settings of its config; None: not at all."""
     has = getattr(model.get_base_model().config, "quantization_config", None)
     of_model = {} if has is None else has if isinstance(has, dict) else has.to_dict()
     keys = ("quant_method", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
@@ -250,16 +252,16 @@ def is_quantized_like(model: Any, settings: dict[str, Any] | None) -> bool:
 
 
 def can_lie_beside(folder: str | Path) -> bool:
-    """Whether an adapter folder is LoRA on linear layers and a score head, so that `load_beside` loads all of it."""
+    """Return whether an adapter folder has only LoRA on linear layers and a score head, all loaded by `load_beside`."""
     config = read_adapter_config(folder)
     more = (config.target_parameters, config.trainable_token_indices, config.layer_replication)
     keeps_its_base = not isinstance(config.init_lora_weights, str) or config.init_lora_weights == "gaussian"
-    heads = set(config.modules_to_save or []) <= {"score", "classifier"}  # peft's names for a classifier's
+    heads = set(config.modules_to_save or []) <= {"score", "classifier"}  # peft's names for a classifier's head
     return config.bias == "none" and not any(more) and heads and keeps_its_base
 
 
 def copy_adapter(model: Any, name: str) -> None:
-    """Put a frozen copy of the trained adapter beside it."""
+    """Add a frozen copy of the trained adapter."""
     add_beside(model, name, model.peft_config[TRAINED], TRAINED)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -270,9 +272,9 @@ def copy_adapter(model: Any, name: str) -> None:
 
 
 def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Tensor]:
-    """Load an adapter folder, frozen, beside the trained adapter; returns its weights that are no LoRA updates.
+    """Load a frozen adapter next to the trained one; return those of its weights that are not LoRA updates.
 
-    It is kept in the type of the base's embeddings: of what is not trained, float32 beside bfloat16 adds bytes only.
+    It has the dtype of the base's embeddings: for frozen weights, float32 beside bfloat16 only costs memory.
     """
     from peft import set_peft_model_state_dict
 
@@ -295,7 +297,7 @@ def load_beside(model: Any, folder: str | Path, name: str) -> dict[str, torch.Te
 
 
 def _freeze_adapter(model: Any, name: str) -> None:
-    model.set_adapter(TRAINED)  # adding one may have switched to it, and this leaves all others frozen
+    model.set_adapter(TRAINED)  # adding an adapter may switch to it; this call leaves all others frozen
     for key, parameter in model.named_parameters():
         if f".{name}." in key:
             parameter.requires_grad_(False)
@@ -305,8 +307,8 @@ def _freeze_adapter(model: Any, name: str) -> None:
 def adapter_active(model: nn.Module, name: str) -> Iterator[None]:
     """Compute with the named adapter instead of the trained one, without gradients, and switch back.
 
-    Only between a backward pass and the next forward pass: peft freezes the adapters that are not active, and a graph
-    recorded before would lose its gradients without a word.
+    Only between a backward pass and the next forward pass: peft freezes inactive adapters, and a graph recorded before
+    would silently lose its gradients.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -322,7 +324,7 @@ def adapter_active(model: nn.Module, name: str) -> Iterator[None]:
 
 
 def save_network(model: Any, folder: str | Path, state: dict[str, Any] | None = None) -> None:
-    """Write a Hugging Face folder, or an adapter folder for a model with an adapter (the trained one alone).
+    """Write a Hugging Face folder, or for a model with an adapter a folder of the trained adapter.
 
     Args:
         state: the weights to write; None: those of the model.

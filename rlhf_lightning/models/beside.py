@@ -1,4 +1,4 @@
-"""An adapter that lies frozen beside the trained one, such as the reference's or a reward model's."""
+"""Frozen adapters next to the trained one, such as the reference's or a reward model's."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import nn
 
 
 def add_beside(model: Any, name: str, config: Any, trained: str) -> None:
-    """Add an adapter that is only computed with: without dropout, and by the same kernels as the trained one.
+    """Add an adapter that is only used for inference: without dropout, and with the trained adapter's kernels.
 
-    The trained adapter was there when the network was given kernels of its own and its dropout was switched off; this
-    one comes later. With other kernels a copy of the trained adapter would differ from it by rounding.
+    The trained adapter existed when the network got its kernels and its dropout was switched off; this one comes later.
+    With other kernels, a copy of the trained adapter would differ from it by rounding.
     """
     config = copy.copy(config)
     config.lora_dropout = 0.0

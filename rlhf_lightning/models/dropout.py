@@ -1,7 +1,7 @@
-"""Every source of noise in a network's training mode, switched off.
+"""Switching off every source of noise in a network's training mode.
 
 Policy and reference are compared token by token: with dropout on, the ratio of a policy to itself is not 1. The
-training flag stays free for activation checkpointing, which reads it.
+training flag stays available for activation checkpointing, which reads it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.rounding import ROUNDINGS, TOLERANCE, distance, roundoff
 from rlhf_lightning.models.self_check import ordinary_tokens, untouched
 
-# What families call the probability of a dropout or of leaving out a layer, and the noise of a router of experts.
+# Families' names for the probability of a dropout or of skipping a layer, and for the noise of an expert router.
 DROPOUT, NOISE = ("drop",), ("jitter", "noise")
 TOKENS = 8
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability to 0, whatever its name and wherever it is kept, and see that it works.
+    """Set every dropout probability to 0, whatever its name and wherever it is stored, and check that it works.
 
-    Probabilities are read from modules (`nn.Dropout.p`, `self.attention_dropout`) or, by some families, from the
-    configuration; that one stays as it is, since it is saved with the model, and the layers read a copy.
+    Probabilities are read from modules (`nn.Dropout.p`, `self.attention_dropout`) or, in some families, from the
+    configuration; that stays unchanged, since it is saved with the model, and the layers read a copy.
 
     Raises:
         UserError: two forward passes in training mode still differ.
@@ -52,12 +52,12 @@ def disable_dropout(model: nn.Module) -> None:
 
 
 def silence(model: nn.Module) -> None:
-    """Set every dropout probability that a module keeps to 0."""
+    """Set every dropout probability stored in a module to 0."""
     _set_to_zero(model, DROPOUT)
 
 
 def _silence_noise(model: nn.Module) -> None:
-    """Set what modules call noise to 0, unless that changes evaluation: some name a threshold so (PhiMoE's router)."""
+    """Set modules' noise settings to 0, unless evaluation changes: some are thresholds (PhiMoE's router)."""
     bare: Any = bare_model(model)
     with untouched(model), torch.no_grad():
         model.eval()
@@ -71,7 +71,7 @@ def _silence_noise(model: nn.Module) -> None:
 
 
 def _set_to_zero(model: nn.Module, words: tuple[str, ...]) -> list[tuple[nn.Module, str, float]]:
-    """Set the numbers that modules keep under such names to 0; returns what they were."""
+    """Set the numbers that modules store under such names to 0; return their previous values."""
     changed = []
     for module in model.modules():
         is_dropout = words is DROPOUT and "dropout" in type(module).__name__.lower()
@@ -84,7 +84,7 @@ def _set_to_zero(model: nn.Module, words: tuple[str, ...]) -> list[tuple[nn.Modu
 
 
 def training_differs(model: nn.Module) -> bool:
-    """Whether a Hugging Face model gives the same tokens other numbers in training mode, or others each time."""
+    """Return whether a model's outputs in training mode differ from evaluation, or from one pass to the next."""
     bare: Any = bare_model(model)
     if not isinstance(bare, PreTrainedModel) or any(parameter.is_meta for parameter in bare.parameters()):
         return False
@@ -96,7 +96,7 @@ def training_differs(model: nn.Module) -> bool:
         before = _random_states(ids.device)
         found = _result(bare, ids)
         allowed = roundoff(model, found)
-        if found.shape[-1] == 1:  # a classifier's score, which is no distribution
+        if found.shape[-1] == 1:  # a classifier's score, which is not a distribution
             wrong = not torch.allclose(found, expected, rtol=ROUNDINGS * allowed, atol=TOLERANCE)
         else:
             wrong = not distance(found, expected, allowed).small
@@ -110,7 +110,7 @@ def training_differs(model: nn.Module) -> bool:
 def _result(bare: Any, ids: Tensor) -> Tensor:
     try:
         out = bare(input_ids=ids, use_cache=False)
-    except TypeError:  # of a family without a cache
+    except TypeError:  # from a family without a cache
         out = bare(input_ids=ids)
     result: Tensor = out.logits if "logits" in out else out.last_hidden_state
     return result
@@ -123,7 +123,7 @@ def _random_states(device: torch.device) -> list[Tensor]:
 
 
 class WithoutDropout:
-    """A configuration as it is, but with every dropout probability at 0. What is set is set in the configuration."""
+    """A configuration with every dropout probability read as 0. Writes go to the configuration itself."""
 
     def __init__(self, config: Any) -> None:
         object.__setattr__(self, "of", config)

@@ -1,4 +1,4 @@
-"""What tells a model's folder from another one without reading all of it."""
+"""Telling model folders apart without reading them completely."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import hashlib
 import os
 from pathlib import Path
 
-BLOCKS, BLOCK = 64, 1 << 14  # of a file of weights: so many pieces of so many bytes are read
+BLOCKS, BLOCK = 64, 1 << 14  # number and bytes of the pieces read from each weight file
 _WEIGHTS = (".safetensors", ".bin")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
-_OF_THE_WRITING = ("hashes.json",)  # says the same of the same files
+_OF_THE_WRITING = ("hashes.json",)  # redundant: describes the same files
 
 
 def folder_mark(folder: str | Path) -> str | None:
-    """Return a hash of a folder's files: settings and tokenizer whole, of weights their size and pieces of them.
+    """Return a hash of a folder's files: all of the settings and tokenizer, the size and pieces of the weights.
 
-    Another training run changes nearly every number of the weights. None where there is no such folder: a hub name.
+    Another training run changes nearly every number of the weights. None if there is no such folder: a hub name.
     """
     root = Path(folder)
     if not root.is_dir():

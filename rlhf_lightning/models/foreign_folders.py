@@ -1,4 +1,4 @@
-"""What a model folder from somewhere else may ask for: weights that lie in it, and code that is installed here."""
+"""What a model folder from elsewhere may refer to: weights inside it, and code that is installed here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementati
 
 
 def check_foreign_folder(source: str, revision: str | None, trust_remote_code: bool) -> None:
-    """See that a folder, or a model of the hub, names no weights outside it and no code to be downloaded.
+    """Check that a folder, or a model of the hub, names no weights outside it and no code to download.
 
     Raises:
-        UserError: an index of weights that leads out of the folder, or attention kernels of the hub.
+        UserError: an index of weights that points outside the folder, or attention kernels from the hub.
     """
     for index in sorted(Path(source).glob("*.index.json")) if Path(source).is_dir() else ():
         with blaming(f"{named()}: {index} cannot be read", "save the model again"):
@@ -36,7 +36,7 @@ def check_foreign_folder(source: str, revision: str | None, trust_remote_code: b
 
 
 def is_code_of_the_hub(attention: str | None) -> bool:
-    """Whether an attention implementation is named like a repository, `org/kernel`."""
+    """Return whether an attention implementation is named like a repository, `org/kernel`."""
     return attention is not None and "/" in attention
 
 
@@ -48,12 +48,12 @@ def _is_plain(name: Any) -> bool:
 
 
 def _config_of(source: str, revision: str | None) -> dict[str, Any]:
-    """The content of config.json as it is; empty where it cannot be read, which the loading says by itself."""
+    """Return the content of config.json; empty if it cannot be read, which loading reports itself."""
     from transformers import PreTrainedConfig
 
     try:
         return dict(PreTrainedConfig.get_config_dict(source, revision=revision)[0])
-    except Exception:  # each cause has a message of its own when the model is loaded
+    except Exception:  # each cause has its own message when the model is loaded
         return {}
 
 

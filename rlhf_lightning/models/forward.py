@@ -2,10 +2,10 @@
 
 Shapes: B rows, L tokens of a padded row, P prompt tokens, T response tokens, K flagged tokens, H hidden, V vocabulary.
 
-Rows are padded on the right here. Under causal attention nothing on the right reaches a token, so no attention mask and
-no position ids are needed, whatever the family (GPT-2 learns positions, Llama rotates them), and padding is never read.
-Where it saves work, rows are packed (`kernels.packing`). The language-model head runs at flagged positions only, so
-[B, L, V] is never built.
+Rows are padded on the right here. Under causal attention a token sees nothing to its right, so no attention mask and no
+position ids are needed, whatever the family (GPT-2 learns positions, Llama rotates them), and padding is never read. If
+it saves work, rows are packed (`kernels.packing`). The language-model head runs at flagged positions only, so [B, L, V]
+is never built.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from rlhf_lightning.kernels.use import kernels_of
 from rlhf_lightning.models.limits import check_row
 from rlhf_lightning.models.sharding import as_forward
 
-# Logits alive at a time: 128 MiB of float32 values, enough to keep a GPU busy; a CPU is busy with a quarter of them.
+# Logits in memory at a time: 128 MiB of float32 values, enough to keep a GPU busy; a CPU needs a quarter of that.
 LOGITS_IN_FLIGHT = 2**25
 LOGITS_IN_FLIGHT_ON_CPU = 2**23
 
 
 class TokenPredictions(NamedTuple):
-    """What the model says of the K flagged tokens, in row-major order."""
+    """The model's predictions of the K flagged tokens, in row-major order."""
 
     logprobs: Tensor  # [K] nats
     entropy: Tensor | None  # [K] nats
-    hidden: Tensor  # [K, H], the state each token is predicted from
+    hidden: Tensor  # [K, H], the state that each token is predicted from
 
 
 def bare_model(model: nn.Module) -> Any:
-    """The Hugging Face model inside a PEFT wrapper (its adapters stay active), or the model itself."""
+    """Return the Hugging Face model inside a PEFT wrapper (its adapters stay active), or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def backbone(model: nn.Module) -> Any:
-    """The network without its head. A few families name another part than that `base_model`."""
+    """Return the network without its head. In a few families that is not `base_model`."""
     bare = bare_model(model)
     if bare.base_model is bare and bare.get_output_embeddings() is not None:
         return next((child for child in bare.children() if isinstance(child, PreTrainedModel)), bare)
@@ -51,21 +51,21 @@ def backbone(model: nn.Module) -> Any:
 
 
 def hidden_states(model: nn.Module, input_ids: Tensor) -> Tensor:
-    """The last hidden states [B, L, H] of the backbone, without the language-model head."""
+    """Return the last hidden states [B, L, H] of the backbone, without the language-model head."""
     check_row(bare_model(model), input_ids.shape[1])
     return backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state
 
 
 def hidden_width(model: nn.Module) -> int:
-    """The width H of the last hidden states. Of a few families (OPT-350m) it is not what the configuration says."""
+    """Return the width H of the last hidden states. In a few families (OPT-350m) it differs from the configuration."""
     known = getattr(backbone(model), "hidden_width", None)
     return int(known or bare_model(model).config.get_text_config().hidden_size)
 
 
 def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tensor) -> Tensor:
-    """The last hidden states [K, H] of the wanted tokens of right-padded rows, in row-major order.
+    """Return the last hidden states [K, H] of the wanted tokens of right-padded rows, in row-major order.
 
-    Tokens after a row's last wanted one are not computed, and what rows share is computed once, where that pays.
+    Tokens after a row's last wanted one are not computed, and what rows share is computed once if that is worthwhile.
 
     Args:
         input_ids: [B, L] token ids.
@@ -85,14 +85,14 @@ def hidden_at(model: nn.Module, input_ids: Tensor, wanted: Tensor, shared: Tenso
 
 
 def states_before(model: nn.Module, input_ids: Tensor, flags: Tensor) -> Tensor:
-    """The states [K, H] that the flagged tokens of rows [B, L] are predicted from: those of the tokens before them."""
+    """Return the states [K, H] that flagged tokens of rows [B, L] are predicted from, one token earlier."""
     flags = flags.bool()
     previous = torch.cat([flags[:, 1:], torch.zeros_like(flags[:, :1])], dim=1)
     return hidden_at(model, input_ids, previous, shared=flags.int().argmax(dim=1))
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The map from hidden states to logits, with the scaling and soft-capping that some families add after it."""
+    """Return the map from hidden states to logits, including the scaling and soft-capping of some families."""
     bare = bare_model(model)
     if uses_own_head(model):
         return partial(_own_head, bare)
@@ -111,17 +111,17 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def use_own_head(model: nn.Module, own: bool = True) -> None:
-    """Take logits from the model's own forward pass instead of its output embeddings: for heads that do more."""
+    """Compute logits with the model's own forward pass instead of its output embeddings: for heads that do more."""
     bare_model(model).own_head = own
 
 
 def uses_own_head(model: nn.Module) -> bool:
-    """Whether logits come from the model's own forward pass."""
+    """Return whether logits come from the model's own forward pass."""
     return bool(getattr(bare_model(model), "own_head", False))
 
 
 class _States(dict[str, Any]):
-    """Stands for a backbone's output: the hidden states, and None for everything else."""
+    """Replaces a backbone's output: the hidden states, and None for everything else."""
 
     def __getattr__(self, name: str) -> Any:
         return None if name.startswith("_") else self.get(name)
@@ -131,7 +131,7 @@ class _States(dict[str, Any]):
 
 
 def _own_head(bare: Any, hidden: Tensor) -> Tensor:
-    """The logits [K, V] of hidden states [K, H]: the model's forward pass with these in place of its backbone's."""
+    """Return logits [K, V] of hidden states [K, H] by the model's forward pass, with these as its backbone's."""
     body, ids = backbone(bare), torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
     before = body.__dict__.get("forward")
     body.forward = lambda *args, **kwargs: _States(last_hidden_state=hidden.unsqueeze(0))
@@ -147,22 +147,22 @@ def _own_head(bare: Any, hidden: Tensor) -> Tensor:
 def last_hidden(
     model: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
 ) -> Tensor:
-    """The hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
-    lengths = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # an empty text is scored by its padding
+    """Return the hidden state [B, H] of the last valid token of right-padded rows [B, L]."""
+    lengths = attention_mask.sum(dim=1, keepdim=True).clamp(min=1)  # an empty text is scored at its padding
     last = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device) == lengths
     shared = torch.zeros_like(lengths[:, 0]) if prompt_lengths is None else prompt_lengths
     return hidden_at(model, input_ids, last, shared)
 
 
 def scores_by_itself(classifier: nn.Module, own: bool) -> None:
-    """Score with the classifier's own forward pass (or no more) instead of a layer over the last valid token."""
+    """Score with the classifier's own forward pass (or stop doing so) instead of a layer over the last valid token."""
     bare_model(classifier).own_pooling = own
 
 
 def score_rows(
     classifier: nn.Module, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None
 ) -> Tensor:
-    """The scores [B, labels] of right-padded rows [B, L]."""
+    """Return the scores [B, labels] of right-padded rows [B, L]."""
     bare = bare_model(classifier)
     if not getattr(bare, "own_pooling", False):
         scores: Tensor = bare.score(last_hidden(classifier, input_ids, attention_mask, prompt_lengths))
@@ -175,12 +175,12 @@ def score_rows(
 def predict_tokens(
     model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float = 1.0, with_entropy: bool = False
 ) -> TokenPredictions:
-    """log p(token | the tokens before it) for the flagged tokens of right-padded rows.
+    """Return log p(token | the tokens before it) for the flagged tokens of right-padded rows.
 
     Args:
         input_ids: [B, L] token ids.
-        flags: [B, L], nonzero on the tokens asked for. The first column cannot be predicted and must be 0.
-        temperature: the logits are divided by it.
+        flags: [B, L], nonzero on the wanted tokens. The first column cannot be predicted and must be 0.
+        temperature: divides the logits.
 
     Returns:
         log-probabilities [K] in nats, entropies [K] if asked for, and the hidden states [K, H] they come from.
@@ -204,9 +204,9 @@ def predict_from_hidden(
     with_entropy: bool = False,
     on_cpu: bool | None = None,
 ) -> TokenPredictions:
-    """log p(label | hidden state) for hidden states [K, H] and labels [K], by chunks of LOGITS_IN_FLIGHT logits.
+    """Return log p(label | hidden state) of hidden states [K, H] and labels [K], in chunks of LOGITS_IN_FLIGHT logits.
 
-    `on_cpu` overrides where the states seem to be, for those that only stand for others.
+    `on_cpu` overrides the states' device, for placeholder tensors.
     """
     bare = bare_model(model)
     in_flight = LOGITS_IN_FLIGHT_ON_CPU if (hidden.is_cpu if on_cpu is None else on_cpu) else LOGITS_IN_FLIGHT
@@ -240,7 +240,7 @@ def right_padded(prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, 
 
 
 def scatter_tokens(values: Tensor, mask: Tensor) -> Tensor:
-    """Put K values, in row-major order, where `mask` [B, T] is nonzero; 0 elsewhere."""
+    """Return K values, given in row-major order, placed where `mask` [B, T] is nonzero; 0 elsewhere."""
     out = values.new_zeros(mask.shape)
     if values.is_cpu:
         return out.masked_scatter(mask.bool(), values)
@@ -248,12 +248,12 @@ def scatter_tokens(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def flagged(x: Tensor, flags: Tensor, count: int) -> Tensor:
-    """x[flags], in row-major order, of which it is known how many there are: a GPU need not be asked."""
+    """Return x[flags] in row-major order; with a known count, the GPU need not be asked for it."""
     return x[flags] if x.is_cpu else x.flatten()[_places(flags, count)]
 
 
 def _places(flags: Tensor, count: int) -> Tensor:
-    """Places [count] of the flags in the flattened tensor, in their order."""
+    """Return the positions [count] of the flags in the flattened tensor, in order."""
     return flags.flatten().bool().to(torch.uint8).argsort(descending=True, stable=True)[:count]
 
 
@@ -265,11 +265,11 @@ def response_logprobs(
     mask: Tensor,
     temperature: float = 1.0,
 ) -> Tensor:
-    """log-probabilities [B, T] in nats of the response tokens under `model`; 0 off the mask."""
+    """Return log-probabilities [B, T] in nats of the response tokens under `model`; 0 outside the mask."""
     ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
     return scatter_tokens(predict_tokens(model, ids, flags, temperature).logprobs, mask)
 
 
 def sequence_logprobs(model: nn.Module, input_ids: Tensor, completion_mask: Tensor) -> Tensor:
-    """Sum of the completion's token log-probabilities, [B], in nats."""
+    """Return the sum of the completion's token log-probabilities, [B], in nats."""
     return scatter_tokens(predict_tokens(model, input_ids, completion_mask).logprobs, completion_mask).sum(dim=1)

@@ -1,4 +1,4 @@
-"""A generation config that can be saved: transformers reads some that it refuses to write."""
+"""Making generation configs savable: transformers reads some that it refuses to write."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from transformers import GenerationConfig
 
 
 def make_savable(settings: GenerationConfig) -> None:
-    """Put right what transformers refuses to write, so that a trained model is never lost to it.
+    """Correct what transformers refuses to write, so that a trained model is never lost over it.
 
-    Chat models ship settings of sampling, such as a temperature, without `do_sample`: they are meant for sampling. A
-    temperature of 0 means the most probable token, which is what `generate` takes without it. Where neither helps, only
-    the ids of the special tokens stay.
+    Chat models ship sampling settings, such as a temperature, without `do_sample`, although they are meant for
+    sampling. A temperature of 0 means the most probable token, which `generate` takes without a temperature. If neither
+    helps, only the ids of the special tokens are kept.
     """
     if not settings.do_sample and settings.temperature == 0:
         settings.temperature = None

@@ -1,4 +1,4 @@
-"""What a model can read at most: token ids with an embedding, and rows as long as its positions."""
+"""Limits on a model's input: token ids with an embedding, and rows no longer than its positions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rlhf_lightning.errors import UserError, named
 
 
 def positions(network: nn.Module) -> int | None:
-    """The longest row a model was made for, in tokens; None for one that has no such limit."""
+    """Return the longest row that a model was made for, in tokens; None if it has no such limit."""
     config: Any = getattr(network, "config", None)
     if config is None:
         return None
@@ -23,18 +23,18 @@ def positions(network: nn.Module) -> int | None:
 
 
 def embeddings(network: nn.Module) -> int:
-    """How many token ids have an embedding: 0, ..., n - 1."""
+    """Return how many token ids have an embedding: 0, ..., n - 1."""
     weight: Any = network.get_input_embeddings().weight  # type: ignore[operator]
-    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 keeps the shape apart from the empty weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])  # ZeRO-3 keeps the shape separately from the empty weight
 
 
 def check_tokens(network: nn.Module, tokenizer: Any, ids: Iterable[int], key: str) -> None:
-    """Raise UserError for the first largest id that the model has no embedding of.
+    """Raise UserError if the largest id has no embedding in the model.
 
     Args:
-        network: what reads the ids.
-        tokenizer: what made them.
-        ids: token ids of rows, or a few that stand for them.
+        network: reads the ids.
+        tokenizer: produced them.
+        ids: token ids of rows, or a few that represent them.
         key: the setting that names the model.
     """
     highest, count = max(ids, default=0), embeddings(network)
@@ -51,10 +51,10 @@ def check_positions(network: nn.Module, longest: int, what: str, advice: str) ->
     """Raise UserError if rows of `longest` tokens are longer than the model's positions.
 
     Args:
-        network: what reads the rows.
-        longest: tokens of the longest row.
-        what: the setting that decides it, and what is so long.
-        advice: what to do, with `{limit}` where the number of positions goes.
+        network: reads the rows.
+        longest: number of tokens of the longest row.
+        what: the setting that decides it, and what is that long.
+        advice: what to do, with `{limit}` in place of the number of positions.
     """
     limit = positions(network)
     if limit is not None and longest > limit:
@@ -62,7 +62,7 @@ def check_positions(network: nn.Module, longest: int, what: str, advice: str) ->
 
 
 def check_row(network: nn.Module, tokens: int) -> None:
-    """Raise UserError if rows of so many tokens would change what the network says of shorter ones."""
+    """Raise UserError if rows of this many tokens would change the network's outputs for shorter ones."""
     limit = getattr(network, "row_limit", None)
     if limit is not None and tokens > limit:
         config: Any = network.config

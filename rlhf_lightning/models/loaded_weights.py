@@ -1,8 +1,8 @@
-"""Reading a network from its folder: every weight comes from there, or it is an error that names the weight.
+"""Reading a network from its folder: every weight comes from there, or an error names the missing one.
 
-transformers draws what a folder lacks at random and says so in a report; a network like that trains, and is another
-one. What the folder has beyond the network (the head of another task) is left out, unless it is a part of the network's
-own layers.
+transformers initialises what a folder lacks at random and mentions it in a report; such a network trains, but it is a
+different one. What the folder has beyond the network (the head of another task) is ignored, unless it belongs to the
+network's own layers.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import nn
 
 from rlhf_lightning.errors import UserError, blaming, named, reason
 
-HEAD = "score"  # the name of the output layer in transformers' sequence classifiers
+HEAD = "score"  # transformers' name of the output layer of sequence classifiers
 NO_HEAD = "has no score head, so it is not a reward model; train one with experiment=reward"
-_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # what DataParallel, torch.compile and FSDP put in front
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module")  # prefixes added by DataParallel, torch.compile and FSDP
 
 
 def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: str | None = None) -> tuple[Any, bool]:
-    """The network with all its weights read, and whether those that may be new are.
+    """Return the network with all its weights read, and whether the layer that may be new is.
 
     Args:
-        auto_class: the class of transformers that reads it.
+        auto_class: the transformers class that reads it.
         source: a Hugging Face folder or a hub name.
-        arguments: of `from_pretrained`.
+        arguments: arguments of `from_pretrained`.
         new: the name of the one layer that the folder may lack; None: it must hold everything.
 
     Raises:
-        UserError: it cannot be read, lacks weights, has some of another shape, or has layers that the network has not.
+        UserError: it cannot be read, lacks weights, has weights of another shape, or has layers that the network lacks.
     """
     _check_generation_config(source)
     try:
@@ -61,10 +61,10 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
 
 
 def check_whole(folder: str | Path) -> None:
-    """Read the header of every safetensors file in a folder; none of the weights.
+    """Read the header of every safetensors file in a folder, but no weights.
 
     Raises:
-        SafetensorError: a header is broken, or the file is shorter or longer than it says.
+        SafetensorError: a header is invalid, or the file is shorter or longer than it says.
     """
     for file in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(file, framework="pt"):
@@ -72,7 +72,7 @@ def check_whole(folder: str | Path) -> None:
 
 
 def _whole_numbers(source: str) -> str | None:
-    """The first weight in a folder's safetensors files that is of a whole-number type; None of a hub name."""
+    """Return the first weight of an integer dtype in a folder's safetensors files; None for a hub name."""
     for file in sorted(Path(source).glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # it is not a dict
@@ -82,7 +82,7 @@ def _whole_numbers(source: str) -> str | None:
 
 
 def _check_generation_config(source: str) -> None:
-    """Raise UserError for a generation_config.json that cannot be read: transformers would go on without it."""
+    """Raise UserError for an unreadable generation_config.json: transformers would continue without it."""
     file = Path(source) / "generation_config.json"
     if file.exists():
         with blaming(f"{named()}: {file} cannot be read", "correct it, or delete it"):
@@ -97,7 +97,7 @@ def _check_generation_config(source: str) -> None:
 
 
 def _own_layers(network: Any, names: Collection[str]) -> list[str]:
-    """Those of the names that belong to the network's own parts, and not to the head of another task."""
+    """Return the names that belong to the network's own parts, and not to the head of another task."""
     own = {name for part in (network, network.base_model) for name, _ in part.named_children()}
     buffers = {name for name, _ in network.named_buffers()}
     wanted = {*own, network.base_model_prefix, *_WRAPPERS}
@@ -125,7 +125,7 @@ def _misfit(name: str, found: list[int], wanted: list[int]) -> str:
 
 
 def _misfits_in_4_bits(network: Any) -> Iterator[tuple[str, Sequence[int], Sequence[int]]]:
-    """Quantised weights of another shape than their layer: transformers quantises them and does not report it."""
+    """Yield quantised weights whose shape differs from their layer's: transformers quantises them without a report."""
     for name, module in network.named_modules():
         state = getattr(getattr(module, "weight", None), "quant_state", None)
         if state is not None and isinstance(module, nn.Linear):
@@ -139,7 +139,7 @@ def _several(names: Sequence[str]) -> str:
 
 
 def _note_untied(network: Any) -> None:
-    """Write into the config that the output layer has weights of its own, where a folder has them in spite of it."""
+    """Record in the config that the output layer has its own weights, if a folder has them despite the config."""
     read, written = network.get_input_embeddings(), network.get_output_embeddings()
     if read is not None and written is not None and getattr(written, "weight", None) is not read.weight:
         network.config.tie_word_embeddings = False

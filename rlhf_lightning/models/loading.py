@@ -1,4 +1,4 @@
-"""Models and tokenizers from a Hugging Face folder, a run folder or a hub name."""
+"""Loading models and tokenizers from a Hugging Face folder, a run folder or a hub name."""
 
 from __future__ import annotations
 
@@ -46,10 +46,11 @@ Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 def run_model_folder(path: str | Path) -> str:
     """Resolve what a user calls "a model" to what transformers loads.
 
-    A run folder becomes its exported `model/`; a Hugging Face folder, an adapter's folder and a hub name stay.
+    A run folder becomes its exported `model/`; a Hugging Face folder, an adapter's folder and a hub name stay as they
+    are.
 
     Raises:
-        UserError: the path looks like a local folder and there is no model in it, or its files are not as they were
+        UserError: the path looks like a local folder but has no model in it, or its files have changed since they were
             written (see `check_model_files`; weights are hashed when they are loaded).
     """
     folder = Path(path)
@@ -70,7 +71,7 @@ def _holds_model(folder: Path) -> bool:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, with a pad token: the EOS where the model has none (padding is never read)."""
+    """Return the tokenizer of a model, with EOS as pad token if it has none (padding is never read)."""
     folder = run_model_folder(path)
     if is_adapter_folder(folder) and not (Path(folder) / "tokenizer_config.json").is_file():
         folder, revision = base_of(folder), read_adapter_config(folder).revision
@@ -88,10 +89,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
 def pretrained_arguments(
     dtype: Dtype, attn_implementation: str | None, revision: str | None, trust_remote_code: bool
 ) -> dict[str, Any]:
-    """The keyword arguments of `from_pretrained` that every loader here shares.
+    """Return the keyword arguments of `from_pretrained` that every loader here shares.
 
     Raises:
-        UserError: remote code without a pinned revision: the code that runs could change from one run to the next.
+        UserError: remote code without a pinned revision, which could change from one run to the next.
     """
     if trust_remote_code and revision is None:
         raise UserError("model.trust_remote_code=true needs model.revision, the commit whose code you have read")
@@ -120,19 +121,19 @@ def load_causal_lm(
     quantization: NF4 | None = None,
     kernels: Kernels = "auto",
 ) -> Any:
-    """A causal language model to train, in `dtype` (`auto`: the checkpoint's own).
+    """Return a causal language model to train, in `dtype` (`auto`: the checkpoint's own).
 
     Args:
-        path: a run folder, a Hugging Face folder, an adapter folder or a hub name. The adapter of a folder goes on
-            being trained if `adapter` asks for one, and is merged into the weights otherwise.
+        path: a run folder, a Hugging Face folder, an adapter folder or a hub name. A folder's adapter is trained
+            further if `adapter` asks for one, and merged into the weights otherwise.
         dropout: False sets every dropout probability to 0 (see `disable_dropout`).
-        activation_checkpointing: compute the layers' activations again in the backward pass instead of keeping them.
-        adapter: train a LoRA adapter and nothing else.
+        activation_checkpointing: recompute the layers' activations in the backward pass instead of storing them.
+        adapter: train only a LoRA adapter.
         quantization: keep the frozen base in 4 bits.
-        kernels: `auto` (what was measured to be worth it on this hardware), `none`, or names of `kernels.KERNELS`.
+        kernels: `auto` (those measured to be worthwhile on this hardware), `none`, or names from `kernels.KERNELS`.
 
     Raises:
-        UserError: no model there; 4 bits without an adapter; an adapter of another shape; unpinned remote code; a
+        UserError: no model found; 4 bits without an adapter; an adapter of another shape; unpinned remote code; a
             kernel that does not exist, or that has no effect here.
     """
     asked = read_asked(kernels, key_beside("kernels"))
@@ -149,10 +150,10 @@ def load_network(
     quantization: NF4 | None,
     new: str | None = None,
 ) -> tuple[Any, bool, str | None]:
-    """The network of the base, whether the layer that may be `new` is, and the adapter folder on top, if any.
+    """Return the base network, whether the layer that may be `new` is new, and the adapter folder, if any.
 
     Raises:
-        UserError: 4 bits without an adapter; a folder that has changed since it was written; weights that it lacks, see
+        UserError: 4 bits without an adapter; a folder that has changed since it was written; missing weights, see
             `read_network`.
     """
     folder = run_model_folder(path)
@@ -170,7 +171,7 @@ def load_network(
     try:
         with checking_weights(base):
             network, is_new = read_network(auto_class, base, arguments, new)
-    except Exception as error:  # each family's own, for whatever its config.json holds
+    except Exception as error:  # each family raises its own, for any content of config.json
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         raise UserError(_cannot_load(arguments["attn_implementation"], base, error)) from error
@@ -187,7 +188,7 @@ def load_network(
 
 
 def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
-    """What transformers says of a model that it cannot build, in one line, with the key that asked for it."""
+    """Return transformers' complaint about a model that it cannot build, in one line, with the responsible key."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     words = ("attn_implementation", "attention implementation", "scaled_dot_product_attention", "flash", "flex")
     key = key_beside("attn_implementation")
@@ -202,13 +203,13 @@ def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
 def try_network(
     path: str | Path, task: Literal["CAUSAL_LM", "SEQ_CLS"], attention: str | None, architecture: Any
 ) -> Any:
-    """Build a network without weights, on the meta device, to see that its family can be built as a run asks.
+    """Build a network without weights, on the meta device, to check that its family supports a run's settings.
 
     Args:
         path: the folder or hub name that the architecture was read from.
         task: a language model or a scalar reward model.
         attention: `attn_implementation`.
-        architecture: the transformers configuration; few layers are enough.
+        architecture: the transformers configuration; a few layers are enough.
 
     Raises:
         UserError: transformers cannot build it, or not with this attention.
@@ -217,7 +218,7 @@ def try_network(
     try:
         with torch.device("meta"):
             return loader.from_config(architecture, attn_implementation=attention)
-    except Exception as error:  # each family's own, for whatever its config.json holds
+    except Exception as error:  # each family raises its own, for any content of config.json
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
         raise UserError(_cannot_load(attention, str(path), error)) from error
@@ -234,12 +235,12 @@ def prepare_to_train(
     kernels: Asked = "auto",
     only_fitting: bool = False,
 ) -> Any:
-    """In training mode, with dropout, activation checkpointing, the adapter (merged if not trained) and kernels."""
+    """Return the network in training mode, with dropout, activation checkpointing, adapter and kernels."""
     if activation_checkpointing:
         recompute_activations(network)
     if start is not None:
         begun = begin_from_adapter(network, start, task, adapter)
-        # Merged into 4-bit weights, the update would be rounded to them: there it stays beside them.
+        # Merged into 4-bit weights, the update would be rounded to them, so there it stays separate.
         network = (
             begun if adapter is not None or getattr(network, "is_quantized", False) else merge_adapter(begun, start)
         )
@@ -248,7 +249,7 @@ def prepare_to_train(
     if activation_checkpointing:
         keep_differentiable(bare_model(network))
     meta = on_meta(network)
-    plain = None if meta else plain_forward(network)  # before parts get forward passes of ours
+    plain = None if meta else plain_forward(network)  # before parts get this package's forward passes
     if not dropout:
         disable_dropout(network)
     use_kernels(
@@ -261,12 +262,12 @@ def prepare_to_train(
 
 
 def on_meta(network: nn.Module) -> bool:
-    """Whether the network has shapes alone, as a plan needs it."""
+    """Return whether the network has only shapes, as a plan needs it."""
     return any(parameter.is_meta for parameter in network.parameters())
 
 
 def load_config(path: str | Path, revision: str | None = None) -> Any:
-    """The configuration alone, without reading weights."""
+    """Return the configuration without reading weights."""
     folder = base_of(run_model_folder(path))
     check_model_files(folder)
     advice = NO_OWN_CODE if has_own_code(folder) else ""
@@ -282,19 +283,19 @@ NO_OWN_CODE = (
 
 
 def has_own_code(folder: str | Path) -> bool:
-    """Whether a local folder's configuration, of the model or of its tokenizer, asks for code that lies beside it."""
+    """Return whether a local folder's configuration (model or tokenizer) requires code from that folder."""
     files = [Path(folder) / name for name in ("config.json", "tokenizer_config.json")]
     return any(file.is_file() and '"auto_map"' in file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Turn gradients and dropout off for good: what a reference or a reward model needs."""
+    """Turn gradients and dropout off permanently, as a reference or a reward model needs."""
     silence(model)
     return model.requires_grad_(False).eval()
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names and bytes of all parameters: equal for bitwise equal models only.
+    """Return SHA-256 of the names and bytes of all parameters: equal only for bitwise equal models.
 
     Sharded weights are gathered one at a time, so every process must call it.
     """

@@ -1,8 +1,8 @@
-"""Which type every part of a run has, whatever the trainer's precision.
+"""The dtype of every part of a run, whatever the trainer's precision.
 
-A half precision such as `bf16-true` casts all that a module holds, and autocast all that matrix products read. Only the
-weights of networks are meant. Buffers (the frequencies of rotary positions), adapters and the heads of one number
-(values, scores) stay in float32, and the heads compute in it.
+A half precision such as `bf16-true` casts everything that a module holds, and autocast everything that matrix products
+read. Only the weights of networks should change. Buffers (the frequencies of rotary positions), adapters and the heads
+with one output (values, scores) stay in float32, and the heads compute in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlhf_lightning.compat.transformers_names import kept_in_float32
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional._arguments import at_least_float32
 
-# What each of Lightning's precisions makes of the weights; None: they stay as they were loaded.
+# The dtype of weights under each of Lightning's precisions; None: they stay as they were loaded.
 WEIGHTS: dict[str, torch.dtype | None] = {
     "32-true": None,
     "bf16-mixed": None,
@@ -32,7 +32,7 @@ WEIGHTS: dict[str, torch.dtype | None] = {
 
 
 def check_precision(precision: str) -> None:
-    """Raise UserError for a precision of Lightning's that these modules do not train in."""
+    """Raise UserError for a Lightning precision that these modules do not train in."""
     if precision in WEIGHTS:
         return
     reason = {
@@ -44,7 +44,7 @@ def check_precision(precision: str) -> None:
 
 
 def check_weights(network: nn.Module, precision: str) -> None:
-    """Raise UserError for float16 weights that would be trained, or whose gradients nothing scales."""
+    """Raise UserError for float16 weights that would be trained, or whose gradients are not scaled."""
     half = {parameter.requires_grad for parameter in network.parameters() if parameter.dtype == torch.float16}
     if True in half:
         raise UserError(
@@ -59,12 +59,12 @@ def check_weights(network: nn.Module, precision: str) -> None:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a parameter of this name belongs to an adapter."""
+    """Return whether a parameter of this name belongs to an adapter."""
     return any(part.startswith("lora_") or part == "modules_to_save" for part in name.split("."))
 
 
 def weights_to_cast(root: nn.Module) -> list[nn.Parameter]:
-    """The weights of networks: no adapters, no heads, no 4-bit layers, nothing that transformers leaves in float32."""
+    """Return the weights of networks without adapters, heads, 4-bit layers and what transformers keeps in float32."""
     kept: set[int] = set()
     for module in root.modules():
         head = isinstance(module, Float32Linear) and not module.follows_casts
@@ -81,28 +81,28 @@ def _in_four_bits(module: nn.Module) -> bool:
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype) -> None:
-    """Give the weights of a network this type; 4-bit ones stay."""
+    """Give the weights of a network this dtype; 4-bit ones stay."""
     for parameter in weights_to_cast(network):
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
 
 
 def compute_as(dtype: torch.dtype, root: nn.Module) -> None:
-    """Note on modules that they compute with another type than they keep weights in, as sharded ones may."""
+    """Record on modules that they compute with another dtype than their weights have, as sharded ones may."""
     for module in root.modules():
         if not isinstance(module, Float32Linear):
             module.computes_as = dtype  # type: ignore[assignment]  # a parameter would not keep it: FSDP makes new ones
 
 
 def follow_casts(root: nn.Module) -> None:
-    """Let casts reach all parameters of a module, heads and adapters included, as DeepSpeed expects it."""
+    """Let casts reach all parameters of a module, including heads and adapters, as DeepSpeed expects."""
     for module in root.modules():
         if isinstance(module, KeepsTypes | Float32Linear):
             module.follows_casts = True
 
 
 def match_types(network: nn.Module, like: nn.Module) -> None:
-    """Give the weights of a network the types that those of the same names are computed with in another one."""
+    """Give a network's weights the dtypes with which another network computes the weights of the same names."""
     types = {
         f"{prefix}.{name}".lstrip("."): getattr(module, "computes_as", parameter.dtype)
         for prefix, module in like.named_modules()
@@ -114,7 +114,7 @@ def match_types(network: nn.Module, like: nn.Module) -> None:
 
 
 class KeepsTypes(GuardedCasts):
-    """A module of which a cast changes the weights of networks, and nothing else; heads and adapters may get wider.
+    """A module in which a cast changes only the weights of networks; heads and adapters may become wider.
 
     Attributes:
         follows_casts: let a cast reach all parameters; buffers and metrics stay.
@@ -139,10 +139,10 @@ def _wider_parameter(before: Tensor, after: Tensor) -> bool:
 
 
 class Float32Linear(GuardedCasts, nn.Linear):
-    """A linear layer for few numbers that are read as they are: computed in at least float32, not under autocast.
+    """A linear layer for a few numbers that are read directly: computed in at least float32, without autocast.
 
     Attributes:
-        follows_casts: let a cast to a narrower type reach the weights; products stay in float32.
+        follows_casts: let a cast to a narrower dtype reach the weights; products stay in float32.
     """
 
     follows_casts = False
@@ -155,14 +155,14 @@ class Float32Linear(GuardedCasts, nn.Linear):
         return keep
 
     def forward(self, input: Tensor) -> Tensor:
-        """x W^T + b."""
+        """Return x W^T + b."""
         x = at_least_float32(input)
         with without_autocast(x.device):
             return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def compute_in_float32(head: nn.Module) -> None:
-    """Let the linear layers of a head, or of the copies that an adapter keeps of it, be computed in float32."""
+    """Let the linear layers of a head, or an adapter's copies of it, compute in float32."""
     for module in head.modules():
         if type(module) is nn.Linear:
             module.__class__ = Float32Linear
@@ -172,7 +172,7 @@ def compute_in_float32(head: nn.Module) -> None:
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast off, on devices that have it."""
+    """Turn autocast off, on devices that have it."""
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -180,10 +180,11 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 
 @contextlib.contextmanager
 def held_casts(network: nn.Module) -> Iterator[None]:
-    """Let linear layers hold their weights in autocast's type, where it is on, for many passes without gradients.
+    """Let linear layers store their weights in autocast's dtype, if it is on, for many passes without gradients.
 
-    Lightning's autocast keeps no casts: decoding would cast every weight for every token. The numbers are the same.
-    They are made on entry and freed on exit: half of float32 weights. Not for DoRA, which reads the norms of weights.
+    Lightning's autocast caches no casts: decoding would cast every weight for every token. The numbers are the same.
+    The casts are made on entry and freed on exit, and take half the memory of float32 weights. Not for DoRA, which
+    reads the norms of weights.
     """
     kind = next(network.parameters()).device.type
     held: list[tuple[nn.Module, str, nn.Parameter]] = []
@@ -208,7 +209,7 @@ def held_casts(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def default_type(dtype: torch.dtype) -> Iterator[None]:
-    """New tensors have this type unless they are given one."""
+    """Give new tensors this dtype unless they specify one."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

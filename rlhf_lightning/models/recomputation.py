@@ -1,4 +1,4 @@
-"""Activation checkpointing: a layer's activations are computed again in the backward pass instead of being kept."""
+"""Activation checkpointing: a layer's activations are recomputed in the backward pass instead of being stored."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 def recompute_activations(network: Any) -> None:
-    """Turn activation checkpointing on. Call `keep_differentiable` once adapters are there."""
+    """Turn activation checkpointing on. Call `keep_differentiable` once adapters are added."""
     network.activation_checkpointing_enable({"use_reentrant": False})
     network.disable_input_require_grads()
 
 
 def keep_differentiable(bare: Any) -> None:
-    """Let the input embeddings' output ask for a gradient, as transformers and peft do under checkpointing.
+    """Let the input embeddings' output require a gradient, as transformers and peft do under checkpointing.
 
-    Their hook is a function inside a function, which cannot be pickled; so theirs is taken off and this one put there.
+    Their hook is a nested function, which cannot be pickled, so it is removed and replaced with this one.
     """
     bare.disable_input_require_grads()
     try:

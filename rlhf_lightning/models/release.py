@@ -1,4 +1,4 @@
-"""Memory of networks that are no longer used."""
+"""Freeing the memory of networks that are no longer used."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def release_memory() -> None:
-    """Free the networks and optimiser states that nothing refers to but they themselves, on the GPU as well.
+    """Free networks and optimiser states that are only referenced by each other, on the GPU too.
 
-    Trainer, module and loaders refer to each other in circles, which Python frees when it has made enough new objects:
-    it knows of their number, not of the gigabytes behind them.
+    Trainer, module and loaders refer to each other in cycles, which Python frees only after enough new objects: it
+    counts objects, not the gigabytes behind them.
     """
     gc.collect()
     if torch.cuda.is_available():

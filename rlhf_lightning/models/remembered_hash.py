@@ -11,21 +11,21 @@ from torch.distributed.tensor import DTensor
 from rlhf_lightning.compat.torch_names import writes
 from rlhf_lightning.models.loading import fingerprint
 
-SAMPLED = 64  # numbers of each tensor
+SAMPLED = 64  # numbers sampled from each tensor
 
 
 class RememberedHash:
-    """`fingerprint` of a network, computed again only once something has changed its weights.
+    """`fingerprint` of a network, recomputed only if something has changed its weights.
 
-    The hash of 8 billion weights takes 12 seconds, too many for every checkpoint. A change is found by torch's count of
-    writes to each tensor, and, since some ways to write are not counted (`tensor.data`), by a few numbers of each.
+    The hash of 8 billion weights takes 12 seconds, too long for every checkpoint. A change is detected by torch's count
+    of writes to each tensor and, since some writes are not counted (`tensor.data`), by a few sampled numbers of each.
     """
 
     def __init__(self) -> None:
         self._marks, self._hash = "", ""
 
     def of(self, network: nn.Module) -> str:
-        """Return the hash. With sharded weights every process has to call it."""
+        """Return the hash. With sharded weights, every process must call it."""
         marks = _marks(network)
         if _of_any_process(network, marks != self._marks):
             self._marks, self._hash = marks, fingerprint(network)
@@ -33,7 +33,7 @@ class RememberedHash:
 
 
 def _marks(network: nn.Module) -> str:
-    """What tells this process's weights from changed ones, read from their device at once."""
+    """Return what distinguishes this process's weights from changed ones, read from their device at once."""
     named = sorted(network.named_parameters())
     samples = [_sample(parameter) for _, parameter in named]
     digest = hashlib.sha256(repr([(name, writes(parameter)) for name, parameter in named]).encode())
@@ -49,9 +49,9 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 def frozen_mark(network: nn.Module) -> str | None:
-    """Return a hash of a few numbers of each frozen weight: it tells one base of an adapter from another.
+    """Return a hash of a few numbers of each frozen weight, which tells one base of an adapter from another.
 
-    None of sharded weights, of which a process has a part that depends on how many processes there are.
+    None for sharded weights: a process has a part that depends on the number of processes.
     """
     frozen = [
         (name, p) for name, p in sorted(network.named_parameters()) if not p.requires_grad and "lora_" not in name
@@ -64,7 +64,7 @@ def frozen_mark(network: nn.Module) -> str | None:
 
 
 def _of_any_process(network: nn.Module, changed: bool) -> bool:
-    """Whether a process finds a change: gathering sharded weights takes all of them."""
+    """Return whether any process finds a change: gathering sharded weights involves all of them."""
     if not any(isinstance(parameter, DTensor) for parameter in network.parameters()):
         return changed
     found = [changed] * distributed.get_world_size()

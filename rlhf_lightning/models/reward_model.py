@@ -1,4 +1,4 @@
-"""A scalar reward for a whole sequence: a backbone and a score head, kept as an ordinary Hugging Face folder."""
+"""A scalar reward for a whole sequence: a backbone and a score head, stored as an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class ScoreMoments(NamedTuple):
 class RewardModel(KeepsTypes):
     """r(prompt, answer): the score head at the last valid token (Ouyang et al. 2022, section 3.4).
 
-    The network is transformers' sequence classifier with one label, so that its folder loads anywhere. The last token
-    is found by the attention mask, never by looking for the pad token: the classifier's own pooling reads the wrong
-    position when pad == eos. Families whose scores are something else (an encoder's) are scored by their own forward
-    pass, if that reads no padding (`self_check.check_classifier`). The head is computed in float32, whatever the type
-    of the backbone.
+    The network is transformers' sequence classifier with one label, so its folder loads anywhere. The last token is
+    found by the attention mask, never by looking for the pad token: the classifier's own pooling reads the wrong
+    position when pad == eos. Families whose scores are computed differently (an encoder's) are scored by their own
+    forward pass, if that reads no padding (`self_check.check_classifier`). The head is computed in float32, whatever
+    the dtype of the backbone.
     """
 
     def __init__(self, classifier: PreTrainedModel) -> None:
@@ -51,25 +51,25 @@ class RewardModel(KeepsTypes):
             compute_in_float32(bare_model(classifier).score)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor | None = None) -> Tensor:
-        """Scores [B] of right-padded rows [B, L].
+        """Return scores [B] of right-padded rows [B, L].
 
-        With `prompt_lengths` [B], rows that begin with the same prompt have it computed once.
+        With `prompt_lengths` [B], a prompt that several rows begin with is computed once.
         """
         return score_rows(self.classifier, input_ids, attention_mask, prompt_lengths).squeeze(-1).float()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next(self.parameters()).device
 
     def keep_moments(self, moments: ScoreMoments | None) -> None:
-        """Write the unit of the scores into the config that is saved with the model; None: it is not known."""
+        """Store the unit of the scores in the config that is saved with the model; None: it is not known."""
         mean, std = moments or (None, None)
         self.classifier.config.update({"score_mean": mean, "score_std": std})
 
 
 def score_moments(path: str | Path) -> ScoreMoments | None:
-    """The unit of the scores that a reward model carries, if it does: a run folder, any other folder, or a hub name."""
+    """Return the unit of the scores stored with a reward model, if any: a run folder, another folder, or a hub name."""
     folder = run_model_folder(path)
     file = Path(folder) / "config.json"
     if Path(folder).is_dir():
@@ -92,10 +92,10 @@ def load_reward_model(
     quantization: NF4 | None = None,
     kernels: Kernels = "auto",
 ) -> RewardModel:
-    """A reward model from its own folder, or a new score head on a causal language model's backbone.
+    """Return a reward model from its own folder, or a new score head on a causal language model's backbone.
 
     A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1). With an
-    adapter, the head is trained beside it and saved in its folder. Arguments and errors as `load_causal_lm`.
+    adapter, the head is trained with it and saved in its folder. Arguments and errors as for `load_causal_lm`.
     """
     asked = read_asked(kernels, key_beside("kernels"))
     arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
@@ -118,16 +118,16 @@ def load_scorer(
     as_trained: bool = True,
     kernels: Kernels = "auto",
 ) -> RewardModel:
-    """A reward model to score with: its score head comes from its folder, and is never new.
+    """Return a reward model to score with: its score head comes from its folder, and is never new.
 
     Args:
-        as_trained: keep a base in 4 bits if the adapter on it was trained on one: it scores as it did then. False: the
-            adapter is merged into the unquantised base.
-        kernels: as `load_causal_lm`, but names that do not fit this network are left out: they are those of the
-            policy that it scores.
+        as_trained: keep the base in 4 bits if the adapter was trained on a 4-bit base, to score as in training. False:
+            the adapter is merged into the unquantised base.
+        kernels: as for `load_causal_lm`, except that names that do not fit this network are ignored: they are meant for
+            the policy that it scores.
 
     Raises:
-        UserError: the folder has no score head, or more than one label; others as `load_causal_lm`.
+        UserError: the folder has no score head, or more than one label; others as for `load_causal_lm`.
     """
     asked = read_asked(kernels, key_beside("kernels"))
     folder = run_model_folder(path)
@@ -145,7 +145,7 @@ def load_scorer(
 def _load_classifier(
     path: str | Path, arguments: dict[str, Any], adapter: LoRA | None, quantization: NF4 | None, new: str | None
 ) -> tuple[Any, bool, str | None]:
-    """The sequence classifier with one label, its head in float32, as `load_network` returns it."""
+    """Return the sequence classifier with one label, its head in float32, in the form of `load_network`."""
     with loads_in_float32(f"{HEAD}.weight"):
         loaded = load_network(
             AutoModelForSequenceClassification, path, {**arguments, "num_labels": 1}, adapter, quantization, new
@@ -156,7 +156,7 @@ def _load_classifier(
 
 
 def quantization_of(folder: str | Path) -> dict[str, Any] | None:
-    """How the base of a reward model's adapter was quantised when it was trained; None: not at all, or not known."""
+    """Return how the base of a reward model's adapter was quantised in training; None: not at all, or not known."""
     file = Path(folder) / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found: dict[str, Any] | None = config.get("quantization_config")

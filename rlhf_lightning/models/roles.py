@@ -1,4 +1,4 @@
-"""The roles of RLHF: a policy with its value function, and the reference it is held to."""
+"""The roles of RLHF: a policy with its value function, and the reference it is compared with."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Layout = Literal["shared", "separate"]
 
 
 class ActorCriticOutput(NamedTuple):
-    """Per response token [B, T]; 0 off the mask."""
+    """Per response token [B, T]; 0 outside the mask."""
 
     logprobs: Tensor
     values: Tensor | None
@@ -49,8 +49,8 @@ class ActorCritic(KeepsTypes):
     """A policy and its value function over response tokens.
 
     Layout `shared`: the value head reads the policy's hidden states, one trunk for both. Layout `separate`: the critic
-    is a model of its own. The value at token t is V(prompt, response[:t]): the state the token is drawn from.
-    Without `with_values` there is the policy alone.
+    is a separate model. The value at token t is V(prompt, response[:t]): of the state that the token is sampled from.
+    Without `with_values` there is only the policy.
     """
 
     def __init__(self, policy: nn.Module, critic: nn.Module | None = None, with_values: bool = True) -> None:
@@ -71,7 +71,7 @@ class ActorCritic(KeepsTypes):
         temperature: float = 1.0,
         with_entropy: bool = False,
     ) -> ActorCriticOutput:
-        """Log-probabilities and entropies (nats, of the tempered policy) and values of the response tokens."""
+        """Return log-probabilities and entropies (nats, of the tempered policy) and values of the response tokens."""
         ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
         tokens = predict_tokens(self.policy, ids, flags, temperature, with_entropy)
         hidden = tokens.hidden
@@ -82,11 +82,11 @@ class ActorCritic(KeepsTypes):
         return ActorCriticOutput(scatter_tokens(tokens.logprobs, mask), values, entropy)
 
     def networks(self) -> list[nn.Module]:
-        """The policy and, if it is a network of its own, the critic."""
+        """Return the policy and the critic, if that is a separate network."""
         return [self.policy] if self.critic is None else [self.policy, self.critic]
 
     def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor | None:
-        """The values [B, T] alone, 0 off the mask; None without a value head."""
+        """Return only the values [B, T], 0 outside the mask; None without a value head."""
         if self.value_head is None:
             return None
         ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
@@ -94,20 +94,20 @@ class ActorCritic(KeepsTypes):
         return scatter_tokens(self.value_head(hidden), mask)
 
 
-REFERENCE = "reference"  # the adapter that holds a trained start
-REWARD = "reward"  # the adapter of the reward model; of further ones: reward_1, reward_2, ...
+REFERENCE = "reference"  # the adapter that holds a trained starting policy
+REWARD = "reward"  # the adapter of the reward model; further ones: reward_1, reward_2, ...
 
 
 class Reference:
     """The policy before training.
 
-    Beside a policy with an adapter it costs next to nothing: the adapter switched off if it still adds nothing, and
-    otherwise (a policy that starts from an SFT adapter is not its base) a frozen copy of that adapter. It is a frozen
-    copy of the whole network for a policy without adapter, for an adapter that trains more than LoRA's matrices, or
-    if `share` is False.
+    For a policy with an adapter it costs next to nothing: the adapter switched off if it is still zero, and otherwise
+    (a policy that starts from an SFT adapter differs from its base) a frozen copy of that adapter. It is a frozen copy
+    of the whole network for a policy without an adapter, for an adapter that trains more than LoRA's matrices, or if
+    `share` is False.
 
-    It is no nn.Module, so that a frozen copy is neither a parameter of the run nor part of its checkpoints; it is
-    loaded again from where it came from, and `fingerprint` tells whether it is still the same.
+    It is not an nn.Module, so that a frozen copy is neither a parameter of the run nor part of its checkpoints; it is
+    loaded again from its source, and `fingerprint` tells whether it is still the same.
     """
 
     def __init__(self, policy: nn.Module, load_copy: Callable[[], nn.Module], share: bool = True) -> None:
@@ -120,21 +120,21 @@ class Reference:
 
     @contextlib.contextmanager
     def model(self, like: Tensor) -> Iterator[nn.Module]:
-        """The reference network, on the device of `like`."""
+        """Yield the reference network, on the device of `like`."""
         if self.shared:
             switched = self._model.disable_adapter() if self.adapters_off else adapter_active(self._model, REFERENCE)  # type: ignore[operator]
             with switched:
                 yield self._model
         else:
-            match_types(self._model, self._policy)  # else the first KL would be that of two roundings
+            match_types(self._model, self._policy)  # else the first KL would be the difference of two roundings
             if next(self._model.parameters()).device != like.device:
                 self._model.to(like.device)
             yield self._model
 
     def fingerprint(self) -> str:
-        """Hash of the reference's weights; it must never change, within a run or across a resume."""
+        """Return the hash of the reference's weights; it must never change, within a run or across a resume."""
         if not self.shared:
-            match_types(self._model, self._policy)  # as it is when it is used
+            match_types(self._model, self._policy)  # with the dtypes it is used with
             return self._hash.of(self._model)
         frozen = nn.ParameterDict(
             {
@@ -147,7 +147,7 @@ class Reference:
 
 
 def _reward_adapters(policy: Any) -> list[str]:
-    """The names of the adapters on a policy that are reward models."""
+    """Return the names of the adapters on a policy that are reward models."""
     return [name for name in policy.peft_config if re.fullmatch(rf"{REWARD}(_\d+)?", name)]
 
 
@@ -156,7 +156,7 @@ class SharedRewardModel:
 
     Args:
         policy: a model with an adapter.
-        folder: adapter folder of a reward model trained on the same base.
+        folder: adapter folder of a reward model that was trained on the same base.
     """
 
     def __init__(self, policy: nn.Module, folder: str) -> None:
@@ -171,7 +171,7 @@ class SharedRewardModel:
         self.policy, self.head = policy, heads[0]
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores [B] of right-padded rows [B, L]."""
+        """Return scores [B] of right-padded rows [B, L]."""
         with adapter_active(self.policy, self.name):
             hidden = last_hidden(self.policy, input_ids, attention_mask)
         hidden = at_least_float32(hidden)
@@ -180,5 +180,5 @@ class SharedRewardModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the policy is."""
+        """Return the policy's device."""
         return next(self.policy.parameters()).device

@@ -1,7 +1,7 @@
-"""Positions whose rotation depends on the longest row of a batch (dynamic NTK, LongRoPE), found by asking them.
+"""Position embeddings that depend on the longest row of a batch (dynamic NTK, LongRoPE), found by probing.
 
-Such a network gives a row other probabilities beside a longer row, and gives a token others once later ones follow.
-Up to some length it does not: that length is the limit of its rows (`limits.check_row`).
+Such a network gives a row other probabilities next to a longer row, and a token others once later ones follow. Up to
+some length it does not: that length is the limit of its rows (`limits.check_row`).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 
 from rlhf_lightning.models.forward import backbone, bare_model
 
-FIRST = 8  # positions that are compared
-FAR = 2**22  # a position beyond all that are in use
+FIRST = 8  # positions compared
+FAR = 2**22  # a position beyond any in use
 
 
 def keep_row_limit(network: nn.Module) -> None:
-    """Find the length up to which angles do not depend on a row's length, and keep it as `row_limit`."""
+    """Find the length up to which angles do not depend on a row's length, and store it as `row_limit`."""
     limits = [limit for module in _rotations(network) if (limit := _limit(module)) is not None]
     if limits:
         bare_model(network).row_limit = min(limits)
 
 
 def _rotations(network: nn.Module) -> Iterator[nn.Module]:
-    """Modules that turn position ids into angles; large ones do more than that."""
+    """Yield modules that turn position ids into angles; large modules do more than that."""
     for module in backbone(network).modules():
         small = sum(buffer.numel() for buffer in module.buffers()) < 2**16
         if "rotary" in type(module).__name__.lower() and small and not [*module.parameters()]:
@@ -35,7 +35,7 @@ def _rotations(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _limit(module: nn.Module) -> int | None:
-    """The longest row whose first angles are those of a short row; None: all rows, or not known how to ask."""
+    """Return the longest row whose first angles equal those of a short row; None: any row, or unknown."""
     kinds: list[Any] = [None]
     rope_type: Any = getattr(module, "rope_type", None)
     if isinstance(rope_type, dict):
@@ -54,14 +54,14 @@ def _limit(module: nn.Module) -> int | None:
 
 
 def _angles(module: nn.Module, length: int, kind: str | None) -> list[Tensor] | None:
-    """The angles of the first positions of a row of `length` tokens, by a copy: some keep what they have seen."""
+    """Return the angles of the first positions of a row of `length` tokens, from a copy: some modules keep state."""
     device = next((buffer.device for buffer in module.buffers()), torch.device("cpu"))
     positions = torch.tensor([[*range(FIRST), length - 1]], device=device)
     x = torch.zeros(1, FIRST + 1, 1, dtype=torch.float32, device=device)
     try:
         out = copy.deepcopy(module)(x, positions) if kind is None else copy.deepcopy(module)(x, positions, kind)
         return [angles[..., :FIRST, :] for angles in out]
-    except Exception:  # a module of another kind, which takes other arguments
+    except Exception:  # another kind of module, with other arguments
         return None
 
 

@@ -1,4 +1,4 @@
-"""Writing a trained model as a folder that any tool loads and generates from."""
+"""Writing a trained model as a folder that any tool can load and generate from."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ BLOWN_UP = torch.finfo(torch.float16).max
 
 
 def end_of_sequence_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's EOS first, then any others the model's generation config stops at (chat models have several)."""
+    """Return the tokenizer's EOS, then others in the model's generation config (chat models have several)."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     others = configured if isinstance(configured, list) else [configured]
     return list(dict.fromkeys(i for i in [tokenizer.eos_token_id, *others] if i is not None))
 
 
 def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
-    """See that no weight is NaN, infinite, or beyond the range of float16 (65,504).
+    """Check that no weight is NaN, infinite, or beyond the range of float16 (65,504).
 
-    A loss is computed before the step that follows it, so nothing else has seen what the last step did. Weights of
-    language models are far below that range.
+    A loss is computed before its step, so nothing else has seen the effect of the last step. Weights of language models
+    are far below that range.
 
     Raises:
-        BlownUpError: one is.
+        BlownUpError: there is such a weight.
     """
     for name, weight in weights:
         if not weight.is_floating_point() or not weight.numel():
             continue
-        low, high = torch.aminmax(weight.detach())  # NaN if there is one
+        low, high = torch.aminmax(weight.detach())  # NaN if any weight is
         largest = float(torch.maximum(-low, high))
         if not largest <= BLOWN_UP:
             raise BlownUpError(
@@ -51,11 +51,11 @@ def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
 def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Write the weights (or the adapter), the tokenizer with its chat template, and the generation config.
 
-    Every process calls it, because sharded weights are gathered; the first one writes.
+    Call it on every process, because sharded weights are gathered; the first process writes.
 
-    The generation config names every EOS that training knew: plain `generate` would not stop at a tokenizer's EOS that
+    The generation config names every EOS used in training: plain `generate` would not stop at a tokenizer's EOS that
     the model's own config does not name. A reward model whose pad token is its EOS is saved without one: transformers
-    scores the last token before the padding, and would take the answer's EOS for padding.
+    scores the last token before the padding, and would mistake the answer's EOS for padding.
 
     Raises:
         UserError: the weights have blown up, see `check_weights`. Nothing is written then.
@@ -76,12 +76,12 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Pat
     forget_hashes(folder)
     save_network(network, folder, state)
     if isinstance(model, RewardModel) and not (Path(folder) / "config.json").is_file():
-        network.config.save_pretrained(folder)  # peft writes the adapter alone; the scores' unit is here
+        network.config.save_pretrained(folder)  # peft writes only the adapter; this has the scores' unit
     tokenizer.save_pretrained(folder)
 
 
 def export_model(model: Any, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """`save_model`, and at the end the hashes of what was written: later commands read it only as it is now."""
+    """Call `save_model`, then write hashes of the files, so that later commands detect any change."""
     save_model(model, tokenizer, folder)
     if not (dist.is_initialized() and dist.get_rank() > 0):
         write_hashes(folder)

@@ -1,12 +1,12 @@
-"""A short check of every network that is loaded: our way through it against its own plain forward pass.
+"""A short check of every loaded network: our forward pass against its own plain one.
 
-Our way leaves out padding masks, shares prompts, and runs the output layer at some tokens only. Whether a family allows
-that depends on its code (an output layer with a multiplier, a network that reads later tokens, angles that depend on
-the longest row), and no list of families is complete. So two rows of a few tokens are read both ways, and a network
-that gives different numbers is refused. Where its own output layer, run on our hidden states, gives the right numbers,
-that is used instead (`forward.use_own_head`). The kernels that are on are part of our way.
+Our way omits padding masks, shares prompts, and runs the output layer only at some tokens. Whether a family allows that
+depends on its code (an output layer with a multiplier, a network that reads later tokens, angles that depend on the
+longest row), and no list of families is complete. So two rows of a few tokens are read both ways, and a network with
+different results is refused. If its own output layer, run on our hidden states, gives the right numbers, that is used
+instead (`forward.use_own_head`). The active kernels are part of our way.
 
-The network is left as it was: weights, buffers, training flags, random number generators, attention implementation.
+The network is left unchanged: weights, buffers, training flags, random number generators, attention implementation.
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ from rlhf_lightning.models.rounding import (
 
 # Tokens of the rows. All begin with the same ones, so that a shared prompt is computed once.
 LENGTHS, SHARED = (14, 11, 9, 7), 3
-# From so many weights on, two rows are read, and the shorter one is compared.
+# From this many weights on, two rows are read, and the shorter one is compared.
 LARGE = 10**9
 
 
 class Plain(NamedTuple):
-    """What a network's own forward pass says of the check's rows, each alone and without padding."""
+    """The results of a network's own forward pass on the check's rows, each alone and without padding."""
 
     rows: list[Tensor]  # [L] token ids of each row
     outputs: list[Tensor]  # [L, V] logits of each row, or [1, labels] of a classifier
-    states: list[Tensor]  # [L, H] that its output layer read for them; empty if they cannot be seen
+    states: list[Tensor]  # [L, H] that its output layer read for them; empty if they are not accessible
 
     @property
     def compared(self) -> list[Tensor]:
-        """The rows that there are outputs of."""
+        """Return the rows that have outputs."""
         return self.rows[-len(self.outputs) :]
 
 
 def plain_forward(network: nn.Module) -> Plain:
-    """The rows of the check read by the network's own forward pass, one at a time, as any user of it would.
+    """Return the results of the network's own forward pass on the check's rows, one at a time.
 
     Raises:
         UserError: the network cannot read plain text.
@@ -87,16 +87,16 @@ def plain_forward(network: nn.Module) -> Plain:
 
 
 def _states_of(out: Any) -> Tensor | None:
-    """The hidden states [L, H] of one row in what a backbone returns."""
+    """Return the hidden states [L, H] of one row in a backbone's output."""
     states = out if isinstance(out, Tensor) else out[0]
     return states[0] if isinstance(states, Tensor) and states.dim() == 3 and len(states) == 1 else None
 
 
 def check_causal_lm(network: nn.Module, plain: Plain) -> None:
-    """Compare log-probabilities of our path with those of the plain forward pass.
+    """Compare our log-probabilities with those of the plain forward pass.
 
     Raises:
-        UserError: they differ. The message has the family, the difference in nats and the tolerance.
+        UserError: they differ. The message gives the family, the difference in nats and the tolerance.
     """
     with untouched(network), torch.no_grad():
         network.eval()
@@ -110,25 +110,25 @@ def check_causal_lm(network: nn.Module, plain: Plain) -> None:
 
 
 def _ways(network: nn.Module) -> list[Callable[[], contextlib.AbstractContextManager[None]]]:
-    """In which contexts our way is tried: such short rows would not attend one by one on their own account."""
+    """Return the contexts in which our way is tried: rows this short would not be attended one by one otherwise."""
     by_row = "row_attention" in kernels_of(bare_model(network)).on
     return [contextlib.nullcontext, *([row_attention.always] if by_row else [])]
 
 
 def _advice(network: nn.Module) -> str:
-    """What to do where the numbers differ."""
+    """Return what to do if the numbers differ."""
     on = kernels_of(bare_model(network)).on
     without = f"Try model.kernels=none (on: {', '.join(sorted(on))}), or choose" if on else "Choose"
     return f"{without} another model: docs/models.md lists the families that are right"
 
 
 def _choose_head(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Difference:
-    """Take the output layer that gives the right numbers, the output embeddings or the model's own.
+    """Select the output layer that gives the right numbers, the output embeddings or the model's own.
 
-    Where a few roundings explain the difference of neither, the noise of this network is measured.
+    If a few roundings explain neither difference, the noise of this network is measured.
 
     Returns:
-        the difference that is left.
+        the remaining difference.
     """
     found = _better_head(network, hidden, plain, 0.0)
     if not found.small and found.allowed > TOLERANCE:
@@ -137,7 +137,7 @@ def _choose_head(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Diff
 
 
 def _better_head(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: float) -> Difference:
-    """Take the first of the two output layers whose difference is small; if none is, the difference of the first."""
+    """Select the first of the two output layers whose difference is small; else return the first one's."""
     found = []
     for own in (False, True):
         use_own_head(network, own)
@@ -150,13 +150,13 @@ def _better_head(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: 
 
 
 def check_classifier(network: nn.Module, plain: Plain) -> None:
-    """Compare scores of our path with those of the plain forward pass.
+    """Compare our scores with those of the plain forward pass.
 
     A family whose scores are not a layer over the last token (an encoder pools its first one) is scored by its own
-    forward pass, with a mask over the padding, if that gives what each row alone gets.
+    forward pass, with a mask over the padding, if that gives the same scores as each row alone.
 
     Raises:
-        UserError: they differ. The message has the family, the difference of the scores and the tolerance.
+        UserError: they differ. The message gives the family, the difference of the scores and the tolerance.
     """
     theirs = torch.cat([logits[:1] for logits in plain.outputs]).float()
     size = float(theirs.abs().max())
@@ -185,14 +185,14 @@ def _gap(
     theirs: Tensor,
     way: Callable[[], contextlib.AbstractContextManager[None]],
 ) -> float:
-    """The largest difference between our scores and those of the plain forward pass."""
+    """Return the largest difference between our scores and those of the plain forward pass."""
     with way():
         ours = _try(partial(_scores, network, rows))
     return float("inf") if ours is None else float((ours[-len(theirs) :] - theirs).abs().max())
 
 
 def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
-    """The scores [B, labels] of the rows, read together."""
+    """Return the scores [B, labels] of the rows, read together."""
     lengths = torch.tensor([len(row) for row in rows], device=rows[0].device)
     ids = torch.stack([torch.cat([row, rows[0][len(row) :].flip(0)]) for row in rows])
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1)
@@ -201,7 +201,7 @@ def _scores(network: nn.Module, rows: list[Tensor]) -> Tensor:
 
 @contextlib.contextmanager
 def untouched(network: nn.Module) -> Iterator[None]:
-    """Leave the network and all random number generators as they are now."""
+    """Restore the network and all random number generators afterwards."""
     training = {module: module.training for module in network.modules()}
     buffers = [(module, name, buffer, buffer.clone()) for module, name, buffer in _buffers(network)]
     body = backbone(network)
@@ -230,7 +230,7 @@ def _buffers(network: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
 
 
 def ordinary_tokens(network: nn.Module, count: int) -> Tensor:
-    """Ids [count] of tokens that mean nothing special to the network, always the same."""
+    """Return ids [count] of tokens without a special meaning to the network, always the same."""
     config = bare_model(network).config
     text = config.get_text_config()
     embeddings: Any = bare_model(network).get_input_embeddings()
@@ -251,7 +251,7 @@ def _rows(network: nn.Module, lengths: Sequence[int]) -> list[Tensor]:
 
 
 def _ours(network: nn.Module, rows: list[Tensor]) -> list[Tensor]:
-    """The hidden states [L, H] of every row, read together. The padding is ordinary tokens: nobody may read it."""
+    """Return the hidden states [L, H] of every row, read together, padded with ordinary tokens."""
     longest, lengths = rows[0], torch.tensor([len(row) for row in rows], device=rows[0].device)
     ids = torch.stack([torch.cat([row, longest[len(row) :].flip(0)]) for row in rows])
     wanted = torch.arange(len(longest), device=ids.device) < lengths.unsqueeze(1)
@@ -260,7 +260,7 @@ def _ours(network: nn.Module, rows: list[Tensor]) -> list[Tensor]:
 
 
 def _difference(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: float) -> Difference:
-    """The worst difference of our log-probabilities, and of the output layer's on the model's own states."""
+    """Return the worst difference of our log-probabilities, and of the output layer's on the model's own states."""
     head, logits = output_head(network), plain.outputs
     every = [
         distance(head(states), theirs, roundoff(network, states), noise=noise)
@@ -274,7 +274,7 @@ def _difference(network: nn.Module, hidden: list[Tensor], plain: Plain, noise: f
 
 
 def _fault(network: nn.Module, plain: Plain) -> str:
-    """What is wrong, in words, of a network whose numbers differ."""
+    """Describe what is wrong with a network whose numbers differ."""
     row, logits = plain.rows[-1], plain.outputs[-1]
     other = torch.cat([row[:-1], plain.rows[0][1:2]])
     changed = _try(lambda: distance(own_outputs(network, other)[:-1], logits[:-1], roundoff(network, logits)))
@@ -290,7 +290,7 @@ def _family(network: nn.Module) -> str:
 
 
 def _attempt(network: nn.Module, action: Callable[[], Any]) -> Any:
-    """What the action returns; its error as a refusal of the family."""
+    """Return the action's result; turn its error into a refusal of the family."""
     try:
         return action()
     except (UserError, torch.OutOfMemoryError):
@@ -304,7 +304,7 @@ def _attempt(network: nn.Module, action: Callable[[], Any]) -> Any:
 
 
 def _try(action: Callable[[], Any]) -> Any:
-    """What the action returns, or None if it cannot run."""
+    """Return the action's result, or None if it cannot run."""
     try:
         return action()
     except torch.OutOfMemoryError:

@@ -1,7 +1,7 @@
-"""FSDP2: weights, gradients and optimiser state spread over the processes, one decoder layer at a time.
+"""FSDP2: weights, gradients and optimiser state sharded over the processes, one decoder layer at a time.
 
 Every process must run the same collectives in the same order, so nothing here may depend on a process's own lengths:
-the whole network's forward is one call (`as_forward`), and a rollout works on whole weights (`whole_weights`).
+the whole network's forward pass is one call (`as_forward`), and a rollout works on gathered weights (`whole_weights`).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from rlhf_lightning.models.precision import Float32Linear, compute_as
 
 
 def shard(root: nn.Module, mesh: DeviceMesh, gathered: torch.dtype | None = None) -> None:
-    """Spread `root` over the processes of `mesh`, the layers of its decoders one by one.
+    """Shard `root` over the processes of `mesh`, with each decoder layer as a unit.
 
     Args:
-        gathered: the type in which weights are sent and computed with, heads in float32 excepted; None: their own.
-            What is kept, trained and added up over processes stays as it is.
+        gathered: the dtype in which weights are communicated and computed with, except for heads in float32; None:
+            their own. What is stored, trained and reduced over processes keeps its dtype.
 
     Raises:
         UserError: weights in 4 bits, which cannot be split.
     """
     if any(not parameter.dtype.is_floating_point for parameter in root.parameters()):
         raise UserError("model.quantization: 4-bit weights cannot be sharded; use trainer=ddp, or 16-bit weights")
-    # Without casting inputs: masks are floats, and their sums have to be exact.
+    # Without casting inputs: masks are floats, and their sums must be exact.
     policy = MixedPrecisionPolicy(gathered, None if gathered is None else torch.float32, cast_forward_inputs=False)
     for module in [*root.modules()]:
         if isinstance(module, Float32Linear):
             fully_shard(module, mesh=mesh)
     for module in [*root.modules()]:
-        if isinstance(module, GradientCheckpointingLayer):  # transformers' class of decoder layers
+        if isinstance(module, GradientCheckpointingLayer):  # transformers' base class of decoder layers
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(root, mesh=mesh, mp_policy=policy)
     if gathered is not None:
@@ -50,14 +50,14 @@ def shard(root: nn.Module, mesh: DeviceMesh, gathered: torch.dtype | None = None
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return the part of a sharded tensor that this process has; any other tensor as it is."""
+    """Return this process's part of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def as_forward(root: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(root, ...)`, which for a sharded root gathers the weights before and spreads gradients after.
+    """Return `function(root, ...)` that gathers a sharded root's weights before and reduces gradients after the call.
 
-    FSDP does so around `forward` alone; what calls parts of a network needs to be registered.
+    FSDP does so only around `forward`; a function that calls parts of a network must be registered.
     """
     if not isinstance(root, FSDPModule):
         return partial(function, root)
@@ -70,15 +70,15 @@ def as_forward(root: nn.Module, function: Callable[..., Any]) -> Callable[..., A
 
 
 def _nothing(root: nn.Module) -> None:
-    """The first forward of the root tells FSDP which module is the root."""
+    """Run the root's first forward pass, which tells FSDP which module is the root."""
 
 
 @contextlib.contextmanager
 def whole_weights(root: nn.Module | None) -> Iterator[None]:
-    """Every process holds all weights of `root`, and forward passes of its parts communicate nothing.
+    """Gather all weights of `root` on every process, so that forward passes of its parts communicate nothing.
 
-    For rollouts: processes generate different lengths, and a gather a token would wait for the longest. It costs the
-    memory of the whole weights meanwhile. Nothing to do for a root that is not sharded.
+    For rollouts: processes generate different lengths, and one gather per token would wait for the longest. It takes
+    the memory of all weights meanwhile. Does nothing for a root that is not sharded.
     """
     shards = [module for module in root.modules() if isinstance(module, FSDPModule)] if root is not None else []
     if not shards:
@@ -98,7 +98,7 @@ def whole_weights(root: nn.Module | None) -> Iterator[None]:
 
 
 def whole_state(network: nn.Module) -> dict[str, Any] | None:
-    """All weights of a sharded network, on the CPU of the first process; None if it is not sharded. A collective."""
+    """Return all weights of a sharded network on the CPU of the first process; None if not sharded. A collective."""
     if not any(hasattr(parameter, "full_tensor") for parameter in network.parameters()):
         return None
     return get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))

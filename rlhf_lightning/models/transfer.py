@@ -1,4 +1,4 @@
-"""Numbers of the host on their way to a device."""
+"""Moving numbers from the host to a device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def to_device(values: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Tensor:
-    """A tensor of the CPU, or plain numbers, on the device; the host does not wait until the device has caught up.
+    """Return a CPU tensor, or plain numbers, on the device, without waiting for the device's queue.
 
-    CUDA takes a copy of what is in ordinary memory before the call returns, so `values` may be changed or freed then.
+    CUDA copies pageable memory before the call returns, so `values` may be changed or freed afterwards.
     """
     tensor = torch.as_tensor(values, dtype=dtype)
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda" and tensor.is_cpu)

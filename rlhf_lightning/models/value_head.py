@@ -9,10 +9,10 @@ from rlhf_lightning.models.precision import Float32Linear
 
 
 class ValueHead(nn.Module):
-    """V(s) = w h + b, one number for each hidden state, computed in float32.
+    """V(s) = w h + b, one number per hidden state, computed in float32.
 
     It starts at zero (as in openai/lm-human-preferences, `init_value`), so the first advantages are the returns
-    themselves and not the noise of a random head.
+    themselves rather than the noise of a random head.
     """
 
     def __init__(self, hidden_size: int) -> None:
@@ -22,6 +22,6 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Values [...] of hidden states [..., H]."""
+        """Return values [...] of hidden states [..., H]."""
         values: Tensor = self.linear(hidden)
         return values.squeeze(-1)

@@ -1,4 +1,4 @@
-"""How much memory a run needs, from its config and the configuration of its model alone."""
+"""How much memory a run needs, from its config and its model's configuration alone."""
 
 from rlhf_lightning.planning.advice import Change, advise
 from rlhf_lightning.planning.networks import Network

@@ -1,4 +1,4 @@
-"""What to change so that a run fits its device: each change alone, and the first few of them together."""
+"""What to change so that a run fits its device: each change alone, and the first few together."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from rlhf_lightning.planning.passes import generation
 from rlhf_lightning.planning.plan import make_plan
 from rlhf_lightning.planning.run import Run
 
-GPUS = 8  # a machine's
+GPUS = 8  # GPUs of one machine
 
 
 @dataclass(frozen=True)
 class Change:
-    """Overrides of the command line, and the peak of the run with them, in bytes."""
+    """Command-line overrides, and the run's peak with them, in bytes."""
 
     overrides: str
     peak: int
 
 
 def advise(run: Run, room: int) -> tuple[list[Change], Change | None]:
-    """The changes that lower the peak, and those that make the run fit where none does alone.
+    """Return the changes that lower the peak, and a combination that makes the run fit if no single one does.
 
     Args:
         run: a run whose peak is above `room`.
         room: bytes a run may use.
 
     Returns:
-        Every single change that helps, in the order in which one would try them; and the shortest beginning of that
-        list that fits (None: one of them fits alone, or not even all of them do).
+        Every single change that helps, in the order in which one would try them; and the shortest prefix of that list
+        that
+        fits (None: one of them fits alone, or not even all of them do).
     """
     before = make_plan(run).peak
     changes = [Change(words, make_plan(changed).peak) for change in CHANGES for words, changed in change(run)]
@@ -42,7 +43,7 @@ def advise(run: Run, room: int) -> tuple[list[Change], Change | None]:
 
 
 def _together(run: Run, room: int) -> Change | None:
-    """One change after the other, until it fits. Some help only after others, so there are several rounds."""
+    """Apply one change after the other until the run fits. Some only help after others, so there are several rounds."""
     overrides: list[str] = []
     peak, before = make_plan(run).peak, None
     while peak != before:
@@ -58,7 +59,7 @@ def _together(run: Run, room: int) -> Change | None:
 
 
 def _without_repeats(overrides: Sequence[str]) -> list[str]:
-    """Later values of a key win."""
+    """Return the overrides without repeated keys; later values win."""
     last = {word.partition("=")[0]: word for words in overrides for word in words.split()}
     return list(last.values())
 
@@ -98,7 +99,7 @@ def _asleep(run: Run) -> Changed:
 
 
 def _smaller_share(run: Run) -> Changed:
-    """What vLLM needs at the least: its copy of the weights, a tenth more, and the keys and values of one row."""
+    """Return the least share for vLLM: its copy of the weights plus a tenth, and the keys and values of one row."""
     rollout = run.rollout
     if rollout is None or rollout.engine != "vllm" or not rollout.device:
         return
@@ -135,7 +136,7 @@ def _bfloat16(run: Run) -> Changed:
             replace(run, policy=policy, autocast=torch.bfloat16),
         )
     else:
-        # Not bf16-true: an update of the usual learning rates leaves most bfloat16 weights as they are.
+        # Not bf16-true: at usual learning rates, an update leaves most bfloat16 weights unchanged.
         yield "trainer.precision=bf16-mixed", replace(run, autocast=torch.bfloat16)
 
 

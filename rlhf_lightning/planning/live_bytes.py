@@ -1,4 +1,4 @@
-"""Counts the bytes of the tensors that are alive, operator by operator."""
+"""Counting the bytes of live tensors, operator by operator."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rlhf_lightning.compat.torch_names import WatchedOperators, storage_key, ten
 
 
 class Alive(NamedTuple):
-    """Bytes alive at one moment: those of logits (a last dimension as long as the vocabulary), and all others."""
+    """Bytes alive at one moment: of logits (last dimension as long as the vocabulary), and of all other tensors."""
 
     logits: int
     others: int
 
 
 class LiveBytes(WatchedOperators):
-    """While it is on, the bytes of every storage that an operator made and nobody has let go of yet.
+    """Tracks, while active, the bytes of every storage that an operator created and that has not been freed.
 
-    It sees what autograd keeps for the backward pass, what an operator of the backward pass makes, and what is freed
-    in between; on fake tensors nothing is computed and nothing is allocated. Storages made before do not count.
+    It sees what autograd stores for the backward pass, what an operator of the backward pass creates, and what is freed
+    in between; on fake tensors nothing is computed and nothing is allocated. Storages created earlier do not count.
 
     Args:
-        vocab_size: tells logits from other tensors.
+        vocab_size: distinguishes logits from other tensors.
     """
 
     def __init__(self, vocab_size: int) -> None:
@@ -48,7 +48,7 @@ class LiveBytes(WatchedOperators):
         return out
 
     def _leave_out(self, tensor: Tensor) -> None:
-        """A storage that no operator made is older than this mode; so are the views of it that operators return."""
+        """Ignore a storage that no operator created, and its views: it is older than this mode."""
         storage, key = tensor.untyped_storage(), storage_key(tensor)
         if key not in self._alive and key not in self._outside:
             self._outside.add(key)
@@ -71,6 +71,6 @@ class LiveBytes(WatchedOperators):
         self.now = Alive(self.now.logits - gone.logits, self.now.others - gone.others)
 
     def mark(self, stage: str) -> None:
-        """End a part of the pass: its peak is put on the list, and the next part begins with what is alive now."""
+        """End a stage of the pass: record its peak; the next stage begins with what is alive now."""
         self.marks.append((stage, self.peak))
         self.peak = self.now

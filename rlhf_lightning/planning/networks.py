@@ -1,4 +1,4 @@
-"""Networks without weights: on the meta device, to count them, and on fake tensors, to follow a pass through them."""
+"""Networks without weights: on the meta device, to count them, and on fake tensors, to trace a pass through them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.loading import prepare_to_train
 from rlhf_lightning.models.precision import cast_weights, compute_in_float32
 
-# Attention as in training, where rows are padded on the right and there is no mask. transformers cannot look into a
-# fake tensor to see that none is needed; for a kind of attention that it has no mask function for, it makes none.
+# Attention as in training, where rows are padded on the right and there is no mask. transformers cannot inspect a fake
+# tensor to see that none is needed; for an attention without a registered mask function, it makes none.
 WITHOUT_MASK = "sdpa_without_mask"
 AttentionInterface.register(WITHOUT_MASK, sdpa_attention_forward)
 
-BLOCK, DOUBLE_BLOCK = 64, 256  # weights that share a scale, and scales that share one
+BLOCK, DOUBLE_BLOCK = 64, 256  # weights that share a scale, and scales that share a second-level scale
 
 
 class Weights(NamedTuple):
@@ -53,10 +53,10 @@ class Network:
         source: where the configuration was read from; two networks with equal settings and sources are equal.
         architecture: the transformers configuration.
         task: a language model or a scalar reward model.
-        dtype: of the weights as they are loaded.
-        attn_implementation: `eager` keeps attention weights [heads, L, L]; all others keep queries, keys and values.
-        cast_to: the type that a precision such as bf16-true gives the weights afterwards, but not adapters and heads.
-        kernels: as `model.kernels` asks for them.
+        dtype: dtype of the weights as they are loaded.
+        attn_implementation: `eager` stores attention weights [heads, L, L]; all others store queries, keys and values.
+        cast_to: the dtype that a precision such as bf16-true gives the weights afterwards, but not adapters and heads.
+        kernels: the value of `model.kernels`.
     """
 
     source: str
@@ -73,7 +73,7 @@ class Network:
 
     @property
     def text(self) -> Any:
-        """The part of the configuration that describes the language model."""
+        """Return the part of the configuration that describes the language model."""
         return self.architecture.get_text_config()
 
     @property
@@ -86,11 +86,11 @@ class Network:
 
     @property
     def element(self) -> int:
-        """Bytes of one number in the network's hidden states."""
+        """Return the bytes of one number in the network's hidden states."""
         return (self.cast_to or self.dtype).itemsize
 
     def shallow(self, depth: int) -> Network:
-        """The same network with `depth` layers."""
+        """Return the same network with `depth` layers."""
         architecture = copy.deepcopy(self.architecture)
         text = architecture.get_text_config()
         text.num_hidden_layers = depth
@@ -100,7 +100,7 @@ class Network:
         return replace(self, architecture=architecture, source=f"{self.source}, {depth} layers")
 
     def build(self) -> Any:
-        """The network on the meta device, as the loaders of `models` prepare it."""
+        """Return the network on the meta device, as the loaders of `models` prepare it."""
         classes = AutoModelForCausalLM if self.task == "CAUSAL_LM" else AutoModelForSequenceClassification
         architecture = copy.deepcopy(self.architecture)
         if self.task == "SEQ_CLS":
@@ -121,7 +121,7 @@ class Network:
         return network
 
     def fake(self, mode: FakeTensors, depth: int) -> Any:
-        """A shallow copy on fake tensors, which run every operator without computing anything."""
+        """Return a shallow copy on fake tensors, which run every operator without computing anything."""
         network = self.shallow(depth).build()
         made: dict[int, nn.Parameter] = {}
         with mode:
@@ -135,10 +135,10 @@ class Network:
 
     @functools.lru_cache  # noqa: B019  a few networks a process
     def weights(self) -> Weights:
-        """Bytes of the whole network, at its full depth."""
+        """Return the bytes of the whole network, at its full depth."""
         if self.lora is None or self.layers <= 2:
             return self._count()
-        # Putting adapters on every layer of a deep network takes seconds; on each layer they are the same.
+        # Adding adapters to every layer of a deep network takes seconds; they are the same on each layer.
         one, two = self.shallow(1)._count(), self.shallow(2)._count()
         adapters = two.trainable + (self.layers - 2) * (two.trainable - one.trainable)
         return Weights(replace(self, lora=None)._count().total, adapters, two.largest_trainable, two.output_layer)
@@ -159,17 +159,17 @@ class Network:
         return Weights(frozen, sum(trainable), max(trainable), output_layer)
 
     def layer(self) -> Weights:
-        """Bytes of one layer."""
+        """Return the bytes of one layer."""
         one, two = self.shallow(1).weights(), self.shallow(2).weights()
         return Weights(two.frozen - one.frozen, two.trainable - one.trainable, two.largest_trainable, 0)
 
     def adapter_bytes(self) -> int:
-        """Bytes of the LoRA updates, without the score head of a reward model."""
+        """Return the bytes of the LoRA updates, without the score head of a reward model."""
         head = self.text.hidden_size * 4 if self.task == "SEQ_CLS" else 0
         return self.weights().trainable - head
 
     def frozen_adapter_bytes(self) -> int:
-        """The same of an adapter that is not trained: it has the base's type, where a trained one is in float32."""
+        """Return the same for a frozen adapter, which has the base's dtype, while a trained one is in float32."""
         return self.adapter_bytes() // 4 * self.element
 
 
@@ -184,7 +184,7 @@ def _fake_parameter(parameter: nn.Parameter) -> nn.Parameter:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Nothing is initialised and nothing is loaded here, so the libraries' advice about both is out of place."""
+    """Silence the libraries' advice about initialising and loading: neither happens here."""
     logger = logging.getLogger("transformers")
     level = logger.level
     with warnings.catch_warnings():
@@ -200,9 +200,9 @@ def _quiet() -> Iterator[None]:
 
 
 def four_bit_bytes(weights: int, double_quant: bool) -> int:
-    """Bytes of 4-bit weights with their scales.
+    """Return the bytes of 4-bit weights with their scales.
 
-    A scale (float32, or 8 bits with `double_quant`) stands for 64 weights; 256 scales of 8 bits share one of float32.
+    Every 64 weights share a scale (float32, or 8 bits with `double_quant`); 256 scales of 8 bits share one in float32.
 
     >>> four_bit_bytes(2**20, double_quant=False) * 8 / 2**20
     4.5
@@ -212,7 +212,7 @@ def four_bit_bytes(weights: int, double_quant: bool) -> int:
 
 
 class FourBitLinear(nn.Linear):
-    """Stands for a frozen 4-bit layer: products run in `compute_dtype`, on weights that exist while they run."""
+    """Replaces a frozen 4-bit layer: products run in `compute_dtype`, on weights that exist only meanwhile."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool, nf4: NF4) -> None:
         super().__init__(n_in, n_out, bias, dtype=getattr(torch, nf4.compute_dtype))
@@ -220,7 +220,7 @@ class FourBitLinear(nn.Linear):
         self.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product, in the type of `x`."""
+        """Return the product, in the dtype of `x`."""
         out: Tensor = _Dequantised.apply(x.to(self.weight.dtype), self.weight)
         return (out if self.bias is None else out + self.bias).to(x.dtype)
 
@@ -237,7 +237,7 @@ class _Dequantised(torch.autograd.Function):
 
 
 def _put_in_four_bits(network: nn.Module, nf4: NF4) -> None:
-    """Exchange the layers that `BitsAndBytesConfig` exchanges: all linear ones but the output layer."""
+    """Replace the layers that `BitsAndBytesConfig` replaces: all linear layers except the output layer."""
     for name, module in list(network.named_modules()):
         if name.split(".")[-1] in OUTPUT_LAYERS or not isinstance(module, nn.Linear | Conv1D):
             continue

@@ -1,4 +1,4 @@
-"""The labelling page and the owner's page: plain HTML forms, enhanced where a browser runs scripts."""
+"""The labelling page and the owner's page: plain HTML forms, enhanced if the browser runs scripts."""
 
 from rlhf_lightning.feedback.pages.app import make_app
 

@@ -1,8 +1,8 @@
-"""Who may see and send what: sessions, forms from elsewhere, names of the host, headers of every answer.
+"""Who may see and send what: sessions, forms from other sites, host names, headers of every response.
 
-A session is a cookie that scripts cannot read: the labeler's token, or, on the own machine without tokens, the
-labeler's name and a random number. The token of a form is a hash of it, so no page of another site knows it, and a
-restarted server takes the forms of the one before.
+A session is a cookie that scripts cannot read: the labeler's token or, on the local machine without tokens, the
+labeler's name and a random number. A form's token is a hash of the cookie, so pages of other sites do not know it, and
+a restarted server accepts the forms of its predecessor.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that is bound to the host.
+    """Return whether only this machine can reach a server bound to the host.
 
     >>> is_loopback("localhost"), is_loopback("127.0.0.2"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, True, False)
@@ -48,13 +48,13 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """The rules of one server.
+    """The access rules of one server.
 
     Args:
-        store: of the labelers.
-        host: to which the server is bound.
-        tokens: a labeler needs a token.
-        owner_token: what the owner's page needs; None: nothing, but the page exists only where no tokens are needed.
+        store: has the labelers.
+        host: the host that the server is bound to.
+        tokens: whether a labeler needs a token.
+        owner_token: what the owner's page needs; None: nothing, but the page exists only if no tokens are needed.
     """
 
     store: FeedbackStore
@@ -67,7 +67,7 @@ class Access:
             raise UserError(f"host: {self.host} can be reached from other machines; labelers need tokens there")
 
     def labeler(self, request: Request) -> Labeler | None:
-        """Return whose session a request belongs to."""
+        """Return the labeler whose session a request belongs to."""
         session = request.cookies.get(LABELER, "")
         if self.tokens:
             return self.store.labeler_of_token(session) if session else None
@@ -75,7 +75,7 @@ class Access:
         return next((labeler for labeler in self.store.labelers() if labeler.name == name), None)
 
     def labeler_of_link(self, request: Request, end: str) -> Labeler | None:
-        """Return who enters by a link: by a token, or on the own machine by name, unless another site sends them."""
+        """Return who enters by a link: by token, or on the local machine by name, unless another site sends them."""
         if (labeler := self.store.labeler_of_token(end)) is not None or self.tokens or is_foreign(request):
             return labeler
         return next((labeler for labeler in self.store.labelers() if labeler.name == end), None)
@@ -91,13 +91,13 @@ class Access:
         return self.owner_token is not None and _same(token, self.owner_token)
 
     def begin(self, request: Request, response: Response, cookie: str, session: str) -> None:
-        """Give a browser its session."""
+        """Start a browser's session."""
         response.set_cookie(
             cookie, session, max_age=_MONTH, httponly=True, samesite="lax", secure=request.url.scheme == "https"
         )
 
     def is_known_host(self, request: Request) -> bool:
-        """Return whether a request names this machine: on it alone, a foreign name means that DNS was turned round."""
+        """Return whether a request names this machine: on a local server, a foreign name means DNS rebinding."""
         try:
             name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         except ValueError:
@@ -106,18 +106,18 @@ class Access:
 
 
 def is_foreign(request: Request) -> bool:
-    """Return whether a page of another site has sent a request, as far as the browser says."""
+    """Return whether a page of another site sent a request, as far as the browser says."""
     return request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
 
 
 def form_token(request: Request) -> str:
-    """Return what a form of this session carries."""
+    """Return the token that a form of this session carries."""
     session = request.cookies.get(LABELER, "")
     return hmac.new(session.encode("utf-8", "replace"), b"form", hashlib.sha256).hexdigest()
 
 
 def is_own_form(request: Request, token: str) -> bool:
-    """Return whether a form was sent by a page of this server in this session."""
+    """Return whether a form was sent from a page of this server in this session."""
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         return False
@@ -127,7 +127,7 @@ def is_own_form(request: Request, token: str) -> bool:
 
 
 def new_session(name: str) -> str:
-    """Return a session of the own machine, where no tokens are needed."""
+    """Return a session on the local machine, where no tokens are needed."""
     return f"{name}:{secrets.token_urlsafe(24)}"
 
 

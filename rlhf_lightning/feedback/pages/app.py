@@ -1,4 +1,4 @@
-"""The web application: labelers judge, the owner watches."""
+"""The web application: labelers judge, and the owner watches."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GUIDELINES = _HERE / "templates" / "guidelines.md"
 CRITERIA = ("helpful", "honest", "harmless")
 FLAGS = ("unsafe", "wrong facts", "not in the language asked", "cannot be judged")
 SEE_OTHER = 303
-_FRESH = 5.0  # seconds that an agreement is shown again, at least
+_FRESH = 5.0  # minimum seconds between two computations of the agreement
 
 
 def make_app(
@@ -58,14 +58,15 @@ def make_app(
     """Return the web application of a store.
 
     Args:
-        store: with tasks and labelers.
-        guidelines: Markdown that labelers read; None: the default ones.
-        host: to which the server is bound.
-        tokens: labelers enter by personal links, `/enter/TOKEN`; None: unless only this machine reaches the server.
-        owner_token: the owner's page is entered by `/owner/enter/TOKEN`; None: it is there only where no tokens are
+        store: has the tasks and labelers.
+        guidelines: Markdown shown to labelers; None: the default guidelines.
+        host: the host that the server is bound to.
+        tokens: whether labelers enter through personal links, `/enter/TOKEN`; None: unless only this machine can reach
+            the server.
+        owner_token: the owner's page is entered through `/owner/enter/TOKEN`; None: it exists only if no tokens are
             needed.
-        criteria: that may be scored from 1 to 5.
-        flags: that may be set.
+        criteria: criteria that may be scored from 1 to 5.
+        flags: flags that may be set.
 
     Raises:
         UserError: the host can be reached from other machines, and `tokens` is false.
@@ -139,7 +140,7 @@ class _Pages:
         )
 
     def _pace(self, labeler: str) -> Pace:
-        """Read again at most once in `_FRESH` seconds: it counts all tasks that wait."""
+        """Return the pace, recomputed at most once in `_FRESH` seconds: it counts all waiting tasks."""
         now = time.monotonic()
         until, found = self._paces.get(labeler, (0.0, None))
         if found is None or now > until:
@@ -158,7 +159,7 @@ class _Pages:
         return RedirectResponse("/", SEE_OTHER)
 
     def choose(self, request: Request, form: Form = Depends(posted)) -> Response:  # noqa: B008
-        """Enter by name, on the own machine."""
+        """Enter by name, on the local machine."""
         name = form.one("name")
         if self.access.tokens or is_foreign(request) or name not in {each.name for each in self.store.labelers()}:
             raise HTTPException(403, "Enter by your personal link.")
@@ -190,7 +191,7 @@ class _Pages:
         return response
 
     def refused(self, request: Request, error: Exception) -> Response:
-        """What went wrong, in one line; what was acknowledged before stays acknowledged."""
+        """Return one line about what went wrong; acknowledged judgements stay acknowledged."""
         if isinstance(error, StarletteHTTPException):
             status, said = error.status_code, str(error.detail)
         else:
@@ -212,7 +213,7 @@ class _Pages:
 
 
 class _Remembered:
-    """The agreement, computed again at most once in `_FRESH` seconds, or ten times as long as it takes."""
+    """The agreement, recomputed at most once in `_FRESH` seconds, or in ten times as long as it takes."""
 
     def __init__(self, store: FeedbackStore) -> None:
         self._store, self._lock = store, threading.Lock()
@@ -231,7 +232,7 @@ class _Remembered:
 
 
 def _messages(prompt: Prompt) -> list[tuple[str, str]]:
-    """Who says what."""
+    """Return (speaker, text) of each message."""
     if isinstance(prompt, str):
         return [("", prompt)]
     return [(str(message.get("role", "")), str(message.get("content", ""))) for message in prompt]

@@ -1,4 +1,4 @@
-"""What a form of the labelling page says."""
+"""Reading the labelling page's forms."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _SCORE = re.compile(r"score_(\d{1,2})_(.{1,40})", re.DOTALL)
 
 @dataclass(frozen=True)
 class Form:
-    """The fields of a form that was sent."""
+    """The fields of a submitted form."""
 
     fields: Mapping[str, list[str]]
 
     def one(self, name: str) -> str:
-        """Return a field; empty where it is missing."""
+        """Return a field; empty if it is missing."""
         return self.fields.get(name, [""])[0]
 
 
@@ -32,7 +32,7 @@ async def posted(request: Request) -> Form:
     """Read a form, `application/x-www-form-urlencoded`.
 
     Raises:
-        UserError: it is too large, or another kind of content.
+        UserError: it is too large, or has another content type.
     """
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         raise UserError("form: it must be sent as application/x-www-form-urlencoded")
@@ -51,9 +51,9 @@ def answer_of(form: Form, criteria: tuple[str, ...], flags: tuple[str, ...]) -> 
     """Return the answer that a form gives.
 
     Args:
-        form: of the labelling page.
-        criteria: that may have scores.
-        flags: that may be set.
+        form: a form of the labelling page.
+        criteria: criteria that may have scores.
+        flags: flags that may be set.
 
     Raises:
         UserError: it gives none.

@@ -1,7 +1,7 @@
-"""Markdown from strangers as HTML that does nothing.
+"""Rendering untrusted Markdown as inert HTML.
 
-HTML is text, images are links, links lead to http(s) alone and open without a way back, control characters (ANSI) are
-spelled out.
+HTML becomes text, images become links, links lead only to http(s) and open without an opener or referrer, and control
+characters (ANSI) are spelled out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from markupsafe import Markup, escape
 
 from rlhf_lightning.outside_text import for_terminal
 
-_LONGEST = 100_000  # characters; what is longer is shown without its markup
+_LONGEST = 100_000  # characters; longer text is shown without markup
 
 
 class _Renderer(RendererHTML):
-    """Links that lead away safely, and code that a keyboard can scroll."""
+    """Renders external links safely, and code blocks that can be scrolled by keyboard."""
 
     def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         tokens[idx].attrSet("rel", "noopener noreferrer nofollow")
@@ -36,7 +36,7 @@ class _Renderer(RendererHTML):
 
 
 class _Parser(MarkdownIt):
-    """Without HTML and images, with tables, and with links to the web alone."""
+    """Parses without HTML and images, with tables, and with links only to the web."""
 
     def __init__(self) -> None:
         super().__init__("commonmark", {"html": False, "breaks": True}, renderer_cls=_Renderer)
@@ -54,7 +54,7 @@ _PARSER = _Parser()
 
 
 def render_markdown(text: str) -> Markup:
-    """Return HTML in which nothing of the text can run, load or hide.
+    """Return HTML in which nothing from the text can run, load or hide.
 
     >>> print(render_markdown("**bold** <b>not</b> [a](javascript:b)"))
     <p><strong>bold</strong> &lt;b&gt;not&lt;/b&gt; [a](javascript:b)</p>
@@ -63,4 +63,4 @@ def render_markdown(text: str) -> Markup:
     shown = for_terminal(text.replace("\r\n", "\n"))
     if len(shown) > _LONGEST:
         return Markup('<pre tabindex="0">{}</pre>').format(shown)
-    return Markup(_PARSER.render(shown))  # escaped by the parser
+    return Markup(_PARSER.render(shown))  # the parser escapes it

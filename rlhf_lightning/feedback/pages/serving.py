@@ -1,4 +1,4 @@
-"""The labelling page on a port: links for everybody, one line for what stands in the way."""
+"""Serving the labelling page on a port: links for everybody, and one line for any problem."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlhf_lightning.feedback.progress import progress
 from rlhf_lightning.feedback.store import FeedbackStore
 
 _EVERYWHERE = ("0.0.0.0", "::")
-_LAST_ANSWERS = 5  # seconds for what is being answered when the server is stopped
+_LAST_ANSWERS = 5  # seconds to finish open requests when the server stops
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Serving:
     """What is served, and to whom.
 
     Args:
-        labelers: names; none: the people who are in the store.
+        labelers: names; empty: the people in the store.
         renew: names of those who get a new link.
-        guidelines: Markdown; None: the default ones.
-        criteria: that may be scored.
-        flags: that may be set.
-        host: to which the server is bound; beyond this machine labelers need their links.
-        port: 0 is any that is free.
+        guidelines: Markdown; None: the default guidelines.
+        criteria: criteria that may be scored.
+        flags: flags that may be set.
+        host: the host that the server is bound to; beyond this machine labelers need their links.
+        port: 0 means any free port.
         url: what links begin with; None: host and port.
     """
 
@@ -49,15 +49,15 @@ class Serving:
 
     @property
     def reached_by(self) -> str:
-        """The name by which browsers reach the server."""
+        """Return the name by which browsers reach the server."""
         return self.host if self.url is None else urlsplit(self.url).hostname or self.host
 
 
 def serve(store: FeedbackStore, serving: Serving, say: Callable[[str], object]) -> None:
-    """Say the links and serve the page until the process is told to stop.
+    """Print the links and serve the page until the process is told to stop.
 
     Raises:
-        UserError: the port or host cannot be had, or nobody labels.
+        UserError: the port or host is not available, or there are no labelers.
     """
     names = list(serving.labelers) or [each.name for each in store.labelers() if each.kind == "person"]
     if not names:
