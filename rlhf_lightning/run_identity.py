@@ -30,11 +30,11 @@ _LARGEST_PICKLE = 1 << 26  # bytes of what a checkpoint says beside its tensors
 
 @dataclass(frozen=True)
 class Started:
-    """What `checkpoints/.started` says of the run that goes on in a folder.
+    """What `checkpoints/.started` says about the run that continues in a folder.
 
     Args:
         run_id: its id; empty in a file of an earlier version.
-        since: the largest `saved` there was when the run was begun or taken up again.
+        since: the largest `saved` there was when the run began or was last resumed.
         job: the cluster's job that did so.
         began_ns: the time of the file that an earlier version wrote; None: this file's own time.
     """
@@ -69,7 +69,7 @@ def go_on(folder: Path, checkpoint: Path, job: str = "", others: Iterable[Path] 
 
 
 def read_started(folder: Path) -> Started | None:
-    """What `.started` in a folder of checkpoints says; None where there is none."""
+    """Return what `.started` in a folder of checkpoints says; None if there is none."""
     try:
         text = (folder / STARTED).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -89,10 +89,10 @@ def latest(*folders: Path) -> int:
 
 
 def identity_of(checkpoint: Path) -> dict[str, Any]:
-    """`run_id` and `saved` of a checkpoint as its manifest has them, or, where it has none, the checkpoint itself."""
+    """Return `run_id` and `saved` of a checkpoint from its manifest, or without one from the checkpoint itself."""
     if not manifest_of(checkpoint).exists():
         return _identity_inside(checkpoint)
-    # Of a file that the manifest does not know it is said all the same what it was.
+    # For a file that the manifest does not know, the newest entry is returned.
     return entry_of(checkpoint) or max(read_manifest(checkpoint), key=_saved, default={})
 
 
@@ -112,11 +112,11 @@ def newness(checkpoint: Path) -> tuple[int, int, int]:
 
 
 def is_of_earlier_run(checkpoint: Path, started_in: Path) -> bool:
-    """Whether a checkpoint is not of the run that `.started` in a folder names.
+    """Return whether a checkpoint does not belong to the run that `.started` in a folder names.
 
     Args:
         checkpoint: the file or folder.
-        started_in: the folder of the run's checkpoints; a checkpoint without an id is compared by time where it lies.
+        started_in: the folder of the run's checkpoints; a checkpoint without an id is compared by time where it is.
     """
     started, run_id = read_started(started_in), identity_of(checkpoint).get("run_id")
     if started is None or (run_id and not started.run_id):
@@ -127,7 +127,7 @@ def is_of_earlier_run(checkpoint: Path, started_in: Path) -> bool:
 
 
 def is_saved_since(checkpoint: Path, started_in: Path) -> bool:
-    """Whether a checkpoint was saved after its run was begun, or taken up last."""
+    """Return whether a checkpoint was saved after its run began or was last resumed."""
     started, saved = read_started(started_in), _saved(identity_of(checkpoint))
     if started is None:
         return False

@@ -45,7 +45,7 @@ _from_environment: dict[str, str] = {}  # value of a config -> the expression th
 
 
 def is_secret_key(key: str) -> bool:
-    """Whether a value under this key of a config, or name of the environment, is a secret.
+    """Return whether a value under this key of a config, or name of the environment, is a secret.
 
     >>> is_secret_key("logger.tags.api_key"), is_secret_key("rollout.max_new_tokens")
     (True, False)
@@ -66,7 +66,7 @@ def remember_expression(value: str, raw: str) -> None:
 
 
 def remember_address(text: str) -> None:
-    """Remember the password in an address, as it stands there, decoded, and as the header that it becomes."""
+    """Remember the password in an address, as it is written, decoded, and as the header that it becomes."""
     scheme, found, rest = text.partition("://")
     credentials, at, _ = rest.partition("?")[0].rpartition("@")
     if not (scheme and found and at):

@@ -1,6 +1,6 @@
-"""What one setting asks of another: said once, for constructors and for the check of a config before torch is there.
+"""Rules between settings, stated once for constructors and for the check of a config before torch is imported.
 
-Ranges of single settings stand in the annotations of the constructors (`value_checks`).
+Ranges of single settings are in the annotations of the constructors (`value_checks`).
 """
 
 from __future__ import annotations

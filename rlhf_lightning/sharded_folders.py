@@ -1,6 +1,6 @@
 """Checkpoints that are folders, as FSDP's and DeepSpeed's strategies write them: whether all parts are there.
 
-Needs no torch, and runs nothing of what the files say.
+Does not need torch, and runs no code from the files.
 """
 
 from __future__ import annotations

@@ -391,7 +391,7 @@ def _descendants() -> list[int]:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process is still there, and not only its exit code."""
+    """Return whether a process still runs, rather than only its exit code being left."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except (OSError, IndexError):
@@ -399,7 +399,7 @@ def _runs(pid: int) -> bool:
 
 
 def _cleans_up(pid: int) -> bool:
-    """Whether a process is Python's own that frees shared memory after this one, and then ends."""
+    """Return whether a process is Python's own that frees shared memory after this one, and then ends."""
     try:
         return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

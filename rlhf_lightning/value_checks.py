@@ -89,7 +89,7 @@ def _namespace(name: str, function: Any, owner: type | None) -> dict[str, Any]:
 
 
 def _evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
-    """What an annotation means; None where it names what is imported for the type checker alone."""
+    """Return what an annotation means; None if it names what is imported only for the type checker."""
     if not isinstance(annotation, str):
         return annotation
     try:
@@ -99,7 +99,7 @@ def _evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
 
 
 def _holds_values(kind: Any) -> bool:
-    """Whether a type is one of numbers, texts, truth values and lists of them, and says more than `Any`."""
+    """Return whether a type consists of numbers, texts, truth values and lists of them, and says more than `Any`."""
     if kind in (int, float, str, bool, type(None), Path) or get_origin(kind) is Literal:
         return True
     parts = get_args(kind)[:1] if get_origin(kind) is Annotated else get_args(kind)

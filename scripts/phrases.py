@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +31,7 @@ _COUNTED = (
     "three|four|[0-9]+"
 )
 _BE = "is|are|was|were"
+Kind = Literal["text", "docstring", "function"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Phrase:
         instead: what to write.
         wrong: a text that it finds.
         right: the same in natural English, in which it finds nothing.
-        docstrings: whether only docstrings are searched.
+        within: where it is searched: everywhere, in docstrings, or in docstrings of functions.
     """
 
     pattern: str
     instead: str
     wrong: str
     right: str
-    docstrings: bool = False
+    within: Kind = "text"
 
 
 PHRASES = (
@@ -87,7 +89,12 @@ PHRASES = (
         "Of each tile, where it is",
         "Yield the slice of each tile",
     ),
-    Phrase(r"^(?:Whether|What) ", "Return whether", "Whether rows are packed", "Return whether rows are packed", True),
+    Phrase(
+        r"^Whether ", "Return whether", "Whether rows are packed", "Return whether rows are packed", within="docstring"
+    ),
+    Phrase(
+        r"^What ", "Return what", "What the optimiser is told", "Return the optimiser's arguments", within="function"
+    ),
     Phrase(r"\bso many\b(?! that\b)", "this many", "at most so many rows", "at most this many rows"),
     Phrase(r"\bso long\b(?! as\b)", "this long", "waits for so long", "waits for this long"),
     Phrase(r"\bsaid to be so\b", "says so", "what was not measured is said to be so", "say what was not measured"),
@@ -114,7 +121,8 @@ PHRASES = (
     Phrase(r"\bbe had\b", "be found", "where it cannot be had", "if it cannot be found"),
     Phrase(r"\bin mid-run\b", "mid-run", "locked in mid-run", "locked mid-run"),
     Phrase(
-        rf"\b(?:{_BE}) of (?:an?|its|the|this|another|before|what|all|those|each|one|two|both)\b",
+        rf"\b(?:{_BE}) of (?:an?|its|the|this|another|before|what|all|those|one|two|both)\b"
+        r"(?! (?:\w+ )?(?:kind|type|form|size|length|shape)\b)",
         "belongs to, comes from",
         "it is of an earlier run",
         "it belongs to an earlier run",
@@ -147,8 +155,8 @@ class Found:
         return f"{self.file.relative_to(ROOT)}:{self.line}: ...{self.text}... (instead: {self.phrase.instead})"
 
 
-Prose = tuple[int, str, bool]
-"""First line, text on one line, and whether it is a docstring."""
+Prose = tuple[int, str, Kind]
+"""First line, text, and what it is: any text, a docstring, or the docstring of a function."""
 
 
 def paragraphs(page: str) -> Iterator[tuple[int, str]]:
@@ -193,32 +201,35 @@ def comments(source: str) -> Iterator[tuple[int, str]]:
 
 def strings(source: str) -> Iterator[Prose]:
     """Yield the docstrings of Python, and its other strings that have a space; `{}` for what an f-string fills in."""
-    skipped = set[int]()
+    skipped, functions = set[int](), set[int]()
     for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            functions.add(id(node.body[0]))
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             skipped.add(id(node.value))
-            yield node.lineno, node.value.value, True
+            yield node.lineno, node.value.value, "function" if id(node) in functions else "docstring"
         elif isinstance(node, ast.JoinedStr):
             parts = []
             for value in node.values:
                 skipped.add(id(value))
                 parts.append(str(value.value) if isinstance(value, ast.Constant) else "{}")
-            yield node.lineno, "".join(parts), False
+            yield node.lineno, "".join(parts), "text"
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-            yield node.lineno, node.value if " " in node.value else "", False
+            yield node.lineno, node.value if " " in node.value else "", "text"
 
 
 def prose(path: Path) -> Iterator[Prose]:
     """Yield what a reader reads of a file."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        yield from ((line, part, False) for line, part in paragraphs(text))
+        yield from ((line, part, "text") for line, part in paragraphs(text))
     elif path.suffix == ".html":
         yield from (
-            (n, re.sub(r"<[^>]+>|{[%{].*?[%}]}", " ", line), False) for n, line in enumerate(text.splitlines(), start=1)
+            (n, re.sub(r"<[^>]+>|{[%{].*?[%}]}", " ", line), "text")
+            for n, line in enumerate(text.splitlines(), start=1)
         )
     else:
-        yield from ((line, part, False) for line, part in comments(text))
+        yield from ((line, part, "text") for line, part in comments(text))
         if path.suffix == ".py":
             yield from strings(text)
 
@@ -226,12 +237,12 @@ def prose(path: Path) -> Iterator[Prose]:
 def found(path: Path) -> list[Found]:
     """Return the phrases of a file, without those that are legitimate where they are."""
     hits = []
-    for line, text, docstring in prose(path):
+    for line, text, kind in prose(path):
         joined = " ".join(text.split())
         for right in LEGITIMATE:
             joined = joined.replace(right, "")
         for phrase in PHRASES:
-            if docstring or not phrase.docstrings:
+            if phrase.within == "text" or kind == "function" or kind == phrase.within:
                 for match in re.finditer(phrase.pattern, joined):
                     hits.append(Found(path, line, joined[max(0, match.start() - 40) : match.end() + 30], phrase))
     return hits

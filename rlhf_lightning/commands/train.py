@@ -83,7 +83,7 @@ def run(config: Mapping[str, Any]) -> Run:
 def carry_out(run: Run) -> None:
     """Train, export and summarise; both rlhf-train and every stage of rlhf-pipeline end up here.
 
-    Nothing of the run stays in memory: the next stage, or the evaluation, loads its own networks.
+    The run leaves nothing in memory: the next stage, or the evaluation, loads its own networks.
 
     Args:
         run: of a checked training config; afterwards it has its summary and its problems.

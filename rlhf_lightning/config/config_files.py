@@ -19,7 +19,7 @@ def conf_dir() -> Path:
 
 
 def shipped(command: str) -> dict[str, Any]:
-    """Return a command's config as it stands in `conf/`, without the keys that only Hydra reads."""
+    """Return a command's config as it is in `conf/`, without the keys that only Hydra reads."""
     own = conf_dir() / command / f"{command}.yaml"
     file = own if own.is_file() else conf_dir() / f"{command}.yaml"
     content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -179,7 +179,7 @@ class _Section:
         return Setting(key, allowed, default, meaning or self._docstring(name, parameter))
 
     def _of_class(self, name: str, target: str) -> str:
-        """What the comments, or else the class's docstring, say about a section."""
+        """Return what the comments, or else the class's docstring, say about a section."""
         key = f"{self.prefix}{name}"
         found = definition(target)
         said = self.comments.get(key) or self.comments.get(f"{key}._target_")
@@ -195,7 +195,7 @@ class _Section:
 
 
 def _first_sentence(text: str) -> str:
-    """What another library says first; its examples and directives stay in its own documentation."""
+    """Return what another library says first; its examples and directives stay in its own documentation."""
     return re.split(r"(?<=[.:]) (?=[A-Z.])|Example::| ?\.\. |\s*>>>", text.replace("``", "`"))[0].strip()
 
 

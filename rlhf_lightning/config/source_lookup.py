@@ -1,4 +1,4 @@
-"""Whether the classes and functions that a config names exist, from their source files, because imports take seconds.
+"""Check from source files that the classes and functions of a config exist, because imports take seconds.
 
 Only certain errors are refused. A module that creates names at run time (a star import, `__getattr__`, an extension) is
 left to the import itself.

@@ -1,4 +1,4 @@
-"""Whether tokenised rows have anything to learn: words that the tokenizer knows, and answers that are not empty."""
+"""Check that tokenised rows have something to learn: words that the tokenizer knows, and answers that are not empty."""
 
 from __future__ import annotations
 

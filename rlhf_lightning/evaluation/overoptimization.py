@@ -70,7 +70,7 @@ class Fall:
 def fall(course: Sequence[Validation], tolerance: float, window: int) -> Fall:
     """Return how far the held-out score is below its best, both averaged over one validation up to `window`.
 
-    The best is the highest mean of so many validations in a row. A fall is real where it is more than `tolerance`
+    The best is the highest mean of this many consecutive validations. A fall is real where it is more than `tolerance`
     times what had been gained, and more than chance. Of the numbers of validations that are averaged, the one whose
     fall exceeds its threshold most counts: a few show a steep fall at once, many a small one.
 

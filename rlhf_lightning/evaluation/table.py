@@ -70,7 +70,7 @@ class SideBySide:
     """A table that goes on below where a terminal is too narrow for all its columns, with the first ones repeated.
 
     Args:
-        rows: headings of the rows, each with what stands in the repeated columns beside it.
+        rows: headings of the rows, each with the cells of the repeated columns beside it.
         columns: name -> one cell per row.
         repeated: names of the columns that every part begins with; of the first one, which is wrapped, "" is usual.
     """
@@ -91,7 +91,7 @@ class SideBySide:
         yield from (self._table(part) for part in parts or [[]])
 
     def _width(self, names: Sequence[str]) -> int:
-        """What a table of these columns needs, with its first column as narrow as it may get."""
+        """Return the width of a table of these columns, with its first column as narrow as it may get."""
         first = min(_NARROWEST, max((cell_len(row[0]) for row in self.rows), default=0))
         others = [max(cell_len(text) for text in (name, *(row[i] for row in self.rows)))
                   for i, name in enumerate(self.repeated) if i]  # fmt: skip

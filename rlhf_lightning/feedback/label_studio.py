@@ -153,7 +153,7 @@ def _result(answer: Answer, question: str) -> Json:
 
 
 def _value(each: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return a name, `tie`, `neither`, or names best first; None if a result has nothing of the kind."""
+    """Return a name, `tie`, `neither`, or names best first; None if a result has none of these."""
     kind, value = each.get("type"), each.get("value") or {}
     if kind == "pairwise" and value.get("selected") in ("left", "right"):
         return names[("left", "right").index(value["selected"])]

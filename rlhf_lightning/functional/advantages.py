@@ -54,7 +54,7 @@ def generalized_advantage_estimate(
     r"""Return GAE: $\hat A_t = \sum_l (\gamma\lambda)^l \delta_{t+l}$ with $\delta_t = r_t + \gamma V_{t+1} - V_t$.
 
     Source: Schulman et al. 2015 (arXiv:1506.02438), eq. 16. The value after the last valid token is 0, also if the
-    response was cut off by its length limit. Gaps in the mask are skipped as if they were not there.
+    response was cut off by its length limit. Gaps in the mask are skipped as if they did not exist.
 
     Args:
         rewards: [B, T], reward for taking token t.

@@ -58,7 +58,7 @@ def install(home: Path) -> str:
 
 
 def candidates(command: str, words: Sequence[str], compose: Callable[[Sequence[str]], Composed]) -> list[str]:
-    """What the last word of a command line may become.
+    """Return what the last word of a command line may become.
 
     Args:
         command: without `rlhf-`.

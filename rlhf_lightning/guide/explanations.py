@@ -56,7 +56,7 @@ def package_of(file: Path, group: str) -> str:
 
 
 def header(file: Path) -> str:
-    """What the comment at the top of a config file says, without its example commands."""
+    """Return what the comment at the top of a config file says, without its example commands."""
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -99,7 +99,7 @@ def _of_node(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[
 
 
 def argument_text(where: Definition, name: str) -> str:
-    """What the docstring of a class, or of its constructor, says of an argument, up to its first full stop."""
+    """Return what the docstring of a class or its constructor says about an argument, up to its first full stop."""
     for docstring in _docstrings(where):
         if text := _entries(docstring).get(name):
             return text

@@ -120,7 +120,7 @@ def _parameters(target: str) -> dict[str, Parameter]:
 
 
 def _default(parameter: Parameter | None) -> Any:
-    """What a constructor takes where nothing is given."""
+    """Return the value that a constructor uses if none is given."""
     if parameter is None:
         return UNKNOWN
     if parameter.default is None:

@@ -16,10 +16,10 @@ from rlhf_lightning.working_folder import import_from_working_folder
 
 
 def listing(name: str, config_dir: str | None = None) -> str:
-    """What there is of a kind, one per line with what it is; without a name, the kinds.
+    """Return all names of a kind, one per line with a description; without a name, the kinds.
 
     Raises:
-        UserError: nothing of that name can be listed.
+        UserError: there is no list of that name.
     """
     known = kinds(config_dir)
     if not name:
@@ -32,7 +32,7 @@ def listing(name: str, config_dir: str | None = None) -> str:
 
 
 def kinds(config_dir: str | None = None) -> dict[str, Callable[[], str]]:
-    """What can be listed, and what returns each list."""
+    """Return what can be listed, and what returns each list."""
     found: dict[str, Callable[[], str]] = {}
     for group in dict.fromkeys([*groups("train", config_dir), *groups("pipeline", config_dir)]):
         found[_plural(group)] = lambda group=group: _options(group, config_dir)  # type: ignore[misc]
@@ -86,7 +86,7 @@ def _callbacks() -> dict[str, str]:
 
 
 def option_text(group: str, option: str, config_dir: str | None = None) -> str:
-    """What an option is, in a line: its file's comment, or what the class of an algorithm calls itself."""
+    """Return what an option is, in a line: its file's comment, or what the class of an algorithm calls itself."""
     file = option_file(group, option, config_dir)
     return "" if file is None else header(file) or _title(file)
 

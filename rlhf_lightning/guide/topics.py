@@ -90,7 +90,7 @@ def _target_lines(group: str, composed: Composed) -> list[str]:
 
 
 def _chosen(group: str, composed: Composed) -> list[str]:
-    """What an option that describes a whole run chooses of the other groups."""
+    """Return what an option for a whole run chooses from the other groups."""
     if group not in _SELF:
         return []
     chosen = ((name, composed.choices.get(name)) for name in composed.groups() if name not in _SELF)

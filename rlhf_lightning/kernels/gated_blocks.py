@@ -24,7 +24,7 @@ Made = tuple[Tensor, Callable[[], Tensor]]
 def keep_less(network: nn.Module) -> int:
     """Let gated blocks recompute their elementwise parts in the backward pass; return how many do.
 
-    Not for networks under activation checkpointing, which stores nothing of a layer and has its own hooks.
+    Not for networks under activation checkpointing, which does not store a layer's tensors and has its own hooks.
     """
     blocks = [module for module in network.modules() if is_part(module, "MLP")]
     for block in blocks:
