@@ -116,6 +116,49 @@ def test_the_functions_that_a_page_links_to_are_where_it_says(page: Path) -> Non
         assert set(name.split(".")) <= defined_in(ROOT / file), f"{name} in {file}"
 
 
+def keys_of(config: dict[str, Any], prefix: str = "") -> set[str]:
+    """Every dotted key of a config."""
+    deeper = [keys_of(value, f"{prefix}{name}.") for name, value in config.items() if isinstance(value, dict)]
+    return {f"{prefix}{name}" for name in config}.union(*deeper)
+
+
+def named_keys(page: str) -> set[str]:
+    """The keys that a guide names as ours; in a table beside other libraries those of the column `here`."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    if page == "coming_from.md":
+        rows = [
+            row
+            for table in re.findall(r"^\| here \|.*\n((?:\|.*\n)+)", text, re.MULTILINE)
+            for row in table.splitlines()
+        ]
+        text = "\n".join(row.split("|")[1] for row in rows)
+    return set(re.findall(r"`((?:algorithm|callbacks|data|model|reward|rollout|scheduler|trainer)\.[a-z_.]+)", text))
+
+
+def test_the_keys_that_guides_name_exist() -> None:
+    sampled = [
+        "experiment=grpo",
+        "callbacks=overoptimization",
+        "model/adapter=lora",
+        "scheduler=cosine",
+        "rollout=vllm",
+    ]
+    pages = (page for page in PAGES if page.stem in ("ppo", "reward", "dpo", "kto", "simpo", "cpo"))
+    known = keys_of(compose_config("train", sampled)).union(*(keys_of(composed(page)) for page in pages))
+    for page in ("coming_from.md", "troubleshooting.md", "how_it_works.md"):
+        assert named_keys(page), page
+        assert named_keys(page) <= known, page
+
+
+def test_the_metrics_of_troubleshooting_are_defined() -> None:
+    text, metrics = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("troubleshooting.md", "metrics.md")
+    )
+    named = set(re.findall(r"`((?:kl|objective|perf|policy|rewards|rollout|time|train|val)/[a-z_0-9/]+)`", text))
+    assert len(named) > 20
+    assert not [name for name in named if f"`{name}`" not in metrics]
+
+
 def test_the_wrappers_of_other_libraries_rewards_are_rewards() -> None:
     text = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {
