@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from rlhf_lightning.disk import disk_error, file_of, finding, lacks_room, remedy
+from rlhf_lightning.environment import how_to_get, missing_package
 
 
 class UserError(ValueError):
@@ -194,6 +195,8 @@ def reason(error: BaseException, longest: int = 300) -> str:
     text = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
     if len(text) > longest:
         text = f"{text[:longest]}..."
+    if (package := missing_package(error)) is not None and "pip install" not in text:
+        text = f"{text}; {how_to_get(package)}"
     explains_itself = isinstance(error, OSError | ValueError | RuntimeError | ImportError) and " " in text
     return text if explains_itself else f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -55,6 +55,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
 }
 FREE = {
     "compat",
+    "environment",
     "errors",
     "file_hashes",
     "content_hashes",

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from rlhf_lightning.config.check_types import check_trainer
+from rlhf_lightning.config.devices import why_torch_sees_none
 from rlhf_lightning.errors import UserError, blaming, reason
 from rlhf_lightning.runs.ranks import under_srun
 from rlhf_lightning.runs.run import Run
@@ -186,6 +187,7 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
         raise
     except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError) as error:
         gpus, why = torch.cuda.device_count(), " ".join(str(error).split()).rstrip(".!")
+        none = "" if gpus else why_torch_sees_none(torch.__version__, torch.version.cuda or torch.version.hip)
         if isinstance(error, MisconfigurationException) and "plugin" in why.lower():
             raise UserError(
                 f"trainer.plugins: found {trainer.get('plugins')}; Lightning refuses them: {why}"
@@ -200,7 +202,8 @@ def _devices_that_are_there(trainer: Mapping[str, Any]) -> Iterator[None]:
         raise UserError(
             f"trainer.accelerator and trainer.devices: found {trainer.get('accelerator', 'auto')} and "
             f"{trainer.get('devices', 'auto')}; Lightning refuses them: {why}; torch sees "
-            f"{gpus or 'no'} GPU{'s' * (gpus != 1)} here; trainer.accelerator=auto trainer.devices=1 runs everywhere"
+            f"{gpus or 'no'} GPU{'s' * (gpus != 1)} here{none}; trainer.accelerator=auto trainer.devices=1 runs "
+            "everywhere"
         ) from error
 
 

@@ -50,6 +50,7 @@ from rlhf_lightning.commands.redaction import remember_words
 from rlhf_lightning.compat.hydra_names import arguments_parser
 from rlhf_lightning.disk import disk_error, file_of, finding, remedy
 from rlhf_lightning.durable import write_text_durably
+from rlhf_lightning.environment import explain_missing
 from rlhf_lightning.errors import AfterTrainingError, UserError, WaitingError, is_out_of_memory, reason
 from rlhf_lightning.guarded_streams import guarded_streams
 from rlhf_lightning.outside_text import on_one_line
@@ -181,6 +182,8 @@ def as_user_error(error: Exception) -> str | None:
     """Return the one-line message for an exception that the user can fix, or None for a bug."""
     if isinstance(error, UserError):
         return str(error)
+    if (missing := explain_missing(error)) is not None:
+        return missing
     if is_out_of_memory(error):
         return (
             f"out of memory: {reason(error)}; rlhf-plan with the same overrides says what the run needs and what to "

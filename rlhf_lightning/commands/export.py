@@ -12,10 +12,12 @@ from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.schema import Export
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
+from rlhf_lightning.environment import typed
 from rlhf_lightning.errors import UserError, blaming, named_as
 from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
 from rlhf_lightning.runs.lineage import lineage
 from rlhf_lightning.runs.model_card import QUANTIZED, write_model_card
+from rlhf_lightning.runs.quoting import shell_words
 from rlhf_lightning.runs.run import Run, read_run
 
 MARKER = ".rlhf-export.json"  # marks a folder that rlhf-export has written, and may overwrite
@@ -32,6 +34,8 @@ def export(config: dict[str, Any]) -> None:
     run = check(config)
     write_export(run, Path(config["to"]), config["form"], config["dtype"], config.get("attn_implementation"))
     print(f"exported: {config['to']}")
+    if not run.is_reward_model:
+        print(f"next: {typed('rlhf-chat')} {shell_words({'model': config['to']})}")
     if run.quantized and config["form"] == "merged":
         print(f"note: {QUANTIZED}")
 

@@ -23,6 +23,7 @@ from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.next_steps import next_steps_of_pipeline
 from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
@@ -123,7 +124,8 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
                 written = [pipeline.folder / name for name in ("config.yaml", "summary.json")]
                 tracking.finish(pipeline.summary, [*written, *files])
         pipeline.problems = aftermath.problems
-        print_end(pipeline, files)
+        folders = [stage.folder for stage in pipeline.to_run if stage.trains]
+        print_end(pipeline, next_steps_of_pipeline(folders), files)
         report_problems([*pipeline.runs, pipeline])
     return pipeline.summary
 

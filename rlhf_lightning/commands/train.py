@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import AfterTrainingError, DiskError, UserError, blaming
 from rlhf_lightning.runs.after_training import Aftermath, export_model, fit
 from rlhf_lightning.runs.model_card import write_model_card
+from rlhf_lightning.runs.next_steps import curves, next_steps
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.run import Run, read_run
 from rlhf_lightning.stopping import advising, signal_of
@@ -44,7 +46,7 @@ def train(config: dict[str, Any]) -> None:
     run = Run(config)
     with advising(run.advice), saying_how_to_go_on(run.advice):
         carry_out(run)
-        print_end(run)
+        print_end(run, next_steps(run, sys.argv[1:]) if first_process() else ())
         report_problems([run])
 
 
@@ -231,12 +233,14 @@ def saying_how_to_go_on(how: Callable[[], str]) -> Iterator[None]:
         raise UserError(f"{error.finding}; {error.remedy}{joined}{then}") from error
 
 
-def print_end(run: Run, made: Collection[Path] = ()) -> None:
-    """Print the last lines of a run: its folder, and how to look at it in MLflow."""
+def print_end(run: Run, steps: Collection[str], made: Collection[Path] = ()) -> None:
+    """Print the last lines of a run: its folder, and what to do next."""
     if not first_process():
         return
     print(f"run folder: {run.folder}")
     for path in made:
         print(f"report: {path}")
     if uses_mlflow(run.config):
-        print(ui_command(run.config["logger"]["tracking_uri"]))
+        steps = [*steps, curves(ui_command(run.config["logger"]["tracking_uri"]))]
+    if steps:
+        print("\n".join(["next:", *steps]))

@@ -170,7 +170,7 @@ class Evaluate(TypedDict, total=False):
     best_of: Annotated[int, Field(ge=2, le=10_000)] | None
     course: Text | None
     self_bleu: Annotated[int, Field(ge=2, le=10_000)] | None
-    rewards: dict[str, Score]
+    rewards: dict[str, Score] | None
     preferences: Text | None
     category: Text | None
     reference: Text | None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from rlhf_lightning.environment import typed
 from rlhf_lightning.errors import named_as
 from rlhf_lightning.feedback.collecting import add_tasks, collect_tasks, outlook
 from rlhf_lightning.feedback.drawing import Drawing
@@ -14,6 +16,7 @@ from rlhf_lightning.feedback.sources import read_checks, read_prompts, read_resp
 from rlhf_lightning.feedback.store import DEFAULT_STORE, FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking
 from rlhf_lightning.rewards import make_reward
+from rlhf_lightning.secret_text import shown
 
 
 def run_collection(
@@ -56,5 +59,5 @@ def run_collection(
             added, there = add_tasks(store, responses_scored(samples, scorers, watch), asking, checks)
             lines = [f"read: {sum(len(each.responses) for each in samples)} responses to {len(samples)} prompts"]
         lines.append(f"tasks: {added} new in {store.name}; {there} were there")
-    elsewhere = "" if url == DEFAULT_STORE else " feedback.store=..."
-    return [*lines, f"next: rlhf-label labelers=[ana,bo]{elsewhere}"]
+    elsewhere = "" if url == DEFAULT_STORE else f" {shlex.quote(f'feedback.store={shown(url)}')}"
+    return [*lines, f"next: {typed('rlhf-label')} labelers=[ana,bo]{elsewhere}"]

@@ -96,7 +96,8 @@ class Database:
             engine = create_engine(self._url, **options)
         except (ImportError, NoSuchModuleError) as error:
             raise UserError(
-                f"feedback.store: {self.name}: {reason(error)}; install the driver of the database"
+                f"feedback.store: {self.name} cannot be opened: {reason(error)}"
+                f"{'' if 'pip install' in reason(error) else '; install the driver of this database'}"
             ) from error
         if self.is_sqlite:
             event.listen(engine, "connect", self._set_up)

@@ -105,11 +105,11 @@ def changes_meaning(key: str, former: Mapping[str, Any], config: Mapping[str, An
         targets = [str(section.get("_target_", "")) for section in sections if section]
         return not all(target.endswith(_WATCHERS) for target in targets)
     if key in _LENGTH:
-        return _depends_on_length(config)
+        return depends_on_length(config)
     return not any(".".join(parts[: i + 1]) in _HARMLESS for i in range(len(parts)))
 
 
-def _depends_on_length(config: Mapping[str, Any]) -> bool:
+def depends_on_length(config: Mapping[str, Any]) -> bool:
     """Whether the learning rate of every step depends on how many steps there will be."""
     target = str((config.get("scheduler") or {}).get("_target_", "constant"))
     return "constant" not in target

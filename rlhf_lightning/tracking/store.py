@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.environment import typed
 from rlhf_lightning.secret_text import HIDDEN, shown
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def artifact_location(uri: str) -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The command that opens MLflow's pages on a store."""
-    return f"open {shown(uri)}" if uri.startswith("http") else f"mlflow ui --backend-store-uri {shown(uri)}"
+    """The command that opens MLflow's pages on a store, or where a server has them."""
+    if uri.startswith("http"):
+        return f"open {shown(uri)}"
+    return f"{typed('mlflow')} ui --backend-store-uri {shlex.quote(shown(uri))}"
 
 
 def store_notice(uri: str, folder: Path) -> Notice:

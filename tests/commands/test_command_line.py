@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands import train
+from rlhf_lightning.environment import typed
 from rlhf_lightning.guide.pages import PAGES, page
 from rlhf_lightning.runs.run import Run
 
@@ -221,7 +222,7 @@ def test_jobs_of_a_sweep_with_a_fixed_run_dir_get_folders_of_their_own(words, mo
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
     monkeypatch.setattr(train, "carry_out", lambda run: folders.append(run.config["run_dir"]))
-    monkeypatch.setattr(train, "print_end", lambda run: None)
+    monkeypatch.setattr(train, "print_end", lambda *_: None)
     call_in_process(train.main, *words, "seed=1,2", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft_0", "outputs/demo/sft_1"]
 
@@ -230,7 +231,7 @@ def test_a_sweep_of_one_job_keeps_its_run_dir(monkeypatch, capsys, empty_folder)
     folders = []
     monkeypatch.setattr(train, "check_inputs", lambda config: None)
     monkeypatch.setattr(train, "carry_out", lambda run: folders.append(run.config["run_dir"]))
-    monkeypatch.setattr(train, "print_end", lambda run: None)
+    monkeypatch.setattr(train, "print_end", lambda *_: None)
     call_in_process(train.main, "-m", "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
     assert folders == ["outputs/demo/sft"]
 
@@ -251,10 +252,9 @@ def test_a_sweep_over_several_processes_is_refused(monkeypatch, capsys, empty_fo
 def test_the_last_line_of_a_run_opens_mlflow_on_its_store(monkeypatch, capsys, empty_folder):
     monkeypatch.setattr(train, "carry_out", Run.find_place)
     _, out, _ = call_in_process(train.main, "experiment=sft_demo", monkeypatch=monkeypatch, capsys=capsys)
-    assert out.splitlines() == [
-        "run folder: outputs/demo/sft",
-        "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db",
-    ]
+    first, second, *_, last = out.splitlines()
+    assert (first, second) == ("run folder: outputs/demo/sft", "next:")
+    assert last == f"  curves:         {typed('mlflow')} ui --backend-store-uri sqlite:///outputs/mlflow.db"
 
 
 def test_the_page_of_the_composed_config_is_hydras(tmp_path):

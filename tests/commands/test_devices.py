@@ -31,7 +31,7 @@ def test_an_unknown_strategy_is_refused_with_the_nearest():
 def test_a_device_that_is_not_here_is_refused(asked, monkeypatch):
     monkeypatch.setattr(devices, "_has_gpu", lambda: False)
     monkeypatch.setattr("sys.platform", "linux")
-    with pytest.raises(UserError, match=rf"^trainer\.accelerator: found {asked}, and there is none on this machine"):
+    with pytest.raises(UserError, match=rf"^trainer\.accelerator: found {asked}, but this machine has none"):
         devices.check_devices({"accelerator": asked})
 
 

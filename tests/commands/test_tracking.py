@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from rlhf_lightning.environment import typed
 from rlhf_lightning.runs.pipeline import Pipeline
 from rlhf_lightning.tracking.contents import flat_parameters
 from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
@@ -24,7 +25,7 @@ def test_artifacts_lie_beside_the_store_wherever_the_command_is_called(empty_fol
 @pytest.mark.parametrize(
     ("uri", "line"),
     [
-        ("sqlite:///outputs/mlflow.db", "mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db"),
+        ("sqlite:///outputs/mlflow.db", f"{typed('mlflow')} ui --backend-store-uri sqlite:///outputs/mlflow.db"),
         ("http://server:5000", "open http://server:5000"),
     ],
 )

@@ -32,10 +32,11 @@ def test_the_keys_of_a_page_exist(command):
                 assert key.removesuffix(".*").removesuffix("=true") in known, key
 
 
-@pytest.mark.parametrize("command", ["rlhf-train", "rlhf-pipeline", "rlhf-plan"])
+@pytest.mark.parametrize("command", PAGES)
 def test_the_examples_of_a_page_can_be_composed(command):
-    for words in PAGES[command].examples:
-        left_out = ("-m", "~stages.dpo", "seed=0,1,2")
+    text = "\n".join(PAGES[command].examples).replace("\\\n", "")  # lines that go on in the next one
+    left_out = ("-m", "~stages.dpo", "seed=0,1,2")
+    for words in text.splitlines():
         overrides = [word for word in shlex.split(words) if word not in left_out]
         assert composed(command.removeprefix("rlhf-"), overrides).choices
 
