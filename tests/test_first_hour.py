@@ -19,7 +19,7 @@ from tests.commands.runs import CHAT_TEMPLATE
 ROOT = Path(__file__).parents[1]
 README, OWN_DATA = ROOT / "README.md", ROOT / "docs/start/your_own_data.md"
 INSTALLED = Path(sys.prefix) / "bin"
-OURS = ("MAKE", "MFLAGS", "PYTEST", "PYTHON", "VIRTUAL_ENV", "HF_", "OMP_", "XDG_")  # variables that a newcomer lacks
+OURS = ("MAKE", "MFLAGS", "PYTEST", "PYTHON", "VIRTUAL_ENV", "HF_", "XDG_")  # variables that a newcomer lacks
 HUB_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REPOSITORY = "https://github.com/rlhf-lightning/rlhf-lightning"
 
