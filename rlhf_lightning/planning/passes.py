@@ -1,8 +1,8 @@
-"""What a pass through a network keeps alive, found by running the project's own code on fake tensors.
+"""What a pass through a network keeps in memory, found by running the project's own code on fake tensors.
 
-A pass is followed through networks of one and of two layers; every further layer adds what the second one added. The
-peak may lie in another part of the pass for a deep network than for a shallow one, so the parts (layers, output layer,
-embeddings; forward and backward) are followed one by one. Rows are as long as they may be, so none is packed.
+A pass is traced through networks with one and with two layers; every further layer adds what the second one added. The
+peak may be in another part of the pass for a deep network than for a shallow one, so the parts (layers, output layer,
+embeddings; forward and backward) are traced separately. Rows have their maximum length, so none is packed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Marks = list[tuple[str, Alive]]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one forward pass: `count` rows of `length` tokens, whose last `scored` tokens are predicted."""
+    """The rows of one forward pass: `count` rows of `length` tokens, of which the last `scored` are predicted."""
 
     count: int
     length: int
@@ -39,7 +39,7 @@ class Rows:
 
 
 class Step(NamedTuple):
-    """Bytes alive in a forward and backward pass, without weights and without the gradients of weights."""
+    """Bytes alive in a forward and backward pass, without weights and the weights' gradients."""
 
     forward: Alive  # at the peak of the forward pass
     backward: Alive
@@ -50,9 +50,9 @@ class Generation(NamedTuple):
     """Bytes alive while responses are sampled."""
 
     cache: int  # keys and values of prompts and responses
-    prompts: Alive  # while the prompts are read, their keys and values included
+    prompts: Alive  # while the prompts are read, including their keys and values
     step: Alive  # in the last step, without the cache
-    slots: int = 0  # while the prompts are read: of the further responses to each, which get a copy
+    slots: int = 0  # while the prompts are read: copies for the further responses to each
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Loss:
     temperature: float = 1.0
     entropy: bool = False
     value: bool = False  # a value head on the hidden states
-    on_cpu: bool = False  # logits come in smaller chunks there
+    on_cpu: bool = False  # logits come in smaller chunks on a CPU
 
 
 @functools.lru_cache
@@ -74,12 +74,12 @@ def training_step(
     critic: Network | None = None,
     extra: Rows | None = None,
 ) -> Step:
-    """Forward and backward of one micro-batch.
+    """Return the bytes of the forward and backward pass of one micro-batch.
 
     Args:
-        autocast: the type that products run in, under a mixed precision.
+        autocast: the dtype that products run in, under a mixed precision.
         critic: a second trained network that reads the same rows.
-        extra: rows of a second loss of the same step (PPO-ptx).
+        extra: rows of a second loss in the same step (PPO-ptx).
     """
 
     def follow(depth: int) -> Marks:
@@ -106,7 +106,7 @@ def training_step(
 def forward_pass(
     network: Network, rows: Rows, loss: Loss, autocast: torch.dtype | None = None, frozen: bool = False
 ) -> Alive:
-    """The peak of a pass without gradients; autocast keeps copies of the weights that are not `frozen`."""
+    """Return the peak of a pass without gradients; autocast caches copies of the weights that are not `frozen`."""
 
     def follow(depth: int) -> Marks:
         with _fake() as mode:
@@ -125,10 +125,10 @@ def forward_pass(
 def generation(
     network: Network, rows: int, prompt: int, response: int, autocast: torch.dtype | None, samples: int = 1
 ) -> Generation:
-    """Sampling `response` tokens after prompts of `prompt` tokens, where no response ends early.
+    """Return the bytes of sampling `response` tokens after prompts of `prompt` tokens, if no response ends early.
 
     Args:
-        rows: responses; `samples` of them begin with the same prompt, which is read once.
+        rows: number of responses; `samples` of them begin with the same prompt, which is read once.
     """
     length = prompt + response
 
@@ -153,7 +153,7 @@ def generation(
     cache = sum(before) * length // max(length - 1, 1)
     after = Alive(step.logits, max(0, sum(step) - cache - step.logits))
     read = _peak(marks, "forward")
-    if samples > 1:  # the first tokens of all responses are drawn at once
+    if samples > 1:  # the first tokens of all responses are sampled together
         read = Alive(max(read.logits, step.logits), read.others)
     return Generation(cache, read, after, cache - cache // samples)
 
@@ -161,9 +161,9 @@ def generation(
 def _feed(
     module: Any, rows: int, tokens: int, cache: DynamicCache, live: LiveBytes, stage: str = "forward"
 ) -> DynamicCache:
-    """What the native engine does in one step of decoding."""
+    """Run one decoding step as the native engine does."""
     ids = torch.zeros(rows, tokens, dtype=torch.long)
-    # Prompts are padded on the left, so there is a mask; this is the form that transformers turns it into.
+    # Prompts are padded on the left, so there is a mask; transformers turns it into this form.
     mask = torch.ones(rows, 1, tokens, cache.get_seq_length() + tokens, dtype=torch.bool)
     out = bare_model(module).base_model(
         input_ids=ids, attention_mask=mask, position_ids=ids, past_key_values=cache, use_cache=True
@@ -185,7 +185,7 @@ def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: Li
 
 
 def _token_loss(module: Any, rows: Rows, loss: Loss, live: LiveBytes) -> tuple[Tensor, Tensor]:
-    """As `predict_tokens`, on rows whose last tokens are flagged: fake tensors hold no flags to look at."""
+    """Do the same as `predict_tokens` on rows whose last tokens are flagged: fake tensors hold no flags to read."""
     hidden, labels = _scored_hidden(module, rows, live)
     tokens = predict_from_hidden(module, hidden, labels, loss.temperature, loss.entropy, loss.on_cpu)
     total = tokens.logprobs.sum()
@@ -204,7 +204,7 @@ def _scored_hidden(module: Any, rows: Rows, live: LiveBytes) -> tuple[Tensor, Te
 
 
 def _watch_backward(module: Any, live: LiveBytes) -> None:
-    """Drop the gradients of weights, which are counted apart, and mark where the backward pass leaves the layers."""
+    """Drop the weights' gradients, counted separately, and mark where the backward pass leaves the layers."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(_drop_gradient)
@@ -235,7 +235,7 @@ def _fake() -> Iterator[FakeTensors]:
 
 
 def _deepened(follow: Callable[[int], Marks], layers: int) -> Marks:
-    """The marks at the network's depth."""
+    """Return the marks at the network's depth."""
     if layers <= 2:
         return follow(layers)
     marks = []

@@ -1,4 +1,4 @@
-"""Bytes a device needs for a run: what lies there all the time, by role, and what comes and goes, by phase."""
+"""The bytes a run needs on a device: permanent ones by role, and temporary ones by phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rlhf_lightning.planning.networks import Network, Weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
 from rlhf_lightning.planning.run import Run
 
-# DeepSpeed's buckets, in elements: Lightning's defaults for gathering and for reducing.
+# DeepSpeed's buckets, in elements: Lightning's defaults for gathering and reducing.
 DEEPSPEED_BUCKETS = 2 * 200_000_000
 
 
@@ -36,7 +36,7 @@ class Phase:
     activations: int = 0
     kv_cache: int = 0
     logits: int = 0
-    buffers: int = 0  # gathered weights, communication, the optimiser's intermediate results
+    buffers: int = 0  # gathered weights, communication, the optimiser's temporary results
     before_training: bool = False  # there is no optimiser state yet
 
     @property
@@ -46,35 +46,35 @@ class Phase:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes a device."""
+    """Bytes per device."""
 
     run: Run
     roles: tuple[Role, ...]
     phases: tuple[Phase, ...]
 
     def resident(self, phase: Phase) -> int:
-        """Weights, and optimiser state once training has begun."""
+        """Return the bytes of weights, and of optimiser state once training has begun."""
         return sum(role.weights + (0 if phase.before_training else role.optimizer) for role in self.roles)
 
     def total(self, phase: Phase) -> int:
-        """Bytes alive in a phase."""
+        """Return the bytes alive in a phase."""
         return self.resident(phase) + phase.total
 
     @property
     def largest(self) -> Phase:
-        """The phase with the peak."""
+        """Return the phase with the peak."""
         return max(self.phases, key=self.total)
 
     @property
     def peak(self) -> int:
-        """Bytes at the peak of the run."""
+        """Return the bytes at the run's peak."""
         return self.total(self.largest)
 
 
 def make_plan(run: Run) -> Plan:
-    """Size a run.
+    """Return the memory plan of a run.
 
-    Gradients are alive from a backward pass to the end of the optimiser step, and in forward passes in between if
+    Gradients are alive from a backward pass to the end of the optimiser step, and in the forward passes in between if
     batches are accumulated. DDP's buckets always are, and DeepSpeed's own gradients are counted as if they were.
     """
     roles = tuple(_roles(run))
@@ -115,7 +115,7 @@ def _trained(run: Run, name: str, weights: Weights) -> Role:
     }[sharding]
     state = size * run.optimizer.copies
     if sharding.startswith("zero") and run.policy.element < 4:
-        state = size // run.policy.element * 4 * (run.optimizer.copies + 1)  # DeepSpeed keeps float32 masters
+        state = size // run.policy.element * 4 * (run.optimizer.copies + 1)  # DeepSpeed keeps float32 master weights
     gradients = size // gradients_in * run.devices.gradient_copies
     return Role(name, weights.total // weights_in, gradients, state // optimizer_in)
 
@@ -135,7 +135,7 @@ def _has_reference_copy(run: Run) -> bool:
 
 
 def _critic(run: Run) -> Network | None:
-    """The critic is the backbone alone: a sequence classifier has the same, and a score for each state."""
+    """Return the critic: the backbone of a sequence classifier, with a score for each state."""
     if "critic" not in run.roles or not run.separate:
         return None
     return replace(run.policy, task="SEQ_CLS")
@@ -152,10 +152,10 @@ def _phases(run: Run, gradients: int) -> Iterator[Phase]:
 
 
 def _between_steps(run: Run, gradients: int) -> int:
-    """What is alive of gradients when an optimiser step is over."""
+    """Return the bytes of gradients that stay alive after an optimiser step."""
     if run.devices.sharding in ("none", "fsdp2"):
         return 0
-    return gradients // run.devices.gradient_copies  # of DDP's two copies, if it has two, the buckets
+    return gradients // run.devices.gradient_copies  # the buckets, one of DDP's two copies
 
 
 def _reference_phase(run: Run, gradients: int) -> Phase:
@@ -176,13 +176,13 @@ def _update_phases(run: Run, gradients: int, forward: int) -> Iterator[Phase]:
     buffers = _gathered_layers(run, backward=True) + _deepspeed_buckets(run)
     weights = run.policy.weights()
     first = gradients if run.accumulate > 1 else _share(run, weights.output_layer) * run.devices.gradient_copies
-    # At its beginning everything that was saved is alive, at its end all gradients are, and one layer is worked on.
+    # At its start everything that was saved is alive, at its end all gradients are, and one layer is being processed.
     start = Phase("backward", first, step.backward.others, logits=step.backward.logits, buffers=buffers)
     one_layer = max(0, step.backward.others - step.kept)
     end = Phase("backward", gradients, one_layer, buffers=buffers)
     yield max(start, end, key=lambda phase: phase.total)
     trainable = weights.largest_trainable if run.devices.cpu else weights.trainable
-    # Adam's denominator: of one parameter at a time, or of all of them at once where the step is fused over a list.
+    # Adam's denominator: of one parameter at a time, or of all at once if the step is fused over a list.
     yield Phase("optimiser step", gradients, buffers=_share(run, trainable) if run.optimizer.copies > 1 else 0)
 
 
@@ -190,7 +190,7 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     rollout = run.rollout
     assert rollout is not None
     gathered = _gathered_weights(run)
-    # Two ids and a mask a prompt token; an id, a mask, two masks of the passes and six figures a response token.
+    # Two ids and a mask per prompt token; an id, a mask, two masks of the passes and six numbers per response token.
     collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
     if rollout.engine == "native":
         sampled = generation(
@@ -215,15 +215,15 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
 
 
 def _share(run: Run, size: int) -> int:
-    """What of gradients of this size a device holds."""
+    """Return a device's share of gradients of this size."""
     return size // run.devices.processes if run.devices.sharding in ("zero2", "zero3", "fsdp2") else size
 
 
 def _gathered_layers(run: Run, backward: bool = False) -> int:
-    """Sharded weights come together layer by layer: the one that computes, the next one, and embeddings and head.
+    """Return the bytes of gathered weights: the layer being computed, the next one, and embeddings and head.
 
-    In the backward pass the gradients of one layer, and of embeddings and head, are whole before they are spread.
-    FSDP2 sends weights in the type of mixed precision's products.
+    In the backward pass the gradients of one layer, and of embeddings and head, are whole before they are sharded.
+    FSDP2 sends weights in the dtype of mixed precision's products.
     """
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
@@ -237,22 +237,22 @@ def _gathered_layers(run: Run, backward: bool = False) -> int:
 
 
 def _gathered_weights(run: Run) -> int:
-    """Sampling needs the whole policy on every device."""
+    """Return the bytes of gathered weights in sampling, which needs the whole policy on every device."""
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
     return _as_sent(run, run.policy.weights().total)
 
 
 def _as_sent(run: Run, weights: int) -> int:
-    """Bytes of sharded weights where they are together."""
+    """Return the bytes of sharded weights once gathered."""
     halves = run.devices.sharding == "fsdp2" and run.autocast == torch.bfloat16 and run.policy.element == 4
     return weights // 2 if halves else weights
 
 
 def _packed_weights(run: Run) -> int:
-    """Decoding reads a copy of the weights on some CPUs (`kernels.fast_products.packed_weights`) and under autocast.
+    """Return the bytes of the copy of the weights that decoding reads on some CPUs and under autocast.
 
-    In `generation` autocast keeps its copies of trained weights itself.
+    See `kernels.fast_products.packed_weights`. In `generation`, autocast caches its copies of trained weights itself.
     """
     if run.autocast is not None and run.policy.lora is not None and run.policy.nf4 is None:
         return run.policy.weights().frozen * run.autocast.itemsize // 4 if run.policy.element == 4 else 0

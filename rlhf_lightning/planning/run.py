@@ -1,4 +1,4 @@
-"""What the planner has to know of a run."""
+"""What the planner needs to know about a run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Sharding = Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
 @dataclass(frozen=True)
 class Devices:
-    """Where the run is: how many processes, and what each of them holds a part of only.
+    """Where the run is: how many processes, and of what each of them holds only a part.
 
     Args:
-        sharding: `ddp` repeats everything; ZeRO shards the optimiser (1), gradients too (2), weights too (3 and FSDP2).
-        gradient_copies: 2 where DDP's buckets are a copy of the gradients, and not views of them.
+        sharding: `ddp` replicates everything; ZeRO shards the optimiser (1), gradients too (2), weights too (3 and
+            FSDP2).
+        gradient_copies: 2 if DDP's buckets are a copy of the gradients rather than views of them.
         cpu: no accelerator, so the optimiser steps through the parameters one by one.
     """
 
@@ -31,23 +32,23 @@ class Devices:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Copies of the trained weights that the optimiser keeps: Adam 2 (3 with amsgrad), SGD 1 with momentum, else 0."""
+    """Copies of the trained weights in the optimiser: 2 for Adam (3 with amsgrad), 1 for SGD with momentum, else 0."""
 
     copies: int = 2
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What is sampled in an iteration.
+    """What an iteration samples.
 
     Args:
         rows: responses per iteration and process.
         at_once: responses decoded at a time.
-        prompt, response: tokens, at most.
+        prompt, response: most tokens of each.
         samples: responses to each prompt.
         engine: who samples: the policy itself, vLLM on the same device, or a server elsewhere.
-        share: of the device that vLLM takes; `device` has so many bytes.
-        sleeps: vLLM takes it while it samples only.
+        share: share of the device that vLLM takes; `device` is its size in bytes.
+        sleeps: vLLM takes it only while it samples.
     """
 
     rows: int
@@ -62,13 +63,13 @@ class Rollout:
 
     @property
     def taken(self) -> int:
-        """Bytes that vLLM takes."""
+        """Return the bytes that vLLM takes."""
         return int(self.share * self.device)
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """The network that scores what is sampled.
+    """The network that scores samples.
 
     Args:
         shared: it is an adapter on the policy's base; `network` is that base.
@@ -82,18 +83,18 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class Run:
-    """A training run, as far as its memory goes.
+    """The properties of a training run that determine its memory.
 
     Args:
-        policy: the trained network (the reward model, where that is trained).
-        roles: of the networks that take part, the trained one first, as the algorithm declares them.
+        policy: the trained network (the reward model, if that is trained).
+        roles: roles of the networks that take part, the trained one first, as the algorithm declares them.
         pairs: a row is a chosen and a rejected answer.
-        starts_from_adapter: the policy goes on training an adapter, whose start the reference needs a copy of.
-        rows: a micro-batch.
-        autocast: the type of products under a mixed precision.
-        accumulate: micro-batches an optimiser step.
+        starts_from_adapter: the policy continues training an adapter, and the reference needs a copy of its start.
+        rows: the rows of a micro-batch.
+        autocast: the dtype of products under a mixed precision.
+        accumulate: micro-batches per optimiser step.
         keeps_reference: the reference is needed during training, not only before it; None: the algorithm has no choice.
-        separate: a critic of its own, and copies in place of adapters.
+        separate: a separate critic, and copies instead of adapters.
         extra: PPO-ptx's rows.
     """
 

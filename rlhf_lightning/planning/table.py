@@ -8,16 +8,16 @@ from rlhf_lightning.planning.advice import Change
 from rlhf_lightning.planning.plan import Phase, Plan
 
 GIB = 2**30
-RESERVE = 0.1  # of the device: what the driver, cuBLAS and fragments of the allocator take
+RESERVE = 0.1  # share of the device for the driver, cuBLAS and allocator fragmentation
 
 
 def room(device_gb: float) -> int:
-    """Bytes of a device that a run may use."""
+    """Return the bytes of a device that a run may use."""
     return int(device_gb * GIB * (1 - RESERVE))
 
 
 def plan_table(plan: Plan, device_gb: float) -> str:
-    """What is resident by role, what each phase adds, the peak, and whether it fits."""
+    """Return what is resident by role, what each phase adds, the peak, and whether it fits."""
     lines = [f"{plan.run.name}: GiB a device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), ""]
     fits = "fits" if plan.peak <= room(device_gb) else "does not fit"
     lines.append(
@@ -28,7 +28,7 @@ def plan_table(plan: Plan, device_gb: float) -> str:
 
 
 def advice_table(single: Sequence[Change], combined: Change | None, device_gb: float) -> str:
-    """The changes with the peak each of them leads to."""
+    """Return the changes, with the peak that each leads to."""
     if not single:
         return "no change known here makes it smaller: take a smaller model or shorter rows"
     limit = room(device_gb)
@@ -76,7 +76,7 @@ def _columns(title: str, names: list[str], rows: list[tuple[str, list[int], str]
 
 
 def _gib(size: int) -> str:
-    """Three digits: 12.3 for a large model, 0.0123 for a small one."""
+    """Return a size with three digits: 12.3 for a large model, 0.0123 for a small one."""
     if size == 0:
         return "-"
     value = size / GIB

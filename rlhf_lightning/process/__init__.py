@@ -1,1 +1,1 @@
-"""What a command does to its own process: memory, logging, exits. A library call does none of it."""
+"""What a command does to its own process: memory, logging, exits. Library calls do none of it."""

@@ -1,4 +1,4 @@
-"""Tables and bars on a terminal."""
+"""Tables and progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 class Terminal(Console):
-    """A console that leaves a reader who has gone (`| head`) to the command, as `print` does, and does not exit."""
+    """A console that leaves a closed pipe (`| head`) to the command, as `print` does, instead of exiting."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError

@@ -1,4 +1,4 @@
-"""Silences what libraries print and a user cannot act on. Errors and the project's own warnings stay."""
+"""Silencing library output that a user cannot act on. Errors and the project's own warnings stay."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 import os
 import warnings
 
-# Read by the libraries when they are imported, so set before that; the user's own setting wins.
+# Read by the libraries when they are imported, so set before that; the user's own settings win.
 _ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",  # tokenizers warns at every fork otherwise
+    "TOKENIZERS_PARALLELISM": "false",  # otherwise tokenizers warns at every fork
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # a store that does not answer is a line of ours, not tracebacks
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker tries again itself, and makes no second run
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # an unavailable store is one line of ours rather than tracebacks
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker retries itself, and creates no second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",  # mlflow looks for git
@@ -33,14 +33,14 @@ _WARNINGS = (
     ".*GPU available but not used.*",
     ".*`training_step` returned `None`.*",
     ".*Trying to infer the `batch_size`.*",
-    ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",  # the values are already those of all processes
+    ".*It is recommended to use `self.log\\(.*sync_dist=True\\)`.*",  # the values already cover all processes
     ".*You passed in a `val_dataloader` but have no `validation_step`.*",  # PPO
 )
 _LOGGERS = {
-    "alembic": logging.WARNING,  # one line a migration
+    "alembic": logging.WARNING,  # one line per migration
     "mlflow": logging.CRITICAL,
-    "lightning.pytorch.loggers.mlflow": logging.ERROR,  # a new experiment is no warning
-    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # the devices there are, and tips
+    "lightning.pytorch.loggers.mlflow": logging.ERROR,  # a new experiment does not need a warning
+    "lightning.pytorch.utilities.rank_zero": logging.WARNING,  # the available devices, and tips
     "lightning.fabric.utilities.distributed": logging.WARNING,
     "lightning.fabric.utilities.seed": logging.WARNING,
     "lightning.pytorch.accelerators.cuda": logging.WARNING,
@@ -52,7 +52,7 @@ _LOGGERS = {
 
 
 def quieten() -> None:
-    """Call before torch, lightning, transformers or mlflow are imported."""
+    """Silence them; call this before torch, lightning, transformers or mlflow are imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for category in (DeprecationWarning, FutureWarning):

@@ -1,4 +1,4 @@
-"""Code of the user's own that ends the process in the middle of a command, as if it had succeeded."""
+"""User code that ends the process in the middle of a command, as if it had succeeded."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import NoReturn
 
 from rlhf_lightning.errors import left_by_hand
 
-# Of these, `sys.exit` is an answer: of `--help`, of an option that only Hydra answers.
+# In these, `sys.exit` is legitimate: for `--help`, or for an option that only Hydra handles.
 _MAY_LEAVE = ("hydra", "argparse", "lightning")
 
 
 @contextmanager
 def answered_exits() -> Iterator[None]:
-    """Let `os._exit` in this process print a line and end with code 2: nothing that was not saved is left after it.
+    """Let `os._exit` in this process print a line and end with code 2.
 
-    It runs no `finally` and no handler, so this is the only place to notice it. Processes that are started from here
-    (workers of a data loader) may leave as they like. `SIGKILL` and a crash in C code cannot be answered; their exit
-    code is not 0.
+    It runs no `finally` and no handler, and nothing unsaved survives it, so this is the only place to notice it.
+    Processes started from here (workers of a data loader) may exit as they like. `SIGKILL` and a crash in C code cannot
+    be caught; their exit code is not 0.
     """
     process, leave = os.getpid(), os._exit
 
@@ -45,7 +45,7 @@ def answered_exits() -> Iterator[None]:
 
 
 def exit_of_others(error: SystemExit) -> str | None:
-    """The line about a `sys.exit` that neither this package nor the libraries of its command line have called."""
+    """Return the message for a `sys.exit` that neither this package nor its command-line libraries called."""
     if not left_by_hand(error, *_MAY_LEAVE):
         return None
     last = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,4 +1,4 @@
-"""Where scores come from: a reward model, a Python function, a judge, a weighted sum of several."""
+"""Where scores come from: a reward model, a Python function, a judge, or a weighted sum of several."""
 
 from rlhf_lightning.rewards.function import FunctionReward, check_scores
 from rlhf_lightning.rewards.judge import JudgeReward

@@ -1,9 +1,9 @@
-"""A limit on how long a function of the user's own may take: a reward that hangs must not hold a run for ever.
+"""A time limit on a user's own function: a reward that hangs must not stall a run forever.
 
-The function runs in the main thread as it does without a limit, so that no number depends on there being one. At the
-limit the system's alarm raises an exception in it: `time.sleep`, a socket, a lock and a regular expression are broken
-off as well, for they all look for signals. Where that does not help within `GRACE` (the function catches everything, or
-is in C code that looks for none but lets other threads run), a thread prints the line and ends the process.
+The function runs in the main thread, as it does without a limit, so that no result depends on the limit. At the limit
+the system's alarm raises an exception in it, which also interrupts `time.sleep`, a socket, a lock or a regular
+expression, since all of them check for signals. If that does not help within `GRACE` (the function catches everything,
+or is in C code that checks for no signals but lets other threads run), a thread prints the line and ends the process.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from typing import Any, NoReturn, TypeVar
 from rlhf_lightning.errors import UserError
 
 GRACE = 5.0  # seconds
-_AGAIN = 1.0  # seconds after which the alarm raises once more, in a function that goes on
-_leave = os._exit  # a command answers it while code of the user's own may call it
+_AGAIN = 1.0  # seconds after which the alarm raises again, in a function that continues
+_leave = os._exit  # what a command replaces while user code may call it
 
 T = TypeVar("T")
 
 
 class _LateError(BaseException):
-    """Not an Exception: what catches those is not meant."""
+    """Not an Exception, so that `except Exception` does not catch it."""
 
 
 def within(seconds: float | None, call: Callable[[], T], late: str) -> T:
-    """Call a function and return what it returns, within so many seconds.
+    """Call a function and return its result, within a time limit.
 
     Args:
-        seconds: the limit; None: there is none.
+        seconds: the limit; None: no limit.
         call: takes no arguments.
-        late: the line about a call that takes longer.
+        late: the message about a call that takes longer.
 
     Raises:
         UserError: it has not returned in time.
@@ -52,7 +52,7 @@ def within(seconds: float | None, call: Callable[[], T], late: str) -> T:
         raise UserError(late) from None
     except BaseException as error:
         if time.monotonic() - start >= seconds and not isinstance(error, UserError | SystemExit):
-            raise UserError(late) from error  # what the function made of being broken off
+            raise UserError(late) from error  # what the function made of the interruption
         raise
     finally:
         ended.set()
@@ -78,7 +78,7 @@ def _with_alarm(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _end_process(ended: threading.Event, seconds: float, late: str) -> None:
-    """End the process with code 2 and a line, unless the call ends before."""
+    """End the process with code 2 and a message, unless the call ends first."""
     if not ended.wait(seconds):
         sys.stdout.flush()
         sys.stderr.write(f"error: {late}\n")

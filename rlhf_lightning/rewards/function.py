@@ -1,4 +1,4 @@
-"""Python functions as rewards, and the check every reward's answer goes through."""
+"""Python functions as rewards, and the check of every reward's result."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rlhf_lightning.rewards.deadline import within
 from rlhf_lightning.rewards.protocol import Reward
 from rlhf_lightning.working_folder import import_from_working_folder
 
-LARGEST = 3.4028234663852886e38  # of float32, in which training computes with them
+LARGEST = 3.4028234663852886e38  # of float32, which training uses
 
 
 class BadScoreError(UserError):
-    """One score is not a number to train with.
+    """A score that training cannot use.
 
     Attributes:
-        index: its place among the scores.
+        index: its position among the scores.
     """
 
     def __init__(self, message: str, index: int) -> None:
@@ -30,12 +30,12 @@ class BadScoreError(UserError):
 
 
 def check_scores(scores: Sequence[Any], n: int, name: str, key: str | None = None) -> list[float]:
-    """The scores as floats, if there are `n` of them and all are finite numbers of float32.
+    """Return the scores as floats, if there are `n` of them and all are finite in float32.
 
     Args:
-        scores: what a reward has returned.
-        n: how many there have to be.
-        name: of the reward.
+        scores: a reward's result.
+        n: the required number of scores.
+        name: the reward's name.
         key: where it was named, such as `reward.function`; None: `reward`.
 
     Raises:
@@ -64,21 +64,21 @@ def check_scores(scores: Sequence[Any], n: int, name: str, key: str | None = Non
 
 
 def _short(value: Any) -> str:
-    """What a value looks like; some cannot be written, such as whole numbers of thousands of digits."""
+    """Return a short form of a value; some have no text, such as integers with thousands of digits."""
     try:
         return repr(value)[:80]
-    except Exception:  # of the user's own class
+    except Exception:  # from a user's own class
         return f"a {type(value).__name__} that cannot be shown"
 
 
 class FunctionReward(Reward):
-    """A Python function by its dotted path, `my_pkg.my_fn`; modules of the working folder are found.
+    """A Python function given by its dotted path, `my_pkg.my_fn`; modules in the working folder are found.
 
     Args:
         function: the dotted path.
-        key: what an error begins with; None: where a reward's function is named.
-        timeout: seconds that a call may take; None: no limit.
-        timeout_key: the key of `timeout`; None: where a reward's is named.
+        key: the key that errors begin with; None: the usual key of a reward's function.
+        timeout: most seconds per call; None: no limit.
+        timeout_key: the key of `timeout`; None: the usual key of a reward's timeout.
 
     Raises:
         UserError: there is no such module or function.
@@ -98,14 +98,14 @@ class FunctionReward(Reward):
             raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
         self.function = import_function(function, self.key)
         _check_signature(self.key, self.function, function)
-        self._origin = self._read_origin()  # now: the file may be edited while the run goes on
+        self._origin = self._read_origin()  # read now, because the file may be edited during the run
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         with blaming(f"{self.key}: {self.name} failed"):
             return within(self.timeout, lambda: self._scores(prompts, responses, columns), self._late())
 
     def _scores(self, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> list[float]:
-        """Checked within the limit, too: a list of the user's own may compute what it is asked for."""
+        """Return the scores, checked within the limit too: a user's own list type may compute its items on access."""
         scores = self.function(prompts, responses, **columns)
         return check_scores(scores, len(responses), self.name, self.key)
 
@@ -117,20 +117,20 @@ class FunctionReward(Reward):
         )
 
     def origin(self) -> dict[str, str]:
-        """The hash of the source file, by the function's key: what a resumed run has to find unchanged."""
+        """Return the hash of the source file, by the function's key, which a resumed run must find unchanged."""
         return dict(self._origin)
 
     def _read_origin(self) -> dict[str, str]:
         try:
             file = inspect.getsourcefile(inspect.unwrap(self.function))
-        except TypeError:  # written in C, or an object that is called
+        except TypeError:  # implemented in C, or a callable object
             file = getattr(inspect.getmodule(type(self.function)), "__file__", None)
         found = file is not None and Path(file).is_file()
         return {self.key: f"{self.name} {sha256_of(Path(file))}"} if found and file is not None else {}
 
 
 def import_function(function: str, key: str) -> Any:
-    """Return what a dotted path names; modules of the working folder are found.
+    """Return what a dotted path names; modules in the working folder are found.
 
     Raises:
         UserError: there is no such module or function.
@@ -155,7 +155,7 @@ def _check_signature(key: str, function: Any, name: str) -> None:
         raise UserError(f"{key}: {name} is a coroutine or generator; write a function that returns a list of numbers")
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a builtin that does not say
+    except (TypeError, ValueError):  # a builtin without a signature
         return
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     if inspect.Parameter.VAR_KEYWORD not in kinds:

@@ -16,16 +16,16 @@ from rlhf_lightning.rewards.protocol import Reward
 
 
 class JudgeReward(Reward):
-    """Score responses by a judge's mean rating, in [-1, 1] (see `judging.rating`).
+    """Scores responses by a judge's mean rating, in [-1, 1] (see `judging.rating`).
 
-    All responses to a prompt are rated by the same principle. What was rated is not kept unless `cache` names a file.
+    All responses to a prompt are rated by the same principle. Ratings are not stored unless `cache` names a file.
 
     Args:
-        settings: of the judge, see `JudgeSettings`.
-        judge: one that is there already, instead.
+        settings: the judge's, see `JudgeSettings`.
+        judge: an existing judge to use instead.
 
     Raises:
-        UserError: the settings cannot be right.
+        UserError: invalid settings.
     """
 
     name = "judge"
@@ -40,7 +40,7 @@ class JudgeReward(Reward):
         """Return the scores.
 
         Raises:
-            BadScoreError: the judge says nothing of a response that parses, or it is too long for the judge.
+            BadScoreError: the judge's answer about a response cannot be parsed, or the response is too long for it.
         """
         conversations = columns.get("messages") or [None] * len(prompts)
         asked: list[Prompt] = [each or text for each, text in zip(conversations, prompts, strict=True)]
@@ -55,14 +55,14 @@ class JudgeReward(Reward):
         return [score for score in scores if score is not None]
 
     def to(self, device: torch.device | str) -> JudgeReward:
-        """Move the model, where it is in this process."""
+        """Move the model, if it is in this process."""
         move = getattr(self.judge.model, "to", None)
         if callable(move):
             move(device)
         return self
 
     def origin(self) -> dict[str, str]:
-        """The model's files or name and the principles: what a resumed run has to find unchanged."""
+        """Return the model's files or name and the principles, which a resumed run must find unchanged."""
         model: Any = self.judge.model
         who = getattr(model, "mark", None) or f"{self.settings.get('url')} {self.settings.get('model')}"
         return {self.key: f"{who} {self.judge.by} {content_hash(list(self.judge.principles))}"}

@@ -1,7 +1,7 @@
-"""What a reward model's tokenizer loses of texts that another tokenizer wrote: said, never silent.
+"""What a reward model's tokenizer loses of text written by another tokenizer: reported, never silent.
 
-What a tokenizer reads is what its own decoding of the ids gives back. White space aside, and after the normalisation
-that it declares (lower case, accents, Unicode forms), that has to be the text. Unknown tokens are where it is not.
+What a tokenizer reads is what decoding its ids gives back. Apart from white space, and after the normalisation that it
+declares (lower case, accents, Unicode forms), that must be the text. Unknown tokens are where it is not.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Loss = tuple[str, str] | None
 
 log = logging.getLogger(__name__)
 
-SHOWN = 16  # characters of a text in a message
+SHOWN = 16  # characters of a text shown in a message
 # What a normaliser does to them, in words.
 DECLARED = {"A": "lower-cases texts", "\N{LATIN SMALL LETTER E WITH ACUTE}": "removes accents"}
 
 
 class LostText:
-    """Counts the rows that a tokenizer cannot read as they are, and warns of the first ones.
+    """Counts the rows that a tokenizer cannot read faithfully, and warns about the first ones.
 
     Args:
         key: the setting that names the model.
-        name: what it names.
-        tokenizer: of the reward model.
+        name: the model that it names.
+        tokenizer: the reward model's.
     """
 
     def __init__(self, key: str, name: str, tokenizer: Any) -> None:
@@ -37,7 +37,7 @@ class LostText:
         self.read = self.lost = 0
 
     def watch(self, prompts: Sequence[Text], responses: Sequence[str], rows: Sequence[tuple[Ids, Ids]]) -> None:
-        """Compare prompts and responses with the ids that were made of them; an EOS or an end of turn may follow."""
+        """Compare prompts and responses with the ids made from them; an EOS or an end of turn may follow."""
         if not self.read:
             self._say_what_is_declared()
         losses = [
@@ -61,7 +61,7 @@ class LostText:
             has_bos = ids[:1] == [tokenizer.bos_token_id] and not prompt.startswith(tokenizer.bos_token)
             return self._loss(prompt, decode_exactly(tokenizer, ids[has_bos:]))
         if tokenizer.unk_token_id not in ids or tokenizer.unk_token_id == tokenizer.eos_token_id:
-            return None  # what else a conversation lacks may be its template's doing
+            return None  # other omissions in a conversation may be its template's doing
         contents = [str(message["content"]) for message in prompt]
         read = [decode_exactly(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]) for text in contents]
         return next(filter(None, map(self._loss, contents, read)), None)
@@ -70,7 +70,7 @@ class LostText:
         return self._loss(response, decode_after(self.tokenizer, prompt, ids))
 
     def _loss(self, text: str, read_as: str) -> Loss:
-        """Where a text and what is read of it part; None if nothing is lost."""
+        """Return where a text and what is read of it diverge; None if nothing is lost."""
         written, read = self._plain(text), self._plain(read_as)
         if read.startswith(written):
             return None
@@ -78,9 +78,9 @@ class LostText:
         return written[same : same + SHOWN], read[same : same + SHOWN]
 
     def _plain(self, text: str) -> str:
-        """The text as the tokenizer normalises it, without white space and EOS."""
+        """Return the text as the tokenizer normalises it, without white space and EOS."""
         text = self._normalized(text.replace(self.tokenizer.eos_token or "", ""))
-        # The decoder of WordPiece writes "don't" for "do not"; SentencePiece's space is a normalisation of it.
+        # WordPiece's decoder writes "don't" for "do not"; SentencePiece's space is a normalisation of it.
         return "".join(text.replace("\N{LOWER ONE EIGHTH BLOCK}", " ").split()).replace("donot", "don't")
 
     def _normalized(self, text: str) -> str:

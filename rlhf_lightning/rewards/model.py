@@ -57,23 +57,23 @@ log = logging.getLogger(__name__)
 
 
 class ModelReward(Reward):
-    """Score responses with a reward model.
+    """Scores responses with a reward model.
 
-    Where the policy's tokenizer is the model's own, the sampled ids are scored as they are. Otherwise responses are
-    tokenised again from their text by the function that prepared the reward model's training data, so it sees what it
-    saw in training whichever tokenizer the policy has; what it cannot read of them is said (`lost_text` counts). A
-    response that was cut off gets no EOS. A prompt that does not fit into the model's positions beside its response
-    keeps its end; `truncated` counts them.
+    If the policy's tokenizer is the model's own, the sampled ids are scored as they are. Otherwise responses are
+    tokenised again from their text by the function that prepared the reward model's training data, so that it sees the
+    same as in training whatever the policy's tokenizer; what it cannot read is reported (`lost_text` counts it). A
+    response that was cut off gets no EOS. A prompt that does not fit into the model's positions together with its
+    response keeps its end; `truncated` counts them.
 
     Args:
         path: a run folder, a Hugging Face folder or a hub name.
         batch_size: responses scored at a time.
-        standardize: return (score - mean) / std, with the moments of the scores of held-out answers that the model
-            carries: the unit is then one standard deviation, whatever model it is.
-        dtype, attn_implementation: of the network, see `load_causal_lm`; one that shares the policy's base has its.
+        standardize: return (score - mean) / std, with the moments of the scores of held-out answers that are stored
+            with the model: the unit is then one standard deviation, whatever the model.
+        dtype, attn_implementation: of the network, see `load_causal_lm`; if it shares the policy's base, that base's.
 
     Raises:
-        UserError: `standardize` of a model without moments, or one that gave all held-out answers the same score.
+        UserError: `standardize` for a model without moments, or one that gave all held-out answers the same score.
     """
 
     reads_tokens = True
@@ -100,20 +100,20 @@ class ModelReward(Reward):
 
     @cached_property
     def model(self) -> RewardModel | SharedRewardModel:
-        """The network, loaded when it is first needed, unless `share_backbone` found it in the policy's base."""
+        """Return the network, loaded when first needed, unless `share_backbone` found it in the policy's base."""
         with named_as(self.key):
             model = load_scorer(self.folder, self.dtype, self.attn_implementation, kernels=self.kernels)
         self._check_tokenizer(model.classifier)
         return freeze(model)  # type: ignore[return-value]
 
     def use_kernels(self, kernels: Kernels) -> None:
-        """Load the network with these kernels, as far as they fit it: those of the policy, in a run."""
+        """Load the network with these kernels (in a run, the policy's), as far as they fit."""
         self.kernels = kernels
 
     def share_backbone(self, policy: nn.Module) -> None:
-        """Score with an adapter on the policy's own base, if that is what this reward model was trained on.
+        """Score with an adapter on the policy's own base, if this reward model was trained on it.
 
-        It was not if its base was in 4 bits and the policy's is not, or the other way round.
+        That is not the case if its base was in 4 bits and the policy's is not, or vice versa.
         """
         if has_adapter(policy) and is_adapter_folder(self.folder) and base_of(self.folder) == base_name(policy):
             same_bits = is_quantized_like(policy, quantization_of(self.folder))
@@ -123,7 +123,7 @@ class ModelReward(Reward):
                     self.model = SharedRewardModel(policy, self.folder)
 
     def _check_tokenizer(self, network: Any) -> None:
-        """See that the vocabulary has embeddings; tokens added to it are checked where they are read."""
+        """Check that the vocabulary has embeddings; tokens added to it are checked where they are read."""
         rows = network.get_input_embeddings().weight.shape[0]
         if self.tokenizer.vocab_size > rows:
             raise UserError(
@@ -132,7 +132,7 @@ class ModelReward(Reward):
             )
 
     def origin(self) -> dict[str, str]:
-        """The hash of the model's files, by its key: what a resumed run has to find unchanged. {} of a hub name."""
+        """Return the hash of the model's files, by its key, which a resume must find unchanged; {} for a hub name."""
         return {} if self._mark is None else {self.key: self._mark}
 
     def to(self, device: torch.device | str) -> ModelReward:
@@ -143,13 +143,13 @@ class ModelReward(Reward):
 
     @torch.no_grad()
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        """Scores of the responses.
+        """Return the scores of the responses.
 
         `columns` may carry `messages` (conversational prompts), `tools`, `chat_template_kwargs`, `ended`, and
         `sampled`: the tokens themselves (see SampledTokens).
 
         Raises:
-            UserError: tokens that the model has no embedding of, or a response that leaves no position for a prompt.
+            UserError: tokens without an embedding in the model, or a response that leaves no positions for a prompt.
         """
         ended = [bool(end) for end in columns.get("ended", [True] * len(responses))]
         rows = self._fitting(self.rows(prompts, responses, ended, columns))
@@ -165,7 +165,7 @@ class ModelReward(Reward):
     def rows(
         self, prompts: Sequence[str], responses: Sequence[str], ended: Sequence[bool], columns: dict[str, Any]
     ) -> list[Tokens]:
-        """The ids of prompts and responses that the model reads."""
+        """Return the ids of prompts and responses that the model reads."""
         messages = columns.get("messages") or [None] * len(prompts)
         options = row_options(columns, messages)
         sampled = columns.get("sampled")
@@ -193,7 +193,7 @@ class ModelReward(Reward):
         return rows
 
     def _fitting(self, rows: list[Tokens]) -> list[list[int]]:
-        """Prompt and response of every row, with as much of the prompt's end as the model has positions for."""
+        """Return prompt and response of every row, with as much of the prompt's end as the model can read."""
         limit = positions(self.network)
         fitting = []
         for prompt, response in rows:
@@ -219,7 +219,7 @@ class ModelReward(Reward):
         return fitting
 
     def check_length(self, max_new_tokens: int) -> None:
-        """Raise UserError if a response of so many tokens leaves no position for a prompt."""
+        """Raise UserError if a response of this many tokens leaves no positions for a prompt."""
         limit = positions(self.network)
         if limit is not None and max_new_tokens >= limit:
             raise UserError(
@@ -229,7 +229,7 @@ class ModelReward(Reward):
 
     @property
     def network(self) -> nn.Module:
-        """The network whose embeddings and positions are used: the policy's, if the backbone is shared."""
+        """Return the network whose embeddings and positions are used: the policy's, if the backbone is shared."""
         return self.model.policy if isinstance(self.model, SharedRewardModel) else self.model.classifier
 
     def _score(self, rows: list[list[int]]) -> torch.Tensor:

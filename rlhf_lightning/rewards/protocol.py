@@ -1,4 +1,4 @@
-"""What a reward is: a function of prompts and responses, and what a class may know besides."""
+"""The interface of rewards: a function of prompts and responses, and the optional capabilities of a class."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class RewardFunction(Protocol):
     """Scores responses: one finite number each, higher is better.
 
     `columns` carries the data row's other columns (each a list), `messages` for conversational prompts, and `ended`:
-    whether each response produced an EOS. A plain function will do; a class that knows more is a `Reward`.
+    whether each response produced an EOS. A plain function is enough; a class that can do more is a `Reward`.
     """
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]: ...
 
 
 class Reward:
-    """A reward that can be asked more than scores. Each method has an answer already: override what differs.
+    """A reward that can do more than score. Each method has a default: override what differs.
 
     Attributes:
-        name: what it is called where a score is refused; empty: the name of its class.
+        name: what it is called in errors about scores; empty: the name of its class.
         key: where it was named, such as `reward.function`; empty: `reward`.
         reads_tokens: it is called with `sampled=`, a SampledTokens, besides the texts.
-        parts: the last scores by part, where it is a sum; for the log.
+        parts: the last scores by part, if it is a sum; for logging.
     """
 
     name: str = ""
@@ -41,25 +41,25 @@ class Reward:
         raise NotImplementedError
 
     def to(self, device: torch.device | str) -> Reward:
-        """Move what it computes with to the policy's device; called once, before the first rollout."""
+        """Move its computation to the policy's device; called once, before the first rollout."""
         return self
 
     def use_kernels(self, kernels: Kernels) -> None:
-        """Load networks of its own with the run's `model.kernels`, as far as they fit; called before any is loaded."""
+        """Load its own networks with the run's `model.kernels`, as far as they fit; called before any is loaded."""
 
     def share_backbone(self, policy: nn.Module) -> None:
-        """Use the policy's own base, if that is what this reward is an adapter on; called once, in layout `shared`."""
+        """Use the policy's own base, if this reward is an adapter on it; called once, in layout `shared`."""
 
     def check_length(self, max_new_tokens: int) -> None:
-        """Raise UserError if it cannot read a response of so many tokens."""
+        """Raise UserError if it cannot read a response of this many tokens."""
 
     def origin(self) -> dict[str, str]:
-        """Return what it is made of, key to mark (such as a file's hash): what a resumed run has to find unchanged."""
+        """Return its constituents, key to mark (such as a file's hash), which a resumed run must find unchanged."""
         return {}
 
 
 def as_reward(reward: RewardFunction) -> Reward:
-    """The reward itself if it is a `Reward`; else one around it, which asks it for those of the methods that it has."""
+    """Return the reward itself if it is a `Reward`; else a wrapper that calls those of the methods that it has."""
     return reward if isinstance(reward, Reward) else _Plain(reward)
 
 

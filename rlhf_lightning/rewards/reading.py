@@ -1,4 +1,4 @@
-"""The tokens that a reward model reads of a prompt and its response."""
+"""The tokens of a prompt and its response that a reward model reads."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def text_rows(
     ended: Sequence[bool],
     options: Sequence[Options],
 ) -> list[Tokens]:
-    """Tokenise texts as the reward model's training data was; a response that was cut off gets no EOS."""
+    """Tokenise texts like the reward model's training data; a response that was cut off gets no EOS."""
     known = [
         keep_known(given, chat_template(tokenizer, given)) if given else given for given in options
-    ]  # the policy's template may have settings that this one does not
+    ]  # the policy's template may have settings that this one lacks
     return tokenize_completions(tokenizer, prompts, responses, ended, known)
 
 
 def sampled_rows(
     tokenizer: Any, sampled: SampledTokens, prompts: Sequence[Text], ended: Sequence[bool], options: Sequence[Options]
 ) -> list[Tokens]:
-    """The sampled ids themselves, for a policy whose tokenizer is this one.
+    """Return the sampled ids themselves, for a policy with this same tokenizer.
 
     An ended answer has the EOS that the reward model was trained with, whichever of several end-of-sequence tokens the
-    policy chose; if that was the chat template's end of turn, the EOS comes after it.
+    policy chose; if that was the chat template's end of turn, the EOS follows it.
     """
     rows, ends = [], {}
     for i, (prompt, response) in enumerate(zip(sampled.prompts, sampled.responses, strict=True)):
@@ -53,14 +53,14 @@ def sampled_rows(
 
 
 def _end_of_turn(tokenizer: Any, prompt: Text, options: Options) -> list[int]:
-    """Ids of what the template writes between an answer and its EOS."""
+    """Return the ids that the template writes between an answer and its EOS."""
     _, after = _around_answer(tokenizer, prompt, options)
     (_, closed), (_, bare) = tokenize_completions(tokenizer, ["", ""], [MARK + after, MARK], [False, False])
     return closed[len(bare) :] if closed[: len(bare)] == bare else []
 
 
 def _around_answer(tokenizer: Any, prompt: Text, options: Options) -> tuple[str, str]:
-    """What the chat template writes before and after an answer, between generation prompt and EOS."""
+    """Return what the chat template writes before and after an answer, between generation prompt and EOS."""
     whole = render_completion(tokenizer, prompt, MARK, options=options)
     before, _, after = whole.partition(MARK)
     while tokenizer.eos_token and after.rstrip().endswith(tokenizer.eos_token):
@@ -69,7 +69,7 @@ def _around_answer(tokenizer: Any, prompt: Text, options: Options) -> tuple[str,
 
 
 def as_answer(tokenizer: Any, prompt: Text, text: str, ended: bool, options: Options) -> str:
-    """What a sampled response says, without what the policy's chat template writes around an answer."""
+    """Return the text of a sampled response without what the policy's chat template writes around an answer."""
     if isinstance(prompt, str):
         return text
     before, after = _around_answer(tokenizer, prompt, options)
@@ -81,13 +81,13 @@ def as_answer(tokenizer: Any, prompt: Text, text: str, ended: bool, options: Opt
 
 
 def shown_prompt(sampled: SampledTokens, text: str, messages: list[Message], tokenizer: Any, options: Options) -> Text:
-    """What a conversation that the policy read as `text` says: what was left of it, if its start was cut off.
+    """Return the prompt as the policy saw it: the visible part of a conversation whose start was cut off.
 
     Args:
         sampled: has the policy's tokenizer.
         text: the prompt, rendered for the policy.
         messages: the whole conversation.
-        tokenizer: of the reward model, whose template has to take what is left.
+        tokenizer: the reward model's, whose template must accept what is left.
         options: of the policy's template.
     """
     if text == render_prompt(sampled.tokenizer, messages, options):
@@ -95,14 +95,14 @@ def shown_prompt(sampled: SampledTokens, text: str, messages: list[Message], tok
     left = _visible(messages, text)
     try:
         render_prompt(tokenizer, left, keep_known(options, chat_template(tokenizer, options)))
-    except UserError:  # some templates want a user's turn first
+    except UserError:  # some templates require a user turn first
         start = next((i for i, message in enumerate(left) if message["role"] == "user"), 0)
         left = left[start:]
     return left
 
 
 def _visible(messages: list[Message], text: str) -> list[Message]:
-    """The messages, or the ends of them, that a rendered conversation still shows after its start was cut off."""
+    """Return the messages, or their ends, that a rendered conversation still shows after its start was cut off."""
     kept: list[Message] = []
     end = len(text)
     for message in reversed(messages):
@@ -120,10 +120,10 @@ def _visible(messages: list[Message], text: str) -> list[Message]:
 
 
 def reads_the_same(ours: Any, theirs: Any, templated: bool) -> bool:
-    """Whether two tokenizers make the same ids of every text, and mean the same by them.
+    """Return whether two tokenizers produce the same ids for every text, with the same meaning.
 
-    Vocabulary, merges, normalisation, splitting, decoding, added tokens and what is put before a text are compared, and
-    for conversations the chat templates. Of tokenizers that cannot be compared the answer is no.
+    Vocabulary, merges, normalisation, splitting, decoding, added tokens and prefixes are compared, and for
+    conversations the chat templates. For tokenizers that cannot be compared the answer is no.
     """
     if ours is theirs:
         return True
@@ -142,7 +142,7 @@ def _definition(tokenizer: Any) -> Any:
 
 
 def row_options(columns: dict[str, Any], prompts: Sequence[Text | None]) -> list[Options]:
-    """What each row gives the chat template besides its messages."""
+    """Return what each row gives the chat template besides its messages."""
     given = [columns.get(name) or [None] * len(prompts) for name in ("tools", "chat_template_kwargs")]
     return [
         template_options({"tools": tools, "chat_template_kwargs": others}, templated=True) if prompt is not None else {}

@@ -1,4 +1,4 @@
-"""Sampled responses to a reward: their text as it continues the prompt, and for those that read them the tokens."""
+"""Passing sampled responses to a reward: their text as it continues the prompt, and optionally the tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lightning.rewards.protocol import RewardFunction, as_reward
 
 @dataclass(frozen=True)
 class SampledTokens:
-    """What a policy read and wrote, as token ids of its tokenizer without padding; an EOS is a response's last token.
+    """What a policy read and wrote, as unpadded token ids of its tokenizer; an EOS is a response's last token.
 
     A reward that sets `reads_tokens = True` is called with `sampled=` such an object besides the texts.
     """
@@ -32,18 +32,18 @@ def score_samples(
     ended: Sequence[bool],
     name: str | None = None,
 ) -> list[float]:
-    """The reward of every response, checked.
+    """Return the reward of every response, checked.
 
     Args:
         reward: see RewardFunction. Its `columns` are those of the prompts' rows, and `ended`.
-        tokenizer: of the policy.
+        tokenizer: the policy's.
         prompts: what was answered.
-        responses: token ids without padding, the EOS included.
-        ended: which responses have one.
-        name: of the reward in an error; default: its own.
+        responses: token ids without padding, including the EOS.
+        ended: whether each response has one.
+        name: name of the reward in errors; default: its own.
 
     Raises:
-        UserError: the reward returned other than one finite number for each response.
+        UserError: the reward did not return exactly one finite number per response.
     """
     ids = [list(row.input_ids) for row in prompts]
     names = {name for row in prompts for name in row.columns} - {"ended"}

@@ -1,4 +1,4 @@
-"""Several rewards as one, and the choice of a reward from plain settings."""
+"""Several rewards as one, and the construction of a reward from plain settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rlhf_lightning.value_types import Attention, Count, Kernels, Number, Second
 
 
 class WeightedSum(Reward):
-    """r = sum over i of w_i r_i. The parts of the last call stay readable by name, for the log.
+    """r = sum over i of w_i r_i. The parts of the last call remain available by name, for logging.
 
     Args:
         rewards: the parts, by name.
@@ -39,7 +39,7 @@ class WeightedSum(Reward):
         self.parts: dict[str, list[float]] = {}
 
     def origin(self) -> dict[str, str]:
-        """What the parts are, and their weights, by key: what a resumed run has to find unchanged."""
+        """Return the parts' constituents and weights, by key, which a resumed run must find unchanged."""
         parts = [as_reward(part).origin() for part in self.rewards.values()]
         weights = {f"{self.key}.{name}.weight": repr(float(weight)) for name, weight in self.weights.items()}
         return {key: mark for part in parts for key, mark in part.items()} | weights
@@ -51,7 +51,7 @@ class WeightedSum(Reward):
         return self
 
     def use_kernels(self, kernels: Kernels) -> None:
-        """Let the networks among the parts compute with these kernels, as far as they fit them."""
+        """Let the parts' networks compute with these kernels, as far as they fit."""
         for reward in self.rewards.values():
             as_reward(reward).use_kernels(kernels)
 
@@ -61,7 +61,7 @@ class WeightedSum(Reward):
             as_reward(reward).share_backbone(policy)
 
     def check_length(self, max_new_tokens: int) -> None:
-        """Raise UserError if a part cannot read a response of so many tokens."""
+        """Raise UserError if a part cannot read a response of this many tokens."""
         for reward in self.rewards.values():
             as_reward(reward).check_length(max_new_tokens)
 
@@ -113,7 +113,7 @@ def make_reward(
     attn_implementation: Attention | None = None,
     timeout: Seconds | None = None,
 ) -> RewardFunction:
-    """The reward that the settings name: exactly one of the first four.
+    """Return the reward that the settings describe: exactly one of the first four.
 
     Args:
         function: dotted path of a Python function (see RewardFunction).
@@ -121,12 +121,12 @@ def make_reward(
         components: `{name: {function, model or judge, weight}}`, summed with their weights (1 if not given).
         judge: settings of a model that rates each response (see JudgeReward).
         batch_size: responses that a reward model scores at a time.
-        standardize: of a reward model: see ModelReward. A component has a setting of its own.
-        dtype, attn_implementation: of a reward model, see `load_causal_lm`. A component has settings of its own.
-        timeout: seconds that each call of a function may take; None: no limit.
+        standardize: for a reward model, see ModelReward. A component has its own setting.
+        dtype, attn_implementation: for a reward model, see `load_causal_lm`. A component has its own settings.
+        timeout: most seconds per call of a function; None: no limit.
 
     Raises:
-        UserError: none or more than one is given, or something other than a reward model is to be standardised.
+        UserError: none or more than one is given, or `standardize` for anything but a reward model.
     """
     given: dict[str, Any] = {"function": function, "model": model, "components": components, "judge": judge}
     given["standardize"] = standardize

@@ -1,4 +1,4 @@
-"""What all processes depend on succeeds for all of them or fails for all of them."""
+"""Actions that all processes depend on: they succeed in all processes or fail in all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def together(action: Callable[[], T]) -> T:
-    """Run the action in every process, and wait for all.
+    """Run the action in every process, and wait for all of them.
 
     Raises:
-        UserError: in every process, if one raised it. A process that went on alone would wait for the others for ever.
+        UserError: in every process, if one raised it. A process that continued alone would wait for the others forever.
     """
     result, failure = _attempt(action)
     _raise_first(failure, _of_all(_message(failure)))
@@ -24,7 +24,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def by_first(action: Callable[[], T]) -> T:
-    """Run the action in the first process; every process gets what it returned, or the UserError that it raised."""
+    """Run the action in the first process; return its result, or raise its UserError, in every process."""
     result, failure = _attempt(action) if _rank() == 0 else (None, None)
     result, message = _of_all((result, _message(failure)))[0]
     _raise_first(failure, [message])
@@ -43,7 +43,7 @@ def _message(failure: UserError | None) -> str | None:
 
 
 def _raise_first(failure: UserError | None, messages: list[str | None]) -> None:
-    """This process's own failure, or the first of another's."""
+    """Raise this process's own failure, or the first of another's."""
     if failure is not None:
         raise failure
     for message in messages:
@@ -52,7 +52,7 @@ def _raise_first(failure: UserError | None, messages: list[str | None]) -> None:
 
 
 def _of_all(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks."""
+    """Return the values of all processes, in rank order."""
     if not _several():
         return [value]
     values = [value] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""One rollout: prompts, responses and everything that is computed about them."""
+"""One rollout: prompts, responses and everything computed about them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class RolloutSettings:
     """How an iteration's responses are collected.
 
     Args:
-        engine: `native` (own sampling loop over the policy's weights).
-        max_new_tokens: longest response, in tokens, EOS included.
+        engine: `native` (a sampling loop over the policy's own weights).
+        max_new_tokens: longest response in tokens, including EOS.
         temperature: sampling temperature; log-probabilities, KL and ratios are of the tempered policy throughout.
         batch_size: prompts per iteration and process.
         generation_batch_size: prompts decoded at a time, with all their responses; null: all of them.
-        samples_per_prompt: responses to each prompt, neighbours in the rollout.
+        samples_per_prompt: responses to each prompt, adjacent in the rollout.
     """
 
     engine: Literal["native"] = "native"
@@ -39,37 +39,37 @@ class RolloutSettings:
 
     @property
     def responses(self) -> int:
-        """Responses per iteration and process."""
+        """Return the number of responses per iteration and process."""
         return self.batch_size * self.samples_per_prompt
 
     @property
     def sampling(self) -> SamplingSettings:
-        """How a response is drawn."""
+        """Return the sampling settings of a response."""
         return SamplingSettings(self.max_new_tokens, self.temperature)
 
     @property
     def responses_at_once(self) -> int | None:
-        """Responses decoded at a time; None: all of them."""
+        """Return the number of responses decoded at a time; None: all of them."""
         prompts = self.generation_batch_size
         return None if prompts is None else prompts * self.samples_per_prompt
 
 
 class Rollout(Batch):
-    """B responses with what is known of each token; all float tensors are float32, whatever the trainer's precision.
+    """B responses with what is known about each token; all float tensors are float32, whatever the trainer's precision.
 
-    Prompts are padded on the left, responses on the right. The responses to one prompt are neighbours.
+    Prompts are padded on the left, responses on the right. The responses to one prompt are adjacent.
 
     Attributes:
         prompt_ids, prompt_mask: [B, P].
-        response_ids, mask: [B, T]; `mask` is 1.0 on valid response tokens, EOS included.
+        response_ids, mask: [B, T]; `mask` is 1.0 on valid response tokens, including EOS.
         ended: [B] bool, whether the response produced an EOS.
-        logprobs, ref_logprobs: [B, T] in nats, of the policy that sampled and of the reference.
+        logprobs, ref_logprobs: [B, T] in nats, of the sampling policy and of the reference.
         values: [B, T]; None without a critic.
         scores: [B], as they enter the token rewards.
         rewards, advantages: [B, T].
-        returns: [B, T], what the critic learns; None without one.
-        denominator: what a minibatch's masked sums are divided by (see RolloutLoader).
-        responses: the same for sums over responses.
+        returns: [B, T], the critic's targets; None without a critic.
+        denominator: divisor of a minibatch's masked sums (see RolloutLoader).
+        responses: divisor of sums over responses.
         pretraining: the minibatch's PPO-ptx rows, if any.
     """
 
@@ -99,7 +99,7 @@ class Rollout(Batch):
         return len(self.scores)
 
     def select(self, rows: Tensor, denominator: float, pretraining: SequenceBatch | None = None) -> Rollout:
-        """The given rows as a minibatch."""
+        """Return the given rows as a minibatch."""
         picked = copy.copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
@@ -109,16 +109,16 @@ class Rollout(Batch):
 
     @property
     def share(self) -> Tensor:
-        """What turns a loss over `denominator` back into a mean over this batch's tokens."""
+        """Return the factor that turns a loss over `denominator` back into a mean over this batch's tokens."""
         return self.denominator / self.mask.sum()
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of every row [B], prompt and response."""
+        """Return the tokens of every row, [B], prompt and response."""
         return (self.prompt_mask.sum(dim=1) + self.mask.sum(dim=1)).long()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Rollout:
-        """The same rollout on another device; dtypes stay."""
+        """Return the same rollout on another device; dtypes stay."""
         moved = super().to(device, non_blocking)
         if self.pretraining is not None:
             moved.pretraining = self.pretraining.to(device, non_blocking)

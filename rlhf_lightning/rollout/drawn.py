@@ -1,4 +1,4 @@
-"""What has been drawn: on the device, and as far as the host has read it."""
+"""Sampled tokens: on the device, and as far as the host has read them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 @dataclass
 class Row:
-    """A prompt, and what the host knows of its response."""
+    """A prompt, and what the host knows about its response."""
 
     prompt: list[int]
-    tokens: list[int] = field(default_factory=list)  # those that it has read, up to the first EOS
+    tokens: list[int] = field(default_factory=list)  # those that the host has read, up to the first EOS
     ended: bool = False
     number: int = 0  # among all rows
-    drawn: int = 0  # tokens, read or not
+    drawn: int = 0  # number of sampled tokens, read or not
 
     def read(self, token: int, eos_ids: frozenset[int]) -> None:
-        """The next of the drawn tokens, which counts unless an EOS came before it."""
+        """Add the next sampled token, which counts unless an EOS came before it."""
         if not self.ended:
             self.tokens.append(token)
             self.ended = token in eos_ids
 
 
 class Drawn:
-    """Tokens, their log-probabilities and values, each [B * T], on the device; what is not drawn yet is 0."""
+    """Tokens, their log-probabilities and values, each [B * T], on the device; 0 where nothing is sampled yet."""
 
     def __init__(self, rows: list[Row], longest: int, device: torch.device, with_values: bool) -> None:
         for number, row in enumerate(rows):
@@ -37,13 +37,13 @@ class Drawn:
         self.values = torch.zeros_like(self.logprobs) if with_values else None
 
     def place(self, row: Row) -> int:
-        """Where the row's next token is put."""
+        """Return the position of the row's next token."""
         return row.number * self.longest + row.drawn
 
     def put(
         self, rows: list[Row], places: Tensor, tokens: Tensor, logprobs: Tensor, values: Tensor | None = None
     ) -> None:
-        """Store one token of each row, at its place."""
+        """Store one token of each row, at its position."""
         self.tokens.index_copy_(0, places, tokens)
         self.logprobs.index_copy_(0, places, logprobs)
         if self.values is not None and values is not None:
@@ -52,5 +52,5 @@ class Drawn:
             row.drawn += 1
 
     def valid(self, drawn: Tensor, mask: Tensor, fill: float) -> Tensor:
-        """What was drawn as [B, T'], cut to the mask's columns and filled off the mask."""
+        """Return the sampled numbers as [B, T'], cut to the mask's columns and filled outside the mask."""
         return drawn.view(len(mask), self.longest)[:, : mask.shape[1]].masked_fill(~mask, fill)

@@ -1,4 +1,4 @@
-"""What generates: the protocol every rollout engine follows, and how it samples."""
+"""The protocol of rollout engines, which generate responses, and the sampling settings."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How to draw responses.
+    """How to sample responses.
 
     Args:
-        max_new_tokens: longest response, in tokens, EOS included.
-        temperature: logits are divided by it; 0 takes the most likely token.
-        top_k, top_p: filters for evaluation and chat; PPO refuses them, because its ratios are of the whole policy.
+        max_new_tokens: longest response in tokens, including EOS.
+        temperature: divides the logits; 0 takes the most likely token.
+        top_k, top_p: filters for evaluation and chat; PPO refuses them, because its ratios use the full distribution.
     """
 
     max_new_tokens: int = 64
@@ -27,7 +27,7 @@ class SamplingSettings:
 
     @property
     def filters(self) -> bool:
-        """Whether tokens are left out before one is drawn."""
+        """Return whether tokens are filtered out before one is sampled."""
         return self.top_k > 0 or self.top_p < 1.0
 
 
@@ -35,9 +35,9 @@ class SamplingSettings:
 class Generation:
     """Responses of B prompts, padded on the right to the longest one, T tokens.
 
-    `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 off the mask. `mask` is 1.0 on valid
-    tokens, the EOS included. `ended` says which responses produced an EOS. `values`, if the engine was given a value
-    head, are those of the states the tokens are drawn from, 0 off the mask.
+    `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 outside the mask. `mask` is 1.0 on valid
+    tokens, including the EOS. `ended` says which responses produced an EOS. `values`, if the engine was given a value
+    head, are those of the states that the tokens are sampled from, 0 outside the mask.
     """
 
     tokens: Tensor  # [B, T] long
@@ -47,12 +47,12 @@ class Generation:
     values: Tensor | None = None  # [B, T] float32
 
     def responses(self) -> list[list[int]]:
-        """The valid token ids of every response, EOS included."""
+        """Return the valid token ids of every response, including EOS."""
         return token_rows(self.tokens, self.mask)
 
 
 def token_rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
-    """The valid tokens of every row [B, T], read from their device at once."""
+    """Return the valid tokens of every row [B, T], read from the device in one transfer."""
     rows = torch.where(mask.bool(), tokens, -1).tolist()
     return [[token for token in row if token >= 0] for row in rows]
 
@@ -60,7 +60,7 @@ def token_rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
 class RolloutEngine(Protocol):
     """Anything that turns prompts into responses with the policy's current weights.
 
-    These two methods will do; a class that can do more is an `Engine`.
+    These two methods are enough; a class that can do more is an `Engine`.
     """
 
     def generate(
@@ -68,7 +68,7 @@ class RolloutEngine(Protocol):
     ) -> Generation:
         """Sample one response for each of the prompts (token ids, no padding).
 
-        A prompt that gets several responses is there as often, in neighbouring places.
+        A prompt that gets several responses is repeated, in adjacent positions.
         """
         ...
 
@@ -78,7 +78,7 @@ class RolloutEngine(Protocol):
 
 
 class Engine:
-    """An engine that can be asked more than responses. Each method has an answer already: override what differs."""
+    """An engine with optional capabilities. Each method has a default: override what differs."""
 
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
@@ -91,18 +91,18 @@ class Engine:
         raise NotImplementedError
 
     def keep(self, value_head: nn.Module | None) -> bool:
-        """Return whether its log-probabilities are computed as the trainer would.
+        """Return whether its log-probabilities are computed as the trainer computes them.
 
-        If so it keeps this head's values of the states that tokens are drawn from, too; None: none.
+        If so, it also keeps this head's values of the states that tokens are sampled from; None: no values.
         """
         return False
 
     def close(self) -> None:
-        """Give back what it holds; called when a run ends. The next `sync` starts it again."""
+        """Release what it holds; called when a run ends. The next `sync` starts it again."""
 
 
 def as_engine(engine: RolloutEngine) -> Engine:
-    """The engine itself if it is an `Engine`; else one around it, which asks it for `close` if it has that."""
+    """Return the engine itself if it is an `Engine`; else a wrapper, which calls its `close` if there is one."""
     return engine if isinstance(engine, Engine) else _Plain(engine)
 
 
@@ -118,7 +118,7 @@ class _Plain(Engine):
 
 
 def seeded_generator(device: torch.device | str, *key: int | str) -> torch.Generator:
-    """A generator that is a function of `key` alone, for example (seed, epoch, rank).
+    """Return a generator that is a function of `key` alone, for example (seed, epoch, rank).
 
     Two keys give independent streams, so ranks never sample the same text, and nothing has to be saved to resume.
     """

@@ -1,4 +1,4 @@
-"""From settings to the engine they describe."""
+"""From settings to the engine that they describe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 
 
 def make_engine(settings: RolloutSettings, pad_id: int, eos_ids: Sequence[int]) -> RolloutEngine:
-    """The engine that samples as `settings` say; it starts, or connects, at its first `sync`."""
+    """Return the engine that `settings` describe; it starts, or connects, at its first `sync`."""
     if not isinstance(settings, VLLMRollout):
         return NativeEngine(pad_id, eos_ids, settings.generation_batch_size, settings.samples_per_prompt)
     kind = VLLMServer if settings.server else VLLMEngine

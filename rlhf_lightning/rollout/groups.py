@@ -1,4 +1,4 @@
-"""The responses to one prompt: `size` neighbours among the rows of a rollout."""
+"""The responses to one prompt: `size` adjacent rows of a rollout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rows_of_groups(groups: Tensor, size: int) -> Tensor:
-    """Row numbers of the given groups, one group after the other.
+    """Return the row numbers of the given groups, one group after the other.
 
     >>> rows_of_groups(torch.tensor([2, 0]), 3)
     tensor([6, 7, 8, 0, 1, 2])

@@ -1,4 +1,4 @@
-"""Another library's engine in the trainer's process, without a trace in the trainer's state."""
+"""Running another library's engine in the trainer's process without a trace in the trainer's state."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """Run code as in a process of its own, as far as torch's global state goes.
+    """Run code as in a separate process, as far as torch's global state goes.
 
-    Inside: float32 is the default type and there is no autocast, whatever the trainer's precision (a rollout runs in
-    its forward context). Afterwards the random state of torch, NumPy and Python is as before, which an engine that
-    seeds itself changes: a resumed run would draw other numbers. Number of threads likewise; vLLM on CPU even replaces
-    the function that sets it.
+    Inside, float32 is the default dtype and there is no autocast, whatever the trainer's precision (a rollout runs in
+    its forward context). Afterwards the random states of torch, NumPy and Python are restored: an engine that seeds
+    itself would change the numbers of a resumed run. So is the number of threads; vLLM on CPU even replaces the
+    function that sets it.
     """
     default, numbers, drawn = torch.get_default_dtype(), np.random.get_state(), random.getstate()
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads

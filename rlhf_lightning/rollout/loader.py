@@ -19,24 +19,24 @@ class RolloutLoader:
     """One PPO iteration as one Trainer epoch.
 
     `__iter__` collects a rollout and yields `ppo_epochs` passes of `num_minibatches` minibatches over it, each as
-    `accumulate` micro-batches. It is a plain sized iterable on purpose: Lightning prefetches one batch of a loader
+    `accumulate` micro-batches. It is deliberately a plain sized iterable: Lightning prefetches one batch of a loader
     without a length (the next rollout would come from stale weights) and shards a map-style DataLoader a second time.
 
     Args:
-        collect: returns a rollout from the current policy; called once an epoch.
+        collect: returns a rollout from the current policy; called once per epoch.
         order: returns the generator that shuffles this epoch's minibatches.
-        batch_size: prompts of a rollout.
+        batch_size: prompts per rollout.
         total: sums a float over all processes.
         pretraining: returns the PPO-ptx batch of optimiser step i of this epoch, or None.
-        samples_per_prompt: responses to each prompt, neighbours in the rollout.
-        whole_groups: the responses to a prompt stay together, in one micro-batch.
+        samples_per_prompt: responses to each prompt, adjacent in the rollout.
+        whole_groups: keep all responses to a prompt in one micro-batch.
 
-    The masked sums of a micro-batch are divided by N / (accumulate * world_size), N the valid tokens of the whole
-    minibatch on all processes: Lightning divides by `accumulate` and DDP averages over processes, so the step's
-    gradient is the sum over tokens divided by N, however the minibatch was split.
+    The masked sums of a micro-batch are divided by N / (accumulate * world_size), where N is the number of valid tokens
+    of the whole minibatch on all processes: Lightning divides by `accumulate` and DDP averages over processes, so the
+    step's gradient is the sum over tokens divided by N, however the minibatch was split.
 
     Raises:
-        UserError: no pass or no minibatch; the rollout does not divide into minibatches and micro-batches.
+        UserError: no passes or no minibatches; the rollout does not divide into minibatches and micro-batches.
     """
 
     @checked("algorithm")
@@ -65,7 +65,7 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[Rollout]:
         rollout = self.collect()
-        rollout.responses = len(rollout) / (self.num_minibatches * self.accumulate)  # of a micro-batch
+        rollout.responses = len(rollout) / (self.num_minibatches * self.accumulate)  # per micro-batch
         generator, device = self.order(), rollout.mask.device
         lengths = rollout.mask.sum(dim=1).cpu()
         for epoch in range(self.ppo_epochs):

@@ -1,4 +1,4 @@
-"""Rows of similar length together, so that little of a batch is padding."""
+"""Grouping rows of similar length, so that a batch has little padding."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from rlhf_lightning.rollout.groups import rows_of_groups
 def rows_by_tokens(
     lengths: Tensor, budget: int, at_least: Callable[[int], int] = int, group_size: int = 1
 ) -> list[Tensor]:
-    """Every row once, the longest first, in as few parts as hold at most `budget` tokens each, padding included.
+    """Return every row once, longest first, in the fewest parts of at most `budget` tokens including padding.
 
     Args:
         lengths: [B] tokens of every row.
-        budget: tokens of a part: its rows times its longest one. A longer row is a part of its own.
+        budget: most tokens of a part: its number of rows times its longest row. A longer row is a part on its own.
         at_least: given the number of parts, returns how many there must be (up to B), so that processes can agree.
-        group_size: so many neighbours stay together.
+        group_size: this many adjacent rows stay together.
 
     Returns:
-        Row numbers, one tensor a part.
+        Row numbers, one tensor per part.
 
     >>> from torch import tensor
     >>> rows_by_tokens(tensor([2, 5, 3, 9]), budget=8)
@@ -48,7 +48,7 @@ def rows_by_tokens(
 
 
 def _halve_the_largest(begins: list[int], rows: int) -> None:
-    """One part more, of the part with the most rows."""
+    """Split the part with the most rows in two."""
     sizes = [end - begin for begin, end in zip(begins, [*begins[1:], rows], strict=True)]
     part = sizes.index(max(sizes))
     begins.insert(part + 1, begins[part] + sizes[part] // 2)

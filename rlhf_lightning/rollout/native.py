@@ -1,4 +1,4 @@
-"""The engine that needs nothing but the policy itself: sampling over a key-value cache whose slots are used again."""
+"""The engine that needs only the policy itself: sampling over a key-value cache with reusable slots."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from rlhf_lightning.rollout.engine import Engine, Generation, SamplingSettings
 from rlhf_lightning.rollout.slots import make_cache
 from rlhf_lightning.rollout.uncached import UncachedDecoding, decoding_of
 
-# Prompts wait until this share of the slots is free: those of one forward pass cost less than one at a time.
+# Prompts wait until this share of the slots is free: reading them together is cheaper than one at a time.
 REFILL_AT = 0.125
-# Prompts are read together, padded, while the padding is at most this share of what is read, or so many tokens.
+# Prompts are read together, padded, while the padding is at most this share of what is read, or this many tokens.
 PADDING_SHARE = 0.1
 PADDING_TOKENS = 64
-# On a GPU the host looks which rows have ended once in so many tokens: a row that has is decoded so long in vain.
+# On a GPU the host checks which rows have ended only once in this many tokens: until then, ended rows are decoded in
+# vain.
 LOOK_EVERY = 8
 
 
 class NativeEngine(Engine):
-    """Sample with the trainer's own weights; positions restart at each prompt.
+    """Samples with the trainer's own weights; positions restart at each prompt.
 
     At most `batch_size` prompts are decoded at a time, each with `samples_per_prompt` rows. A row that has ended leaves
-    at once (on a GPU when the host looks next, see LOOK_EVERY), and waiting prompts, the longest first, take the free
-    slots, each with all its rows: it is read once.
-    Every step keeps the chosen tokens and their log-probabilities, never the [B, T, V] logits. With a `value_head` it
-    keeps that head's value of the state each token is drawn from as well.
+    immediately (on a GPU when the host looks next, see LOOK_EVERY), and waiting prompts, longest first, take the free
+    slots, each with all its rows: it is read once. Every step keeps the chosen tokens and their log-probabilities,
+    never the [B, T, V] logits. With a `value_head` it also keeps that head's value of the state that each token is
+    sampled from.
     """
 
     def __init__(
@@ -49,11 +50,11 @@ class NativeEngine(Engine):
         self.value_head: nn.Module | None = None
 
     def sync(self, model: nn.Module) -> None:
-        """Keep a reference to the policy: its weights are always current."""
+        """Keep a reference to the policy, whose weights are always current."""
         self.model, self.decoding = model, decoding_of(model)
 
     def keep(self, value_head: nn.Module | None) -> bool:
-        """Keep that head's values, too: the weights that it samples with are the trainer's own."""
+        """Keep that head's values too: the weights that it samples with are the trainer's own."""
         self.value_head = value_head
         return True
 
@@ -61,7 +62,7 @@ class NativeEngine(Engine):
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """One response per prompt, in the order of the prompts. Equal neighbours are several samples of one prompt."""
+        """Return one response per prompt, in order. Adjacent equal prompts are several samples of one prompt."""
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
         with _evaluating(self.model) as model, packed_weights(model, self.slots(len(rows))), held_casts(model):
@@ -71,11 +72,11 @@ class NativeEngine(Engine):
         return self._collect(rows, decoding.drawn)
 
     def slots(self, rows: int) -> int:
-        """How many of so many rows are decoded at a time."""
+        """Return how many of this many rows are decoded at a time."""
         return min((self.batch_size or rows) * self.samples_per_prompt, rows)
 
     def _collect(self, rows: list[Row], drawn: Drawn) -> Generation:
-        """Cut to the longest response; what was drawn after a row's end is blanked."""
+        """Return the responses, cut to the longest one and blanked after each row's end."""
         length = max(len(row.tokens) for row in rows)
         device = drawn.tokens.device
         facts = to_device([[len(row.tokens) for row in rows], [row.ended for row in rows]], device)
@@ -91,7 +92,7 @@ class NativeEngine(Engine):
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Without dropout, and with a cache: activation checkpointing throws it away in training mode."""
+    """Switch dropout off and the cache on: activation checkpointing discards the cache in training mode."""
     training = model.training
     try:
         yield model.eval()
@@ -100,12 +101,12 @@ def _evaluating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 class Decoding:
-    """The rows of one call of `generate`: some wait, some are decoded, the others have ended.
+    """The rows of one call of `generate`: some wait, some are being decoded, the others have ended.
 
-    On a CPU the host sees every token as soon as it is drawn. To see one, it would wait until a GPU has done all that
-    it was given: there tokens stay on the device, the host looks every LOOK_EVERY of them, and it knows by itself when
-    a row is as long as it may be. The uniform number behind a token is then one of (row, position), so that samples do
-    not depend on when the host looks.
+    On a CPU the host sees every token as soon as it is sampled. With a GPU it would have to wait until all queued work
+    is done: so tokens stay on the device, the host looks once in LOOK_EVERY tokens, and it knows without looking when a
+    row has its maximum length. The uniform number behind a token is then a function of (row, position), so that samples
+    do not depend on when the host looks.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Decoding:
         self.settings, self.generator = settings, generator
         self.slots, self.samples_per_prompt = engine.slots(len(rows)), engine.samples_per_prompt
         self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
-        # The longest last, to be popped; equal prompts side by side.
+        # Longest last, to be popped; equal prompts are adjacent.
         self.waiting = sorted(rows, key=lambda row: (len(row.prompt), row.prompt))
         columns = len(self.waiting[-1].prompt) + settings.max_new_tokens - 1  # the last token is not read again
         config = bare.config.get_text_config()
@@ -131,9 +132,9 @@ class Decoding:
         self.mask_as_is = packable(config, columns)
         self.rows: list[Row] = []
         self.last = torch.empty(0, dtype=torch.long, device=self.device)  # the newest token of each row
-        self.places = torch.empty(0, dtype=torch.long, device=self.device)  # where each row's next one is put
+        self.places = torch.empty(0, dtype=torch.long, device=self.device)  # the position of each row's next token
         self.look_every = 1 if self.device.type == "cpu" else LOOK_EVERY
-        self.unseen: list[tuple[list[Row], Tensor]] = []  # what was drawn since the host looked
+        self.unseen: list[tuple[list[Row], Tensor]] = []  # sampled since the host last looked
         self.uniform: Tensor | None = None
         if self.look_every > 1 and settings.temperature > 0:
             count, exact = len(self.drawn.tokens), _exact(self.device)
@@ -156,7 +157,7 @@ class Decoding:
         return self.slots - len(self.rows)
 
     def _fill(self) -> None:
-        """Start rows in the free slots, all those of a prompt together: read the prompts and draw first tokens."""
+        """Start rows in the free slots, all rows of a prompt together: read the prompts and sample first tokens."""
         whole = self._free() - self._free() % self.samples_per_prompt
         new = [self.waiting.pop() for _ in range(min(whole or self._free(), len(self.waiting)))]
         for group in alike(new) if self.cache.refills else [new]:
@@ -178,14 +179,14 @@ class Decoding:
         self.places = torch.cat([self.places, begin + 1])
 
     def _step(self) -> None:
-        """One more token of every row."""
+        """Sample one more token of every row."""
         self.cache.open_column()
         place = self.cache.place
         if self._starts[0] is not place.starts:
             self._starts = place.starts, to_device(place.starts, self.device).unsqueeze(1)
         starts = self._starts[1]
         attention = torch.arange(place.begin, place.end, device=self.device) >= starts
-        # A finished mask, where one is taken: to make one, transformers looks at the numbers, which waits for a GPU.
+        # A finished mask, if the network accepts one: to make one, transformers reads values, which waits for a GPU.
         attention = attention[:, None, None] if self.mask_as_is else attention.long()
         states = self._states(self.last.unsqueeze(1), attention, place.end - 1 - starts)
         self.last = self._draw(states, self.rows, self.places)
@@ -193,7 +194,7 @@ class Decoding:
         self._look()
 
     def _states(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
-        """Of the last tokens [B, H]: what the next ones are drawn from."""
+        """Return the states of the last tokens, [B, H], from which the next ones are sampled."""
         out = self.backbone(
             input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
@@ -201,7 +202,7 @@ class Decoding:
         return states
 
     def _draw(self, states: Tensor, rows: list[Row], put: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
-        """The next token of every row, drawn from the state at its place, and kept where it is `put`."""
+        """Sample the next token of every row from the state at its position, and store it where `put` says."""
         uniform = None if self.uniform is None else self.uniform[put]
         chosen, logprobs = sample(self.head(states).float()[places], self.settings, self.generator, uniform)
         values = None if self.value_head is None else self.value_head(states)[places]
@@ -222,7 +223,7 @@ class Decoding:
         self._leave()
 
     def _leave(self) -> None:
-        """Rows that have ended give up their slots; the last rows move there, so that the first slots are in use."""
+        """Free the slots of rows that have ended, and move the last rows there, so that the first slots are in use."""
         live = [i for i, row in enumerate(self.rows) if not self._ended(row)]
         if len(live) == len(self.rows):
             return
@@ -238,7 +239,7 @@ class Decoding:
 
 
 def alike(rows: list[Row]) -> list[list[Row]]:
-    """Rows, the longest prompt first, in groups whose prompts are read together."""
+    """Return rows, longest prompt first, in groups whose prompts are read together."""
     groups: list[list[Row]] = []
     read = padding = 0
     for row in rows:
@@ -257,13 +258,14 @@ def alike(rows: list[Row]) -> list[list[Row]]:
 def sample(
     logits: Tensor, settings: SamplingSettings, generator: torch.Generator | None, uniform: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Draw one token per row: the first whose cumulative probability exceeds a uniform number.
+    """Sample one token per row: the first whose cumulative probability exceeds a uniform number.
 
-    One random number per row: exponential noise for every token (the Gumbel-max trick) takes most of the time on a CPU.
+    It takes one random number per row: exponential noise for every token (the Gumbel-max trick) would take most of the
+    time on a CPU.
 
     Args:
         logits: [B, V] float32.
-        uniform: [B, 1], the random numbers; null: drawn from `generator`.
+        uniform: [B, 1], the random numbers; None: drawn from `generator`.
 
     Returns:
         token ids [B] and their log-probabilities [B] in nats under the tempered, unfiltered distribution.
@@ -284,12 +286,12 @@ def sample(
 
 
 def _exact(device: torch.device) -> torch.dtype:
-    """In float32 a sum near 1 would swallow tokens of probability below 1e-8; Apple's GPUs have nothing better."""
+    """Return float64, as float32 sums near 1 lose tokens of probability below 1e-8; float32 on Apple's GPUs."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:
-    """Logits with everything outside top-k and outside the nucleus of mass top-p at minus infinity."""
+    """Return logits with everything outside top-k and the nucleus of mass top-p set to minus infinity."""
     if settings.top_k > 0:
         kth = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -302,11 +304,11 @@ def _filtered(logits: Tensor, settings: SamplingSettings) -> Tensor:
 
 
 def _running_sum(x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Cumulative sums [B, V] of numbers from 0 to 1.
+    """Return cumulative sums [B, V] of numbers from 0 to 1.
 
-    On CUDA those of floats depend on which threads end first, and deterministic algorithms refuse them. Whole numbers
-    have one sum in any order: there the numbers are rounded to multiples of a unit (2^-47 for a vocabulary of 32,000)
-    that is as small as 64 bits allow.
+    On CUDA, cumulative sums of floats depend on the order of threads, and deterministic algorithms refuse them.
+    Integers have one sum in any order, so there the numbers are rounded to multiples of a unit that is as small as 64
+    bits allow (2^-47 for a vocabulary of 32,000).
     """
     if not x.is_cuda:
         return x.cumsum(dim=-1, dtype=dtype)

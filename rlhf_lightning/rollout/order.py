@@ -1,4 +1,4 @@
-"""Which rows come next, as a function of a seed and a position: nothing to save, nothing to restore."""
+"""Which rows come next, as a function of a seed and a position: no state to save or restore."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rlhf_lightning.rollout.engine import seeded_generator
 
 
 def endless_order(size: int, start: int, count: int, *key: int | str) -> list[int]:
-    """Positions [start, start + count) of an endless sequence of shuffles of `size` rows.
+    """Return positions [start, start + count) of an endless sequence of shuffles of `size` rows.
 
-    Pass n over the rows is a permutation drawn from (key, n), so every row comes once a pass.
+    Pass n over the rows is a permutation drawn from (key, n), so every row comes once per pass.
 
     >>> passes = endless_order(4, 0, 8, "doc", 0)
     >>> sorted(passes[:4]), passes[2:6] == endless_order(4, 2, 4, "doc", 0)

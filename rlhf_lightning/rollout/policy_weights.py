@@ -1,4 +1,4 @@
-"""The policy's weights on their way to an engine that holds a copy of them."""
+"""Transferring the policy's weights to an engine that holds a copy of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhf_lightning.models.forward import bare_model
 
 
 def base_source(model: Any) -> tuple[str, str | None]:
-    """Where the policy's base was loaded from, a folder or a hub name, and the commit of the latter."""
+    """Return where the policy's base was loaded from, a folder or a hub name, and the commit of a hub name."""
     bare = bare_model(model)
     source, commit = source_of(bare.config)
     if has_adapter(model):
@@ -25,13 +25,13 @@ def base_source(model: Any) -> tuple[str, str | None]:
 
 
 def check_output_layer(model: Any) -> None:
-    """See that vLLM, which reads the config of the base's folder, gives the output layer weights of its own if it has.
+    """Check that vLLM, which reads the config of the base's folder, gives an untied output layer its own weights.
 
-    Where that config ties it to the embedding, vLLM skips the output layer's weights without a word. The policy's may
-    be its own in spite of that: after a merge of an adapter on one of the two, or because the folder has both.
+    If that config ties it to the embedding, vLLM silently skips the output layer's weights. The policy's output layer
+    may have its own despite the config: after merging an adapter on one of the two, or because the folder has both.
 
     Raises:
-        UserError: the config is of a tied network, and the policy is not.
+        UserError: the config ties the two, but the policy does not.
     """
     config = bare_model(model).config
     source, revision = base_source(model)
@@ -46,19 +46,19 @@ def check_output_layer(model: Any) -> None:
 
 
 def computing_dtype(model: nn.Module) -> torch.dtype:
-    """The type the trainer computes in: autocast's where it is on, else that of the base weights."""
+    """Return the dtype the trainer computes in: autocast's if it is on, else that of the base weights."""
     weight = next(bare_model(model).parameters())
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def adapter_rank(model: Any) -> int:
-    """The rank of the trained adapter."""
+    """Return the rank of the trained adapter."""
     return int(model.peft_config[TRAINED].r)
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a model without adapter by their names in a checkpoint."""
+    """Yield the weights of a model without adapter by their names in a checkpoint."""
     from transformers.core_model_loading import revert_weight_conversion
 
     bare = bare_model(model)
@@ -67,10 +67,10 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_adapter(model: Any) -> None:
-    """See that vLLM computes with the whole adapter: it takes LoRA's matrices, of one scale, on linear layers.
+    """Check that vLLM uses the whole adapter: it supports LoRA matrices, of one scale, on linear layers.
 
     Raises:
-        UserError: the adapter has more, which vLLM would leave out.
+        UserError: the adapter has more, which vLLM would ignore.
     """
     config = model.peft_config[TRAINED]
     more = [name for name in ("alpha_pattern", "rank_pattern", "lora_bias") if getattr(config, name)]
@@ -84,9 +84,9 @@ def _check_adapter(model: Any) -> None:
 
 
 def write_weights(model: nn.Module, folder: Path) -> None:
-    """Write the weights, or the trained adapter alone, as a Hugging Face or an adapter folder.
+    """Write the weights, or only the trained adapter, as a Hugging Face or an adapter folder.
 
-    The parameters are read as they are. `state_dict` of a sharded model that is whole for a rollout would spread it
+    The parameters are read directly. `state_dict` of a sharded model that is gathered for a rollout would shard it
     again, in this process only, and the next forward pass would wait for the others.
     """
     if has_adapter(model):

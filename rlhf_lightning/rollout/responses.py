@@ -1,4 +1,4 @@
-"""Responses of an engine that is not ours: what it is asked for, and what is checked before it is believed."""
+"""Responses of an external engine: what it is asked for, and the checks of what it returns."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch import Tensor
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout.engine import Generation, SamplingSettings
 
-LEAST_TEMPERATURE = 0.01  # vLLM raises what is below, all but 0, to this
+LEAST_TEMPERATURE = 0.01  # vLLM raises any temperature below this, except 0, to this
 
 
 class Response(NamedTuple):
-    """One row as the engine gave it: token ids, and their log-probabilities in nats."""
+    """One row from the engine: token ids, and their log-probabilities in nats."""
 
     tokens: Sequence[int]
     logprobs: Sequence[float]
 
 
 def row_seeds(rows: int, generator: torch.Generator | None) -> list[int]:
-    """A seed a row, drawn from `generator`: with one of (seed, epoch, rank) it is a function of these and the row."""
+    """Return a seed per row, drawn from `generator`: a function of the row and what seeded it (seed, epoch, rank)."""
     device = generator.device if generator is not None else "cpu"
     seeds: list[int] = torch.randint(2**62, (rows,), generator=generator, device=device).tolist()
     return seeds
 
 
 def sampling_arguments(settings: SamplingSettings, seed: int, eos_ids: Sequence[int]) -> dict[str, Any]:
-    """vLLM's sampling parameters: the whole tempered distribution, ended by our EOS ids and by nothing else.
+    """Return vLLM's sampling parameters: the full tempered distribution, ended by our EOS ids and nothing else.
 
-    Every default that a model's own generation config could change is given, since servers apply that config.
-    `logprobs=0` returns the sampled token's alone. `ignore_eos` leaves the EOS to `stop_token_ids`.
+    Every default that a model's own generation config could change is set explicitly, since servers apply that config.
+    `logprobs=0` returns only the sampled token's. `ignore_eos` leaves the EOS to `stop_token_ids`.
 
     Raises:
-        UserError: top-k or top-p, which would change the log-probabilities that are reported; a temperature that vLLM
-            would not take as it is.
+        UserError: top-k or top-p, which would change the reported log-probabilities; a temperature that vLLM would
+            change.
     """
     if settings.filters:
         raise UserError(
@@ -72,13 +72,13 @@ def to_generation(
     device: torch.device | str,
     source: str,
 ) -> Generation:
-    """The rows padded on the right, T the longest one.
+    """Return the rows padded on the right, with T the longest row.
 
     Args:
-        source: who answered, for the message of the error.
+        source: who answered, for error messages.
 
     Raises:
-        UserError: a row that no sampling with these settings gives.
+        UserError: a row that sampling with these settings cannot produce.
     """
     ends = set(eos_ids)
     for row, response in enumerate(responses):
@@ -99,7 +99,7 @@ def _filled(rows: Sequence[Sequence[Any]], mask: Tensor, value: float, dtype: to
 
 
 def _fault(response: Response, longest: int, ends: set[int]) -> str:
-    """What is wrong with a row, or nothing."""
+    """Return what is wrong with a row; empty if nothing."""
     tokens, logprobs = response
     if not all(isinstance(token, int) and token >= 0 for token in tokens):
         return "its tokens are not token ids"

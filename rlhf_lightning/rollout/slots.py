@@ -1,14 +1,14 @@
-"""Where keys and values of the rows that are being decoded live: in slots that are allocated once and used again.
+"""The keys and values of the rows being decoded, in slots that are allocated once and reused.
 
-All rows end in the same column: a step writes one column, and every row reaches back as far as its own length.
+All rows end in the same column: a step writes one column, and every row extends back by its own length.
 
-    slot 0    . . p p p r r r r      p prompt, r response, . not this row's: masked
+    slot 0    . . p p p r r r r      p prompt, r response, . masked: not this row's
     slot 1    . . . . . p p p r      took a free slot three steps ago
                   |             |
                 begin          end   what attention reads
 
 Both caches have the same methods: `add` rows, read their prompts, `added`; `open_column` before each step; `keep` the
-rows that go on.
+rows that continue.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Place:
     starts: list[int] = field(default_factory=list)  # the first column of each row; rows are in the first slots
     begin: int = 0  # the first column in use
     end: int = 0  # the column after the last
-    source: Tensor | None = None  # while prompts are read: which of them each new row begins with
+    source: Tensor | None = None  # while prompts are read: the prompt that each new row begins with
 
     def hold(self, starts: list[int], end: int) -> None:
-        """Rows that begin in these columns and end before that one."""
+        """Set the rows' first columns, and the column after their last."""
         self.starts, self.begin, self.end = starts, min(starts, default=end), end
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one layer, [slots, heads, columns, dim]. A sliding window is left to the mask."""
+    """Keys and values of one layer, [slots, heads, columns, dim]. Sliding windows are left to the mask."""
 
     keys: Tensor
     values: Tensor
@@ -51,7 +51,7 @@ class SlotLayer(CacheLayerMixin):
         self.place = place
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate, with zeros: what is masked still has to be finite."""
+        """Allocate zeros: even masked values must be finite."""
         self.keys, self.values = (
             x.new_zeros(self.place.slots, x.shape[1], self.place.columns, x.shape[3])
             for x in (key_states, value_states)
@@ -66,22 +66,22 @@ class SlotLayer(CacheLayerMixin):
 
     def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
         rows, end, source = len(self.place.starts), self.place.end, self.place.source
-        if source is not None:  # a prompt reads nothing but itself
+        if source is not None:  # a prompt reads only itself
             buffer[rows - len(source) : rows, :, end - states.shape[2] : end] = states[source]
             return states
         buffer[:rows, :, end - 1] = states[:, :, 0]
         return buffer[:rows, :, self.place.begin : end]
 
     def get_seq_length(self) -> int:
-        """The columns that a step finds filled."""
+        """Return the number of columns that a step finds filled."""
         return 0 if self.place.source is not None else self.place.end - 1 - self.place.begin
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """How many columns attention reads, and the first one's number."""
+        """Return the number of columns that attention reads, and the first one's index."""
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
-        """The columns that were allocated."""
+        """Return the number of allocated columns."""
         return self.place.columns
 
     def move(self, targets: Tensor, sources: Tensor) -> None:
@@ -91,7 +91,7 @@ class SlotLayer(CacheLayerMixin):
             used[targets] = used[sources]
 
     def to_front(self) -> None:
-        """Copy what is in use to the first columns."""
+        """Copy the columns in use to the front."""
         rows, begin, end = len(self.place.starts), self.place.begin, self.place.end
         for buffer in (self.keys, self.values):
             buffer[:rows, :, : end - begin] = buffer[:rows, :, begin:end].clone()
@@ -101,8 +101,8 @@ class SlotCache(Cache):
     """A slot is free once its row has ended, and takes the next prompt.
 
     Args:
-        layers: of the network, all with attention over keys and values.
-        slots: rows at a time.
+        layers: the network's number of layers, all with attention over keys and values.
+        slots: most rows at a time.
         columns: at least the longest row.
     """
 
@@ -116,14 +116,14 @@ class SlotCache(Cache):
     def add(self, lengths: list[int], source: Tensor) -> None:
         """Take slots for rows whose prompts have these lengths; the next forward pass reads the prompts.
 
-        None may be longer than the longest row in use. `source` says which of the prompts each row begins with.
+        None of them may be longer than the longest row in use. `source` says which of the prompts each row begins with.
         """
         end = self.place.end if self.place.starts else max(lengths)
         self.place.hold(self.place.starts + [end - length for length in lengths], end)
         self.place.source = source
 
     def added(self) -> None:
-        """The prompts were read."""
+        """Note that the prompts have been read."""
         self.place.source = None
 
     def open_column(self) -> None:
@@ -136,7 +136,7 @@ class SlotCache(Cache):
         place.end += 1
 
     def keep(self, rows: list[int]) -> None:
-        """Leave only these rows, in this order. Those that change places may only go where another one ended."""
+        """Keep only these rows, in this order. A row may only move to a place where another one has ended."""
         moved = [(slot, row) for slot, row in enumerate(rows) if slot != row]
         if moved:
             targets, sources = to_device(moved, self.buffers[0].keys.device).unbind(1)
@@ -146,7 +146,8 @@ class SlotCache(Cache):
 
 
 class GrowingCache(DynamicCache):
-    """transformers' own cache, for networks that keep more than keys and values: grows by copies, takes no new rows."""
+    """transformers' own cache, for networks that keep more than keys and values: it grows by copies, without new rows.
+    """
 
     refills = False
 
@@ -156,29 +157,29 @@ class GrowingCache(DynamicCache):
         self.place = Place(0, 0)
 
     def add(self, lengths: list[int], source: Tensor) -> None:
-        """Begin again, with these rows."""
+        """Start again with these rows."""
         self.layers = DynamicCache(config=self.config).layers
         end = max(lengths)
         self.place = Place(len(lengths), 0, source=source)
         self.place.hold([end - length for length in lengths], end)
 
     def added(self) -> None:
-        """The prompts were read: give every row its own copy."""
+        """Give every row its own copy of its prompt, now that the prompts have been read."""
         self.reorder_cache(cast(torch.LongTensor, self.place.source))
         self.place.source = None
 
     def open_column(self) -> None:
-        """One more token of every row follows."""
+        """Do nothing: one more token of every row follows."""
         self.place.end += 1
 
     def keep(self, rows: list[int]) -> None:
-        """Leave only these rows, in this order."""
+        """Keep only these rows, in this order."""
         self.reorder_cache(torch.LongTensor(rows))
         self.place.starts = [self.place.starts[row] for row in rows]
 
 
 def make_cache(config: Any, slots: int, columns: int) -> SlotCache | GrowingCache:
-    """The cache for a network of this configuration."""
+    """Return the cache for a network of this configuration."""
     layers = DynamicCache(config=config).layers
     if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
         return SlotCache(len(layers), slots, columns)

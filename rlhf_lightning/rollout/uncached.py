@@ -1,8 +1,8 @@
 """Sampling without a cache, and the choice between that and the cache.
 
-A cache is faster by far, but not every family keeps its past in one that ours can feed: state spaces, decoders with
-positions of their own, sparse attention. Reading the whole row again for every token is right for every network whose
-forward pass is.
+A cache is much faster, but not every family's past fits into one that this engine can feed: state spaces, decoders with
+their own positions, sparse attention. Reading the whole row again for every token is right for every network whose
+forward pass is right.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROMPTS, SLOTS, NEW_TOKENS = (8, 5, 3), 2, 4
 
 
 class UncachedDecoding:
-    """The rows of one call of `generate`, each read from its start for every token. Arguments as `native.Decoding`."""
+    """The rows of one call of `generate`, each reread for every token. Arguments as for `native.Decoding`."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class UncachedDecoding:
         self.device: torch.device = next(bare_model(model).parameters()).device
         self.pad_id, self.eos_ids = engine.pad_id, engine.eos_ids
         self.settings, self.generator = settings, generator
-        self.waiting = sorted(rows, key=lambda row: len(row.prompt))  # the longest last, to be popped
+        self.waiting = sorted(rows, key=lambda row: len(row.prompt))  # longest last, to be popped
         self.slots = engine.slots(len(rows))
         self.drawn = Drawn(rows, settings.max_new_tokens, self.device, self.value_head is not None)
 
@@ -55,7 +55,7 @@ class UncachedDecoding:
             rows = [row for row in rows if not self._ended(row)]
 
     def _step(self, rows: list[Row]) -> None:
-        """One more token of every row."""
+        """Sample one more token of every row."""
         from rlhf_lightning.rollout.native import sample
 
         states = self._states([row.prompt + row.tokens for row in rows])
@@ -67,7 +67,7 @@ class UncachedDecoding:
             row.read(token, self.eos_ids)
 
     def _states(self, rows: list[list[int]]) -> Tensor:
-        """The states [B, H] of the last tokens of rows."""
+        """Return the states [B, H] of the rows' last tokens."""
         longest = max(map(len, rows))
         ids = to_device([row + [self.pad_id] * (longest - len(row)) for row in rows], self.device)
         last = to_device([len(row) - 1 for row in rows], self.device)
@@ -78,9 +78,9 @@ class UncachedDecoding:
 
 
 def decoding_of(model: nn.Module) -> Any:
-    """How to decode with a network: `Decoding`, or `UncachedDecoding` if the cache gives other probabilities.
+    """Return how to decode with a network: `Decoding`, or `UncachedDecoding` if the cache changes probabilities.
 
-    Found out once, on a few tokens, by comparing what is drawn from a cache with a forward pass over whole rows.
+    This is determined once, on a few tokens, by comparing decoding from a cache with a forward pass over whole rows.
     """
     from rlhf_lightning.rollout.native import Decoding
 
@@ -100,7 +100,7 @@ def decoding_of(model: nn.Module) -> Any:
 
 
 def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
-    """How far the log-probabilities of drawn tokens are from those of whole rows (mean, nats), and how far they may."""
+    """Return the difference of sampled tokens' log-probabilities from whole rows' (mean, nats), and the allowed one."""
     from rlhf_lightning.rollout.native import NativeEngine
 
     tokens = ordinary_tokens(model, sum(PROMPTS)).tolist()
@@ -113,7 +113,7 @@ def _gap(model: nn.Module, decoding: Any) -> tuple[float, float]:
         decoded.run()
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a family's code does with a cache that it does not know
+    except Exception as error:  # whatever a family's code does with an unknown cache
         log.info("cached decoding fails: %s", error)
         return float("inf"), TOLERANCE
     gaps, spreads, read = [], [], []

@@ -1,4 +1,4 @@
-"""HTTP to a vLLM server: JSON in, JSON out, a few attempts, and errors that say what to do."""
+"""HTTP to a vLLM server: JSON in, JSON out, retries, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.secret_text import shown
 
 CONNECT_SECONDS = 10.0
-TRANSIENT = {502, 503, 504}  # a proxy whose server is not there
+TRANSIENT = {502, 503, 504}  # from a proxy whose server is unavailable
 
 
 class RefusedError(UserError):
-    """The server answered that it would not. `status` is HTTP's; `unknown_path`, that there is no such endpoint."""
+    """The server refused. `status` is HTTP's; `unknown_path`: there is no such endpoint."""
 
     def __init__(self, message: str, status: int, unknown_path: bool) -> None:
         super().__init__(message)
@@ -29,17 +29,16 @@ class VLLMClient:
     """Requests to one server.
 
     A request that cannot be delivered, or whose connection breaks, is sent again: every request here may be repeated.
-    One that takes too long is not, since the server may still be at work on it.
+    A request that takes too long is not, since the server may still be working on it.
 
     Args:
-        address: such as `http://localhost:8000`, or with a user and password in front of the host, which are sent as
-            HTTP's basic authentication. The environment variable VLLM_API_KEY is sent along where it is set and the
-            address has none.
-        timeout: seconds an answer may take.
-        attempts: of one request.
+        address: such as `http://localhost:8000`, optionally with a user and password before the host, which are sent as
+            HTTP basic authentication. Without them, the environment variable VLLM_API_KEY is sent if it is set.
+        timeout: most seconds per answer.
+        attempts: attempts per request.
         pause: seconds before the second attempt; doubled before each further one.
         key: where the user named the server.
-        remedy: how the user goes on once it answers.
+        remedy: how the user can continue once it answers.
     """
 
     def __init__(
@@ -53,18 +52,18 @@ class VLLMClient:
     ) -> None:
         self._address, self.timeout = address.rstrip("/"), timeout
         self.key, self.remedy = key, remedy
-        self.address = shown(self._address)  # as messages have it
+        self.address = shown(self._address)  # as shown in messages
         self.attempts, self.pause = attempts, pause
 
     def get(self, path: str) -> Any:
-        """The answer to GET."""
+        """Return the answer to GET."""
         return self._ask("GET", path, None)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """The answer to POST, None if it is empty.
+        """Return the answer to POST; None if it is empty.
 
         Raises:
-            RefusedError: the server says no.
+            RefusedError: the server refuses.
             UserError: it does not answer, or not with JSON.
         """
         return self._ask("POST", path, body)
@@ -137,7 +136,7 @@ _NO_ROUTE = ("Not Found", "Method Not Allowed")
 
 
 def _reason(answer: Any) -> str:
-    """The message in an error of OpenAI's form, or of FastAPI's, or all of it."""
+    """Return the message in an error of OpenAI's form, or of FastAPI's, or else the whole answer."""
     if isinstance(answer, dict):
         error = answer.get("error", answer)
         if isinstance(error, dict):

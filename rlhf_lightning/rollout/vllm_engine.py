@@ -1,4 +1,4 @@
-"""Rollouts by vLLM in the trainer's process, on the trainer's device."""
+"""Rollouts with vLLM in the trainer's process, on the trainer's device."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from rlhf_lightning.rollout.policy_weights import (
 from rlhf_lightning.rollout.responses import Response, row_seeds, sampling_arguments, to_generation
 from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 
-ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as the largest rank
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # largest ranks that vLLM accepts
 
 # Read by vLLM when it is imported or started; what the user has set stays.
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process, so that it is given tensors and no files
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process, so that it is given tensors rather than files
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 
 class VLLMEngine(Engine):
-    """vLLM holds a copy of the base and gets the trained weights before every rollout.
+    """vLLM with its own copy of the base, which gets the trained weights before every rollout.
 
-    An adapter travels as files and gets a new name and number each time, since vLLM caches adapters by number and
-    prompts by name; the former one is removed. Without adapter all weights are copied, tensor by tensor, and cached
-    prompts are forgotten.
+    An adapter is passed as files and gets a new name and number each time, since vLLM caches adapters by number and
+    prompts by name; the previous one is removed. Without an adapter all weights are copied, tensor by tensor, and
+    cached prompts are discarded.
 
     Args:
-        pad_id: fills the ends of short responses.
+        pad_id: pads short responses.
         eos_ids: any of them ends a response.
         settings: see VLLMRollout.
     """
@@ -69,7 +69,7 @@ class VLLMEngine(Engine):
             UserError: vLLM is not installed, or cannot run this model with these arguments.
         """
         self.device = next(model.parameters()).device
-        computed = computing_dtype(model)  # before the trainer's autocast is left
+        computed = computing_dtype(model)  # before leaving the trainer's autocast
         with isolated():
             if self.llm is None:
                 check_output_layer(model)
@@ -86,7 +86,7 @@ class VLLMEngine(Engine):
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """One response a prompt, in the order of the prompts; then sleep, if asked to."""
+        """Return one response per prompt, in order; then sleep, if asked to."""
         assert self.llm is not None and self.device is not None, "call sync(model) first"
         import vllm
 
@@ -98,16 +98,16 @@ class VLLMEngine(Engine):
         with isolated():
             try:
                 outputs = self.llm.generate(rows, parameters, lora_request=self._adapter, use_tqdm=False)
-            except ValueError as error:  # such as a prompt longer than the engine's max_model_len
+            except ValueError as error:  # for example a prompt longer than the engine's max_model_len
                 raise UserError(f"rollout.engine: vLLM refuses a prompt: {error}") from error
             if self.settings.sleep:
-                self.llm.sleep(level=1 if self._adapter else 2)  # full weights come again, a base does not
+                self.llm.sleep(level=1 if self._adapter else 2)  # all weights are sent again, but a base is not
                 self._asleep = True
         responses = [_response(output.outputs[0]) for output in outputs]
         return to_generation(responses, settings, self.pad_id, self.eos_ids, self.device, "rollout.engine: vLLM")
 
     def close(self) -> None:
-        """Give the device's memory back. The next `sync` starts the engine again."""
+        """Release the device's memory. The next `sync` starts the engine again."""
         if self.llm is None:
             return
         self.llm.llm_engine.engine_core.shutdown()
@@ -127,10 +127,10 @@ class VLLMEngine(Engine):
         had_group = distributed.is_initialized()
         wanted = dict(ENVIRONMENT)
         if had_group:
-            # torchrun sets both, Lightning in its first process neither.
+            # torchrun sets both; Lightning in its first process sets neither.
             wanted["RANK"] = str(distributed.get_rank())
             wanted["LOCAL_RANK"] = str(next(model.parameters()).device.index or 0)
-        self._variables = [name for name in wanted if name not in os.environ]  # gone again when the engine is closed
+        self._variables = [name for name in wanted if name not in os.environ]  # removed when the engine is closed
         os.environ.update({name: wanted[name] for name in self._variables})
         try:
             from vllm import LLM
@@ -143,7 +143,7 @@ class VLLMEngine(Engine):
         self._made_group = not had_group and distributed.is_initialized()
 
     def _arguments(self, model: nn.Module, computed: torch.dtype, had_group: bool) -> dict[str, Any]:
-        """Those of `vllm.LLM`: the policy's base, computed as the trainer computes."""
+        """Return the arguments of `vllm.LLM`: the policy's base, computed as the trainer computes."""
         source, revision = base_source(model)
         arguments: dict[str, Any] = {
             "model": source,
@@ -151,7 +151,7 @@ class VLLMEngine(Engine):
             "dtype": str(computed).removeprefix("torch."),
             "skip_tokenizer_init": True,
             "logprobs_mode": "processed_logprobs",  # of the tempered distribution that is sampled from
-            "seed": 0,  # every request has its own
+            "seed": 0,  # every request has its own seed
             "gpu_memory_utilization": self.settings.gpu_memory_utilization,
             "enable_sleep_mode": self.settings.sleep,
             "disable_log_stats": True,
@@ -162,7 +162,7 @@ class VLLMEngine(Engine):
             rank = next((size for size in ADAPTER_RANKS if size >= adapter_rank(model)), ADAPTER_RANKS[-1])
             arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
         if had_group:
-            # One engine a process beside the trainer's process group; each works alone.
+            # One engine per process, next to the trainer's process group; each works alone.
             arguments["distributed_executor_backend"] = "external_launcher"
         return arguments | (self.settings.engine_args or {})
 
@@ -190,6 +190,6 @@ class VLLMEngine(Engine):
 
 
 def _response(output: Any) -> Response:
-    """Token ids and log-probabilities of vLLM's CompletionOutput."""
+    """Return token ids and log-probabilities of vLLM's CompletionOutput."""
     tokens = [int(token) for token in output.token_ids]
     return Response(tokens, [step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)])

@@ -1,4 +1,4 @@
-"""Rollouts by a vLLM server: one address for all processes, tokens and seeds over HTTP, weights through files."""
+"""Rollouts with a vLLM server: one address for all processes, tokens and seeds over HTTP, weights through files."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from rlhf_lightning.rollout.responses import Response, row_seeds, sampling_argum
 from rlhf_lightning.rollout.vllm_client import RefusedError, VLLMClient
 from rlhf_lightning.rollout.vllm_settings import VLLMRollout
 
-MOST_AT_ONCE = 256  # open requests a process; vLLM batches what is open
+MOST_AT_ONCE = 256  # open requests per process; vLLM batches them
 NEEDS_ADAPTERS = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
 NEEDS_DEVELOPMENT = "start it with VLLM_SERVER_DEV_MODE=1"
 
 
 class VLLMServer(Engine):
-    """A running `vllm serve` of the policy's base, that gets the trained weights before every rollout.
+    """A running `vllm serve` of the policy's base, which gets the trained weights before every rollout.
 
     The first process writes them where the server reads them. An adapter is loaded under a new name each time
-    (`/v1/load_lora_adapter`) and the former one unloaded, since prompts are cached by the adapter's name and path.
-    Without adapter the server reads all weights again in place (`/collective_rpc`, method `reload_weights`) and forgets
+    (`/v1/load_lora_adapter`) and the previous one unloaded, since prompts are cached by the adapter's name and path.
+    Without an adapter the server reloads all weights in place (`/collective_rpc`, method `reload_weights`) and discards
     its cached prompts.
 
     Args:
-        pad_id: fills the ends of short responses.
+        pad_id: pads short responses.
         eos_ids: any of them ends a response.
         settings: see VLLMRollout; `server` is the address.
-        client: how it is reached; None: as the settings say.
+        client: the connection to it; None: as the settings say.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class VLLMServer(Engine):
         """Give the server the policy's weights.
 
         Raises:
-            UserError: in every process; it does not answer, or was not started with what this needs.
+            UserError: in every process; the server does not answer, or was started without required options.
         """
         self.device, self._has_adapter = next(model.parameters()).device, has_adapter(model)
         self.name = by_first(partial(self._send, model))
@@ -67,10 +67,10 @@ class VLLMServer(Engine):
     def generate(
         self, prompts: list[list[int]], settings: SamplingSettings, generator: torch.Generator | None = None
     ) -> Generation:
-        """One response a prompt, in the order of the prompts; then the server sleeps, if asked to.
+        """Return one response per prompt, in order; then the server sleeps, if asked to.
 
         Raises:
-            UserError: in every process; the server does not answer, or with what cannot be a response.
+            UserError: in every process; the server does not answer, or returns something that cannot be a response.
         """
         assert self.device is not None, "call sync(model) first"
         seeds = row_seeds(len(prompts), generator)
@@ -81,12 +81,12 @@ class VLLMServer(Engine):
         ]
         generation = together(partial(self._sample, bodies, settings))
         if self.settings.sleep:
-            level = 1 if self._has_adapter else 2  # full weights come again, a base does not
+            level = 1 if self._has_adapter else 2  # all weights are sent again, but a base is not
             by_first(partial(self._develop, f"/sleep?level={level}"))
         return generation
 
     def close(self) -> None:
-        """Unload the adapter and remove the files. The next `sync` goes on as before."""
+        """Unload the adapter and remove the files. The next `sync` loads it again."""
         if self._folder is None:
             return
         if self._has_adapter:
@@ -102,7 +102,7 @@ class VLLMServer(Engine):
     # ---- weights
 
     def _send(self, model: nn.Module) -> str:
-        """Runs in the first process; returns the name to sample from."""
+        """Send the weights, in the first process; return the model name to sample from."""
         if self._folder is None:
             check_output_layer(model)
             self._folder = tempfile.TemporaryDirectory(prefix="rlhf-lightning-", dir=self.settings.sync_dir)
@@ -118,7 +118,7 @@ class VLLMServer(Engine):
     def _load_adapter(self, folder: Path, former: int) -> str:
         name = self._adapter_name(self._syncs)
         try:
-            # In place, so that a request that is sent twice is no conflict.
+            # In place, so that a request sent twice causes no conflict.
             body = {"lora_name": name, "lora_path": str(folder), "load_inplace": True}
             self.client.post("/v1/load_lora_adapter", body)
         except RefusedError as error:
@@ -126,7 +126,7 @@ class VLLMServer(Engine):
                 raise UserError(f"{error}; to load adapters, {NEEDS_ADAPTERS}") from error
             raise UserError(f"{error}. {self._must_see(folder)}") from error
         if former:
-            with suppress(RefusedError):  # a server that was started again does not know it
+            with suppress(RefusedError):  # a restarted server does not know it
                 self._unload(self._adapter_name(former))
         return name
 
@@ -158,7 +158,7 @@ class VLLMServer(Engine):
         return f"It must be able to read {folder}: on another machine, set rollout.sync_dir to a folder that both see"
 
     def _served_model(self) -> str:
-        """The name of the model that the server was started with."""
+        """Return the name of the model that the server was started with."""
         answer = self.client.get("/v1/models")
         try:
             return next(str(card["id"]) for card in answer["data"] if not card.get("parent"))
@@ -202,7 +202,7 @@ class VLLMServer(Engine):
         )
 
     def _check_tempered(self, body: dict[str, Any]) -> None:
-        """Raise UserError if the temperature leaves the log-probability of the likeliest token as it is."""
+        """Raise UserError if the temperature does not change the log-probability of the likeliest token."""
         best = []
         for temperature in (1.0, body["temperature"]):
             choice = self._choice({**body, "temperature": temperature, "logprobs": 1, "max_tokens": 1})
@@ -219,7 +219,7 @@ class VLLMServer(Engine):
     # ---- sleep
 
     def _wake(self, part: str) -> None:
-        """Whoever put it to sleep: a run that was killed may have."""
+        """Wake the server, whoever put it to sleep: possibly a run that was killed."""
         if self.settings.sleep:
             self._develop(f"/wake_up?tags={part}")
 

@@ -1,4 +1,4 @@
-"""How responses are sampled by vLLM."""
+"""How responses are sampled with vLLM."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class VLLMRollout(RolloutSettings):
         sleep: free the engine's device memory between rollouts.
         sync_dir: where weights are written for the engine to read, a folder that the server sees too; null: a temporary
             folder.
-        timeout: seconds that one answer of the server may take.
+        timeout: most seconds per answer of the server.
         engine_args: further arguments of `vllm.LLM`, such as `max_model_len`; only without a server.
-        generation_batch_size: prompts decoded at a time, with all their responses; null: as many as vLLM takes.
+        generation_batch_size: prompts decoded at a time, with all their responses; null: as many as vLLM accepts.
 
     Raises:
-        UserError: arguments of the engine that other keys decide, or that go to a server.
+        UserError: engine arguments that other keys decide, or that are given together with a server.
     """
 
     engine: Literal["vllm"] = "vllm"  # type: ignore[assignment]
