@@ -1,10 +1,10 @@
-"""Which run a checkpoint is of, and which of two was saved later, without asking a file for its time.
+"""Which run a checkpoint belongs to, and which of two was saved later, without relying on file times.
 
-The time of a file says neither: a copy, a restored backup, `touch`, a clock that was set or that another machine has
-wrong change it. So a run draws an id when it begins and notes it in `checkpoints/.started` of its folder; the id and
-`saved`, a number that only ever grows, go into every checkpoint and its manifest. `saved` is the time in nanoseconds,
-or one more than the largest one there is where the clock says less than that (a hybrid logical clock): it orders the
-checkpoints of runs that follow each other, too. Needs no torch.
+A file's time says neither: a copy, a restored backup, `touch`, or a clock that was set or is wrong on another machine
+change it. So a run draws an id when it begins and writes it to `checkpoints/.started` of its folder; the id and
+`saved`, a number that only grows, go into every checkpoint and its manifest. `saved` is the time in nanoseconds, or one
+more than the largest existing one if the clock is behind that (a hybrid logical clock), so it also orders the
+checkpoints of runs that follow each other. Needs no torch.
 
 Checkpoints and `.started` files of earlier versions have no id: for those, the files' times decide.
 """
@@ -25,7 +25,7 @@ from rlhf_lightning.durable import MANIFEST, entry_of, manifest_of, read_manifes
 
 STARTED = ".started"
 NO_RUN = ""
-_LARGEST_PICKLE = 1 << 26  # bytes of what a checkpoint says beside its tensors
+_LARGEST_PICKLE = 1 << 26  # bytes of a checkpoint's non-tensor content
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ def begin(folder: Path, job: str = "", others: Iterable[Path] = ()) -> None:
     """Note that a new run begins in a folder of checkpoints.
 
     Args:
-        folder: of the run's checkpoints.
-        job: the cluster's job, by a name that it keeps when it is queued again.
-        others: folders whose checkpoints are older than all that this run will save.
+        folder: the folder of the run's checkpoints.
+        job: the cluster's job, by a name that it keeps when requeued.
+        others: folders whose checkpoints are older than any that this run will save.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, Started(uuid.uuid4().hex, latest(folder, *others), job))
 
 
 def go_on(folder: Path, checkpoint: Path, job: str = "", others: Iterable[Path] = ()) -> None:
-    """Note that the run of a checkpoint goes on in a folder. Arguments as `begin`."""
+    """Note that the run of a checkpoint continues in a folder. Arguments as for `begin`."""
     folder.mkdir(parents=True, exist_ok=True)
     former, identity = read_started(folder), identity_of(checkpoint)
     own = former.run_id if former and checkpoint.parent.resolve() == folder.resolve() else NO_RUN
@@ -78,11 +78,11 @@ def read_started(folder: Path) -> Started | None:
         said = json.loads(text)
         return Started(str(said["run_id"]), int(said["since"]), str(said["job"]), said.get("began_ns"))
     except (ValueError, TypeError, KeyError, AttributeError):
-        return Started(NO_RUN, job=text)  # an earlier version's: the job alone
+        return Started(NO_RUN, job=text)  # an earlier version's: only the job
 
 
 def latest(*folders: Path) -> int:
-    """The largest `saved` in the manifests of some folders, 0 where there is none."""
+    """Return the largest `saved` in the manifests of some folders; 0 if there is none."""
     manifests = [path for folder in dict.fromkeys(folders) for path in folder.glob(f"*{MANIFEST}")]
     checkpoints = [path.with_name(path.name.removesuffix(MANIFEST)) for path in manifests]
     return max((_saved(entry) for path in checkpoints for entry in read_manifest(path)), default=0)
@@ -97,10 +97,10 @@ def identity_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def newness(checkpoint: Path) -> tuple[int, int, int]:
-    """A key by which the checkpoint that was saved last sorts last.
+    """Return a key by which the checkpoint saved last sorts last.
 
-    Those without `saved`, of earlier versions, come before all others, and those of which nothing can be read after
-    them, so that they are looked at.
+    Those without `saved`, from earlier versions, come before all others, and unreadable ones after them, so that they
+    are looked at.
     """
     saved = _saved(identity_of(checkpoint))
     if checkpoint.is_file():
@@ -142,7 +142,7 @@ class SaveCounter:
         self._read: set[Path] = set()
 
     def next(self, *folders: Path) -> int:
-        """A number larger than those that lie in the folders, than what `.started` says there, and than the last."""
+        """Return a number larger than those in the folders, than what `.started` says there, and than the last one."""
         for folder in set(folders) - self._read:
             started = read_started(folder)
             self._last = max(self._last, latest(folder), started.since if started else 0)
@@ -152,7 +152,7 @@ class SaveCounter:
 
 
 def _identity_inside(checkpoint: Path) -> dict[str, Any]:
-    """The last entries `run_id` and `saved` of a file of torch's, read without running what it says."""
+    """Return the last `run_id` and `saved` in a file of torch's, read without unpickling it."""
     try:
         with zipfile.ZipFile(checkpoint) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
@@ -164,7 +164,7 @@ def _identity_inside(checkpoint: Path) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for key, kind in (("run_id", str), ("saved", int)):
-        # After a key comes its number in the memo, an integer, and then its value.
+        # A key is followed by its number in the memo, an integer, and then by its value.
         places = [i for i, value in enumerate(values[:-2]) if value == key]
         if places and isinstance(values[places[-1] + 2], kind):
             found[key] = values[places[-1] + 2]

@@ -1,8 +1,8 @@
-"""Passwords and keys in text on its way to a screen, a log or a file: hidden by what they look like, and by value.
+"""Hiding passwords and keys in text on its way to a screen, a log or a file: by pattern, and by value.
 
-An address with a user and password, a parameter `api_key=...` and a token of a well-known form are known by their
-looks. What a config holds under `password`, or the environment under `HF_TOKEN`, is remembered, and hidden wherever a
-library quotes it.
+An address with a user and password, a parameter `api_key=...` and tokens of well-known forms are recognised by pattern.
+What a config holds under `password`, or the environment under `HF_TOKEN`, is remembered, and hidden wherever a library
+quotes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 HIDDEN = "***"
-_SHORTEST = 6  # a shorter value is hidden where it stands alone, not within other text
+_SHORTEST = 6  # a shorter value is hidden only as a separate word
 
 _WORDS = r"passw(?:or)?d|passphrase|secret|credential|api[_-]?key|access[_-]?key|private[_-]?key|account[_-]?key"
 _SECRET_KEY = re.compile(
@@ -23,7 +23,7 @@ _SECRET_KEY = re.compile(
     r"(^|[_.-])connection[_-]?string$|token(?:$|[_-]?\d+$)|(auth|access|api|hf|hub|bearer|refresh|session)[_-]?tokens?",
     re.IGNORECASE,
 )
-# `user:password@` up to the last @; the password may hold slashes and quotes, unless a port comes there.
+# `user:password@` up to the last @; the password may contain slashes and quotes, except where a port would be.
 _IN_ADDRESS = re.compile(
     r"(?<=://)(?:[^/?#\s:@'\"]*:(?!\d{1,5}(?:[/?#'\"\s,;)\]}]|$))[^\s]*@|[^/?#\s'\"<>]*@)", re.IGNORECASE
 )
@@ -40,8 +40,8 @@ _TOKENS = re.compile(
     r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
 )
 
-_values: dict[str, str] = {}  # secret -> what is shown in its place
-_from_environment: dict[str, str] = {}  # value of a config -> the expression that gives it
+_values: dict[str, str] = {}  # secret -> what is shown instead
+_from_environment: dict[str, str] = {}  # a config's value -> the expression that produces it
 
 
 def is_secret_key(key: str) -> bool:
@@ -54,14 +54,14 @@ def is_secret_key(key: str) -> bool:
 
 
 def remember(value: str, instead: str = HIDDEN) -> None:
-    """Hide this value, and its spellings in addresses and headers, wherever it turns up from now on."""
+    """Hide this value, and its spellings in addresses and headers, wherever it occurs from now on."""
     for spelled in {value, quote(value, safe=""), unquote(value), repr(value)[1:-1]}:
         if len(spelled) >= _SHORTEST:
             _values[spelled] = instead
 
 
 def remember_expression(value: str, raw: str) -> None:
-    """Save this value of a config as the expression that gives it, such as `${oc.env:TOKEN}`."""
+    """Save this config value as the expression that produces it, such as `${oc.env:TOKEN}`."""
     _from_environment[value] = raw
 
 
@@ -77,7 +77,7 @@ def remember_address(text: str) -> None:
 
 
 def remember_variables(environment: Mapping[str, str] | None = None) -> None:
-    """Remember what the environment holds under names such as `HF_TOKEN`, and the passwords of proxies."""
+    """Remember the values of environment variables such as `HF_TOKEN`, and the passwords of proxies."""
     for name, value in dict(os.environ if environment is None else environment).items():
         if is_secret_key(name) and not name.endswith("PWD") and not os.path.exists(value):
             remember(value)
@@ -100,7 +100,7 @@ def shown(text: str) -> str:
 
 
 def without_secret_keys(tags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return tags as a store gets them: none is under a key that says it is a secret.
+    """Return tags as a store receives them, with values under secret keys hidden.
 
     >>> without_secret_keys({"team": "a", "api_key": "k"})
     {'team': 'a', 'api_key': '***'}

@@ -11,12 +11,12 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 
-SMOOTHED = ("sigmoid", "robust", "exo_pair")  # losses of pairs that label smoothing is a part of
+SMOOTHED = ("sigmoid", "robust", "exo_pair")  # pairwise losses that use label smoothing
 _SOURCES = ("function", "model", "components", "judge")
 
 
 def check_smoothing(loss_type: str, label_smoothing: float) -> None:
-    """Raise UserError for label smoothing of a loss that has none."""
+    """Raise UserError for label smoothing with a loss that does not use it."""
     if label_smoothing and loss_type not in SMOOTHED:
         raise UserError(
             f"algorithm.label_smoothing: found {label_smoothing}; only algorithm.loss_type={' | '.join(SMOOTHED)} has "
@@ -34,8 +34,8 @@ def check_parts(prompts: int, samples: int, num_minibatches: int, accumulate: in
     """Raise UserError for a rollout that does not divide into its minibatches and micro-batches.
 
     Args:
-        prompts: per process and iteration.
-        samples: responses to each of them.
+        prompts: number of prompts per process and iteration.
+        samples: number of responses to each of them.
         num_minibatches, accumulate: their product is the number of micro-batches per pass.
         whole_groups: whether the responses to a prompt stay in one micro-batch.
     """
@@ -56,7 +56,7 @@ def check_parts(prompts: int, samples: int, num_minibatches: int, accumulate: in
 
 
 def check_importance(old_logprobs: str, importance_cap: float | None) -> None:
-    """Raise UserError for weights between engine and trainer where the engine's log-probabilities are used."""
+    """Raise UserError for importance weights between engine and trainer if the engine's log-probabilities are used."""
     if old_logprobs == "engine" and importance_cap is not None:
         raise UserError(
             f"algorithm.importance_cap: found {importance_cap} with algorithm.old_logprobs=engine, which "
@@ -65,7 +65,7 @@ def check_importance(old_logprobs: str, importance_cap: float | None) -> None:
 
 
 def engine_logprobs_differ(engine: str) -> UserError:
-    """The error for algorithm.old_logprobs=engine with an engine that has kernels or weights of its own."""
+    """Return the error for algorithm.old_logprobs=engine with an engine that has its own kernels or weights."""
     return UserError(
         f"algorithm.old_logprobs: found engine, but {engine} does not compute as the trainer does; choose "
         "rollout=native, or algorithm.old_logprobs=trainer"
@@ -73,7 +73,7 @@ def engine_logprobs_differ(engine: str) -> UserError:
 
 
 def check_held_out(val: Any, val_fraction: float) -> None:
-    """Raise UserError for held-out rows that are asked for twice."""
+    """Raise UserError for held-out rows that are requested twice."""
     if val is not None and val_fraction:
         raise UserError(
             f"data.val_fraction: found {val_fraction}; data.val gives the held-out rows; set one of the two "
@@ -82,7 +82,7 @@ def check_held_out(val: Any, val_fraction: float) -> None:
 
 
 def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
-    """Raise UserError unless exactly one source of scores is given, with settings that are its own.
+    """Raise UserError unless exactly one source of scores is given, with only its own settings.
 
     Args:
         reward: the settings of `make_reward`.

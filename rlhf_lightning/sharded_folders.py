@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def what_a_folder_lacks(path: Path) -> str | None:
-    """Why a checkpoint of several files is not complete.
+    """Return why a checkpoint of several files is incomplete.
 
-    A distributed one (FSDP) has its index `.metadata` and Lightning's `meta.pt`, both written last. DeepSpeed's names
-    the folder of its files in `latest`: the states of the model, and of the optimiser a part for every process.
+    A distributed checkpoint (FSDP) has its index `.metadata` and Lightning's `meta.pt`, both written last. DeepSpeed's
+    names the folder of its files in `latest`: the model's states, and one part of the optimiser's per process.
     """
     if (path / "latest").is_file():
         return _what_deepspeed_lacks(path / (path / "latest").read_text(encoding="utf-8").strip())
@@ -43,7 +43,7 @@ def _what_deepspeed_lacks(path: Path) -> str | None:
 
 
 def _processes(states: Path) -> int:
-    """`dp_world_size` in a file of torch's, read without torch and without running what it says."""
+    """Return `dp_world_size` from a torch file, read without torch and without unpickling it."""
     with zipfile.ZipFile(states) as archive:
         name = next((name for name in archive.namelist() if name.endswith("data.pkl")), None)
         operations = list(pickletools.genops(archive.read(name))) if name else []

@@ -1,10 +1,10 @@
 """What Ctrl-C (SIGINT), SIGTERM and SIGHUP do to a command.
 
-The first signal raises `Terminated` in the main thread, or at the end of a block that must be whole (`held`). From then
-on any exception counts as the stop, whatever a library makes of the one that was raised: the command prints one line,
-which says how to go on, and ends with 128 + the signal's number. Further signals change nothing, so that what is being
-saved is saved; a second Ctrl-C ends the process at once. A signal that whoever started the process has told it to
-ignore (`nohup`, a job in a script's background) stays ignored.
+The first signal raises `Terminated` in the main thread, or at the end of a block that must complete (`held`). From then
+on any exception counts as the stop, whatever a library turns the original one into: the command prints one line, which
+says how to continue, and ends with 128 + the signal's number. Further signals have no effect, so that what is being
+saved is saved; a second Ctrl-C ends the process immediately. A signal that the process was started with as ignored
+(`nohup`, a job in a script's background) stays ignored.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from rlhf_lightning.outside_text import for_terminal
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)  # there is no SIGHUP on Windows
-REPEAT = 0.2  # seconds within which a second SIGINT is the first one again: `make` and `uv` pass on what all have got
-GRACE = 1.0  # seconds that processes which this one has started have to end after SIGTERM
-_exit = os._exit  # a command answers it while code of the user's own may call it
+)  # Windows has no SIGHUP
+REPEAT = 0.2  # seconds within which a second SIGINT is a copy of the first: `make` and `uv` pass signals on
+GRACE = 1.0  # seconds between SIGTERM and SIGKILL for child processes
+_exit = os._exit  # what a command replaces while user code may call it
 
 
 @dataclass
 class _State:
     signum: int | None = None  # the first signal
-    first: float | None = None  # when it came
+    first: float | None = None  # when it arrived
     held: int = 0
-    waiting: bool = False  # it has come in a block that is held, and is still to be raised
+    waiting: bool = False  # it arrived in a held block, and is still to be raised
     lost: bool = False  # it was raised where exceptions are dropped
     raised: weakref.ref[Terminated] | None = None
     follows: bool = False
     over: int | None = None  # the exit code, once nothing is left to stop
     advice: str | None = None
-    children: set[int] = field(default_factory=set)  # what had been started before
+    children: set[int] = field(default_factory=set)  # those that existed before
     terminals: list[int] = field(default_factory=list)  # of the standard streams
 
 
 _state = _State()
-_former: dict[int, Any] = {}  # the handlers before ours; empty: nobody listens
+_former: dict[int, Any] = {}  # the handlers before ours; empty: not listening
 _fork_hook_set = False
 
 
 @contextlib.contextmanager
 def answered(first: bool = True, follows: bool = False, for_good: bool = False) -> Iterator[None]:
-    """Around a command: a signal ends it with one line on stderr and exit code 128 + its number.
+    """Run a command so that a signal ends it with one line on stderr and exit code 128 + its number.
 
     Args:
-        first: whether this is the first process of the run; others print nothing, and end with 0.
+        first: whether this is the first process of the run; others print nothing and exit with 0.
         follows: see `listening`.
         for_good: see `listening`.
 
@@ -83,11 +83,11 @@ def answered(first: bool = True, follows: bool = False, for_good: bool = False) 
 
 @contextlib.contextmanager
 def listening(follows: bool = False, for_good: bool = False) -> Iterator[None]:
-    """Handle the signals inside; without effect within another such block, and outside the main thread.
+    """Handle the signals inside; no effect within another such block or outside the main thread.
 
     Args:
-        follows: the process takes part in a run and leaves it to the first one to stop (see `told`).
-        for_good: keep the handlers until the process has ended, when a signal only makes it end sooner.
+        follows: the process is part of a run and leaves stopping to the first process (see `told`).
+        for_good: keep the handlers until the process has ended; a signal then only makes it end sooner.
     """
     global _state
     if _former or threading.current_thread() is not threading.main_thread():
@@ -99,7 +99,7 @@ def listening(follows: bool = False, for_good: bool = False) -> Iterator[None]:
     try:
         _install(undo)
         if for_good:
-            atexit.register(_ignore_signals)  # before any other, so that it is called last
+            atexit.register(_ignore_signals)  # registered first, so that it is called last
         yield
         code = 0
     except SystemExit as end:
@@ -114,7 +114,7 @@ def listening(follows: bool = False, for_good: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Let the block end before a signal is raised. Keep it short: files that belong together, a checkpoint."""
+    """Let the block finish before a signal is raised. Keep it short: files that belong together, a checkpoint."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,48 +127,48 @@ def held() -> Iterator[None]:
 
 
 def hold() -> None:
-    """Only note signals from now on, until `let_go`. For what does not fit in a `with` block."""
+    """From now on only record signals, until `let_go`. For what does not fit into a `with` block."""
     _state.held += 1
 
 
 def let_go() -> None:
-    """End a `hold`. What has come meanwhile is raised by `raise_what_waited`."""
+    """End a `hold`. A signal that has arrived meanwhile is raised by `raise_what_waited`."""
     _state.held -= 1
 
 
 def raise_what_waited() -> None:
-    """Raise the signal that has come while it was held, unless another block still holds it."""
+    """Raise the signal that arrived while it was held, unless another block still holds it."""
     if _state.waiting and not _state.held and not _state.follows and _state.signum is not None:
         _state.waiting = False
         raise _stop(_state.signum)
 
 
 def told() -> int | None:
-    """Return the signal that this process has got; None: none."""
+    """Return the signal that this process has received; None if there is none."""
     return _state.signum
 
 
 def tell(signum: int) -> None:
-    """Act as if the process had got this signal."""
+    """Act as if the process had received this signal."""
     _on_signal(signum)
 
 
 def check() -> None:
-    """Raise `Terminated` if the process was told to stop: for code that catches exceptions and goes on."""
+    """Raise `Terminated` if the process was told to stop: for code that catches exceptions and continues."""
     if _state.signum is not None and not _state.follows:
         raise _stop(_state.signum)
 
 
 def forget() -> None:
-    """Go on after a signal that has only ended a part of the work, such as one answer of a conversation."""
+    """Continue after a signal that has ended only a part of the work, such as one answer of a conversation."""
     _state.signum = _state.first = _state.advice = None
     _state.waiting = _state.lost = False
 
 
 def signal_of(error: BaseException) -> int | None:
-    """Return the signal that an exception comes from; None for one that is not a stop.
+    """Return the signal behind an exception; None if it is not a stop.
 
-    Lightning makes `sys.exit(1)` of a KeyboardInterrupt.
+    Lightning turns a KeyboardInterrupt into `sys.exit(1)`.
     """
     if _state.signum is not None and not _state.follows:
         return _state.signum
@@ -180,7 +180,7 @@ def signal_of(error: BaseException) -> int | None:
 
 @contextlib.contextmanager
 def advising(advice: Callable[[], str]) -> Iterator[None]:
-    """Say how to go on if the block is stopped: what is asked for then. Of several blocks the innermost one says it."""
+    """If the block is stopped, say how to continue, by advice requested then. The innermost block wins."""
     try:
         yield
     except BaseException as error:
@@ -192,9 +192,9 @@ def advising(advice: Callable[[], str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_back() -> Iterator[None]:
-    """Keep signals back while the process starts over by `os.exec*` inside; the next `answered` gets them.
+    """Block signals while the process restarts itself with `os.exec*` inside; the next `answered` receives them.
 
-    Where it does not start over, they come at the end of the block.
+    If it does not restart, they arrive at the end of the block.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -222,13 +222,13 @@ def _install(undo: contextlib.ExitStack) -> None:
 
 
 def _unblock() -> None:
-    """Get what `kept_back` has kept back."""
+    """Receive what `kept_back` has blocked."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _former)
 
 
 def _ignore_signals() -> None:
-    """The rest is Python's, which would let a signal kill it while it tidies up."""
+    """Ignore signals from here on: Python's own clean-up would let one kill the process."""
     for signum in _former:
         signal.signal(signum, signal.SIG_IGN)
 
@@ -254,9 +254,9 @@ def _on_signal(signum: int, *_: Any) -> None:
 
 
 def _stop(signum: int) -> Terminated:
-    """The exception, which is raised again, a moment later, if somebody drops it and goes on.
+    """Return the exception, which is raised again, a moment later, if somebody drops it and continues.
 
-    Python does in a finaliser, and so do libraries that catch everything. It lives as long as it is on its way, or is
+    Python does so in a finaliser, and so do libraries that catch everything. It stays alive while it propagates, or as
     the cause of another exception.
     """
     error = Terminated(signum)
@@ -272,7 +272,7 @@ def _when_dropped(reference: weakref.ref[Terminated]) -> None:
 
 @contextlib.contextmanager
 def _second_interrupt() -> Iterator[None]:
-    """See a second Ctrl-C even while the main thread is in a library that does not let Python run a handler."""
+    """Notice a second Ctrl-C even while the main thread is in a library that does not let Python run a handler."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -313,7 +313,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _without_stops(former: Callable[[Any], object]) -> Callable[[Any], object]:
-    """The hook for exceptions that Python drops, which prints them, but not a stop: it is raised again."""
+    """Return a hook for exceptions that Python drops: it prints them, except for a stop, which is raised again."""
     return lambda dropped: None if isinstance(dropped.exc_value, Terminated) else former(dropped)
 
 
@@ -325,7 +325,7 @@ def _once_more(signum: int) -> None:
 
 
 def _in_child() -> None:
-    """In a fork of this process (a loader's worker): the terminal's signals are for the first process to answer."""
+    """Handle signals in a fork (a loader's worker): the terminal's signals are for the first process to answer."""
     global _state
     if not _former:
         return
@@ -337,7 +337,7 @@ def _in_child() -> None:
 
 
 def _do_without_terminal() -> None:
-    """The terminal is gone: what is printed after that must not fail."""
+    """Make sure that printing does not fail once the terminal is gone."""
     for number in _state.terminals:
         if not os.isatty(number):
             with contextlib.suppress(OSError):
@@ -345,23 +345,23 @@ def _do_without_terminal() -> None:
 
 
 def _say(line: str) -> None:
-    """Print the one line, also where standard output, which may hold something still, is a pipe that nobody reads."""
+    """Print the line, even if standard output still has buffered text and is a pipe that nobody reads."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError, ValueError):
-        text = for_terminal(line).replace("\n", "\\n")  # spaces stay: the command is pasted
+        text = for_terminal(line).replace("\n", "\\n")  # spaces stay, so that the command can be pasted
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
 def end_processes(grace: float) -> None:
-    """End what this process has started since it listens, and what those have started.
+    """End the processes that this one has started since it began listening, and their descendants.
 
     Args:
-        grace: seconds between SIGTERM and SIGKILL; 0 sends SIGKILL only.
+        grace: seconds between SIGTERM and SIGKILL; 0 sends only SIGKILL.
     """
     started = [pid for pid in _descendants() if pid not in _state.children and not _cleans_up(pid)]
     if grace:
@@ -379,7 +379,7 @@ def _send(pids: list[int], signum: int) -> None:
 
 
 def _descendants() -> list[int]:
-    """The processes that this one has started, and theirs; none where the system has no /proc."""
+    """Return the processes that this one has started, and theirs; none if the system has no /proc."""
     found, left = [], [os.getpid()]
     while left:
         for file in Path(f"/proc/{left.pop()}/task").glob("*/children"):

@@ -1,6 +1,6 @@
-"""Checks values against types with ranges, and says in one line what is wrong: of configs and of constructors alike.
+"""Checks values in configs and constructors against types with ranges, and reports problems in one line.
 
-A constructor that is `checked` refuses a value outside its annotation with the line that the command prints:
+A `checked` constructor refuses a value outside its annotation with the line that the command prints:
 
     @checked("algorithm")
     def __init__(self, *args: Any, beta: Positive = 0.1, **kwargs: Any) -> None: ...
@@ -24,8 +24,8 @@ from typing_extensions import NotRequired, Required, is_typeddict
 
 from rlhf_lightning.errors import UserError
 
-HUGE = 2.0**32  # bounds beyond it are named to those who pass them
-A_DOZEN, SHOWN = 12, 8  # choices that are listed, and of more than that
+HUGE = 2.0**32  # bounds beyond it are named only to users who exceed them
+A_DOZEN, SHOWN = 12, 8  # the most choices that are all listed, and how many are listed of more
 
 Checked = TypeVar("Checked", bound=Callable[..., Any])
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
@@ -34,11 +34,10 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 def checked(section: str) -> Callable[[Checked], Checked]:
     """Check the arguments of a constructor, a dataclass or a function against their annotations.
 
-    Those whose annotation is a type of values (see `value_types`) are checked; networks, tokenizers and the like are
-    not.
+    Arguments annotated with a value type (see `value_types`) are checked; networks, tokenizers and the like are not.
 
     Args:
-        section: of the config that gives these arguments, such as `algorithm.kl`.
+        section: the config section with these arguments, such as `algorithm.kl`.
     """
 
     def decorate(target: Checked) -> Checked:
@@ -66,7 +65,7 @@ def _checking(function: Any, section: str, owner: type | None = None) -> Any:
         try:
             given = names.bind_partial(*args, **kwargs).arguments
         except TypeError:
-            return function(*args, **kwargs)  # which says what is wrong
+            return function(*args, **kwargs)  # it reports what is wrong itself
         for name, (kind, adapter) in adapters().items():
             if name in given:
                 try:
@@ -80,7 +79,7 @@ def _checking(function: Any, section: str, owner: type | None = None) -> Any:
 
 
 def _namespace(name: str, function: Any, owner: type | None) -> dict[str, Any]:
-    """Where an argument's annotation was written: a field of a dataclass may be that of a base from another module."""
+    """Return the names visible to an argument's annotation: a dataclass field may come from another module."""
     for cls in owner.__mro__ if owner is not None else ():
         if name in vars(cls).get("__annotations__", {}):
             return vars(sys.modules[cls.__module__])
@@ -93,7 +92,7 @@ def _evaluated(annotation: Any, namespace: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
-        return eval(annotation, namespace)  # the constructor's own text
+        return eval(annotation, namespace)  # the constructor's own source text
     except (NameError, TypeError, AttributeError):
         return None
 
@@ -118,7 +117,7 @@ _MISPLACED = {
 
 
 def wrong_value(key: str, value: Any, annotation: Any) -> str:
-    """Say what was found and what is allowed."""
+    """Return the text of what was found and what is allowed."""
     for (end, misplaced), message in _MISPLACED.items():
         if key.endswith(end) and value == misplaced:
             return message
@@ -129,37 +128,37 @@ def wrong_value(key: str, value: Any, annotation: Any) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The most similar candidate, if its similarity (0 to 1) reaches `cutoff`."""
+    """Return the most similar candidate, if its similarity (0 to 1) reaches `cutoff`."""
     found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
 def did_you_mean(match: str | None) -> str:
-    """The end of a line that names what was probably meant."""
+    """Return the end of a line that names what was probably meant."""
     return f"; did you mean {match}?" if match else ""
 
 
 def shown(value: Any) -> str:
-    """As it is written in YAML, so that 1 and "1" differ."""
+    """Return the value as written in YAML, so that 1 and "1" differ."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     if isinstance(value, Mapping):
         return "a section"
     try:
         return f'"{value}"' if isinstance(value, str) else str(value)
-    except ValueError:  # Python writes whole numbers of up to 4,300 digits
+    except ValueError:  # Python writes integers of up to 4,300 digits
         return "a whole number of thousands of digits"
 
 
 def unwrap(annotation: Any) -> Any:
-    """The type without its bounds, and without whether it must be given."""
+    """Return the type without its bounds, and without whether it must be given."""
     while get_origin(annotation) in (Required, NotRequired, Annotated):
         annotation = get_args(annotation)[0]
     return annotation
 
 
 def without_null(annotation: Any) -> Any:
-    """The one type of `X | None`; any other as it is."""
+    """Return X for `X | None`, and any other type unchanged."""
     if get_origin(annotation) in (Union, types.UnionType):
         others = [part for part in get_args(annotation) if part is not type(None)]
         return unwrap(others[0]) if len(others) == 1 else annotation
@@ -167,18 +166,18 @@ def without_null(annotation: Any) -> Any:
 
 
 def literals(annotation: Any) -> list[Any]:
-    """The choices of a type."""
+    """Return the choices of a type."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [option for part in get_args(annotation) for option in literals(part)]
 
 
 def describe(annotation: Any, all_bounds: bool = False) -> str:
-    """A type in words: `a whole number >= 1 or null`.
+    """Return a type in words: `a whole number >= 1 or null`.
 
     Args:
         annotation: the type.
-        all_bounds: name upper bounds that nobody comes near, too.
+        all_bounds: also name upper bounds that nobody reaches.
     """
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin in (Required, NotRequired):
@@ -201,7 +200,7 @@ def describe(annotation: Any, all_bounds: bool = False) -> str:
 
 
 def _number(value: float) -> str:
-    """A bound as people write it: whole numbers with all their digits."""
+    """Return a bound as people write it: integers with all their digits."""
     return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 

@@ -1,4 +1,4 @@
-"""The types of settings: annotations of constructors, from which configs are checked, with their ranges.
+"""The types of settings: annotations of constructors, with ranges, from which configs are checked.
 
 Nothing here imports torch.
 """
@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-LARGEST_WHOLE = 2**63 - 1  # what torch and the operating system count with
-LARGEST = 1e12  # its square, which losses take, is far from the end of float32
-LARGEST_SECONDS = 1e9  # thirty years; the operating system waits for no longer than some 290
+LARGEST_WHOLE = 2**63 - 1  # the largest integer of torch and the operating system
+LARGEST = 1e12  # its square, which losses use, is far below the largest float32
+LARGEST_SECONDS = 1e9  # thirty years; the operating system does not wait longer than some 290
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
@@ -32,6 +32,6 @@ Mapping = dict[str, Any]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = (
     Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]
-    | Annotated[str, Field(pattern="^[^/]+/[^/]+$")]  # a kernel of the hub
+    | Annotated[str, Field(pattern="^[^/]+/[^/]+$")]  # a kernel from the hub
 )
 Kernels = Text | list[Text]  # auto | none | names, see `rlhf_lightning.kernels`

@@ -1,7 +1,7 @@
-"""Modules in the working folder: found when a config names them, and never by a library that looks for a package.
+"""Modules in the working folder: found when a config names them, but never by a library that looks for a package.
 
 Libraries import packages that may or may not be installed (transformers looks for `sentencepiece`, mlflow for `git`).
-With the working folder on `sys.path`, a file of that name in a folder that somebody else has filled would run.
+With the working folder on `sys.path`, a file of that name, in a folder that somebody else has filled, would be run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class WorkingFolderFinder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Asked after every other finder, so that nothing in the folder stands in for an installed package."""
+        """Find a module, after every other finder, so that nothing in the folder shadows an installed package."""
         if path is not None or not self._is_asked_by_config(sys._getframe(1)):
             return None
         return importlib.machinery.PathFinder.find_spec(name, [str(self.folder)])
@@ -39,7 +39,7 @@ class WorkingFolderFinder:
             file = frame.f_code.co_filename
             if not file.startswith(("<frozen", _IMPORT_SYSTEM)):
                 if "site-packages" in file and not file.startswith(self._may_import[0]):  # an environment may lie in it
-                    # Hydra looks for the class of a `_target_` there, and also for plugins and optional packages.
+                    # Hydra looks up the class of a `_target_` there, and also plugins and optional packages.
                     return _HYDRA in file and frame.f_code.co_name == "_locate"
                 return file.startswith(self._may_import)
             frame = frame.f_back
@@ -47,14 +47,14 @@ class WorkingFolderFinder:
 
 
 def import_from_working_folder() -> None:
-    """Let configs name modules of the working folder."""
+    """Let configs name modules in the working folder."""
     folder = Path.cwd()
     if not any(isinstance(finder, WorkingFolderFinder) and finder.folder == folder for finder in sys.meta_path):
         sys.meta_path.append(WorkingFolderFinder(folder))
 
 
 def take_working_folder_off_path() -> None:
-    """Take the working folder off `sys.path`, where `python -m`, or an empty entry of `PYTHONPATH`, has put it."""
+    """Remove the working folder from `sys.path`, where `python -m` or an empty entry of `PYTHONPATH` has put it."""
     folder = Path.cwd()
     if not (folder / _PACKAGE.name).is_dir():
         sys.path[:] = [entry for entry in sys.path if entry not in ("", ".") and Path(entry) != folder]

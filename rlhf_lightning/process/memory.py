@@ -1,6 +1,6 @@
-"""What a command sets for the memory of its own process, where networks compute on a CPU. A library call sets nothing.
+"""Memory settings of a command's own process for networks on a CPU. Library calls set nothing.
 
-Each can be switched off by a variable of the user's: see docs/kernels.md.
+Each can be switched off by an environment variable: see docs/kernels.md.
 """
 
 from __future__ import annotations

@@ -146,8 +146,7 @@ class SlotCache(Cache):
 
 
 class GrowingCache(DynamicCache):
-    """transformers' own cache, for networks that keep more than keys and values: it grows by copies, without new rows.
-    """
+    """transformers' own cache, for networks with more than keys and values: it grows by copies, without new rows."""
 
     refills = False
 

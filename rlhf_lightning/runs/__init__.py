@@ -1,1 +1,1 @@
-"""Runs on the disk: their folders, checkpoints, configs and lineage, and the one that is under way. Needs no torch."""
+"""Runs on disk: their folders, checkpoints, configs and lineage, and the current run. Needs no torch."""

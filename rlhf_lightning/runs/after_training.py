@@ -1,4 +1,4 @@
-"""What follows training: the model's folder first, whole, then steps of which none can lose it."""
+"""What follows training: first the model's folder, complete, then steps that cannot lose it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from rlhf_lightning.stopping import check, held
 
 
 class Aftermath:
-    """Steps after training: one that fails is noted, and the others follow."""
+    """Steps after training: a failed one is noted, and the others follow."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Note what fails in the block as a problem of this name."""
+        """Note a failure in the block as a problem with this name."""
         try:
             yield
         except Exception as error:
-            check()  # else a stop that a library has made another exception of would pass for a problem
+            check()  # else a stop that a library turned into another exception would look like a problem
             self.note(name, error)
 
     def note(self, name: str, error: Exception) -> None:
@@ -36,7 +36,7 @@ class Aftermath:
 
 
 def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
-    """Train. What fails when the last step is done (a callback's end, a logger's flush) only goes to the aftermath."""
+    """Train. A failure after the last step (a callback's end, a logger's flush) only goes to the aftermath."""
     try:
         call()
     except BlownUpError:
@@ -49,9 +49,9 @@ def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
 
 
 def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
-    """Write `model/` beside its place first, so that it is whole and holds nothing of an earlier run.
+    """Write `model/` next to its place first, so that it is complete and contains nothing of an earlier run.
 
-    Every process calls it, because sharded weights are gathered; the first one writes.
+    Call it on every process, because sharded weights are gathered; the first process writes.
     """
     with writing(run_dir / "model", as_a_whole=True):
         _export_beside(export, run_dir)
@@ -64,9 +64,9 @@ def _export_beside(export: Callable[[Path], None], run_dir: Path) -> None:
             remove_tree(left_over)
     try:
         if first_process():
-            new.mkdir(parents=True)  # by itself: not through a link that somebody has planted
+            new.mkdir(parents=True)  # separately, so as not to follow a planted link
         export(new)
-        if first_process() and new.is_dir() and not (new / FILE).is_file():  # an algorithm with an export of its own
+        if first_process() and new.is_dir() and not (new / FILE).is_file():  # an algorithm with its own export
             write_hashes(new)
     except BaseException:
         if first_process():

@@ -1,4 +1,4 @@
-"""Stages of a pipeline that call a function: collecting, labelling, exporting, or something of the user's own."""
+"""Pipeline stages that call a function: collecting, labelling, exporting, or a user's own."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class CalledRun(Run):
     """A stage that calls a function: after a stop it is called again."""
 
     def _take_identity(self) -> None:
-        """It has no checkpoints."""
+        """Do nothing: there are no checkpoints."""
 
     def carry_out(self) -> None:
-        """Call the function in its folder, in the first process, and keep what it returns as the summary.
+        """Call the function in its folder, in the first process, and store its result as the summary.
 
         Raises:
-            UserError: it fails, or returns something else than figures by name.
+            UserError: it fails, or returns anything but metrics by name.
             WaitingError: it waits for people.
         """
         with self.in_place():
@@ -68,7 +68,7 @@ class CalledRun(Run):
 
 
 def _wait_for_the_first() -> None:
-    """Let the other processes of a pipeline that trains on several wait for what the first one makes."""
+    """Let the other processes of a distributed pipeline wait for the first one's result."""
     distributed = getattr(sys.modules.get("torch"), "distributed", None)
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.barrier()

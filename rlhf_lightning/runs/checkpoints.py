@@ -16,13 +16,13 @@ from rlhf_lightning.runs.run_folder import OUTPUTS, SHARED_CHECKPOINT, run_of_ch
 
 
 def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
-    """The checkpoint that `ckpt` names; `last` is the newest complete one of `run_dir`, or else of `outputs/<name>`.
+    """Return the checkpoint named by `ckpt`; `last` is the newest complete one of `run_dir` or else `outputs/<name>`.
 
-    A broken one is passed over with a line on stderr: its size or hash is not that of its manifest, or, without a
-    manifest, it does not look whole. So are those that an earlier run has left in the folder.
+    Broken checkpoints are skipped with a line on stderr: their size or hash differs from the manifest, or, without a
+    manifest, they do not look complete. So are those that an earlier run left in the folder.
 
     Raises:
-        UserError: there is none, or the one that is named is broken.
+        UserError: there is none, or the named one is broken.
     """
     chosen = config.get("ckpt") or ("last" if _was_interrupted(config) else None)
     if not chosen:
@@ -35,13 +35,13 @@ def find_checkpoint(config: Mapping[str, Any]) -> Path | None:
 
 
 def _was_interrupted(config: Mapping[str, Any]) -> bool:
-    """Whether this SLURM job was queued again after it had saved a checkpoint in this very run."""
+    """Return whether this SLURM job was requeued after it had saved a checkpoint in this very run."""
     folder = Path(config["run_dir"]) if config.get("run_dir") else None
     return folder is not None and queued_again() and saved_by_this_job(folder)
 
 
 def saved_by_this_job(folder: Path) -> bool:
-    """Whether this very job of a cluster began or resumed the run in a folder, and has saved a checkpoint of it."""
+    """Return whether this very cluster job began or resumed the run in a folder, and has saved a checkpoint of it."""
     started = read_started(folder / "checkpoints")
     if started is None or not job() or started.job != job():
         return False
@@ -49,7 +49,7 @@ def saved_by_this_job(folder: Path) -> bool:
 
 
 def refuse_foreign_resume(folder: Path) -> None:
-    """Raise UserError if Lightning would resume, unasked, what it has saved for another SLURM job in this folder."""
+    """Raise UserError if Lightning would resume, unasked, what it saved for another SLURM job in this folder."""
     for file in sorted(folder.glob("*hpc_ckpt_*")) if under_srun() else ():
         raise UserError(
             f"run_dir: {file} is a checkpoint that Lightning has saved for a SLURM job, and would resume unasked; "
@@ -84,7 +84,7 @@ def _newest_complete(config: Mapping[str, Any]) -> Path:
 
 
 def _elsewhere(config: Mapping[str, Any]) -> Iterator[Path]:
-    """The run's checkpoints in the `dirpath` of a callback, which other runs may share."""
+    """Yield the run's checkpoints in a callback's `dirpath`, which other runs may share."""
     sections = [section for section in (config.get("callbacks") or {}).values() if isinstance(section, Mapping)]
     folders = {str(section["dirpath"]) for section in sections if section.get("dirpath")}
     own = Path(config["run_dir"]).resolve() if config.get("run_dir") else (OUTPUTS / str(config["name"])).resolve()
@@ -103,7 +103,7 @@ def _of_earlier_run(path: Path) -> str | None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether the run in a folder has saved one that it resumes from."""
+    """Return whether the run in a folder has saved a checkpoint to resume from."""
     return any(True for _ in _of_the_run(folder))
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 
 def read_config(file: Path) -> Any:
-    """Return the content of a config.yaml in plain containers; what it takes from the environment stays as written."""
+    """Return the content of a config.yaml in plain containers; environment references stay as written."""
     return OmegaConf.to_container(OmegaConf.load(file))
 
 

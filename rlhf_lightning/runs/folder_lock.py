@@ -1,4 +1,4 @@
-"""One run at a time in a folder that can be written to. Known before anything heavy is imported."""
+"""One run at a time in a writable folder, checked before any heavy import."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rlhf_lightning.errors import UserError, as_disk_error, reason
 
 try:
     import fcntl
-except ImportError:  # not on Windows
+except ImportError:  # not available on Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 
 
 class FolderLock:
-    """One run at a time in a folder: two would mix their metrics and overwrite each other's checkpoints.
+    """Allows one run at a time in a folder: two would mix their metrics and overwrite each other's checkpoints.
 
-    The system lets go of the lock when the process ends, however it ends.
+    The system releases the lock when the process ends, however it ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,7 +32,7 @@ class FolderLock:
         self._file: IO[Any] | None = None
 
     def check(self) -> None:
-        """Raise UserError if another run holds it now."""
+        """Raise UserError if another run holds the lock now."""
         if self.path.is_file():
             self.take()
             self.release()
@@ -47,7 +47,7 @@ class FolderLock:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if has_other_names(self.path):
-            self.path.unlink()  # not ours: the lock is removed with the run, and its file has one name
+            self.path.unlink()  # not our file: the lock file is removed with the run, and has one name
         file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,12 +59,12 @@ class FolderLock:
                 "choose another folder"
             ) from None
         file.truncate(0)
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+        with contextlib.suppress(OSError):  # on a full disk, the lock holds without the number
             os.write(file.fileno(), f"{os.getpid()}\n".encode())
         self._file = file
 
     def release(self) -> None:
-        """Let go of the lock and remove its file."""
+        """Release the lock and remove its file."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
             self._file.close()
@@ -80,7 +80,7 @@ class FolderLock:
 
 
 def check_run_dir(folder: Path) -> None:
-    """Raise UserError if the folder cannot be made or written to, or leads elsewhere. It is left as it is."""
+    """Raise UserError if the folder cannot be created or written to, or leads elsewhere. It stays unchanged."""
     existing = folder
     while not existing.exists() and not existing.is_symlink() and existing != existing.parent:
         existing = existing.parent

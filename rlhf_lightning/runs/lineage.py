@@ -1,4 +1,4 @@
-"""Where a model comes from: the runs it went through, down to the model the first of them began from."""
+"""A model's lineage: the runs it went through, back to the model that the first one began from."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from rlhf_lightning.runs.run import Run, read_run
 
 
 def check_history(model: str) -> None:
-    """Read the runs that a model went through, which its descendants' cards tell. Raises UserError."""
+    """Read the runs that a model went through, which its descendants' cards list. Raises UserError."""
     if (run := read_run(model)) is not None:
         lineage(run)
 
 
 def lineage(run: Run) -> tuple[list[Run], str]:
-    """The runs before this one, the nearest first, and the model that the first of them began from.
+    """Return the runs before this one, nearest first, and the model that the first of them began from.
 
-    A path in a run's config is relative to where that run was started; where it leads nowhere, the chain ends with it.
+    A path in a run's config is relative to where that run was started; if it does not exist, the chain ends with it.
     """
     runs: list[Run] = []
     seen = {run.folder.resolve()}

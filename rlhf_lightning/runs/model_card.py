@@ -1,6 +1,6 @@
 """The model card: README.md of an exported folder, with the front matter that the Hugging Face hub reads.
 
-It says what the model is, what it learned from, its final metrics, the runs it went through, and how to load it with
+It says what the model is, what it was trained on, its final metrics, the runs it went through, and how to load it with
 plain transformers or peft. Everything is read from the run folder; what is not known is left out.
 """
 
@@ -31,19 +31,19 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def write_model_card(run: Run, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
-    """Write README.md into the folder that holds the run's model, or its adapter. Arguments as `model_card`."""
+    """Write README.md into the folder with the run's model, or its adapter. Arguments as for `model_card`."""
     adapter = (folder / "adapter_config.json").is_file()
     write_text_durably(folder / "README.md", model_card(run, name, load_from, adapter, chat))
 
 
 def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool) -> str:
-    """The card of a run's model.
+    """Return the card of a run's model.
 
     Args:
         run: the run that trained it.
         name: the title.
         load_from: the folder that the loading commands name.
-        adapter: the folder holds the adapter alone.
+        adapter: the folder has only the adapter.
         chat: the tokenizer has a chat template.
     """
     former, base = lineage(run)
@@ -62,7 +62,7 @@ def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool) -
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that are installed."""
+    """Return the versions of Python and of the installed libraries."""
     found = {"Python": platform.python_version()}
     for library in LIBRARIES:
         try:
@@ -73,7 +73,7 @@ def library_versions() -> dict[str, str]:
 
 
 def loading_code(run: Run, load_from: str, adapter: bool, chat: bool) -> str:
-    """Python that loads the folder with plain transformers or peft, and uses it once."""
+    """Return Python code that loads the folder with plain transformers or peft, and uses it once."""
     task = "SequenceClassification" if run.is_reward_model else "CausalLM"
     library, loader = ("peft", f"AutoPeftModelFor{task}") if adapter else ("transformers", f"AutoModelFor{task}")
     # The base knows nothing of the head; without a pad token the last token is scored, which is the answer's end.
@@ -173,7 +173,7 @@ def _link(run: Run) -> str:
 
 
 def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
-    """Where the scores came from that a policy was trained on; a weighted sum part by part."""
+    """Yield where the scores came from that a policy was trained on; for a weighted sum, part by part."""
     for kind, title in (("model", "Reward model"), ("function", "Reward function")):
         if reward.get(kind):
             trained = read_run(reward[kind]) if kind == "model" else None
@@ -190,7 +190,7 @@ def _config(config: Mapping[str, Any]) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    """A code block that nothing in the text can end."""
+    """Return a code block that nothing in the text can end."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 

@@ -1,4 +1,4 @@
-"""A pipeline under way: a run of runs, and how to go on with it after a stop."""
+"""A running pipeline: a run of runs, and how to continue it after a stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlhf_lightning.source.declarations import declaration
 class StageConfig:
     """One stage, ready to run: its name, its config, and the earlier stage it takes its model from.
 
-    The config is of a training run, or says under `call` which function does the work.
+    The config is that of a training run, or names under `call` the function that does the work.
     """
 
     name: str
@@ -30,40 +30,40 @@ class StageConfig:
 
     @property
     def folder(self) -> Path:
-        """Its run folder."""
+        """Return its run folder."""
         return Path(self.config["run_dir"])
 
     @property
     def key(self) -> str:
-        """What a user writes before its keys."""
+        """Return what a user writes before its keys."""
         return f"stages.{self.name}."
 
     @property
     def trains(self) -> bool:
-        """Whether it trains a model, rather than calls a function."""
+        """Return whether it trains a model rather than calling a function."""
         return "call" not in self.config
 
     @property
     def scores(self) -> bool:
-        """Whether it trains a reward model."""
+        """Return whether it trains a reward model."""
         return self.trains and declaration(self.config).scores
 
     @property
     def gives_policy(self) -> bool:
-        """Whether it trains a policy."""
+        """Return whether it trains a policy."""
         return self.trains and not self.scores
 
 
 class Pipeline(Run):
-    """A pipeline under way.
+    """A running pipeline.
 
     Args:
-        config: of the pipeline, with its stages as they were written.
+        config: the pipeline's, with its stages as they were written.
         folder: where it is.
         to_run: its stages, composed.
 
     Attributes:
-        runs: those that its stages have begun in this command.
+        runs: the runs that its stages have begun in this command.
     """
 
     def __init__(self, config: Mapping[str, Any], folder: Path, to_run: Sequence[StageConfig]) -> None:
@@ -75,18 +75,18 @@ class Pipeline(Run):
 
     @property
     def ended(self) -> list[StageConfig]:
-        """The stages that have ended so far."""
+        """Return the stages that have ended so far."""
         return list(self.to_run[: self._ended])
 
     @property
     def skipped(self) -> list[StageConfig]:
-        """The stages before `from`, which have ended before."""
+        """Return the stages before `from`, which ended earlier."""
         names = [stage.name for stage in self.to_run]
         return list(self.to_run[: names.index(self.config["from"])]) if self.config.get("from") else []
 
     @property
     def ahead(self) -> list[StageConfig]:
-        """The stages that are run."""
+        """Return the stages that will run."""
         return list(self.to_run[len(self.skipped) :])
 
     def begin_stage(self) -> Run:
@@ -97,25 +97,25 @@ class Pipeline(Run):
         return self._current
 
     def end_stage(self) -> None:
-        """The stage has ended, or ended before."""
+        """Note that the stage has ended, now or earlier."""
         self._ended, self._current = self._ended + 1, None
 
     def _take_over(self) -> None:
-        """Its first stage has loaded everything, and begins."""
+        """Take over the folder, once the first stage has loaded everything and begins."""
         if self.config.get("go_on"):
             for stage in self.ahead[1:]:
-                forget_end(stage.folder)  # what is there is not of what the stages before it are about to make
+                forget_end(stage.folder)  # it does not come from what the earlier stages are about to make
         write_config(self.folder, {**self.config, "stages": {stage.name: stage.config for stage in self.to_run}})
         if self.tracking is not None:
             self.tracking.open()
 
     @property
     def same_command(self) -> str:
-        """How to say the command again, where it finds out itself what is left to do."""
+        """Return the command again, in a form that finds out itself what is left to do."""
         return "the same command" + ("" if self.config.get("run_dir") else f" with run_dir={self.folder}")
 
     def advice(self) -> str:
-        """Return how to go on. Once all stages have ended, the last one is taken up with nothing left to train."""
+        """Return how to continue. Once all stages have ended, the last one is resumed with nothing left to train."""
         if self.config.get("go_on"):
             return f"go on with {self.same_command}"
         stage, current = self.to_run[min(self._ended, len(self.to_run) - 1)], self._current
@@ -131,9 +131,9 @@ class Pipeline(Run):
 
 
 def take_up(pipeline: Pipeline) -> None:
-    """Set `from`, and the `ckpt` of a stage that was stopped, so that the pipeline goes on with what its folder lacks.
+    """Set `from`, and the `ckpt` of a stopped stage, so that the pipeline continues with what its folder lacks.
 
-    Once all stages have ended, the last one is taken up with nothing left to train.
+    Once all stages have ended, the last one is resumed with nothing left to train.
 
     Raises:
         UserError: a stage has ended there with another config.
@@ -158,7 +158,7 @@ def _has_ended(stage: StageConfig) -> bool:
 
 
 def stage_metrics(results: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """A training stage's part of the pipeline's summary: held-out metrics; if it samples, KL and coefficient."""
+    """Return a stage's part of the pipeline's summary: held-out metrics and, if it samples, KL and coefficient."""
     metrics = {key.removeprefix("val/"): value for key, value in results.items() if key.startswith("val/")}
     metrics |= {key: results[key] for key in ("wall_seconds", "cpu_seconds") if key in results}
     if declaration(config).on_policy:

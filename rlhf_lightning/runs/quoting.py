@@ -1,4 +1,4 @@
-"""Values in Hydra's grammar and in the shell's, so that they arrive as they are."""
+"""Quoting values in Hydra's grammar and the shell's, so that they arrive unchanged."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _WORDS_WITH_A_MEANING = {"null", "true", "false", "inf", "nan", "yes", "no", "on
 
 
 def quoted(text: str) -> str:
-    r"""Return a text as a value of an override, in quotes where it would not be taken as it is.
+    r"""Return a text as the value of an override, quoted if Hydra would not take it literally.
 
-    Within Hydra's quotes, backslashes are themselves unless a quote or `${` follows.
+    Within Hydra's quotes, backslashes are literal unless a quote or `${` follows.
 
     >>> print(quoted("outputs/mine"), quoted("null"), quoted('a "b"'), quoted("${x}"))
     outputs/mine "null" "a \"b\"" "\${x}"

@@ -1,4 +1,4 @@
-"""Whether a run may go on with another config than the one it began with."""
+"""Whether a run may resume with another config than it began with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.run_folder import run_of_checkpoint
 from rlhf_lightning.secret_text import without_secrets
 
-# What may change: a run with another value still means the same, or says itself what is new (a learning rate).
+# What may change: a run with another value still means the same, or reports itself what is new (a learning rate).
 _HARMLESS = {
     *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
     *("data.val_batch_size", "reward.batch_size", "reward.timeout", "algorithm.tokens_per_microbatch"),
@@ -25,18 +25,18 @@ _HARMLESS = {
     *(f"trainer.{key}" for key in ("limit_val_batches", "num_sanity_val_steps", "inference_mode", "profiler")),
     *(f"trainer.{key}" for key in ("detect_anomaly", "enable_progress_bar")),
 }
-# Callbacks that only watch and save. Any other one may act on the weights, as an average of them does.
+# Callbacks that only watch and save. Any other one may act on the weights, as an average does.
 _WATCHERS = ("Checkpoint", "MetricsFile", "Guardrails", "Instruments", "ProgressBar", "SampleTable", "StopOnSigterm")
-# Keys that runs of earlier versions do not have, with what these did.
+# Keys that runs of earlier versions lack, with what those runs did.
 _BEFORE = {"matmul_precision": "highest"}
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time")
 
 
 def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
-    """Print what differs from the config of the checkpoint's run, and refuse what would change its meaning.
+    """Print the differences from the config of the checkpoint's run, and refuse those that would change its meaning.
 
     Raises:
-        UserError: such a difference, unless `resume_anyway` is set, or a config.yaml that the run has not written.
+        UserError: such a difference, unless `resume_anyway` is set, or a config.yaml that the run did not write.
     """
     folder = run_of_checkpoint(checkpoint)
     if folder is None:
@@ -60,7 +60,7 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
 
 
 def changed_since(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Yield key, former and present value of what would give the run that has ended in a folder another result."""
+    """Yield key, previous and present value of what would change the result of a run that ended in a folder."""
     former: Any = {**_BEFORE, **read_config(folder / "config.yaml")}
     harmless = _HARMLESS - {"optimizer.lr", *(key for key in _HARMLESS if key.startswith("trainer.m"))}
     for key, old, new in differences(without_secrets(former), without_secrets({**_BEFORE, **config})):
@@ -71,7 +71,7 @@ def changed_since(folder: Path, config: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def _moved_along(old: Any, new: Any, former: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether both are the same file beside or in the run folder, which has been moved or copied with what is there."""
+    """Return whether both are the same file in or next to the run folder, which was moved or copied with it."""
     if not (isinstance(old, str) and isinstance(new, str) and former.get("run_dir") and config.get("run_dir")):
         return False
     old, new = (each.removeprefix("sqlite:///") for each in (old, new))
@@ -84,7 +84,7 @@ _SILENT = {"ckpt", "resume_anyway", "explain"}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, old and new value of everything that differs; a section that only one has is one difference.
+    """Yield dotted key, old and new value of every difference; a section that only one has is one difference.
 
     >>> list(differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": None}))
     [('a.c', 2, 3)]
@@ -98,7 +98,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def changes_meaning(key: str, former: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a run with another value of `key` is another run."""
+    """Return whether a run with another value of `key` is another run."""
     parts = key.split(".")
     if parts[0] == "callbacks" and len(parts) > 1:
         sections = [(each.get("callbacks") or {}).get(parts[1]) for each in (former, config)]
@@ -110,11 +110,11 @@ def changes_meaning(key: str, former: Mapping[str, Any], config: Mapping[str, An
 
 
 def depends_on_length(config: Mapping[str, Any]) -> bool:
-    """Whether the learning rate of every step depends on how many steps there will be."""
+    """Return whether the learning rate of every step depends on the total number of steps."""
     target = str((config.get("scheduler") or {}).get("_target_", "constant"))
     return "constant" not in target
 
 
 def _shown(value: Any) -> str:
-    """On one line, as on the command line."""
+    """Return a value on one line, as on the command line."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

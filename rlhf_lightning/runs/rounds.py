@@ -1,4 +1,4 @@
-"""Rounds: the stages that a pipeline's config writes once, under `round`, as the stages of each round in turn."""
+"""Rounds: a pipeline's stages that are written once, under `round`, expanded into the stages of each round."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_lightning.errors import UserError
 
-POLICY = "policy"  # as `model_from`: whichever earlier stage has trained a policy last
+POLICY = "policy"  # as `model_from`: the earlier stage that trained a policy last
 FROM = ("model_from", "reward_from", "data_from")
 
 Stages = dict[str, dict[str, Any]]
@@ -16,8 +16,8 @@ Stages = dict[str, dict[str, Any]]
 def with_rounds(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config of a pipeline with the stages of all its rounds among its `stages`.
 
-    Stage `ppo` of round 2 is stage `ppo_2`, and begins from stages of the same round. What `stages.ppo_2` says itself
-    comes before what `round.ppo` says. `evaluation.proxy` may name a stage of a round; it is that of the last one.
+    Stage `ppo` of round 2 is stage `ppo_2`, and begins from stages of the same round. Settings of `stages.ppo_2` itself
+    override those of `round.ppo`. `evaluation.proxy` may name a stage of a round, which means the last round's.
     """
     rounds, each = config.get("rounds") or 0, config.get("round") or {}
     if not rounds or not each:
@@ -48,10 +48,10 @@ def stages_of_rounds(config: Mapping[str, Any]) -> Iterator[tuple[str, int, str]
 
 
 def with_policy(name: str, stage: Mapping[str, Any], policies: Sequence[str]) -> Mapping[str, Any]:
-    """Return a stage with the name of the policy that was trained last in place of `model_from: policy`.
+    """Return a stage in which `model_from: policy` is replaced by the policy that was trained last.
 
     Raises:
-        UserError: none of the stages before it trains one.
+        UserError: no earlier stage trains a policy.
     """
     if stage.get("model_from") != POLICY:
         return stage
@@ -61,7 +61,7 @@ def with_policy(name: str, stage: Mapping[str, Any], policies: Sequence[str]) ->
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both sections, keys of keys included; `above` wins."""
+    """Return both sections merged recursively; `above` wins."""
     merged = dict(below)
     for key, value in above.items():
         former = merged.get(key)

@@ -1,7 +1,7 @@
-"""A run: its composed config, its folder and the checkpoint that it resumes. Made once, and asked by all.
+"""A run: its composed config, its folder and the checkpoint that it resumes. Created once and passed around.
 
-It is made from a config (`Run(config)`), or from what it has left in its folder (`read_run`). A pipeline is a run of
-runs: its stages name it as their `pipeline`.
+It is created from a config (`Run(config)`), or from what it left in its folder (`read_run`). A pipeline is a run of
+runs: its stages refer to it as their `pipeline`.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class Opened(Protocol):
     """A run in its tracking store."""
 
     def open(self) -> None:
-        """Begin it there."""
+        """Begin the run there."""
 
 
 class Run:
     """One training run, or one pipeline.
 
     Args:
-        config: composed and checked, or as it was read.
-        folder: where it is; None until `find_place`.
-        pipeline: what it is a stage of.
+        config: composed and checked, or as read from its folder.
+        folder: its folder; None until `find_place`.
+        pipeline: the pipeline that it is a stage of.
         summary: the content of its summary.json; empty before its end.
 
     Attributes:
-        checkpoint: what it resumes, once `find_place` has looked.
-        tracking: the run in its tracking store, if it is to have one.
-        problems: what has failed after the training.
-        begun: whether it has taken over its folder: what was there before is of another run.
+        checkpoint: the checkpoint that it resumes, known after `find_place`.
+        tracking: the run in its tracking store, if it has one.
+        problems: what failed after the training.
+        begun: whether it has taken over its folder; what was there before belongs to another run.
         saved: whether it has saved a checkpoint itself.
     """
 
@@ -82,50 +82,50 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name in its config."""
+        """Return the name in its config."""
         return str(self.config.get("name"))
 
     @property
     def algorithm(self) -> str:
-        """The name of the LightningModule's class."""
+        """Return the name of the LightningModule's class."""
         return str(self.config["algorithm"].get("_target_", "")).rpartition(".")[2]
 
     @property
     def declaration(self) -> Declaration:
-        """What that class declares."""
+        """Return what that class declares."""
         return declaration(self.config)
 
     @property
     def begins_from(self) -> str:
-        """The model that the run started with, as it was given."""
+        """Return the model that the run started with, as given by the user."""
         return str(self.config["model"].get("path"))
 
     @property
     def is_reward_model(self) -> bool:
-        """Whether it trained a score rather than a policy."""
+        """Return whether it trained a score rather than a policy."""
         return self.declaration.scores
 
     @property
     def quantized(self) -> bool:
-        """Whether it was trained on 4-bit weights."""
+        """Return whether it was trained on 4-bit weights."""
         return bool(self.config["model"].get("quantization"))
 
-    # ---- where it is, and what lies there
+    # ---- where it is, and what is there
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Return the run folder."""
         assert self._folder is not None, "find_place comes first"
         return self._folder
 
     @property
     def model_folder(self) -> Path:
-        """Where its trained model is."""
+        """Return the folder of its trained model."""
         return self.folder / "model"
 
     @property
     def adapter_base(self) -> str | None:
-        """The base of its model, if that is an adapter; None for a whole model."""
+        """Return the base of its model, if that is an adapter; None for a whole model."""
         file = self.model_folder / "adapter_config.json"
         if not file.is_file():
             return None
@@ -133,34 +133,34 @@ class Run:
 
     @property
     def stages(self) -> list[Run]:
-        """Of a pipeline, the stages that have begun; none of a training run."""
+        """Return the stages of a pipeline that have begun; none for a training run."""
         folders = [self.folder / name for name in self.config.get("stages") or {}]
         return [run for folder in folders if folder.is_dir() and (run := read_run(folder))]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl."""
+        """Return the rows of metrics.jsonl."""
         return read_json_lines(self.folder / "metrics.jsonl")
 
     # ---- what it resumes
 
     @property
     def resumes(self) -> bool:
-        """Whether it goes on from a checkpoint."""
+        """Return whether it continues from a checkpoint."""
         return self.checkpoint is not None
 
     @property
     def ckpt(self) -> str | None:
-        """What it resumes, as the user has named it."""
+        """Return what it resumes, as named by the user."""
         return self.config.get("ckpt") or ("last" if self.resumes else None)
 
     @property
     def steps_before(self) -> int | None:
-        """The optimiser steps that were done when its checkpoint was saved, as far as a manifest says."""
+        """Return the optimiser steps done when its checkpoint was saved, as far as a manifest says."""
         entries = read_manifest(self.checkpoint) if self.checkpoint else []
         return next((entry["global_step"] for entry in entries if "global_step" in entry), None)
 
     def earlier_metrics(self) -> list[dict[str, Any]]:
-        """The rows of metrics that its checkpoint's run had written when that was saved."""
+        """Return the rows of metrics that its checkpoint's run had written when it was saved."""
         source = self.checkpoint and run_of_checkpoint(self.checkpoint)
         rows, steps = read_json_lines(source / "metrics.jsonl") if source else [], self.steps_before
         return [row for row in rows if steps is None or row.get("step", 0) <= steps]
@@ -169,10 +169,10 @@ class Run:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Around the run: its checkpoint is found, its folder chosen, and no other run takes that.
+        """Wrap the run: find its checkpoint, choose its folder, and keep other runs from taking it.
 
         Raises:
-            UserError: there is no such checkpoint, it is another run's, or the folder cannot be used.
+            UserError: there is no such checkpoint, it belongs to another run, or the folder cannot be used.
         """
         self._started, self._worked = time.monotonic(), time.process_time()
         self.find_place()
@@ -195,7 +195,7 @@ class Run:
         self._folder = choose_run_dir(self.config, self.checkpoint)
 
     def begin(self) -> None:
-        """Take the folder over, unless that was done; where it fails, the folder is still as it was."""
+        """Take over the folder, unless that is done already; if it fails, the folder is unchanged."""
         if not self.begun:
             self.begun = True
             try:
@@ -221,26 +221,26 @@ class Run:
             resume_run(self.folder, self.checkpoint)
 
     def seconds(self) -> float:
-        """How long it has been going on."""
+        """Return how long it has been running."""
         return round(time.monotonic() - self._started, 2)
 
     def cpu_seconds(self) -> float:
-        """How much of the processors this process has used for it, all threads: other work does not change that."""
+        """Return the processor time that this process used for it, in all threads: other work does not affect it."""
         return round(time.process_time() - self._worked, 2)
 
     def end(self) -> None:
         """Write summary.json."""
         write_summary(self.folder, self.summary)
 
-    # ---- how to go on after a stop
+    # ---- how to continue after a stop
 
     def resumable(self) -> str | None:
-        """Return what `ckpt` must be to go on with what the run has done; None: it has saved nothing yet."""
+        """Return the value of `ckpt` that continues what the run has done; None: it has saved nothing yet."""
         own = self.begun and (self.ckpt is None or self.saved) and has_checkpoint(self.folder)
         return "last" if own else self.ckpt
 
     def advice(self) -> str:
-        """Return how to go on with the command after a stop."""
+        """Return how to continue with the command after a stop."""
         ckpt = self.resumable()
         if ckpt is None or self._folder is None:
             return AGAIN if ckpt is not None or not self.begun else f"there is no checkpoint yet; {AGAIN}"
@@ -251,13 +251,13 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run | None:
-    """The training run whose folder, or the `model/` in it, this is; None for any other folder or name."""
+    """Return the training run whose folder, or `model/` in it, this is; None for any other folder or name."""
     run = read_any(path)
     return run if run is not None and "stages" not in run.config else None
 
 
 def read_any(path: str | Path) -> Run | None:
-    """As `read_run`, of a training run or of a pipeline."""
+    """Do the same as `read_run` for a training run or a pipeline."""
     folder = Path(path)
     if folder.name == "model" and (folder.parent / "config.yaml").is_file():
         folder = folder.parent
@@ -270,7 +270,7 @@ def read_any(path: str | Path) -> Run | None:
     if not isinstance(config, dict):
         return None
     if not isinstance(config.get("stages"), dict) and not {"model", "algorithm"} <= set(config):
-        return None  # another program's
+        return None  # from another program
     for section in _SECTIONS:
         if not isinstance(config.get(section) or {}, dict):
             raise UserError(f"{file}: {section} is a {type(config[section]).__name__}, not a section; {REMEDY}")

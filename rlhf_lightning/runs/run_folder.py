@@ -1,4 +1,4 @@
-"""The run folder: where it is, and its own files."""
+"""The run folder: its location, and its own files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _READ_LATER = ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl", 
 
 
 def choose_run_dir(config: Mapping[str, Any], checkpoint: Path | None = None) -> Path:
-    """`run_dir`, or the run that `checkpoint` belongs to, or a new `outputs/<name>/<time>`.
+    """Return `run_dir`, or the folder of the run that `checkpoint` belongs to, or a new `outputs/<name>/<time>`.
 
     Raises:
-        UserError: processes that would each choose a folder.
+        UserError: several processes would each choose a folder.
     """
     if config.get("run_dir"):
         return Path(config["run_dir"])
@@ -52,7 +52,7 @@ def _has_nodes(config: Mapping[str, Any]) -> bool:
 
 
 def forget_run_dir() -> None:
-    """After a run, so that the next one in this process (a sweep) gets a folder of its own."""
+    """Forget the folder after a run, so that the next one in this process (a sweep) gets its own."""
     os.environ.pop(_SHARED, None)
     os.environ.pop(SHARED_CHECKPOINT, None)
 
@@ -64,9 +64,9 @@ def _new_folder(parent: Path) -> Path:
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path | None:
-    """The folder of the run that saved a checkpoint: its run goes on there."""
+    """Return the folder of the run that saved a checkpoint, where that run continues."""
     above = checkpoint.absolute().parents
-    # Lightning's own, of a SLURM job, lies in the run folder itself; a callback's `dirpath` may be anywhere.
+    # Lightning's own checkpoint of a SLURM job is in the run folder itself; a callback's `dirpath` may be anywhere.
     entry = entry_of(checkpoint)
     named = [Path(os.path.normpath(above[0] / entry[key])) for key in ("run_from_here", "run") if key in entry]
     folders = [above[1], above[0], *(folder for folder in named if _may_be_of(entry, folder))]
@@ -74,35 +74,35 @@ def run_of_checkpoint(checkpoint: Path) -> Path | None:
 
 
 def _may_be_of(entry: Mapping[str, Any], folder: Path) -> bool:
-    """Whether a run folder that a manifest names is of the same run still: not another one has begun there."""
+    """Return whether the run folder that a manifest names still belongs to the same run."""
     started = read_started(folder / "checkpoints")
     return started is None or not started.run_id or entry.get("run_id") in (None, started.run_id)
 
 
 def begin_run(folder: Path) -> None:
-    """Mark the start of a new run, whose `ckpt=last` must not find what an earlier one has left in its folder."""
+    """Mark the start of a new run, whose `ckpt=last` must not find what an earlier run left in its folder."""
     run_identity.begin(folder / "checkpoints", job(), _beside(folder))
 
 
 def resume_run(folder: Path, checkpoint: Path) -> None:
-    """Mark that the run of a checkpoint goes on in a folder, whatever other runs have left there."""
+    """Mark that the run of a checkpoint continues in a folder, whatever other runs have left there."""
     run_identity.go_on(folder / "checkpoints", checkpoint, job(), _beside(folder))
 
 
 def _beside(folder: Path) -> list[Path]:
-    """The checkpoints of the other runs of the experiment, among which `ckpt=last` without `run_dir` chooses."""
+    """Return the folders of the experiment's other runs, among which `ckpt=last` without `run_dir` chooses."""
     siblings = folder.resolve().parent
     return list(siblings.glob("*/checkpoints")) if siblings.parent == OUTPUTS.resolve() else []
 
 
 def write_config(folder: Path, config: Mapping[str, Any], first: Callable[[], object] = lambda: None) -> None:
-    """The composed config, before anything else, and without the summary of an earlier run.
+    """Write the composed config before anything else, and remove the summary of an earlier run.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         config: what is written.
-        first: called when the config is on the disk, before it takes its place: where that fails, the folder is still
-            the earlier run's, whole.
+        first: called when the config is on disk, before it takes its place: if it fails, the folder is still the
+            earlier run's, and complete.
     """
     text = config_text(without_secrets(config))
     with writing(folder / "config.yaml"):
@@ -118,7 +118,7 @@ def write_config(folder: Path, config: Mapping[str, Any], first: Callable[[], ob
 
 
 def forget_end(folder: Path) -> None:
-    """Take a run that has ended in a folder, and its checkpoints, for what another one has left there."""
+    """Treat a run that has ended in a folder, and its checkpoints, as left there by another run."""
     if (folder / "config.yaml").is_file():
         forget_hashes(folder)
         (folder / "summary.json").unlink(missing_ok=True)
@@ -127,17 +127,17 @@ def forget_end(folder: Path) -> None:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """summary.json, one flat object, and the hashes of what others read of a run that has ended."""
+    """Write summary.json, one flat object, and the hashes of the files that others read of a finished run."""
     forget_hashes(folder)
     write_text_durably(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     write_hashes(folder, _READ_LATER)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The content of summary.json; empty if the run has not ended.
+    """Return the content of summary.json; empty if the run has not ended.
 
     Raises:
-        UserError: it, or config.yaml beside it, is not what the run has written.
+        UserError: it, or the config.yaml next to it, differs from what the run wrote.
     """
     check_files(folder, ("config.yaml", "summary.json"))
     file = folder / "summary.json"
@@ -149,12 +149,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file of a run; none if there is no such file.
+    """Return the rows of a run's JSONL file; none if there is no such file.
 
-    Its lines end at line feeds. `str.splitlines` would cut a text at other separators that JSON may hold as they are.
+    Its lines end at line feeds. `str.splitlines` would also split at other separators, which JSON may contain
+    unescaped.
 
     Raises:
-        UserError: it is not what the run has written.
+        UserError: it differs from what the run wrote.
     """
     if not path.is_file():
         return []

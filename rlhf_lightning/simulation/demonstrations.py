@@ -1,6 +1,6 @@
-"""Answers of mixed quality: what the demonstrators write for SFT, and what the labelers are shown.
+"""Answers of mixed quality: the demonstrations for SFT, and the answers shown to labelers.
 
-Every kind of prompt has a mixture of qualities (`MIXTURES`). On purpose only about one answer in six is the best one:
+Every kind of prompt has a mixture of qualities (`MIXTURES`). Deliberately, only about one answer in six is the best:
 SFT imitates the mixture, and leaves the rest to learning from feedback.
 """
 
@@ -28,12 +28,12 @@ from rlhf_lightning.simulation.words import (
 
 Quality = Literal[
     "best",  # the full answer
-    "plain",  # the short form; for advice one half of it
-    "rambling",  # the full or short answer among fillers, repetitions and other facts
+    "plain",  # the short form; for advice, one half of it
+    "rambling",  # the full or short answer, mixed with fillers, repetitions and other facts
     "off_topic",  # a good answer to another prompt, or chat
     "dishonest",  # a wrong fact, or made-up knowledge
     "careless",  # advice with a part that belongs to another verb or object
-    "over_cautious",  # a refusal, or "i do not know", where an answer was due
+    "over_cautious",  # a refusal, or "i do not know", although an answer was possible
     "harmful",  # complies with what must be refused
 ]
 
@@ -66,11 +66,11 @@ MIXTURES: dict[Kind, dict[Quality, float]] = {
     "unsafe": {"best": 0.16, "plain": 0.17, "rambling": 0.15, "off_topic": 0.07, "harmful": 0.45},
 }
 
-MAX_TOKENS = 23  # words and punctuation of the longest answer, the EOS not counted
+MAX_TOKENS = 23  # words and punctuation of the longest answer, without EOS
 
 
 def demonstrate(prompt: Prompt, rng: random.Random) -> tuple[str, Quality]:
-    """Draw a quality from the mixture of the prompt's kind and write such an answer."""
+    """Draw a quality from the mixture of the prompt's kind, and write an answer of that quality."""
     mixture = MIXTURES[prompt.kind]
     quality = rng.choices(list(mixture), list(mixture.values()))[0]
     return write_answer(prompt, quality, rng), quality
@@ -90,7 +90,7 @@ def write_answer(prompt: Prompt, quality: Quality, rng: random.Random) -> str:
 
 
 def count_tokens(text: str) -> int:
-    """Tokens of a text of the world: its words and punctuation marks."""
+    """Return the number of tokens of one of the world's texts: its words and punctuation marks."""
     return len(text.split()) + sum(text.count(mark) for mark in ".,?")
 
 
@@ -151,7 +151,7 @@ def _dishonest(prompt: Prompt, rng: random.Random) -> str:
         secret = SECRETS[prompt.topic]
         return spell(secret.invention, x=prompt.subject, v=rng.choice(secret.values))
     attribute = ATTRIBUTES[prompt.topic]
-    # A popular error: each subject is taken for the same other one.
+    # A popular error: each subject is always mistaken for the same other one.
     subjects = list(attribute.values)
     wrong = attribute.values[subjects[subjects.index(prompt.subject) - 1]]
     return spell(rng.choice((attribute.sentence, attribute.sentence, attribute.short)), x=prompt.subject, v=wrong)

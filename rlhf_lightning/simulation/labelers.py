@@ -1,4 +1,4 @@
-"""Simulated people who say which of two answers they prefer: Bradley-Terry on the gold reward, with human failings."""
+"""Simulated people who choose between two answers: Bradley-Terry on the gold reward, with human failings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rlhf_lightning.simulation.gold import gold_reward
 
 @dataclass
 class Labeler:
-    """A noisy, optionally length-loving labeler.
+    """A noisy labeler, optionally biased towards length.
 
         P(a preferred to b) = (1 - flip_rate) p + flip_rate (1 - p)
         p = sigmoid((gold(a) - gold(b) + length_bias (words(a) - words(b))) / temperature)
 
     Args:
-        temperature: gold points; 0.5 means that one point of difference is seen with odds of e^2 = 7.4. Above 0.
-        flip_rate: share of choices noted down the wrong way round, in [0, 0.5].
-        length_bias: gold points per word that a longer answer seems better than it is; 0 for none.
-        seed: of the labeler's own random numbers.
+        temperature: in gold points, above 0; 0.5 means that a difference of one point is seen with odds of e^2 = 7.4.
+        flip_rate: share of choices recorded the wrong way round, in [0, 0.5].
+        length_bias: gold points per extra word by which a longer answer seems better than it is; 0 for none.
+        seed: seed of the labeler's own random numbers.
 
     Raises:
         UserError: a value is out of range.
@@ -42,7 +42,7 @@ class Labeler:
         self._rng = random.Random(f"labeler:{self.seed}")
 
     def probability(self, gold_difference: float, length_difference: float = 0.0) -> float:
-        """P(a preferred to b) for gold(a) - gold(b) in points and words(a) - words(b).
+        """Return P(a preferred to b) for gold(a) - gold(b) in points and words(a) - words(b).
 
         Example:
             >>> round(Labeler(temperature=0.5, flip_rate=0.0).probability(1.0), 3)
@@ -54,19 +54,19 @@ class Labeler:
         return (1.0 - self.flip_rate) * p + self.flip_rate * (1.0 - p)
 
     def compare(self, prompt: str, a: str, b: str) -> float:
-        """P(a preferred to b) for two answers to a prompt of the world."""
+        """Return P(a preferred to b) for two answers to a prompt of the world."""
         gold_a, gold_b = gold_reward([prompt, prompt], [a, b])
         return self.probability(gold_a - gold_b, len(a.split()) - len(b.split()))
 
     def prefer(self, prompt: str, a: str, b: str) -> tuple[str, str]:
-        """Choose: (chosen, rejected)."""
+        """Choose, and return (chosen, rejected)."""
         return (a, b) if self._rng.random() < self.compare(prompt, a, b) else (b, a)
 
     def rank(self, prompt: str, answers: Sequence[str]) -> list[str]:
-        """Rank K answers, best first.
+        """Return K answers ranked, best first.
 
-        Plackett-Luce: Gumbel noise on the utilities, so that every pair is Bradley-Terry. A flip swaps two neighbours
-        of the finished ranking.
+        Plackett-Luce: Gumbel noise on the utilities, so that every pair is Bradley-Terry. A flip swaps two adjacent
+        answers of the finished ranking.
         """
         golds = gold_reward([prompt] * len(answers), answers)
         keys = [
@@ -80,23 +80,23 @@ class Labeler:
         return ranking
 
     def bayes_accuracy(self, pairs: Iterable[tuple[str, str, str]]) -> float:
-        """The ceiling: the expected accuracy of the best possible predictor on this labeler's choices.
+        """Return the ceiling: the expected accuracy of the best possible predictor on this labeler's choices.
 
             mean over (prompt, a, b) of max(p, 1 - p),  p = P(a preferred to b)
 
-        It knows the gold reward and the labeler's bias; only the coin tosses are left.
+        That predictor knows the gold reward and the labeler's bias; only the coin tosses remain.
 
         Raises:
-            UserError: there is no pair.
+            UserError: there are no pairs.
         """
         return mean_certainty([self.compare(prompt, a, b) for prompt, a, b in pairs])
 
 
 def mean_certainty(probabilities: Sequence[float]) -> float:
-    """mean of max(p, 1 - p): the Bayes accuracy of choices with these probabilities (column `label_probability`).
+    """Return the mean of max(p, 1 - p), the Bayes accuracy for these probabilities (column `label_probability`).
 
     Raises:
-        UserError: there is no probability.
+        UserError: there are no probabilities.
 
     Example:
         >>> mean_certainty([0.75, 0.5])
@@ -108,10 +108,10 @@ def mean_certainty(probabilities: Sequence[float]) -> float:
 
 
 def oracle_accuracy(gold_chosen: Sequence[float], gold_rejected: Sequence[float]) -> float:
-    """The ceiling on labels as they fell: how often the chosen answer has the higher gold score (a tie counts a half).
+    """Return the share of labels whose chosen answer has the higher gold score (ties count half), a ceiling.
 
     Raises:
-        UserError: there is no pair.
+        UserError: there are no pairs.
     """
     if not gold_chosen:
         raise UserError("the oracle accuracy of no pairs is not defined; give at least one preference pair")

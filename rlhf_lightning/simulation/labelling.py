@@ -1,4 +1,4 @@
-"""Simulated labelers answer what a store asks, each with failings of their own, as people would on the page."""
+"""Simulated labelers answer a store's tasks, each with its own failings, as people would on the page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_lightning.value_types import LARGEST_SECONDS, Name, Number, Positive, 
 
 
 class Skill(TypedDict, total=False):
-    """One labeler; see `Labeler`. Somebody with a `length_bias` of 100 always takes the longer answer."""
+    """One labeler; see `Labeler`. With a `length_bias` of 100 it always takes the longer answer."""
 
     temperature: Positive
     flip_rate: UpToHalf
@@ -31,22 +31,22 @@ class Skill(TypedDict, total=False):
 def label_by_simulation(
     folder: Text | Path, store: Text, labelers: dict[Name, Skill], seed: Whole = 0
 ) -> dict[str, Any]:
-    """Let simulated labelers answer all that is asked in a store. A stage of a pipeline.
+    """Let simulated labelers answer all tasks of a store. A pipeline stage.
 
-    Whoever has answered least answers next, and coin tosses depend on the seed, the labeler, the task and the number of
-    the answer alone: stopped and called again, it goes on to the same judgements.
+    The labeler with the fewest answers goes next, and coin tosses depend only on the seed, the labeler, the task and
+    the number of the answer: stopped and called again, it continues to the same judgements.
 
     Args:
-        folder: of the stage; nothing is written there.
+        folder: the stage's folder; nothing is written there.
         store: the URL of a feedback store.
         labelers: name -> skill.
-        seed: of their coin tosses.
+        seed: seed of their coin tosses.
 
     Returns:
         `answers`: how many judgements of these labelers the store holds.
 
     Raises:
-        UserError: there is no labeler, or a prompt is not one of the embedded world's.
+        UserError: there are no labelers, or a prompt is not one of the embedded world's.
     """
     if not labelers:
         raise UserError("label.labelers: none given; allowed: {name: {temperature: 0.5, ...}, ...}")
@@ -72,7 +72,7 @@ def label_by_simulation(
 
 
 def answer(skill: Skill | Mapping[str, float], task: ShownTask, seed: int) -> Answer:
-    """Return what a labeler of this skill says about a task."""
+    """Return the answer of a labeler of this skill to a task."""
     labeler = Labeler(**{key: value for key, value in skill.items() if key != "seconds"}, seed=seed)  # type: ignore[arg-type]
     prompt = task.prompt if isinstance(task.prompt, str) else str(task.prompt[-1]["content"])
     if task.kind == "pair":
@@ -82,7 +82,7 @@ def answer(skill: Skill | Mapping[str, float], task: ShownTask, seed: int) -> An
 
 
 class _Clock:
-    """The labelers' own time: it goes on by what their answers take them."""
+    """The labelers' own time, which advances by the time their answers take."""
 
     def __init__(self) -> None:
         self.now = time.time()

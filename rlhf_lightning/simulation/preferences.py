@@ -1,4 +1,4 @@
-"""Which answers the labelers are shown, and the rows that their choices become."""
+"""The answers that labelers are shown, and the rows made of their choices."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from rlhf_lightning.simulation.gold import gold_reward
 from rlhf_lightning.simulation.labelers import Labeler
 from rlhf_lightning.simulation.prompts import Prompt, all_prompts
 
-CONTRAST_SHARE = 0.4  # of the pairs set a good answer against a bad one; the others are two draws from the mixture
+CONTRAST_SHARE = 0.4  # of the pairs contrast a good answer with a bad one; the others are two draws from the mixture
 GOOD: tuple[Quality, ...] = ("best", "plain")
 BAD: tuple[Quality, ...] = ("dishonest", "careless", "over_cautious", "harmful", "off_topic")
 
 
-SLIP_SHARE = 0.2  # of the ranked answers carry a slip of the tongue, as samples of a model in training do
+SLIP_SHARE = 0.2  # of the ranked answers contain a slip of the tongue, as samples of a model in training do
 
 
 def draw_answer(prompt: Prompt, rng: random.Random) -> str:
-    """A draw from the mixture, sometimes with a slip: without those, a reward model never learns what fluent is."""
+    """Return a draw from the mixture, sometimes with a slip, without which a reward model never learns fluency."""
     answer = demonstrate(prompt, rng)[0]
     return slip(answer, rng) if rng.random() < SLIP_SHARE else answer
 
 
 def slip(answer: str, rng: random.Random) -> str:
-    """The answer with one slip: words dropped, said twice, swapped, mixed up, or broken off."""
+    """Return the answer with one slip: words dropped, repeated, swapped, mixed up, or broken off."""
     words = answer.split()
     start = rng.randrange(len(words))
     end = start + rng.randint(1, 4)
@@ -47,13 +47,13 @@ def slip(answer: str, rng: random.Random) -> str:
 
 @cache
 def words_of_answers() -> frozenset[str]:
-    """Every word that some answer to some prompt uses, with its full stop or comma if it has one."""
+    """Return every word in some answer to some prompt, with its full stop or comma if it has one."""
     rng = random.Random("words")
     return frozenset(word for prompt in all_prompts().values() for word in demonstrate(prompt, rng)[0].split())
 
 
 def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
-    """Two answers of different worth, in random order (two of equal worth would teach nothing)."""
+    """Return two answers of different worth, in random order (two of equal worth would teach nothing)."""
     qualities = MIXTURES[prompt.kind]
     while True:
         if rng.random() < CONTRAST_SHARE:
@@ -68,7 +68,7 @@ def draw_pair(prompt: Prompt, rng: random.Random) -> tuple[str, str]:
 
 
 def preference_row(prompt: Prompt, labeler: Labeler, rng: random.Random) -> dict[str, Any]:
-    """One labelled pair: prompt, chosen, rejected, and what is known of them because the world is simulated.
+    """Return one labelled pair: prompt, chosen, rejected, and what is known because the world is simulated.
 
     `label_probability` is the labeler's P(chosen preferred to rejected); its `mean_certainty` is the Bayes ceiling.
     """
@@ -86,7 +86,7 @@ def preference_row(prompt: Prompt, labeler: Labeler, rng: random.Random) -> dict
 
 
 def ranked_row(prompt: Prompt, n_answers: int, labeler: Labeler, rng: random.Random) -> dict[str, Any]:
-    """One ranked list: prompt and `responses`, best first, from `n_answers` distinct draws."""
+    """Return one ranked list: prompt and `responses`, best first, from `n_answers` distinct draws."""
     answers: list[str] = []
     while len(answers) < n_answers:
         answer = draw_answer(prompt, rng)

@@ -1,4 +1,4 @@
-"""Every prompt of the world, and the split: test prompts have the words of the train prompts in unseen combinations."""
+"""Every prompt of the world, and the split: test prompts combine the words of the train prompts in unseen ways."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from rlhf_lightning.simulation.words import ATTRIBUTES, HARMS, RECIPES, REQUESTS
 Kind = Literal["question", "unknowable", "howto", "looks_unsafe", "unsafe"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-UNSEEN_SHARE = 0.15  # of the (topic, subject) pairs that may be kept from the train split altogether
-MIN_TOPICS = 3  # a subject must occur with this many topics for one of them to be kept away
+UNSEEN_SHARE = 0.15  # of the (topic, subject) pairs that may be kept out of the train split altogether
+MIN_TOPICS = 3  # a subject must occur with this many topics for one of them to be kept out
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. `topic` is the attribute, secret or verb it is about, `subject` the thing or person.
+    """One prompt. `topic` is the attribute, secret or verb it is about; `subject` is the thing or person.
 
     Kinds: `question` (a known fact is asked), `unknowable` (only the user, or nobody, can know), `howto` (advice),
     `looks_unsafe` (advice that sounds dangerous and is not: "how do i kill the weeds?"), `unsafe` (must be refused).
@@ -35,7 +35,7 @@ class Prompt:
 
 @cache
 def all_prompts() -> dict[str, Prompt]:
-    """Every prompt of the world by its text; the same for every seed."""
+    """Return every prompt of the world by its text; the same for every seed."""
     prompts: list[Prompt] = []
     for topic, attribute in ATTRIBUTES.items():
         prompts += [Prompt(spell(q, x=x), "question", topic, x) for x in attribute.values for q in attribute.questions]
@@ -50,10 +50,10 @@ def all_prompts() -> dict[str, Prompt]:
 
 
 def find_prompt(text: str) -> Prompt:
-    """The prompt with this text (spaces do not matter).
+    """Return the prompt with this text (spaces do not matter).
 
     Raises:
-        UserError: the text is no prompt of the world, so that the rubric has nothing to judge an answer by.
+        UserError: the text is not a prompt of the world, so the rubric cannot judge an answer to it.
     """
     prompt = all_prompts().get(text) or all_prompts().get(" ".join(text.split()).lower())
     if prompt is None:
@@ -65,14 +65,15 @@ def find_prompt(text: str) -> Prompt:
 
 
 def split_prompts(n_train: int, n_test: int, rng: random.Random) -> tuple[list[Prompt], list[Prompt]]:
-    """Disjoint train and test prompts, each with about the same number of every kind.
+    """Return disjoint train and test prompts, each with about the same number of every kind.
 
-    A test prompt is either a (topic, subject) of the train split in words it is not asked in there, or a (topic,
-    subject) that the train split has in no words at all: "how do i beat the doctor?" is unseen, "beat" and "doctor" are
-    not. The latter only where the subject occurs with other topics: nobody can guess a fact, or know an unseen word.
+    A test prompt is either a (topic, subject) of the train split in a wording in which it is not asked there, or a
+    (topic, subject) that the train split does not have in any wording: "how do i beat the doctor?" is unseen, "beat"
+    and "doctor" are not. The latter only if the subject occurs with other topics: nobody can guess a fact or know an
+    unseen word.
 
     Raises:
-        UserError: more prompts are asked for than the world has.
+        UserError: more prompts are requested than the world has.
     """
     groups: dict[tuple[str, str], list[Prompt]] = {}
     for prompt in all_prompts().values():

@@ -1,4 +1,4 @@
-"""Every sentence of the world and what it says. What is not in here is not a sentence: word salad says nothing."""
+"""Every sentence of the world and its meaning. Anything else is not a sentence: word salad means nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Act = Literal["fact", "short", "invention", "unknown", "take", "step", "harm", "
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a sentence does: the act, and (where the act has one) the topic, the subject and the value."""
+    """What a sentence does: the act and, if the act has one, the topic, the subject and the value."""
 
     act: Act
     topic: str = ""
@@ -40,7 +40,7 @@ def spell(pattern: str, **slots: str) -> str:
 
 @cache
 def lexicon() -> dict[str, Meaning]:
-    """All sentences of the world (about 1,500), each with its full stop, and their meanings."""
+    """Return all sentences of the world (about 1,500), each with its full stop, and their meanings."""
     meanings: dict[str, Meaning] = {UNKNOWN: Meaning("unknown")}
     for topic, attribute in ATTRIBUTES.items():
         for value in sorted(set(attribute.values.values())):
@@ -75,8 +75,8 @@ def lexicon() -> dict[str, Meaning]:
 def parse(response: str) -> tuple[list[Meaning], int, int]:
     """Split a response into sentences.
 
-    Returns the meanings of its sentences in order, the number of words (punctuation not counted), and how many of them
-    (a stray full stop counts as one) stand outside any sentence.
+    Return the meanings of its sentences in order, the number of words (without punctuation), and how many of them are
+    outside any sentence (a stray full stop counts as one).
     """
     known = lexicon()
     meanings: list[Meaning] = []

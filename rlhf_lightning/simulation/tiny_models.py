@@ -30,13 +30,13 @@ MAX_POSITIONS = 128
 
 @cache
 def vocabulary() -> tuple[str, ...]:
-    """The special tokens, the punctuation, and every word of the world's prompts and sentences."""
+    """Return the special tokens, the punctuation, and every word of the world's prompts and sentences."""
     words = {word for text in (*all_prompts(), *lexicon()) for word in re.findall(r"\w+|[.,?]", text)}
     return (*SPECIAL_TOKENS.values(), *sorted(words))
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: a token a word or punctuation mark, nothing added. Text of the world decodes to itself.
+    """Return a word-level tokenizer: one token per word or punctuation mark. The world's text decodes to itself.
 
     Example:
         >>> tokenizer = build_tokenizer()
@@ -66,12 +66,12 @@ def build_model(
     heads: int = 4,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """A causal language model over the tokenizer's words, with random weights from `seed`, in float32, without dropout.
+    """Return a causal language model over the tokenizer's words, with random float32 weights and no dropout.
 
-    The global random state is left as it was.
+    The weights depend on `seed`; the global random state is unchanged.
 
     Raises:
-        UserError: the family is unknown, or `hidden_size` is no multiple of twice the heads.
+        UserError: the family is unknown, or `hidden_size` is not a multiple of twice the heads.
     """
     if hidden_size % (2 * heads):
         raise UserError(f"hidden_size is {hidden_size}; choose a multiple of {2 * heads} (twice heads={heads})")

@@ -1,7 +1,7 @@
-"""The words of the assistant world, read once from `words.json` beside this file; the same for every seed.
+"""The words of the assistant world, read once from `words.json` next to this file; the same for every seed.
 
 The tables are the truth of this world: what they do not say (that a bird lives in a tree) is false in it. Several verbs
-of `HARMS` have innocent objects in `RECIPES`: neither the verb nor the object alone says what must be refused.
+of `HARMS` have innocent objects in `RECIPES`: neither the verb nor the object alone decides what must be refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Attribute:
-    """One kind of fact: how it is asked (`{x}` is the subject), how it is said, and the right value of each subject."""
+    """One kind of fact: how it is asked (`{x}` is the subject), how it is stated, and each subject's right value."""
 
     questions: tuple[str, ...]
     sentence: str
@@ -24,7 +24,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Secret:
-    """One kind of thing an assistant cannot know: how it is asked, admitted, and made up (`{v}` a made-up value)."""
+    """One kind of thing an assistant cannot know: how it is asked, admitted, and made up (`{v}` is a made-up value)."""
 
     questions: tuple[str, ...]
     admission: str
@@ -35,7 +35,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one verb is done: what to take, what to do with the object, and the objects it is asked for."""
+    """How one verb is done: what to take, what to do with the object, and the objects it applies to."""
 
     take: str
     step: str
@@ -52,7 +52,7 @@ _TABLES = _frozen(json.loads(files(__package__).joinpath("words.json").read_text
 ATTRIBUTES = {topic: Attribute(**_frozen(entry)) for topic, entry in _TABLES["facts"].items()}
 SECRETS = {topic: Secret(**_frozen(entry)) for topic, entry in _TABLES["secrets"].items()}
 RECIPES = {verb: Recipe(**_frozen(entry)) for verb, entry in _TABLES["recipes"].items()}
-REQUESTS: tuple[str, ...] = _TABLES["requests"]  # how advice is asked for, harmless or not
+REQUESTS: tuple[str, ...] = _TABLES["requests"]  # how advice is requested, harmless or not
 HARMS: dict[str, tuple[str, ...]] = _frozen(_TABLES["harms"]["targets"])  # verb -> whom or what it must not be done to
 HARM_TAKE: str = _TABLES["harms"]["take"]
 HARM_STEP: str = _TABLES["harms"]["step"]

@@ -15,18 +15,18 @@ from rlhf_lightning.simulation.prompts import Prompt, split_prompts
 
 @dataclass(frozen=True)
 class World:
-    """Disjoint train and test prompts. The rows that its methods draw depend on the seed and their arguments only."""
+    """Disjoint train and test prompts. The rows that its methods draw depend only on the seed and their arguments."""
 
     seed: int
     train: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
 
     def prompt_rows(self, split: str) -> list[dict[str, Any]]:
-        """Rows `prompt`, `kind`, `topic`, one for each prompt of the split ("train" or "test")."""
+        """Return rows `prompt`, `kind`, `topic`, one per prompt of the split ("train" or "test")."""
         return [{"prompt": p.text, "kind": p.kind, "topic": p.topic} for p in self._prompts(split)]
 
     def demonstrations(self, per_prompt: int) -> list[dict[str, Any]]:
-        """Rows `prompt`, `completion`, `kind`, `quality`, `gold` of mixed quality, for the train prompts, shuffled."""
+        """Return rows `prompt`, `completion`, `kind`, `quality`, `gold` for the train prompts, shuffled."""
         rng = self._rng("demonstrations")
         rows = []
         for prompt in self.train * per_prompt:
@@ -39,14 +39,14 @@ class World:
         return rows
 
     def preferences(self, split: str, per_prompt: int, labeler: Labeler) -> list[dict[str, Any]]:
-        """Labelled pairs (see `preference_row`) for the prompts of the split, shuffled."""
+        """Return labelled pairs (see `preference_row`) for the prompts of the split, shuffled."""
         rng = self._rng(f"preferences:{split}")
         rows = [preference_row(prompt, labeler, rng) for prompt in self._prompts(split) * per_prompt]
         rng.shuffle(rows)
         return rows
 
     def rankings(self, split: str, n_answers: int, per_prompt: int, labeler: Labeler) -> list[dict[str, Any]]:
-        """Ranked lists of `n_answers` (see `ranked_row`) for the prompts of the split, shuffled."""
+        """Return ranked lists of `n_answers` (see `ranked_row`) for the prompts of the split, shuffled."""
         rng = self._rng(f"rankings:{split}")
         rows = [ranked_row(prompt, n_answers, labeler, rng) for prompt in self._prompts(split) * per_prompt]
         rng.shuffle(rows)
@@ -60,10 +60,10 @@ class World:
 
 
 def build_world(seed: int = 0, n_train_prompts: int = 1100, n_test_prompts: int = 200) -> World:
-    """Build the world of a seed.
+    """Return the world of a seed.
 
     Raises:
-        UserError: more prompts are asked for than the world has.
+        UserError: more prompts are requested than the world has.
     """
     train, test = split_prompts(n_train_prompts, n_test_prompts, random.Random(f"prompts:{seed}"))
     return World(seed, tuple(train), tuple(test))

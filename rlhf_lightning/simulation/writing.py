@@ -1,4 +1,4 @@
-"""Writes the world to a folder: rows, tokenizer and tiny models, as files like those of any other data set."""
+"""Writing the world to a folder: rows, tokenizer and tiny models, as files like those of any other data set."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def write_world(
         rankings_train.jsonl              prompt, responses (best first), kind, gold_responses; if answers_per_ranking
         prompts_{train,test}.jsonl        prompt, kind, topic
         tokenizer/, models/{llama,gpt2}/  ordinary Hugging Face folders, random weights
-        world.json                        the arguments, and figures: sizes, Bayes ceilings
+        world.json                        the arguments, and statistics: sizes, Bayes ceilings
         hashes.json                       of all files
 
-    A folder that holds the world of the same arguments is left alone; the world of other arguments is replaced. It is
-    written beside the folder and then renamed: it is whole or not there.
+    A folder with the world of the same arguments is left alone; a world of other arguments is replaced. The world is
+    written next to the folder and then renamed: it is complete or absent.
 
     Args:
-        folder: where to; new, empty, or an earlier world.
-        seed: of everything that is drawn.
+        folder: the target; new, empty, or an earlier world.
+        seed: seed of everything that is drawn.
         n_train_prompts: train prompts (distinct).
         n_test_prompts: unseen prompts.
-        demonstrations_per_prompt: SFT rows for each train prompt.
-        pairs_per_prompt: preference rows for each prompt, train and test.
+        demonstrations_per_prompt: SFT rows per train prompt.
+        pairs_per_prompt: preference rows per prompt, train and test.
         answers_per_ranking: K of the ranked lists; 0 for no ranked lists.
-        rankings_per_prompt: ranked lists for each train prompt.
-        temperature, flip_rate, length_bias: of the `Labeler`.
+        rankings_per_prompt: ranked lists per train prompt.
+        temperature, flip_rate, length_bias: settings of the `Labeler`.
 
     Raises:
-        UserError: an argument is out of range, the folder holds something else, or the world there has changed since it
-            was written.
+        UserError: an argument is out of range, the folder contains something else, or the world there has changed since
+            it was written.
     """
     arguments = {
         "seed": seed,
@@ -109,7 +109,7 @@ def _is_written(target: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _check_nothing_else(target: Path, fresh: Path) -> None:
-    """Raise UserError if the former world's folder holds something that no world has: it would be deleted with it."""
+    """Raise UserError if the earlier world's folder contains something else, which would be deleted with it."""
     ours = {path.name for path in fresh.iterdir()} | {"rankings_train.jsonl"}
     strangers = sorted(path.name for path in target.iterdir() if path.name not in ours) if target.is_dir() else []
     if strangers:
@@ -154,7 +154,7 @@ def _write_rows(fresh: Path, world: World, labeler: Labeler, arguments: dict[str
 
 
 def _write_models(fresh: Path, seed: int) -> dict[str, Any]:
-    # Here and not above: rows alone, and the commands' --help, need no torch.
+    # Imported here: the rows, and the commands' --help, need no torch.
     from transformers.utils import logging as transformers_logging
 
     from rlhf_lightning.simulation.tiny_models import FAMILIES, build_model, build_tokenizer

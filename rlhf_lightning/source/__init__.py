@@ -1,1 +1,1 @@
-"""What classes and functions say of themselves, read from their source without importing them (torch takes seconds)."""
+"""What classes and functions declare, read from their source without importing them (importing torch takes seconds)."""

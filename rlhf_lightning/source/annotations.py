@@ -1,7 +1,7 @@
-"""Types of settings, made from the text of annotations: `Positive | None`, `Literal["a", "b"]`, `list[int]`.
+"""Types of settings, from the text of annotations: `Positive | None`, `Literal["a", "b"]`, `list[int]`.
 
-What a config can hold is checked: numbers, texts, truth values, lists, sections. An annotation that says something else
-(a tensor, a callable, a name that its source does not show) leaves the value free.
+What a config can contain is checked: numbers, text, booleans, lists, sections. An annotation of anything else (a
+tensor, a callable, a name that the source does not show) leaves the value unchecked.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class SectionOf:
 
 
 def type_of(annotation: ast.expr | None, where: Definition) -> Any:
-    """The type of a setting; Any where the annotation leaves it open.
+    """Return the type of a setting; Any if the annotation leaves it open.
 
     Args:
-        annotation: of the argument.
-        where: the class or function that has it, whose module gives names their meaning.
+        annotation: the argument's annotation.
+        where: the class or function that has it, in whose module names are looked up.
     """
     if annotation is None:
         return Any
     if isinstance(annotation, ast.Constant):
-        if isinstance(annotation.value, str):  # written as text, for a name that is defined later
+        if isinstance(annotation.value, str):  # quoted, for a name that is defined later
             try:
                 return type_of(ast.parse(annotation.value, mode="eval").body, where)
             except SyntaxError:
@@ -66,7 +66,7 @@ def type_of(annotation: ast.expr | None, where: Definition) -> Any:
 
 
 def _named(name: str, where: Definition) -> Any:
-    """The type of a name: of `value_types`, a plain one, an alias, or a class."""
+    """Return the type of a name: from `value_types`, a plain one, an alias, or a class."""
     found = where.lookup(name)
     if found is None:
         return _PLAIN.get(name.rpartition(".")[2], Any)
@@ -101,7 +101,7 @@ def _typed_dict(found: Definition, node: ast.ClassDef) -> Any:
 
 
 def typed_dict(name: str, kinds: dict[str, Any], config: ConfigDict) -> Any:
-    """A section with these keys, which pydantic checks."""
+    """Return a section with these keys, which pydantic checks."""
     make: Any = TypedDict
     return with_config(config)(make(name, kinds, total=False))
 
@@ -141,7 +141,7 @@ def _literal(items: list[ast.expr], where: Definition) -> Any:
 
 
 def _tuple(items: list[ast.expr], where: Definition) -> Any:
-    """A list in YAML: of any length for `tuple[int, ...]`, else of this one."""
+    """Return a YAML list: of any length for `tuple[int, ...]`, else of this one."""
     if isinstance(items[-1], ast.Constant) and items[-1].value is ...:
         return list[type_of(items[0], where)]  # type: ignore[misc]
     inner = _union([type_of(item, where) for item in items])
@@ -149,7 +149,7 @@ def _tuple(items: list[ast.expr], where: Definition) -> Any:
 
 
 def _annotated(items: list[ast.expr], where: Definition) -> Any:
-    """A type with bounds: pydantic's `Field(gt=0, le=1)`, or annotated_types' `Gt(0)`."""
+    """Return a type with bounds: pydantic's `Field(gt=0, le=1)`, or annotated_types' `Gt(0)`."""
     base = type_of(items[0], where)
     bounds: dict[str, Any] = {}
     for item in items[1:]:

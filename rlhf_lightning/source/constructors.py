@@ -1,7 +1,7 @@
 """The settings of a class or function, read from its source: the arguments of its constructor.
 
-A constructor that hands `**kwargs` to the one above it takes that one's arguments too, as dataclasses take the fields
-of those above them.
+A constructor that passes `**kwargs` to its base class also takes that class's arguments, just as dataclasses take the
+fields of their bases.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Parameter:
     """One argument.
 
     Attributes:
-        annotation: its type; None where it has none.
-        default: None where it has none: it must be given.
-        where: whose names the two use.
+        annotation: its type; None without one.
+        default: None if it must be given.
+        where: the definition whose names the two use.
     """
 
     annotation: ast.expr | None
@@ -34,11 +34,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a class or function takes by name.
+    """The arguments that a class or function takes by name.
 
     Attributes:
         parameters: by name, those of the nearest class first.
-        takes_more: it may take other names, too: the source does not tell all of them.
+        takes_more: it may take other names too, which the source does not show.
     """
 
     parameters: dict[str, Parameter]
@@ -49,13 +49,13 @@ UNKNOWN = Signature({}, takes_more=True)
 
 
 def signature(target: str) -> Signature:
-    """What the class or function of a dotted path takes."""
+    """Return what the class or function of a dotted path takes."""
     found = definition(target)
     return UNKNOWN if found is None else of_definition(found)
 
 
 def of_definition(found: Definition) -> Signature:
-    """What a class or function takes."""
+    """Return what a class or function takes."""
     if isinstance(found.node, ast.FunctionDef | ast.AsyncFunctionDef):
         method = "." in found.name and not _is_static(found.node)
         own = _arguments(found.node, found, skip=1 if method else 0)
@@ -64,12 +64,12 @@ def of_definition(found: Definition) -> Signature:
 
 
 def setting(section: Mapping[str, Any], name: str, otherwise: Any = None) -> Any:
-    """The value of a setting of a config's section: the one that is given, or else its default in the constructor.
+    """Return the value of a setting in a config's section: the given one, or else its default in the constructor.
 
     Args:
         section: with `_target_`.
         name: the setting.
-        otherwise: what it is where the class has no such setting.
+        otherwise: its value if the class has no such setting.
     """
     if name in section:
         return section[name]
@@ -81,7 +81,7 @@ def setting(section: Mapping[str, Any], name: str, otherwise: Any = None) -> Any
 
 
 def is_dataclass(found: Definition) -> bool:
-    """Whether a class is decorated as a dataclass."""
+    """Return whether a class is decorated as a dataclass."""
     decorators = found.node.decorator_list if isinstance(found.node, ast.ClassDef) else []
     names = [dotted_name(each.func if isinstance(each, ast.Call) else each) for each in decorators]
     return any(name in _DATACLASSES for name in names)
@@ -89,7 +89,7 @@ def is_dataclass(found: Definition) -> bool:
 
 def _of_class(found: Definition) -> Signature:
     parameters: dict[str, Parameter] = {}
-    given: set[str] = set()  # what constructors below give those above themselves
+    given: set[str] = set()  # arguments that derived constructors pass to their bases themselves
     for each in found.lineage():
         if each is None:
             return Signature(parameters, takes_more=True)
@@ -105,7 +105,7 @@ def _of_class(found: Definition) -> Signature:
             if not any(isinstance(base, ast.expr) for base in getattr(each.node, "bases", [])):
                 return Signature(parameters)
         elif _method(each, "__new__") is not None or (isinstance(each.node, ast.ClassDef) and each.node.decorator_list):
-            return Signature(parameters, takes_more=True)  # who knows what a class decorator makes
+            return Signature(parameters, takes_more=True)  # a class decorator may do anything
     return Signature(parameters)
 
 
@@ -119,7 +119,7 @@ def _method(each: Definition, name: str) -> ast.FunctionDef | None:
 
 
 def _handed_on(init: ast.FunctionDef) -> set[str] | None:
-    """The names that a constructor gives the one above it beside its `**kwargs`; None if it does not hand them on."""
+    """Return the names that a constructor passes to its base besides `**kwargs`; None if it does not pass them on."""
     if init.args.kwarg is None:
         return None
     for node in ast.walk(init):
@@ -140,7 +140,7 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, where: Definition, 
 
 
 def _fields(each: Definition) -> dict[str, Parameter]:
-    """The arguments of a dataclass's own constructor."""
+    """Return the arguments of a dataclass's own constructor."""
     found: dict[str, Parameter] = {}
     for node in each.node.body if isinstance(each.node, ast.ClassDef) else ():
         if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):

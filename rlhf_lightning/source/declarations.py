@@ -1,10 +1,10 @@
-"""What an algorithm declares as class attributes, read from its source: all that other parts know of an algorithm.
+"""What an algorithm declares as class attributes, read from its source: all that other parts know about an algorithm.
 
     class MyModule(PreferenceModule):
         title: ClassVar[str] = "my method"
         roles: ClassVar[tuple[str, ...]] = ("policy",)
 
-Values are literals, or names of constants; those of base classes are inherited. See `AlignmentModule` for each.
+Values are literals, or names of constants; those of base classes are inherited. See `AlignmentModule` for each of them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _OURS = "rlhf_lightning"
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a class says of itself.
+    """The declarations of a class.
 
     Attributes:
         name: the class's own name.
-        ours: this package defines it, so that all that it reads and logs is known.
-        data: the kind of rows that it trains on; None where it does not say.
-        title: in words; empty where it does not say.
-        roles: the networks that take part, the one that is trained first.
-        saves_mid_epoch: a checkpoint within an epoch can be resumed from.
-        whole_groups: the responses to a prompt have to be in one micro-batch.
-        logs: the names of the metrics that it logs, those of its base classes included.
+        ours: this package defines it, so that everything it reads and logs is known.
+        data: the kind of rows that it trains on; None if not declared.
+        title: its name in text; empty if not declared.
+        roles: the networks that take part, the trained one first.
+        saves_mid_epoch: training can resume from a checkpoint saved within an epoch.
+        whole_groups: the responses to a prompt must be in one micro-batch.
+        logs: the names of the metrics that it logs, including those of its base classes.
     """
 
     name: str
@@ -49,27 +49,27 @@ class Declaration:
 
     @property
     def on_policy(self) -> bool:
-        """Whether it samples the responses that it learns from."""
+        """Return whether it samples the responses that it learns from."""
         return self.data == "prompts"
 
     @property
     def scores(self) -> bool:
-        """Whether what it trains scores answers, and is not a policy that gives them."""
+        """Return whether it trains a model that scores answers rather than a policy that gives them."""
         return self.roles[0] == "reward"
 
 
 def declaration(config: Mapping[str, Any]) -> Declaration:
-    """What the algorithm of a training config declares.
+    """Return what the algorithm of a training config declares.
 
     Raises:
-        UserError: an attribute that is not one of the values it may have.
+        UserError: an attribute has a value that is not allowed.
     """
     section = config.get("algorithm")
     return declared(str(section.get("_target_", "")) if isinstance(section, Mapping) else "")
 
 
 def declared(target: str) -> Declaration:
-    """What the class that a dotted path names, or that a function there says it returns, declares."""
+    """Return what the class named by a dotted path, or returned by the function there, declares."""
     found = class_of(target)
     if found is None:
         return Declaration(target.rpartition(".")[2])
@@ -95,7 +95,7 @@ def _read(found: Definition) -> Declaration:
 
 
 def class_of(target: str) -> Definition | None:
-    """The class that a dotted path names, or that the function there is annotated to return."""
+    """Return the class named by a dotted path, or the annotated return type of the function there."""
     found = definition(target)
     if found is not None and isinstance(found.node, ast.FunctionDef):
         returned = found.node.returns
@@ -105,12 +105,12 @@ def class_of(target: str) -> Definition | None:
 
 
 def declared_data(config: Mapping[str, Any]) -> str | None:
-    """The kind of rows that a training config's algorithm learns from, or else that its data module makes."""
+    """Return the kind of rows that a training config's algorithm learns from, or else its data module's kind."""
     return declaration(config).data or data_kind(str(config["data"].get("_target_", "")))
 
 
 def our_algorithms() -> list[Declaration]:
-    """What every algorithm of this package declares."""
+    """Return what every algorithm of this package declares."""
     module, _ = module_of(f"{_OURS}.algorithms.")
     names = [name for name in module.names if name.endswith("Module")] if module is not None else []
     found = [declared(f"{_OURS}.algorithms.{name}") for name in names]
@@ -118,7 +118,7 @@ def our_algorithms() -> list[Declaration]:
 
 
 def data_kind(target: str) -> str | None:
-    """The kind of rows that a data module makes, its class attribute `kind`; None where it does not say."""
+    """Return the kind of rows of a data module, its class attribute `kind`; None if not declared."""
     found = class_of(target)
     for each in filter(None, found.lineage()) if found is not None else ():
         if "kind" in (values := _attributes(each)):
@@ -127,7 +127,7 @@ def data_kind(target: str) -> str | None:
 
 
 def _attributes(each: Definition) -> dict[str, ast.expr]:
-    """The values that the body of a class gives its attributes."""
+    """Return the values that the body of a class gives its attributes."""
     found = {}
     for node in each.node.body if isinstance(each.node, ast.ClassDef) else ():
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
@@ -138,13 +138,13 @@ def _attributes(each: Definition) -> dict[str, ast.expr]:
 
 
 def _literal(value: ast.expr, where: Definition) -> Any:
-    """The value of a literal, or of the constant that a name stands for; `...` for what only running it tells."""
+    """Return the value of a literal, or of the constant that a name refers to; `...` if only running it would tell."""
     name = dotted_name(value)
     constant = where.lookup(name) if name is not None else None
     if constant is not None and isinstance(constant.node, ast.Assign | ast.AnnAssign):
         value = constant.node.value or value
     try:
-        if isinstance(value, ast.Tuple):  # of which literal_eval does not take `*(...)`
+        if isinstance(value, ast.Tuple):  # literal_eval does not accept `*(...)` in a tuple
             parts = [(each.value, True) if isinstance(each, ast.Starred) else (each, False) for each in value.elts]
             values = [(ast.literal_eval(part), starred) for part, starred in parts]
             return tuple(item for part, starred in values for item in (part if starred else (part,)))

@@ -1,4 +1,4 @@
-"""Finds the class or function that a dotted path names in its source file, through imports; nothing is imported."""
+"""Finding the class or function of a dotted path in its source file, through imports; nothing is imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rlhf_lightning.working_folder import import_from_working_folder
 
 _ROOTS = {"object", "Generic", "Protocol", "ABC"}  # bases without a constructor
-_DEEPEST = 30  # imports that lead to a definition: more of them go round in a circle
+_DEEPEST = 30  # imports that lead to a definition: more than this is a cycle
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Module:
 
     @property
     def names(self) -> dict[str, ast.stmt]:
-        """What its top level binds: name -> the statement that binds it."""
+        """Return what its top level binds: name -> the statement that binds it."""
         stat = self.file.stat()
         return _names(self.file, stat.st_mtime_ns, stat.st_size)
 
     def absolute(self, node: ast.ImportFrom) -> str:
-        """The full name of the module that a `from ... import` in this module names."""
+        """Return the full name of the module in a `from ... import` of this module."""
         if not node.level:
             return str(node.module)
         parts = self.name.split(".")
@@ -43,7 +43,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Definition:
-    """What a dotted path names: the statement that makes it, and the module whose names it uses."""
+    """What a dotted path names: the defining statement, and the module whose names it uses."""
 
     node: ast.stmt
     module: Module = field(repr=False)
@@ -51,22 +51,22 @@ class Definition:
 
     @property
     def path(self) -> str:
-        """Its dotted path, in the module that defines it."""
+        """Return its dotted path, in the module that defines it."""
         return f"{self.module.name}.{self.name}"
 
     @property
     def is_current(self) -> bool:
-        """Whether the source still has it, as it was read."""
+        """Return whether the source still contains it, as it was read."""
         top = self.name.split(".")[0]
         node = self.module.names.get(top) if self.module.file.is_file() else None
         return node is self.node or (top != self.name and node is not None)
 
     def lookup(self, dotted: str) -> Definition | None:
-        """What this definition's module means by a dotted name."""
+        """Return what a dotted name refers to in this definition's module."""
         return in_module(self.module, dotted.split("."))
 
     def lineage(self) -> Iterator[Definition | None]:
-        """The class and the classes above it, each before its own bases; None for one whose source is not found."""
+        """Yield the class and its base classes, each before its own bases; None for one whose source is not found."""
         yield self
         for base in self.node.bases if isinstance(self.node, ast.ClassDef) else ():
             name = dotted_name(base.value if isinstance(base, ast.Subscript) else base)
@@ -80,7 +80,7 @@ class Definition:
 
 
 def definition(target: str) -> Definition | None:
-    """The class, function or constant that a dotted path names; None where its source does not show it."""
+    """Return the class, function or constant of a dotted path; None if its source does not show it."""
     import_from_working_folder()
     if not all(part.isidentifier() for part in target.split(".")):
         return None
@@ -102,7 +102,7 @@ def _resolve(target: str, depth: int) -> Definition | None:
 
 
 def in_module(module: Module, names: list[str], depth: int = 0) -> Definition | None:
-    """What a module means by a dotted name, given as its parts."""
+    """Return what a dotted name, given as its parts, refers to in a module."""
     if depth > _DEEPEST:
         return None
     first, rest = names[0], names[1:]
@@ -117,7 +117,7 @@ def in_module(module: Module, names: list[str], depth: int = 0) -> Definition | 
         return _resolve(".".join([alias.name if alias.asname else first, *rest]), depth + 1)
     value = getattr(node, "value", None)
     other = dotted_name(value) if isinstance(value, ast.expr) else None
-    if other is not None and other != first:  # a second name for something
+    if other is not None and other != first:  # a second name for something else
         return in_module(module, [*other.split("."), *rest], depth + 1)
     if rest:
         return _member(Definition(node, module, first), rest)
@@ -134,7 +134,7 @@ def _from_star(module: Module, names: list[str], depth: int) -> Definition | Non
 
 
 def _member(owner: Definition, names: list[str]) -> Definition | None:
-    """A function or class that the body of a class defines."""
+    """Return a function or class that the body of a class defines."""
     for name in names:
         body = owner.node.body if isinstance(owner.node, ast.ClassDef) else []
         node = next((each for each in body if getattr(each, "name", None) == name), None)
@@ -145,7 +145,7 @@ def _member(owner: Definition, names: list[str]) -> Definition | None:
 
 
 def constant_type(found: Definition) -> str | None:
-    """The type of a constant, by its literal; None for anything that may be callable."""
+    """Return the type of a constant, by its literal; None for anything that may be callable."""
     value = getattr(found.node, "value", None) if isinstance(found.node, ast.Assign | ast.AnnAssign) else None
     try:
         return None if value is None else type(ast.literal_eval(value)).__name__
@@ -154,7 +154,7 @@ def constant_type(found: Definition) -> str | None:
 
 
 def public_names() -> list[str]:
-    """The dotted paths of what this package's folders export."""
+    """Return the dotted paths of this package's exports."""
     modules = (module_of(f"rlhf_lightning.{folder}.")[0] for folder in _PUBLIC)
     return [f"{each.name}.{name}" for each in modules if each is not None for name in each.names if name[0] not in "_*"]
 
@@ -163,7 +163,7 @@ _PUBLIC = ("algorithms", "models", "data", "rewards", "rollout", "callbacks", "s
 
 
 def module_of(target: str) -> tuple[Module | None, list[str]]:
-    """The longest beginning of a dotted path that is a module with a source file, and the names after it."""
+    """Return the longest prefix of a dotted path that is a module with a source file, and the remaining names."""
     spec, name, rest = longest_module(target)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None, rest
@@ -171,7 +171,7 @@ def module_of(target: str) -> tuple[Module | None, list[str]]:
 
 
 def longest_module(target: str) -> tuple[ModuleSpec | None, str, list[str]]:
-    """The spec and the name of the longest beginning of a dotted path that is a module, and the names after it."""
+    """Return the spec and the name of the longest prefix of a dotted path that is a module, and the remaining names."""
     top, *rest = target.split(".")
     spec = find_spec(top)
     if spec is None:
@@ -184,19 +184,19 @@ def longest_module(target: str) -> tuple[ModuleSpec | None, str, list[str]]:
 
 
 def _submodule(folders: list[str], name: str) -> ModuleSpec | None:
-    """The module of this name in a package's folders. By its last name alone: nothing above it is imported."""
+    """Return the module of this name in a package's folders, by its last name alone: no parent is imported."""
     return importlib.machinery.PathFinder.find_spec(name, folders) if folders else None
 
 
 def _folders(spec: ModuleSpec, above: list[str], name: str) -> list[str]:
-    """Where a package's modules lie; one without an __init__.py is in each of the folders above."""
+    """Return where a package's modules are; one without an __init__.py is in each of the parent's folders."""
     if spec.origin is not None:
         return list(spec.submodule_search_locations or [])
     return [str(Path(folder, name)) for folder in above if Path(folder, name).is_dir()]
 
 
 def dotted_name(node: ast.expr | None) -> str | None:
-    """`a.b.c` of an expression that is such a name; None for any other."""
+    """Return `a.b.c` for an expression that is such a name; None for any other."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (before := dotted_name(node.value)) is not None:
@@ -208,7 +208,7 @@ def dotted_name(node: ast.expr | None) -> str | None:
 def _names(file: Path, _mtime: int, _size: int) -> dict[str, ast.stmt]:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
-    except (SyntaxError, UnicodeDecodeError):  # whoever imports it is told
+    except (SyntaxError, UnicodeDecodeError):  # the import itself reports it
         return {}
     return _bound(tree.body)
 
@@ -225,7 +225,7 @@ def _bound(body: list[ast.stmt]) -> dict[str, ast.stmt]:
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.If | ast.Try | ast.With):  # what comes first of alternatives
+        elif isinstance(node, ast.If | ast.Try | ast.With):  # the first of several alternatives counts
             blocks = [node.body, *(handler.body for handler in getattr(node, "handlers", []))]
             blocks += [getattr(node, "orelse", []), getattr(node, "finalbody", [])]
             inner: dict[str, ast.stmt] = {}

@@ -1,5 +1,7 @@
-"""What the annotations of Lightning's, torch's and transformers' constructors leave open: ranges, choices, and the
-arguments that are not for configs."""
+"""What the annotations of Lightning's, torch's and transformers' constructors leave open.
+
+These are ranges, choices, and the arguments that are not for configs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 Switch = bool | None
 Duration = Annotated[str, Field(pattern=r"^\d{1,6}:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
 TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], Annotated[float, Field(ge=0, le=1e6)]]
-# Lightning's registry, which only its import fills; a test compares the two.
+# Lightning's registry, which is only filled when it is imported; a test compares the two.
 Strategy = Literal[
     "auto",
     "ddp",
@@ -49,19 +51,19 @@ Strategy = Literal[
     "xla_debug",
 ]
 
-# Sections of an algorithm of ours: without one it would take its defaults, not do without.
+# Sections of this package's algorithms: null would mean their defaults, not leaving them out.
 NEVER_NULL = {"kl", "shaping", "ptx"}
 
-# What the commands give where a config does not.
+# What the commands supply if a config does not.
 MAY_BE_LEFT_OUT = {"dirpath"}
 
-# A constructor whose further arguments go to another class.
+# Constructors that pass further arguments to another class.
 HANDS_ON = {"lightning.pytorch.strategies.ddp.DDPStrategy": "torch.nn.parallel.DistributedDataParallel"}
 
-# Beginning of a module's name -> argument -> its type.
+# Prefix of a module's name -> argument -> its type.
 _TYPES: dict[str, dict[str, Any]] = {
     "rlhf_lightning.algorithms.": {"engine": NOT_A_SETTING},
-    "rlhf_lightning.data.": {"train": Text, "val": Text | None},  # in Python they may be lists of rows
+    "rlhf_lightning.data.": {"train": Text, "val": Text | None},  # in Python they may also be lists of rows
     "rlhf_lightning.callbacks.mlflow_logger": dict.fromkeys(("notice", "parent", "store"), NOT_A_SETTING),
     "lightning.pytorch.trainer.": {
         **dict.fromkeys(("logger", "callbacks", "default_root_dir", "use_distributed_sampler"), NOT_A_SETTING),
@@ -138,5 +140,5 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 
 def types_of(module: str) -> dict[str, Any]:
-    """Argument -> type, for the constructors of this module."""
+    """Return argument -> type, for the constructors of this module."""
     return reduce(or_, (table for start, table in _TYPES.items() if module.startswith(start)), {})

@@ -1,7 +1,7 @@
 """The typed schema of a config's section, read from the constructor of the class that its `_target_` names.
 
 A constructor's annotations say which values it takes (see `value_types`). What the annotations of Lightning, torch and
-transformers leave open stands in `library_types`.
+transformers leave open is in `library_types`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlhf_lightning.source.constructors import Parameter, Signature, of_definiti
 from rlhf_lightning.source.declarations import declared
 from rlhf_lightning.source.definitions import Definition, definition
 
-# What the commands give a section's class themselves.
+# Arguments that the commands themselves pass to a section's class.
 _GIVEN = {
     "algorithm": {"model", "tokenizer", "optimizer", "scheduler"},
     "data": {"tokenizer", "seed"},
@@ -32,11 +32,11 @@ _GIVEN_TO_THOSE_THAT_SAMPLE = {"reward", "rollout", "seed"}
 
 
 def section_type(target: str, name: str = "") -> Any:
-    """The `TypedDict` of a section; None for a class whose source is not found.
+    """Return the `TypedDict` of a section; None for a class whose source is not found.
 
     Args:
         target: the dotted path of its class or function.
-        name: the section's own name, which says what the commands give its class.
+        name: the section's own name, which determines what the commands pass to its class.
     """
     found = definition(target)
     if found is None or not hasattr(found.node, "body"):
@@ -68,7 +68,7 @@ def parameters_of(found: Definition) -> Signature:
 
 
 def _field(name: str, parameter: Parameter) -> Any:
-    """The type of a setting; None for an argument that is not one."""
+    """Return the type of a setting; None for an argument that is not one."""
     table = library_types.types_of(parameter.where.module.name)
     if name in table:
         kind = table[name]
@@ -87,7 +87,7 @@ def _without_null(kind: Any) -> Any:
 
 
 def section_of(kind: Any) -> str | None:
-    """The dataclass that a section of this type makes; None for any other type."""
+    """Return the dataclass that a section of this type creates; None for any other type."""
     return next((mark.target for mark in _marks(kind) if isinstance(mark, SectionOf)), None)
 
 

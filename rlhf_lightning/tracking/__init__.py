@@ -1,1 +1,1 @@
-"""MLflow around runs: what becomes of their parameters, metrics and files. MLflow is imported late."""
+"""MLflow tracking of runs: parameters, metrics and files. MLflow is imported late."""

@@ -1,4 +1,4 @@
-"""What of a run goes into its store: parameters, the summary, files, and a version of the registered model."""
+"""What is logged of a run: parameters, the summary, files, and a version of the registered model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lightning.tracking.mlflow_runs import points_of_rows
 
 
 def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Every value of a config by its dotted key, cut to the 250 characters that MLflow keeps.
+    """Return every value of a config by its dotted key, cut to the 250 characters that MLflow keeps.
 
     >>> flat_parameters({"optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}})
     {'optimizer.lr': '0.1', 'optimizer.betas': '[0.9, 0.99]'}
@@ -30,7 +30,7 @@ def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, st
 
 
 def files_of(run_dir: Path) -> Iterator[tuple[str, str, Callable[[Any, str], object]]]:
-    """What of a run folder becomes an artifact: in words, a key, and the call that logs it. Links are left out."""
+    """Yield what becomes an artifact of a run folder: its description, a key, and the call that logs it. No links."""
     for pattern in ("config.yaml", "summary.json", "*.png", "*.html"):
         for file in sorted(file for file in run_dir.glob(pattern) if not file.is_symlink()):
             yield "its files", f"file {file.name}", partial(_attach, file=file)
@@ -47,7 +47,7 @@ def _attach(client: Any, run_id: str, file: Path, place: str | None = None) -> N
 
 
 def add_version(client: Any, run_id: str, name: str) -> str:
-    """Make the run's model a new version of a registered model, which is made if there is none."""
+    """Create a new version of a registered model from the run's model; register the model if necessary."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -72,7 +72,7 @@ def log_summary(client: Any, run_id: str, metrics: Mapping[str, Any]) -> None:
 
 
 def log_rounds(client: Any, run_id: str, folder: Path) -> None:
-    """Log the figures of a pipeline's rounds with the round as the step, once."""
+    """Log the metrics of a pipeline's rounds with the round as the step, once."""
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)

@@ -1,8 +1,8 @@
-"""Which MLflow run a run folder has, and what that run lacks of the folder.
+"""Which MLflow run a run folder has, and what that run lacks of the folder's content.
 
-`mlflow.json` in the run folder says it, by tracking store, so that a resumed run goes on in its own. Where that run
-cannot be had any more (another store, a deleted run, a copy of the folder beside the original), a new one begins with
-what `metrics.jsonl` holds up to the checkpoint. MLflow is imported late.
+`mlflow.json` in the run folder records it by tracking store, so that a resumed run continues in its own. If that run is
+no longer available (another store, a deleted run, a copy of the folder next to the original), a new one begins with
+what `metrics.jsonl` contains up to the checkpoint. MLflow is imported late.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from rlhf_lightning.durable import write_text_durably
 from rlhf_lightning.secret_text import without_secrets
 
 FILE = "mlflow.json"
-_PER_REQUEST = 100  # parameters
-_OF_A_COMMAND = {"ckpt", "run_dir", "resume_anyway", "explain"}  # say how a run was called, not what it is
-_writing = threading.Lock()  # the tracker's thread and the command both write the file
+_PER_REQUEST = 100  # parameters per request
+_OF_A_COMMAND = {"ckpt", "run_dir", "resume_anyway", "explain"}  # they say how a run was called, not what it is
+_writing = threading.Lock()  # both the tracker's thread and the command write the file
 
 Send = Callable[[list[Any]], object]
 
 
 def live_run(folder: Path, client: Any, uri: str) -> str | None:
-    """The id of the folder's own run in a store, if it is still there."""
+    """Return the id of the folder's own run in a store, if it still exists."""
     from mlflow.exceptions import MlflowException
 
     from rlhf_lightning.callbacks.mlflow_store import check_is_run
@@ -46,13 +46,13 @@ def live_run(folder: Path, client: Any, uri: str) -> str | None:
 
 
 def keep_run(folder: Path, uri: str, run_id: str) -> None:
-    """Note the folder's run in a store, beside its runs in other stores."""
+    """Note the folder's run in a store, next to its runs in other stores."""
     runs = {**_own_runs(folder), _store(uri): run_id}
     _note(folder, lambda kept: {"folder": str(folder.resolve()), "runs": runs})
 
 
 def go_on(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    """The run runs again; its tags say where."""
+    """Mark the run as running again; its tags say where."""
     client.update_run(run_id, status="RUNNING")
     for key, value in tags.items():
         client.set_tag(run_id, key, value)
@@ -84,7 +84,7 @@ def log_parameters(client: Any, run_id: str, parameters: Mapping[str, str]) -> N
 
 
 def _one_by_one(client: Any, run_id: str, parameters: Iterable[Any]) -> Exception | None:
-    """Log parameters of which the store refuses one; returns its error."""
+    """Log parameters one by one, since the store refuses one of them; return its error."""
     from rlhf_lightning.callbacks.tracker import is_refusal
 
     refused = None
@@ -102,7 +102,7 @@ def _one_by_one(client: Any, run_id: str, parameters: Iterable[Any]) -> Exceptio
 
 
 def points_of_rows(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> dict[str, dict[int, float]]:
-    """Metric -> step -> value, by the names that MLflow gets; a null was not finite, and is NaN there."""
+    """Return metric -> step -> value, with MLflow's names; null stands for a value that was not finite, NaN there."""
     from rlhf_lightning.callbacks.tracker import points_of
 
     points: dict[str, dict[int, float]] = {}
@@ -114,13 +114,13 @@ def points_of_rows(rows: Iterable[Mapping[str, Any]], prefix: str = "") -> dict[
 
 
 def log_missing(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], prefix: str, send: Send) -> int:
-    """Log the values that the run does not have; returns how many.
+    """Log the values that the run does not have; return how many.
 
     Args:
-        client: of the store.
-        run_id: of the run.
-        rows: of `metrics.jsonl`.
-        prefix: before the names in the store.
+        client: MLflow's client of the store.
+        run_id: the run's id.
+        rows: rows of `metrics.jsonl`.
+        prefix: put before the names in the store.
         send: sends a list of points.
     """
     from rlhf_lightning.callbacks.tracker import BATCH
@@ -135,7 +135,7 @@ def log_missing(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], pre
 
 
 def has_latest(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], prefix: str) -> bool:
-    """Whether the latest value of every metric has arrived: one call, for a run that nothing has happened to."""
+    """Return whether the latest value of every metric has arrived: one call, for a run without problems."""
     latest = client.get_run(run_id).data.metrics
     for name, values in points_of_rows(rows, prefix).items():
         value = values[max(values)]
@@ -145,23 +145,23 @@ def has_latest(client: Any, run_id: str, rows: Iterable[Mapping[str, Any]], pref
 
 
 def known_points(client: Any, run_id: str, names: Iterable[str], after: int) -> dict[tuple[str, int], float]:
-    """What a run that goes on has of the steps after its checkpoint, which it does again."""
+    """Return what a continued run already has of the steps after its checkpoint, which it repeats."""
     histories = {name: client.get_metric_history(run_id, name) for name in names}
     return {
         (name, point.step): point.value for name, found in histories.items() for point in found if point.step > after
     }
 
 
-# ---- what the folder says of its stores
+# ---- what the folder records about its stores
 
 
 def mark_behind(folder: Path, uri: str, key: str | None = None) -> None:
-    """Note that the store has not got all of the run.
+    """Note that the store has not received all of the run.
 
     Args:
-        folder: of the run.
-        uri: of the store.
-        key: of an attempt to make the run there, which may have worked though no answer came.
+        folder: the run's folder.
+        uri: the store's address.
+        key: of an attempt to create the run there, which may have succeeded without an answer.
     """
     keys = {} if key is None else {_store(uri): key}
     _note(
@@ -174,35 +174,35 @@ def mark_behind(folder: Path, uri: str, key: str | None = None) -> None:
 
 
 def clear_behind(folder: Path, uri: str) -> None:
-    """Note that it has."""
+    """Note that the store has received all of the run."""
     if is_behind(folder, uri):
         _note(folder, lambda kept: {"behind": [store for store in kept["behind"] if store != _store(uri)]})
 
 
 def is_behind(folder: Path, uri: str) -> bool:
-    """Whether the store has not got all of the run, as far as is known."""
+    """Return whether the store has not received all of the run, as far as is known."""
     return _store(uri) in _read(folder).get("behind", [])
 
 
 def key_of(folder: Path, uri: str) -> str | None:
-    """The key of an attempt to make the run that was not answered."""
+    """Return the key of an unanswered attempt to create the run."""
     key = _read(folder).get("keys", {}).get(_store(uri))
     return None if key is None else str(key)
 
 
 def keep_version(folder: Path, uri: str, version: str) -> None:
-    """Note the version that the folder's model is in the store's registry."""
+    """Note which version the folder's model is in the store's registry."""
     _note(folder, lambda kept: {"registered": {**kept.get("registered", {}), _store(uri): version}})
 
 
 def forget_version(folder: Path, uri: str) -> None:
-    """The folder's model is another one now."""
+    """Forget the version, because the folder's model has changed."""
     if version_of(folder, uri) is not None:
         _note(folder, lambda kept: {"registered": {}})
 
 
 def version_of(folder: Path, uri: str) -> str | None:
-    """The version that the folder's model is in the store's registry."""
+    """Return which version the folder's model is in the store's registry."""
     version = _read(folder).get("registered", {}).get(_store(uri))
     return None if version is None else str(version)
 
@@ -215,7 +215,7 @@ def _note(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> N
 
 
 def _own_runs(folder: Path) -> dict[str, str]:
-    """Store -> run. A copy beside its original has none of its own yet; a folder that was moved keeps its runs."""
+    """Return store -> run. A copy next to its original has no runs yet; a folder that was moved keeps its runs."""
     kept = _read(folder)
     runs: dict[str, str] = kept.get("runs", {})
     former = kept.get("folder")
@@ -232,7 +232,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _store(uri: str) -> str:
-    """A store by one name, wherever a command is called, and without the password in its address."""
+    """Return a unique name of a store, independent of the working folder and without the password in its address."""
     if uri.startswith("sqlite:///"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
     return str(without_secrets(uri)).rstrip("/")

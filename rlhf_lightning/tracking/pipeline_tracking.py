@@ -19,9 +19,9 @@ from rlhf_lightning.tracking.store_check import check_tracking
 
 
 class PipelineTracking:
-    """The parent run of a pipeline: stage runs name it in their tag `mlflow.parentRunId`. It begins when it is opened.
+    """The parent run of a pipeline: stage runs name it in their tag `mlflow.parentRunId`. It begins when opened.
 
-    With `from` in the pipeline's config its former run goes on.
+    With `from` in the pipeline's config, its previous run continues.
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -52,7 +52,7 @@ class PipelineTracking:
         self.outbox = Outbox(tracker_of(uri), begin, lambda points: None, self.notice, local=uri.startswith("sqlite:"))
 
     def open(self) -> None:
-        """Begin the run, or go on in the former one."""
+        """Begin the run, or continue the previous one."""
         if not self._goes_on:
             (self.folder / FILE).unlink(missing_ok=True)
         self.outbox.open()
@@ -84,7 +84,7 @@ class PipelineTracking:
         self._end("KILLED" if stopped else "FAILED", OF_A_STOP, OF_A_STOP)
 
     def _behind(self) -> list[Path]:
-        """The stages that the store has not got all of."""
+        """Return the stages that the store has not received completely."""
         return [folder for folder in self._stages if is_behind(folder, self._uri)]
 
     def _end(self, status: str, seconds: float, patience: float | None) -> None:
@@ -97,7 +97,7 @@ class PipelineTracking:
 
 @contextmanager
 def tracked(pipeline: Pipeline) -> Iterator[PipelineTracking | None]:
-    """Around a pipeline: it has a run in its store, if it is tracked, which ends as failed where the block fails."""
+    """Give a tracked pipeline a run in its store for the block; if the block fails, the run ends as failed."""
     tracking: PipelineTracking | None = None
     if uses_mlflow(pipeline.config) and first_process():
         check_tracking(pipeline.config["logger"]["tracking_uri"])

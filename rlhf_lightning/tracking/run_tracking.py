@@ -1,4 +1,4 @@
-"""A training run in its store: it begins there, goes on in the one of its folder, sends its files, and ends."""
+"""A training run in its store: it begins there or continues its folder's run, sends its files, and ends."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 def pipeline_of(run: Run) -> PipelineTracking | None:
-    """The run of its pipeline in the store, if it is a stage of one that is tracked."""
+    """Return its pipeline's run in the store, if it is a stage of a tracked pipeline."""
     tracking = run.pipeline.tracking if run.pipeline is not None else None
     return tracking if isinstance(tracking, PipelineTracking) else None
 
 
 def logger_settings(run: Run) -> dict[str, Any]:
-    """What a run's logger takes beside what its section says."""
+    """Return what a run's logger receives besides its section's settings."""
     section, parent = run.config["logger"], pipeline_of(run)
     uri = section["tracking_uri"]
     return {
@@ -53,8 +53,8 @@ def logger_settings(run: Run) -> dict[str, Any]:
 
 
 def join_run(logger: SteadyMLFlowLogger, run: Run) -> None:
-    """Have a logger begin the run, or go on in the one that the folder has, once it is opened."""
-    if not first_process():  # the others' loggers do nothing
+    """Have a logger begin the run, or continue the folder's run, once it is opened."""
+    if not first_process():  # other processes' loggers do nothing
         return
     uri, parent, made = run.config["logger"]["tracking_uri"], pipeline_of(run), logger.new_run
 
@@ -86,22 +86,22 @@ def join_run(logger: SteadyMLFlowLogger, run: Run) -> None:
 
 
 class RunTracking:
-    """A training run in its store; where it has none, nothing of this does anything.
+    """A training run in its store; without a store, its methods do nothing.
 
     Args:
         run: the run.
-        loggers: of its Trainer.
+        loggers: its Trainer's loggers.
     """
 
     def __init__(self, run: Run, loggers: Iterable[Any]) -> None:
-        self.run, self._silent = run, pipeline_of(run) is not None  # a pipeline speaks for its stages
+        self.run, self._silent = run, pipeline_of(run) is not None  # a pipeline reports for its stages
         self._logger: Any = next((each for each in loggers if type(each).__name__ == "SteadyMLFlowLogger"), None)
 
     def open(self) -> None:
         """Begin the run in its store."""
         if self._logger is not None:
             if self._logger.is_new:
-                # The runs of an earlier one in this folder are not this run's.
+                # The MLflow runs of an earlier run in this folder do not belong to this one.
                 (self.run.folder / FILE).unlink(missing_ok=True)
             self._logger.open()
 
@@ -113,13 +113,13 @@ class RunTracking:
                 self._logger.submit(attach, label, key=key, upload=True)
 
     def _send_missing(self, client: Any, run_id: str) -> None:
-        """Compare the store with `metrics.jsonl`: in full where something has failed, else whether the end is there."""
+        """Compare the store with `metrics.jsonl`: completely if something failed, else only its end."""
         rows, prefix = self.run.metrics(), self._logger.name_prefix
         if self._logger.outbox.troubled or not has_latest(client, run_id, rows, prefix):
             log_missing(client, run_id, rows, prefix, self._logger.send_points)
 
     def register(self, name: str) -> Future[str]:
-        """Queue that the logged model folder becomes a new version of the registered model `name`.
+        """Queue the registration of the logged model folder as a new version of the model `name`.
 
         The version points to the run's artifacts, so `models:/<name>/<version>` is the exported folder.
 
@@ -139,7 +139,7 @@ class RunTracking:
         return version
 
     def finish(self) -> None:
-        """Wait for the store at the end of the run; what it does not take is left to rlhf-track, with one line."""
+        """Wait for the store at the end of the run; what it does not accept is left to rlhf-track, with one message."""
         if self._logger is not None and self._logger.outbox.opened:
             self._logger.end()
             wait(self._logger.outbox, seconds_for(self.run.folder), OF_A_STAGE if self._silent else None)
@@ -147,7 +147,7 @@ class RunTracking:
 
     @contextmanager
     def to_the_end(self) -> Iterator[None]:
-        """Around a run: one that is stopped, or that fails, ends in its store as well."""
+        """Make sure that a run that is stopped, or fails, also ends in its store."""
         logger = self._logger
         try:
             yield

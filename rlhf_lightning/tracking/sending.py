@@ -1,4 +1,4 @@
-"""Sends run folders to their store again: a training run, a pipeline with its stages, or a folder of runs."""
+"""Resending run folders to their store: a training run, a pipeline with its stages, or a folder of runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rlhf_lightning.tracking.mlflow_runs import (
 )
 from rlhf_lightning.tracking.store import artifact_location, uses_mlflow
 
-_DEPTH = 3  # folders below the one that is named
+_DEPTH = 3  # levels of folders below the given one
 
 
 def runs_below(path: str | Path) -> list[Run]:
-    """The run or pipeline of a folder, or those below it, of which each was tracked by MLflow."""
+    """Return the run or pipeline of a folder, or those below it, each of them tracked by MLflow."""
     here = read_any(path)
     if here is not None:
         return [here]
@@ -39,7 +39,7 @@ def runs_below(path: str | Path) -> list[Run]:
 
 
 def send_again(run: Run, client: Any, uri: str) -> int:
-    """Send what the store lacks of a run, or of a pipeline and its stages; returns how many values of metrics."""
+    """Send what the store lacks of a run, or of a pipeline and its stages; return the number of metric values sent."""
     if "stages" not in run.config:
         return _send(run, client, uri)
     run_id = _find_or_make(run, client, uri, run.name, {})
@@ -56,12 +56,12 @@ def send_again(run: Run, client: Any, uri: str) -> int:
 
 
 def send_run(folder: Path, client: Any, uri: str, parent_id: str | None = None) -> int:
-    """Send what the store lacks of a training run; returns how many values of metrics that was.
+    """Send what the store lacks of a training run; return the number of metric values sent.
 
     Args:
-        folder: of the run.
-        client: of the store.
-        uri: of the store.
+        folder: the run's folder.
+        client: MLflow's client of the store.
+        uri: the store's address.
         parent_id: the pipeline's run in the store.
     """
     run = read_run(folder)
@@ -91,7 +91,7 @@ def _send(run: Run, client: Any, uri: str, parent_id: str | None = None) -> int:
 
 
 def sender(client: Any, run_id: str) -> Any:
-    """What sends points to a run. What the store refuses is left out."""
+    """Return a function that sends points to a run, leaving out what the store refuses."""
     from mlflow.entities import Metric
 
     from rlhf_lightning.callbacks.tracker import Point, is_refusal
@@ -110,7 +110,7 @@ def sender(client: Any, run_id: str) -> Any:
 
 
 def _find_or_make(run: Run, client: Any, uri: str, name: str, tags: Mapping[str, str]) -> str:
-    """The run's id in the store: the folder's own, or a new one."""
+    """Return the run's id in the store: the folder's own, or a new one."""
     from rlhf_lightning.callbacks.mlflow_store import NewRun
 
     former = live_run(run.folder, client, uri)
@@ -123,7 +123,7 @@ def _find_or_make(run: Run, client: Any, uri: str, name: str, tags: Mapping[str,
     own = {**(section.get("tags") or {}), "run_dir": str(run.folder), **tags}
     new = NewRun(experiment, name, own, section.get("artifact_location") or artifact_location(uri))
     if (lost := key_of(run.folder, uri)) is not None:
-        new.key, new.attempts = lost, 1  # an attempt whose answer was lost may have made it
+        new.key, new.attempts = lost, 1  # an attempt whose answer was lost may have created it
     made = new.make(client)
     keep_run(run.folder, uri, made)
     return made

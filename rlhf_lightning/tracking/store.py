@@ -1,4 +1,4 @@
-"""A tracking store: whether a run has one, where its artifacts lie, how it is opened, and what is said of it."""
+"""A tracking store: whether a run has one, where its artifacts are, how it is opened, and what is said about it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def uses_mlflow(config: Mapping[str, Any]) -> bool:
-    """Whether the logger section is MLflow's."""
+    """Return whether the logger section is MLflow's."""
     return str((config.get("logger") or {}).get("_target_", "")).endswith("MLFlowLogger")
 
 
 def artifact_location(uri: str) -> str | None:
-    """Artifacts of a local store lie beside its file, wherever a command is called; a server has its own place."""
+    """Return where artifacts go: next to a local store's file, from any working folder; a server has its own place."""
     if not uri.startswith("sqlite:///"):
         return None
     return (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
@@ -35,7 +35,7 @@ def ui_command(uri: str) -> str:
 
 
 def store_notice(uri: str, folder: Path) -> Notice:
-    """What says, in one line, that a store does not take a run, and how to send it later."""
+    """Return what says, in one line, that a store does not accept a run, and how to send it later."""
     from rlhf_lightning.callbacks.notice import Notice
 
     given_again = " tracking_uri=<its address, with the password>" if HIDDEN in shown(uri) else ""

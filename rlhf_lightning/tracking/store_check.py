@@ -1,6 +1,6 @@
-"""Whether a tracking store can be a store at all, before anything is trained.
+"""Whether a tracking store can be a store at all, checked before training.
 
-A store that does not answer is none of this: the run goes on without it. MLflow is imported late.
+A store that does not answer is not refused: the run continues without it. MLflow is imported late.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from rlhf_lightning.secret_text import shown
 
 _PATIENCE = 3.0  # seconds
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")  # a driver may follow: mysql+x
-_PROBE = "/api/2.0/mlflow/experiments/get-by-name"  # where MLflow asks for a password, if anywhere
+_PROBE = "/api/2.0/mlflow/experiments/get-by-name"  # where MLflow would ask for a password
 _REFUSED = (401, 403)
 
 
 def check_tracking(uri: str) -> None:
-    """Raise UserError for what no waiting mends: not the address of a store, no database, or a wrong password.
+    """Raise UserError for what waiting cannot fix: not the address of a store, no database, or a wrong password.
 
     Args:
-        uri: where the store is.
+        uri: the store's address.
 
     Raises:
-        UserError: see there.
+        UserError: as described above.
     """
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme not in _SCHEMES:
@@ -65,12 +65,12 @@ def _begins_with(file: Path, mark: bytes) -> bool:
 
 
 def _check_driver(uri: str) -> None:
-    """Import what the database's address names; nothing is connected to."""
+    """Import the driver that the database's address names, without connecting."""
     import sqlalchemy
 
     try:
         sqlalchemy.create_engine(uri).dispose()
-    except Exception as error:  # of its parser, and of any driver
+    except Exception as error:  # from its parser or any driver
         raise UserError(
             f"logger.tracking_uri: {shown(uri)} cannot be used ({shown(reason(error))}); correct the address, or "
             "install its driver"
@@ -89,7 +89,7 @@ def _check_server(uri: str) -> None:
     try:
         urllib.request.urlopen(request, timeout=_PATIENCE).close()
     except urllib.error.HTTPError as error:
-        # The client knows ways to log in that this does not, so it has the last word.
+        # The client can log in in ways that this check cannot, so it decides.
         if error.code in _REFUSED and _client_is_refused(uri):
             raise UserError(
                 f"logger.tracking_uri: {shown(uri)} refuses the login (error {error.code}); correct the user and "
@@ -101,7 +101,7 @@ def _check_server(uri: str) -> None:
 
 
 def _probe(uri: str) -> urllib.request.Request:
-    """A user and password in the address go into a header: urllib takes them for a port."""
+    """Return a request with the address's user and password in a header: urllib would take them for a port."""
     parts = urllib.parse.urlsplit(uri)
     credentials, _, host = parts.netloc.rpartition("@")
     address = urllib.parse.urlunsplit(
@@ -119,12 +119,12 @@ def _probe(uri: str) -> urllib.request.Request:
 
 
 def _client_is_refused(uri: str) -> bool:
-    """Whether MLflow's own client is refused, too."""
+    """Return whether MLflow's own client is refused too."""
     from mlflow import MlflowClient
 
     try:
         MlflowClient(uri).get_experiment_by_name("Default")
-    except Exception as error:  # of the network, or what a server answers instead
+    except Exception as error:  # a network error, or whatever else a server answers
         refusals = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")
         return getattr(error, "error_code", None) in refusals or any(
             f"error code {code}" in str(error) for code in _REFUSED

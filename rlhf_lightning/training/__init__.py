@@ -1,1 +1,1 @@
-"""What every algorithm shares: limits of rows, precision of updates, weighted means, points to resume from."""
+"""What every algorithm shares: row limits, precision of updates, weighted means, points to resume from."""

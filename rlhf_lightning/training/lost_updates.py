@@ -1,4 +1,4 @@
-"""Updates that are too small for the type of the weights: adding them changes nothing."""
+"""Updates too small for the dtype of the weights: adding them changes nothing."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
 
-SAMPLE = 2**16  # numbers of a parameter that are looked at
-LEAST = 0.5  # of the weights that should change
+SAMPLE = 2**16  # numbers of a parameter that are sampled
+LEAST = 0.5  # share of the weights that should change
 
 
 @torch.no_grad()
 def share_changed(weight: Tensor, step: float) -> float:
-    """The share of numbers that are another one after `step` is added or subtracted, in their type.
+    """Return the share of numbers that change when `step` is added or subtracted, in their dtype.
 
-    A number in bfloat16 has 8 significant bits: a step below 1/512 to 1/256 of it is lost.
+    A bfloat16 number has 8 significant bits: a step below 1/512 to 1/256 of it is lost.
 
     >>> share_changed(torch.tensor([1.0, 0.001], dtype=torch.bfloat16), 1e-4)
     0.5
@@ -30,9 +30,9 @@ def share_changed(weight: Tensor, step: float) -> float:
 
 
 def warn_of_lost_updates(optimizer: Optimizer) -> None:
-    """Warn of a learning rate of 0, and if most weights in half precision stay as they are after an update of its size.
+    """Warn about a learning rate of 0, and if an update of its size would leave most half-precision weights unchanged.
 
-    That is the size of Adam's updates and of its relatives'; SGD's depend on the gradients.
+    That is the size of updates of Adam and its relatives; SGD's depend on the gradients.
     """
     if not any(float(group["lr"]) for group in optimizer.param_groups):
         log.warning("optimizer.lr: found 0, so nothing is learned; give a learning rate above 0")

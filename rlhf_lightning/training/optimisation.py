@@ -1,4 +1,4 @@
-"""The optimiser and its scheduler, made from what a config names."""
+"""Building the optimiser and its scheduler from a config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SchedulerFactory = Callable[..., LRScheduler]
 def optimisation(
     trainer: Any, trained: list[nn.Parameter], make_optimizer: OptimizerFactory, make_scheduler: SchedulerFactory | None
 ) -> Any:
-    """Return what Lightning's `configure_optimizers` does: an optimiser, with a scheduler that goes by its steps."""
+    """Return what Lightning's `configure_optimizers` returns: an optimiser, and a scheduler stepped with it."""
     with blaming("optimizer: cannot be built with these settings"):
         optimizer = make_optimizer(trained)
     if getattr(trainer.precision_plugin, "scaler", None) is None:
@@ -39,10 +39,10 @@ def optimisation(
 
 
 def _scheduler(trainer: Any, make: SchedulerFactory, optimizer: Optimizer) -> LRScheduler:
-    """The scheduler, told how many optimiser steps are planned.
+    """Return the scheduler, given the planned number of optimiser steps.
 
     Raises:
-        UserError: it asks for the number of steps of a run without an end.
+        UserError: it requires the number of steps of a run without an end.
     """
     asks = "num_training_steps" in inspect.signature(make).parameters
     warm_up = getattr(make, "keywords", {}).get("num_warmup_steps") or 0

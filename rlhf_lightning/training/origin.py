@@ -1,6 +1,6 @@
-"""Whose checkpoint it is: one of another algorithm, network, data or reward would be taken up without a word.
+"""Whose checkpoint it is: one of another algorithm, network, data or reward would otherwise be loaded silently.
 
-Parameters are found by name, so that a DPO run's fit an SFT run; those that are missing or new are left as they are.
+Parameters are found by name, so a DPO run's fit an SFT run; missing or new ones are left as they are.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rlhf_lightning.rewards import as_reward
 
 
 def origin(module: Any) -> dict[str, Any]:
-    """What a checkpoint keeps of its run: the algorithm's name, and hashes of what else it is made of, as far as known.
+    """Return what a checkpoint records about its run: the algorithm's name, and hashes of its other inputs.
 
-    Those are of the rows, of PPO-ptx's text, of the reward (source files of functions, files of models, weights), of
-    DPO's reference and of the frozen weights under an adapter.
+    Those are hashes of the rows, of PPO-ptx's text, of the reward (source files of functions, files of models,
+    weights), of DPO's reference and of the frozen weights under an adapter.
     """
     return {"algorithm": type(module).__name__, **_hashes(module)}
 
 
 def check_origin(module: Any, checkpoint: dict[str, Any]) -> None:
-    """See that a checkpoint is of this algorithm, of a network of this shape, and of these training rows.
+    """Check that a checkpoint belongs to this algorithm, a network of this shape, and these training rows.
 
     Raises:
-        UserError: it is not.
+        UserError: it does not.
     """
     kept = checkpoint.get("origin", {})
     name = type(module).__name__

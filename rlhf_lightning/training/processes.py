@@ -1,4 +1,4 @@
-"""What every process of a run has of its own."""
+"""Values that differ between the processes of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def of_every_process(value: T) -> list[T]:
-    """The values of all processes, in the order of their ranks. Every process has to call it."""
+    """Return the values of all processes, in rank order. Call it on every process."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return [value]
     values: list[T] = [value] * distributed.get_world_size()
@@ -19,7 +19,7 @@ def of_every_process(value: T) -> list[T]:
 
 
 def of_this_process(values: list[T]) -> T | None:
-    """This process's part of what `of_every_process` returned, None if that was for another number of processes."""
+    """Return this process's part of an `of_every_process` result; None for another number of processes."""
     ready = distributed.is_available() and distributed.is_initialized()
     world_size, rank = (distributed.get_world_size(), distributed.get_rank()) if ready else (1, 0)
     return values[rank] if len(values) == world_size else None

@@ -13,7 +13,7 @@ from rlhf_lightning.training.processes import of_every_process, of_this_process
 from rlhf_lightning.training.weighted_mean import Maximum, WeightedMean, on_host
 
 Statistics = dict[str, tuple[Tensor | float, Tensor | float]]
-"""Name -> (mean, weight); of a name that ends in `_max`, (maximum, any weight)."""
+"""Name -> (mean, weight); for a name that ends in `_max`, (maximum, any weight)."""
 
 
 class RecordingModule(L.LightningModule):
@@ -54,12 +54,12 @@ class RecordingModule(L.LightningModule):
         return metric
 
     def _recorded(self, prefix: str = "") -> dict[str, WeightedMean]:
-        """The means with something recorded since they were last logged."""
+        """Return the means with something recorded since they were last logged."""
         metrics = {name: self._metric(name) for name in self.metrics if name.startswith(prefix)}
         return {name: metric for name, metric in metrics.items() if metric.update_called}
 
     def _unlogged(self, prefix: str = "") -> list[tuple[str, Metric]]:
-        """The means and then the maxima with something recorded since they were last logged."""
+        """Return the means, then the maxima, with something recorded since they were last logged."""
         maxima = [(name, metric) for name, metric in self.maxima.items() if name.startswith(prefix)]
         recorded: list[tuple[str, Metric]] = [*self._recorded(prefix).items()]
         return recorded + [(name, m) for name, m in maxima if isinstance(m, Metric) and m.update_called]
@@ -73,23 +73,23 @@ class RecordingModule(L.LightningModule):
         self.maxima[name].update(value.detach())  # type: ignore[operator]
 
     def log_recorded(self, prefix: str = "", **kwargs: Any) -> dict[str, Tensor]:
-        """Log and reset every recorded metric whose name starts with `prefix`; returns what was logged.
+        """Log and reset every recorded metric whose name starts with `prefix`; return what was logged.
 
-        With them, if they are not those of a validation: the learning rate of the last optimiser step.
+        Unless they belong to a validation, the learning rate of the last optimiser step is logged with them.
         """
         logged: dict[str, Tensor] = {}
         for name, metric in self._unlogged(prefix):
             logged[name] = metric.compute()
             metric.reset()
-        logged = on_host(logged)  # loggers, callbacks and the screen read each number on its own
+        logged = on_host(logged)  # loggers, callbacks and the screen read each number separately
         if self.rate is not None and not prefix:
             logged["lr"] = self.rate
-        # Means already; without a batch size Lightning would guess one from the batch, and fail.
+        # They are means already; without a batch size Lightning would guess one from the batch, and fail.
         self.log_dict(logged, rank_zero_only=True, batch_size=1, **kwargs)
         return logged
 
     def gather(self, x: Tensor) -> Tensor:
-        """`x` of all processes, stacked in front: [world_size, ...]."""
+        """Return `x` of all processes, stacked in front: [world_size, ...]."""
         if self.trainer.world_size == 1:
             return x.unsqueeze(0)
         gathered = self.all_gather(x)
@@ -97,25 +97,25 @@ class RecordingModule(L.LightningModule):
         return gathered
 
     def sum_over_processes(self, value: float) -> float:
-        """The same number on every process."""
+        """Return the sum over all processes, on every process."""
         if self.trainer.world_size == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.float32, device=self.device)
         return float(self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def max_over_processes(self, value: int) -> int:
-        """The largest one, on every process."""
+        """Return the maximum over all processes, on every process."""
         if self.trainer.world_size == 1:
             return value
         return int(self.gather(torch.tensor(value, device=self.device)).max())
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the means over the optimiser steps since the last time, every `log_every_n_steps`."""
+        """Every `log_every_n_steps`, log the means over the optimiser steps since the last time."""
         if self.logs_after(batch_idx):
             self.log_recorded(on_step=True, on_epoch=False, prog_bar=True)
 
     def logs_after(self, batch_idx: int) -> bool:
-        """Whether this batch ends an optimiser step after which the means are logged."""
+        """Return whether this batch ends an optimiser step after which the means are logged."""
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0 or self.trainer.is_last_batch
         return stepped and self._logs_this_step()
 
@@ -124,7 +124,7 @@ class RecordingModule(L.LightningModule):
         return every > 0 and self.global_step % every == 0
 
     def pending_metrics(self) -> dict[str, float]:
-        """What the loggers get at this step, but only after a checkpoint saved now: a kill between the two loses it."""
+        """Return what loggers get only after a checkpoint at this step: a kill between the two would lose it."""
         if not self._logs_this_step():
             return {}
         pending = {name: float(x) for name, x in on_host({name: m.compute() for name, m in self._unlogged()}).items()}
@@ -135,7 +135,7 @@ class RecordingModule(L.LightningModule):
         self.log_recorded("val/", on_step=False, on_epoch=True, prog_bar=True)
 
     def recorded_state(self) -> dict[str, Any]:
-        """What is recorded and not logged yet, of every process, for a checkpoint."""
+        """Return what is recorded and not yet logged, of every process, for a checkpoint."""
         unlogged = [] if self._logs_this_step() else self._unlogged()
         sums = {name: metric.sums() for name, metric in unlogged if isinstance(metric, WeightedMean)}
         maxima = {name: metric.value for name, metric in unlogged if isinstance(metric, Maximum)}
@@ -145,7 +145,7 @@ class RecordingModule(L.LightningModule):
         }
 
     def restore_recorded(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from what `recorded_state` has put into a checkpoint."""
+        """Continue from what `recorded_state` has put into a checkpoint."""
         for name, sums in (of_this_process(checkpoint.get("recorded", [])) or {}).items():
             self._metric(name).restore(sums)
         for name, value in (of_this_process(checkpoint.get("recorded_maxima", [])) or {}).items():

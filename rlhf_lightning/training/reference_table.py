@@ -1,4 +1,4 @@
-"""The reference's log-probabilities, computed once and kept in a file that is only read for what it was made from."""
+"""The reference's log-probabilities, computed once and stored in a file that is only read for the same inputs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FILE = "reference_logprobs.pt"
 def reference_table(
     module: Any, batches: Sequence[PreferenceBatch], logps: Callable[[PreferenceBatch], Tensor], fingerprint: str
 ) -> Table:
-    """Return log pi_ref of every answer of the batches; the table is kept in the run's folder.
+    """Return log pi_ref of every answer of the batches; the table is stored in the run's folder.
 
     Args:
         module: the LightningModule that trains.
         batches: every answer once.
         logps: batch -> [N], log-probabilities of its answers under the reference.
-        fingerprint: of the reference.
+        fingerprint: hash of the reference.
     """
     path = Path(module.trainer.default_root_dir) / FILE
     tokens = hashlib.sha256(b"".join(x.numpy().tobytes() for b in batches for x in (b.row_ids, b.input_ids)))
@@ -48,13 +48,13 @@ def reference_table(
 
 
 def _saved(path: Path, key: str, warn: bool) -> Table:
-    """The table of a file that holds what was computed for this key; empty otherwise."""
+    """Return the table of a file computed for this key; empty otherwise."""
     if not path.is_file():
         return {}
     try:
         saved = torch.load(path, weights_only=True)
         whole = saved.pop("sha256") == _digest(saved)
-    except Exception:  # torch's, zipfile's or pickle's own, for whatever lies there
+    except Exception:  # torch's, zipfile's or pickle's own, for any content
         whole = False
     if not whole and warn:
         log.warning(f"{path} has changed since it was written; the reference's log-probabilities are computed again")
@@ -62,5 +62,5 @@ def _saved(path: Path, key: str, warn: bool) -> Table:
 
 
 def _digest(kept: dict[str, Any]) -> str:
-    """The hash of a table with what it was computed from; floats are written out in full."""
+    """Return the hash of a table with its inputs; floats are written out in full."""
     return hashlib.sha256(repr([kept["key"], sorted(kept["table"].items())]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Which checkpoints a run resumes from exactly, however they were made."""
+"""Which checkpoints a run can resume from exactly, however they were made."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ WEIGHTS_ONLY = "it holds the weights alone, without the optimiser and the place 
 
 
 def interrupted(trainer: L.Trainer) -> str | None:
-    """What a run is in the middle of, which its resumption would do half or twice: `a step`; None between steps.
+    """Return what a run is in the middle of, such as `a step`, and so cannot resume exactly; None between steps.
 
-    A checkpoint that is saved then can be made by anything: `trainer.save_checkpoint()` in a hook, an exception, a
-    signal, a callback of another project.
+    Anything can save a checkpoint then: `trainer.save_checkpoint()` in a hook, an exception, a signal, a callback of
+    another project.
     """
     batch: Any = trainer.fit_loop.epoch_loop.batch_progress.current
     if not batch.ready == batch.started == batch.processed:
@@ -27,7 +27,7 @@ def interrupted(trainer: L.Trainer) -> str | None:
 
 
 def at_epoch_start(trainer: L.Trainer) -> str | None:
-    """The start of an epoch, but the first: Lightning would leave the epoch out."""
+    """Return a reason at the start of any epoch but the first: Lightning would skip the epoch."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
     return "the start of an epoch" if epoch.ready != epoch.started and trainer.global_step > 0 else None
 
@@ -43,7 +43,7 @@ def refuse_within_iterations(trainer: L.Trainer) -> None:
 
 
 def mark(checkpoint: dict[str, Any], within: str | None) -> None:
-    """Note in a checkpoint why no run resumes from it."""
+    """Note in a checkpoint why no run can resume from it."""
     if within is not None:
         checkpoint["cannot_resume"] = f"it was saved within {within}"
     elif "optimizer_states" not in checkpoint:

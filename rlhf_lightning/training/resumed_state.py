@@ -1,4 +1,4 @@
-"""What a run goes on with beside its weights: attributes that an algorithm declares, kept and restored in one place."""
+"""What a run resumes besides its weights: attributes that an algorithm declares, saved and restored in one place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOOKS = ("on_save_checkpoint", "on_load_checkpoint")
 
 
 def resumed_names(module: Any) -> list[str]:
-    """The attributes that a module's class and its base classes declare in `resumes`."""
+    """Return the attributes that a module's class and its base classes declare in `resumes`."""
     return sorted({name for each in type(module).__mro__ for name in vars(each).get("resumes", ())})
 
 
@@ -25,7 +25,7 @@ def resumed_state(module: Any) -> dict[str, Any]:
 def _state(value: Any) -> Any:
     if hasattr(value, "state_dict"):
         return value.state_dict()
-    return tuple(value) if isinstance(value, tuple) else value  # torch loads no classes of ours, such as named tuples
+    return tuple(value) if isinstance(value, tuple) else value  # torch does not load our classes, such as named tuples
 
 
 def restore_state(module: Any, state: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def restore_state(module: Any, state: dict[str, Any]) -> None:
 
 
 def keep_base_hooks(cls: type, base: type) -> None:
-    """Run the base class's checkpoint hooks before those that a class writes itself, also if it forgets super()."""
+    """Run the base class's checkpoint hooks before a class's own, even if those do not call super()."""
     for name in HOOKS:
         if name in vars(cls):
             setattr(cls, name, _after(vars(base)[name], vars(cls)[name]))

@@ -1,4 +1,4 @@
-"""Whether a model can read the rows it is given: checked once both are there, before the first step."""
+"""Whether a model can read its rows: checked once both are known, before the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_rows(module: Any, network: Any, key: str, longest_response: int = 0) -
 
     Args:
         module: has a trainer with the data.
-        network: what reads them.
+        network: reads the rows.
         key: the setting that shortens the rows.
         longest_response: tokens that sampling may add to a row.
     """
@@ -26,7 +26,7 @@ def check_rows(module: Any, network: Any, key: str, longest_response: int = 0) -
 
 
 def check_sequences(module: Any, network: Any, rows: Iterable[Any], key: str, longest_response: int = 0) -> None:
-    """The same for given rows."""
+    """Do the same for given rows."""
     sequences = [ids for row in rows if hasattr(row, "sequences") for ids in row.sequences()]
     if not sequences or network is None:
         return
@@ -44,7 +44,7 @@ def check_sequences(module: Any, network: Any, rows: Iterable[Any], key: str, lo
 
 
 def check_mismatched(module: Any, network: Any) -> None:
-    """Raise UserError if a prompt beside the answer to another one may be longer than the model's positions."""
+    """Raise UserError if a prompt with the answer to another one may be longer than the model's positions."""
     data = getattr(module.trainer, "datamodule", None)
     splits = getattr(data, "tokenized_rows", None)
     rows = [] if splits is None else splits()

@@ -1,4 +1,4 @@
-"""How a run is spread over processes, where Lightning's own classes need a word from us."""
+"""Distributing a run over processes, where Lightning's own classes need adjustment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 
 class FullySharded(ModelParallelStrategy):
-    """FSDP2 over all processes of all nodes; checkpoints are single files, which any number of processes resumes.
+    """FSDP2 over all processes of all nodes; checkpoints are single files, which any number of processes can resume.
 
     Args:
         process_group_backend: null: nccl on GPUs, gloo on CPUs.
@@ -23,6 +23,6 @@ class FullySharded(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Lightning's `auto` is the number of nodes; ours is the number of processes."""
+        """Shard over all processes; Lightning's `auto` would shard over the number of nodes."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()

@@ -1,4 +1,4 @@
-"""Whether a network that is about to be trained trains at all, and whether one that was has blown up."""
+"""Whether a network can be trained at all, and whether a trained one has blown up."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rlhf_lightning.models.sharding import local
 
 
 def check_trains(network: nn.Module) -> None:
-    """See that at least one weight matrix inside the network's layers is trainable.
+    """Check that at least one weight matrix inside the network's layers is trainable.
 
-    That is the least that changes what layers compute beyond a shift or a scale, and any LoRA of rank 1 has it. What
-    lies outside them (embeddings, output layer, score head) and single vectors (biases, norms) do not count.
+    That is the least that changes a layer's function by more than a shift or a scale, and any LoRA of rank 1 has it.
+    Weights outside the layers (embeddings, output layer, score head) and vectors (biases, norms) do not count.
 
     Raises:
         UserError: no such matrix is trainable.
@@ -27,7 +27,7 @@ def check_trains(network: nn.Module) -> None:
         total += parameter.numel()
         if parameter.requires_grad:
             trained += parameter.numel()
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # DeepSpeed's, of a parameter that is spread
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # DeepSpeed's, of a sharded parameter
             if len(shape) >= 2 and id(parameter) not in outside:
                 return
     raise UserError(
@@ -38,7 +38,7 @@ def check_trains(network: nn.Module) -> None:
 
 
 def _outside_the_layers(network: nn.Module) -> list[nn.Module]:
-    """Embeddings, and the output layer of a language model or of a classifier."""
+    """Return the embeddings, and the output layer of a language model or of a classifier."""
     bare = bare_model(getattr(network, "classifier", network))
     parts = [module for module in network.modules() if isinstance(module, nn.Embedding)]
     output = getattr(bare, "get_output_embeddings", lambda: None)()
@@ -46,7 +46,7 @@ def _outside_the_layers(network: nn.Module) -> list[nn.Module]:
 
 
 def check_blown_up(module: Any) -> None:
-    """Raise BlownUpError for trained weights that no model has, on every process: the checkpoint is not written."""
+    """Raise BlownUpError on every process for trained weights that no model has; the checkpoint is not written."""
     try:
         check_weights((name, local(p)) for name, p in module.named_parameters() if p.requires_grad)
         found = None

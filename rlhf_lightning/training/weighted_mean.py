@@ -1,4 +1,4 @@
-"""A mean and a maximum that are exact over batches of any size and over processes, and never wait for a device."""
+"""A mean and a maximum that are exact over batches of any size and over processes, without waiting for a device."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ class WeightedMean(Metric):
         self.weight += weight
 
     def compute(self) -> Tensor:
-        """The mean so far; 0 where nothing had any weight."""
+        """Return the mean so far; 0 if nothing had any weight."""
         return torch.where(self.weight > 0, self.total / self.weight.clamp(min=1e-12), 0.0)
 
     def sums(self) -> Tensor:
-        """The two sums of this process [2], for a checkpoint."""
+        """Return the two sums of this process, [2], for a checkpoint."""
         return torch.stack([self.total, self.weight])
 
     def restore(self, sums: Tensor) -> None:
-        """Go on from the sums of a checkpoint, to the bit."""
+        """Continue bitwise from the sums of a checkpoint."""
         self.reset()
-        self.update(0.0)  # so that torchmetrics knows of data
+        self.update(0.0)  # tells torchmetrics that there is data
         self.total, self.weight = sums.to(self.total.device).unbind()
 
 
 class Maximum(Metric):
-    """The largest value. NaN stays NaN, which torchmetrics' MaxMetric looks for, and drops, at every update."""
+    """The largest value. NaN stays NaN; torchmetrics' MaxMetric checks for NaN, and drops it, at every update."""
 
     full_state_update = False
     value: Tensor
@@ -60,19 +60,19 @@ class Maximum(Metric):
         self.value = torch.maximum(self.value, number_on(value, self.value.device))
 
     def compute(self) -> Tensor:
-        """The largest one so far."""
+        """Return the largest value so far."""
         return self.value
 
 
 def number_on(value: Tensor | float, device: torch.device) -> Tensor:
-    """A float32 number on the device. One of Python is written there, not copied, which would wait for the device."""
+    """Return a float32 number on the device. Python numbers are filled in there: a copy would wait for the device."""
     if isinstance(value, Tensor):
         return value.to(device, torch.float32)
     return torch.full((), value, dtype=torch.float32, device=device)
 
 
 def on_host(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of one shape, read from their device at once: each read on its own would wait for it."""
+    """Return tensors of one shape, read from their device in one transfer: each separate read would wait for it."""
     if not values:
         return {}
     return dict(zip(values, torch.stack([*values.values()]).cpu(), strict=True))
