@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+DOCS_STAMP := $(VENV)/.docs-ready
 VLLM_VENV ?= .venv-vllm
 VLLM_BIN := $(VLLM_VENV)/bin
 VLLM_STAMP := $(VLLM_VENV)/.ready
@@ -14,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel clean
+.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -105,9 +106,18 @@ lock: $(STAMP)  ## resolve pyproject.toml into requirements.lock again
 	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --extra dev --no-annotate \
 		--no-header --constraint requirements.in pyproject.toml | grep -vE '^(nvidia-|triton|cuda-)' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group docs --no-annotate \
+		--no-header --constraint requirements.lock --output-file requirements-docs.lock
 
 wheel: $(STAMP)  ## build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
+docs: $(DOCS_STAMP)  ## the documentation site in site/; fails at a broken link or docstring (Python >= 3.11)
+	$(BIN)/python scripts/build_docs.py
+
+$(DOCS_STAMP): $(STAMP) requirements-docs.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements-docs.lock
+	@touch $@
+
 clean:  ## remove the virtual environment, outputs and caches
-	rm -rf $(VENV) $(VLLM_VENV) .venv-trl-* dist outputs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM_VENV) .venv-trl-* dist outputs build site .pytest_cache .mypy_cache .ruff_cache

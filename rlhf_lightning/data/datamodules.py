@@ -203,7 +203,8 @@ class SFTDataModule(RowDataModule):
         val_batch_size: the same for validation; None: `batch_size`.
         max_length: most tokens per row. Longer rows keep the end of the prompt and the start of the answer.
         loss_on: "completion", "all", or "assistant" (every assistant turn, by the template's `{% generation %}`).
-        (the others): see `RowDataModule`.
+
+    The other arguments are those of `RowDataModule`.
     """
 
     kind: ClassVar[str] = "sft"
@@ -250,7 +251,8 @@ class AnswersDataModule(RowDataModule):
         batch_size: per batch and process.
         max_length: most tokens of prompt + answer. The prompt keeps its end, an answer its start.
         max_prompt_length: most tokens of the prompt; None: it is shortened only as far as `max_length` requires.
-        (the others): see `RowDataModule`.
+
+    The other arguments are those of `RowDataModule`.
     """
 
     @checked("data")
@@ -275,7 +277,8 @@ class PreferenceDataModule(AnswersDataModule):
 
     Args:
         batch_size: prompts per batch and process, each with all its answers.
-        (the others): see `AnswersDataModule` and `RowDataModule`.
+
+    The other arguments are those of `AnswersDataModule` and `RowDataModule`.
     """
 
     kind: ClassVar[str] = "preference"
@@ -317,7 +320,8 @@ class PromptDataModule(RowDataModule):
     Args:
         max_prompt_length: tokens of a prompt; longer ones keep their end.
         val_samples: responses to each held-out prompt at a validation.
-        (the others): see `RowDataModule`.
+
+    The other arguments are those of `RowDataModule`.
     """
 
     kind: ClassVar[str] = "prompts"

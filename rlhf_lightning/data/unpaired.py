@@ -29,7 +29,8 @@ class UnpairedLoader(BatchLoader):
     Args:
         collate_mismatched: rows of mismatched pairs -> batch.
         shorten: (prompt, answers) -> the same, truncated to a row's maximum length.
-        (the others): see `BatchLoader`.
+
+    The other arguments are those of `BatchLoader`.
     """
 
     rows: Sequence[TokenizedAnswer]
@@ -83,7 +84,8 @@ class UnpairedDataModule(AnswersDataModule):
 
     Args:
         batch_size: answers per batch and process.
-        (the others): see `AnswersDataModule` and `RowDataModule`.
+
+    The other arguments are those of `AnswersDataModule` and `RowDataModule`.
     """
 
     kind: ClassVar[str] = "unpaired"
