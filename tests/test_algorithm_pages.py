@@ -116,6 +116,19 @@ def test_the_functions_that_a_page_links_to_are_where_it_says(page: Path) -> Non
         assert set(name.split(".")) <= defined_in(ROOT / file), f"{name} in {file}"
 
 
+def test_pages_have_the_figures_of_the_results() -> None:
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    choice = (ROOT / "docs" / "which_algorithm.md").read_text(encoding="utf-8")
+    columns = r"^\| (\w+) \| (-?[\d.]+) \| ([\d.]+% \(\d+%-\d+%\)) \|[^|]*%[^|]*\| ([\d.]+) \|"
+    rows = re.findall(columns, results, re.MULTILINE)
+    assert len(rows) == 9
+    for name, gold, wins, kl in rows:
+        page = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"gold score {gold}, wins against SFT {wins}" in page, name
+        assert f"KL {kl} nats per response" in page, name
+        assert f"| {gold} | {wins} | {kl} |" in choice, name
+
+
 def keys_of(config: dict[str, Any], prefix: str = "") -> set[str]:
     """Every dotted key of a config."""
     deeper = [keys_of(value, f"{prefix}{name}.") for name, value in config.items() if isinstance(value, dict)]
