@@ -14,7 +14,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "BITSANDBYTES_NOWELCOME": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # an unavailable store is one line of ours rather than tracebacks
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # an unavailable store is one line, not tracebacks
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the tracker retries itself, and creates no second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

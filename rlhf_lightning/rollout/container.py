@@ -24,7 +24,7 @@ class RolloutSettings:
     Args:
         engine: `native` (a sampling loop over the policy's own weights).
         max_new_tokens: longest response in tokens, including EOS.
-        temperature: sampling temperature; log-probabilities, KL and ratios are of the tempered policy throughout.
+        temperature: sampling temperature; log-probabilities, KL and ratios always refer to the tempered policy.
         batch_size: prompts per iteration and process.
         generation_batch_size: prompts decoded at a time, with all their responses; null: all of them.
         samples_per_prompt: responses to each prompt, adjacent in the rollout.

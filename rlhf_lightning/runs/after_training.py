@@ -49,7 +49,7 @@ def fit(trainer: Any, call: Callable[[], Any], aftermath: Aftermath) -> None:
 
 
 def export_model(export: Callable[[Path], None], run_dir: Path) -> None:
-    """Write `model/` next to its place first, so that it is complete and contains nothing of an earlier run.
+    """Write `model/` next to its place first, so that it is complete and has no files of an earlier run.
 
     Call it on every process, because sharded weights are gathered; the first process writes.
     """

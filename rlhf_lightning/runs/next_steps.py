@@ -101,7 +101,7 @@ def _first_row(path: str) -> dict[str, Any]:
 
 
 def _is_model(path: str) -> bool:
-    """Whether something that a run began from can be loaded with its weights: not a configuration alone."""
+    """Return whether something that a run began from can be loaded with its weights: not a configuration alone."""
     folder = Path(path)
     files = [*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("model/*.safetensors")]
     return bool(files) or not folder.exists()  # a hub name

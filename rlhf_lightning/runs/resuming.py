@@ -1,4 +1,4 @@
-"""Whether a run may resume with another config than it began with."""
+"""Check that a run may resume with another config than the one it began with."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class Run:
         """Return whether it was trained on 4-bit weights."""
         return bool(self.config["model"].get("quantization"))
 
-    # ---- where it is, and what is there
+    # ---- where it is, and what it contains
 
     @property
     def folder(self) -> Path:

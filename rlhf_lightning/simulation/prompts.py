@@ -87,9 +87,8 @@ def split_prompts(n_train: int, n_test: int, rng: random.Random) -> tuple[list[P
         wordings = groups[key]
         rng.shuffle(wordings)
         kind = wordings[0].kind
-        test_pool[kind].append(
-            wordings[0]
-        )  # one a pair: pairs that are kept away would count as often as they have wordings
+        # One per pair: pairs that are kept away would count as often as they have wordings.
+        test_pool[kind].append(wordings[0])
         if kind != "question" and left[key[1]] >= MIN_TOPICS and rng.random() < UNSEEN_SHARE:
             left[key[1]] -= 1
         else:

@@ -58,7 +58,7 @@ def _section_type(found: Definition, given: frozenset[str]) -> Any:
 
 
 def parameters_of(found: Definition) -> Signature:
-    """What a class or function takes, with what it hands on to another one."""
+    """Return what a class or function takes, with what it hands on to another one."""
     taken = of_definition(found)
     other = library_types.HANDS_ON.get(found.path)
     if other is None or (above := definition(other)) is None:

@@ -1,4 +1,4 @@
-"""Whether a tracking store can be a store at all, checked before training.
+"""Check before training that a tracking store can be a store at all.
 
 A store that does not answer is not refused: the run continues without it. MLflow is imported late.
 """

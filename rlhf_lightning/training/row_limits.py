@@ -1,4 +1,4 @@
-"""Whether a model can read its rows: checked once both are known, before the first step."""
+"""Check that a model can read its rows, once both are known and before the first step."""
 
 from __future__ import annotations
 

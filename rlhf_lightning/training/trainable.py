@@ -1,4 +1,4 @@
-"""Whether a network can be trained at all, and whether a trained one has blown up."""
+"""Check that a network can be trained at all, and that a trained one has not blown up."""
 
 from __future__ import annotations
 
