@@ -27,12 +27,8 @@ UNCLEAN: set[str] = {
     "rlhf_lightning/data",
     "rlhf_lightning/feedback",
     "rlhf_lightning/kernels",
-    "rlhf_lightning/process",
     "rlhf_lightning/rollout",
     "rlhf_lightning/runs",
-    "rlhf_lightning/simulation",
-    "rlhf_lightning/source",
-    "rlhf_lightning/tracking",
     "rlhf_lightning/training",
 }
 # The same of pages with paragraphs that are too long.
