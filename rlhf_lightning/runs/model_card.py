@@ -76,7 +76,7 @@ def loading_code(run: Run, load_from: str, adapter: bool, chat: bool) -> str:
     """Return Python code that loads the folder with plain transformers or peft, and uses it once."""
     task = "SequenceClassification" if run.is_reward_model else "CausalLM"
     library, loader = ("peft", f"AutoPeftModelFor{task}") if adapter else ("transformers", f"AutoModelFor{task}")
-    # The base knows nothing of the head; without a pad token the last token is scored, which is the answer's end.
+    # The base does not know the head; without a pad token the last token is scored, which is the answer's end.
     settings = ", num_labels=1, pad_token_id=None" if adapter and run.is_reward_model else ""
     imports = f"from {library} import {loader}\nfrom transformers import AutoTokenizer"
     if not adapter:
