@@ -3,8 +3,8 @@
     python scripts/algorithms_table.py                          `pipeline=algorithms` for seeds 0 to 2, and the table
     python scripts/algorithms_table.py --seeds 0 -- stages.kto.algorithm.beta=0.1
 
-A seed is a pipeline in FOLDER/seedN, whose stages run one by one, each in a process of its own; what has ended is not
-run again, so that the stages of an older run (`make demo`) may be copied there. The evaluation follows the last stage.
+A seed is a pipeline in FOLDER/seedN, whose stages run one by one, each in a separate process; finished stages are not
+run again, so the stages of an older run (`make demo`) may be copied there. The evaluation follows the last stage.
 Prints the table and writes it to FOLDER/table.md. The exit code is 1 if an algorithm's wins, over all seeds, are below
 75 %.
 """
@@ -33,7 +33,7 @@ HEAD = "| algorithm | gold | wins against SFT | wins of each seed | KL, nats per
 
 @cache
 def stages() -> list[str]:
-    """The pipeline's stages, in their order: SFT and the reward model, then the algorithms."""
+    """Return the pipeline's stages in order: SFT and the reward model, then the algorithms."""
     return list(compose_config("pipeline", ["pipeline=algorithms"])["stages"])
 
 
@@ -52,13 +52,13 @@ def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
 
 
 def evaluated(folder: Path) -> bool:
-    """Return whether the pipeline in a folder has ended with its evaluation; a stage alone leaves a summary, too."""
+    """Return whether the pipeline in a folder has ended with its evaluation; a stage alone also leaves a summary."""
     file = folder / "summary.json"
     return file.is_file() and f"{stages()[-1]}.gold_mean" in json.loads(file.read_text())
 
 
 def run(folder: Path, seed: int, begin: str, *overrides: str) -> None:
-    """rlhf-pipeline from a stage on, in a process of its own."""
+    """Run rlhf-pipeline from a stage on, in a separate process."""
     settings = [f"seed={seed}", f"run_dir={folder}", f"from={begin}", "logger=none", *overrides]
     command = [sys.executable, "-c", COMMAND, "pipeline=algorithms", *settings]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -66,18 +66,18 @@ def run(folder: Path, seed: int, begin: str, *overrides: str) -> None:
 
 
 def prompts_of(folder: Path) -> int:
-    """How many prompts the pipeline was evaluated on: what an interval counts."""
+    """Return how many prompts the pipeline was evaluated on, the units of an interval."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     return sum(1 for _ in Path(config["evaluation"]["prompts"]).open(encoding="utf-8"))
 
 
 def wins(summaries: Sequence[Mapping[str, Any]], name: str) -> float:
-    """The mean over seeds of the share of comparisons with SFT that the gold reward gives to an algorithm."""
+    """Return the mean over seeds of the share of comparisons with SFT that an algorithm wins by the gold reward."""
     return mean([summary[f"{name}.gold_win_rate_vs_sft"] for summary in summaries])
 
 
 def row(summaries: Sequence[Mapping[str, Any]], name: str, prompts: int) -> str:
-    """An algorithm's line: means over the seeds, a Wilson interval of all seeds' prompts, and the wins of each seed."""
+    """Return an algorithm's line: means over seeds, a Wilson interval over all seeds' prompts, and each seed's wins."""
     rate = wins(summaries, name)
     low, high = wilson_interval(rate, prompts)
     each = ", ".join(f"{summary[f'{name}.gold_win_rate_vs_sft']:.0%}" for summary in summaries)

@@ -1,15 +1,15 @@
-"""Give every command bad input, and see that each answer is one line that names what is wrong.
+"""Give every command bad input, and check that each answer is one line that names what is wrong.
 
     python scripts/bad_inputs.py                 all of them; exit 1 if one is answered badly
     python scripts/bad_inputs.py --only yaml     those whose name contains the text
-    python scripts/bad_inputs.py --fast          those that the default tests run, some 40
+    python scripts/bad_inputs.py --fast          those that the default tests run, about 40
     python scripts/bad_inputs.py --list          names and commands, without running
     python scripts/bad_inputs.py --show          what each command printed
-    python scripts/bad_inputs.py --seconds       how long a wrong key or value takes, each in a process of its own
+    python scripts/bad_inputs.py --seconds       how long a wrong key or value takes, each in a separate process
 
-Answered well means: exit code 2; one line on standard error that begins with `error: ` and names the key or file; no
-traceback; and nothing in the folder of a finished run has changed. Every case runs in a folder of its own, in a fork of
-this process, which has imported the heavy libraries once.
+A good answer means: exit code 2; one line on standard error that begins with `error: ` and names the key or file; no
+traceback; and nothing in the folder of a finished run has changed. Every case runs in its own folder, in a fork of this
+process, which has imported the heavy libraries once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bad_input_catalogue.fixtures import FINISHED, write_fixtures
 from forked_command import in_a_fork, preload, run_command
 
 SECONDS = 120  # for one case, also on a slow machine
-BOUND = 1.5  # seconds within which 95 % of the config errors are to be answered
+BOUND = 1.5  # seconds within which 95 % of the config errors must be answered
 
 
 class Answer:
@@ -62,7 +62,7 @@ class Answer:
 
 
 def answer(case: Case, fixtures: Path) -> Answer:
-    """Run a case in a copy of the fixtures, in a process of its own."""
+    """Run a case in a copy of the fixtures, in a separate process."""
     with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch:
         folder = Path(scratch) / "work"
         shutil.copytree(fixtures, folder, symlinks=True)
@@ -75,7 +75,7 @@ def answer(case: Case, fixtures: Path) -> Answer:
 
 
 def seconds(case: Case, fixtures: Path) -> float:
-    """How long the command takes to answer, from the start of its process."""
+    """Return how long the command takes to answer, from the start of its process."""
     with tempfile.TemporaryDirectory(prefix="bad-input-") as scratch:
         folder = Path(scratch) / "work"
         shutil.copytree(fixtures, folder, symlinks=True)
@@ -87,7 +87,7 @@ def seconds(case: Case, fixtures: Path) -> float:
 
 
 def measure_seconds(cases: list[Case], fixtures: Path) -> int:
-    """Print the distribution of the seconds, and the slowest cases; 1 if 5 % take longer than the bound."""
+    """Print the distribution of the seconds, and the slowest cases; return 1 if 5 % take longer than the bound."""
     took = sorted(((seconds(case, fixtures), case.name) for case in cases), reverse=True)
     p95 = took[len(took) // 20][0]
     for each, name in took[: len(took) // 10]:
@@ -97,7 +97,7 @@ def measure_seconds(cases: list[Case], fixtures: Path) -> int:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """The content of every file in a folder, by its name."""
+    """Return the content of every file in a folder, by its name."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -1,14 +1,14 @@
-"""Ours against TRL and against `generate` of transformers, alternating in one run; writes docs/performance.md.
+"""Compare us with TRL and with transformers' `generate`, alternating in one run; write docs/performance.md.
 
 python scripts/benchmark.py --model SmolLM2-135M --persona persona.jsonl --hh hh.jsonl --selfinstruct selfinstruct.jsonl
 python scripts/benchmark.py --only ppo-2x128 ppo-8x512-lora            # random Llamas: needs no files
-python scripts/benchmark.py --only ppo-2x128 --profile                 # which operators ours spends its time in
+python scripts/benchmark.py --only ppo-2x128 --profile                 # which operators our time is spent in
 python scripts/benchmark.py --list
 
-Each side is a process that stays alive: ours in this environment, the peer in `.venv-trl-<version>`, which is made when
-it is missing (TRL 1.12.0 for PPO, the last version with it; 1.16.0 for the rest). Both do the same repetition in turn,
-first one to warm up. What was measured is kept in docs/performance.json, so that `--only` renews some rows of the table
-and leaves the others.
+Each side is a process that stays alive: ours in this environment, the peer in `.venv-trl-<version>`, which is created
+if missing (TRL 1.12.0 for PPO, the last version with it; 1.16.0 for the rest). Both do the same repetition in turn,
+after one to warm up. Measurements are stored in docs/performance.json, so that `--only` renews some rows of the table
+and keeps the others.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from rlhf_lightning.models import LoRA
 from rlhf_lightning.process.quiet import quieten
 
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
-TABLES = "<!-- tables -->"  # before and after what is written
+TABLES = "<!-- tables -->"  # before and after the generated part
 
 
 def jobs(row: Row, given: argparse.Namespace, folder: Path) -> tuple[Job, Job]:
-    """The repetition, ours and the peer's: they differ in the files that hold the same thing, and in ours' kernels."""
+    """Return the repetition, ours and the peer's: they differ in files of equal content, and in our kernels."""
     ours, peer = _jobs(row, given, folder)
     return replace(ours, kernels=given.kernels), peer
 
@@ -96,19 +96,19 @@ def profile(row: Row, given: argparse.Namespace) -> str:
 
 
 def tables(results: dict[str, Measured]) -> str:
-    """Everything that is measured, as Markdown."""
+    """Return all measurements, as Markdown."""
     return f"{figures_table(results)}\n\n{circumstances(results)}"
 
 
 def keep(results: dict[str, Measured]) -> None:
-    """Write the figures, and the table into the page."""
+    """Write the measurements, and the table into the page."""
     FIGURES.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     before, _, after = PAGE.read_text(encoding="utf-8").split(TABLES)
     PAGE.write_text(f"{before}{TABLES}\n\n{tables(results)}\n\n{TABLES}{after}", encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Return the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a Hugging Face folder: SmolLM2-135M")
     parser.add_argument("--persona", metavar="JSONL", help="preferences with short answers")

@@ -4,10 +4,10 @@
     python scripts/canaries.py --fast          those of the default tests
     python scripts/canaries.py --only pickle   those whose name contains the text
 
-A payload that runs code writes a file `FIRED`. One that is meant for a terminal, a page or a card fires if it comes out
-as it went in; a template that does not end, if the command does not either. A command may refuse the input or work with
-it; it may not let the payload act. Every canary has a control: the same payload with the protection taken away. One
-whose control stays quiet could not fire at all, and fails the script as well.
+A payload that runs code writes a file `FIRED`. One meant for a terminal, a page or a card fires if it comes out
+unchanged; an endless template, if the command does not end either. A command may refuse the input or work with it, but
+it may not let the payload act. Every canary has a control: the same payload with the protection removed. A canary whose
+control stays quiet could not fire at all, and also fails the script.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from canary_catalogue.programs import PROGRAMS, TEMPLATES
 from canary_catalogue.text import TEXT
 from forked_command import preload, run_command
 
-HASHES = "hashes.json"  # a stranger writes those of a hostile folder, or none
+HASHES = "hashes.json"  # a stranger writes the hostile folder's hashes, or none
 CANARIES = [*CODE, *PICKLES, *SHADOWS, *PROGRAMS, *TEMPLATES, *PATHS, *TEXT]
 
 
 def what_fired(canary: Canary, fixtures: Path, prepare: Act) -> str:
-    """How the payload acted, or nothing.
+    """Return how the payload acted; empty if it did not.
 
     Args:
         canary: what is run.
-        fixtures: what the working folder begins with.
-        prepare: called in the process of the command before it.
+        fixtures: the initial content of the working folder.
+        prepare: called in the process of the command, before it.
     """
     with tempfile.TemporaryDirectory(prefix="canary-") as scratch:
         folder = Path(scratch) / "a" / "b" / "work"
@@ -62,7 +62,7 @@ def what_fired(canary: Canary, fixtures: Path, prepare: Act) -> str:
 
 
 def answer(canary: Canary, fixtures: Path) -> tuple[str, str]:
-    """Return the state of a canary: quiet, FIRED, or DEAD if its control is quiet as well; and how."""
+    """Return the state of a canary: quiet, FIRED, or DEAD if its control is quiet too; and how it acted."""
     if how := what_fired(canary, fixtures, canary.plant):
         return "FIRED", how
     if how := what_fired(canary, fixtures, all_of(canary.plant, canary.control)):

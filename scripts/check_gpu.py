@@ -4,10 +4,10 @@ python scripts/check_gpu.py                          # on a machine with one GPU
 python scripts/check_gpu.py --only agreement nf4     # some sections; --list names them
 python scripts/check_gpu.py --cpu                    # a rehearsal: the same code, small sizes
 
-Models and rows are made here, nothing is downloaded. Every section is a process of its own: one that breaks, or takes
-longer than its time and what earlier ones have left of theirs, loses none of the others' figures. The command ends with
-1 if a section broke or a figure is outside its bound. MLflow is not needed, bitsandbytes and TRL are used where they
-are installed.
+Models and rows are made here; nothing is downloaded. Every section is a separate process: one that breaks, or takes
+longer than its time plus what earlier ones have left over, loses none of the others' results. The command exits with 1
+if a section broke or a result is outside its bound. MLflow is not needed; bitsandbytes and TRL are used if they are
+installed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]
 from comparison.memory import ALLOCATOR  # noqa: E402
 from gpu_checks.findings import Finding, NotMeasuredError, Section, as_json, table  # noqa: E402
 
-# Section -> the seconds that it may take. All of them together are the eight minutes, less the start of this process.
+# Section -> the seconds that it may take. Together they are the eight minutes, minus the start of this process.
 SECONDS = {
     "imports": 25,
     "agreement": 75,
@@ -46,11 +46,11 @@ SECONDS = {
     "switches": 35,
     "trl": 40,
 }
-MODULES = {"trl": "beside_trl"}  # where it is not the section's name
+MODULES = {"trl": "beside_trl"}  # where it differs from the section's name
 
 
 def check_of(section: str) -> Callable[[Any], Iterator[Finding]]:
-    """The section's generator of figures."""
+    """Return the section's generator of results."""
     name, _, task = section.partition("-")
     module = importlib.import_module(f"gpu_checks.{MODULES.get(name, name)}")
     check: Callable[[Any], Iterator[Finding]] = partial(module.check_task, task=task) if task else module.check
@@ -58,7 +58,7 @@ def check_of(section: str) -> Callable[[Any], Iterator[Finding]]:
 
 
 def measure(section: str, cpu: bool, folder: Path, send: Callable[[dict[str, Any]], None]) -> None:
-    """Run a section in this process; every figure is sent as soon as it is there."""
+    """Run a section in this process; every result is sent as soon as it is available."""
     from rlhf_lightning.process.quiet import quieten
 
     quieten()
@@ -103,13 +103,13 @@ def in_own_process(section: str, command: list[str], seconds: float) -> Section:
 
 
 def last_line(errors: str, code: int) -> str:
-    """The line that says what went wrong: a traceback's last one."""
+    """Return the line that says what went wrong: a traceback's last one."""
     lines = [line for line in errors.splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else f"ended with code {code}"
 
 
 def run(sections: Iterable[str], command: Callable[[str], list[str]], budgets: dict[str, float]) -> Iterator[Section]:
-    """One section after the other; what one leaves of its time the next may take."""
+    """Run one section after the other; a section may use the time that earlier ones left over."""
     began, allowed = time.monotonic(), 0.0
     for section in sections:
         allowed += budgets[section]
@@ -143,7 +143,7 @@ def main() -> None:
         return
     if given.measure:
         answers = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)  # what libraries print is not a figure
+        os.dup2(2, 1)  # what libraries print is not a result
         measure(given.measure, given.cpu, given.folder, lambda said: print(json.dumps(said), file=answers, flush=True))
         return
     if not given.cpu and not has_gpu():

@@ -1,4 +1,4 @@
-"""How far each algorithm lands from the exact optimum: trains them all and prints the README's table.
+"""Train every algorithm and print how far each ends from the exact optimum.
 
 python scripts/exact_table.py                         # three seeds
 python scripts/exact_table.py --seeds 3 4 5           # others
@@ -37,17 +37,17 @@ KL_TARGET = 1.0
 
 
 def small(seed: int) -> World:
-    """4 tokens, 64 responses to each of 8 prompts."""
+    """Return a world of 4 tokens, with 64 responses to each of 8 prompts."""
     return World(seed=seed)
 
 
 def large(seed: int) -> World:
-    """8 tokens, 512 responses to each of 16 prompts."""
+    """Return a world of 8 tokens, with 512 responses to each of 16 prompts."""
     return World(vocabulary=8, n_prompts=16, seed=seed)
 
 
 def ppo(make_world: Callable[[int], World], beta: float) -> Callable[[int], Cells]:
-    """Regret of PPO."""
+    """Return the regret of PPO."""
 
     def measure(seed: int) -> Cells:
         result = train_ppo(make_world(seed), beta, seed)
@@ -57,7 +57,7 @@ def ppo(make_world: Callable[[int], World], beta: float) -> Callable[[int], Cell
 
 
 def on_policy(plan: OnPolicy, make_world: Callable[[int], World], beta: float) -> Callable[[int], Cells]:
-    """Regret of another algorithm that samples."""
+    """Return the regret of another algorithm that samples."""
 
     def measure(seed: int) -> Cells:
         result = train_on_policy(plan, make_world(seed), beta, seed)
@@ -67,19 +67,19 @@ def on_policy(plan: OnPolicy, make_world: Callable[[int], World], beta: float) -
 
 
 def dpo(seed: int) -> Cells:
-    """KL to the optimum, and slope."""
+    """Return the KL to the optimum, and the slope."""
     result = train_dpo(small(seed), 1.0, seed)
     return f"{result.kl:.1e}, {result.slope:.3f}", result.seconds
 
 
 def reward_model(seed: int) -> Cells:
-    """Accuracy over the ceiling, and slope."""
+    """Return the accuracy relative to the ceiling, and the slope."""
     result = train_reward_model(small(seed), seed)
     return f"{result.accuracy / result.bayes_accuracy:.2%}, {result.slope:.3f}", result.seconds
 
 
 def controller(seed: int) -> Cells:
-    """KL over the target, and coefficient over the right one."""
+    """Return KL relative to the target, and the coefficient relative to the right one."""
     result = train_controlled(small(seed), KL_TARGET, seed)
     return f"{result.kl / result.target:.3f}, {result.coef / result.beta:.3f}", result.seconds
 
@@ -105,7 +105,7 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
 
 
 def line(cells: Iterable[str]) -> str:
-    """A row of a Markdown table."""
+    """Return a row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 

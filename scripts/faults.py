@@ -1,13 +1,13 @@
-"""Make faults happen to runs, and see that nothing is lost: a table of what each cost.
+"""Inflict faults on runs, and check that nothing is lost: prints a table of what each cost.
 
-    python scripts/faults.py                   all of them; exit 1 if one is not taken well
+    python scripts/faults.py                   all of them; exit 1 if one is not handled well
     python scripts/faults.py --only tracking   those whose name contains the text
     python scripts/faults.py --quick           those that the default tests run
     python scripts/faults.py --list            names, without running
 
 Columns: finished steps, checkpoints or points that are gone; whether the end is bitwise that of an undisturbed run; how
-many seconds longer it took; lines on standard error beyond those of the undisturbed run. Every fault gets a folder of
-its own; its runs are forks of this process, which has imported the heavy libraries once.
+many seconds longer it took; lines on standard error beyond those of the undisturbed run. Every fault gets its own
+folder; its runs are forks of this process, which has imported the heavy libraries once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ EQUAL = {True: "yes", False: "NO", None: "-"}
 
 
 def row(fault: Fault, outcome: Outcome) -> str:
-    """A line of the table."""
+    """Return a line of the table."""
     name = fault.name if outcome.good else f"**BAD** {fault.name}"
     figures = (str(outcome.lost), EQUAL[outcome.equal], f"{outcome.seconds:.1f}", str(outcome.lines))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (name, *figures, outcome.note)) + " |"
 
 
 def tried(fault: Fault, folder: Path) -> Outcome:
-    """The outcome of a fault; one that cannot even be tried is not good."""
+    """Return the outcome of a fault; one that cannot even be tried is not good."""
     began = time.monotonic()
     try:
         folder.mkdir()

@@ -1,6 +1,6 @@
 """Load and faults of the labelling page: a real server, labelers over HTTP, and what the store holds afterwards.
 
-    python scripts/feedback_load.py                  all of it, some four minutes
+    python scripts/feedback_load.py                  all of it, about four minutes
     python scripts/feedback_load.py --only load      load | kills | two | locked | full
     python scripts/feedback_load.py --kills 3 --judgements 200     a short one
 
@@ -11,7 +11,7 @@
     locked  another process holds the file: one line, nothing lost, and the same form is taken afterwards
     full    the disk is full: the same (in a small file system in memory: needs root)
 
-Each prints a line, and the exit code is 1 if one of them does not hold.
+Each prints a line, and the exit code is 1 if one of them fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from urllib.parse import urlencode
 
 from rlhf_lightning.feedback import FeedbackStore, Response, Task, task_id
 
-BOUND = 100.0  # milliseconds within which 95 % of the answers are to be taken
+BOUND = 100.0  # milliseconds within which 95 % of the answers must be accepted
 LABELERS = 20
 SERVER = """
 import sys
@@ -53,7 +53,7 @@ serve(store, Serving(port=int(sys.argv[2])), lambda line: print(line, flush=True
 
 @dataclass
 class Server:
-    """A server in a process of its own, on a port that stays its own."""
+    """A server in a separate process, on a port that it keeps."""
 
     url: str
     patience: float = 10.0
@@ -75,7 +75,7 @@ class Server:
         raise SystemExit("the server did not start")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill it with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -95,7 +95,7 @@ class Labeler:
     connection: http.client.HTTPConnection | None = None
 
     def request(self, method: str, path: str, form: dict[str, str] | None = None) -> tuple[int, str]:
-        """Send a request, and again where the server goes away and the labeler is patient."""
+        """Send a request, and again if the server goes away and the labeler is patient."""
         while True:
             try:
                 return self._request(method, path, form)
@@ -121,7 +121,7 @@ class Labeler:
         self.request("GET", f"/enter/{self.name}")
 
     def open(self) -> dict[str, str] | None:
-        """Read the page of the next task, and return its form; None where nothing is left."""
+        """Read the page of the next task, and return its form; None if nothing is left."""
         start = time.perf_counter()
         _, page = self.request("GET", "/")
         self.pages.append(1000 * (time.perf_counter() - start))
@@ -173,7 +173,7 @@ def _task(number: int) -> Task:
 
 
 def kept(url: str, acknowledged: list[str]) -> tuple[int, int, int]:
-    """Judgements in a store; acknowledged ones that it lacks; tasks that were judged more than once."""
+    """Return a store's judgements, the acknowledged ones that it lacks, and tasks judged more than once."""
     with FeedbackStore(url) as store:
         with store.reading() as connection:
             keys = {row[0] for row in connection.exec_driver_sql("SELECT key FROM judgements")}
@@ -184,7 +184,7 @@ def kept(url: str, acknowledged: list[str]) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def at_work(labelers: list[Labeler], work: Callable[[Labeler], object]) -> Iterator[None]:
-    """Each labeler in a thread of its own, until all are done."""
+    """Run each labeler in a separate thread, until all are done."""
     failed: list[BaseException] = []
 
     def run(labeler: Labeler) -> None:
@@ -283,7 +283,7 @@ def two(folder: Path, arguments: argparse.Namespace) -> tuple[str, bool]:
 def _refused_and_taken(
     url: str, trouble: Callable[[], contextlib.AbstractContextManager[object]], words: str
 ) -> tuple[str, bool]:
-    """A form that is sent while there is trouble, and again once there is none."""
+    """Send a form while there is trouble, and again once there is none."""
     server = Server(url, patience=0.5).start()
     labeler = Labeler("labeler0", server.port)
     labeler.enter()

@@ -58,7 +58,7 @@ SKILLS = {"ana": 0.94, "bo": 0.9, "eve": 0.35}  # how often each takes the short
 
 
 def fill(store: FeedbackStore) -> None:
-    """Some answers of three labelers, so that there is something to see."""
+    """Add some answers of three labelers, so that there is something to see."""
     numbers = random.Random(1)
     samples = [
         Sample(
@@ -85,7 +85,7 @@ def fill(store: FeedbackStore) -> None:
 
 
 def draw(browser: Any, address: str, link: str, name: str, folder: Path, width: int, height: int) -> None:
-    """One page, light and dark."""
+    """Draw one page, light and dark."""
     for scheme in ("light", "dark"):
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
         page = context.new_page()

@@ -3,7 +3,7 @@
     python scripts/feedback_scale.py                                    100,000 tasks x 4, 500,000 judgements
     python scripts/feedback_scale.py --tasks 1000 --judgements 5000     a small one
 
-The store is made in a temporary folder, by inserts of its tables alone (answering takes as long as the disk syncs).
+The store is created in a temporary folder by table inserts (answering takes as long as the disk's syncs).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _fill(store: FeedbackStore, task_count: int, judgement_count: int) -> None:
 
 
 def _next_tasks(store: FeedbackStore) -> None:
-    """Each labeler asks and answers 20 times; the first is a labeler who has answered everything up to then."""
+    """Let each labeler ask and answer 20 times; the first one has already answered everything before."""
     taken, answered = [], []
     for i in range(LABELERS):
         for _ in range(20):

@@ -32,7 +32,7 @@ PRELOADED = (
 def preload() -> None:
     """Import what every command would import, before the first fork; one thread, so that forks are safe.
 
-    A shell starts its background jobs with SIGINT ignored, nohup with SIGHUP, and the commands would leave it so.
+    A shell starts background jobs with SIGINT ignored, nohup with SIGHUP, and the commands would keep it so.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -80,9 +80,9 @@ def run_command(
         words: the command line.
         folder: the working folder.
         prepare: called in the child before the command, with the folder.
-        scratch: where standard output and error are kept meanwhile.
-        seconds: after which it is killed.
-        typed: what standard input holds.
+        scratch: where standard output and error are stored meanwhile.
+        seconds: time after which it is killed.
+        typed: the content of standard input.
 
     Returns:
         exit code (None: killed), standard output, standard error.
@@ -98,7 +98,7 @@ def child_of_command(
 ) -> int:
     """Start `rlhf-<command> words` with these files as standard input, output and error; returns the process's id.
 
-    Signals wait until the command answers them: its process would not have begun so late.
+    Signals wait until the command handles them: a real process would have started earlier.
     """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -113,7 +113,7 @@ def child_of_command(
 def _child(
     command: str, words: list[str], folder: Path, prepare: Callable[[Path], object], files: tuple[Path, Path, Path]
 ) -> None:
-    """Never returns."""
+    """Run the command in the child; never return."""
     code = 1
     try:
         os.setsid()

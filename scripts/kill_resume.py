@@ -6,10 +6,10 @@
     python scripts/kill_resume.py --devices 2 --kills 8    the command itself on two processes (slower)
     python scripts/kill_resume.py --devices 2 --trainer fsdp2 --kills 8
 
-Every second kill is at a random moment of the run, every other one inside the saving of its files: before or after one
-of its writes, syncs and renames. Some runs are killed twice. A run is equal if its exported weights, metrics.jsonl,
-samples.jsonl and summary.json are those of the uninterrupted run to the last bit, times and speeds left out; one that
-is not makes the exit code 1. With one process every run is a fork of this one, which has imported the libraries once.
+Every second kill is at a random moment of the run, the others while its files are being saved: before or after one of
+the writes, syncs and renames. Some runs are killed twice. A run is equal if its exported weights, metrics.jsonl,
+samples.jsonl and summary.json are bitwise those of the uninterrupted run, except for times and speeds; otherwise the
+exit code is 1. With one process every run is a fork of this one, which has imported the libraries once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COMMON = [
     "prepare=null",
 ]
 STEPS = ["callbacks.checkpoint.every_n_epochs=null"]
-# Checkpoints within epochs, at their ends, beside validations, and between accumulating batches.
+# Checkpoints within epochs, at their ends, next to validations, and between accumulated batches.
 STAGES = {
     "sft": [
         *("experiment=sft_demo", "model.path=base/model", "data.train=world/sft.jsonl", "data.batch_size=2"),
@@ -101,11 +101,11 @@ class Stage:
     different: list[str] = field(default_factory=list)
 
 
-# ---- what a run is, and its end
+# ---- what a run is, and how it ends
 
 
 def prepare(folder: Path) -> None:
-    """The world, and a model with dropout: what is lost of the random states must show."""
+    """Prepare the world, and a model with dropout, so that lost random states show."""
     from rlhf_lightning.simulation import write_world
 
     write_world(str(folder / "world"), n_train_prompts=24, n_test_prompts=8, demonstrations_per_prompt=1)
@@ -115,7 +115,7 @@ def prepare(folder: Path) -> None:
 
 
 def end_of(run: Path) -> dict[str, Any]:
-    """All that must be equal at the end of a run."""
+    """Return everything that must be equal at the end of a run."""
     weights = {
         f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((run / "model").glob("*.safetensors"))
     }
@@ -135,7 +135,7 @@ def compared(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def in_fork(body: Callable[[], object], folder: Path) -> int:
-    """The id of a child that does `body` in `folder`; what it prints goes to a file there."""
+    """Return the id of a child that runs `body` in `folder`; its output goes to a file there."""
     if (child := os.fork()) != 0:
         return child
     code = 1
@@ -157,7 +157,7 @@ def in_fork(body: Callable[[], object], folder: Path) -> int:
 
 
 def wait(child: int, seconds: float = 600.0) -> int:
-    """The child's exit code, SIGKILLed after `seconds`."""
+    """Return the child's exit code; it is killed after `seconds`."""
     end = time.monotonic() + seconds
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -169,7 +169,7 @@ def wait(child: int, seconds: float = 600.0) -> int:
 
 
 def watch_saving(at: int | None = None, signum: int = signal.SIGKILL, count: Path | None = None) -> Callable[[], int]:
-    """In a child: send itself a signal at the `at`-th half of a write, sync or rename; returns what counts them.
+    """In a child: send itself a signal at the `at`-th half of a write, sync or rename; return their counter.
 
     Args:
         at: from 0; None: never.
@@ -226,13 +226,13 @@ class Forks:
         return in_fork(body, self.folder)
 
     def whole(self, config: dict[str, Any]) -> tuple[float, int]:
-        """An uninterrupted run: its seconds, and the halves of writes, syncs and renames in it."""
+        """Return an uninterrupted run's seconds, and the halves of its writes, syncs and renames."""
         count, started = self.folder / "count.txt", time.monotonic()
         check(wait(self.start(config, count=count)), self.folder)
         return time.monotonic() - started, int(count.read_text())
 
     def killed(self, config: dict[str, Any], stage: Stage, draw: random.Random) -> str | None:
-        """Where the run was killed; None if it ended first."""
+        """Return where the run was killed; None if it ended first."""
         if draw.random() < 0.5:
             code, where = wait(self.start(config), draw.uniform(0.0, stage.seconds)), "any moment"
         else:
@@ -272,7 +272,7 @@ class Commands:
         )
 
     def wait_for_checkpoint(self, run: subprocess.Popen[bytes], config: dict[str, Any], since: float) -> None:
-        """Wait until the run has saved its first one: before that there are imports, most of a short run's time."""
+        """Wait until the run has saved its first checkpoint: before that, a short run mostly imports."""
         file = self.folder / config["run_dir"] / "checkpoints/last.ckpt"
         while run.poll() is None and not (file.exists() and file.stat().st_mtime > since):
             time.sleep(0.005)
@@ -307,7 +307,7 @@ class Commands:
 def kill_and_resume(
     runs: Forks | Commands, config: dict[str, Any], stage: Stage, kills: int, draw: random.Random
 ) -> int:
-    """One run, killed once or twice (at most `kills` times), each time resumed, to its end; returns the kills."""
+    """Kill one run once or twice (at most `kills` times), resuming it each time to its end; return the kills."""
     run = runs.folder / config["run_dir"]
     wanted, done, ended = min(kills, draw.choice((1, 1, 2))), 0, False
     while done < wanted and not ended:
@@ -328,7 +328,7 @@ def kill_and_resume(
 
 
 def named(part: str, whole: Any, resumed: Any) -> str:
-    """The part of a run's end that differs, with its keys if it has some."""
+    """Return the part of a run's end that differs, with its keys if it has any."""
     if not isinstance(whole, dict):
         return part
     keys = [key for key in {**whole, **resumed} if whole.get(key) != resumed.get(key)]
@@ -336,7 +336,7 @@ def named(part: str, whole: Any, resumed: Any) -> str:
 
 
 def experiment(arguments: argparse.Namespace, folder: Path) -> list[Stage]:
-    """All stages, all kills."""
+    """Run all stages and all kills."""
     child = in_fork(lambda: prepare(folder), folder)
     check(wait(child), folder)
     overrides = {name: [*COMMON, *own] for name, own in STAGES.items()}

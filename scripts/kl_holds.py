@@ -4,8 +4,8 @@
     python scripts/kl_holds.py --seeds 0 1 --threads 1          two of them
     python scripts/kl_holds.py --folder outputs/adaptive -- algorithm.kl.kind=adaptive algorithm.kl.horizon=2000
 
-The world, the SFT model and the reward model are made once per seed, on one thread; both PPO runs of a seed begin from
-them. What has ended in the folder is not run again. Prints a table and writes it to FOLDER/table.md. The exit code is 1
+The world, the SFT model and the reward model are made once per seed, on one thread; both PPO runs of a seed start from
+them. Finished runs in the folder are not run again. Prints a table and writes it to FOLDER/table.md. The exit code is 1
 if the mean `objective/kl` of a run's last ten iterations is more than 10 % from its `algorithm.kl.target`.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 LAST = 10  # iterations that are averaged
-BAND = 0.1  # of the target
+BAND = 0.1  # share of the target
 COMMAND = "from rlhf_lightning.commands.train import main; main()"
 HEAD = "| seed | threads | mean KL, last ten iterations | off target | first within 10 % | coefficient at the end |"
 
@@ -46,7 +46,7 @@ class Held:
 
     @property
     def error(self) -> float:
-        """Relative to the target."""
+        """Return the error relative to the target."""
         return self.mean / self.target - 1
 
     @property
@@ -76,7 +76,7 @@ def table(results: dict[tuple[int, int], Held]) -> str:
 
 
 def train(run: Path, threads: int, *overrides: str) -> None:
-    """rlhf-train in a process of its own, whose number of threads is set before torch is imported."""
+    """Run rlhf-train in a separate process, whose number of threads is set before torch is imported."""
     if (run / "summary.json").is_file():
         return
     settings = [f"run_dir={run}", "requires={}", "logger=none", "callbacks.progress=null", *overrides]

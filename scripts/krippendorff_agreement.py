@@ -18,7 +18,7 @@ LEVELS = ("nominal", "ordinal", "interval")
 def main() -> None:
     import krippendorff
 
-    warnings.simplefilter("ignore", RuntimeWarning)  # where nothing varies, which both call NaN
+    warnings.simplefilter("ignore", RuntimeWarning)  # if nothing varies, both return NaN
     rng, worst, count = np.random.default_rng(0), 0.0, 0
     for _ in range(200):
         units, raters, values = rng.integers(5, 40), rng.integers(2, 6), rng.integers(2, 5)

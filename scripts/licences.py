@@ -3,8 +3,8 @@
     python scripts/licences.py           a Markdown table
     python scripts/licences.py --check   exit 1 if one has a licence that docs/dependencies.md does not allow
 
-A licence is what the installed package says: its expression, its classifiers or its text. Packages of other systems
-and versions of Python are in the lock and not installed; they are listed without one.
+The licence is the one that the installed package states: in its expression, its classifiers or its text. Packages for
+other systems and Python versions are in the lock but not installed; they are listed without one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 LOCK = Path(__file__).resolve().parents[1] / "requirements.lock"
-# Permissive, or copyleft of single files (MPL), which does not reach a program that imports them.
+# Permissive, or file-level copyleft (MPL), which does not extend to a program that imports them.
 ALLOWED = re.compile(
     r"MIT|BSD|Apache|ISC|Python Software Foundation|PSF|Mozilla Public License|MPL|CNRI|Kiwi|HPND|Zlib|0BSD|CC0|BSL-1",
     re.IGNORECASE,
 )
 FORBIDDEN = re.compile(r"\b(A|L)?GPL|GNU |SSPL|Commons Clause|Business Source|CC-BY-NC|Proprietary", re.IGNORECASE)
-READ = {  # packages that do not say it in their metadata, and where it was read
+READ = {  # packages whose metadata do not state it, and where it was read
     "huey": "MIT (LICENSE of the package)",
     "skops": "MIT (LICENSE of the package)",
 }
 
 
 def locked(lock: Path = LOCK) -> dict[str, str]:
-    """Name -> version of every package in the lock; of several versions the first."""
+    """Return name -> version of every package in the lock; if there are several versions, the first."""
     found: dict[str, str] = {}
     for line in lock.read_text().splitlines():
         if match := re.match(r"([\w.-]+)==([\w.+!-]+)", line):

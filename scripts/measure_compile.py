@@ -1,11 +1,11 @@
-"""Does torch.compile pay in decoding? A step of transformers with its static cache, as it is and compiled, in turn.
+"""Is torch.compile worthwhile in decoding? Times a step of transformers with its static cache, plain and compiled.
 
     python scripts/measure_compile.py                          # the random Llama of the benchmark, 2 layers of 128
     python scripts/measure_compile.py --llama 8x512
     python scripts/measure_compile.py --model SmolLM2-135M     # a Hugging Face folder
 
-Shapes are fixed and nothing is sampled, the best case for a compiler: rows that leave or start would compile again. It
-needs a C++ compiler.
+Shapes are fixed and nothing is sampled, the best case for a compiler: rows that leave or start would trigger
+recompilation. It needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
 
 @torch.no_grad()
 def report(network: Any, rows: int, columns: int, alternations: int = 5, steps: int = 30) -> str:
-    """The seconds to compile and both medians, in words."""
+    """Return the compile time and both medians, in words."""
     cache = StaticCache(config=network.config, max_cache_len=columns)
     ids, places = torch.full((rows, 1), 5), torch.zeros(rows, 1, dtype=torch.long)
     mask = torch.ones(rows, 1, 1, columns, dtype=torch.bool)

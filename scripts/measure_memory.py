@@ -1,12 +1,12 @@
-"""The peak memory of three optimiser steps against what rlhf-plan says, for SFT, DPO and PPO.
+"""Compare the peak memory of three optimiser steps with rlhf-plan, for SFT, DPO and PPO.
 
 python scripts/measure_memory.py --model outputs/SmolLM2-135M                 # a Markdown table
 python scripts/measure_memory.py --model outputs/SmolLM2-135M --only DPO
 
-Rows are as long as the plan takes them to be: data.max_length tokens. Each run is a process of its own. Without a GPU,
-measured is the peak of the process's resident memory (VmHWM) from the first step on, less what was resident before the
-model was built; the allocator is told to return freed tensors at once, so that resident means alive. With one it is
-torch.cuda.max_memory_allocated.
+Rows are as long as the plan assumes: data.max_length tokens. Each run is a separate process. Without a GPU, the
+measurement is the peak of the process's resident memory (VmHWM) from the first step on, minus what was resident before
+the model was built; the allocator is told to return freed tensors immediately, so that resident means alive. With a GPU
+it is torch.cuda.max_memory_allocated.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ COMMON = ["logger=none", "callbacks.checkpoint=null", "callbacks.progress=null",
 
 
 def words(first: int = 0) -> str:
-    """A text of about 2,000 tokens; no two have a part in common."""
+    """Return a text of about 2,000 tokens; no two share a part."""
     return " ".join(f"the {number} birds flew over the old house," for number in range(first, first + 200))
 
 
 def length(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """A reward that costs nothing."""
+    """Return a cheap reward."""
     return [float(len(response)) for response in responses]
 
 
 def overrides(case: str, model: str, folder: Path) -> list[str]:
-    """The command line of a case."""
+    """Return the command line of a case."""
     rest = PPO if "experiment=ppo" in CASES[case] else SUPERVISED
     device = f"trainer.accelerator={'gpu' if torch.cuda.is_available() else 'cpu'}"
     data = [device, f"model.path={model}", f"data.train={folder}/rows.jsonl", f"run_dir={folder}/run"]
@@ -65,7 +65,7 @@ def overrides(case: str, model: str, folder: Path) -> list[str]:
 
 
 def write_rows(case: str, folder: Path) -> None:
-    """Rows that are longer than any limit of the case, and share no beginning that could be computed once."""
+    """Write rows longer than any limit of the case, without a shared beginning that could be computed once."""
     rows: list[dict[str, str]] = [{"text": words()}] * 16
     if "experiment=dpo" in CASES[case]:
         rows = [{"prompt": "Tell me a story.", "chosen": words(), "rejected": words()[::-1]}] * 16
@@ -75,7 +75,7 @@ def write_rows(case: str, folder: Path) -> None:
 
 
 def planned(arguments: list[str]) -> int:
-    """Bytes at the peak, as rlhf-plan computes them."""
+    """Return the bytes at the peak, as rlhf-plan computes them."""
     from rlhf_lightning.commands.composition import compose_config
     from rlhf_lightning.commands.planned_run import planned_run
     from rlhf_lightning.planning import make_plan
@@ -84,7 +84,7 @@ def planned(arguments: list[str]) -> int:
 
 
 def measured(arguments: list[str]) -> int:
-    """Bytes at the peak of training in this process."""
+    """Return the bytes at the peak of training in this process."""
     import lightning
     import peft  # noqa: F401  an import is not the model's memory
 
@@ -94,7 +94,7 @@ def measured(arguments: list[str]) -> int:
     from rlhf_lightning.runs.run import Run
 
     class FromTheFirstStep(lightning.Callback):
-        """Loading has a peak of its own, in main memory; it is not the device's."""
+        """Measures from the first step on: loading has its own peak, in main memory rather than the device's."""
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             unmap(pl_module.parameters())
@@ -112,7 +112,7 @@ def measured(arguments: list[str]) -> int:
 
 
 def in_own_process(kind: str, arguments: list[str]) -> int:
-    """`planned` or `measured` in a fresh process."""
+    """Run `planned` or `measured` in a fresh process."""
     command = [sys.executable, __file__, "--report", kind, *arguments]
     environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

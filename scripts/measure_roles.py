@@ -3,12 +3,12 @@
 python scripts/measure_roles.py --model outputs/SmolLM2-135M               # a Markdown table
 python scripts/measure_roles.py --model outputs/SmolLM2-135M --only TRL
 
-Resident are the bytes of the parameters of all roles, each storage once, 4-bit weights with their scales. One model is
-the policy without adapter, as that run holds it. The peak is that of resident memory (VmHWM) in two iterations of PPO,
-less what was resident before the first model was built; the allocator is told to return freed tensors at once. The
-reward model is an adapter with a score head in the layout `shared`, and a network of its own otherwise; its head is
-random, which changes neither figure. Every row is a process of its own. TRL 1.12.0, the last one with PPO, gets an
-environment of its own, `.venv-trl-1.12.0`.
+"Resident" counts the bytes of the parameters of all roles, each storage once, 4-bit weights with their scales. "One
+model" is the policy without its adapter, as that run holds it. The peak is that of resident memory (VmHWM) in two
+iterations of PPO, minus what was resident before the first model was built; the allocator is told to return freed
+tensors immediately. The reward model is an adapter with a score head in the layout `shared`, and a separate network
+otherwise; its head is random, which affects neither figure. Every row is a separate process. TRL 1.12.0, the last
+version with PPO, gets its own environment, `.venv-trl-1.12.0`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def prompts(model: str, length: int) -> list[dict[str, str]]:
 
 
 def measure(case: str, job: Job, threads: int) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     start = peer_worker if case.startswith("TRL") else our_worker
     version = (TRL,) if case.startswith("TRL") else ()
     with start(*version, threads, ALLOCATOR) as worker:

@@ -1,4 +1,4 @@
-"""Bad inputs as data: a name, a command with its words, what is prepared, and what the answer must name."""
+"""Bad inputs as data: a name, a command line, what is prepared, and what the answer must name."""
 
 from bad_input_catalogue.attacks import ATTACKS
 from bad_input_catalogue.case import Case

@@ -1,4 +1,4 @@
-"""Attempts of a hostile user beyond the other lists: odd files in every place, broken weights, numbers beyond use."""
+"""Attempts of a hostile user beyond the other lists: odd files in every place, broken weights, absurd numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bad_input_catalogue.fixtures import edit_json, edit_weights
 
 
 def link(target: str, name: str) -> Callable[[Path], object]:
-    """Something that puts a symbolic link in the place of a file."""
+    """Return an action that replaces a file with a symbolic link."""
 
     def make(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -26,7 +26,7 @@ def link(target: str, name: str) -> Callable[[Path], object]:
 
 
 def fifo(name: str) -> Callable[[Path], object]:
-    """Something that puts a pipe that nobody writes to in the place of a file."""
+    """Return an action that replaces a file with a pipe that nobody writes to."""
 
     def make(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -36,7 +36,7 @@ def fifo(name: str) -> Callable[[Path], object]:
 
 
 def sock(name: str) -> Callable[[Path], object]:
-    """Something that makes a socket."""
+    """Return an action that creates a socket."""
 
     def make(folder: Path) -> None:
         os.chdir(folder)
@@ -46,7 +46,7 @@ def sock(name: str) -> Callable[[Path], object]:
 
 
 def pq(columns: Callable[[Any], dict[str, Any]]) -> Callable[[Path], object]:
-    """Something that writes rows.parquet."""
+    """Return an action that writes rows.parquet."""
 
     def write(folder: Path) -> None:
         import pyarrow
@@ -58,7 +58,7 @@ def pq(columns: Callable[[Any], dict[str, Any]]) -> Callable[[Path], object]:
 
 
 def with_header(header: bytes) -> bytes:
-    """A safetensors file of a header and 16 bytes."""
+    """Return a safetensors file of a header and 16 bytes."""
     return len(header).to_bytes(8, "little") + header + bytes(16)
 
 

@@ -16,14 +16,14 @@ class Case:
     """A bad input.
 
     Args:
-        name: of the case.
+        name: name of the case.
         command: `train`, `pipeline`, `plan`, `evaluate`, `export`, `chat`, `collect` or `label`.
         words: the command line.
         names: a regular expression for what the line must name.
         prepare: changes the fixtures in the given folder, which is the working folder.
         code: the exit code.
-        further_lines: on standard error beside the one that says what is wrong, such as a warning.
-        fast: whether it is among those that the default tests run.
+        further_lines: lines on standard error besides the one that says what is wrong, such as a warning.
+        fast: whether the default tests run it.
     """
 
     name: str
@@ -70,13 +70,13 @@ EVALUATE = ["policies={a: model, b: run}", "baseline=a", "prompts=prompts.jsonl"
 
 
 def changed(words: list[str], *others: str) -> list[str]:
-    """The words with others in place of those that set the same key."""
+    """Return the words, with others replacing those that set the same key."""
     keys = {other.partition("=")[0].lstrip("+~") for other in others}
     return [*(word for word in words if word.partition("=")[0] not in keys), *others]
 
 
 def writes(name: str, content: str | bytes) -> Callable[[Path], object]:
-    """Something that writes a file."""
+    """Return an action that writes a file."""
 
     def write(folder: Path) -> None:
         path = folder / name
@@ -87,7 +87,7 @@ def writes(name: str, content: str | bytes) -> Callable[[Path], object]:
 
 
 def becomes_folder(name: str) -> Callable[[Path], object]:
-    """Something that puts a folder in the place of a file."""
+    """Return an action that replaces a file with a folder."""
 
     def replace(folder: Path) -> None:
         (folder / name).unlink()

@@ -28,7 +28,7 @@ def _file(name: str, file: str, prepare: Callable[[Path], object], names: str, f
 
 
 def _unreadable(folder: Path) -> None:
-    """Root reads everything, so the name leads to itself."""
+    """Make the name a link to itself, since root can read every file."""
     os.symlink("loop.jsonl", folder / "loop.jsonl")
 
 

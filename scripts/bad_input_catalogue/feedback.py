@@ -1,4 +1,4 @@
-"""Of human feedback: collecting and labelling."""
+"""Bad inputs of the human-feedback commands: collecting and labelling."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ FEEDBACK = [
         "collect",
         [*COLLECT, "choice=uncertain", "reward.function=mine.raises"],
         r"mine\.raises",
-        further_lines=1,  # of the progress
+        further_lines=1,  # a line of the progress
     ),
     _collect("checks that do not exist", r"checks: nowhere", "checks=nowhere.jsonl"),
     _collect("checks without a pair", r"prompts\.jsonl, row 1: .*a check needs", "checks=prompts.jsonl"),

@@ -69,7 +69,7 @@ def _write_adapter(folder: Path) -> None:
 
 
 def _write_run(folder: Path) -> None:
-    """A finished SFT run, made by the command itself."""
+    """Make a finished SFT run, by the command itself."""
     import os
     import subprocess
     import sys
@@ -87,7 +87,7 @@ def _write_run(folder: Path) -> None:
 
 
 def edit_json(path: str, **changes: Any) -> Callable[[Path], object]:
-    """Something that changes keys of a JSON file."""
+    """Return an action that changes keys of a JSON file."""
 
     def edit(folder: Path) -> None:
         file = folder / path
@@ -97,7 +97,7 @@ def edit_json(path: str, **changes: Any) -> Callable[[Path], object]:
 
 
 def edit_weights(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], object]:
-    """Something that changes the tensors of a safetensors file."""
+    """Return an action that changes the tensors of a safetensors file."""
 
     def edit(folder: Path) -> None:
         from safetensors.torch import load_file, save_file
@@ -108,7 +108,7 @@ def edit_weights(path: str, change: Callable[[dict[str, Any]], dict[str, Any]]) 
 
 
 def removes(*paths: str) -> Callable[[Path], object]:
-    """Something that deletes files."""
+    """Return an action that deletes files."""
 
     def remove(folder: Path) -> None:
         for path in paths:
@@ -118,7 +118,7 @@ def removes(*paths: str) -> Callable[[Path], object]:
 
 
 def truncates(path: str, keep: float = 0.5) -> Callable[[Path], object]:
-    """Something that cuts a file."""
+    """Return an action that truncates a file."""
 
     def cut(folder: Path) -> None:
         content = (folder / path).read_bytes()
@@ -128,7 +128,7 @@ def truncates(path: str, keep: float = 0.5) -> Callable[[Path], object]:
 
 
 def flips(path: str, at: float = 0.5) -> Callable[[Path], object]:
-    """Something that changes one byte of a file."""
+    """Return an action that changes one byte of a file."""
 
     def flip(folder: Path) -> None:
         content = bytearray((folder / path).read_bytes())

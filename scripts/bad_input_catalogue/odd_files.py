@@ -50,7 +50,7 @@ def _saved(content: Any) -> Callable[[Path], object]:
 
 
 def _index(folder: Path) -> None:
-    """Weights in shards, of which the index names one that does not exist."""
+    """Write weights in shards, with an index that names a missing one."""
     (folder / WEIGHTS).unlink()
     index = {"metadata": {}, "weight_map": {"model.embed_tokens.weight": "model-00001-of-00002.safetensors"}}
     (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
@@ -72,7 +72,7 @@ def _parquet(value: Any) -> Callable[[Path], object]:
 
 
 def _run_with(file: str, content: str) -> Callable[[Path], object]:
-    """A copy of the finished run, with a broken file."""
+    """Return an action that copies the finished run with a broken file."""
 
     def write(folder: Path) -> None:
         shutil.copytree(folder / "run", folder / "bad")

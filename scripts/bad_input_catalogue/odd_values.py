@@ -18,7 +18,7 @@ def _train(name: str, words: list[str], names: str, prepare: Callable[[Path], ob
 
 
 def _function(name: str, body: str, names: str = r"odd\.fn") -> Case:
-    """A reward function of a module of its own."""
+    """Return a case with a reward function in its own module."""
     return Case(
         f"odd reward: {name}",
         "train",

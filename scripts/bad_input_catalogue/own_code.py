@@ -1,4 +1,4 @@
-"""Code of the user's own that leaves or fails where a config has named it: no run ends with 0 and without a model."""
+"""User code that exits or fails where a config names it: no run ends with 0 and without a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEAVES = {
     "an exception": "raise ValueError('not so')",
     "os._exit(0)": "os._exit(0)",
 }
-SUDDEN = r"own\.py, line \d+.*os\._exit"  # the process has gone: the file and the line are what is known
+SUDDEN = r"own\.py, line \d+.*os\._exit"  # the process is gone: only the file and the line are known
 HOOKS = (
     "setup",
     "on_fit_start",
@@ -31,7 +31,7 @@ LATE_HOOKS = (
     "on_train_end",
     "on_fit_end",
     "teardown",
-)  # the model is trained then
+)  # the model is trained by then
 
 
 def _callback(method: str, statement: str) -> str:
@@ -50,7 +50,7 @@ def _case(
 
 
 def _everywhere(way: str, statement: str) -> list[Case]:
-    """A way to leave, in every place that a config can name."""
+    """Return cases of one way to exit, in every place that a config can name."""
     fast = way in ("sys.exit(0)",)
     head = "import os, sys\n"
     function = f"{head}def fn(prompts, responses, **columns):\n    {statement}\n"

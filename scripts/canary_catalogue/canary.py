@@ -12,7 +12,7 @@ from bad_input_catalogue.case import nothing
 
 FIRES = "open('FIRED', 'w').close()\n"
 ESCAPES = "\x1b[31m\x1b]0;owned\x07\x9b2J\u202e"
-ACTS = "[\x1b\x9b\x07\u202e]"  # a regular expression for what of them would act on a terminal
+ACTS = "[\x1b\x9b\x07\u202e]"  # a regular expression for what would act on a terminal
 MARKUP = "<script>alert(1)</script><img src=x onerror=alert(1)>"
 SECRET = "hunter2-and-more"
 
@@ -24,16 +24,16 @@ class Canary:
     """A payload, and the command that meets it.
 
     Args:
-        name: of the canary.
+        name: name of the canary.
         command, words: what is run.
         plant: puts the payload into the working folder.
-        control: the protection taken away. It is called in the process of the command after `plant`, with the folder,
-            and may be a reader without any protection in place of the command: it then ends with `SystemExit`.
+        control: removes the protection. It is called in the process of the command after `plant`, with the folder, and
+            may instead be a reader without any protection that replaces the command: it then ends with `SystemExit`.
         raw: a regular expression that must match nothing that the command prints.
-        files: shell patterns of files that must not hold `raw` either.
-        typed: what standard input holds.
-        outside: paths that must not be made.
-        seconds: after which a command that goes on counts as fired.
+        files: shell patterns of files that must not contain `raw` either.
+        typed: the content of standard input.
+        outside: paths that must not be created.
+        seconds: a command that runs longer counts as fired.
         fast: whether the default tests run it.
     """
 
@@ -58,7 +58,7 @@ class Bomb:
 
 
 def pickled(name: str) -> Act:
-    """Something that writes a pickle as torch does, in a zip archive."""
+    """Return an action that writes a pickle as torch does, in a zip archive."""
 
     def write(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def pickled(name: str) -> Act:
 
 
 def bare_pickle(name: str) -> Act:
-    """Something that writes a pickle as it is."""
+    """Return an action that writes a plain pickle."""
 
     def write(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -81,5 +81,5 @@ def bare_pickle(name: str) -> Act:
 
 
 def all_of(*acts: Act) -> Act:
-    """Several, one after the other."""
+    """Return several actions, one after the other."""
     return lambda folder: [act(folder) for act in acts]

@@ -1,4 +1,4 @@
-"""Code in model folders, pickles in the place of data, and files that stand in for packages."""
+"""Code in model folders, pickles instead of data, and files that shadow packages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ASKS = {
 
 
 def fake_kernels(folder: Path) -> None:
-    """The package that downloads attention from the hub, as if it were installed: it fires when it is asked."""
+    """Install a fake of the package that downloads attention from the hub: it fires when called."""
     import transformers.modeling_utils as modeling
 
     kernels = ModuleType("kernels")
@@ -50,27 +50,27 @@ def fake_kernels(folder: Path) -> None:
 
 
 def trusts_kernels(folder: Path) -> None:
-    """Kernels of the hub are taken."""
+    """Accept kernels from the hub."""
     import rlhf_lightning.models.loading  # noqa: F401
 
     replace("rlhf_lightning.models.foreign_folders", "check_foreign_folder", lambda *_, **__: None)
 
 
 def generates_by_its_own_code(folder: Path) -> None:
-    """transformers reads the folder's `custom_generate` as if it were trusted."""
+    """Let transformers read the folder's `custom_generate` as if it were trusted."""
     from transformers import AutoModelForCausalLM
 
     AutoModelForCausalLM.from_pretrained(folder / "model", trust_remote_code=True)
 
 
 def megatron(folder: Path) -> None:
-    """An adapter that names a module to import."""
+    """Write an adapter that names a module to import."""
     edit_json("adapter/adapter_config.json", megatron_config={"a": 1}, megatron_core="canary_module")(folder)
     writes("canary_module.py", FIRES)(folder)
 
 
 def sharded(folder: Path) -> None:
-    """A sharded checkpoint whose index is a pickle of another kind."""
+    """Write a sharded checkpoint whose index is a pickle of something else."""
     bare_pickle("shards/.metadata")(folder)
     pickled("shards/meta.pt")(folder)
     (folder / "shards/__0_0.distcp").write_bytes(b"0")
@@ -88,7 +88,7 @@ CODE = [
     )
     for part in ASKS
     for command, words in USES.items()
-    if command != "plan" or part == "model"  # a plan reads config.json alone
+    if command != "plan" or part == "model"  # a plan reads only config.json
 ] + [
     Canary(
         "code of a reward model", "train", REWARD, all_of(writes(*OWN), ASKS["model"]), typed=TYPED, control=trusting
@@ -149,14 +149,14 @@ CODE = [
 
 
 def only_pickled_weights(name: str, folder: Path) -> None:
-    """A model or an adapter whose weights are a pickle."""
+    """Write a model or an adapter with pickled weights."""
     kind = "adapter_model" if name == "adapter" else "model"
     (folder / name / f"{kind}.safetensors").unlink()
     pickled(f"{name}/{'adapter_model' if name == 'adapter' else 'pytorch_model'}.bin")(folder)
 
 
 def pickled_shards(folder: Path) -> None:
-    """Weights in several files, which are pickles."""
+    """Write weights in several pickled files."""
     (folder / "model/model.safetensors").unlink()
     pickled("model/pytorch_model-00001-of-00001.bin")(folder)
     weight_map = {"model.embed_tokens.weight": "pytorch_model-00001-of-00001.bin"}

@@ -1,4 +1,4 @@
-"""Protections taken away, one each, and readers without any: they show that a payload can fire at all."""
+"""Protections removed one at a time, and readers without any: they show that a payload can fire at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from canary_catalogue.canary import Act
 
 
 def replace(home: str, name: str, by: Any) -> None:
-    """Put something in the place of a function, wherever it was imported to."""
+    """Replace a function wherever it was imported to."""
     module = __import__(home, fromlist=[name])
     former = getattr(module, name)
     for each in [module, *sys.modules.values()]:
@@ -25,24 +25,24 @@ def replace(home: str, name: str, by: Any) -> None:
 
 
 def as_it_is(text: str) -> str:
-    """Return the text as it is, as a missing protection would."""
+    """Return the text unchanged, as a missing protection would."""
     return text
 
 
 def raw_text(folder: Path) -> None:
-    """Text from outside goes out as it came in."""
+    """Let text from outside pass unchanged."""
     for name in ("for_terminal", "on_one_line", "for_html", "for_markdown", "as_code"):
         replace("rlhf_lightning.outside_text", name, as_it_is)
 
 
 def open_secrets(folder: Path) -> None:
-    """Secrets are shown and written."""
+    """Show and write secrets."""
     replace("rlhf_lightning.secret_text", "shown", as_it_is)
     replace("rlhf_lightning.secret_text", "without_secrets", lambda value, key="": value)
 
 
 def whole_config_in_card(folder: Path) -> None:
-    """The card's config has everything."""
+    """Write the whole config into the card."""
     open_secrets(folder)
     import rlhf_lightning.runs.model_card as card
 
@@ -50,7 +50,7 @@ def whole_config_in_card(folder: Path) -> None:
 
 
 def trusting(folder: Path) -> None:
-    """Code in model folders runs, as transformers has it when somebody has answered y."""
+    """Run code in model folders, as transformers does once somebody has answered y."""
     import transformers.dynamic_module_utils as dynamic
     import transformers.models.auto as auto
 
@@ -59,7 +59,7 @@ def trusting(folder: Path) -> None:
 
 
 def unpickling(folder: Path) -> None:
-    """`torch.load` runs what a pickle says."""
+    """Let `torch.load` run what a pickle contains."""
     import torch
 
     load = torch.load
@@ -67,7 +67,7 @@ def unpickling(folder: Path) -> None:
 
 
 def reads(read: Callable[[Path], object]) -> Act:
-    """A reader in the place of the command."""
+    """Return a reader that replaces the command."""
 
     def control(folder: Path) -> None:
         try:
@@ -80,7 +80,7 @@ def reads(read: Callable[[Path], object]) -> Act:
 
 
 def unpickles(name: str) -> Act:
-    """A reader that takes a pickle, bare or torch's, for data."""
+    """Return a reader that takes a pickle, plain or torch's, for data."""
 
     def read(folder: Path) -> None:
         import torch
@@ -94,17 +94,17 @@ def unpickles(name: str) -> Act:
 
 
 def imports(name: str) -> Act:
-    """Python itself, with the working folder first on its path."""
+    """Return Python itself, with the working folder first on its path."""
     return reads(lambda folder: subprocess.run([sys.executable, "-c", f"import {name}"], cwd=folder, check=False))
 
 
 def runs(name: str) -> Act:
-    """Python, given the file."""
+    """Return Python running the file."""
     return reads(lambda folder: subprocess.run([sys.executable, name], cwd=folder, check=False))
 
 
 def loads_yaml(name: str) -> Act:
-    """YAML as PyYAML once read it."""
+    """Return a reader of YAML as PyYAML once was."""
 
     def read(folder: Path) -> None:
         import yaml
@@ -115,7 +115,7 @@ def loads_yaml(name: str) -> Act:
 
 
 def instantiates(section: dict[str, Any]) -> Act:
-    """Hydra's `instantiate` on something from a file."""
+    """Return Hydra's `instantiate` on something from a file."""
 
     def read(folder: Path) -> None:
         from hydra.utils import instantiate
@@ -126,7 +126,7 @@ def instantiates(section: dict[str, Any]) -> Act:
 
 
 def renders(text: str) -> Act:
-    """Jinja without sandbox and limits."""
+    """Return Jinja without sandbox and limits."""
 
     def read(folder: Path) -> None:
         from jinja2 import Environment, FileSystemLoader
@@ -137,7 +137,7 @@ def renders(text: str) -> Act:
 
 
 def prints(*names: str) -> Act:
-    """`cat`."""
+    """Return `cat`."""
 
     def read(folder: Path) -> None:
         for name in names:
@@ -147,15 +147,15 @@ def prints(*names: str) -> Act:
 
 
 def follows(name: str, text: str) -> Act:
-    """`open(name, "w")`, which follows a link."""
+    """Return `open(name, "w")`, which follows a link."""
     return reads(lambda folder: (folder / name).write_text(text))
 
 
 def any_name(folder: Path) -> None:
-    """Names may be anything."""
+    """Accept any name."""
     replace("rlhf_lightning.config.validation", "validate", lambda *_, **__: None)
 
 
 def makes(path: str) -> Act:
-    """Return a reader that makes a folder wherever a name leads."""
+    """Return a reader that creates a folder wherever a name leads."""
     return reads(lambda folder: os.makedirs(folder / path, exist_ok=True))

@@ -30,7 +30,7 @@ VICTIM = "as it was\n"
 
 
 def victim(*plants: Act) -> Act:
-    """A file and a folder beside the working folder that nobody may touch, and what is planted to reach them."""
+    """Return an action that plants links next to a file and a folder that nobody may touch."""
 
     def plant(folder: Path) -> None:
         (folder.parent / "victim").mkdir()
@@ -43,7 +43,7 @@ def victim(*plants: Act) -> Act:
 
 
 def linked(name: str, to: str, how: Callable[[Path, Path], object] = os.symlink) -> Act:
-    """A link at a name in the working folder."""
+    """Return an action that creates a link at a name in the working folder."""
 
     def plant(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def linked(name: str, to: str, how: Callable[[Path, Path], object] = os.symlink)
 def link(
     name: str, words: list[str], at: str, to: str, *, command: str = "train", hard: bool = False, fast: bool = False
 ) -> Canary:
-    """A link where a command writes: the other end stays as it was."""
+    """Return a canary with a link where a command writes: the other end must not change."""
     changed_file = f"../victim/{to}" if to in ("file", "empty", "metrics") else ""
     made = (
         ()

@@ -1,4 +1,4 @@
-"""Programs in the place of data: YAML tags, `_target_`, interpolations, chat templates that reach out or never end."""
+"""Programs instead of data: YAML tags, `_target_`, interpolations, chat templates that reach out or never end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MESSAGES = [{"role": "user", "content": "how"}, {"role": "assistant", "content":
 
 
 def template(text: str, where: str = "model/chat_template.jinja") -> Act:
-    """Rows of messages, and a tokenizer with a chat template of the attacker's."""
+    """Return an action that writes rows of messages, and a tokenizer with an attacker's chat template."""
 
     def plant(folder: Path) -> None:
         if where.endswith(".jinja"):
@@ -33,12 +33,12 @@ def template(text: str, where: str = "model/chat_template.jinja") -> Act:
 
 
 def appended(name: str, line: str) -> Act:
-    """A line more in a file."""
+    """Return an action that appends a line to a file."""
     return lambda folder: (folder / name).write_text((folder / name).read_text() + line)
 
 
 def resolves(folder: Path) -> None:
-    """OmegaConf, given a row."""
+    """Give a row to OmegaConf."""
     from omegaconf import OmegaConf
 
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
@@ -46,7 +46,7 @@ def resolves(folder: Path) -> None:
 
 
 def in_environment(folder: Path) -> None:
-    """A word of the environment that a row asks for."""
+    """Set an environment variable that a row asks for."""
     import os
 
     os.environ["CANARY_WORD"] = SECRET
@@ -192,7 +192,7 @@ ALL_COMMANDS = {
 
 
 def endless(name: str, command: str, where: str = "jinja") -> Canary:
-    """A template that does not end: the command has to, in good time."""
+    """Return a canary with an endless template: the command must end in good time."""
     text = ENDLESS[name]
     if command == "assistant":
         text = "{% generation %}a{% endgeneration %}" + text
@@ -207,7 +207,7 @@ def endless(name: str, command: str, where: str = "jinja") -> Canary:
 
 
 def without_end(text: str) -> Act:
-    """Jinja, which goes on; what it asks for beyond some memory, or some seconds, is its firing."""
+    """Return Jinja running on; using more than some memory, or some seconds, counts as firing."""
 
     def render(folder: Path) -> None:
         import os

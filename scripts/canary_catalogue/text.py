@@ -13,7 +13,7 @@ from canary_catalogue.controls import open_secrets, raw_text, replace, whole_con
 
 
 def unguarded(folder: Path) -> None:
-    """Streams are as Python made them, and messages as they come."""
+    """Leave streams and messages as Python made them."""
     import contextlib
 
     import rlhf_lightning.commands.command_line  # noqa: F401
@@ -23,18 +23,18 @@ def unguarded(folder: Path) -> None:
 
 
 def unguarded_and_open(folder: Path) -> None:
-    """Nothing is hidden or spelled out anywhere."""
+    """Hide and spell out nothing."""
     unguarded(folder)
     open_secrets(folder)
 
 
 def hostile_prompts(text: str) -> Act:
-    """Prompts and kinds that hold the text."""
+    """Return an action that writes prompts and kinds containing the text."""
     return lambda folder: write_rows(folder / "prompts.jsonl", [{"prompt": f"how {text} do", "kind": text}] * 8)
 
 
 def hostile_run(folder: Path) -> None:
-    """A run folder whose config holds markup and escape sequences in every text."""
+    """Write a run folder whose config has markup and escape sequences in every text."""
     file = folder / "run/config.yaml"
     text = json.dumps(f"x{MARKUP}{ESCAPES} | [a](javascript:alert(1))")
     lines = [f"name: {text}" if line.startswith("name:") else line for line in file.read_text().splitlines()]
@@ -42,7 +42,7 @@ def hostile_run(folder: Path) -> None:
 
 
 def in_config(key: str, value: object) -> Act:
-    """Another value in a run's config."""
+    """Return an action that changes a value in a run's config."""
 
     def plant(folder: Path) -> None:
         import yaml
@@ -54,7 +54,7 @@ def in_config(key: str, value: object) -> Act:
 
 
 def escaping_tokenizer(folder: Path) -> None:
-    """A tokenizer whose every word is an escape sequence."""
+    """Write a tokenizer whose every word is an escape sequence."""
     file = folder / "model/tokenizer.json"
     content = json.loads(file.read_text())
     vocabulary = content["model"]["vocab"]
@@ -63,13 +63,13 @@ def escaping_tokenizer(folder: Path) -> None:
 
 
 def module(body: str) -> Act:
-    """A module with a reward that does what the text says, before it scores."""
+    """Return an action that writes a module with a reward that runs the text before it scores."""
     text = f"import logging, sys, warnings\nTEXT = {ESCAPES + SECRET!r}\n\ndef score(prompts, responses, **columns):\n"
     return writes("mine.py", f"{text}    {body}\n    return [1.0] * len(responses)\n")
 
 
 def config(name: str, value: object) -> Act:
-    """A config of the user's, `extra=mine`, with this value under a key."""
+    """Return an action that writes a user's config, `extra=mine`, with this value under a key."""
     return writes("conf/extra/mine.yaml", f"# @package _global_\n{name}: {json.dumps(value)}\n")
 
 
@@ -197,7 +197,7 @@ PAGES = [
         "evaluate",
         ["--config-dir", "conf", "+extra=mine", *EVALUATE[2:], "baseline=b", "run_dir=e"],
         config("policies", {"[red]a[/red]<b>": "model", "b": "run"}),
-        raw=r"<b>.*</(th|p)>|\x1b",  # in the page; a terminal shows it as it is
+        raw=r"<b>.*</(th|p)>|\x1b",  # in the page; a terminal shows it unchanged
         files=("e/*.html",),
         control=raw_text,
     ),
@@ -224,7 +224,7 @@ def secret(
     plant: Act = nothing,
     command: str = "train",
 ) -> Canary:
-    """Return a secret that must not be printed, nor be in any of these files."""
+    """Return a canary with a secret that must not be printed, nor be in any of these files."""
     return Canary(name, command, words, plant, raw=SECRET, files=where, control=control, fast=fast)
 
 
@@ -232,7 +232,7 @@ TRACKED = [*(word for word in SFT if word != "logger=none"), "run_dir=new", "log
 
 
 def environment(**variables: str) -> Act:
-    """Variables of the environment."""
+    """Return an action that sets environment variables."""
 
     def plant(folder: Path) -> None:
         import os

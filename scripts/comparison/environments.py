@@ -1,4 +1,4 @@
-"""An environment of its own for each version of TRL, beside the project's, with the versions of its lock."""
+"""A separate environment for each version of TRL, next to the project's, with the versions of its lock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def peer_python(trl: str) -> Path:
-    """The interpreter of `.venv-trl-<version>`, which is made first if it does not exist.
+    """Return the interpreter of `.venv-trl-<version>`, which is created if it does not exist.
 
     torch, transformers and peft are those of requirements.lock, so that both sides run on the same libraries. Wheels
-    are also looked for where UV_FIND_LINKS or PIP_FIND_LINKS says.
+    are also looked up where UV_FIND_LINKS or PIP_FIND_LINKS points.
     """
     folder = ROOT / f".venv-trl-{trl}"
     python, ready = folder / "bin" / "python", folder / ".ready"

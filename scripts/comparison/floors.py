@@ -1,8 +1,8 @@
 """The least that a repetition needs, and how fast this machine is: together the roofline column.
 
 Operations are those of matrix products, a multiplication and an addition each counted. Everything that both sides could
-leave out is left out: padding, a prompt computed once for each of its answers, logits where nothing is predicted, and
-what a rollout knows already (log-probabilities and values of its own tokens).
+skip is left out: padding, recomputing a prompt for each of its answers, logits where nothing is predicted, and what a
+rollout already knows (log-probabilities and values of its own tokens).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Network:
     Args:
         layers: weights of all layers, without embeddings and output layer.
         output: weights of the output layer.
-        width: layers times the width of all attention heads of one.
+        width: number of layers times the width of all attention heads of one layer.
         adapter: weights of the trained adapter; None: all weights are trained.
         element: bytes of a weight.
     """
@@ -40,7 +40,7 @@ class Network:
 
     @classmethod
     def of(cls, model: Any) -> Network:
-        """The sizes of a Hugging Face model, or of the one inside an adapter or a reward model."""
+        """Return the sizes of a Hugging Face model, or of the one inside an adapter or a reward model."""
         bare = bare_model(getattr(model, "classifier", model))
         config = bare.config.get_text_config()
         named = [(name, p.numel()) for name, p in bare.named_parameters() if p.ndim == 2]
@@ -51,7 +51,7 @@ class Network:
         return cls(layers, config.vocab_size * config.hidden_size, width, adapter or None)
 
     def forward(self, tokens: float, attended: float, predicted: float) -> float:
-        """Operations of a forward pass without the adapter.
+        """Return the operations of a forward pass without the adapter.
 
         Args:
             tokens: in all rows.
@@ -61,10 +61,11 @@ class Network:
         return 2 * self.layers * tokens + 4 * self.width * attended + 2 * self.output * predicted
 
     def step(self, tokens: float, attended: float, predicted: float) -> float:
-        """Operations of a forward and a backward pass.
+        """Return the operations of a forward and a backward pass.
 
-        Going backward, a product costs one for its input, and one more for its weights if they are trained, as the
-        adapter's are in either case. Both factors of attention's products are inputs: three times the forward pass.
+        In the backward pass, a product costs one product for its input, and one more for its weights if they are
+        trained, as the adapter's always are. Both factors of attention's products are inputs: three times the forward
+        pass.
         """
         forward = self.forward(tokens, attended, predicted)
         if self.adapter is None:
@@ -73,18 +74,18 @@ class Network:
 
 
 def causal(length: float) -> float:
-    """Pairs of a token and one that it attends to, in a row."""
+    """Return the pairs of a token and one that it attends to, in a row."""
     return length * (length + 1) / 2
 
 
 def sft(network: Network, rows: list[tuple[int, int]]) -> Counted:
-    """An epoch over rows of (tokens, labels)."""
+    """Return the operations of an epoch over rows of (tokens, labels)."""
     tokens, attended = sum(n for n, _ in rows), sum(causal(n) for n, _ in rows)
     return {"operations": network.step(tokens, attended, sum(labels for _, labels in rows))}
 
 
 def preferences(network: Network, rows: list[tuple[int, list[int]]], reference: bool) -> Counted:
-    """An epoch over rows of (prompt tokens, tokens of each answer), of DPO (with a reference) or of a reward model."""
+    """Return an epoch's operations over rows of (prompt tokens, answers' tokens), for DPO or a reward model."""
     answers = sum(sum(lengths) for _, lengths in rows)
     tokens = answers + sum(prompt for prompt, _ in rows)
     attended = sum(
@@ -98,7 +99,7 @@ def preferences(network: Network, rows: list[tuple[int, list[int]]], reference: 
 
 
 def decoding(network: Network, rows: list[tuple[int, int]], slots: int) -> Counted:
-    """Answers to rows of (prompt tokens, response tokens); `slots` rows are decoded at a time, and never idle.
+    """Return the operations of decoding rows of (prompt tokens, response tokens), `slots` at a time, never idle.
 
     The weights are read once per step. There are as many steps as the longest response has tokens, or as all responses
     have, divided by the slots.
@@ -114,7 +115,7 @@ def decoding(network: Network, rows: list[tuple[int, int]], slots: int) -> Count
 
 
 def ppo(network: Network, rows: list[tuple[int, int]], job: Job) -> Counted:
-    """Iterations over rows of (prompt tokens, response tokens): decoding, reference, reward model, updates."""
+    """Return the operations of PPO iterations over rows of (prompt tokens, response tokens)."""
     lengths = [prompt + response for prompt, response in rows]
     tokens, attended, predicted = sum(lengths), sum(causal(n) for n in lengths), sum(n for _, n in rows)
     reference = network.forward(tokens, attended, predicted)
@@ -125,8 +126,11 @@ def ppo(network: Network, rows: list[tuple[int, int]], job: Job) -> Counted:
 
 
 def measured_speeds(size: int = 2048, megabytes: int = 256, times: int = 3) -> Counted:
-    """The best of a few: operations per second of a float32 matrix product, by the library that we use and by
-    torch's own, and bytes per second of reading memory."""
+    """Return the best of a few measurements of this machine's speeds.
+
+    These are operations per second of a float32 matrix product, by the library that we use and by torch's own, and
+    bytes per second of reading memory.
+    """
     left, right = torch.randn(size, size), torch.randn(size, size)
     vector, matrix = torch.randn(1024), torch.randn(megabytes * 2**20 // 4096, 1024)
     return {
@@ -143,8 +147,10 @@ def _seconds(work: Any) -> float:
 
 
 def floor_seconds(needed: Counted, speeds: Counted) -> float:
-    """The shortest time: all products at the measured peak; in decoding, or the weights read as often as there are
-    steps, whichever takes longer."""
+    """Return the shortest possible time.
+
+    All products run at the measured peak; decoding takes at least as long as reading the weights once per step.
+    """
     products = needed.get("decoding_operations", 0) / speeds["operations"]
     reading = needed.get("decoding_bytes", 0) / speeds["bytes"]
     return needed.get("operations", 0) / speeds["operations"] + max(products, reading)

@@ -19,7 +19,7 @@ PROMPTS, SHORTEST, LONGEST = 32, 16, 64
 
 
 def random_llama(folder: Path, layers: int, width: int) -> Path:
-    """A Llama with random weights and a tokenizer of a token a word, as a Hugging Face folder."""
+    """Make a Llama with random weights and a word-level tokenizer, as a Hugging Face folder."""
     tokenizer = word_tokenizer()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -40,7 +40,7 @@ def random_llama(folder: Path, layers: int, width: int) -> Path:
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """<pad>, <eos>, <unk>, and the words w3, w4, ..."""
+    """Return a tokenizer of <pad>, <eos>, <unk>, and the words w3, w4, ..."""
     words = ["<pad>", "<eos>", "<unk>", *(f"w{i}" for i in range(3, VOCABULARY))]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -50,13 +50,13 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def reward_model(folder: Path, base: str | Path, lora: LoRA | None = None) -> Path:
-    """A reward model on the base, with a random score head: a whole network, or an adapter."""
+    """Make a reward model on the base, with a random score head: a whole network, or an adapter."""
     save_model(load_reward_model(base, adapter=lora), load_tokenizer(base), folder)
     return folder
 
 
 def random_prompts(path: Path) -> Path:
-    """Prompts of 16 to 64 words."""
+    """Write prompts of 16 to 64 words."""
     generator = random.Random(0)
     rows = []
     for _ in range(PROMPTS):
@@ -67,17 +67,17 @@ def random_prompts(path: Path) -> Path:
 
 
 def picked_rows(source: str | Path, count: int) -> list[dict[str, Any]]:
-    """Rows of a JSONL file, picked at random, always the same ones."""
+    """Return rows of a JSONL file, picked at random but always the same ones."""
     lines = [line for line in Path(source).read_text(encoding="utf-8").split("\n") if line]
     return [json.loads(line) for line in random.Random(0).sample(lines, count)]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """A JSONL file."""
+    """Write a JSONL file."""
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 def in_our_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows as our loader takes them in its first epoch with seed 0, so that the peer's batches are the same."""
+    """Return the rows in our loader's order in its first epoch with seed 0, so that the peer's batches are the same."""
     order = np.random.default_rng([0, 0]).permutation(len(rows))
     return [rows[i] for i in order]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Task = Literal["sft", "reward", "dpo", "ppo", "decode"]
-LORA_RANK, LORA_ALPHA = 16, 32  # on all linear layers but the output layer
+LORA_RANK, LORA_ALPHA = 16, 32  # on all linear layers except the output layer
 LEARNING_RATE = 1e-6  # a repetition hardly moves the weights, so that all repetitions are alike
 
 
@@ -17,13 +17,14 @@ class Job:
     Args:
         model: a Hugging Face folder.
         data: a JSONL file; its rows are taken in its order, `batch_size` at a time.
-        batch_size: rows an optimiser step (of preferences, pairs); prompts per iteration of PPO, or decoded at once.
+        batch_size: rows per optimiser step (pairs, for preferences); prompts per iteration of PPO, or decoded at a
+            time.
         max_length: tokens of a row; of a prompt, for PPO and decoding.
         lora: train a LoRA adapter; False: all weights.
         response_length: tokens of every response of PPO (no EOS ends one), and at most this many in decoding.
         reward_model: folder of a reward model (PPO).
-        ppo_epochs, minibatches: of an iteration.
-        iterations: of PPO in one repetition.
+        ppo_epochs, minibatches: per iteration.
+        iterations: PPO iterations per repetition.
         overrides: of our config, for what the peer does not have.
         kernels: on our side: auto, none, or names.
     """

@@ -1,4 +1,4 @@
-"""The cases that both sides compute one loss and gradient of, with each side's settings: no library is imported."""
+"""The losses and gradients that both sides compute, with each side's settings: no library is imported."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Case:
     Args:
         key: its name in the table.
         module: our class.
-        ours: arguments of it, beside beta.
+        ours: its arguments besides beta.
         trainer: TRL's trainer, without the word.
-        peer: arguments of its config, beside beta.
-        nll: what TRL takes the negative log-likelihood of, where it differs from ours, which is a mean over pairs of
-            means over the chosen answer's tokens: `tokens`, a mean over the batch's chosen tokens; `rows`, the same
-            over prompts and chosen answers. "": there is none, or no difference.
-        beta: of both.
+        peer: arguments of its config besides beta.
+        nll: what TRL averages the negative log-likelihood over, if it differs from ours, a mean over pairs of means
+            over the chosen answer's tokens: `tokens`, a mean over the batch's chosen tokens; `rows`, the same over
+            prompts and chosen answers. "": there is none, or no difference.
+        beta: the same for both.
     """
 
     key: str

@@ -16,7 +16,7 @@ from comparison.losses import CASES, Case
 
 
 def trainer_of(case: Case, folder: Path) -> Any:
-    """TRL's trainer, whose only batch is all rows in their order."""
+    """Return TRL's trainer, whose only batch is all rows in order."""
     import trl
     from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -49,7 +49,7 @@ def trainer_of(case: Case, folder: Path) -> Any:
 
 
 def main() -> None:
-    """Leave the loss and the gradient of every case in FOLDER."""
+    """Write the loss and the gradient of every case to FOLDER."""
     folder = Path(sys.argv[1])
     found = {}
     for case in CASES:

@@ -1,4 +1,4 @@
-"""Resident memory of this process, and the bytes that networks hold."""
+"""Resident memory of this process, and the bytes of networks."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Freed blocks of this size and above go back to the system at once, so that resident means alive (glibc).
+# Freed blocks of this size and above return to the system immediately, so that resident means alive (glibc).
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def resident(name: str) -> int:
-    """A figure of this process in bytes: VmRSS is resident, VmHWM its peak."""
+    """Return a figure of this process in bytes: VmRSS is resident memory, VmHWM its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def restart_peak() -> None:
-    """VmHWM becomes what is resident now; what the repetition before has left in cycles is freed first."""
+    """Set VmHWM to what is resident now, after freeing what the previous repetition left in reference cycles."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def unmap(parameters: Iterable[nn.Parameter]) -> None:
-    """Give weights memory of their own: one that maps its file keeps all of the file resident."""
+    """Copy weights to their own memory: a memory-mapped weight keeps its whole file resident."""
     for parameter in parameters:
         if parameter.is_floating_point():
             parameter.data = parameter.data.clone()
 
 
 def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages behind tensors, each storage once; those of 4-bit weights with their scales."""
+    """Return the bytes of the storages behind tensors, each storage once; 4-bit weights include their scales."""
     sizes = {}
     for tensor in _with_scales(tensors):
         storage = tensor.untyped_storage()
@@ -52,5 +52,5 @@ def _with_scales(tensors: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def base_bytes(policy: nn.Module) -> int:
-    """Bytes of a network without its adapters: one model."""
+    """Return the bytes of a network without its adapters: one model."""
     return storage_bytes(p for name, p in policy.named_parameters() if "lora_" not in name)

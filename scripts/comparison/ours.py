@@ -26,7 +26,7 @@ from rlhf_lightning.process.quiet import quieten
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 from rlhf_lightning.runs.run import Run
 
-NO_EOS = [-1]  # a token that no model draws: every response has its full length
+NO_EOS = [-1]  # a token that no model samples: every response has its full length
 WITHOUT = [
     *("logger=none", "callbacks.checkpoint=null", "+trainer.enable_checkpointing=false"),
     *("callbacks.progress=null", "+trainer.enable_progress_bar=false"),
@@ -46,7 +46,7 @@ class Stopwatch(lightning.Callback):
 
 
 def overrides(job: Job) -> list[str]:
-    """The command line of a job."""
+    """Return the command line of a job."""
     lines = [
         *(f"experiment={job.task}", f"model.path={job.model}", f"data.train={job.data}", *WITHOUT),
         f"model.kernels={job.kernels}",
@@ -68,7 +68,7 @@ def overrides(job: Job) -> list[str]:
 
 
 class Training:
-    """A module, trained from its present weights in every repetition."""
+    """A module that every repetition trains further from its present weights."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.folder = job, tempfile.mkdtemp()
@@ -85,17 +85,17 @@ class Training:
 
     @property
     def policy(self) -> Any:
-        """The network that is trained."""
+        """Return the trained network."""
         return self.module.policy if self.job.task == "ppo" else self.module.model
 
     def repeat(self) -> dict[str, Any]:
-        """One repetition: how long it took, what was done, and what that needs at least."""
+        """Run one repetition: return its duration, what was done, and the least that it needs."""
         trainer = build_trainer(Run(self.config, Path(self.folder)))
         stopwatch = Stopwatch()
         trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
         restart_peak()
         trainer.fit(self.module, self.datamodule)
-        self.module.trainer = self.datamodule.trainer = None  # or the optimiser's state stays beside the next one's
+        self.module.trainer = self.datamodule.trainer = None  # or the old optimiser state stays beside the new one
         peak, update = resident("VmHWM") - self.before, trainer.callback_metrics.get("time/update")
         return {
             "seconds": stopwatch.seconds,
@@ -107,12 +107,12 @@ class Training:
 
     @property
     def rows(self) -> list[Any]:
-        """The tokenised rows."""
+        """Return the tokenised rows."""
         rows: list[Any] = self.datamodule.train_rows
         return rows
 
     def needed(self) -> dict[str, float]:
-        """Floating-point operations, and bytes to be read while decoding, that the repetition cannot do without."""
+        """Return the least floating-point operations of a repetition, and the least bytes to read while decoding."""
         network = floors.Network.of(self.policy)
         if self.job.task == "ppo":
             rollout = self.module.last_rollout
@@ -140,7 +140,7 @@ class Decoding:
         self.engine.sync(self.policy)
 
     def repeat(self) -> dict[str, Any]:
-        """One repetition."""
+        """Run one repetition."""
         restart_peak()
         started = time.perf_counter()
         generation = self.engine.generate(self.prompts, SamplingSettings(self.job.response_length, temperature=0.0))
@@ -159,7 +159,7 @@ class Decoding:
 
 
 def networks(module: Any) -> Iterator[Tensor]:
-    """The weights of all roles; a shared one may come several times."""
+    """Yield the weights of all roles; a shared one may come several times."""
     yield from module.parameters()
     reference, reward = getattr(module, "reference", None), getattr(module, "reward", None)
     if reference is not None:

@@ -1,6 +1,6 @@
-"""The peer's worker: TRL's trainers, and `generate` of transformers. It runs in an environment without the project.
+"""The peer's worker: TRL's trainers, and transformers' `generate`, in an environment without the project.
 
-TRL's own defaults are kept, but for what makes both sides do the same: float32, no gradient checkpointing, rows in the
+TRL's own defaults are kept, except where both sides must do the same: float32, no gradient checkpointing, rows in the
 order of the file, no reports and no checkpoints.
 """
 
@@ -41,32 +41,32 @@ class Stopwatch(TrainerCallback):
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    """Rows of a JSONL file, with the columns that TRL knows."""
+    """Return rows of a JSONL file, with the columns that TRL knows."""
     known = ("prompt", "completion", "chosen", "rejected")
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
     return [{name: row[name] for name in known if name in row} for row in rows]
 
 
 def lora(task: str) -> peft.LoraConfig:
-    """The adapter that our side trains."""
+    """Return the adapter that our side trains."""
     more = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if task == "reward" else {"task_type": "CAUSAL_LM"}
     return peft.LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules="all-linear", **more)  # type: ignore[arg-type]
 
 
 def causal_lm(job: Job) -> Any:
-    """The model to train."""
+    """Return the model to train."""
     return AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32)
 
 
 def classifier(folder: str, pad_id: int) -> Any:
-    """A network with a score head."""
+    """Return a network with a score head."""
     return AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=1, dtype=torch.float32, pad_token_id=pad_id
     )
 
 
 def arguments(job: Job) -> dict[str, Any]:
-    """The arguments of every trainer."""
+    """Return the arguments of every trainer."""
     return {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": job.batch_size,
@@ -82,7 +82,7 @@ def arguments(job: Job) -> dict[str, Any]:
 
 
 def supervised(job: Job, tokenizer: Any, stopwatch: Stopwatch) -> Any:
-    """TRL's trainer for SFT, reward models or DPO."""
+    """Return TRL's trainer for SFT, reward models or DPO."""
     import trl
 
     config, trainer = {
@@ -104,7 +104,7 @@ def supervised(job: Job, tokenizer: Any, stopwatch: Stopwatch) -> Any:
 
 
 def ppo(job: Job, tokenizer: Any, stopwatch: Stopwatch) -> Any:
-    """TRL's PPO: a minibatch is an optimiser step, and the critic and the reward model are networks of their own."""
+    """Return TRL's PPO: a minibatch is an optimiser step; critic and reward model are separate networks."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     settings = PPOConfig(
@@ -131,7 +131,7 @@ def ppo(job: Job, tokenizer: Any, stopwatch: Stopwatch) -> Any:
 
 
 class Training:
-    """A trainer, run again from its present weights in every repetition."""
+    """A trainer that every repetition runs again from its present weights."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.stopwatch = job, Stopwatch()
@@ -142,17 +142,17 @@ class Training:
 
     @property
     def policy(self) -> Any:
-        """The network that is trained."""
+        """Return the trained network."""
         return self.trainer.policy_model if self.job.task == "ppo" else self.trainer.model
 
     def networks(self) -> list[torch.nn.Parameter]:
-        """The weights of all roles."""
+        """Return the weights of all roles."""
         roles = [self.trainer.model, getattr(self.trainer, "ref_model", None)]
         roles.append(getattr(self.trainer, "reward_model", None))
         return [p for role in roles if role is not None for p in role.parameters()]
 
     def repeat(self) -> dict[str, Any]:
-        """One repetition."""
+        """Run one repetition."""
         restart_peak()
         self.trainer.train()
         done = self.job.batch_size * self.job.iterations if self.job.task == "ppo" else len(self.trainer.train_dataset)
@@ -175,7 +175,7 @@ class Decoding:
         unmap(self.policy.parameters())
 
     def tokenize(self, prompt: Any) -> list[int]:
-        """A conversation by its template, or a text."""
+        """Tokenise a conversation with its template, or a text."""
         if isinstance(prompt, str):
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
         else:
@@ -183,11 +183,11 @@ class Decoding:
         return ids
 
     def networks(self) -> list[torch.nn.Parameter]:
-        """The weights."""
+        """Return the weights."""
         return list(self.policy.parameters())
 
     def repeat(self) -> dict[str, Any]:
-        """One repetition."""
+        """Run one repetition."""
         end = self.tokenizer.eos_token_id
         settings = GenerationConfig(
             max_new_tokens=self.job.response_length,

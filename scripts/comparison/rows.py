@@ -1,4 +1,4 @@
-"""The comparisons: the rows of docs/performance.md, with their aims."""
+"""The comparisons: the rows of docs/performance.md, with their targets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Row:
         what: its name in the table.
         trl: version of the peer's environment.
         unit: what is counted per second.
-        aim: smallest ratio of speeds, ours to the peer's.
-        memory_aim: largest ratio of peaks, of memory over what was resident before the models; for PPO, over the
-            model's own bytes as well.
+        aim: the smallest acceptable ratio of speeds, ours to the peer's.
+        memory_aim: the largest acceptable ratio of memory peaks above what was resident before the models; for PPO,
+            above the model's own bytes too.
         data: which of the user's files it reads; "": random prompts.
-        count: rows, pairs or prompts of a repetition.
+        count: rows, pairs or prompts per repetition.
         llama: layers and width of a random Llama; None: the user's model.
     """
 
@@ -42,7 +42,7 @@ class Row:
     response_length: int = 64
 
     def job(self, model: str, data: str, reward_model: str = "") -> Job:
-        """The repetition that both sides are asked for."""
+        """Return the repetition that both sides are asked for."""
         return Job(
             self.task,
             model,

@@ -1,4 +1,4 @@
-"""The table of docs/performance.md, from what was measured."""
+"""The table of docs/performance.md, from the measurements."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from comparison.floors import floor_seconds
 from comparison.rows import ROWS, UPDATE_AIM, UPDATE_ROW, Row
 
 Measured = dict[str, Any]
-"""The figures of a row: `alternations`, `threads`, `speeds`, and the answers of `ours` and `peer`."""
+"""The measurements of a row: `alternations`, `threads`, `speeds`, and the answers of `ours` and `peer`."""
 
 
 def speeds(side: Measured) -> list[float]:
-    """Units per second of every repetition."""
+    """Return the units per second of every repetition."""
     return [repeat["done"] / repeat["seconds"] for repeat in side["repeats"]]
 
 
 def peak(row: Row, side: Measured) -> float:
-    """Median of the peaks in bytes; for PPO over the model's own."""
+    """Return the median of the peaks in bytes; for PPO, above the model's own."""
     own = side["model"] if row.task == "ppo" else 0
     return median(repeat["peak"] for repeat in side["repeats"]) - own
 
 
 def ratio_of_speeds(measured: Measured) -> float:
-    """Ratio of medians, ours to the peer's."""
+    """Return the ratio of medians, ours to the peer's."""
     return median(speeds(measured["ours"])) / median(speeds(measured["peer"]))
 
 
 def best_speeds(measured: Measured) -> dict[str, float]:
-    """The machine's speeds: the best that was seen beside the repetitions."""
+    """Return the machine's speeds: the best measured next to the repetitions."""
     return {
         name: max(seen[name] for seen in measured["speeds"]) for name in ("operations", "torch_operations", "bytes")
     }
@@ -42,7 +42,7 @@ def share_of_floor(measured: Measured) -> float:
 
 
 def update_share(measured: Measured) -> float:
-    """Share of the matmul peak in PPO's update phase."""
+    """Return the share of the matmul peak in PPO's update phase."""
     repeats = measured["ours"]["repeats"]
     speed = repeats[0]["update_operations"] / median(repeat["update_seconds"] for repeat in repeats)
     return speed / best_speeds(measured)["operations"]
@@ -79,7 +79,7 @@ def _memory(row: Row, measured: Measured) -> tuple[str, str, str]:
 
 
 def circumstances(results: dict[str, Measured]) -> str:
-    """Return what the machine gave beside the repetitions, and the share of it that PPO's updates use."""
+    """Return the machine's speeds next to the repetitions, and the share of them that PPO's updates use."""
     best = [best_speeds(measured) for measured in results.values()]
     threads = _range([float(measured["threads"]) for measured in results.values()], "{:.0f}")
     products, torch, reading = (
@@ -106,7 +106,7 @@ def _range(values: list[float], form: str) -> str:
 
 
 def profile_table(operators: list[tuple[str, float, int]], rows: int = 12) -> str:
-    """Where the time of a repetition goes: seconds inside each operator, the rest (Python, Lightning) included."""
+    """Return the seconds of a repetition inside each operator, including the rest (Python, Lightning)."""
     total = sum(seconds for _, seconds, _ in operators)
     lines = ["| operator | share of the time | calls |", "| --- | --- | --- |"]
     for name, seconds, count in sorted(operators, key=lambda entry: -entry[1])[:rows]:

@@ -23,9 +23,9 @@ class Worker:
     Args:
         python: the interpreter.
         module: what it runs, `comparison.ours` or `comparison.peer`.
-        threads: of its matrix products.
+        threads: number of threads for its matrix products.
         import_path: folders to import from.
-        environment: further variables.
+        environment: further environment variables.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Worker:
         )
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """The answer to a request; ends the program with the worker's own words if it died."""
+        """Return the answer to a request; end the program with the worker's own message if it died."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
             print(json.dumps({"do": do, **request}), file=self.process.stdin, flush=True)
@@ -59,7 +59,7 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """No more requests: the process ends."""
+        """Send no more requests: the process ends."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -73,11 +73,11 @@ class Worker:
 
 
 def our_worker(threads: int, environment: dict[str, str] | None = None) -> Worker:
-    """Ours, in this environment, and as `rlhf-train` starts it."""
+    """Return our worker, in this environment, started like `rlhf-train`."""
     started = {name: os.environ.get(name, value) for name, value in thread_caches.OFF.items()}
     return Worker(Path(sys.executable), "comparison.ours", threads, [SCRIPTS, ROOT], {**started, **(environment or {})})
 
 
 def peer_worker(trl: str, threads: int, environment: dict[str, str] | None = None) -> Worker:
-    """That version of TRL, in an environment of its own."""
+    """Return a worker with that version of TRL, in its own environment."""
     return Worker(peer_python(trl), "comparison.peer", threads, [SCRIPTS], environment or {})

@@ -1,4 +1,4 @@
-"""Is a family of sequence classifiers right as a reward model? Its scores against plain transformers, row by row."""
+"""Is a family of sequence classifiers right as a reward model? Compares scores with plain transformers, row by row."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rlhf_lightning.models.forward import bare_model
 
 
 def judge_classifier(family: str) -> Verdict:
-    """Build a classifier with one label, load it to score and to train, compare scores and gradients.
+    """Build a classifier with one label, load it to score and to train, and compare scores and gradients.
 
-    For a family that is right, `cached` says whether its head reads the states of the last token that
-    this library computes; False: the scores are those of its own forward pass.
+    For a correct family, `cached` says whether its head reads the last token's states as this library computes them;
+    False: the scores come from its own forward pass.
     """
     try:
         model = tiny(family, AutoModelForSequenceClassification, num_labels=1)
@@ -71,6 +71,6 @@ def _compare(family: str, folder: str, scorer: Any, reader: Any) -> Verdict:
 
 
 def _score(reader: Any, row: Tensor) -> Tensor:
-    """The score [1] of a row alone, by plain transformers."""
+    """Return the score [1] of a single row, by plain transformers."""
     scores: Tensor = reader(input_ids=row[None], attention_mask=torch.ones_like(row[None])).logits[0].float()
     return scores

@@ -1,4 +1,4 @@
-"""A tiny random model of any family of transformers, made by shrinking the fields of its configuration."""
+"""Tiny random models of any transformers family, made by shrinking the fields of its configuration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 VOCABULARY = 99
-# Size -> the fields that get it. Windows and chunks are shorter than the rows of the sweep, so that they matter.
+# Size -> the fields that get it. Windows and chunks are shorter than the rows of the sweep, so that they have an
+# effect.
 SIZES = {
     32: "hidden_size d_model n_embd emb_dim embedding_size embedding_dim input_embedding_size output_embedding_size "
     "attention_hidden_size lru_width word_embed_proj_dim mamba_d_ssm backbone_hidden_size dim_model",
@@ -39,13 +40,13 @@ SIZES = {
 }
 BY_NAME = {name: size for size, names in SIZES.items() for name in names.split()}
 TOKENS = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-# Fields that some families leave empty, though their layers need them.
+# Fields that some families leave empty although their layers need them.
 EMPTY = {"head_dim": 8, "num_key_value_heads": 2, "n_routed_experts": 4, "n_shared_experts": 1} | {
     "num_experts_per_tok": 2,
     "swa_head_dim": 8,
 }
 HYBRID = ["linear_attention", "linear_attention", "hybrid"] * 2
-# What the rules above do not know of a family.
+# Family-specific values that the rules above do not cover.
 OWN: dict[str, dict[str, Any]] = {
     "dots1": {"first_k_dense_replace": 1},
     "falcon_h1": {"mamba_d_head": 8, "lm_head_multiplier": 2.5},
@@ -86,12 +87,12 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def tiny(kind: str, auto_class: Any = AutoModelForCausalLM, **changes: Any) -> PreTrainedModel:
-    """A random model of a family, always the same, with every dropout of its configuration at 0.3."""
+    """Return a random model of a family, always the same, with every dropout of its configuration at 0.3."""
     family = CONFIG_MAPPING[kind]
     config = family(**{**shrunk(family), **OWN.get(kind, {}), **changes})
     try:
         return _random(_with_dropout(config), auto_class)
-    except ValueError:  # a family that allows none
+    except ValueError:  # a family that allows no dropout
         return _random(config, auto_class)
 
 
@@ -111,7 +112,7 @@ def _with_dropout(config: Any) -> Any:
 
 
 def shrunk(family: Any) -> dict[str, Any]:
-    """The arguments of a configuration class that make it small, sub-configurations included."""
+    """Return the arguments of a configuration class that make it small, including sub-configurations."""
     default = family()
     fields, parts = default.to_dict(), getattr(family, "sub_configs", None) or {}
     found: dict[str, Any] = {}
@@ -128,7 +129,7 @@ def shrunk(family: Any) -> dict[str, Any]:
             found[name] = EMPTY[name]
         elif name in ("initializer_range", "init_std"):
             found[name] = 0.2
-    if fields.get("kv_lora_rank"):  # latent attention has keys and values of its own for every head
+    if fields.get("kv_lora_rank"):  # latent attention has separate keys and values for every head
         found["num_key_value_heads"] = 4
     if "qk_rope_head_dim" in found:
         found.pop("qk_head_dim", None)
@@ -136,7 +137,7 @@ def shrunk(family: Any) -> dict[str, Any]:
 
 
 def _layer_types(fields: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """One layer of every type that the family has, two at least."""
+    """Return one layer of every type that the family has, at least two."""
     types: dict[str, Any] = {}
     if isinstance(fields.get("layer_types"), list) and "num_hidden_layers" in found:
         kinds = list(dict.fromkeys(fields["layer_types"]))

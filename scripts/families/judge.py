@@ -1,4 +1,4 @@
-"""Is a family right? What the library computes of a tiny model against plain transformers, row by row."""
+"""Is a family right? Compares the library's results on a tiny model with plain transformers, row by row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_lightning.models import load_causal_lm, predict_tokens
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 from rlhf_lightning.rollout.uncached import UncachedDecoding
 
-# In nats, and relative for gradients. Rows are longer than the windows of the tiny configurations.
+# In nats; relative for gradients. Rows are longer than the windows of the tiny configurations.
 TOLERANCE, OF_GRADIENTS = 2e-4, 1e-2
 LENGTHS = (19, 14, 11, 6)
 PROMPTS = (12, 7, 7, 3, 2)
@@ -23,7 +23,7 @@ DECODER = "config.is_decoder=true"
 
 
 class Verdict(NamedTuple):
-    """Of one family: `right`, `refused`, `wrong`, `traceback` or `not built`, and why."""
+    """The verdict on one family: `right`, `refused`, `wrong`, `traceback` or `not built`, and why."""
 
     family: str
     outcome: str
@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
 
 def judge(family: str) -> Verdict:
-    """Build, load, compare. An encoder that its configuration can make a decoder is judged as one too."""
+    """Build, load and compare a family. An encoder whose configuration can make it a decoder is also judged as one."""
     verdict = _judge(family)
     if verdict.outcome == "refused" and DECODER in verdict.reason:
         decoder = _judge(family, is_decoder=True)
@@ -69,7 +69,7 @@ def _judge(family: str, **changes: Any) -> Verdict:
 
 
 def _read(model: Any) -> None:
-    """Raise if plain transformers cannot read a row: the tiny configuration is at fault."""
+    """Raise if plain transformers cannot read a row, which means that the tiny configuration is at fault."""
     with torch.no_grad():
         model.eval()(input_ids=torch.arange(3, 15).unsqueeze(0))
 
@@ -108,7 +108,7 @@ def _compare(family: str, ours: Any, reader: Any) -> Verdict:
 
 
 def differentiated(loss: Tensor) -> bool:
-    """Run the backward pass, which two families (Reformer, RWKV) do not have in evaluation mode."""
+    """Run the backward pass; two families (Reformer, RWKV) have none in evaluation mode."""
     try:
         loss.backward()
     except (AssertionError, RuntimeError):
@@ -117,13 +117,13 @@ def differentiated(loss: Tensor) -> bool:
 
 
 def _logprobs(reader: Any, row: Tensor, start: int) -> Tensor:
-    """Of the tokens from `start` on, by plain transformers on the row alone."""
+    """Return log-probabilities of the tokens from `start` on, by plain transformers on the row alone."""
     logits = reader(input_ids=row[None], attention_mask=torch.ones_like(row[None])).logits[0].float()
     return logits.log_softmax(-1)[start - 1 : -1].gather(1, row[start:, None])[:, 0]
 
 
 def gradient_gap(ours: Any, reader: Any) -> float:
-    """The distance of two networks' gradients, relative to their norm."""
+    """Return the distance of two networks' gradients, relative to their norm."""
     pairs = zip(ours.parameters(), reader.parameters(), strict=True)
     grads = [(a.grad, b.grad) for a, b in pairs if a.grad is not None and b.grad is not None]
     distance = sum(float((a - b).square().sum()) for a, b in grads) ** 0.5
@@ -131,5 +131,5 @@ def gradient_gap(ours: Any, reader: Any) -> float:
 
 
 def line(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     return f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0][:160]}"

@@ -21,7 +21,7 @@ CLASSIFIERS = (
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """One line per family, and the counts."""
+    """Return one line per family, and the counts."""
     lines = [f"{v.family:28} {v.outcome:10} {_detail(v)}" for v in verdicts]
     counts = Counter(verdict.outcome for verdict in verdicts)
     names = ("right", "refused", "wrong", "traceback", "not built")
@@ -35,7 +35,7 @@ def _detail(verdict: Verdict) -> str:
 
 
 def documented(verdicts: Sequence[Verdict], classifiers: bool = False) -> str:
-    """The list of docs/models.md."""
+    """Return the list of docs/models.md."""
     kind = "families of sequence classifiers" if classifiers else "causal families"
     first = "by a score head over the last token" if classifiers else "sampled with a cache"
     second = "by the model's own forward pass" if classifiers else "sampled without a cache, which is slower"
@@ -86,7 +86,7 @@ def _paragraph(title: str, names: Sequence[str]) -> str:
 
 
 def replace_list(page: str, verdicts: Sequence[Verdict], classifiers: bool = False) -> str:
-    """The page with the list of these verdicts between its two marks."""
+    """Return the page with the list of these verdicts between its two marks."""
     begin, end = CLASSIFIERS if classifiers else (BEGIN, END)
     return re.sub(
         f"{re.escape(begin)}.*?{re.escape(end)}",

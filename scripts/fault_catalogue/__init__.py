@@ -1,4 +1,4 @@
-"""Faults as data: a name, and what makes the fault happen to a run and says how the run took it."""
+"""Faults as data: a name, and a function that inflicts the fault on a run and reports how the run took it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Outcome:
     """How a run took a fault.
 
     Args:
-        lost: finished steps, checkpoints or points of metrics that were acknowledged and are gone.
-        equal: whether the end result is bitwise that of an undisturbed run; None where there is no such result.
+        lost: finished steps, checkpoints or metric points that were acknowledged and are gone.
+        equal: whether the end result is bitwise that of an undisturbed run; None if there is no such result.
         seconds: how much longer it took.
         lines: lines on standard error beyond those of an undisturbed run.
-        good: whether all is as it must be.
+        good: whether everything is as it must be.
         note: for the table: what was said, or what is wrong.
     """
 
@@ -35,9 +35,9 @@ class Fault:
     """A fault.
 
     Args:
-        name: of the fault, which begins with its kind, such as `tracking: `.
-        slow: whether only a run of all faults tries it.
-        run: tries it, given a folder of its own; the folder above is shared by all faults of a run of the script.
+        name: name of the fault, which begins with its kind, such as `tracking: `.
+        slow: whether it is tried only when all faults are run.
+        run: tries it, given its own folder; the parent folder is shared by all faults of one run of the script.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Fault:
 
 
 def all_faults() -> list[Fault]:
-    """The list `FAULTS` of every module beside this one."""
+    """Return the list `FAULTS` of every module next to this one."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"fault_catalogue.{name}") for name in names]
     return [fault for module in modules for fault in getattr(module, "FAULTS", [])]

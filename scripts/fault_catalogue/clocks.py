@@ -1,4 +1,4 @@
-"""Faults of clocks and copies: a run goes on from its own newest checkpoint, whatever the files' times say."""
+"""Faults of clocks and copies: a run continues from its own newest checkpoint, whatever the files' times say."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fault_catalogue.runs import FAMILIES, Running, pausing, undisturbed, write_
 
 NO_LOGGER = ["logger=none"]
 YEAR = 365 * 24 * 3600
-KILLED_AFTER = {"sft": 7, "ppo": 5}  # steps: there are checkpoints of two epochs, or iterations
+KILLED_AFTER = {"sft": 7, "ppo": 5}  # steps, after which there are checkpoints of two epochs or iterations
 
 
 def nothing(_: Path) -> None:
-    """The machine's own clock."""
+    """Leave the machine's own clock."""
 
 
 def clock(_: Path, seconds: float, after: int = 0) -> None:
-    """In a child: a clock that is wrong by this many seconds once it has been read this often."""
+    """In a child, set a clock that is wrong by this many seconds once it has been read this often."""
     real, reads = (time.time, time.time_ns), 0
 
     def shift() -> float:
@@ -37,19 +37,19 @@ def clock(_: Path, seconds: float, after: int = 0) -> None:
 
 
 def age(run: Path, seconds: float) -> None:
-    """Give every file the time that a clock says which is wrong by so much."""
+    """Give every file the time of a clock that is wrong by this much."""
     for path in [run, *run.rglob("*")]:
         os.utime(path, (time.time() + seconds,) * 2)
 
 
 def aged(run: Path, seconds: float) -> Path:
-    """As `age`, in place."""
+    """Do the same as `age`, in place."""
     age(run, seconds)
     return run
 
 
 def copied(run: Path) -> Path:
-    """Copied to another name without the files' times, file by file in an order of no meaning; the original is gone."""
+    """Copy the run to another name without file times, in arbitrary order; the original is deleted."""
     copy = run.with_name("copy")
     shutil.copytree(run, copy, copy_function=shutil.copyfile)
     for number, path in enumerate(sorted(copy.rglob("*"), key=lambda path: path.name, reverse=True)):
@@ -59,14 +59,14 @@ def copied(run: Path) -> Path:
 
 
 def without_hidden(run: Path) -> Path:
-    """Copied by a command that leaves hidden files out."""
+    """Copy the run with a command that skips hidden files."""
     copy = run.with_name("copy")
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".*"))
     return copy
 
 
 def without_manifests(run: Path) -> Path:
-    """Copied by hand, the checkpoints alone."""
+    """Copy by hand, only the checkpoints."""
     copy = run.with_name("copy")
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.manifest.json", ".*"))
     age(copy, 0)
@@ -74,14 +74,14 @@ def without_manifests(run: Path) -> Path:
 
 
 def restored(run: Path) -> Path:
-    """All times are equal."""
+    """Make all file times equal."""
     for path in run.rglob("*"):
         os.utime(path, (1e9, 1e9))
     return run
 
 
 def after_a_second_run(run: Path) -> Path:
-    """A checkpoint of an earlier run lies in the folder, and is the newest by its time."""
+    """Leave a checkpoint of an earlier run in the folder, the newest by file time."""
     earlier = run.parent / "earlier"
     other = Running(
         "train", [*FAMILIES["sft"], *NO_LOGGER, "run_dir=earlier", "seed=7", "trainer.max_epochs=1"], run.parent
@@ -105,11 +105,11 @@ def interrupted(
     """Kill a run, let something happen to its folder, resume it there.
 
     Args:
-        folder: of its own.
-        family: of the run.
+        folder: a separate folder.
+        family: the run's family.
         meanwhile: takes the run folder and returns where it is then.
-        clocks: of the run and of the resumed one.
-        lines: how many lines may be said, of what differs or is passed over.
+        clocks: the run's clock and the resumed run's.
+        lines: how many lines may report differences or skipped checkpoints.
     """
     whole = undisturbed(folder.parent, family, NO_LOGGER)
     write_folder(folder)
@@ -133,7 +133,7 @@ def interrupted(
 
 
 def back(seconds: float, after: int = 0) -> Callable[[Path], None]:
-    """A clock for a run."""
+    """Return a clock for a run."""
     return partial(clock, seconds=seconds, after=after)
 
 

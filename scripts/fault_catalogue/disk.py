@@ -22,8 +22,8 @@ from fault_catalogue.runs import ALL_FAMILIES, Running, undisturbed, write_folde
 
 NO_LOGGER = ["logger=none"]
 AGAIN = "start it again with the same command"
-DONE_AFTERWARDS = 3  # exit code: trained and exported, and something after it failed
-# Fills the disk up to some bytes when the last step is done, so that what follows training finds it full.
+DONE_AFTERWARDS = 3  # exit code: trained and exported, but something after it failed
+# Fills the disk up to some bytes after the last step, so that what follows training finds it full.
 FILLS = """
 import shutil
 from pathlib import Path
@@ -52,7 +52,7 @@ def may_mount() -> bool:
 
 
 def on_a_small_disk(fault: Callable[..., Outcome]) -> Callable[..., Outcome]:
-    """A fault that is not tried where no file system can be mounted."""
+    """Return a fault that is skipped if no file system can be mounted."""
 
     @wraps(fault)
     def tried(*arguments: Any, **options: Any) -> Outcome:
@@ -65,7 +65,7 @@ def on_a_small_disk(fault: Callable[..., Outcome]) -> Callable[..., Outcome]:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[Callable[[int], None]]:
-    """A file system of a size in the memory of this machine, mounted on a folder; yields what changes its size."""
+    """Mount a file system of this size, in memory, on a folder; yield a function that changes its size."""
     folder.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], check=True)
     try:
@@ -76,7 +76,7 @@ def small_disk(folder: Path, kib: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass
 class Taken:
-    """How one run took a fault that fell at one moment, and its resumption."""
+    """How one run took a fault at one moment, and how its resumption went."""
 
     code: int
     lines: list[str]
@@ -93,7 +93,7 @@ def taken(
     codes: Sequence[int] = (2,),
     words: Sequence[str] = (),
 ) -> Taken:
-    """Wait for the run's end, see what it has left, make room, resume, and compare."""
+    """Wait for the run's end, check what it left, make room, resume, and compare."""
     whole = undisturbed(folder.parent, family, NO_LOGGER)
     code, made = run.wait(), folder / "run"
     wrong = what_is_wrong(made, run, codes) if code else []
@@ -112,7 +112,7 @@ def taken(
 
 
 def what_is_wrong(made: Path, run: Running, codes: Sequence[int]) -> list[str]:
-    """Return what a run stopped by the disk has left or printed although it must not."""
+    """Return what a run stopped by the disk left or printed but must not."""
     from rlhf_lightning.durable import what_is_broken
 
     hidden = [path for path in made.rglob(".*") if path.name not in (".started", ".lock")]
@@ -133,7 +133,7 @@ def what_is_wrong(made: Path, run: Running, codes: Sequence[int]) -> list[str]:
 
 
 def summed_up(all_taken: Sequence[Taken]) -> Outcome:
-    """The outcome of a fault at several moments."""
+    """Return the combined outcome of a fault at several moments."""
     stopped = [each for each in all_taken if each.code]
     wrong = [fault for each in all_taken for fault in each.wrong]
     names = {
@@ -151,7 +151,7 @@ def summed_up(all_taken: Sequence[Taken]) -> Outcome:
 
 
 def prepared(folder: Path) -> Path:
-    """A folder with all that a run of any family needs."""
+    """Return a folder with everything that a run of any family needs."""
     write_folder(folder)
     (folder / "fills.py").write_text(FILLS)
     return folder
@@ -159,7 +159,7 @@ def prepared(folder: Path) -> Path:
 
 @on_a_small_disk
 def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
-    """The disk of the run folder has this many KiB, for one run after another."""
+    """Give the disk of the run folder this many KiB, for one run after another."""
     found = []
     for kib in sizes:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
@@ -171,7 +171,7 @@ def full(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
 
 @on_a_small_disk
 def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outcome:
-    """When training has ended, this many KiB are left on the disk, which holds an earlier model."""
+    """Leave this many KiB on the disk, which holds an earlier model, when training has ended."""
     found = []
     for kib in left:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
@@ -190,7 +190,7 @@ def full_after_training(folder: Path, family: str, left: Sequence[int]) -> Outco
 
 @on_a_small_disk
 def full_over_a_finished_run(folder: Path, family: str, left: Sequence[int]) -> Outcome:
-    """So many KiB are left where an earlier run has ended, in whose folder another one begins."""
+    """Leave this many KiB where an earlier run has ended, in whose folder another one begins."""
     wrong, stopped, seconds = [], 0, 0.0
     place = prepared(folder.parent / f"{folder.name}.finished")
     with small_disk(place / "run", 1 << 14):
@@ -213,12 +213,12 @@ def full_over_a_finished_run(folder: Path, family: str, left: Sequence[int]) -> 
 
 
 def contents(run: Path) -> dict[str, bytes]:
-    """All files of a run folder."""
+    """Return all files of a run folder."""
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
-    """A file may have this many KiB (ulimit -f)."""
+    """Limit files to this many KiB (ulimit -f)."""
     found = []
     for kib in sizes:
         place = prepared(folder.parent / f"{folder.name}.{kib}")
@@ -232,7 +232,7 @@ def limited(folder: Path, family: str, sizes: Sequence[int]) -> Outcome:
 
 
 def failing(folder: Path, family: str, number: int, calls: Sequence[int]) -> Outcome:
-    """The device says `number` at the n-th write, sync or rename of the run's own files, and from then on."""
+    """Let the device return `number` at the n-th write, sync or rename of the run's own files, and from then on."""
     found = []
     for n in calls:
         place = prepared(folder.parent / f"{folder.name}.{n}")

@@ -1,9 +1,9 @@
 """Bits that flip on the disk: each is noticed by whoever reads the file, or nothing that matters was read from it.
 
-Of finished runs (SFT, a LoRA adapter on it, a reward model, PPO, DPO) every file that a later command reads is damaged:
-one bit at random places, a byte less or more, zeros, another file in its place. Then a command reads it. Good is: exit
-code 2 and a line that says what is wrong; or the result, bitwise that of the undisturbed command, either because the
-damaged file was passed over or computed again, with a line that says so, or because nothing was read from it.
+Every file of finished runs (SFT, a LoRA adapter on it, a reward model, PPO, DPO) that a later command reads is damaged:
+one bit at random places, a byte less or more, zeros, another file in its place. Then a command reads it. A good outcome
+is exit code 2 and a line that says what is wrong; or bitwise the undisturbed command's result, either because the
+damaged file was skipped or computed again, with a line that says so, or because nothing was read from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kill_resume import compared, end_of, rows
 from fault_catalogue import Fault, Outcome
 from fault_catalogue.runs import COMMON, FAMILIES, SECONDS, write_folder
 
-FLIPS = 20  # places of a file
+FLIPS = 20  # places per file
 SHORT = ["logger=none", *(word for word in COMMON if not word.startswith(("run_dir", "model.path")))]
 SFT = ["experiment=sft", "data.train=rows.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
 PAIRS = ["data.train=pairs.jsonl", "data.batch_size=4", "data.val_fraction=0.25", "scheduler=constant"]
@@ -51,7 +51,7 @@ class Reader:
     Args:
         command: the module of `rlhf_lightning.commands`.
         words: its command line.
-        result: what must be equal, given the working folder and standard output.
+        result: returns what must be equal, given the working folder and standard output.
         typed: standard input.
     """
 
@@ -80,7 +80,7 @@ def _evaluated(folder: Path, out: str) -> Any:
 
 
 def readers(run: str) -> dict[str, Reader]:
-    """The commands that read a run, by name."""
+    """Return the commands that read a run, by name."""
     resume = Reader("train", [*TRAINING[run], f"run_dir={run}", "ckpt=last", "trainer.max_epochs=3"], _trained(run))
     export = Reader("export", [f"run={run}", "to=made"], _files)
     if run == "reward":
@@ -101,7 +101,7 @@ def readers(run: str) -> dict[str, Reader]:
 
 
 def damages(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Ways in which a file is not what it was."""
+    """Yield damaged versions of a file's content."""
     for _ in range(FLIPS if content else 0):
         bit = draw.randrange(8 * len(content))
         flipped = bytearray(content)
@@ -121,7 +121,7 @@ def import_commands() -> None:
 
 
 def write_runs(folder: Path, run: str) -> None:
-    """A finished run, and those that it may have begun from, made by the command itself."""
+    """Make a finished run, and those that it begins from, with the command itself."""
     write_folder(folder)
     pairs = [{"prompt": text, "chosen": " you can", "rejected": " no"} for text in ("how do i", "what is", "can you")]
     write_rows(folder / "pairs.jsonl", pairs * 3)
@@ -139,7 +139,7 @@ def _run(command: str, words: list[str], folder: Path, typed: bytes = b"") -> tu
 
 @dataclass
 class Trials:
-    """The finished runs, and what has come of each damage to their files."""
+    """The finished runs, and the result of each damage to their files."""
 
     runs: Path
     scratch: Path
@@ -167,7 +167,7 @@ class Trials:
     def _try(self, run: str, name: str, reader: str, what: str, changed: bytes) -> None:
         expected, usual = self.expected(run, reader)
         folder = self._copy()
-        # An adapter names its base by its full path: that is damaged where it lies.
+        # An adapter names its base by its full path, so the base is damaged in place.
         file = (self.runs if run == "lora" and name.startswith("sft/") else folder) / name
         whole = file.read_bytes()
         file.write_bytes(changed)
@@ -187,7 +187,7 @@ class Trials:
             self.bad.append(f"{name}, {what}, {reader}: {said}")
 
     def expected(self, run: str, reader: str) -> tuple[Any, list[str]]:
-        """The result and the lines on standard error of an undisturbed reader."""
+        """Return the result and the lines on standard error of an undisturbed reader."""
         if (run, reader) not in self._expected:
             code, result, lines = self._read(self._copy(), run, reader)
             if code != 0:
@@ -210,7 +210,7 @@ class Trials:
         return code, result, [line for line in err.splitlines() if line.strip()]
 
 
-# What is read by whom. The model's card is there to be edited; the other files of a run are written and not read.
+# Which command reads what. The model's card is meant to be edited; the other files of a run are written and not read.
 OF_MODEL = ("next", "export", "chat", "evaluate", "plan")
 OF_RUN = {
     "config.yaml": ("resume", "export", "next"),
@@ -223,7 +223,7 @@ OF_RUN = {
 
 
 def files(runs: Path, run: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """Part of the run, path, and readers of every file that is read."""
+    """Yield part of the run, path, and readers of every file that is read."""
     for file in sorted((runs / run / "model").rglob("*")):
         yield "model/", str(file.relative_to(runs)), OF_MODEL
     for file in sorted((runs / run / "checkpoints").iterdir()):

@@ -1,4 +1,4 @@
-"""MLflow's own server in a process of its own, behind something that answers badly when it is told to."""
+"""MLflow's own server in a separate process, behind a proxy that answers badly when told to."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ ANSWERS = {  # mode -> status and body
 
 
 class Server:
-    """An MLflow server that can be killed, started again, and told how to answer.
+    """An MLflow server that can be killed, restarted, and told how to answer.
 
     Args:
-        folder: where its database `mlflow.db`, which is there, and its artifacts are.
+        folder: has its existing database `mlflow.db` and its artifacts.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class Server:
         self.answer("as ever")
 
     def answer(self, mode: str) -> None:
-        """Answer so from now on: one of `ANSWERS`, `slowly`, `never`, `500 for artifacts` or `as ever`."""
+        """From now on answer in this way: one of `ANSWERS`, `slowly`, `never`, `500 for artifacts` or `as ever`."""
         self._mode.write_text(mode)
 
     def start(self) -> None:
@@ -65,14 +65,14 @@ class Server:
         raise TimeoutError("the MLflow server does not start")
 
     def kill(self) -> None:
-        """SIGKILL it."""
+        """Kill it with SIGKILL."""
         if self._pid:
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
             self._pid = 0
 
     def mend(self) -> None:
-        """Let it live and answer as ever."""
+        """Run it and let it answer normally."""
         self.answer("as ever")
         if not self._pid:
             self.start()

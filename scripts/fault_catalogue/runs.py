@@ -15,7 +15,7 @@ from forked_command import child_of_command, in_a_fork
 from kill_resume import end_of
 
 SECONDS = 300.0  # for one run, also on a slow machine
-# A callback that waits where a step ends, until the fault has been made: `reached.3` is the run's, `go.3` is ours.
+# A callback that waits at the end of a step until the fault has happened: the run writes `reached.3`, we write `go.3`.
 CALLBACK = """
 import time
 from pathlib import Path
@@ -67,7 +67,7 @@ ALL_FAMILIES = {
 
 
 def write_folder(folder: Path) -> None:
-    """A tiny model, rows, prompts, a reward and the callback that waits."""
+    """Write a tiny model, rows, prompts, a reward and the callback that waits."""
 
     def write() -> None:
         from rlhf_lightning.simulation.tiny_models import build_model, build_tokenizer
@@ -92,7 +92,7 @@ def write_folder(folder: Path) -> None:
 
 
 class Running:
-    """A command that is going on in a fork of this process.
+    """A command running in a fork of this process.
 
     Args:
         command: the module of `rlhf_lightning.commands`.
@@ -114,7 +114,7 @@ class Running:
 
     @property
     def code(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code; None while it runs."""
         if self._code is None:
             done, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if done else None
@@ -127,11 +127,11 @@ class Running:
 
     @property
     def err(self) -> list[str]:
-        """The lines on standard error."""
+        """Return the lines on standard error."""
         return [line for line in self._err.read_text(errors="replace").splitlines() if line.strip()]
 
     def wait_until(self, condition: Callable[[], object], seconds: float = SECONDS) -> bool:
-        """Wait until something holds; False if the command has ended first."""
+        """Wait until a condition holds; return False if the command has ended first."""
         end = time.monotonic() + seconds
         while not condition():
             if self.code is not None:
@@ -143,7 +143,7 @@ class Running:
         return True
 
     def pause(self, step: int, meanwhile: Callable[[], object] = lambda: None) -> float:
-        """Wait until the run pauses after a step, do something, let it go on; returns the seconds it was held."""
+        """Wait until the run pauses after a step, do something, and let it continue; return the seconds it was held."""
         self.wait_until(lambda: (self.folder / f"reached.{step}").exists())
         began = time.monotonic()
         meanwhile()
@@ -151,20 +151,20 @@ class Running:
         return time.monotonic() - began
 
     def wait(self, seconds: float = SECONDS) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait for its end; return the exit code."""
         self.wait_until(lambda: self.code is not None, seconds)
         self.seconds = time.monotonic() - self.began
         return int(self.code or 0)
 
     def kill(self) -> None:
-        """SIGKILL it and what it has started."""
+        """Kill it and its children with SIGKILL."""
         if self.code is None:
             os.killpg(self.pid, signal.SIGKILL)
             self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 def pausing(*steps: int, seconds: float = 0.0) -> list[str]:
-    """The overrides of a run that waits after these steps, and sleeps after every one."""
+    """Return the overrides of a run that waits after these steps, and sleeps after every step."""
     return [
         "+callbacks.pause._target_=pauses.Pause",
         f"+callbacks.pause.at=[{','.join(map(str, steps))}]",
@@ -174,7 +174,7 @@ def pausing(*steps: int, seconds: float = 0.0) -> list[str]:
 
 @dataclass
 class Undisturbed:
-    """A run that nothing has happened to."""
+    """A run without any fault."""
 
     end: dict[str, Any]
     seconds: float
@@ -187,7 +187,7 @@ _undisturbed: dict[tuple[Path, str, tuple[str, ...]], Undisturbed] = {}
 def undisturbed(
     shared: Path, family: str, words: list[str], prepare: Callable[[Path], object] = lambda folder: None
 ) -> Undisturbed:
-    """The undisturbed run of a family with these words, made once, in a folder that is prepared first."""
+    """Return the undisturbed run of a family with these words, made once, in a folder that is prepared first."""
     key = (shared, family, tuple(words))
     if key not in _undisturbed:
         folder = shared / f"undisturbed.{len(_undisturbed)}"

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP at random moments: one line, the signal's exit code, and the printed command goes on."""
+"""Ctrl-C, SIGTERM and SIGHUP at random moments: one line, the signal's exit code, and the printed command continues."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def stop(folder: Path, words: list[str], signum: int, draw: random.Random, secon
 
 
 def halves(folder: Path, words: list[str]) -> int:
-    """How many halves of writes, syncs and renames a run has."""
+    """Return how many halves of writes, syncs and renames a run has."""
     count = folder / "halves"
     run = Running("train", words, folder, lambda _: watch_saving(count=count))
     if run.wait() != 0:
@@ -49,7 +49,7 @@ def halves(folder: Path, words: list[str]) -> int:
 
 
 def lost_steps(run: Path) -> int:
-    """Steps that metrics.jsonl has and the last checkpoint has not, once there is one."""
+    """Return the steps in metrics.jsonl after the last checkpoint, once there is one."""
     manifest, metrics = run / "checkpoints/last.ckpt.manifest.json", run / "metrics.jsonl"
     if not manifest.exists() or not metrics.exists():
         return 0
@@ -66,7 +66,7 @@ def go_on(folder: Path, words: list[str], line: str) -> Running:
 
 
 def stops(family: str, signum: int, moments: int, folder: Path) -> Outcome:
-    """Stop runs at random moments and go on as they say, until each has ended."""
+    """Stop runs at random moments and continue as they say, until each has ended."""
     words = [*ALL_FAMILIES[family], "logger=none"]
     whole = undisturbed(folder.parent, family, ["logger=none"])
     write_folder(folder)

@@ -1,4 +1,4 @@
-"""Faults of a tracking store: the run completes, metrics.jsonl is the truth, and what was not sent is sent later."""
+"""Faults of a tracking store: the run completes, metrics.jsonl is complete, and what was not sent is sent later."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ LONGEST = 60.0  # seconds that a fault may add to a run
 
 
 def points_in_store(folder: Path, uri: str) -> tuple[Counter[tuple[str, int]], list[str]]:
-    """How often the store has each value (metric, step) of the run in a folder, and the states of all runs there.
+    """Return how often the store has each value (metric, step) of a folder's run, and the states of all its runs.
 
-    It is read by a process of its own.
+    A separate process reads the store.
     """
 
     def read() -> None:
@@ -52,7 +52,7 @@ def points_in_store(folder: Path, uri: str) -> tuple[Counter[tuple[str, int]], l
 
 
 def points_in_file(folder: Path) -> set[tuple[str, int]]:
-    """The values that metrics.jsonl has."""
+    """Return the values in metrics.jsonl."""
     return {
         (name, row["step"])
         for row in (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
@@ -68,8 +68,8 @@ def outcome(folder: Path, run: Running, whole: Undisturbed, uri: str, database: 
         folder: the working folder; the run is in `run`.
         run: the training command, which has ended.
         whole: the undisturbed run.
-        uri: of the store.
-        database: where the store is in truth.
+        uri: the store's address.
+        database: the store's actual file.
         runs: this many must exist.
     """
     said = [line for line in run.err if line not in whole.lines]
@@ -101,7 +101,7 @@ def outcome(folder: Path, run: Running, whole: Undisturbed, uri: str, database: 
 
 
 def empty_store(folder: Path) -> None:
-    """An SQLite store with MLflow's tables; they are made once."""
+    """Make an SQLite store with MLflow's tables, which are created once."""
     made = folder.parent / "empty.db"
 
     def make() -> None:
@@ -116,7 +116,7 @@ def empty_store(folder: Path) -> None:
 
 @contextlib.contextmanager
 def lock(database: Path, seconds: float) -> Iterator[None]:
-    """Another process holds the lock of an SQLite file for this long, or until the block ends, from the start."""
+    """Let another process hold an SQLite file's lock for this long, or until the block ends."""
     began, end = (database.with_suffix(suffix) for suffix in (".held", ".end"))
     for file in (began, end):
         file.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ def lock(database: Path, seconds: float) -> Iterator[None]:
 
 
 def locked(folder: Path, family: str, seconds: float, at_start: bool) -> Outcome:
-    """Another process holds the store's lock for a while, from a step on or from the start."""
+    """Let another process hold the store's lock for a while, from a step on or from the start."""
     whole = undisturbed(folder.parent, family, LOGGER, empty_store)
     write_folder(folder)
     empty_store(folder)
@@ -154,9 +154,9 @@ def locked(folder: Path, family: str, seconds: float, at_start: bool) -> Outcome
 
 
 def answered_badly(folder: Path, family: str, mode: str, at_start: bool = False, back: bool = False) -> Outcome:
-    """A server answers so from its start or from a step on, to the end of the run or to a later step.
+    """Let a server answer badly from its start or from a step on, to the end of the run or to a later step.
 
-    A `mode` of `dead` kills it. It is well again when rlhf-track is called.
+    A `mode` of `dead` kills it. It works again when rlhf-track is called.
     """
     whole = undisturbed(folder.parent, family, LOGGER, empty_store)
     write_folder(folder)
@@ -187,7 +187,7 @@ def answered_badly(folder: Path, family: str, mode: str, at_start: bool = False,
 
 
 def refused_at_start(folder: Path, mode: str) -> Outcome:
-    """A server that refuses the login before anything is trained: the user has to fix that."""
+    """Let a server refuse the login before anything is trained, which the user has to fix."""
     began = time.monotonic()
     write_folder(folder)
     empty_store(folder)
@@ -205,7 +205,7 @@ def refused_at_start(folder: Path, mode: str) -> Outcome:
 
 
 def two_first_runs(folder: Path) -> Outcome:
-    """Two runs make one SQLite store at the same moment."""
+    """Let two runs create one SQLite store at the same moment."""
     whole = undisturbed(folder.parent, "sft", LOGGER, empty_store)
     write_folder(folder)
     words = [*FAMILIES["sft"], *LOGGER, "run_dir=other"]
@@ -222,7 +222,7 @@ def two_first_runs(folder: Path) -> Outcome:
 
 
 def no_room(folder: Path, family: str) -> Outcome:
-    """The file of the store cannot grow, from its start on; the other files of the run are smaller."""
+    """Keep the store's file from growing, from the start; the run's other files are smaller."""
     whole = undisturbed(folder.parent, family, LOGGER, empty_store)
     write_folder(folder)
     empty_store(folder)
@@ -237,7 +237,7 @@ def no_room(folder: Path, family: str) -> Outcome:
 
 
 def read_only(folder: Path, family: str) -> Outcome:
-    """The store cannot be written to: its database is opened for reading only."""
+    """Make the store read-only: its database is opened for reading only."""
     whole = undisturbed(folder.parent, family, LOGGER, empty_store)
     write_folder(folder)
     empty_store(folder)
@@ -248,7 +248,7 @@ def read_only(folder: Path, family: str) -> Outcome:
 
 
 def no_artifacts(folder: Path, family: str) -> Outcome:
-    """The place of the artifacts cannot be written to, while metrics are taken."""
+    """Make the artifacts' place unwritable, while metrics are accepted."""
     whole = undisturbed(folder.parent, family, LOGGER, empty_store)
     write_folder(folder)
     empty_store(folder)
@@ -271,7 +271,7 @@ stages:
 
 
 def stages_untracked(folder: Path, back: bool) -> Outcome:
-    """A pipeline's server is dead from the start, to the end or to its second stage; it is sent by its one command."""
+    """Kill a pipeline's server from the start, to the end or to its second stage; one command sends all later."""
     write_folder(folder)
     empty_store(folder)
     (folder / "conf/pipeline").mkdir(parents=True)
@@ -311,7 +311,7 @@ BADLY = ("dead", "500", "slowly", "never", "HTML", "another JSON", "a JSON list"
 
 
 def title(family: str, mode: str, at_start: bool, back: bool) -> str:
-    """How the table calls a fault of a server."""
+    """Return the table's name of a server fault."""
     what = {"dead": "is dead", "slowly": "answers after 5 s", "never": "never answers"}.get(
         mode, f"answers with {mode}"
     )

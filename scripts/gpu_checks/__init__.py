@@ -1,1 +1,1 @@
-"""The checks of scripts/check_gpu.py: a module per section, with `check(setting)` that yields what it finds."""
+"""The checks of scripts/check_gpu.py: one module per section, whose `check(setting)` yields its results."""

@@ -16,7 +16,7 @@ from gpu_checks.runs import REWARD, TASKS, UNSAVED, config_of, fit, small_rows
 from gpu_checks.setting import Setting
 from rlhf_lightning.rollout import Generation
 
-# The trainer's precision, and the type that rounding is counted in.
+# The trainer's precision, and the dtype whose rounding is the unit.
 PRECISIONS = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
 ROWS, RESPONSE = 8, 20
 
@@ -36,7 +36,7 @@ class Captured(lightning.Callback):
 
 
 class Fixed:
-    """An engine that always gives the same responses: devices draw other random numbers."""
+    """An engine that always gives the same responses: random numbers differ between devices."""
 
     def __init__(self, vocabulary: int) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -45,11 +45,11 @@ class Fixed:
         self.device = torch.device("cpu")
 
     def sync(self, model: Any) -> None:
-        """Answer where the policy is."""
+        """Note the policy's device."""
         self.device = next(model.parameters()).device
 
     def generate(self, prompts: Any, settings: Any, generator: Any = None) -> Generation:
-        """Responses of different lengths, none of which ends."""
+        """Return responses of different lengths, none of which ends."""
         mask = (torch.arange(RESPONSE) < self.lengths[:, None]).float()
         tokens = torch.where(mask.bool(), self.tokens, 0)
         tensors = (tokens, mask, torch.zeros(ROWS, RESPONSE), torch.zeros(ROWS, dtype=torch.bool))
@@ -59,7 +59,7 @@ class Fixed:
 def one_step(
     setting: Setting, task: str, rows: Path, accelerator: str, precision: str, more: Sequence[str] = ()
 ) -> Captured:
-    """Loss and gradients of the first optimiser step, with `more` overrides."""
+    """Return loss and gradients of the first optimiser step, with `more` overrides."""
     overrides = [*more, f"data.train={rows}", f"trainer.accelerator={accelerator}", f"trainer.precision={precision}"]
     overrides += [
         "trainer.max_steps=1",
@@ -81,7 +81,7 @@ def one_step(
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Losses and gradients in every precision."""
+    """Yield losses and gradients in every precision."""
     for task in TASKS:
         rows = small_rows(setting, task, ROWS)
         exact = one_step(setting, task, rows, "cpu", "64-true")

@@ -1,4 +1,4 @@
-"""Rows per second beside TRL, all weights of the large network, in bfloat16 autocast on a GPU."""
+"""Rows per second compared with TRL: all weights of the large network, in bfloat16 autocast on a GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP = 2  # steps
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """SFT and DPO, with rows of different lengths."""
+    """Compare SFT and DPO, with rows of different lengths."""
     if find_spec("trl") is None:
         raise NotMeasuredError("trl is not installed")
     sizes = setting.sizes
@@ -39,13 +39,13 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def ours(setting: Setting, task: str, rows: Path) -> float:
-    """Seconds of the steps after the first ones."""
+    """Return the seconds of the steps after the first ones."""
     overrides = [
         f"data.train={rows}",
         f"data.batch_size={setting.sizes.rows}",
         f"data.max_length={setting.sizes.length}",
     ]
-    overrides += ["optimizer.fused=true", *UNSAVED]  # TRL's is
+    overrides += ["optimizer.fused=true", *UNSAVED]  # as in TRL
     if setting.device == "cuda":
         overrides += ["trainer.precision=bf16-mixed"]
     timed = Timed(WARM_UP)
@@ -54,7 +54,7 @@ def ours(setting: Setting, task: str, rows: Path) -> float:
 
 
 def peer(setting: Setting, task: str, rows: Path) -> float:
-    """The same of TRL, with its own defaults but for what makes both sides do the same."""
+    """Return the same for TRL, with its own defaults except where both sides must do the same."""
     import trl
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback

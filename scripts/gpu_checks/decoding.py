@@ -17,13 +17,13 @@ from rlhf_lightning.data import left_pad
 from rlhf_lightning.models import load_causal_lm, response_logprobs
 from rlhf_lightning.rollout import NativeEngine, SamplingSettings
 
-PAD, NO_EOS = 0, [-1]  # a token that no network draws: every response has its full length
-LARGEST_GAP = 1e-4  # in float32: what docs/invariants.md asks of a policy and itself
+PAD, NO_EOS = 0, [-1]  # a token that no network samples: every response has its full length
+LARGEST_GAP = 1e-4  # in float32: what docs/invariants.md requires between a policy and itself
 PROMPTS_PER_SLOT = 2
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Report what the small network gives in float32, and the speed of the large one."""
+    """Yield the small network's results in float32, and the large one's speed."""
     small = load_causal_lm(setting.llama("small")).to(setting.device)
     prompts = random_prompts(setting.sizes.small.vocabulary, 12, 8, 24)
     settings = SamplingSettings(16)
@@ -41,14 +41,14 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def random_prompts(vocabulary: int, count: int, shortest: int, longest: int) -> list[list[int]]:
-    """Token ids, no EOS among them."""
+    """Return token ids without EOS."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(shortest, longest + 1, (count,), generator=generator).tolist()
     return [torch.randint(3, vocabulary, (length,), generator=generator).tolist() for length in lengths]
 
 
 def speed(setting: Setting) -> Iterator[Finding]:
-    """Tokens per second of both, in bfloat16 on a GPU, with as many rows at a time."""
+    """Yield tokens per second of both, in bfloat16 on a GPU, with equally many rows at a time."""
     sizes = setting.sizes
     dtype: Any = "bfloat16" if setting.device == "cuda" else "float32"
     network = load_causal_lm(setting.llama("large"), dtype=dtype).to(setting.device).eval()
@@ -65,7 +65,7 @@ def speed(setting: Setting) -> Iterator[Finding]:
 
 
 def best(work: Callable[[], object], device: str) -> float:
-    """The shorter of two runs: the first one warms up."""
+    """Return the shorter time of two runs: the first one warms up."""
     found = []
     for _ in range(2):
         started = time.perf_counter()
@@ -77,7 +77,7 @@ def best(work: Callable[[], object], device: str) -> float:
 
 @torch.inference_mode()
 def generate(network: Any, prompts: list[list[int]], slots: int, length: int) -> list[Tensor]:
-    """Responses of full length, a batch at a time."""
+    """Return responses of full length, generated a batch at a time."""
     network.generation_config.eos_token_id = None
     settings = GenerationConfig(max_new_tokens=length, do_sample=True, top_k=0, pad_token_id=PAD)
     drawn = []

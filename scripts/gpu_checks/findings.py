@@ -15,14 +15,14 @@ class NotMeasuredError(Exception):
 
 @dataclass(frozen=True)
 class Finding:
-    """A figure.
+    """A measured result.
 
     Args:
-        what: is measured.
-        value: of it; None where there is nothing to count.
+        what: what is measured.
+        value: its value; None if there is nothing to count.
         unit: of the value, such as `tokens/s`.
-        bound: what the value has to be, in words; "" where it is only recorded.
-        ok: whether it is.
+        bound: what the value must be, in words; "" if it is only recorded.
+        ok: whether it is within the bound.
     """
 
     what: str
@@ -40,26 +40,26 @@ class Section:
     status: Status
     seconds: float
     findings: list[Finding]
-    note: str = ""  # the line of an error, or what is missing
+    note: str = ""  # the message of an error, or what is missing
 
     @property
     def failed(self) -> bool:
-        """Return whether it broke, or a figure is outside its bound."""
+        """Return whether it broke, or a result is outside its bound."""
         return self.status == "failed" or not all(finding.ok for finding in self.findings)
 
 
 def at_most(what: str, value: float, limit: float, unit: str = "") -> Finding:
-    """A figure with an upper bound; one that is not a number is outside."""
+    """Return a result with an upper bound; one that is not a number is outside."""
     return Finding(what, value, unit, f"<= {limit:.3g}", ok=value <= limit)
 
 
 def holds(what: str, condition: bool, value: float | None = None, unit: str = "") -> Finding:
-    """Something that is or is not so."""
+    """Return a result that either holds or does not."""
     return Finding(what, value, unit, "holds", ok=condition)
 
 
 def table(sections: Iterable[Section]) -> str:
-    """A row per figure, and one per section that broke or was not measured."""
+    """Return one row per result, and one per section that broke or was not measured."""
     rows = [("section", "what", "figure", "must be", "")]
     for section in sections:
         for finding in section.findings:
@@ -77,6 +77,6 @@ def _figure(finding: Finding) -> str:
 
 
 def as_json(section: Section) -> dict[str, Any]:
-    """Plain containers."""
+    """Return plain containers."""
     findings = [vars(finding) for finding in section.findings]
     return {**vars(section), "failed": section.failed, "findings": findings}

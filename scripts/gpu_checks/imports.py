@@ -18,13 +18,13 @@ PACKAGES = ("torch", "lightning", "transformers", "datasets", "peft", "bitsandby
 
 
 class Without:
-    """A finder of modules that does not find one of them."""
+    """A module finder that does not find one package."""
 
     def __init__(self, finder: Any, package: str) -> None:
         self.finder, self.package = finder, package
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """None for the package and what is in it."""
+        """Return None for the package and its modules."""
         return None if name.split(".")[0] == self.package else self.finder.find_spec(name, path, target)
 
     def __getattr__(self, name: str) -> Any:
@@ -32,7 +32,7 @@ class Without:
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Versions, the device, and imports."""
+    """Check versions, the device, and imports."""
     for package in PACKAGES:
         try:
             yield Finding(f"{package} {version(package)}")
@@ -47,7 +47,7 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def imported() -> Iterator[Finding]:
-    """A figure for all modules that import, and one for each that does not."""
+    """Yield one result for all modules that import, and one for each that does not."""
     import rlhf_lightning
 
     count = 0

@@ -16,7 +16,7 @@ from gpu_checks.setting import Setting
 from rlhf_lightning.kernels.use import use_kernels
 from rlhf_lightning.models import predict_tokens
 
-# Name -> the kernels that are on.
+# Name -> the active kernels.
 PARTS: dict[str, tuple[str, ...]] = {
     "transformers' own": (),
     "packed rows": ("packing",),
@@ -28,13 +28,13 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Equality on the small network, speed and memory on the wide one."""
+    """Check equality on the small network, speed and memory on the wide one."""
     yield from equality(setting)
     yield from speed(setting)
 
 
 def answers(setting: Setting, vocabulary: int, prompt: int, answer: int) -> tuple[Tensor, Tensor]:
-    """Two answers of different lengths to each prompt: ids [B, L] and flags [B, L] of the answers' tokens."""
+    """Return two answers of different lengths to each prompt: ids [B, L] and flags [B, L] of the answers' tokens."""
     generator = torch.Generator().manual_seed(0)
     count = setting.sizes.rows
     ids = torch.randint(3, vocabulary, (count, prompt + answer), generator=generator).repeat_interleave(2, dim=0)
@@ -46,14 +46,14 @@ def answers(setting: Setting, vocabulary: int, prompt: int, answer: int) -> tupl
 
 
 def network_with(plain: Any, part: str) -> Any:
-    """A copy of a network with the part's forward passes."""
+    """Return a copy of a network with the part's forward passes."""
     network = copy.deepcopy(plain)
     use_kernels(network, PARTS[part] or "none")
     return network
 
 
 def step(network: Any, ids: Tensor, flags: Tensor) -> Tensor:
-    """Log-probabilities, with the gradients of their mean in the network."""
+    """Return log-probabilities, leaving the gradients of their mean in the network."""
     network.zero_grad()
     logprobs = predict_tokens(network, ids, flags).logprobs
     logprobs.mean().backward()
@@ -61,12 +61,12 @@ def step(network: Any, ids: Tensor, flags: Tensor) -> Tensor:
 
 
 def gradient(network: Any) -> Tensor:
-    """All gradients in a row."""
+    """Return all gradients in one vector."""
     return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
 
 
 def equality(setting: Setting) -> Iterator[Finding]:
-    """Each part is as near to float64 as transformers' own forward pass."""
+    """Check that each part is as close to float64 as transformers' own forward pass."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(setting.llama("small"), dtype=torch.float32)
     plain = loaded.to(setting.device)
     ids, flags = answers(setting, setting.sizes.small.vocabulary, 24, 16)
@@ -87,7 +87,7 @@ def equality(setting: Setting) -> Iterator[Finding]:
 
 
 def speed(setting: Setting) -> Iterator[Finding]:
-    """Seconds of a forward and backward pass, and on a GPU the memory that it takes."""
+    """Yield the seconds of a forward and backward pass, and on a GPU the memory that it takes."""
     dtype = torch.bfloat16 if setting.device == "cuda" else torch.float32
     loaded: Any = AutoModelForCausalLM.from_pretrained(setting.llama("wide"), dtype=dtype)
     plain, length = loaded.to(setting.device), setting.sizes.length

@@ -1,4 +1,4 @@
-"""Steps of the large network with LoRA: planned against measured memory, and the share of the peak that they use."""
+"""Steps of the large network with LoRA: planned and measured memory, and the share of the peak that they use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_lightning.planning.table import RESERVE
 
 
 class FromTheFirstStep(lightning.Callback):
-    """Bytes before training, which has a peak of its own while it loads."""
+    """Measures the bytes from the first step on, because loading has its own peak."""
 
     before = 0
 
@@ -32,7 +32,7 @@ class FromTheFirstStep(lightning.Callback):
 
 
 def within(setting: Setting, share: float) -> tuple[str, bool]:
-    """Return the range that the share must be in: rlhf-plan leaves a tenth of a device to what it does not count.
+    """Return the range that the share must be in: rlhf-plan reserves a tenth of a device for what it does not count.
 
     On a CPU libraries need more than a small network does.
     """
@@ -41,7 +41,7 @@ def within(setting: Setting, share: float) -> tuple[str, bool]:
 
 
 def check_task(setting: Setting, task: str) -> Iterator[Finding]:
-    """Peak and utilisation of a task's steps, all rows as long as the plan takes them to be."""
+    """Yield peak and utilisation of a task's steps, with all rows as long as the plan assumes."""
     sizes = setting.sizes
     count, half = sizes.rows * sizes.steps, sizes.length // 2
     made = {"sft": demonstrations(count, half, half), "dpo": preferences(count, half, half)}
@@ -66,7 +66,7 @@ def check_task(setting: Setting, task: str) -> Iterator[Finding]:
     yield Finding("measured peak", peak / 2**20, "MiB")
     if peak > 0:
         yield Finding("planned / measured", plan / peak, "", *within(setting, plan / peak))
-    else:  # a process that has run before may give back more than small networks take
+    else:  # a process that has run before may return more memory than small networks take
         yield Finding("planned / measured", None, "", "measured in a process of its own")
     metrics = trainer.callback_metrics
     speed = metrics.get("perf/tokens_per_second", metrics.get("perf/update_tokens_per_second"))

@@ -1,4 +1,4 @@
-"""4-bit weights on the device: the numbers that they stand for, what is computed with them, and a step of training."""
+"""4-bit weights on the device: the numbers they represent, the results computed with them, and a training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS, LENGTH = 4, 32
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Weights, log-probabilities and their gradients, and DPO's first loss."""
+    """Check weights, log-probabilities and their gradients, and DPO's first loss."""
     if find_spec("bitsandbytes") is None:
         raise NotMeasuredError("bitsandbytes is not installed")
     folder = setting.llama("small")
@@ -46,7 +46,7 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def four_bit(folder: Any, compute_dtype: Any, device: str) -> Any:
-    """The network with an adapter whose weights are the same on every device."""
+    """Return the network with an adapter whose weights are the same on every device."""
     torch.manual_seed(0)
     network = load_causal_lm(
         folder, dtype=compute_dtype, adapter=LoRA(rank=8), quantization=NF4(compute_dtype=compute_dtype)
@@ -55,7 +55,7 @@ def four_bit(folder: Any, compute_dtype: Any, device: str) -> Any:
 
 
 def four_bit_weights(network: Any) -> dict[str, Tensor]:
-    """The numbers that 4-bit weights stand for, by layer."""
+    """Return the numbers that 4-bit weights represent, by layer."""
     import bitsandbytes as bnb
 
     return {
@@ -68,7 +68,7 @@ def four_bit_weights(network: Any) -> dict[str, Tensor]:
 
 
 def in_float64(folder: Any, weights: dict[str, Tensor]) -> Any:
-    """The same network with these weights, and nothing rounded afterwards."""
+    """Return the same network with these weights, and no further rounding."""
     torch.manual_seed(0)
     network = load_causal_lm(folder, adapter=LoRA(rank=8))
     for name, weight in weights.items():
@@ -78,7 +78,7 @@ def in_float64(folder: Any, weights: dict[str, Tensor]) -> Any:
 
 
 def computed(network: Any, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of all tokens but the first, and the gradient of their sum."""
+    """Return log-probabilities of all tokens but the first, and the gradient of their sum."""
     ids = ids.to(next(network.parameters()).device)
     flags = torch.ones_like(ids)
     flags[:, 0] = 0

@@ -1,4 +1,4 @@
-"""Runs as rlhf-train makes them: every algorithm trains, saves and exports, and a resumed run ends in the same bits."""
+"""Runs like rlhf-train's: every algorithm trains, saves and exports, and a resumed run ends bitwise the same."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRECISIONS = ("32-true", "bf16-mixed")
 
 
 def config_for(setting: Setting, task: str, name: str, more: list[str]) -> dict[str, Any]:
-    """A run of two epochs, or iterations, whose steps change the weights."""
+    """Return the config of a run of two epochs, or iterations, whose steps change the weights."""
     overrides = [f"data.train={small_rows(setting, task)}", "trainer.max_epochs=2", "optimizer.lr=1e-3", *more]
     overrides += ["+trainer.enable_progress_bar=false", "callbacks.instruments=null"]
     if task == "ppo":
@@ -31,7 +31,7 @@ def config_for(setting: Setting, task: str, name: str, more: list[str]) -> dict[
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """Uninterrupted against resumed runs."""
+    """Compare uninterrupted with resumed runs."""
     for task in TASKS:
         for precision in PRECISIONS if task == "ppo" else PRECISIONS[:1]:
             name = f"{task}-{precision}"
@@ -46,7 +46,7 @@ def check(setting: Setting) -> Iterator[Finding]:
             yield holds(f"{task}, {precision}: the second half of the run changes the weights", not equal(ends, half))
             same = equal(ends, weights(first))
             yield holds(f"{task}, {precision}: a resumed run ends in the same bits", same)
-            if not same:  # is it the resuming, or would no second run do so?
+            if not same:  # is it due to resuming, or would any second run differ?
                 again = config_for(setting, task, f"{name}-again", [f"trainer.precision={precision}"])
                 run(copy.deepcopy(again))
                 alike = equal(ends, weights(again))
@@ -54,10 +54,10 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Return whether weights are the same bits."""
+    """Return whether weights are bitwise equal."""
     return all(torch.equal(one[name], weight) for name, weight in other.items())
 
 
 def weights(config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return the weights that a run has exported."""
+    """Return the weights that a run exported."""
     return load_file(Path(config["run_dir"]) / "model" / "model.safetensors")

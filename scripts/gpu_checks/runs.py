@@ -23,7 +23,7 @@ UNSAVED = ["callbacks.checkpoint=null", "+trainer.enable_checkpointing=false", "
 
 
 def config_of(setting: Setting, task: str, model: Path, overrides: Sequence[str], run: str = "run") -> dict[str, Any]:
-    """The config of a run on the setting's device, on float32 weights unless the overrides say otherwise."""
+    """Return a run's config on the setting's device, with float32 weights unless the overrides say otherwise."""
     base = [f"experiment={task}", f"model.path={model}", f"trainer.accelerator={setting.accelerator}", *QUIET]
     validation = [] if task == "ppo" else ["data.val_fraction=0"]
     scheduler = ["scheduler=constant"]
@@ -31,7 +31,7 @@ def config_of(setting: Setting, task: str, model: Path, overrides: Sequence[str]
 
 
 def small_rows(setting: Setting, task: str, count: int = 8) -> Path:
-    """A few short rows of a task."""
+    """Write a few short rows of a task."""
     made = {"sft": demonstrations(count, 12, 20), "ppo": prompts(count, 12)}.get(task) or preferences(count, 12, 20)
     return setting.rows(task, made)
 
@@ -57,11 +57,11 @@ def fit(
     engine: Any = None,
     built_on_cpu: bool = False,
 ) -> tuple[Any, Any]:
-    """Train; returns the trainer and the module.
+    """Train, and return the trainer and the module.
 
     Args:
         config: a composed training config.
-        callbacks: beside the config's own.
+        callbacks: in addition to the config's own.
         engine: samples PPO's responses; None: the config's.
         built_on_cpu: draw initial weights on a CPU, so that they are the same on every device.
     """
@@ -79,6 +79,6 @@ def fit(
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished its queued work."""
     if device == "cuda":
         torch.cuda.synchronize()

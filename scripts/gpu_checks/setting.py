@@ -21,9 +21,9 @@ class Llama:
     """The sizes of a random Llama.
 
     Args:
-        layers: of attention and a gated block.
-        width: of the hidden states.
-        heads: of queries; each of `kv_heads` is read by several.
+        layers: number of layers, each with attention and a gated block.
+        width: width of the hidden states.
+        heads: number of query heads; several of them share each of the `kv_heads`.
         vocabulary: tokens of the output layer.
         inner: width of the gated block; 0: four times `width`.
         spread: standard deviation of the weights; large ones tell tokens and positions apart.
@@ -44,10 +44,10 @@ class Sizes:
 
     Args:
         small: compared with float64 on a CPU.
-        wide: layers as large models have them, for the speed of single parts.
+        wide: with layers like those of large models, for the speed of single parts.
         large: the network whose memory, speed and utilisation are measured.
-        length: tokens of a row for `large`; of a response, a quarter.
-        rows: a batch of them.
+        length: tokens per row for `large`; a response has a quarter.
+        rows: rows per batch.
         steps: optimiser steps that are timed.
         repeats: timings of a part, of which the median counts.
     """
@@ -92,25 +92,25 @@ class Setting:
 
     @property
     def accelerator(self) -> str:
-        """The trainer's name of the device."""
+        """Return the trainer's name of the device."""
         return "gpu" if self.device == "cuda" else "cpu"
 
     def llama(self, name: str) -> Path:
-        """The folder of the `small`, `wide` or `large` network; it is made where it is missing."""
+        """Return the folder of the `small`, `wide` or `large` network, created if missing."""
         folder = self.folder.parent / name
         if not (folder / "config.json").exists():
             save_model(random_llama(getattr(self.sizes, name), self.device), word_tokenizer(), folder)
         return folder
 
     def rows(self, name: str, rows: Iterable[dict[str, Any]]) -> Path:
-        """A JSONL file."""
+        """Write a JSONL file."""
         path = self.folder / f"{name}.jsonl"
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         return path
 
 
 def random_llama(size: Llama, device: str) -> Any:
-    """Random weights, drawn on the device: a billion of them take long on a CPU."""
+    """Return a network with random weights, drawn on the device: a billion of them take long on a CPU."""
     tokenizer = word_tokenizer()
     config = LlamaConfig(
         vocab_size=size.vocabulary,
@@ -133,29 +133,29 @@ def random_llama(size: Llama, device: str) -> Any:
 
 
 def words(generator: random.Random, count: int) -> str:
-    """Words of the tokenizer, a token each."""
+    """Return words of the tokenizer, one token each."""
     return " ".join(f"w{generator.randrange(3, VOCABULARY)}" for _ in range(count))
 
 
 def demonstrations(count: int, prompt: int, answer: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows for SFT, all with this many words."""
+    """Return rows for SFT, all with this many words."""
     generator = random.Random(seed)
     return [{"prompt": words(generator, prompt), "completion": words(generator, answer)} for _ in range(count)]
 
 
 def preferences(count: int, prompt: int, answer: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows for reward models and DPO."""
+    """Return rows for reward models and DPO."""
     generator = random.Random(seed)
     lengths = {"prompt": prompt, "chosen": answer, "rejected": answer}
     return [{name: words(generator, length) for name, length in lengths.items()} for _ in range(count)]
 
 
 def prompts(count: int, length: int, seed: int = 0) -> list[dict[str, str]]:
-    """Rows for PPO."""
+    """Return rows for PPO."""
     generator = random.Random(seed)
     return [{"prompt": words(generator, length)} for _ in range(count)]
 
 
 def length_reward(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """A reward that costs nothing and differs from response to response."""
+    """Return a cheap reward that differs from response to response."""
     return [len(response) / 100 for response in responses]

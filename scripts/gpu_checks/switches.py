@@ -18,7 +18,7 @@ PRODUCT = {"cuda": 8192, "cpu": 512}  # rows and columns
 
 
 def check(setting: Setting) -> Iterator[Finding]:
-    """PPO under trainer.deterministic, and float32 products with and without TF32."""
+    """Check PPO under trainer.deterministic, and float32 products with and without TF32."""
     ends = []
     for number in range(2):
         config = config_for(setting, "ppo", f"deterministic-{number}", ["trainer.deterministic=true"])
@@ -30,7 +30,7 @@ def check(setting: Setting) -> Iterator[Finding]:
 
 
 def tf32(setting: Setting) -> Iterator[Finding]:
-    """Measure what TF32 costs in precision and gains in speed; only GPUs have it."""
+    """Measure TF32's loss of precision and gain in speed; only GPUs have it."""
     rows, size = small_rows(setting, "sft"), PRODUCT[setting.device]
     exact = one_step(setting, "sft", rows, "cpu", "64-true")
     left, right = (torch.randn(size, size, device=setting.device) for _ in range(2))
