@@ -11,9 +11,12 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from rlhf_lightning.callbacks.first_figures import first_figures_first
 from rlhf_lightning.callbacks.mlflow_store import NewRun, connect
 from rlhf_lightning.callbacks.notice import Notice
+from rlhf_lightning.callbacks.system_metrics import SystemMetrics
 from rlhf_lightning.callbacks.tracker import Outbox, Point, points_of, tracker_of
+from rlhf_lightning.value_types import Seconds
 
 Opening = Callable[[Any, str], object]
 _END = 60.0  # seconds that the end of a run waits when no command sets another limit
@@ -36,6 +39,7 @@ class SteadyMLFlowLogger(Logger):
         log_model: log checkpoints as artifacts: at the end (true), or all of them ("all").
         artifact_location: where a new experiment's artifacts go.
         run_id: id of an existing run to continue.
+        system_metrics: seconds between samples of processors, memory, disk, network and GPUs; null: none.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class SteadyMLFlowLogger(Logger):
         log_model: Literal[True, False, "all"] = False,
         artifact_location: str | None = None,
         run_id: str | None = None,
+        system_metrics: Seconds | None = None,
     ) -> None:
         super().__init__()
         import mlflow  # noqa: F401 - here, not first in the thread, where another import may wait for it
@@ -84,6 +89,7 @@ class SteadyMLFlowLogger(Logger):
         self._lightning: MLFlowLogger | None = None
         self._trainer: Trainer | None = None
         self._last: dict[str, int] = {}
+        self._system = SystemMetrics(system_metrics, self.outbox.add_points) if system_metrics else None
 
     @property
     def experiment(self) -> Any:
@@ -115,6 +121,8 @@ class SteadyMLFlowLogger(Logger):
     def open(self) -> None:
         """Create or find the run, then call `when_open`. Waits briefly for the store."""
         self.outbox.open()
+        if self._system is not None:
+            self._system.start()
 
     @rank_zero_only
     def submit(self, call: Opening, label: str = "a call", **how: Any) -> Any:
@@ -132,7 +140,8 @@ class SteadyMLFlowLogger(Logger):
             # Lightning adds the epoch to every set of metrics, and a step may have several sets.
             metrics = {name: value for name, value in metrics.items() if self._last.get(name) != at}
             self._last.update(dict.fromkeys(metrics, at))
-        self.outbox.add_points(points_of(metrics.items(), at, int(time.time() * 1000), self.name_prefix))
+        ordered = first_figures_first(metrics.items())
+        self.outbox.add_points(points_of(ordered, at, int(time.time() * 1000), self.name_prefix))
         self._after()
 
     @rank_zero_only
@@ -162,6 +171,8 @@ class SteadyMLFlowLogger(Logger):
 
     def end(self) -> None:
         """Queue the end of the run, after everything else."""
+        if self._system is not None:
+            self._system.stop()
         self.outbox.call("its end", self._end_run, last=True)
 
     def _after(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 NOT_MLFLOW = "the answer is not MLflow's"
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}  # pages of training runs, not of prompts and traces
 _KEY = "rlhf_lightning.key"  # the tag that finds a run whose creation was not acknowledged
 
 
@@ -50,7 +51,7 @@ def find_experiment(client: Any, name: str, location: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return _an_id(client.create_experiment(name, artifact_location=location))
+            return _an_id(client.create_experiment(name, artifact_location=location, tags=_TRAINING))
         except MlflowException as error:  # another run was faster, or the answer to an earlier attempt was lost
             found = client.get_experiment_by_name(name)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:

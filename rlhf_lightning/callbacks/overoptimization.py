@@ -180,7 +180,11 @@ class OverOptimization(Callback):
     def _reason(self, found: Fall, trainer: Trainer) -> str:
         best, now = (fmean(each.held_out for each in part) for part in (found.best, found.now))
         proxies = [fmean(each.proxy for each in part) for part in (found.best, found.now)]
-        share = f", {found.fallen / found.gained:.0%} of what it had gained" if found.gained > 0 else ""
+        share = (
+            f", {found.fallen / found.gained:.0%} of what it had gained since the first validation"
+            if found.gained > 0
+            else ""
+        )
         why = (
             f"while val/scores rose from {proxies[0]:.3g} to {proxies[1]:.3g}: the policy learns the faults of the "
             "reward; raise algorithm.kl.coef, train for fewer iterations, or improve the reward"

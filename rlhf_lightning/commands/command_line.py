@@ -57,6 +57,7 @@ from rlhf_lightning.outside_text import on_one_line
 from rlhf_lightning.process.memory import settle_memory
 from rlhf_lightning.process.quiet import quieten
 from rlhf_lightning.process.sudden_exits import answered_exits, exit_of_others
+from rlhf_lightning.runs.command_words import carrying_out
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.secret_text import shown
 from rlhf_lightning.stopping import answered, signal_of
@@ -269,9 +270,10 @@ def run_hydra_command(
         elif is_plain(arguments):
             if chosen := launcher_overrides(arguments.overrides):
                 raise UserError(f"{chosen[0]}: a launcher runs the jobs of a sweep: {command} -m ...")
-            task(compose_config(config_name, arguments.overrides, arguments.config_dir))
+            with carrying_out(command, arguments.overrides):
+                task(compose_config(config_name, arguments.overrides, arguments.config_dir))
         else:
-            _hydra_main(config_name, task, check, arguments)
+            _hydra_main(command, config_name, task, check, arguments)
 
     run_command(body)
 
@@ -281,12 +283,14 @@ def is_plain(arguments: argparse.Namespace) -> bool:
     return not any(getattr(arguments, name, None) for name in _HYDRA_OPTIONS)
 
 
-def _hydra_main(config_name: str, task: Task, check: Task, arguments: argparse.Namespace) -> None:
+def _hydra_main(command: str, config_name: str, task: Task, check: Task, arguments: argparse.Namespace) -> None:
     """Run Hydra's own entry point: `--multirun` through its sweeper and launcher, `--cfg`, `--info`, `--hydra-help`."""
     several = arguments.multirun and has_several_jobs(config_name, arguments.overrides)
 
     def job(config: DictConfig) -> None:
-        _run_job(task, config, several)
+        typed = arguments.overrides if several else None
+        with carrying_out(command, HydraConfig.get().overrides.task, typed):
+            _run_job(task, config, several)
 
     main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
     _remember_secrets(config_name, arguments)

@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.runs.run import read_run
 from rlhf_lightning.runs.run_folder import read_json_lines
 from rlhf_lightning.secret_text import without_secrets
 from rlhf_lightning.tracking.mlflow_runs import points_of_rows
+from rlhf_lightning.tracking.model_file import put_model_file
 
 
 def flat_parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -37,6 +39,10 @@ def files_of(run_dir: Path) -> Iterator[tuple[str, str, Callable[[Any, str], obj
     model = run_dir / "model"
     if model.is_symlink() or any(path.is_symlink() for path in model.rglob("*")):
         return
+    if any(model.glob("*.json")):
+        run = read_run(run_dir)
+        assert run is not None, "it has a model"
+        yield "the model", "model MLmodel", partial(put_model_file, run=run)
     for file in sorted(path for path in model.rglob("*") if path.is_file()):
         place = "/".join(("model", *file.relative_to(model).parts[:-1]))
         yield "the model", f"model {file.relative_to(model)}", partial(_attach, file=file, place=place)

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.runs.command_words import given_command
 from rlhf_lightning.runs.pipeline import Pipeline
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.stopping import signal_of
 from rlhf_lightning.tracking.contents import flat_parameters, log_rounds, log_summary
 from rlhf_lightning.tracking.ending import OF_A_STOP, close, seconds_for, wait
 from rlhf_lightning.tracking.mlflow_runs import FILE, go_on, is_behind, keep_run, live_run, log_parameters
+from rlhf_lightning.tracking.notes import pipeline_note, put_note
 from rlhf_lightning.tracking.sending import send_run
 from rlhf_lightning.tracking.store import artifact_location, store_notice, uses_mlflow
 from rlhf_lightning.tracking.store_check import check_tracking
+from rlhf_lightning.tracking.titles import run_title
 
 
 class PipelineTracking:
@@ -33,12 +36,15 @@ class PipelineTracking:
         self.client: Any = None
         self.run_id: str | None = None
         self.folder, self._goes_on = pipeline.folder, bool(pipeline.config.get("from"))
+        self._pipeline = pipeline
         self._config, self._stages = pipeline.config, [stage.folder for stage in pipeline.to_run]
         logger = pipeline.config["logger"]
         uri = self._uri = logger["tracking_uri"]
         experiment = logger.get("experiment_name", "rlhf-lightning")
         self.notice = store_notice(uri, self.folder)
-        self._made = NewRun(experiment, pipeline.name, {"run_dir": str(self.folder)}, artifact_location(uri))
+        self._made = NewRun(
+            experiment, run_title(pipeline, given_command()), {"run_dir": str(self.folder)}, artifact_location(uri)
+        )
 
         def begin() -> None:
             self.client = self.client or connect(uri)
@@ -55,11 +61,15 @@ class PipelineTracking:
         """Begin the run, or continue the previous one."""
         if not self._goes_on:
             (self.folder / FILE).unlink(missing_ok=True)
+        note = pipeline_note(self._pipeline, given_command(), {})
+        self.outbox.call("its note", lambda: put_note(self.client, str(self.run_id), note))
         self.outbox.open()
 
     def finish(self, metrics: Mapping[str, Any], files: Iterable[Path]) -> None:
         """Log the summary, the config and the report, send what stages have not sent, and end the run."""
         parameters = flat_parameters(self._config)
+        note = pipeline_note(self._pipeline, given_command(), metrics)
+        self.outbox.call("its note", lambda: put_note(self.client, str(self.run_id), note))
         self.outbox.call("its parameters", lambda: log_parameters(self.client, str(self.run_id), parameters))
         self.outbox.call("its summary", lambda: log_summary(self.client, str(self.run_id), metrics))
         self.outbox.call("its rounds", lambda: log_rounds(self.client, str(self.run_id), self.folder))

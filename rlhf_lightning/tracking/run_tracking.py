@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.runs.command_words import given_command
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.run import Run
 from rlhf_lightning.secret_text import without_secret_keys
 from rlhf_lightning.stopping import signal_of
 from rlhf_lightning.tracking.contents import add_version, files_of, flat_parameters
 from rlhf_lightning.tracking.ending import OF_A_STAGE, OF_A_STOP, close, seconds_for, wait
+from rlhf_lightning.tracking.inputs import log_inputs
 from rlhf_lightning.tracking.mlflow_runs import (
     FILE,
     forget_version,
@@ -26,8 +29,10 @@ from rlhf_lightning.tracking.mlflow_runs import (
     log_parameters,
     points_of_rows,
 )
+from rlhf_lightning.tracking.notes import put_note, run_note
 from rlhf_lightning.tracking.pipeline_tracking import PipelineTracking
 from rlhf_lightning.tracking.store import artifact_location, store_notice
+from rlhf_lightning.tracking.titles import run_title
 
 if TYPE_CHECKING:
     from rlhf_lightning.callbacks import SteadyMLFlowLogger
@@ -44,7 +49,7 @@ def logger_settings(run: Run) -> dict[str, Any]:
     section, parent = run.config["logger"], pipeline_of(run)
     uri = section["tracking_uri"]
     return {
-        "run_name": section.get("run_name") or run.name,
+        "run_name": section.get("run_name") or run_title(run, given_command()),
         "tags": {**without_secret_keys(section.get("tags") or {}), "run_dir": str(run.folder)},
         "artifact_location": section.get("artifact_location") or artifact_location(uri),
         "notice": parent.notice if parent is not None else store_notice(uri, run.folder),
@@ -82,7 +87,13 @@ def join_run(logger: SteadyMLFlowLogger, run: Run) -> None:
     logger.find_run = find
     logger.when_open = lambda client, run_id: keep_run(run.folder, uri, run_id)
     logger.submit(lambda client, run_id: log_parameters(client, run_id, flat_parameters(run.config)), "its parameters")
+    logger.submit(partial(_describe, run=run, note=run_note(run, given_command())), "its note")
     logger.is_new = not run.resumes
+
+
+def _describe(client: Any, run_id: str, run: Run, note: str) -> None:
+    put_note(client, run_id, note)
+    log_inputs(client, run_id, run.config, run.summary)
 
 
 class RunTracking:
@@ -109,6 +120,8 @@ class RunTracking:
         """Queue the run folder's small files, plots and exported model as artifacts."""
         if self._logger is not None:
             self._logger.submit(self._send_missing, "metrics", key="all metrics", after="metrics")
+            note = run_note(self.run, given_command())
+            self._logger.submit(partial(_describe, run=self.run, note=note), "its note")
             for label, key, attach in files_of(self.run.folder):
                 self._logger.submit(attach, label, key=key, upload=True)
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.runs.command_words import GivenCommand
 from rlhf_lightning.runs.run import Run, read_any, read_run
 from rlhf_lightning.tracking.contents import add_version, files_of, flat_parameters, log_rounds, log_summary
+from rlhf_lightning.tracking.inputs import log_inputs
 from rlhf_lightning.tracking.mlflow_runs import (
     clear_behind,
     keep_run,
@@ -18,6 +20,7 @@ from rlhf_lightning.tracking.mlflow_runs import (
     log_parameters,
     version_of,
 )
+from rlhf_lightning.tracking.notes import pipeline_note, put_note, run_note
 from rlhf_lightning.tracking.store import artifact_location, uses_mlflow
 
 _DEPTH = 3  # levels of folders below the given one
@@ -45,6 +48,7 @@ def send_again(run: Run, client: Any, uri: str) -> int:
     run_id = _find_or_make(run, client, uri, run.name, {})
     log_parameters(client, run_id, flat_parameters(run.config))
     log_summary(client, run_id, run.summary)
+    put_note(client, run_id, pipeline_note(run, GivenCommand(), run.summary))
     log_rounds(client, run_id, run.folder)
     for _, _, attach in files_of(run.folder):
         attach(client, run_id)
@@ -74,6 +78,8 @@ def _send(run: Run, client: Any, uri: str, parent_id: str | None = None) -> int:
     tags = {} if parent_id is None else {"mlflow.parentRunId": parent_id}
     run_id = _find_or_make(run, client, uri, str(section.get("run_name") or run.name), tags)
     log_parameters(client, run_id, flat_parameters(run.config))
+    put_note(client, run_id, run_note(run, GivenCommand()))
+    log_inputs(client, run_id, run.config, run.summary)
     prefix = f"{section['prefix']}-" if section.get("prefix") else ""
     points = log_missing(client, run_id, run.metrics(), prefix, sender(client, run_id))
     if (folder / "samples.jsonl").is_file() and not (folder / "samples.jsonl").is_symlink():

@@ -98,7 +98,10 @@ def test_a_model_that_was_to_be_registered_is_once(run: Path) -> None:
     client = MlflowClient(store())
     (version,) = client.search_model_versions("name='mine'")
     assert version.source.endswith("/artifacts/model")
-    assert [file.path for file in client.list_artifacts(version.run_id, "model")] == ["model/config.json"]
+    assert [file.path for file in client.list_artifacts(version.run_id, "model")] == [
+        "model/MLmodel",
+        "model/config.json",
+    ]
 
 
 def test_a_plain_logger_sends_all_by_its_end_and_names_are_those_of_mlflow(run: Path) -> None:
