@@ -29,6 +29,7 @@ UNCLEAN: set[str] = {
     "rlhf_lightning/kernels",
     "rlhf_lightning/rollout",
     "rlhf_lightning/runs",
+    "rlhf_lightning/tracking",
     "rlhf_lightning/training",
 }
 # The same of pages with paragraphs that are too long.
