@@ -19,6 +19,7 @@ from rlhf_lightning.source.definitions import definition
 from rlhf_lightning.source.docstrings import documented_arguments
 
 ROOT = Path(__file__).parents[1]
+HOST = "[a](https://github.com/rlhf-lightning/rlhf-lightning/blob/main/{})"
 MODULES = ("setting_pages", "command_pages", "python_pages", "staging", "mathml")
 
 
@@ -139,6 +140,11 @@ def checkout(tmp_path: Path) -> Path:
         ("[a](../../CHANGELOG.md)", "[a](../changelog.md)"),
         ("[a](../../Makefile)", "[a](https://github.com/rlhf-lightning/rlhf-lightning/blob/main/Makefile)"),
         ("[a](../../docs)", "[a](https://github.com/rlhf-lightning/rlhf-lightning/tree/main/docs)"),
+        (
+            "[a][b]\n\n[b]: https://github.com/rlhf-lightning/rlhf-lightning/blob/main/Makefile",
+            "[a][b]\n\n[b]: https://github.com/rlhf-lightning/rlhf-lightning/blob/main/Makefile",
+        ),
+        ("[b]: ../../CHANGELOG.md\n", "[b]: ../changelog.md\n"),
         ("`[a](gone.md)`", "`[a](gone.md)`"),
         ("```\n[a](gone.md)\n```", "```\n[a](gone.md)\n```"),
     ],
@@ -147,7 +153,7 @@ def test_links_lead_out_of_docs_to_the_code_host(site: Any, checkout: Path, link
     assert site.staging.with_site_links(link, checkout / "docs/inside/page.md", checkout) == becomes
 
 
-@pytest.mark.parametrize("link", ["[a](gone.md)", "![a](gone.png)", "[a](../../../outside.md)"])
+@pytest.mark.parametrize("link", ["[a](gone.md)", "![a](gone.png)", "[a](../../../outside.md)", HOST.format("gone.py")])
 def test_a_link_that_leads_nowhere_is_refused(site: Any, checkout: Path, link: str) -> None:
     with pytest.raises(site.staging.BrokenLinkError, match=r"docs/inside/page\.md: .* does not exist"):
         site.staging.with_site_links(f"See {link}.", checkout / "docs/inside/page.md", checkout)

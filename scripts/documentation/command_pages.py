@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from documentation.setting_pages import key_table
+from documentation.setting_pages import WIDE, key_table
 from rlhf_lightning.config.reference import TOP_LEVELS, command_settings, groups
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def _summary(name: str, page: str) -> str:
 
 def _page(name: str, text: str) -> str:
     command = name.removeprefix("rlhf-")
-    page = f"# {name}\n\n```text\n{text.rstrip()}\n```\n"
+    page = f"{WIDE}# {name}\n\n```text\n{text.rstrip()}\n```\n"
     if command not in TOP_LEVELS:
         return page
     chosen = {group for group in groups() if "/" not in group} if command == "train" else set()

@@ -13,6 +13,7 @@ from rlhf_lightning.config.reference import Setting, groups, option_settings, op
 from rlhf_lightning.source.declarations import declared
 
 REPOSITORY = "https://github.com/rlhf-lightning/rlhf-lightning"
+WIDE = "---\nhide:\n  - toc\n---\n\n"  # a page whose table needs the room of the table of contents
 # Whose classes a group's options are, where their own documentation says more than a line.
 LIBRARIES = {
     "optimizer": "[torch.optim](https://pytorch.org/docs/stable/optim.html)",
@@ -106,7 +107,7 @@ def _algorithm_page(option: str) -> str:
     roles = ", ".join(declaration.roles)
     settings = option_settings("algorithm", option)
     table = key_table(settings, "algorithm.") if settings else "It has no keys of its own."
-    return f"""# algorithm={option}
+    return f"""{WIDE}# algorithm={option}
 
 {title}, [`{declaration.name}`](../../python/algorithms.md#{target}), chosen with `algorithm={option}`.
 It learns from {_rows(declaration.data)}. Networks: {roles}.

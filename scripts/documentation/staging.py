@@ -13,7 +13,7 @@ import yaml
 from documentation.setting_pages import REPOSITORY
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s]+)(\))")
+LINK = re.compile(r"(!?\[[^\]\n]*\]\(|^\[[^\]\n]+\]: )([^)\s]+)(\)|$)", re.MULTILINE)
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 # Files beside docs/ that are pages of the site as well.
 BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
@@ -41,9 +41,10 @@ def with_site_links(text: str, page: Path, root: Path = ROOT) -> str:
 
 def _site_link(match: re.Match[str], page: Path, root: Path) -> str:
     target, hash_, anchor = match[2].partition("#")
-    if not target or re.match(r"[a-z]+:", target):
+    on_host = re.fullmatch(rf"{REPOSITORY}/(?:blob|tree)/main/(.*)", target)
+    if not target or (on_host is None and re.match(r"[a-z]+:", target)):
         return match[0]
-    file = (page.parent / target).resolve()
+    file = (root / on_host[1] if on_host is not None else page.parent / target).resolve()
     if not file.exists() or not file.is_relative_to(root):
         raise BrokenLinkError(f"{page.relative_to(root)}: {target} does not exist")
     docs = root / "docs"
