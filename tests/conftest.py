@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Fixtures and settings of all tests."""
 
 import os
 import signal
@@ -8,14 +8,14 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any import of the hub's client, and for the commands that tests start
 
-# A shell ignores Ctrl-C for what it starts in the background, and so would the commands that tests start.
+# A shell ignores Ctrl-C for background jobs, and so would the commands that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def same_signal_handlers() -> Iterator[None]:
-    """No test leaves a handler to the next one."""
+    """Check that no test leaves a signal handler to the next one."""
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in former.items():

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's chat completions, as far as a judge asks, and fails as a test says."""
+"""A server for OpenAI's chat completions, as far as a judge uses them, which fails as a test demands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def echo(question: str) -> str:
 
 
 def prefers_good(question: str) -> str:
-    """A verdict for the answer that says `good`; none where a question says `silent`."""
+    """Return a verdict for the answer that says `good`; none if a question says `silent`."""
     if "silent" in question:
         return "I would rather not."
     return (
@@ -26,11 +26,11 @@ def prefers_good(question: str) -> str:
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Answers by a script of (status, headers, body); then by a chat completion that `answer` makes of the question.
+    """Answers from a script of (status, headers, body), then with chat completions that `answer` makes of questions.
 
     Args:
-        answer: question -> text; with log-probabilities asked for, its last letter is the likely token.
-        stop_after: so many answers; further ones wait until `go_on` is set, and are not counted as answered before.
+        answer: question -> text; if log-probabilities are requested, its last letter is the likely token.
+        stop_after: after this many answers, further ones wait until `go_on` is set, and do not count until then.
     """
 
     def __init__(self, answer: Callable[[str], str] = echo, stop_after: int | None = None) -> None:
@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         }
         with server.lock:
             status, headers, content = server.script.pop(0) if server.script else (200, {}, json.dumps(answer))
-        with contextlib.suppress(OSError):  # whoever asked may be gone
+        with contextlib.suppress(OSError):  # the client may be gone
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(answer: Callable[[str], str] = echo, stop_after: int | None = None) -> Iterator[FakeServer]:
-    """A server that runs while the block does."""
+    """Run a server while the block does."""
     with FakeServer(answer, stop_after) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -1,4 +1,4 @@
-"""The smallest judge in this process: a model with random weights whose tokenizer knows the verdicts."""
+"""The smallest local judge: a model with random weights whose tokenizer knows the verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KNOWN = [*WORDS, "A", "B", *"123456789", "The", "better", "answer", "is", "ratin
 
 
 def write_judge(folder: Path, positions: int = 512) -> Path:
-    """Write it, with its tokenizer."""
+    """Write the judge, with its tokenizer."""
     tiny_model(vocab_size=len(KNOWN) + 3, positions=positions).save_pretrained(folder)
     tiny_tokenizer(words=KNOWN).save_pretrained(folder)
     return folder

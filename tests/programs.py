@@ -1,4 +1,4 @@
-"""The installed commands and the repository's scripts, as processes of their own."""
+"""The installed commands and the repository's scripts, as separate processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS"
 
 
 def program(name: str) -> str:
-    """Where an installed command is, such as rlhf-train: beside the interpreter."""
+    """Return where an installed command is, such as rlhf-train: next to the interpreter."""
     return str(Path(sys.executable).with_name(name))
 
 

@@ -1,4 +1,4 @@
-"""Subword tokenizers of every kind, trained on a few sentences: no hub."""
+"""Subword tokenizers of every kind, trained on a few sentences, without the hub."""
 
 from __future__ import annotations
 

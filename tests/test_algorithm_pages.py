@@ -1,4 +1,4 @@
-"""Every algorithm has a page in docs/algorithms, of one structure, whose command, defaults and links hold."""
+"""Every algorithm has a page in docs/algorithms, of the same structure, whose command, defaults and links are valid."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SOURCE = "https://github.com/rlhf-lightning/rlhf-lightning/blob/main/"
 
 
 def sections(page: Path) -> dict[str, str]:
-    """The text under each heading of the second level, in order."""
+    """Return the text under each second-level heading, in order."""
     _, *parts = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {head: text for head, _, text in (part.partition("\n") for part in parts)}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The overrides of each command under "Command"."""
+    """Return the overrides of each command under "Command"."""
     (block,) = re.findall(r"```bash\n(.*?)```", sections(page)["Command"], re.DOTALL)
     lines = [shlex.split(line) for line in block.splitlines()]
     assert all(line[0] == "rlhf-train" for line in lines)
@@ -41,12 +41,12 @@ def commands(page: Path) -> list[list[str]]:
 
 @cache
 def composed(page: Path) -> dict[str, Any]:
-    """The config of the page's first command."""
+    """Return the config of the page's first command."""
     return compose_config("train", commands(page)[0])
 
 
 def value_of(config: dict[str, Any], key: str) -> Any:
-    """The value of a dotted key."""
+    """Return the value of a dotted key."""
     found: Any = config
     for name in key.split("."):
         found = found[name]
@@ -54,13 +54,13 @@ def value_of(config: dict[str, Any], key: str) -> Any:
 
 
 def defined_in(file: Path) -> set[str]:
-    """The functions, methods and classes of a source file."""
+    """Return the functions, methods and classes of a source file."""
     kinds = (ast.FunctionDef, ast.ClassDef)
     return {node.name for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)}
 
 
 def source_links(page: Path) -> list[tuple[str, str]]:
-    """What a page links to in the source: the name that it gives, and the file."""
+    """Return a page's links to the source: the name that each gives, and the file."""
     text = page.read_text(encoding="utf-8")
     files = dict(re.findall(rf"^\[(\w+)\]: {SOURCE}(\S+)$", text, re.MULTILINE))
     return [(name, files[key]) for name, key in re.findall(r"\[`([\w.]+)`\]\[(\w+)\]", text)]
@@ -130,13 +130,13 @@ def test_pages_have_the_figures_of_the_results() -> None:
 
 
 def keys_of(config: dict[str, Any], prefix: str = "") -> set[str]:
-    """Every dotted key of a config."""
+    """Return every dotted key of a config."""
     deeper = [keys_of(value, f"{prefix}{name}.") for name, value in config.items() if isinstance(value, dict)]
     return {f"{prefix}{name}" for name in config}.union(*deeper)
 
 
 def named_keys(page: str) -> set[str]:
-    """The keys that a guide names as ours; in a table beside other libraries those of the column `here`."""
+    """Return the keys that a guide names as ours; in a table of several libraries, those of the column `here`."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     if page == "coming_from.md":
         rows = [

@@ -1,4 +1,4 @@
-"""`make algorithms`: what its pipeline trains, which stages it goes on with, and how its table is counted."""
+"""`make algorithms`: what its pipeline trains, which stages it continues with, and how its table is counted."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def write_seed(folder: Path, ended: list[str], wins: float | None = None) -> None:
-    """A pipeline's folder with the stages that have ended, and its summary if `wins` are given."""
+    """Write a pipeline's folder with finished stages, and its summary if `wins` are given."""
     for name in ended:
         (folder / name).mkdir(parents=True)
         (folder / name / "summary.json").write_text("{}")
@@ -146,7 +146,7 @@ def test_a_seed_runs_what_it_lacks_stage_by_stage_and_is_evaluated_with_the_last
     with pytest.raises(KeyboardInterrupt):
         run(script, tmp_path, monkeypatch, 7, overrides=overrides)
     assert run(script, tmp_path, monkeypatch, 7, overrides=overrides) == 0
-    assert run(script, tmp_path, monkeypatch, 7) == 0  # what has ended is not run again
+    assert run(script, tmp_path, monkeypatch, 7) == 0  # finished stages are not run again
     begun = [word.removeprefix("from=") for command in called for word in command if word.startswith("from=")]
     missing = [name for name in script.stages()[:-1] if name not in ended]
     assert begun == [*missing, "reinforce_pp"]

@@ -73,7 +73,7 @@ FREE = {
     "value_types",
     "value_checks",
     "__version__",
-}  # all but `functional`
+}  # all except `functional`
 MAY_IMPORT = {
     "hydra": (
         "compat/hydra_names.py",
@@ -84,7 +84,7 @@ MAY_IMPORT = {
 
 
 def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, str]]:
-    """(line, absolute name) of everything a module imports, also inside functions and under TYPE_CHECKING."""
+    """Yield (line, absolute name) of everything a module imports, also inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -99,11 +99,11 @@ def _imports(source: str, module: str, is_package: bool) -> Iterator[tuple[int, 
 
 
 def _violations(source: str, path: str) -> list[str]:
-    """What a file at `path` (relative to the package) imports and must not."""
+    """Return the forbidden imports of a file at `path` (relative to the package)."""
     parts = Path(path).with_suffix("").parts
     is_package = parts[-1] == "__init__"
     module = ".".join((NAME, *(parts[:-1] if is_package else parts)))
-    # A module beside the folders may import none of them; `python -m rlhf_lightning` is a command.
+    # A module next to the folders may import none of them; `python -m rlhf_lightning` is a command.
     folder = parts[0] if len(parts) > 1 else "commands" if path == "__main__.py" else ""
     found = []
     for line, name in _imports(source, module, is_package):
@@ -172,7 +172,7 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 
 def _folder_imports() -> dict[str, set[str]]:
-    """Folder -> the other folders that it imports anything from, also inside functions and under TYPE_CHECKING."""
+    """Return folder -> the other folders that it imports from, also inside functions and under TYPE_CHECKING."""
     graph: dict[str, set[str]] = {folder: set() for folder in ARROWS}
     for path in PACKAGE.glob("*/**/*.py"):
         folder, *_ = path.relative_to(PACKAGE).parts
@@ -187,7 +187,7 @@ def _folder_imports() -> dict[str, set[str]]:
 
 
 def _circle(graph: dict[str, set[str]]) -> set[str]:
-    """What is left of a graph when all that imports nothing of the rest is taken away, again and again."""
+    """Return what is left of a graph after repeatedly removing everything that imports nothing of the rest."""
     left = dict(graph)
     while lowest := {folder for folder, others in left.items() if not others & set(left)}:
         left = {folder: others for folder, others in left.items() if folder not in lowest}

@@ -1,4 +1,4 @@
-"""The scripts that compare with TRL: what they count, what both sides are given, and how the table is made of it."""
+"""The scripts that compare with TRL: what they count, what both sides receive, and how the table is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of scripts/."""
+    """Return a function that imports a module of scripts/."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module
 
@@ -48,7 +48,7 @@ def counted(model: LlamaForCausalLM, length: int, backward: bool) -> int:
 def test_a_pass_needs_the_operations_that_torch_counts(scripts: Any) -> None:
     network = scripts("comparison.floors").Network.of(llama())
     assert network.forward(12, 12 * 12, 12) == counted(llama(), 12, backward=False)
-    # A rotation of positions is a small product with no input that is trained.
+    # Rotating positions is a small product without a trained input.
     assert network.step(12, 12 * 12, 12) == pytest.approx(counted(llama(), 12, backward=True), rel=1e-3)
 
 
@@ -101,7 +101,7 @@ def test_resident_bytes_of_4_bit_weights_have_their_scales(scripts: Any, tmp_pat
     tiny_tokenizer().save_pretrained(tmp_path)
     model = load_causal_lm(tmp_path, adapter=LoRA(rank=2), quantization=NF4(double_quant=False))
     four_bit = [p for p in model.parameters() if p.dtype == torch.uint8]
-    code = 16 * 4  # of the 16 values of NF4
+    code = 16 * 4  # the 16 values of NF4
     expected = sum(four_bit_bytes(p.numel() * 2, double_quant=False) + code for p in four_bit)
     assert scripts("comparison.memory").storage_bytes(four_bit) == expected
 

@@ -1,4 +1,4 @@
-"""scripts/check_gpu.py: its sections run on a CPU, find what is wrong, and do not lose each other's figures."""
+"""scripts/check_gpu.py: its sections run on a CPU, find what is wrong, and do not lose each other's results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of scripts/."""
+    """Return a function that imports a module of scripts/."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module
 

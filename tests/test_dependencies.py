@@ -21,7 +21,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Floors that close holes with public advisories; docs/dependencies.md says which.
+# Floors that exclude versions with public security advisories; docs/dependencies.md says which.
 CLOSED = {"torch": "2.10", "transformers": "5.3", "lightning": "2.6.6"}
 
 

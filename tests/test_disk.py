@@ -1,4 +1,4 @@
-"""Whatever says that the disk takes no more, the user reads one line: what, why, how much is free, what to do."""
+"""However a full disk is reported, the user reads one line: what, why, how much is free, what to do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rlhf_lightning.runs.checkpoints import has_checkpoint
 from rlhf_lightning.runs.run import Run
 from rlhf_lightning.runs.run_folder import begin_run, write_config
 
-WORDS = {  # as the libraries say it
+WORDS = {  # in the libraries' words
     "safetensors": ("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
     "tokenizers": ("Disk quota exceeded (os error 122)", errno.EDQUOT),
     "pyarrow": ("Error writing bytes to file. Detail: [errno 28] No space left on device", errno.ENOSPC),
@@ -42,7 +42,7 @@ WORDS = {  # as the libraries say it
 
 @pytest.fixture
 def small_files() -> Iterator[Callable[[int], None]]:
-    """Sets the largest size that a file may get, as `ulimit -f` does."""
+    """Yield a function that sets the largest size of a file, like `ulimit -f`."""
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, former)
@@ -233,7 +233,7 @@ def test_a_sync_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: p
 
 
 class FullFile(io.StringIO):
-    """A log file on a disk that takes ten characters."""
+    """A log file on a disk with room for ten characters."""
 
     def write(self, text: str) -> int:
         if self.tell() + len(text) > 10:

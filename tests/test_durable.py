@@ -25,7 +25,7 @@ from rlhf_lightning.errors import DiskError
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours catches it, and nothing is cleaned up."""
+    """Represents SIGKILL: nothing of ours catches it, and nothing is cleaned up."""
 
 
 def save(path: Path, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the user can cause is blamed on its key; a slip of the package's own code stays a bug."""
+"""Errors that users can cause are blamed on their keys; this package's own bugs stay bugs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_whatever_a_call_of_the_users_raises_names_the_key(error: BaseException)
 
 @pytest.fixture
 def interrupts() -> Iterator[None]:
-    """Ctrl-C as in a terminal: a script's background ignores it."""
+    """Enable Ctrl-C as in a terminal: a script's background jobs ignore it."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, former)

@@ -1,4 +1,4 @@
-"""The example extension works from the command line, without touching the project."""
+"""The example extension works from the command line, without changes to the project."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TINY = [
 
 
 def train(folder: Path, *overrides: str) -> dict[str, float]:
-    """rlhf-train in a folder whose Python path holds the example package; returns its summary."""
+    """Run rlhf-train in a folder whose Python path has the example package; return its summary."""
     code = "from rlhf_lightning.commands.train import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, "--config-dir", str(EXAMPLE / "conf"), *overrides, *TINY]
@@ -35,7 +35,7 @@ def train(folder: Path, *overrides: str) -> dict[str, float]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder where the demo's SFT model is the untrained one."""
+    """Make a working folder in which the demo's SFT model is the untrained one."""
     from rlhf_lightning.simulation import build_model, build_tokenizer
 
     tokenizer = build_tokenizer()
@@ -50,7 +50,7 @@ REWARD = ["reward.model=null", "reward.function=my_rlhf.short_and_polite"]
 
 def test_a_subclassed_ppo_with_a_reward_function_of_its_own(folder: Path) -> None:
     summary = train(folder, "experiment=priced_ppo_demo", "algorithm.token_price=0.5", *PPO, *REWARD)
-    assert summary["objective/scores"] < 0.5  # words cost, and random ones are seldom polite
+    assert summary["objective/scores"] < 0.5  # words cost, and random ones are rarely polite
 
 
 def test_a_reward_function_as_a_named_part_of_a_sum(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What docs/models.md says of families is what the sweep finds."""
+"""docs/models.md agrees with the sweep about families."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def families(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def listed(families: Any, classifiers: bool = False) -> tuple[str, dict[str, list[str]]]:
-    """The list of docs/models.md, and its families by the words that their paragraph begins with."""
+    """Return the list of docs/models.md, and its families by the first words of their paragraphs."""
     table, _ = families
     page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
     begin, end = table.CLASSIFIERS if classifiers else (table.BEGIN, table.END)

@@ -1,4 +1,4 @@
-"""Faults of the machine and of what a run talks to cost nothing that was finished: `scripts/faults.py`."""
+"""Faults of the machine and of a run's services lose no finished work: `scripts/faults.py`."""
 
 from __future__ import annotations
 

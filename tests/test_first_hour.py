@@ -25,22 +25,22 @@ REPOSITORY = "https://github.com/rlhf-lightning/rlhf-lightning"
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page that are marked as this language (a regular expression), in order."""
+    """Return the code blocks of a page in this language (a regular expression), in order."""
     return re.findall(rf"```(?:{language})\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
 
 
 def lines(block: str) -> list[str]:
-    """The command lines of a bash block."""
+    """Return the command lines of a bash block."""
     return [line for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def readme_lines() -> list[str]:
-    """The command lines of README's bash blocks, in order."""
+    """Return the command lines of README's bash blocks, in order."""
     return [line for block in blocks(README, "bash") for line in lines(block)]
 
 
 def typed(page: Path) -> list[str]:
-    """All that a reader of a page types: command lines, and Python blocks as scripts or, if they say so, as files."""
+    """Return everything a reader of a page types: command lines, and Python blocks as scripts or files."""
     commands: list[str] = []
     for block in blocks(page, "bash|python"):
         file = re.match(r"# (\w+\.py)\n", block)
@@ -54,7 +54,7 @@ def typed(page: Path) -> list[str]:
 
 
 def until_told(line: str) -> str:
-    """A line that ends: one that serves a page is stopped once it has said its links, and tests run elsewhere."""
+    """Return a line that ends: a server is stopped once it has printed its links, and tests run elsewhere."""
     if line.startswith("make test"):
         return line.replace("make test", "make --dry-run test", 1)  # continuous integration runs them
     if not line.startswith("rlhf-label"):
@@ -65,7 +65,7 @@ def until_told(line: str) -> str:
 
 
 def newcomer(home: Path) -> dict[str, str]:
-    """The environment of a user with an empty home: caches and mirrors that the machine offers stay."""
+    """Return the environment of a user with an empty home; the machine's caches and mirrors stay."""
     home.mkdir()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     path = [folder for folder in kept["PATH"].split(os.pathsep) if not (Path(folder) / "rlhf-train").exists()]
@@ -74,7 +74,7 @@ def newcomer(home: Path) -> dict[str, str]:
 
 
 def in_one_shell(commands: list[str], folder: Path, environment: dict[str, str]) -> str:
-    """What the commands print, one after the other in one bash; the first that fails is told with all before it."""
+    """Return the output of commands in one bash; the first failing one is reported with everything before it."""
     script = "\n".join(["set -ex", *commands])
     done = subprocess.run(
         ["bash", "-c", script],
@@ -91,7 +91,7 @@ def in_one_shell(commands: list[str], folder: Path, environment: dict[str, str])
 
 
 def set_up(folder: Path) -> None:
-    """A checkout whose environment is ready, with a pipeline that ends at once."""
+    """Make a checkout whose environment is ready, with a pipeline that ends immediately."""
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     commands = folder / ".venv" / "bin"
@@ -148,13 +148,13 @@ def test_readmes_python_trains(algorithm: str, at_most: int, tmp_path: Path, mon
 
 
 def write_rows(path: Path, **answers: str) -> None:
-    """Rows of different prompts, so that some can be held out."""
+    """Write rows of different prompts, so that some can be held out."""
     rows = [{"prompt": f"how do i {verb}?", **answers} for verb in ("sleep", "cook", "swim", "sing", "run", "read")]
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 4), encoding="utf-8")
 
 
 def write_inputs(folder: Path) -> None:
-    """The files that README's blocks name, and a tiny model under the names that they give to those of the hub."""
+    """Write the files that README's blocks name, and a tiny model under the hub names that they use."""
     good, bad = "i can help with that.", "no."
     write_rows(folder / "demonstrations.jsonl", completion=good)
     write_rows(folder / "preferences.jsonl", chosen=good, rejected=bad)
@@ -172,7 +172,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def write_own_data(folder: Path) -> None:
-    """500 rows of conversations, and a chat model of 260,000 weights under the name of the hub's."""
+    """Write 500 conversations, and a chat model of 260,000 weights under the hub's name."""
     pairs = build_world().preferences("train", 1, Labeler())
     says = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
     rows = [{key: [{"role": role, "content": row[key]}] for key, role in says.items()} for row in pairs[:500]]

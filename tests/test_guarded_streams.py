@@ -1,4 +1,4 @@
-"""Whatever is printed, logged or raised, by whomever: nothing acts on the terminal, and no secret is shown."""
+"""Whatever is printed, logged or raised, by any library: nothing acts on the terminal, and no secret is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder that this package has written is read as it was written, or refused by the name of a file."""
+"""A folder written by this package is read unchanged, or refused with the name of a file."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_a_random_text_is_never_a_list(folder: Path) -> None:
 
 
 def test_a_checkpoint_is_loaded_as_its_manifest_says(tmp_path: Path) -> None:
-    """Outside the commands, too, which look for it before."""
+    """Also outside the commands, which check it earlier."""
     path = tmp_path / "last.ckpt"
     plugin = DurableCheckpointIO()
     content = {"state_dict": {}, "pytorch-lightning_version": "2", "global_step": 3, "x": torch.arange(4000.0)}

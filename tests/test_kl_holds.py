@@ -1,4 +1,4 @@
-"""`make kl` counts a run as held by the mean of its last ten iterations, and fails where one is not."""
+"""`make kl` counts a run as held by the mean of its last ten iterations, and fails if one is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def write_run(folder: Path, kls: list[float], target: float = 2.0) -> None:
-    """A run folder as the script reads it, with a line of validation between the iterations."""
+    """Write a run folder as the script reads it, with a validation line between the iterations."""
     folder.mkdir(parents=True)
     rows = [{"objective/kl": kl, "kl/coef": 0.1 * step} for step, kl in enumerate(kls, start=1)]
     text = "".join(json.dumps(row) + "\n" for row in [*rows[:3], {"val/scores": 1.0}, *rows[3:]])

@@ -1,4 +1,4 @@
-"""The list of mutants cannot rot: each still fits its file, and names tests that exist (`make mutants` runs them)."""
+"""The list of mutants stays valid: each still fits its file, and names existing tests (`make mutants` runs them)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def mutants(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @cache
 def names(path: str) -> set[str]:
-    """Tests of a file, as `test_x` and `TestY::test_x`."""
+    """Return the tests of a file, as `test_x` and `TestY::test_x`."""
     found = set()
     for node in ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):

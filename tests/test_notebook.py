@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, and needs nothing that a stranger lacks."""
+"""The notebook runs as written, and needs nothing that a stranger lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOTEBOOK = ROOT / "examples/sft_to_dpo.ipynb"
 
 
 def cells(kind: str) -> list[str]:
-    """The sources of the notebook's cells of a kind, in order."""
+    """Return the sources of the notebook's cells of a kind, in order."""
     notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 

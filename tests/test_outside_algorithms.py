@@ -1,4 +1,4 @@
-"""The design's test: an algorithm from outside, in one file and one YAML, gets all that ours get.
+"""The design's test: an algorithm from outside, in one file and one YAML, has everything that ours have.
 
 `examples/outside_algorithms` has one that learns from preferences and one that samples. Nothing in the package knows
 their names.
@@ -42,13 +42,13 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is where Python finds it, as one that is installed is."""
+    """Put the package where Python finds it, as if it were installed."""
     monkeypatch.syspath_prepend(str(EXAMPLE))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny world, and a tiny model that both algorithms begin from."""
+    """Make a tiny world, and a tiny model that both algorithms start from."""
     from rlhf_lightning.simulation import build_model, build_tokenizer, write_world
 
     folder = tmp_path_factory.mktemp("outside")
@@ -128,7 +128,7 @@ def test_the_plan_counts_the_networks_of_its_roles(name: str, world: Path) -> No
 
 
 def command(name: str, folder: Path, *arguments: str) -> str:
-    """What a command prints, in a folder whose Python path holds the package."""
+    """Return a command's output, in a folder whose Python path has the package."""
     environment = {**os.environ, "PYTHONPATH": f"{EXAMPLE}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [Path(sys.executable).with_name(f"rlhf-{name}"), "--config-dir", CONF, *arguments],
@@ -143,7 +143,7 @@ def command(name: str, folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def done(world: Path) -> tuple[Path, str]:
-    """The folder of the example's pipeline without its reward model, and what was printed."""
+    """Return the folder of the example's pipeline without its reward model, and what was printed."""
     sizes = [f"+prepare.{each}" for each in TINY_WORLD]
     few = [*COMMON[2:], "trainer.max_epochs=2", "requires={}"]
     tiny = [f"stages.{stage}.{each}" for stage in ("sft", *RUNS) for each in few]
@@ -211,7 +211,7 @@ def test_the_policies_are_evaluated_together(done: tuple[Path, str]) -> None:
 
 
 def module(name: str) -> tuple[Any, Any]:
-    """The algorithm and its rows, as a script would make them."""
+    """Return the algorithm and its rows, as a script would create them."""
     import outside_algorithms
 
     from rlhf_lightning.algorithms import KLPenalty
@@ -232,7 +232,7 @@ def module(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
-    """The first is cut within an epoch, the second between iterations; it carries its baseline on."""
+    """The first is cut within an epoch, the second between iterations; it keeps its baseline."""
     import torch
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -264,7 +264,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_end_where_one_does(name: str, world: Path, tmp_path: Path) -> None:
-    """The preferences are the same batches; what two processes sample differs, but they agree on what they learned."""
+    """The preferences are the same batches; two processes' samples differ, but they agree on what they learned."""
     whole = composed(name, world)
     paths = [f"model.path={whole['model']['path']}", f"data.train={whole['data']['train']}", "prepare=null"]
     paths += [f"data.val={whole['data']['val']}"] if whole["data"]["val"] else []

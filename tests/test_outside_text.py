@@ -9,7 +9,7 @@ from rlhf_lightning.outside_text import as_code, for_html, for_markdown, for_ter
 HOSTILE = [
     "\x1b[2J\x1b[H",  # clears the screen
     "\x1b]0;title\x07",  # sets the window's title
-    "\x9b31m",  # the same introduced by one byte
+    "\x9b31m",  # the same, introduced by one byte
     "a\rb",  # writes over the line
     "a\x08\x08",
     "\u202etxt.exe",  # right to left from here on
@@ -21,8 +21,8 @@ HOSTILE = [
     "a\u206ab",
     "a\ufff9b\ufffac\ufffb",
     "a\u180eb\u200bc\ufeff",
-    "\U000e0001\U000e0068\U000e0069",  # letters that nobody sees
-    "\ud83d",  # half a character
+    "\U000e0001\U000e0068\U000e0069",  # invisible letters
+    "\ud83d",  # half a surrogate pair
 ]
 
 

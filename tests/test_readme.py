@@ -1,4 +1,4 @@
-"""The commands of the README and the docs are real: each is composed and checked as the command itself would."""
+"""The commands of the README and the docs are real: each is composed and checked like the command itself would."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ PAGES = ("README.md", *(f"docs/{page}.md" for page in DOCS), "CONTRIBUTING.md")
 
 
 def commands() -> list[str]:
-    """Every command line in a bash block of the pages, once, continuation lines joined, comments cut."""
+    """Return every command line in a bash block of the pages, once, with continuation lines joined and comments cut."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
@@ -37,7 +37,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
 def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # rlhf-evaluate looks at once whether its policies are there
+    monkeypatch.chdir(tmp_path)  # rlhf-evaluate checks immediately whether its policies exist
     for stage in ("my/sft", "my/reward", "my/ppo", "my/reward2", "my/dpo2", "demo/sft", "demo/ppo"):
         folder = tmp_path / "outputs" / stage
         (folder / "model").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_files_that_the_pages_point_to_exist() -> None:
 
 
 def table_rows(page: Path, after: str) -> list[list[str]]:
-    """The cells of the first table after a heading, without its head."""
+    """Return the cells of the first table after a heading, without its header."""
     section = page.read_text(encoding="utf-8").partition(f"\n## {after}\n")[2].partition("\n## ")[0]
     rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]

@@ -1,4 +1,4 @@
-"""Whatever becomes of the files' times, the checkpoint that was saved last is the newest, and of its own run."""
+"""Whatever the files' times, the checkpoint saved last is the newest, and belongs to its own run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ YEAR = 365 * 24 * 3600 * 10**9
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Sets the clock forward or back, by nanoseconds."""
+    """Return a function that moves the clock forward or back, in nanoseconds."""
     real = time.time_ns
 
     def set_by(nanoseconds: int) -> None:
@@ -54,7 +54,7 @@ def newest(folder: Path) -> str:
 
 
 def order_by_name(folder: Path) -> None:
-    """Times in the reverse of the order of saving."""
+    """Set file times in the reverse of the saving order."""
     for age, path in enumerate(sorted(folder.iterdir())):
         os.utime(path, (1e9 - age, 1e9 - age))
 
@@ -137,7 +137,7 @@ def test_checkpoints_of_an_earlier_version_are_told_apart_by_their_times(tmp_pat
     earlier, own = save_as_before("a.ckpt", 10), save_as_before("b.ckpt", 1)
     assert is_of_earlier_run(earlier, tmp_path)
     assert not is_of_earlier_run(own, tmp_path)
-    go_on(tmp_path, own)  # with this version, which writes another file
+    go_on(tmp_path, own)  # with this version, which writes a different file
     assert is_of_earlier_run(earlier, tmp_path)
     assert not is_of_earlier_run(own, tmp_path)
     new = save(tmp_path, "c.ckpt")

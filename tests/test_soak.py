@@ -1,4 +1,4 @@
-"""A leak has a slope, and the script that trains for long sees it."""
+"""A leak has a slope, and the script that trains for long detects it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def soak(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def noisy(slope: float, seed: int = 0) -> tuple[list[float], list[float]]:
-    """A hundred points of a line under noise whose neighbours are alike, with a jump that is no growth."""
+    """Return a hundred points of a line with correlated noise, and a jump that is not growth."""
     draw = np.random.default_rng(seed)
     noise = np.convolve(draw.normal(size=109), np.ones(10) / 10, mode="valid")
     at = np.arange(100) * 10.0

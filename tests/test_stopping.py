@@ -1,4 +1,4 @@
-"""The first signal stops well, whatever the program is doing; a second Ctrl-C stops at once."""
+"""The first signal stops cleanly, whatever the program is doing; a second Ctrl-C stops immediately."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _handlers_are_given_back() -> Iterator[None]:
 
 
 def stopped(body: Callable[[], object], capsys: Any, **settings: Any) -> tuple[Any, str]:
-    """The exit code of a command with this body, and what it says on stderr."""
+    """Return the exit code of a command with this body, and its output on stderr."""
     with pytest.raises(SystemExit) as end, answered(**settings):
         body()
     return end.value.code, capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_processes_that_were_started_before_are_left_alone() -> None:
         before.kill()
 
 
-# ---- processes of their own
+# ---- separate processes
 
 
 COMMAND = """
@@ -297,7 +297,7 @@ def wait_until_it_sleeps(run: subprocess.Popen[str]) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ends soon: one that was sent SIGKILL takes a moment, longer on a busy machine."""
+    """Return whether a process ends soon: after SIGKILL it takes a moment, longer on a busy machine."""
     limit = time.monotonic() + 30
     while stopping._runs(pid) and time.monotonic() < limit:
         time.sleep(0.01)
@@ -311,7 +311,7 @@ def test_a_second_interrupt_ends_all_at_once(body: str) -> None:
     wait_until_it_sleeps(run)
     os.killpg(run.pid, signal.SIGINT)
     time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)  # the same one once more, as `make` passes it on
+    os.killpg(run.pid, signal.SIGINT)  # the same signal once more, as `make` passes it on
     time.sleep(1.5)
     assert run.poll() is None
     os.killpg(run.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Constructors refuse what configs refuse, in the same words."""
+"""Constructors refuse what configs refuse, with the same words."""
 
 from __future__ import annotations
 

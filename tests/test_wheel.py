@@ -1,4 +1,4 @@
-"""The wheel stands alone: installed elsewhere, it finds its configs and runs from any folder."""
+"""The wheel is self-contained: installed elsewhere, it finds its configs and runs from any folder."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's content in a folder of its own, which is not the checkout."""
+    """Unpack the wheel into a separate folder, which is not the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The working folder serves the config, and never a library that looks for a package."""
+"""The working folder is searched for the config, and never for a library that looks for a package."""
 
 from __future__ import annotations
 

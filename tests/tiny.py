@@ -1,4 +1,4 @@
-"""The smallest real models and tokenizers: random weights, made in memory, no hub."""
+"""The smallest real models and tokenizers: random weights, made in memory, without the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = list("abcdefghijklmnopqrstuvwxyz")
 
 
 def tiny_tokenizer(pad_is_eos: bool = False, words: list[str] = WORDS) -> Tokenizer_:
-    """A word-level tokenizer: <pad> 0, <eos> 1, <unk> 2, then the words."""
+    """Return a word-level tokenizer: <pad> 0, <eos> 1, <unk> 2, then the words."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *words])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = WhitespaceSplit()
@@ -36,7 +36,7 @@ def tiny_model(
     dropout: float = 0.0,
     positions: int = 128,
 ) -> PreTrainedModel:
-    """A random model of a family, always the same; its weights are large enough to tell tokens and positions apart."""
+    """Return a random model of a family, always the same, with weights that tell tokens and positions apart."""
     size = {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -60,7 +60,7 @@ def tiny_model(
 
 
 def write_reward_model(folder: Path, model: PreTrainedModel | None = None, pad_is_eos: bool = False) -> Path:
-    """A reward model on a tiny backbone, with its tokenizer."""
+    """Write a reward model on a tiny backbone, with its tokenizer."""
     backbone, tokenizer = model or tiny_model(), tiny_tokenizer(pad_is_eos)
     backbone.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -42,21 +42,21 @@ def trainer(folder: Path, **kwargs: Any) -> L.Trainer:
 
 
 def sft_rows(n: int = 10) -> list[dict[str, str]]:
-    """Rows of different lengths."""
+    """Return rows of different lengths."""
     return [
         {"prompt": " ".join(WORDS[: 1 + i % 4]), "completion": " ".join(WORDS[i : i + 1 + i % 5])} for i in range(n)
     ]
 
 
 def pair_rows(n: int = 10) -> list[dict[str, str]]:
-    """The longer answer is chosen."""
+    """Return pairs whose longer answer is chosen."""
     return [
         {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 3 + i % 3]), "rejected": WORDS[i + 1]} for i in range(n)
     ]
 
 
 def count_early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """Words from the first half of the alphabet."""
+    """Count words from the first half of the alphabet."""
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
@@ -73,7 +73,7 @@ def dpo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs:
 
 
 def labelled_rows(n: int = 10) -> list[dict[str, Any]]:
-    """Two answers of each prompt, of different lengths."""
+    """Return two answers to each prompt, of different lengths."""
     return [
         {"prompt": WORDS[i // 2], "completion": " ".join(WORDS[i : i + 1 + i % 4]), "label": i % 3 != 0}
         for i in range(n)
@@ -81,13 +81,13 @@ def labelled_rows(n: int = 10) -> list[dict[str, Any]]:
 
 
 def of_kind(*kinds: str) -> list[str]:
-    """The names of our algorithms, bases left out, that declare one of these kinds of data and train a policy."""
+    """Return the names of our algorithms (without bases) with one of these kinds of data that train a policy."""
     found = [each for each in our_algorithms() if each.data in kinds and not each.scores]
     return [each.name for each in found if each.name not in ("PreferenceModule", "UnpairedModule")]
 
 
 def offline(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
-    """The algorithm of this name, and rows of the kind that it declares."""
+    """Return the algorithm of this name, and rows of the kind that it declares."""
     make, tokenizer = getattr(algorithms, name), tiny_tokenizer()
     if make.data == "unpaired":
         data: Any = UnpairedDataModule(tokenizer, labelled_rows(), labelled_rows(4), batch_size=2)
@@ -125,11 +125,11 @@ ON_POLICY = [name for name, section in CONFIGS.items() if _declares(section, "pr
 """Every algorithm that learns from its own samples, by the name of its config."""
 
 GROUPS = [name for name in ON_POLICY if CONFIGS[name].get("estimator") in ("group_mean", "leave_one_out")]
-"""Those whose baseline is the other responses to a prompt."""
+"""The algorithms whose baseline is the other responses to a prompt."""
 
 
 def on_policy(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> Any:
-    """The module of conf/algorithm/NAME.yaml and its data: 16 responses per iteration, 4 to each prompt."""
+    """Return the module of conf/algorithm/NAME.yaml and its data: 16 responses per iteration, 4 to each prompt."""
     tokenizer, section = tiny_tokenizer(), dict(CONFIGS[name])
     kind = getattr(algorithms, section.pop("_target_").rpartition(".")[2])
     for key, value in section.items():

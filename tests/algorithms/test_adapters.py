@@ -64,7 +64,7 @@ def test_every_module_trains_the_adapter_alone_and_exports_it(
 
 
 def trained_start(base: Path, folder: Path) -> Path:
-    """An SFT run's adapter."""
+    """Make an SFT run's adapter."""
     module, data = make("sft", base, {"adapter": LORA})
     trainer(folder, max_epochs=3).fit(module, data)
     module.export(folder / "sft" / "model")
@@ -102,7 +102,7 @@ def test_ppo_on_one_backbone_holds_four_roles_in_little_more_than_one_model(base
 
     shared, shared_samples = run("shared")
     _, separate_samples = run("separate")
-    # The first rollout is that of the start, whatever the layout, and so are its scores.
+    # The first rollout is the starting policy's, whatever the layout, and so are its scores.
     assert [row["response"] for row in shared_samples] == [row["response"] for row in separate_samples]
     for one, other in zip(shared_samples, separate_samples, strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1.1e-4)  # rounded to four digits

@@ -1,4 +1,4 @@
-"""What holds for every algorithm that learns from given answers, whichever there are: they are found by declaration."""
+"""Properties of every algorithm that learns from given answers, found by declaration."""
 
 from __future__ import annotations
 

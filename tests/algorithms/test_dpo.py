@@ -103,7 +103,7 @@ def test_a_table_that_has_changed_on_the_disk_is_computed_again(
             path.write_bytes(raw[part])
     assert tables[0] == tables[1] == tables[2]
     said = [record.message for record in caplog.records if "reference_logprobs.pt has changed" in record.message]
-    assert len(said) == 1  # not of the one that was written anew
+    assert len(said) == 1  # not for the one that was written again
 
 
 def test_the_reference_never_moves(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_an_unknown_loss_is_named() -> None:
 
 
 def moved(module: Any) -> Any:
-    """The module with a policy that is not its reference."""
+    """Return the module with a policy that differs from its reference."""
     module.configure_model()
     with torch.no_grad():
         for p in module.model.parameters():

@@ -1,4 +1,4 @@
-"""An engine that computes other probabilities than the trainer: the gap is logged, and weighed away where asked for."""
+"""An engine whose probabilities differ from the trainer's: the gap is logged, and corrected by weights if asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.algorithms.test_ppo import STILL, run
 
 
 class Shifted:
-    """Samples as the policy does and reports other log-probabilities: 1 less on even tokens, 0.5 more on odd ones."""
+    """Samples like the policy but reports other log-probabilities: 1 less on even tokens, 0.5 more on odd ones."""
 
     def __init__(self, even: float = -1.0, odd: float = 0.5) -> None:
         self.inner, self.even, self.odd = NativeEngine(0, [1]), even, odd
@@ -26,7 +26,7 @@ class Shifted:
         self.inner.sync(model)
 
     def generate(self, *arguments: Any) -> Generation:
-        """The responses of the native engine."""
+        """Return the native engine's responses."""
         out = self.inner.generate(*arguments)
         out.logprobs = out.logprobs + torch.where(out.tokens % 2 == 0, self.even, self.odd) * out.mask
         return out
@@ -77,7 +77,7 @@ def test_where_the_engine_computes_as_the_trainer_nothing_changes(tmp_path: Path
 
 
 def test_a_weighted_advantage_is_a_weighted_loss() -> None:
-    """On either side of the clipping, for advantages of either sign."""
+    """On either side of the clipping range, for advantages of either sign."""
     torch.manual_seed(0)
     new, old, advantage = -2 * torch.rand(8, 5), -2 * torch.rand(8, 5), torch.randn(8, 5)
     weights, mask = 2 * torch.rand(8, 5), (torch.rand(8, 5) < 0.8).float()

@@ -1,4 +1,4 @@
-"""PPO on groups of responses, and what is logged of them."""
+"""PPO on groups of responses, and the metrics of groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.algorithms.test_ppo import run
 
 
 def test_statistics_of_groups_are_those_of_their_definition() -> None:
-    """One group without spread, one of rounding noise around a third."""
+    """One group without spread, and one with rounding noise around a third."""
     scores = torch.tensor([1.0, 1.0, 1.0, 0.0, 3.0, 6.0, 0.1, 0.1, 0.1])
     found = {name: float(value) for name, (value, weight) in group_statistics(scores, 3).items()}
     assert found == pytest.approx({"rollout/group_spread": 1 / 3, "rollout/group_std": 1.0})
@@ -24,7 +24,7 @@ def test_statistics_of_groups_are_those_of_their_definition() -> None:
 
 
 class Keeps:
-    """A reward that keeps what it was asked."""
+    """A reward that records what it was asked."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[list[str], list[float]]] = []
@@ -59,7 +59,7 @@ def test_one_sample_per_prompt_logs_no_groups(tmp_path: Path) -> None:
 
 
 def test_prompts_are_the_same_however_many_samples_they_get(tmp_path: Path) -> None:
-    """A function of (seed, epoch, rank), in the order of the prompts."""
+    """They are a function of (seed, epoch, rank), in the order of the prompts."""
     asked = []
     for samples in (1, 3):
         reward = Keeps()

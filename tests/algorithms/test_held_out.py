@@ -1,4 +1,4 @@
-"""Validation of PPO: held-out prompts are answered and scored, and training does not notice."""
+"""Validation of PPO: held-out prompts are answered and scored, and training is unaffected."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def held_out(model: Any = tiny_model, **kwargs: Any) -> tuple[Any, PromptDataMod
 
 
 class Kept:
-    """A reward that keeps the held-out prompts that it scores."""
+    """A reward that records the held-out prompts that it scores."""
 
     def __init__(self) -> None:
         self.marks: list[list[str]] = []
@@ -51,7 +51,7 @@ class Kept:
 
 
 class Logged(L.Callback):
-    """What a validation logs, by epoch."""
+    """Records what a validation logs, by epoch."""
 
     def __init__(self) -> None:
         self.by_epoch: dict[int, dict[str, float]] = {}
@@ -69,7 +69,7 @@ def fit(folder: Path, module: Any, data: Any, *callbacks: L.Callback, ckpt: str 
 
 
 def test_every_held_out_prompt_is_answered_once_and_its_figures_are_logged(tmp_path: Path) -> None:
-    """In two batches of unequal size, each response counting the same."""
+    """In two batches of unequal size, with the same weight for each response."""
     reward, rollouts = Kept(), []
     module, data = held_out(reward=reward)
     evaluate = module.evaluate
@@ -99,7 +99,7 @@ def test_training_is_bitwise_that_without_a_validation(model: Any, tmp_path: Pat
         states = module.reward_moments.state_dict(), module.kl_controller.state_dict()
         ends.append((fingerprint(module.policy), *states, float(module.trainer.callback_metrics["objective/kl"])))
     assert ends[0] == ends[1]
-    assert ends[0][1]["count"] == 24  # of the responses that were trained on
+    assert ends[0][1]["count"] == 24  # number of the responses that were trained on
 
 
 def test_it_is_done_every_n_iterations_and_after_one_that_target_kl_cuts_short(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_the_seconds_of_a_validation_are_no_update(tmp_path: Path) -> None:
 
 
 def test_the_held_out_samples_are_functions_of_seed_and_iteration(tmp_path: Path) -> None:
-    """With a policy that never moves: other draws in every iteration, the same in every run."""
+    """With a policy that never moves: other draws in every iteration, and the same in every run."""
     runs = []
     for _ in range(2):
         module, data = held_out(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
@@ -185,7 +185,7 @@ def test_the_held_out_samples_are_functions_of_seed_and_iteration(tmp_path: Path
 
 
 def test_a_vllm_server_answers_with_the_weights_after_the_updates(tmp_path: Path) -> None:
-    """Its log-probabilities are those that the trainer computes of the updated policy; it is given weights anew."""
+    """Its log-probabilities are those that the trainer computes with the updated policy; it receives new weights."""
     tiny_model().save_pretrained(tmp_path / "base")
     with serving(tmp_path / "base") as server:
         rollout = VLLMRollout(server=server.address, batch_size=8, max_new_tokens=6)

@@ -1,4 +1,4 @@
-"""A checkpoint may be made by anything, at any moment: a run resumes from it exactly, or says that it cannot."""
+"""Anything may save a checkpoint, at any moment: a run resumes from it exactly, or says that it cannot."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def weights(module: Any) -> str:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, str]]:
-    """The folder with the checkpoints of a run of each kind, and the weights that it ended with."""
+    """Return the folder with the checkpoints of a run of each kind, and its final weights."""
 
     @functools.cache
     def saved(kind: str) -> tuple[Path, str]:
@@ -155,7 +155,7 @@ def test_a_checkpoint_of_weights_alone_is_refused(tmp_path: Path) -> None:
     run(tmp_path, "sft", ModelCheckpoint(tmp_path, filename="weights", save_weights_only=True), epochs=1)
     with pytest.raises(UserError, match=r"^ckpt: it holds the weights alone"):
         run(tmp_path / "again", "sft", resume=tmp_path / "weights.ckpt")
-    read = DurableCheckpointIO().load_checkpoint(tmp_path / "weights.ckpt")  # as a validation does
+    read = DurableCheckpointIO().load_checkpoint(tmp_path / "weights.ckpt")  # like a validation
     assert "optimizer_states" not in read and read["state_dict"]
 
 

@@ -39,32 +39,32 @@ def test_fixed_never_moves() -> None:
 
 @pytest.mark.parametrize("kind", ["adaptive", "multiplicative"])
 def test_the_closed_loop_settles_within_a_tenth_of_the_target(kind: str) -> None:
-    """A policy whose KL answers the coefficient as KL = 4 / coef, seen through 10 % noise."""
+    """A policy whose KL follows the coefficient as KL = 4 / coef, with 10 % noise."""
     controller = KLPenalty(kind=kind, coef=0.05, target=5.0, horizon=2_000).controller()  # type: ignore[arg-type]
     history = []
     for step in range(400):
         kl = 4.0 / controller.value
         history.append(kl)
         controller.update(kl * (1 + 0.1 * (-1) ** step), n_episodes=256)
-    band = 0.1 if kind == "adaptive" else 0.5  # the multiplicative one promises its band, a factor of 1.5
+    band = 0.1 if kind == "adaptive" else 0.5  # the multiplicative controller only promises its band, a factor of 1.5
     assert all(abs(kl - 5.0) <= band * 5.0 for kl in history[-50:])
 
 
 @pytest.mark.parametrize("n_episodes", [0, 1, 49, 50, 128, 250, 251, 500, 100_000])
 @pytest.mark.parametrize("kl", [-math.inf, -3.0, 0.0, 5.9, 6.0, 6.5, 60.0, math.inf])
 def test_an_adaptive_coefficient_is_positive_and_moves_by_at_most_a_fifth(kl: float, n_episodes: int) -> None:
-    """With more than five horizons' episodes in one iteration equation 4 alone is negative."""
+    """With more than five horizons' episodes in one iteration, equation 4 alone is negative."""
     controller = AdaptiveKLController(init_coef=0.2, target=6.0, horizon=50)
     controller.update(kl, n_episodes)
     assert 0.8 * 0.2 <= controller.value <= 1.2 * 0.2
     if n_episodes <= 50:
         error = min(max((kl - 6.0) / 6.0, -0.2), 0.2)
-        assert controller.value == 0.2 * (1 + error * n_episodes / 50)  # the paper's, to the bit
+        assert controller.value == 0.2 * (1 + error * n_episodes / 50)  # bitwise the paper's
 
 
 @pytest.mark.parametrize(("horizon", "n_episodes"), [(10, 128), (1, 4096), (50, 251)])
 def test_a_horizon_shorter_than_an_iteration_settles(horizon: int, n_episodes: int) -> None:
-    """The same policy as above, for which equation 4 alone swings ever wider."""
+    """The same policy as above, for which equation 4 alone oscillates more and more."""
     controller = AdaptiveKLController(init_coef=0.05, target=5.0, horizon=horizon)
     for _ in range(200):
         kl = 4.0 / controller.value
@@ -144,7 +144,7 @@ def test_pid_is_the_literal_formula_on_the_logarithm() -> None:
 
 @pytest.mark.parametrize("start", [0.2, 0.8, 3.0])
 def test_pid_holds_the_target_of_a_policy_that_follows_slowly(start: float) -> None:
-    """Each iteration the policy goes a tenth of the way to where the coefficient holds it, KL = 4 / coef."""
+    """In each iteration the policy moves a tenth of the way to where the coefficient would hold it, KL = 4 / coef."""
     histories = {}
     for name, controller in (
         ("pid", PIDController(start, target=5.0)),

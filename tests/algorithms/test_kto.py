@@ -1,4 +1,4 @@
-"""KTO's silent bugs: a reference point of matched answers, of a part of the step, or of the answer itself."""
+"""KTO's silent bugs: a reference point from matched answers, from a part of the step, or from the answer itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tiny import WORDS, tiny_tokenizer
 
 
 def move(module: Any) -> None:
-    """Away from the reference, to where the reference point is above 0 for each batch size of these tests."""
+    """Move the policy away from its reference, so that the reference point is above 0 for each batch size here."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in module.model.parameters():
@@ -24,7 +24,7 @@ def move(module: Any) -> None:
 
 
 def moved(**kwargs: Any) -> tuple[Any, Any]:
-    """The module with a policy that is not its reference, outside a run."""
+    """Return the module with a policy that differs from its reference, outside a run."""
     module, data = offline("KTOModule", **kwargs)
     module.configure_model()
     move(module)
@@ -34,7 +34,7 @@ def moved(**kwargs: Any) -> tuple[Any, Any]:
 
 
 def log_ratio(module: Any, prompt: list[int], answer: list[int]) -> float:
-    """log pi - log pi_ref of one answer, token by token."""
+    """Return log pi - log pi_ref of one answer, token by token."""
     ids = torch.tensor([prompt + answer])
     total = 0.0
     with torch.no_grad(), module.reference.model(like=ids) as reference:

@@ -1,4 +1,4 @@
-"""A PPO minibatch computed in parts of a token budget is the minibatch computed at once."""
+"""A PPO minibatch computed in parts of a token budget equals the minibatch computed at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class Seen(L.Callback):
-    """Losses and gradients of every optimiser step, and the sizes of what the network was given."""
+    """Records losses and gradients of every optimiser step, and the sizes of the network's inputs."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -66,7 +66,7 @@ def run(folder: Path, budget: int | None, accumulate: int = 1, model: Any = tiny
 
 
 def compare(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
-    """Equal to 1e-6 of a gradient's length, or to 1e-6 where that is below 1."""
+    """Compare up to 1e-6 of a gradient's length, or 1e-6 if that is below 1."""
     for one, other in zip(mine, theirs, strict=True):
         assert float(other.norm()) > 0.01
         torch.testing.assert_close(one, other, atol=1e-6 * max(1.0, float(other.norm())), rtol=0)
@@ -100,7 +100,7 @@ def test_a_part_holds_no_more_tokens_than_the_budget(tmp_path: Path) -> None:
 
 
 def test_the_network_reads_fewer_tokens_where_rows_are_not_packed(tmp_path: Path) -> None:
-    """Gemma 2 is no family that is packed."""
+    """Gemma 2 is not in the families that are packed."""
     read = []
     for budget in (None, 24):
         model = tiny_model("gemma2")
@@ -116,7 +116,7 @@ def test_the_network_reads_fewer_tokens_where_rows_are_not_packed(tmp_path: Path
 
 
 class Alive:
-    """Bytes that graphs hold for the backward pass, now, at most, and whenever a part's forward pass begins."""
+    """Bytes that graphs store for the backward pass: now, at most, and whenever a part's forward pass begins."""
 
     def __init__(self) -> None:
         self.now = self.peak = 0
@@ -142,7 +142,7 @@ class Alive:
 
 
 def saved(folder: Path, budget: int | None, **settings: Any) -> Alive:
-    """What the updates of an iteration save for their backward passes."""
+    """Return what an iteration's updates store for their backward passes."""
     alive = Alive()
     precision = settings.pop("precision", "32-true")
     accumulate = settings.pop("accumulate_grad_batches", 1)
@@ -175,7 +175,7 @@ def saved(folder: Path, budget: int | None, **settings: Any) -> Alive:
     ids=["plain", "accumulated", "separate critic, entropy, KL in the loss", "bf16-mixed", "gpt2"],
 )
 def test_the_graph_of_one_part_is_alive_at_a_time(settings: dict[str, Any], tmp_path: Path) -> None:
-    """What is saved for the backward pass is counted, not the memory of the process, which keeps what was freed."""
+    """What is stored for the backward pass is counted, not the memory of the process, which keeps freed memory."""
     whole, parts = saved(tmp_path, None, **settings), saved(tmp_path, 24, **settings)
     assert len(parts.parts) > 2 * len(whole.parts)
     assert min(parts.parts) > 0
@@ -185,7 +185,7 @@ def test_the_graph_of_one_part_is_alive_at_a_time(settings: dict[str, Any], tmp_
 
 
 def test_parts_under_autocast_are_the_minibatch_at_once(tmp_path: Path) -> None:
-    """Autocast casts a weight once for all parts: the graph of the first must not take it along."""
+    """Autocast casts a weight once for all parts: the first part's graph must not free the cast."""
     gradients: list[list[torch.Tensor]] = []
     for budget in (None, 24):
         module, data = ppo(optimizer=SLOW, tokens_per_microbatch=budget, ppo_epochs=1, num_minibatches=1)
@@ -214,7 +214,7 @@ def test_gradients_left_by_a_run_that_was_broken_off_are_not_added(tmp_path: Pat
 
 
 class Uneven:
-    """An engine whose every fourth response is long."""
+    """An engine with a long response in every fourth place."""
 
     def sync(self, model: Any) -> None:
         """Nothing to copy."""

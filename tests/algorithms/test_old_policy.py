@@ -1,4 +1,4 @@
-"""The engine's own log-probabilities and values in place of computing them again."""
+"""Using the engine's own log-probabilities and values instead of computing them again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SETTINGS = partial(RolloutSettings, max_new_tokens=12, batch_size=16)
 
 
 def with_values(module: Any) -> Any:
-    """A value head that tells states apart: a new one says 0 of each."""
+    """Add a value head that distinguishes states: a new one returns 0 for each."""
     module.configure_model()
     with torch.no_grad():
         module.actor_critic.value_head.linear.weight.copy_(torch.linspace(-1, 1, 32)[None])
@@ -33,7 +33,7 @@ def with_values(module: Any) -> Any:
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("slots", [None, 3])
 def test_they_are_those_that_the_trainer_computes(family: str, layout: str, slots: int | None, tmp_path: Path) -> None:
-    """Responses of mixed lengths, with slots that are used again, away from temperature 1."""
+    """With responses of mixed lengths, reused slots, and a temperature other than 1."""
     settings = SETTINGS(temperature=0.7, generation_batch_size=slots)
     rollouts = []
     for source in ("trainer", "engine"):
@@ -64,7 +64,7 @@ def test_at_learning_rate_zero_every_ratio_is_one_to_rounding(layout: str, tmp_p
 def test_the_policy_reads_its_responses_no_second_time(layout: str, passes: int, tmp_path: Path) -> None:
     module, data = ppo(optimizer=STILL, layout=layout, old_logprobs="engine")
     module.configure_model()
-    decoding_of(module.policy)  # the engine's check of a network, once, reads whole rows
+    decoding_of(module.policy)  # the engine's one-time check of a network reads whole rows
     scored: dict[str, int] = {"policy": 0, "critic": 0}
 
     def count(name: str, module: Any, args: Any, given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What holds for every algorithm that learns from its own samples, by its declaration and its config."""
+"""Properties of every algorithm that learns from its own samples, by its declaration and its config."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CRITIC_FREE = [name for name in ON_POLICY if CONFIGS[name]["_target_"].endswith(
 
 
 def some(names: list[str], *sample: str) -> list[Any]:
-    """All names; only the sample by default."""
+    """Return all names; by default only the sample."""
     return [pytest.param(name, marks=() if name in sample else pytest.mark.slow) for name in names]
 
 
@@ -68,7 +68,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", some(CRITIC_FREE, "grpo", "dr_grpo"))
 def test_gradients_do_not_depend_on_how_a_minibatch_is_split(name: str, tmp_path: Path) -> None:
-    """Into micro-batches, or into parts of a budget of tokens; responses end at different lengths."""
+    """Into micro-batches, or into parts of a token budget; responses end at different lengths."""
     weights = []
     for accumulate, budget in ((1, None), (4, None), (1, 20)):
         module, data = on_policy(name, optimizer=SGD, num_minibatches=2, tokens_per_microbatch=budget, entropy_coef=0.1)
@@ -98,7 +98,7 @@ def test_adapters_learn_beside_full_and_4_bit_weights(name: str, weights: str, t
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_group_that_all_score_the_same_teaches_exactly_nothing(name: str, tmp_path: Path) -> None:
-    """Seven times a third is no float: the mean of equal scores is off by its rounding."""
+    """Seven times a third has no exact float: the mean of equal scores is off by its rounding."""
     module, data = on_policy(
         name,
         rollout=RolloutSettings(max_new_tokens=6, batch_size=4, samples_per_prompt=7),

@@ -1,4 +1,4 @@
-"""A checkpoint is taken up only by a run of the same algorithm, network and rows."""
+"""A checkpoint is accepted only by a run of the same algorithm, network and rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAKERS = {"sft": sft, "dpo": dpo, "ppo": ppo}
 
 
 def saved(folder: Path, module: Any, data: Any) -> Path:
-    """A checkpoint after an epoch."""
+    """Return a checkpoint after an epoch."""
     fit = trainer(folder)
     fit.fit(module, data)
     fit.save_checkpoint(folder / "saved.ckpt")
@@ -113,7 +113,7 @@ def test_changed_held_out_rows_margins_and_text_are_refused(tmp_path):
 
 
 def moved() -> Any:
-    """Another model of the same shape."""
+    """Return another model of the same shape."""
     model = tiny_model()
     with torch.no_grad():
         for parameter in model.parameters():

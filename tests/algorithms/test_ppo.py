@@ -19,7 +19,7 @@ STILL = partial(torch.optim.SGD, lr=0.0)
 
 
 class Watch(L.Callback):
-    """Keeps what is logged of every iteration, and the loss statistics of every minibatch."""
+    """Records the logged metrics of every iteration, and the loss statistics of every minibatch."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -62,7 +62,7 @@ def test_at_learning_rate_zero_every_ratio_is_one(family: str, temperature: floa
 
 
 def merged() -> Any:
-    """A start from a LoRA run: peft leaves what it has merged frozen."""
+    """Return a start from a LoRA run: peft leaves merged weights frozen."""
     return lora().merge_and_unload().requires_grad_(True)
 
 
@@ -115,7 +115,7 @@ def test_the_score_raises_and_the_controller_answers(tmp_path: Path) -> None:
 
 
 def test_every_second_of_an_iteration_is_in_one_phase(tmp_path: Path) -> None:
-    """Also those of a slow callback between two iterations, which are in none of the three."""
+    """Also the time of a slow callback between two iterations, which belongs to none of the three."""
 
     class Slow(L.Callback):
         def on_train_epoch_start(self, *args: Any) -> None:
@@ -151,7 +151,7 @@ def test_pure_sampling_never_shows_a_negative_kl_beyond_its_error(tmp_path: Path
 def test_an_iteration_is_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
     tokens = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)  # the global generator plays no part
+        torch.manual_seed(noise)  # the global generator has no influence
         module, data = ppo(seed=seed)
         run(tmp_path, module, data, max_epochs=2)
         tokens.append(module.last_rollout.response_ids)
@@ -241,7 +241,7 @@ def test_rewards_get_the_rows_columns_and_who_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_gradients_are_gone_once_a_step_is_done(accumulate: int, tmp_path: Path) -> None:
-    """While responses are sampled and in forward passes there are none, but of batches that the step accumulates."""
+    """There are none while responses are sampled and in forward passes, except of accumulated batches."""
     module, data = ppo()
     alive: list[bool] = []
     inner, collect = module.loss, module.collect

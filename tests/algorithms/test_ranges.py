@@ -1,4 +1,4 @@
-"""Numbers outside their range are refused where the algorithm is built, not only by the commands."""
+"""Out-of-range numbers are refused when the algorithm is built, not only by the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that is cut and resumed ends bitwise like one that never was."""
+"""A run that is cut and resumed ends bitwise like an uninterrupted one."""
 
 from functools import partial
 from pathlib import Path

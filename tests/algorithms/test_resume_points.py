@@ -1,4 +1,4 @@
-"""Where checkpoints are saved, and that a run resumed from any of them ends bitwise like one that was never cut."""
+"""Where checkpoints are saved, and that a run resumed from any of them ends bitwise like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LINEAR = partial(get_linear_schedule_with_warmup, num_warmup_steps=2)
 
 
 class Keep(ResumableCheckpoint):
-    """Keeps every checkpoint as `<step>.ckpt`, with what metrics.jsonl held when it was saved."""
+    """Keeps every checkpoint as `<step>.ckpt`, with the content of metrics.jsonl when it was saved."""
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         filepath = str(Path(filepath).with_name(f"{trainer.global_step}.ckpt"))
@@ -55,7 +55,7 @@ class Kill(Callback):
 
 
 def run(folder: Path, resume: Path | None = None, kind: str = "sft", **settings: Any) -> Any:
-    """A run of 3 epochs of 5 batches; PPO: 3 iterations of 16 steps."""
+    """Run 3 epochs of 5 batches; for PPO, 3 iterations of 16 steps."""
     save: dict[str, Any] = settings.pop("save", {"every_n_epochs": 1})
     further: list[Callback] = settings.pop("callbacks", [])
     makers = {"ppo": ppo, "dpo": dpo, "reward": partial(reward, folder), "sft": partial(sft, DROPOUT)}
@@ -73,7 +73,7 @@ def run(folder: Path, resume: Path | None = None, kind: str = "sft", **settings:
 
 
 def end(fit: Any) -> dict[str, Any]:
-    """What must be equal: weights, lines, and the metrics of the summary."""
+    """Return what must be equal: weights, lines, and the metrics of the summary."""
     lines = [json.loads(line) for line in (Path(fit.default_root_dir) / "metrics.jsonl").read_text().splitlines()]
     metrics = {name: float(value) for name, value in fit.callback_metrics.items()}
     skipped = ("time/", "perf/", "tokens_per_second")
@@ -123,7 +123,7 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same(case: s
 
 
 class Stop(Callback):
-    """Asks the trainer to stop, as `max_time` does, after a batch."""
+    """Asks the trainer to stop after a batch, as `max_time` does."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -148,7 +148,7 @@ CUTS: dict[str, tuple[dict[str, Any], dict[str, int], list[int]]] = {
 
 @pytest.mark.parametrize("case", CUTS)
 def test_a_run_that_ended_within_an_epoch_goes_on_there(case: str, tmp_path: Path) -> None:
-    """Lightning would take the epoch for done. An iteration of PPO, which cannot be resumed within, is done anew."""
+    """Lightning would take the epoch for complete. An iteration of PPO, which cannot be resumed within, is repeated."""
     settings, limit, saved = CUTS[case]
     settings = {**settings, "scheduler": CONSTANT}  # a schedule spans `max_steps`
     expected = end(run(tmp_path / "whole", **settings))
@@ -166,7 +166,7 @@ def test_a_run_that_ended_within_an_epoch_goes_on_there(case: str, tmp_path: Pat
 def test_a_run_with_a_limit_on_steps_is_resumed_from_the_end_of_an_epoch(
     kind: str, limit: int, first: int, tmp_path: Path
 ) -> None:
-    """Lightning alone would leave the next epoch out."""
+    """Lightning alone would skip the next epoch."""
     expected = end(run(tmp_path, kind=kind, max_steps=limit))
     path = tmp_path / "checkpoints" / f"{first}.ckpt"
     (tmp_path / "metrics.jsonl").write_bytes(path.with_suffix(".jsonl").read_bytes())
@@ -181,7 +181,7 @@ def test_an_iteration_that_ends_before_it_is_done_leaves_no_checkpoint(tmp_path:
 
 
 class Earliest(Callback):
-    """Records a maximum beside the means: that of a window's first step."""
+    """Records a maximum besides the means: that of a window's first step."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
         pl_module.record_max("train/earliest", torch.tensor(-float(trainer.global_step)))
@@ -218,7 +218,7 @@ def test_every_checkpoint_has_a_manifest_with_its_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [2, 4, 8])
 def test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same(step: int, tmp_path: Path) -> None:
-    """Steps 0 to 4 are an epoch: at its last batch the run goes on, to the first batch of the next one."""
+    """Steps 0 to 4 are an epoch: at its last batch the run continues, to the first batch of the next one."""
     expected = end(run(tmp_path / "whole"))
     former = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated) as stopped:
@@ -256,7 +256,7 @@ def test_sigterm_in_the_last_epoch_ends_the_run_with_its_last_checkpoint(tmp_pat
 
 
 class Rates(Callback):
-    """The learning rate of every step."""
+    """Records the learning rate of every step."""
 
     def __init__(self) -> None:
         self.seen: list[float] = []

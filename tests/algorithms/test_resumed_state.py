@@ -1,4 +1,4 @@
-"""State beside the weights is declared once, and no class can forget that of its bases."""
+"""State besides the weights is declared once, and no class can forget that of its bases."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Counting(SFTModule):
 
 
 class Forgetful(Counting):
-    """Neither its state nor its hooks know of the base class's."""
+    """Neither its state nor its hooks call the base class's."""
 
     resumes: ClassVar[tuple[str, ...]] = ("last",)
     last: Any = None

@@ -78,7 +78,7 @@ def test_the_exported_folder_scores_like_the_module(tmp_path: Path) -> None:
 
 
 def ranked(n: int = 5) -> list[dict[str, Any]]:
-    """Three answers each, so that an answer is in two pairs, or in one where two are tied."""
+    """Return rows of three answers each, so that an answer is in two pairs, or in one if two are tied."""
     rows = [{"prompt": WORDS[i], "responses": [" ".join(WORDS[i : i + k]) for k in (4, 2, 1)]} for i in range(n)]
     return [*rows, {"prompt": "z", "responses": ["a b", "c", "d"], "ranks": [1, 2, 2]}]
 

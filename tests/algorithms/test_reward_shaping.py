@@ -27,7 +27,7 @@ def test_constant_scores_do_not_divide_by_zero() -> None:
 
 
 def test_scores_that_differ_by_rounding_are_constant() -> None:
-    """0.1 + 0.2 beside 0.3 would otherwise be scores of -1 and 1."""
+    """Otherwise 0.1 + 0.2 and 0.3 would become scores of 1 and -1."""
     scores = torch.tensor([0.3, 0.3, 0.3, 0.3]) + torch.tensor([0.0, 3e-8, 0.0, -3e-8])
     assert scores.std() > 0
     moments = RunningMoments()

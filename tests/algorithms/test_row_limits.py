@@ -22,7 +22,7 @@ ALGORITHMS = ["sft", "reward", "dpo", "ppo"]
 
 
 def build(name: str, tokenizer: Any, folder: Path, words: str, family: str = "gpt2") -> tuple[Any, Any]:
-    """An algorithm and its data: one row of one word, and one of `words`."""
+    """Return an algorithm and its data: one row of one word, and one of `words`."""
     model: Callable[..., Any] = partial(tiny_model, family)
     if name == "sft":
         rows: list[dict[str, Any]] = [{"prompt": "a", "completion": text} for text in ("b", words)]

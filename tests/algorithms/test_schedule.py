@@ -1,4 +1,4 @@
-"""The learning rate: logged by every module, and on its schedule by what a run has really done."""
+"""The learning rate: logged by every module, and scheduled by what a run has really done."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSINE = partial(get_cosine_schedule_with_warmup, num_warmup_steps=2)
 
 
 class Rates(L.Callback):
-    """The learning rate of every optimiser step, by epoch."""
+    """Records the learning rate of every optimiser step, by epoch."""
 
     def __init__(self) -> None:
         self.seen: list[list[float]] = []
@@ -43,7 +43,7 @@ def rates(folder: Path, module: Any, data: Any, scheduler: Any, **settings: Any)
 
 
 def stopping(**settings: Any) -> tuple[Any, Any]:
-    """PPO of 16 steps per iteration, most of which `target_kl` leaves out."""
+    """Return PPO with 16 steps per iteration, most of which `target_kl` skips."""
     return ppo(optimizer=FAST, target_kl=0.01, **settings)
 
 

@@ -33,7 +33,7 @@ def test_the_end_of_a_completion_is_learned_also_when_pad_is_eos(pad_is_eos: boo
 
 
 def test_gradients_do_not_depend_on_how_a_step_is_split(tmp_path: Path) -> None:
-    """1 x 8 == 2 x 4 == 8 x 1 with uneven lengths, and a last window that is not full (10 rows)."""
+    """1 x 8 == 2 x 4 == 8 x 1, with uneven lengths and an incomplete last window (10 rows)."""
     weights = []
     for batch_size, accumulate in ((8, 1), (4, 2), (1, 8)):
         tokenizer = tiny_tokenizer()

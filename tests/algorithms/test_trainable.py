@@ -1,4 +1,4 @@
-"""A network of which nothing, or next to nothing, is trained is an error in every algorithm."""
+"""In every algorithm, a network with nothing, or next to nothing, to train is an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def only(network: nn.Module, part: str) -> nn.Module:
-    """Freeze everything whose name does not have `part` in it."""
+    """Freeze every parameter whose name does not contain `part`."""
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(bool(part) and part in name)
     return network

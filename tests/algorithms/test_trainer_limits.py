@@ -1,4 +1,4 @@
-"""Settings of the Trainer that shorten a run: each does what it says, or is refused in one line."""
+"""Trainer settings that shorten a run: each has its effect, or is refused in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import tiny_tokenizer
 
 
 class Rows(L.Callback):
-    """The token ids of every batch, by epoch."""
+    """Records the token ids of every batch, by epoch."""
 
     def __init__(self) -> None:
         self.seen: dict[int, list[list[list[int]]]] = {}
@@ -75,7 +75,7 @@ def test_one_response_of_one_token_whitens_and_normalises_to_a_finite_step(tmp_p
 
 
 def test_the_pretraining_loss_is_the_mean_over_the_tokens_of_all_processes(tmp_path: Path) -> None:
-    """A mean of the processes' means would weigh the tokens of short rows more."""
+    """A mean of the processes' means would give tokens of short rows more weight."""
     text = tmp_path / "text.jsonl"
     text.write_text("".join(f'{{"text": "{" ".join("abcdefgh"[: 1 + i % 8])}"}}\n' for i in range(16)))
     mix = PretrainingMix(coef=1.0, data=str(text), batch_size=2)

@@ -1,4 +1,4 @@
-"""The smallest real module, with the figures and samples of a PPO module."""
+"""The smallest real module, with the metrics and samples of a PPO module."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class TinyModule(LightningModule):
-    """A linear fit. `scales[step]` multiplies the loss of a step (NaN is the fault to be caught); `figures[epoch]` is
-    logged at the epoch's end, as PPO logs its rollout's."""
+    """A linear fit. `scales[step]` multiplies the loss of a step (NaN is the fault to be caught).
+
+    `figures[epoch]` is logged at the epoch's end, like the metrics of a PPO rollout.
+    """
 
     def __init__(self, scales: dict[int, float] | None = None, figures: list[dict[str, float]] | None = None) -> None:
         super().__init__()

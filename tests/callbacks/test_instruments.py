@@ -1,4 +1,4 @@
-"""Tokens a second and model FLOP utilisation: what is counted, what is recorded, and that a run does not notice."""
+"""Tokens per second and model FLOP utilisation: what is counted, what is recorded, and that a run is unaffected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make(kind: str, folder: Path) -> tuple[Any, Any]:
 
 
 class Pace(Callback):
-    """A clock of the same stretches, and what every batch needs."""
+    """A clock over the same stretches, and what every batch needs."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -59,7 +59,7 @@ def test_the_answers_of_a_prompt_need_it_once() -> None:
         TokenizedPreference([3], [[9, 5], [8]], [(0, 1)], [4, 5]),
     ]
     batch = collate_preferences(rows, pad_id=0)
-    lengths = [(0, 3), (2, 4), (0, 3), (2, 3), (0, 3), (1, 2)]  # begin and end of what each answer adds
+    lengths = [(0, 3), (2, 4), (0, 3), (2, 3), (0, 3), (1, 2)]  # start and end of what each answer adds
     pairs = sum(sum(range(shared + 1, length + 1)) for shared, length in lengths)
     tokens = sum(length - shared for shared, length in lengths)
     assert needed(batch).tolist() == [tokens, pairs, 8]
@@ -136,7 +136,7 @@ def test_validation_is_left_out_of_the_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sft", "ppo"])
 def test_measuring_changes_nothing(kind: str, tmp_path: Path) -> None:
-    """Dropout draws from the global generator, so one number more would be seen."""
+    """Dropout draws from the global generator, so one more draw would show."""
     weights = []
     for callbacks in ([], [Instruments()]):
         module, data = sft(partial(tiny_model, "gpt2", dropout=0.2)) if kind == "sft" else ppo()
@@ -177,5 +177,5 @@ def test_the_peak_takes_a_moment_and_no_random_numbers() -> None:
     started = time.perf_counter()
     peak = peak_operations("cpu", torch.float32)
     assert peak > 1e8
-    assert time.perf_counter() - started < 2.0  # 0.3 s on a machine that is not busy
+    assert time.perf_counter() - started < 2.0  # 0.3 s on an idle machine
     assert torch.equal(before, torch.random.get_rng_state())

@@ -1,4 +1,4 @@
-"""What the last step does to the weights is seen before they are saved or exported, and looking changes no number."""
+"""The effect of the last step shows before weights are saved or exported, and checking it changes no results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def made(kind: str, folder: Path, lr: float) -> tuple[Any, Any]:
 
 
 class Grows(torch.optim.SGD):
-    """Climbs far up the loss in one step: to weights that are finite and below float16's largest number."""
+    """Climbs far up the loss in one step: to finite weights below float16's largest number."""
 
     def step(self, closure: Any = None) -> Any:
         loss = super().step(closure)
@@ -36,7 +36,7 @@ class Grows(torch.optim.SGD):
         if self.state["steps"]["n"] == self.at:  # type: ignore[attr-defined]
             parameters = [parameter for group in self.param_groups for parameter in group["params"]]
             heads = [parameter for parameter in parameters if parameter.ndim == 2 and len(parameter) == 1]
-            for parameter in heads or parameters:  # a head of one number is linear: up is up
+            for parameter in heads or parameters:  # a head with one output is linear: up is up
                 parameter.data += (1e4 if heads else 100) * parameter.grad.sign()
         return loss
 
@@ -47,7 +47,7 @@ class Grows(torch.optim.SGD):
 )
 def test_a_last_step_that_blows_up_leaves_the_former_checkpoint(kind: str, precision: str, tmp_path: Path) -> None:
     module, data = made(kind, tmp_path, 1e-3)
-    steps = {"ppo": 16, "sft": 5}.get(kind, 5)  # of an epoch
+    steps = {"ppo": 16, "sft": 5}.get(kind, 5)  # per epoch
 
     def optimizer(parameters: Any) -> Any:
         grows = Grows(parameters, lr=1e-3)

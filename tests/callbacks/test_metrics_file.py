@@ -52,7 +52,7 @@ def test_a_resumed_run_writes_what_an_uninterrupted_one_writes(tiny_module, make
     resumed.fit(tiny_module(figures=FIGURES), ckpt_path=first)
     if "every_n_epochs" in when:
         assert read(tmp_path) == expected
-    else:  # the plain loader of this module starts its epoch again: only the steps before it are comparable
+    else:  # this module's plain loader restarts its epoch: only the steps before it are comparable
         rows = read(tmp_path)
         assert [r["step"] for r in rows if "train/loss" in r][:7] == list(range(1, 8))
         assert len({r["step"] for r in rows if "train/loss" in r}) == len([r for r in rows if "train/loss" in r])

@@ -1,4 +1,4 @@
-"""Runs and stores are made once, whatever becomes of the answers."""
+"""Runs and stores are created once, even if answers are lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rlhf_lightning.callbacks.mlflow_store import NewRun, check_is_run, connect
 
 
 class Client:
-    """Makes runs; the answers to the first ones are lost."""
+    """Creates runs; the answers to the first ones are lost."""
 
     def __init__(self, lost: int = 0) -> None:
         self.lost = lost
@@ -48,7 +48,7 @@ def test_a_run_that_was_made_while_the_next_attempt_looked_for_it_is_deleted() -
     client, new = Client(), NewRun("experiment", "run", {})
     first = new.make(client)
     new.attempts = 2
-    client.create_run("7", "run", dict(client.runs[0].tags))  # of an attempt that was thought lost
+    client.create_run("7", "run", dict(client.runs[0].tags))  # from an attempt believed lost
     new.keep_one(client, first)
     assert client.deleted == ["run1"]
 

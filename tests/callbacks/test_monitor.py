@@ -1,4 +1,4 @@
-"""The best checkpoints are chosen by a metric that there is."""
+"""The best checkpoints are chosen by an existing metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held-out scorers: on the validation's own responses, logged, warned of, stopped by, and resumed bitwise."""
+"""Held-out scorers: applied to the validation's own responses, logged, warned about, able to stop, resumed bitwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HELD_OUT = [{"prompt": f"{a} {b}", "kind": "unsafe" if a == "k" else "question"}
 
 
 class Falling:
-    """Gives every response of the n-th validation the n-th score, give or take, and keeps what it was asked."""
+    """Gives every response of the n-th validation about the n-th score, and records what it was asked."""
 
     def __init__(self, *scores: float, batches: int = 2) -> None:
         self.scores, self.batches, self.asked = scores, batches, []

@@ -14,7 +14,7 @@ STATES = [torch.tensor([i], dtype=torch.uint8) for i in range(3)]
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
-    """Two GPUs, of which the process computes on the second; what their states were set to."""
+    """Pretend two GPUs, with the process on the second; return what their states were set to."""
     restored: dict[int, int] = {}
 
     def set_state(state: torch.Tensor, device: int) -> None:

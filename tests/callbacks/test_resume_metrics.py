@@ -13,7 +13,7 @@ from rlhf_lightning.callbacks import ReproducibleResume
 
 @pytest.mark.parametrize("read_first", [True, False], ids=["one device and DDP", "FSDP2"])
 def test_the_last_metrics_come_back_whenever_the_checkpoint_is_read(read_first: bool) -> None:
-    """Lightning reads the checkpoint before the fit starts, and clears its metrics between; FSDP2's it reads after."""
+    """Lightning reads the checkpoint before the fit starts and then clears its metrics; it reads FSDP2's afterwards."""
     trainer: Any = SimpleNamespace(callback_metrics={}, optimizers=[], ckpt_path=None)
     checkpoint = {"metrics": {"val/loss": torch.tensor(0.5)}, "loops": {"fit_loop": {"state_dict": {}}}}
     callback, module = ReproducibleResume(), torch.nn.Linear(1, 1)

@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Store:
-    """Takes calls and points while it is up; refuses a name for good; may take its time."""
+    """Accepts calls and points while it is up; refuses one name for good; may take its time."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.up, self.seconds = True, seconds
@@ -103,7 +103,7 @@ def test_queueing_never_waits_and_its_memory_is_bounded(monkeypatch: pytest.Monk
     assert time.monotonic() - started < 1
     hung.set()
     assert box.wait(5)
-    assert store.taken.count("table") == 1  # the last one has all
+    assert store.taken.count("table") == 1  # the last table has everything
     assert len([each for each in store.taken if each != "table"]) == 100
     assert box.troubled  # so that the end of the run sends the rest from metrics.jsonl
 

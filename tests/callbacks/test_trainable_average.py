@@ -10,7 +10,7 @@ from rlhf_lightning.errors import UserError
 
 
 class Recorder(Callback):
-    """The live weight before training and after each step."""
+    """Records the live weight before training and after each step."""
 
     def __init__(self):
         self.weights = []

@@ -5,6 +5,6 @@ import pytest
 
 @pytest.fixture
 def empty_folder(tmp_path, monkeypatch):
-    """A working folder of its own: paths in the configs are relative to where a command is called."""
+    """Use a separate working folder: paths in the configs are relative to where a command is called."""
     monkeypatch.chdir(tmp_path)
     return tmp_path

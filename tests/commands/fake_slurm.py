@@ -1,4 +1,4 @@
-"""SLURM on one machine, as much of it as submitit and Lightning use: each "node" is a process of this one.
+"""SLURM on one machine, as far as submitit and Lightning use it: each "node" is a process of this machine.
 
 `install` writes the commands sbatch, srun, sacct and scontrol, which run this file. Jobs are queued in $FAKE_SLURM.
 """
@@ -17,7 +17,7 @@ COMMANDS = ("sbatch", "srun", "sacct", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Write the commands into a folder; the environment in which they are found."""
+    """Write the commands into a folder; return the environment in which they are found."""
     folder.mkdir()
     for command in COMMANDS:
         (folder / command).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {command} "$@"\n')
@@ -30,13 +30,13 @@ def state_file(job: str, kind: str) -> Path:
 
 
 def options(script: str) -> dict[str, str]:
-    """The lines #SBATCH --name=value of a batch script."""
+    """Return the lines #SBATCH --name=value of a batch script."""
     found = re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, flags=re.MULTILINE)
     return {name: value.strip("'") for name, value in found}
 
 
 def sbatch(script: str) -> None:
-    """Start the job, or every one of an array, in the background."""
+    """Start the job, or every job of an array, in the background."""
     number = os.getpid()
     asked = options(Path(script).read_text())
     last = re.match(r"0-(\d+)", asked.get("array", ""))
@@ -78,7 +78,7 @@ def batch(script: str, job: str) -> None:
 
 
 def srun(*arguments: str) -> None:
-    """Start a process a task; with --kill-on-bad-exit one that fails ends the others."""
+    """Start one process per task; with --kill-on-bad-exit a failing one ends the others."""
     given, files, kill = list(arguments), {}, False
     while given[0].startswith("--"):
         option = given.pop(0)
@@ -93,7 +93,7 @@ def srun(*arguments: str) -> None:
         out, error = (open(_filled(files[name], job, rank), "a") for name in ("--output", "--error"))  # noqa: SIM115
         processes.append(subprocess.Popen(given, env=environment, stdout=out, stderr=error))
     state_file(job, "pids").write_text(" ".join(str(process.pid) for process in processes))
-    while None in (codes := [process.poll() for process in processes]):  # of all: one that has failed may be the last
+    while None in (codes := [process.poll() for process in processes]):  # of all: the failing one may be the last
         if kill and any(codes):
             for process in processes:
                 process.send_signal(signal.SIGKILL)
@@ -109,14 +109,14 @@ def _filled(pattern: str, job: str, rank: int) -> str:
 
 
 def sacct(*arguments: str) -> None:
-    """The state of every job that was ever started, of which the caller takes its own."""
+    """Print the state of every job ever started, from which the caller picks its own."""
     print("JobID|State|NodeList")
     for file in sorted(Path(os.environ["FAKE_SLURM"]).glob("*.state")):
         print(f"{file.stem}|{file.read_text()}|localhost")
 
 
 def scontrol(requeue: str, job: str) -> None:
-    """Requeue a job: SLURM would also end it, which here it has to do itself."""
+    """Requeue a job: SLURM would also end it, but here it must end itself."""
     state_file(job, requeue).touch()
 
 

@@ -1,4 +1,4 @@
-"""Run folders as rlhf-train leaves them, written in a moment."""
+"""Run folders as rlhf-train leaves them, written quickly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOADER = "rlhf_lightning.models."
 def write_run(
     folder: Path, begins_from: str = "gpt2", algorithm: str = "SFTModule", summary: Any = None, **config: Any
 ) -> Path:
-    """A run folder's config.yaml and summary.json, without a model."""
+    """Write a run folder's config.yaml and summary.json, without a model."""
     loader = "load_reward_model" if algorithm == "RewardModule" else "load_causal_lm"
     whole = {
         "name": folder.name,
@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 
 
 def write_model(folder: Path, chat: bool = False, classifier: bool = False) -> Path:
-    """A tiny model with its tokenizer in a Hugging Face folder."""
+    """Write a tiny model with its tokenizer to a Hugging Face folder."""
     tokenizer = tiny_tokenizer()
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
@@ -56,7 +56,7 @@ def write_model(folder: Path, chat: bool = False, classifier: bool = False) -> P
 
 
 def write_adapter(folder: Path, base: Path, classifier: bool = False) -> Path:
-    """An adapter on `base` that changes its answers, with the tokenizer."""
+    """Write an adapter on `base` that changes its answers, with the tokenizer."""
     model: Any = load_reward_model(base).classifier if classifier else tiny_model()
     model.config._name_or_path = str(base)
     task = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]} if classifier else {"task_type": "CAUSAL_LM"}

@@ -1,4 +1,4 @@
-"""The model comes first: whatever fails after training, it is there, and the run can go on."""
+"""The model comes first: whatever fails after training, the model exists, and the run can continue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 
 
 def settings(folder: Path, *more: str) -> dict[str, Any]:
-    """A run of one step on a tiny model."""
+    """Return the config of a run of one step on a tiny model."""
     tiny_model().save_pretrained(folder / "base")
     tiny_tokenizer().save_pretrained(folder / "base")
     rows = [{"prompt": "a b", "completion": f"{word} d"} for word in "efgh"]
@@ -59,7 +59,7 @@ def test_a_step_that_fails_after_training_neither_loses_the_model_nor_stops_the_
 
     with monkeypatch.context() as patch:
         patch.setattr(STEPS[step], fail)
-        patch.setattr(train, "check_all", lambda config: None)  # registering without MLflow is refused there
+        patch.setattr(train, "check_all", lambda config: None)  # it would refuse to register without MLflow
         with pytest.raises(AfterTrainingError) as error:
             train.train(config)
     message = str(error.value)
@@ -107,7 +107,7 @@ def test_rows_end_at_line_feeds_and_at_no_other_separator(empty_folder: Path) ->
     file = empty_folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) + "\n")
     assert run_folder.read_json_lines(file) == rows
-    assert keep_lines(file, lambda row: row["epoch"] == 0) == 1  # what a resume does with samples.jsonl
+    assert keep_lines(file, lambda row: row["epoch"] == 0) == 1  # what resuming does with samples.jsonl
     assert run_folder.read_json_lines(file) == rows[:1]
 
 
@@ -135,7 +135,7 @@ def test_a_generation_config_that_transformers_reads_but_does_not_write_is_put_r
 
 
 def test_a_stop_is_not_a_problem_of_a_step(capsys: pytest.CaptureFixture[str]) -> None:
-    """A library may make another exception of it."""
+    """A library may turn it into another exception."""
     aftermath = Aftermath()
 
     def interrupted() -> None:

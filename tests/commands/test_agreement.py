@@ -19,7 +19,7 @@ URL = "sqlite:///feedback.db"
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
-    """24 pairs and 6 rankings by two labelers who agree."""
+    """Make 24 pairs and 6 rankings by two labelers who agree."""
     file = tmp_path_factory.mktemp("labelled") / "feedback.db"
     tasks = []
     for i in range(30):

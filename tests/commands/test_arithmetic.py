@@ -83,7 +83,7 @@ def test_without_an_end_there_are_no_totals(rows):
     ],
 )
 def test_batches_that_the_trainer_leaves_out_are_not_counted(rows, limit, steps, total):
-    """Of 13 batches, two to a step, in 3 epochs (a fast_dev_run has one)."""
+    """13 batches, two per step, in 3 epochs (a fast_dev_run has one)."""
     counts = supervised_arithmetic(supervised(rows, **limit))
     assert counts["optimiser steps per epoch"] == steps
     assert counts["rows in total"] == total

@@ -1,4 +1,4 @@
-"""What a run's Trainer is made of."""
+"""The parts of a run's Trainer."""
 
 from __future__ import annotations
 

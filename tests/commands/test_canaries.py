@@ -1,4 +1,4 @@
-"""Hostile payloads stay quiet, and each fires once its protection is taken away: `scripts/canaries.py`."""
+"""Hostile payloads stay quiet, and each fires once its protection is removed: `scripts/canaries.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a later command reads of a run is refused before torch is imported if it has changed on the disk."""
+"""A run that has changed on disk is refused by later commands before torch is imported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def change(file: Path) -> None:
 
 @pytest.fixture
 def run(empty_folder: Path) -> Path:
-    """A finished run, sealed as the command leaves it."""
+    """Make a finished run, sealed as the command leaves it."""
     folder = Path("runs/one")
     model = write_model(empty_folder / folder / "model")
     write_hashes(model)
@@ -143,7 +143,7 @@ def test_an_adapter_is_copied_only_as_it_was_written(empty_folder: Path) -> None
     write_hashes(write_adapter(empty_folder / "runs/lora/model", Path("base")))
     run = write_run(Path("runs/lora"), "base")
     export.export(compose_config("export", [f"run={run}", "to=made", "form=adapter"]))
-    check_model_files("made", weights=True)  # with the base's full path in it
+    check_model_files("made", weights=True)  # it contains the base's full path
     weights = run / "model/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     with pytest.raises(UserError, match=r"^run: .*adapter_model\.safetensors has changed"):

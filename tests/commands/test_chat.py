@@ -41,7 +41,7 @@ def talk(lines: list[str], *overrides: str, folder: Path) -> subprocess.Complete
 
 
 def answer(path: Path, prompt: str, n: int = 8) -> str:
-    """What plain transformers answers to a plain prompt, the most likely token each time."""
+    """Return plain transformers' greedy answer to a plain prompt."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     output = model.generate(ids, max_new_tokens=n, do_sample=False)[0, ids.shape[1] :]
@@ -71,7 +71,7 @@ def test_the_end_of_the_input_leaves(empty_folder, monkeypatch, capsys):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Standard input as a terminal has it."""
+    """Make standard input look like a terminal."""
     overrides = ["model=model", "temperature=0", "max_new_tokens=8"]
     monkeypatch.setattr(sys, "argv", ["rlhf-chat", *overrides])
     monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
@@ -88,7 +88,7 @@ def test_ctrl_c_at_the_prompt_leaves_with_one_line(empty_folder, monkeypatch, ca
     assert end.value.code == 130
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == "stopped by SIGINT"
-    assert said.out.endswith("\n\n")  # the line does not begin behind the prompt
+    assert said.out.endswith("\n\n")  # the line does not begin right after the prompt
 
 
 @pytest.mark.usefixtures("terminal")
@@ -174,7 +174,7 @@ def test_a_seed_gives_the_same_conversation_and_another_seed_another(empty_folde
         conversation = Conversation(path, seed=seed, max_new_tokens=12)
         talks.append([conversation.answer(line) for line in ("a", "a")])
     assert talks[0] == talks[1] != talks[2]
-    assert talks[0][0] != talks[0][1]  # every turn has draws of its own
+    assert talks[0][0] != talks[0][1]  # every turn has its own draws
 
 
 def test_filters_of_the_models_own_generation_config_do_not_narrow_the_draws(empty_folder):

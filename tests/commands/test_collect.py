@@ -1,4 +1,4 @@
-"""rlhf-collect: what it adds, what it says, and that a second call adds nothing."""
+"""rlhf-collect: what it adds, what it prints, and that a second call adds nothing."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_killed_collection_goes_on_and_samples_nothing_twice(empty_folder, cap
 
 
 def kept(file: str) -> int:
-    """How many prompts have responses; 0 while the tables are made."""
+    """Return how many prompts have responses; 0 until the tables exist."""
     with contextlib.closing(sqlite3.connect(file)) as connection, contextlib.suppress(sqlite3.OperationalError):
         return int(connection.execute("SELECT count(*) FROM samples").fetchone()[0])
     return 0

@@ -1,4 +1,4 @@
-"""Settings of training that would do nothing beside another one are refused in one line, before torch is imported."""
+"""Training settings that would have no effect next to another one are refused in one line, before torch is imported."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_label_smoothing_is_refused_by_losses_without_it(loss_type: str) -> None
     "overrides",
     [
         "experiment=ppo_demo algorithm.kl.kind=fixed algorithm.kl.target=null algorithm.kl.horizon=null",
-        # target and horizon, target_kl: of the experiment's file, not the user's
+        # target and horizon, target_kl: from the experiment's file, not the user's
         "experiment=ppo_demo algorithm.kl.kind=fixed",
         "experiment=ppo_demo algorithm.kl.kind=multiplicative",
         "experiment=ppo_demo algorithm.ppo_epochs=1 algorithm.num_minibatches=1",

@@ -1,4 +1,4 @@
-"""Every config in conf/ composes and is valid, and the schema knows every class that is named there."""
+"""Every config in conf/ composes and is valid, and the schema knows every class named there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rlhf_lightning.runs.rounds import with_rounds
 from rlhf_lightning.source.sections import section_type
 
 EXPERIMENTS = options("experiment")
-# What a user must give, so that the example experiments on own files are valid.
+# What a user must supply, so that the example experiments on their own files are valid.
 GIVEN = ["model.path=gpt2", "data.train=org/name"]
 PPO_GIVEN = [*GIVEN, "reward.function=my_package.my_reward"]
 
@@ -116,7 +116,7 @@ def sections_of(value: Any, key: str = "") -> Iterator[tuple[str, dict]]:
 
 
 def shipped_sections() -> dict[str, str]:
-    """Every class that the configs name, with the key of its section in the whole config."""
+    """Return every class that the configs name, with the key of its section in the whole config."""
     found = {}
     for file in sorted(conf_dir().rglob("*.yaml")):
         package = ".".join(file.parent.relative_to(conf_dir()).parts)
@@ -127,7 +127,7 @@ def shipped_sections() -> dict[str, str]:
 
 
 SECTIONS = shipped_sections()
-# What code gives a constructor and a config cannot.
+# Constructor arguments that code passes and a config cannot.
 PASSED = {
     "algorithm": {"model", "tokenizer", "optimizer", "scheduler", "reward", "rollout", "seed", "engine"},
     "data": {"tokenizer", "seed"},
@@ -143,7 +143,7 @@ PASSED = {
 
 
 def arguments_of(target: str) -> dict[str, inspect.Parameter]:
-    """The arguments of a target; of a class with **kwargs also those of the classes above it."""
+    """Return the arguments of a target; for a class with **kwargs, also those of its bases."""
     module, _, name = target.rpartition(".")
     call = getattr(importlib.import_module(module), name)
     if not inspect.isclass(call) or dataclasses.is_dataclass(call):
@@ -161,7 +161,7 @@ def arguments_of(target: str) -> dict[str, inspect.Parameter]:
 def test_the_keys_read_from_the_source_are_the_arguments_of_the_class(target):
     keys = set(get_type_hints(section_type(target, SECTIONS[target])))
     arguments = set(arguments_of(target)) - PASSED.get(SECTIONS[target], set())
-    if target.endswith(".DDPStrategy"):  # it hands what it does not know on to torch's class
+    if target.endswith(".DDPStrategy"):  # it passes unknown arguments on to torch's class
         assert {"find_unused_parameters", "bucket_cap_mb"} <= keys - arguments
         keys -= set(inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters)
     assert keys == arguments

@@ -1,4 +1,4 @@
-"""Devices and strategies that are not here are refused before torch is imported."""
+"""Missing devices and strategies are refused before torch is imported."""
 
 from __future__ import annotations
 

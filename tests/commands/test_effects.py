@@ -1,4 +1,4 @@
-"""A setting that has no effect beside the others is refused by name; what the project ships never is."""
+"""A setting without effect next to the others is refused by name; shipped settings never are."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ CASES = [
 
 
 def config_of(base: str, overrides: str) -> dict[str, Any]:
-    """As Hydra composes it, which takes its time: once for every choice of groups."""
+    """Compose with Hydra, which is slow, only once for each choice of groups."""
     words = overrides.split()
     chosen = tuple(word for word in words if "." not in word.partition("=")[0])
     values = OmegaConf.from_dotlist([word.lstrip("+") for word in words if word not in chosen])
@@ -311,7 +311,7 @@ EFFECTIVE = [
     ("dpo", "callbacks.checkpoint.monitor=val/rewards/accuracies callbacks.checkpoint.save_top_k=2"),
     ("sft", "callbacks.checkpoint.every_n_epochs=null callbacks.checkpoint.every_n_train_steps=5"),
     ("sft", "callbacks.checkpoint=null callbacks.progress=null +trainer.enable_checkpointing=false"),
-    # what an experiment sets is not the user's doing
+    # a value from an experiment is not set by the user
     ("ppo_demo", "reward.model=null reward.function=my.fn"),
     ("ppo_demo", "algorithm.layout=shared"),
 ]

@@ -1,4 +1,4 @@
-"""What rlhf-evaluate leaves of an earlier evaluation when it fails, and what it says before it samples."""
+"""What a failed rlhf-evaluate leaves of an earlier evaluation, and what it reports before it samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What plain transformers and peft read from an exported folder is the run's own model."""
+"""Plain transformers and peft read the run's own model from an exported folder."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_plain_transformers_scores_the_eos_also_where_it_is_the_pad_token(empty_
     run_export("run=reward", "to=my_model")
     plain = AutoModelForSequenceClassification.from_pretrained("my_model")
     assert plain_scores(plain, AutoTokenizer.from_pretrained("my_model")) == pytest.approx(wanted, abs=1e-5)
-    assert load_reward_model("reward").classifier.config.pad_token_id is not None  # the run's own was left as it is
+    assert load_reward_model("reward").classifier.config.pad_token_id is not None  # the run's own is unchanged
 
 
 @pytest.mark.parametrize("chat", [False, True])

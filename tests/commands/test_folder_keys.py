@@ -1,4 +1,4 @@
-"""What is wrong with a folder begins with the key under which the user named it."""
+"""An error about a folder begins with the key under which the user named it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A model whose config asks for a layer that the folder does not have."""
+    """Make a model whose config asks for a layer that the folder lacks."""
     folder = write_model(tmp_path / "broken")
     config = json.loads((folder / "config.json").read_text())
     layers = next(name for name in ("num_hidden_layers", "n_layer") if name in config)

@@ -1,4 +1,4 @@
-"""What is said of how to go on is true of this run, whatever a former one has left in its folder."""
+"""The printed advice on how to continue is true of this run, whatever an earlier one left in its folder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def pipeline(tmp_path: Path) -> Pipeline:
 
 
 def begin(pipeline: Pipeline) -> Run:
-    """The next stage, which has taken over its folder."""
+    """Return the next stage, which has taken over its folder."""
     run = pipeline.begin_stage()
     assert pipeline.advice() == AGAIN or "from=ppo" in pipeline.advice()
     run.find_place()

@@ -1,4 +1,4 @@
-"""rlhf-judge as a user calls it: resumed, killed, against a server that fails, and with a model of its own."""
+"""rlhf-judge as a user calls it: resumed, killed, against a failing server, and with a local model."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_a_run_that_was_killed_asks_nothing_twice_and_loses_nothing(empty_folder
         server.go_on.set()
         with FeedbackStore(URL) as store:
             kept = sum(each.labeler == "judge" for each in store.judgements())
-        assert kept == 32  # the first portion of tasks
+        assert kept == 32  # the first batch of tasks
         run("judge.by=reasons", *at(server))
         later = server.answered[len(before) :]
-        assert len(set(before) & set(later)) <= 4  # whose answers were on their way when it was killed
+        assert len(set(before) & set(later)) <= 4  # whose answers were in flight when it was killed
         assert len(set(before) | set(later)) == 80 and len(later) == len(set(later))
     with FeedbackStore(URL) as store:
         assert sum(each.labeler == "judge" for each in store.judgements()) == 40

@@ -1,4 +1,4 @@
-"""Kernels of a run that cannot be are refused before torch is imported, and `explain=true` names those that are on."""
+"""Impossible kernels are refused before torch is imported, and `explain=true` names the active ones."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_processor_is_judged_as_torch_judges_it() -> None:
 
 
 def test_a_runs_reward_models_compute_with_its_kernels(tmp_path: Path) -> None:
-    """Those of them that fit; a sum hands them on."""
+    """Those that fit; a sum passes them on."""
     path = write_reward_model(tmp_path / "reward", tiny_model("gpt2"))
     parts = (
         f"{{a: {{model: {path}, weight: 1.0}}, b: {{function: rlhf_lightning.simulation.gold_reward, weight: 1.0}}}}"

@@ -44,7 +44,7 @@ def script(*arguments: str, seconds: float = 550.0) -> subprocess.CompletedProce
 
 
 def equal(output: str) -> tuple[int, int, int]:
-    """Kills, runs that are equal, runs."""
+    """Return kills, equal runs, and runs."""
     found = re.search(r"(\d+) kills, (\d+) of (\d+) runs bitwise equal", output)
     assert found, output
     return int(found[1]), int(found[2]), int(found[3])
@@ -108,7 +108,7 @@ def start(folder: Path, overrides: list[str], run: str, *further: str) -> subpro
 
 
 def stop(run: subprocess.Popen[str], folder: Path, lines: int, signum: int) -> tuple[int, str]:
-    """Send the signal once metrics.jsonl has so many lines; the exit code, and what was printed to stderr."""
+    """Send the signal once metrics.jsonl has this many lines; return the exit code and what stderr received."""
     file = folder / "metrics.jsonl"
     while run.poll() is None:  # however long it takes on a busy machine
         if file.exists() and file.read_bytes().count(b"\n") >= lines:
@@ -119,14 +119,14 @@ def stop(run: subprocess.Popen[str], folder: Path, lines: int, signum: int) -> t
     return run.returncode, printed
 
 
-CASES = {"sft": (SFT, 10), "ppo": (PPO, 2)}  # killed when metrics.jsonl has so many lines
+CASES = {"sft": (SFT, 10), "ppo": (PPO, 2)}  # killed when metrics.jsonl has this many lines
 
 
 @pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "ppo"])
 def test_a_killed_command_is_resumed_to_the_same_end(stage: str, world: Path, kill_resume: Any) -> None:
     """SFT in the middle of an epoch, PPO after an iteration."""
     overrides, lines = CASES[stage]
-    whole = start(world, overrides, f"{stage}-whole")  # beside the other: most of the time goes to imports
+    whole = start(world, overrides, f"{stage}-whole")  # in parallel with the other: most of the time goes to imports
     code, printed = stop(start(world, overrides, stage), world / stage, lines, signal.SIGKILL)
     assert code == -signal.SIGKILL, printed
     _, printed = (resumed := start(world, overrides, stage, "ckpt=last")).communicate()

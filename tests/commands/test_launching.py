@@ -24,7 +24,7 @@ TWO_NODES = [*SLURM, "trainer=ddp", "trainer.devices=8", "trainer.num_nodes=2"]
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch, empty_folder: Path) -> None:
-    """As on a login node, in an environment with the extra."""
+    """Pretend a login node, in an environment with the extra."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(launching.shutil, "which", lambda name: name)
 
@@ -157,7 +157,7 @@ def test_a_job_that_is_queued_again_resumes_what_it_has_saved_itself(
 
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Signals as in a process that submitit has started: the ones its handler has got."""
+    """Set up signals as in a process started by submitit, with its handlers recorded."""
     pytest.importorskip("submitit")
     monkeypatch.setattr("rlhf_lightning.commands.command_line.quieten", lambda: None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")

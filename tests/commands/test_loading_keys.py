@@ -1,4 +1,4 @@
-"""Every command that loads a model has the keys for its type and its attention, and passes them on."""
+"""Every command that loads a model has keys for its dtype and attention, and passes them on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A resumed run goes on in its own MLflow run, wherever that can be found, and begins a whole one where it cannot."""
+"""A resumed run continues in its own MLflow run if that can be found, and otherwise begins a complete new one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One for all tests: to make one takes seconds."""
+    """Make one store for all tests, because making one takes seconds."""
     return f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
 
 
@@ -39,7 +39,7 @@ def other_store(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def pipeline_of(tracking: PipelineTracking | None) -> Run | None:
-    """A pipeline whose run in the store is this one."""
+    """Return a pipeline whose run in the store is this one."""
     if tracking is None:
         return None
     pipeline = Run({}, tracking.folder)
@@ -48,14 +48,14 @@ def pipeline_of(tracking: PipelineTracking | None) -> Run | None:
 
 
 def tracked(store: str, experiment: str, seed: int = 0, goes_on: bool = False) -> PipelineTracking:
-    """The run in a store of the pipeline in `pipe`."""
+    """Return the run in a store of the pipeline in `pipe`."""
     logger = {"tracking_uri": store, "experiment_name": experiment}
     config = {"name": "pipe", "logger": logger, "from": "sft" if goes_on else None, "seed": seed}
     return PipelineTracking(Pipeline(config, Path("pipe"), []))
 
 
 class Folder:
-    """Runs in the working folder that log a loss and a checkpoint per step, in an MLflow experiment of their own."""
+    """Runs in the working folder that log a loss and a checkpoint per step, in a separate MLflow experiment."""
 
     def __init__(self, store: str, experiment: str) -> None:
         self.store, self.experiment = store, experiment
@@ -69,7 +69,7 @@ class Folder:
         store: str | None = None,
         parent: PipelineTracking | None = None,
     ) -> str:
-        """Steps up to `last`, after those of the checkpoint. Returns the run's id."""
+        """Run the steps up to `last`, after those of the checkpoint, and return the run's id."""
         logger = [f"logger.tracking_uri={store or self.store}", f"logger.experiment_name={self.experiment}"]
         config = compose_config("train", ["experiment=sft_demo", "logger.synchronous=true", *logger, *overrides])
         file, folder = Path(checkpoint) if checkpoint else None, Path(run_dir)
@@ -226,7 +226,7 @@ def test_a_run_that_fails_or_is_stopped_ends_in_its_store(folder: Folder) -> Non
 def test_a_new_run_in_a_folder_whose_store_is_away_has_nothing_of_the_former_one(folder: Folder) -> None:
     folder.run(2)
     store = f"sqlite:///{Path('file').absolute()}/mlflow.db"
-    Path("file").touch()  # no store can be made in it
+    Path("file").touch()  # so that no store can be created there
     config = compose_config("train", ["experiment=sft_demo", f"logger.tracking_uri={store}"])
     run = Run(config, Path("run"))
     logger = _build_logger(run)

@@ -1,4 +1,4 @@
-"""A monitored metric that a run never logs is refused before it begins; the known names are those that runs log."""
+"""Monitoring a metric that a run never logs is refused before it begins; the known names are those that runs log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhf_lightning.source.declarations import declared
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 
 MADE: dict[str, Any] = {"SFTModule": sft, "RewardModule": reward, "DPOModule": dpo, "PPOModule": ppo}
-# Of an engine that samples on its own, of `importance_cap`, of several samples per prompt, and of `nll_coef`.
+# Logged only with an external engine, `importance_cap`, several samples per prompt, or `nll_coef`.
 SELDOM = {
     *("rollout/importance_weight", "rollout/importance_capped", "rollout/group_spread", "rollout/group_std"),
     *("nll/chosen", "val/nll/chosen"),

@@ -1,4 +1,4 @@
-"""A run folder that was copied, touched or restored goes on as if nothing had happened."""
+"""A run folder that was copied, touched or restored continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_copy_whose_files_times_are_wrong_resumes_and_ends_bitwise_equal(
     shutil.copytree("begun", "elsewhere/copy", copy_function=shutil.copyfile)
     shutil.rmtree("begun")
     for age, file in enumerate(sorted(Path("elsewhere/copy/checkpoints").iterdir())):
-        os.utime(file, (1e9 + age, 1e9 + age))  # .started would be older or newer than all
+        os.utime(file, (1e9 + age, 1e9 + age))  # .started would be older or newer than everything
     os.utime("elsewhere/copy/checkpoints/.started", (4e9, 4e9))
     capsys.readouterr()
     run("elsewhere/copy", 4, "ckpt=last")
@@ -115,7 +115,7 @@ def test_checkpoints_beside_a_run_that_was_copied_with_it_are_of_the_copy(empty_
     shutil.move(f"{copy}.manifest.json", empty_folder / "far.ckpt.manifest.json")
     (empty_folder / "here").mkdir()
     shutil.move("there/run", "here/run")
-    assert run_of_checkpoint(empty_folder / "far.ckpt") == empty_folder / "here/run"  # by its place, as it was
+    assert run_of_checkpoint(empty_folder / "far.ckpt") == empty_folder / "here/run"  # by its original path
 
 
 def test_checkpoints_elsewhere_are_not_of_a_second_run_in_the_folder(empty_folder: Path) -> None:
@@ -147,7 +147,7 @@ def test_the_newest_of_several_runs_is_the_one_that_was_saved_last(empty_folder:
     [
         ("there/sft", None),
         ("there/sft/model", "model.path: changed"),
-        ("here/sft", None),  # as it was: nothing differs
+        ("here/sft", None),  # unchanged: nothing differs
         ("outside/sft", "model.path: changed"),
     ],
 )

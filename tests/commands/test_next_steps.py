@@ -25,7 +25,7 @@ CHECKS = {"rlhf-chat": "chat", "rlhf-export": "export", "rlhf-evaluate": "evalua
 
 
 def finished(folder: Path, *words: str, experiment: str = "sft", row: dict | None = None) -> tuple[Run, list[str]]:
-    """A run as it is at its end, and the words that have started it."""
+    """Return a run in its final state, and the words that started it."""
     write_model(Path("base"))
     Path("my rows.jsonl").write_text(json.dumps(row or {"prompt": "a b", "completion": "c"}) + "\n")
     given = [f"experiment={experiment}", "model.path=base", "data.train='my rows.jsonl'", f"run_dir={folder}", *words]
@@ -39,7 +39,7 @@ def finished(folder: Path, *words: str, experiment: str = "sft", row: dict | Non
 
 
 def printed(steps: list[str]) -> dict[str, list[str]]:
-    """What each line is about, and the words of its command."""
+    """Return what each line is about, and the words of its command."""
     found = {}
     for line in steps:
         name, command = re.fullmatch(r"  ([\w ]+): +(.+)", line).groups()
@@ -48,7 +48,7 @@ def printed(steps: list[str]) -> dict[str, list[str]]:
 
 
 def accepted(words: list[str]) -> None:
-    """Compose the command's config and look for what is wrong with it, as the command does before it starts."""
+    """Compose the command's config and check it, as the command does before it starts."""
     name = Path(words[0]).name
     module = importlib.import_module(f"rlhf_lightning.commands.{CHECKS[name]}")
     config = compose_config(CHECKS[name], words[1:])
@@ -123,7 +123,7 @@ def test_the_last_line_opens_the_curves(empty_folder, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_what_a_run_prints_runs_as_it_stands(empty_folder):
-    """Each line after `next:` but the one that starts a server, in the shell."""
+    """Each line after `next:` except the one that starts a server, in the shell."""
     write_model(Path("base"))
     rows = [{"prompt": "a b", "completion": f"{word} d"} for word in "efgh"]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -90,7 +90,7 @@ def test_everything_is_checked_before_the_first_stage(override, expected, empty_
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Stages that only record that they ran, and no evaluation."""
+    """Let stages only record that they ran, without an evaluation."""
     ran: list[str] = []
 
     def carry_out(run: Run) -> None:

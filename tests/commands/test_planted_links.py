@@ -1,4 +1,4 @@
-"""Links and hard links that somebody has planted in a run folder: nothing outside it is written, sent or given away."""
+"""Planted links and hard links in a run folder: nothing outside it is written, sent or given away."""
 
 from __future__ import annotations
 

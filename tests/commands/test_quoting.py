@@ -1,4 +1,4 @@
-"""A value that is printed as part of a command arrives as it is when the command is pasted."""
+"""A value printed as part of a command arrives unchanged when the command is pasted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process writes the run's files, whichever launcher has started it."""
+"""One process writes the run's files, whichever launcher started it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LSF = {"LSB_JOBID": "1", "LSB_DJOB_RANKFILE": "x", "JSM_NAMESPACE_SIZE": "2", "J
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch):
-    """Sets the variables of one process, and no others."""
+    """Set one process's variables, and no others."""
 
     def start(variables: dict[str, str]) -> None:
         for name in (*LAUNCHERS, *SLURM):
@@ -33,7 +33,7 @@ def start(monkeypatch: pytest.MonkeyPatch):
     ("variables", "first"),
     [
         ({}, True),
-        # Lightning's own launcher; of several nodes the user says which one this is
+        # Lightning's own launcher; with several nodes the user says which one this is
         ({"LOCAL_RANK": "1"}, False),
         ({"NODE_RANK": "0"}, True),
         ({"NODE_RANK": "1"}, False),
@@ -49,7 +49,7 @@ def start(monkeypatch: pytest.MonkeyPatch):
         ({**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True),
         ({**SRUN, "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "LOCAL_RANK": "0"}, False),
         ({**SRUN, "SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),
-        # an interactive allocation is not srun: the variables are of the shell
+        # an interactive allocation is not srun: the variables belong to the shell
         ({**SRUN, "SLURM_JOB_NAME": "bash", "SLURM_PROCID": "1"}, True),
         ({**LSF, "JSM_NAMESPACE_RANK": "0"}, True),
         ({**LSF, "JSM_NAMESPACE_RANK": "1"}, False),

@@ -1,4 +1,4 @@
-"""The recipes for real models: each is valid, fits the hardware that it names, and tells what rlhf-plan says."""
+"""The recipes for real models: each is valid, fits the hardware that it names, and quotes rlhf-plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RECIPES = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml"
 
 @pytest.fixture
 def folders(empty_folder):
-    """Models as the commands name them, without weights."""
+    """Make models as the commands name them, without weights."""
     for name, architecture in ARCHITECTURES.items():
         architecture.save_pretrained(name)
     return empty_folder

@@ -110,7 +110,7 @@ def test_a_secret_of_the_config_is_hidden_wherever_it_is_quoted(monkeypatch):
     for text in (PASSWORD, "s%2Fcret-word", "s/cret-word", "YW5hOnMvY3JldC13b3Jk", "a-value-of-no-form"):
         assert text not in shown(f"the library says: {text!r}, and so on")
     home = config["logger"]["tags"]["note"]
-    assert shown(home) == home  # where somebody works is not a secret
+    assert shown(home) == home  # the working folder is not a secret
 
 
 @pytest.mark.parametrize("key", ["max_new_tokens", "tokens_per_microbatch", "eos_token_id", "token_budget", "monkey"])

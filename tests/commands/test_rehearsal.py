@@ -1,4 +1,4 @@
-"""What a later stage of a pipeline would trip over is said before the first stage, and before a run loads its model."""
+"""Problems of a later pipeline stage are reported before the first stage, and before a run loads its model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
 
 def write_rows(file: str, row: dict[str, object], line: int | None = None) -> None:
-    """COUNT rows of a file; the row given is one of them, or all."""
+    """Write COUNT rows to a file; the given row is one of them, or all."""
     usual = ROWS[file]
     rows = [row if line in (None, number) else {**usual, "prompt": f"a {number}"} for number in range(1, COUNT + 1)]
     Path(file).write_text("".join(json.dumps(each) + "\n" for each in rows))
@@ -54,7 +54,7 @@ def inputs(models: Path, empty_folder: Path) -> Path:
 
 
 class FirstStageError(Exception):
-    """The first stage would have begun."""
+    """Raised where the first stage would begin."""
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *more: str) -> None:

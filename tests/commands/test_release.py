@@ -1,4 +1,4 @@
-"""A run leaves nothing in memory: the next stage of a pipeline, and the evaluation, load networks of their own."""
+"""A run leaves nothing in memory: the next stage of a pipeline, and the evaluation, load their own networks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.evaluation import evaluate_policies, policies
 from tests.commands.runs import write_model
 
-_before: list[Any] = []  # what other tests have left, and keep
+_before: list[Any] = []  # what other tests left behind, and still hold
 
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Python frees circles of objects only where it is asked to."""
+    """Let Python free reference cycles only when asked to."""
     gc.collect()
     _before[:] = [found for found in gc.get_objects() if isinstance(found, KINDS)]
     gc.disable()

@@ -1,4 +1,4 @@
-"""A run resumed with another config says what differs, and refuses to become another run."""
+"""A run resumed with another config reports the differences, and refuses to become another run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rounds of a pipeline: what they consist of, what is refused, and how the same command goes on."""
+"""Rounds of a pipeline: what they consist of, what is refused, and how the same command continues."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_round_is_said_before_the_first_stage(override, exp
 
 @pytest.fixture
 def recorded(monkeypatch, empty_folder) -> list[str]:
-    """Training stages only record that they ran, calls are made, and nothing is evaluated."""
+    """Let training stages only record that they ran; make the calls, and evaluate nothing."""
     ran: list[str] = []
 
     def carry_out(run: Run) -> None:
@@ -161,7 +161,7 @@ def test_waiting_is_exit_code_75_and_one_line(capsys):
 
 
 def run_through(recorded: list[str]) -> None:
-    """One whole round."""
+    """Run one whole round."""
     with pytest.raises(WaitingError):
         command.run_pipeline(composed(*MINE, STORE, "rounds=1"))
     answer_all()
@@ -197,7 +197,7 @@ def test_a_stage_that_runs_again_takes_those_after_it_along(recorded, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         command.run_pipeline(composed(*MINE, STORE, "rounds=1", "from=reward_1"))
     assert Path("there/reward_1/summary.json").exists()
-    assert not Path("there/ppo_1/summary.json").exists()  # that one came of the reward model before
+    assert not Path("there/ppo_1/summary.json").exists()  # it came from the earlier reward model
     assert composed(*MINE, STORE, "rounds=1").ahead[0].name == "ppo_1"
 
 

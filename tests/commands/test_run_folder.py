@@ -129,20 +129,20 @@ def test_another_tools_checkpoint_is_taken_when_it_is_named(empty_folder):
 
 
 def write_states(path, **content) -> None:
-    """A file as torch writes it."""
+    """Write a file as torch does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, path)
 
 
 def fsdp(folder) -> None:
-    """As Lightning's FSDP strategies save it: shards, their index, and what is not sharded last."""
+    """Write a checkpoint like Lightning's FSDP strategies: shards, their index, and unsharded state last."""
     write_states(folder / "meta.pt", epoch=1)
     (folder / "__0_0.distcp").write_bytes(b"x")
     (folder / ".metadata").write_bytes(b"x")
 
 
 def deepspeed(folder) -> None:
-    """As DeepSpeed saves the state of ZeRO-2 on two processes, `latest` last."""
+    """Write ZeRO-2 state like DeepSpeed on two processes, `latest` last."""
     states = folder / "checkpoint"
     write_states(states / "mp_rank_00_model_states.pt", module={}, dp_world_size=2, mp_world_size=1, global_steps=70)
     for rank in range(2):
@@ -152,7 +152,7 @@ def deepspeed(folder) -> None:
 
 
 def deepspeed_3(folder) -> None:
-    """ZeRO-3: every process has states of the model, too."""
+    """Write ZeRO-3 state: every process also has model states."""
     states = folder / "checkpoint"
     for rank in range(2):
         name = f"zero_pp_rank_{rank}_mp_rank_00"
@@ -262,7 +262,7 @@ def test_a_slurm_job_that_is_queued_again_goes_on_from_its_own_checkpoint(empty_
     file = checkpoint(run, age=-4e9)
     assert find_checkpoint(config) == file
     assert find_checkpoint({**config, "run_dir": None}) is None
-    monkeypatch.setenv("SLURM_JOB_ID", "4712")  # another job, even if it was queued again, too
+    monkeypatch.setenv("SLURM_JOB_ID", "4712")  # another job, even if it was requeued too
     assert find_checkpoint(config) is None
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.delenv("SLURM_RESTART_COUNT")

@@ -1,4 +1,4 @@
-"""A run takes its folder over once everything is loaded, and one run at a time is in a folder."""
+"""A run takes over its folder once everything is loaded, and only one run at a time uses a folder."""
 
 from __future__ import annotations
 

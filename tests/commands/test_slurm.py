@@ -1,4 +1,4 @@
-"""rlhf-train -m through submitit: two processes on two "nodes" of a SLURM that the tests fake, and a local job."""
+"""rlhf-train -m through submitit: two processes on two "nodes" of a fake SLURM, and a local job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRAIN = [
     *("model.path=world/models/llama", "data.train=world/sft.jsonl", "data.batch_size=2", "trainer.max_epochs=2"),
 ]
 CLUSTER = ["-m", "trainer=ddp", "trainer.devices=1", "trainer.num_nodes=2", "hydra/launcher=slurm"]
-ALONE = ["trainer=ddp", "trainer.devices=2"]  # the same two processes, which Lightning starts
+ALONE = ["trainer=ddp", "trainer.devices=2"]  # the same two processes, started by Lightning
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def end(run: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def whole(folder: Path, environment: dict[str, str]) -> Path:
-    """The run of seed 0 with two processes and no SLURM."""
+    """Run seed 0 with two processes and without SLURM."""
     code, printed = end(start(folder, environment, *ALONE, "run_dir=whole"))
     assert code == 0, printed
     return folder / "whole"

@@ -1,4 +1,4 @@
-"""Classes and functions that do not exist are refused from the source alone, and those that may exist never are."""
+"""Missing classes and functions are refused from the source alone, and those that may exist never are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pipeline that is stopped between two stages, and again in its evaluation, ends as if it never had been."""
+"""A pipeline that is stopped between two stages, and again in its evaluation, ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.programs import ENVIRONMENT, program
 
-# Code of the user's own that stops the process, once: when the second stage is built, and when answers are scored.
+# User code that stops the process, once each: when the second stage is built, and when answers are scored.
 STOPPER = """
 import os, signal
 from pathlib import Path
@@ -48,7 +48,7 @@ WORDS = [
 
 
 def pipeline(folder: Path, *more: str) -> tuple[int, str]:
-    """Its exit code, and the last line on standard error."""
+    """Return its exit code, and the last line on standard error."""
     done = subprocess.run(
         [program("rlhf-pipeline"), *WORDS, *more],
         cwd=folder,

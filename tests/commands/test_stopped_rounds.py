@@ -1,4 +1,4 @@
-"""Rounds that are killed while labelers answer, and again in PPO, end as rounds that never were."""
+"""Rounds that are killed while labelers answer, and again in PPO, end like uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.programs import ENVIRONMENT, program
 
-# Code of the user's own that kills the process, once each: after three answers of round 1, and in PPO of round 2.
+# User code that kills the process, once each: after three answers of round 1, and in PPO of round 2.
 KILLER = """
 import os, signal
 from pathlib import Path
@@ -66,7 +66,7 @@ def pipeline(folder: Path, run_dir: str) -> int:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """What a pipeline has made: its figures but for seconds, its labels and its policies' weights."""
+    """Return a pipeline's results: metrics without seconds, labels, and the policies' weights."""
     figures = json.loads((folder / "summary.json").read_text())
     made: dict[str, Any] = {key: value for key, value in figures.items() if "_second" not in key}
     files = [*folder.glob("export_*/*.jsonl"), *folder.glob("*/model/*.safetensors")]

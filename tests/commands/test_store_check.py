@@ -1,4 +1,4 @@
-"""Only what no waiting mends stops a run before it begins; a store that does not answer does not."""
+"""Only what waiting cannot fix stops a run before it begins; a store that does not answer does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """One that answers every request with a status of the test's."""
+    """Start a server that answers every request with the test's status."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

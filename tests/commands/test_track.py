@@ -21,14 +21,14 @@ from tests.commands.runs import write_run
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store: to make one takes seconds."""
+    """Make an empty store, which takes seconds."""
     folder = tmp_path_factory.mktemp("store")
     connect(f"sqlite:///{folder}/mlflow.db")
     return folder / "mlflow.db"
 
 
 def store() -> str:
-    """The address of the working folder's store. MLflow keeps connections by address, so it is a whole one."""
+    """Return the address of the working folder's store: a full one, because MLflow caches connections by address."""
     return f"sqlite:///{Path.cwd()}/mlflow.db"
 
 

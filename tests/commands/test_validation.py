@@ -18,7 +18,7 @@ def compose_and_check(overrides: list[str], top: str, schema: object) -> None:
 
 
 def complaint(*overrides: str, top: str = "train", schema: object = Train) -> str:
-    """The one line that these overrides of the PPO demo (or of another top) are refused with."""
+    """Return the one line with which these overrides of the PPO demo (or of another top level) are refused."""
     with pytest.raises(UserError) as error:
         compose_and_check([*(["experiment=ppo_demo"] if top == "train" else []), *overrides], top, schema)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""rollout=vllm in the commands: what is refused before anything is loaded, and a server that dies in the middle."""
+"""rollout=vllm in the commands: what is refused before anything is loaded, and a server that dies during a run."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def start(folder: Path, server: str, run: str, *further: str) -> subprocess.Pope
 
 
 def test_nothing_is_lost_when_a_server_dies_in_the_middle_of_a_run(tmp_path, monkeypatch):
-    """The command ends with one line, and goes on with another server to the end it would have had."""
+    """The command ends with one line, and continues with another server to the same end."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     end_of = importlib.import_module("kill_resume").end_of
     write_model(tmp_path / "base")

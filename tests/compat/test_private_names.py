@@ -1,6 +1,6 @@
-"""No module but those of `compat` uses a private name of another library, and each of those is there as relied on.
+"""Only modules in `compat` use private names of other libraries, and each name still exists as relied on.
 
-These tests are the first to break where a new version has changed one: docs/dependencies.md.
+These tests are the first to break if a new version has changed one: docs/dependencies.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def private(name: str) -> bool:
 
 
 def made_in(tree: ast.Module) -> set[str]:
-    """Private names that a file gives to something itself: functions, classes, variables and attributes of `self`."""
+    """Return private names that a file defines itself: functions, classes, variables and attributes of `self`."""
     made = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -49,7 +49,7 @@ def on_itself(node: ast.Attribute) -> bool:
 
 
 def foreign_names(tree: ast.Module, own: set[str]) -> Iterator[str]:
-    """Private names of others in a file; `own` are those that the package makes."""
+    """Yield private names of others in a file; `own` are those that the package defines."""
     here = made_in(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and private(node.attr) and ast.unparse(node) not in OF_PYTHON:
@@ -132,11 +132,11 @@ def test_no_class_takes_the_place_of_a_private_method_of_its_parents() -> None:
     assert not found, f"{found}: a new version may call them at other times; go through rlhf_lightning/compat"
 
 
-# ---- each name is there, as it is relied on
+# ---- each name exists, as relied on
 
 
 def takes(function: Any, *names: str) -> bool:
-    """Whether a function's first parameters have these names."""
+    """Return whether a function's first parameters have these names."""
     return tuple(inspect.signature(function).parameters)[: len(names)] == names
 
 

@@ -1,4 +1,4 @@
-"""Sharded checkpoints are read without running what a pickle says."""
+"""Sharded checkpoints are read without running their pickles."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ GROUPS_OF_TRAIN = {"model", "data", "optimizer", "scheduler", "trainer", "algori
 
 
 def keys(settings: list[Setting]) -> set[str]:
-    """Every key, and the sections that they lie in."""
+    """Return every key, and the sections that contain it."""
     parts = [each.key.split(".") for each in settings]
     return {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
 

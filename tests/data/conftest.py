@@ -1,4 +1,4 @@
-"""Word-level tokenizers in all the ways that matter: BOS or not, pad == EOS or not, with and without template."""
+"""Word-level tokenizers with every relevant property: BOS or not, pad == EOS or not, with and without template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLAIN_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}assistant : {% endif %}"
 )
-MARKED_TEMPLATE = (  # the EOS is outside of the block, as it is in many published templates
+MARKED_TEMPLATE = (  # the EOS is outside the block, as in many published templates
     "{{ bos_token }}{% for m in messages %}{{ m['role'] }} : "
     "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}{{ eos_token }}"
     "{% else %}{{ m['content'] }}{% endif %}{{ '\\n' }}{% endfor %}"

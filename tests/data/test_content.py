@@ -1,4 +1,4 @@
-"""Rows in which there is nothing to learn are refused, for every algorithm's data."""
+"""Rows with nothing to learn are refused, for every algorithm's data."""
 
 from __future__ import annotations
 

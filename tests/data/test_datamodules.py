@@ -22,7 +22,7 @@ EOS = 2
 
 
 def learned(tokenizer: PreTrainedTokenizerFast, rows: list[dict[str, Any]], **options: Any) -> list[str]:
-    """The label tokens of each row, in their order."""
+    """Return the label tokens of each row, in order."""
     data = SFTDataModule(tokenizer, rows, **options)
     data.setup()
     return [tokenizer.decode([t for t in row.labels if t != IGNORED]) for row in data._rows["train"]]
@@ -124,7 +124,7 @@ def test_the_mask_of_a_truncated_conversation_stays_with_its_tokens(marked_token
 
 def test_rows_truncated_to_nothing_are_dropped_and_counted_and_none_left_is_an_error() -> None:
     tokenizer = build_tokenizer(bos=False)
-    rows = [{"text": ""}, {"text": "a b"}]  # the first is an EOS that nothing comes before
+    rows = [{"text": ""}, {"text": "a b"}]  # the first is an EOS with nothing before it
     data = SFTDataModule(tokenizer, rows)
     assert len(prepared(data)) == 1
     assert data.report["train"].dropped == {"nothing to learn": 1}
@@ -400,7 +400,7 @@ def test_setup_tokenises_once(tokenizer: PreTrainedTokenizerFast, monkeypatch: p
 def test_a_column_that_a_row_leaves_empty_does_not_count(
     tokenizer: PreTrainedTokenizerFast, write_jsonl: Callable[..., Path]
 ) -> None:
-    """A columnar file fills what a row does not have with None, in messages too."""
+    """A columnar file fills missing values with None, in messages too."""
     path = write_jsonl([{"text": "a"}, {"prompt": "a", "completion": "b"}])
     assert learned(tokenizer, path) == ["a <eos>", "b <eos>"]  # type: ignore[arg-type]
 
@@ -411,7 +411,7 @@ def messages(*contents: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("prompt", [None, "a", [user("a")]])
 def test_answers_that_are_whole_conversations_are_split(chat_tokenizer: PreTrainedTokenizerFast, prompt: Any) -> None:
-    """TRL's `ultrafeedback_binarized`, which has scores too, and the older form with the prompt as text beside."""
+    """TRL's `ultrafeedback_binarized`, which also has scores, and the older form with the prompt as separate text."""
     row = {"prompt": prompt, "chosen": messages("a", "b"), "rejected": messages("a", "c d"), "score_chosen": 1.5}
     (found,) = prepared(PreferenceDataModule(chat_tokenizer, [row]))
     assert chat_tokenizer.decode(found.prompt_ids) == "<bos> user : a assistant :"

@@ -1,4 +1,4 @@
-"""The text of a response is what continues the prompt, whichever tokenizer made its tokens."""
+"""The text of a response is what continues the prompt, whichever tokenizer produced its tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_response_continues_the_text_of_its_prompt(kind: str) -> None:
             whole = decode_exactly(tokenizer, [*ids[1:], *response])
             if whole.startswith(shown):
                 assert shown + text == whole
-            else:  # the bytes of a response make those at the end of the prompt no character
+            else:  # the response's bytes make the bytes at the end of the prompt an invalid character
                 broken += 1
                 assert "\N{REPLACEMENT CHARACTER}" in text
     assert broken <= (0 if kind == "word_piece" else 10)
@@ -36,7 +36,7 @@ def test_a_response_continues_the_text_of_its_prompt(kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "word_piece"])
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_tokens_of_an_answer_read_as_the_answer(kind: str, answer: str) -> None:
-    """Also where a token would span both, and the answer is tokenised without the prompt."""
+    """Even if a token would span both, and the answer is tokenised without the prompt."""
     tokenizer = subword_tokenizer(kind)
     if "<|im_start|>" in answer and kind in ("prepend", "metaspace_always"):
         pytest.skip("these put a space after every special token that a text spells out")

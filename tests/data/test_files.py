@@ -36,7 +36,7 @@ def table(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
 @pytest.mark.parametrize("packed", [False, True])
 def test_rows_come_back_as_they_were_written(tmp_path: Path, packed: bool, mark: bytes) -> None:
-    """With separators of lines inside of text, columns of mixed types, and None where it was written."""
+    """With line separators inside text, columns of mixed types, and None where it was written."""
     texts = [{"prompt": "a\nb", "completion": 'c, "d"'}, {"prompt": "e", "completion": "f\tg"}]
     files = {
         "rows.jsonl": (json_lines(ROWS), ROWS),

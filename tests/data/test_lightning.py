@@ -1,4 +1,4 @@
-"""The data in the hands of a real Trainer: accumulation, precision, and a resume in mid-epoch."""
+"""The data with a real Trainer: accumulation, precision, and a mid-epoch resume."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = [
 
 
 class LinearModel(LightningModule):
-    """Next-token prediction without context: a loss that depends on every label of a batch."""
+    """Next-token prediction without context: the loss depends on every label of a batch."""
 
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()

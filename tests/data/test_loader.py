@@ -13,7 +13,7 @@ from rlhf_lightning.errors import UserError
 
 
 def make_rows(weights: list[int]) -> list[TokenizedSequence]:
-    """Row i starts with the token i and has weights[i] labels."""
+    """Return rows of which row i starts with the token i and has weights[i] labels."""
     return [TokenizedSequence([i] + [99] * weight, [IGNORED] + [99] * weight) for i, weight in enumerate(weights)]
 
 
@@ -25,7 +25,7 @@ def make_loader(weights: list[int], batch_size: int = 2, **options: Any) -> Batc
 
 
 def batch_rows(batch: Any, weights: list[int]) -> list[tuple[int, int]]:
-    """(row, labels that count) of a batch."""
+    """Return (row, labels that count) of a batch."""
     assert isinstance(batch, SequenceBatch)
     counts = (batch.labels != IGNORED).sum(1).tolist()
     return [(int(row), count) for row, count in zip(batch.input_ids[:, 0].tolist(), counts, strict=True)]
@@ -40,7 +40,7 @@ def test_ranks_yield_equally_many_batches_and_every_row_counts_once(rows: int, w
     counted = [0] * rows
     for loader in loaders:
         for batch in loader:
-            assert len(batch.input_ids) >= 1  # nobody hangs for want of a row
+            assert len(batch.input_ids) >= 1  # no process hangs for lack of a row
             for row, count in batch_rows(batch, weights):
                 counted[row] += count
     assert counted == weights
@@ -52,7 +52,7 @@ def test_ranks_yield_equally_many_batches_and_every_row_counts_once(rows: int, w
 def test_the_gradient_of_a_window_is_the_mean_over_its_weight(
     world_size: int, accumulate: int, batches: int | None
 ) -> None:
-    """Lightning divides a loss by `accumulate`, DDP averages over ranks; a row must end up with weight / W, exactly."""
+    """Lightning divides a loss by `accumulate`, DDP averages over ranks; a row must get exactly weight / W."""
     weights = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8]
     options = {"accumulate": accumulate, "world_size": world_size, "batches": batches}
     per_rank = [list(make_loader(weights, rank=rank, **options)) for rank in range(world_size)]

@@ -1,4 +1,4 @@
-"""What a row says besides its words: tools, settings of the template, fields of messages."""
+"""What a row contains besides its words: tools, template settings, message fields."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ TOOLS_TEMPLATE = (
 )
 
 
-# What templates ask before they write a call, as in Qwen 2.5, in those that know an absent content only, and in those
-# that know an empty one only.
+# How templates test for content before they write a call: as in Qwen 2.5, only for absent content, and only for empty
+# content.
 CONDITIONS = ["not m.content", "m.content is not defined", "m.content == ''"]
 
 
@@ -43,7 +43,7 @@ def tool_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
 
 
 def shown(tokenizer: Any, row: dict[str, Any], kind: type = SFTDataModule, **options: Any) -> str:
-    """All of the row's first sequence as text."""
+    """Return all of the row's first sequence as text."""
     data = kind(tokenizer, [row], **options)
     data.setup()
     return str(tokenizer.decode(data.train_rows[0].sequences()[0]))
@@ -161,7 +161,7 @@ def test_a_tool_that_the_template_leaves_out_is_refused(tool_tokenizer: PreTrain
 def test_a_call_that_the_template_leaves_out_is_refused(tool_tokenizer: PreTrainedTokenizerFast) -> None:
     tool_tokenizer.chat_template = TOOLS_TEMPLATE.replace(
         "CONDITION", "m.content is none"
-    )  # transformers gives no none
+    )  # transformers passes no empty ones
     said = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     with pytest.raises(UserError, match=r"the field 'tool_calls', which the chat template of .* does not read"):
         render_prompt(tool_tokenizer, [user("a"), said, user("b")], {"tools": [TOOL]})

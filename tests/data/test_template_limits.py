@@ -1,4 +1,4 @@
-"""A chat template is a program from outside: it is stopped where it does not end or asks for too much."""
+"""A chat template is an outside program: it is stopped if it does not end or asks for too much."""
 
 from __future__ import annotations
 

@@ -78,20 +78,20 @@ def test_scoring_a_rollout_sees_what_training_saw(chat_tokenizer: PreTrainedToke
 
 
 def test_the_prompts_ids_are_those_that_generation_starts_from(tokenizer: PreTrainedTokenizerFast) -> None:
-    # "b" and "c" touch: together they would be the unknown word "bc".
+    # "b" and "c" are adjacent: together they would be the unknown word "bc".
     prompt, completion = tokenize_completion(tokenizer, "a b", "c d")
     assert prompt == tokenize_prompt(tokenizer, "a b")
     assert tokens(tokenizer, completion) == ["c", "d", "<eos>"]
 
 
 def test_an_unknown_last_word_does_not_swallow_the_answers_first(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompt, completion = tokenize_completion(tokenizer, "a qq", "c d")  # "qqc" is unknown as "qq" is
+    prompt, completion = tokenize_completion(tokenizer, "a qq", "c d")  # "qqc" is as unknown as "qq"
     assert tokens(tokenizer, prompt) == ["<bos>", "a", "<unk>"]
     assert tokens(tokenizer, completion) == ["c", "d", "<eos>"]
 
 
 def test_an_answer_is_tokenised_in_context_where_a_lone_text_would_get_a_space() -> None:
-    """As Llama's tokenizer: a space goes before a text, so that " b" alone would start with two."""
+    """As in Llama's tokenizer, a space goes before a text, so " b" alone would start with two."""
     vocabulary = {piece: i for i, piece in enumerate(["<unk>", "<bos>", "<eos>", "▁", "a", "b", "▁a", "▁b"])}
     backend = Tokenizer(BPE(vocabulary, [("▁", "a"), ("▁", "b")], unk_token="<unk>"))
     backend.normalizer = Normalizers([Prepend("▁"), Replace(" ", "▁")])
@@ -113,7 +113,7 @@ def test_a_truncated_prompt_keeps_its_end_and_its_bos(tokenizer: PreTrainedToken
 def test_truncation_keeps_the_end_of_the_prompt_and_the_start_of_the_answer() -> None:
     prompt, answers = truncate([10, 11, 12, 13, 14], [[20, 21, 22, 23, 24, EOS], [30, EOS]], max_length=6)
     assert prompt == [12, 13, 14]  # half of it
-    assert answers == [[20, 21, 22], [30, EOS]]  # the cut one has no EOS; both follow one prompt
+    assert answers == [[20, 21, 22], [30, EOS]]  # the truncated one has no EOS; both follow one prompt
 
 
 def test_a_prompt_gives_way_before_a_short_answer_does() -> None:

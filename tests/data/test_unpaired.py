@@ -1,4 +1,4 @@
-"""Answers that are labelled one by one, and prompts beside the answers to others."""
+"""Answers that are labelled one by one, and prompts paired with the answers to other prompts."""
 
 from __future__ import annotations
 

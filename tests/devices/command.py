@@ -27,14 +27,14 @@ SCORED = ("reward.function=tests.devices.scenarios.early", "trainer.max_epochs=2
 
 
 def train(experiment: str, *overrides: str, model: str = "base") -> Words:
-    """A training run in a folder of its own, which its arguments name."""
+    """Return a training run in its own folder, which its arguments name."""
     chosen = overrides if experiment != "ppo" else (*SCORED, *overrides)
     own = (f"data.train={DATA[experiment]}.jsonl", f"model.path={model}")
     return ("rlhf-train", f"experiment={experiment}", *own, *DEVICE, *chosen)
 
 
 def stages() -> Words:
-    """The pipeline's stages on the device."""
+    """Return the pipeline's stages on the device."""
     files = [f"stages.{stage}.data.train={name}.jsonl" for stage, name in DATA.items()]
     return (*files, *(f"stages.{stage}.trainer.accelerator=gpu" for stage in DATA))
 
@@ -57,7 +57,7 @@ USUAL: tuple[Words, ...] = (
 REFUSED: Words = train("sft", "trainer.devices=2")
 PRECISIONS = ("bf16-mixed", "bf16-true", "16-mixed")
 FAMILIES = ("gpt2", "gemma2", "mamba")
-# No classifier, and a view of a weight in inference mode, which the pretended device does not know how to make.
+# No classifier, and a view of a weight in inference mode, which the pretended device cannot create.
 NOT_OF_MAMBA = ("reward", "ppo")
 RESUMED = train("ppo", "algorithm.layout=separate", "run_dir=resumed", "ckpt=null", "trainer.max_epochs=1")
 EVERYTHING = (
@@ -87,7 +87,7 @@ MORE: tuple[Words, ...] = (
 
 
 def write_inputs(folder: Path) -> None:
-    """A base model and a file of rows for every kind of stage."""
+    """Write a base model and a file of rows for every kind of stage."""
     tiny_model(layers=1).save_pretrained(folder / "base")
     tiny_tokenizer().save_pretrained(folder / "base")
     texts = [f"{a} {b}" for a in WORDS[:4] for b in WORDS[:2]]
@@ -101,7 +101,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def write_families(folder: Path) -> None:
-    """A tiny model of each of FAMILIES."""
+    """Write a tiny model of each of FAMILIES."""
     sizes = {"vocab_size": len(WORDS) + 3, "hidden_size": 32, "pad_token_id": 0, "eos_token_id": 1}
     of_mamba = {"state_size": 4, "num_hidden_layers": 1}
     for family in FAMILIES:
@@ -114,7 +114,7 @@ def write_families(folder: Path) -> None:
 
 
 def call(words: Words) -> dict[str, Any]:
-    """One command, as its script calls it: its words, exit code, output, and operations on the device."""
+    """Call one command like its script; return its words, exit code, output, and operations on the device."""
     main = importlib.import_module(f"rlhf_lightning.commands.{words[0].removeprefix('rlhf-')}").main
     out, errors, code, before = io.StringIO(), io.StringIO(), 0, pretended.waits.operations
     arguments, typed = sys.argv, sys.stdin
@@ -131,9 +131,9 @@ def call(words: Words) -> dict[str, Any]:
 
 
 def run(folder: Path, commands: tuple[Words, ...]) -> list[dict[str, Any]]:
-    """Commands in a folder; run folders that they do not name are numbered."""
+    """Run commands in a folder; run folders that they do not name are numbered."""
     write_inputs(folder)
-    devices._has_gpu = lambda: True  # its files are not pretended
+    devices._has_gpu = lambda: True  # its device files are not pretended
     former = Path.cwd()
     os.chdir(folder)
     try:

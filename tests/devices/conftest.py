@@ -1,3 +1,3 @@
-"""What pretends to be a device has to come before torch, in a process of its own."""
+"""The pretended device must come before torch, in a separate process."""
 
 collect_ignore = ["pretended.py", "scenarios.py", "command.py"]

@@ -1,17 +1,17 @@
-"""A CUDA device that is not there: real code and real numbers, without a GPU.
+"""A pretended CUDA device: real code and real numbers, without a GPU.
 
     import tests.devices.pretended as pretended     # before torch
     with pretended.device() as waits:
         torch.ones(3, device="cuda"); Trainer(accelerator="cuda").fit(...)
 
-What torch takes for a tensor on `cuda:0` (its dispatch keys, autograd and autocast are those of CUDA) holds a tensor of
-the CPU, on which every operation is computed. As on a GPU it is an error to mix devices, to draw with a generator of
-another device, to call `.numpy()`, and, under deterministic algorithms, to use an operation that has none. Everything
-that makes the host wait for the device is counted by line.
+What torch takes for a tensor on `cuda:0` (with CUDA's dispatch keys, autograd and autocast) wraps a CPU tensor, on
+which every operation is computed. As on a GPU it is an error to mix devices, to draw with a generator of another
+device, to call `.numpy()`, and, under deterministic algorithms, to use an operation without a deterministic version.
+Everything that makes the host wait for the device is counted by line.
 
-It shows nothing of CUDA's kernels: the types and shapes that they take, their speed, their memory. There is one device
-and one stream, and attention is computed in its mathematical form. 4-bit weights cannot be put there: bitsandbytes
-makes an object of its own subclass of a tensor, which torch refuses where that is one of a subclass already.
+It says nothing about CUDA's kernels: the dtypes and shapes that they accept, their speed, their memory. There is one
+device and one stream, and attention is computed in its mathematical form. 4-bit weights cannot be put there:
+bitsandbytes makes a tensor an object of its own subclass, which torch refuses if the tensor already has a subclass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SOURCE = Path(__file__).with_name("accelerator.cpp")
 
 
 def build() -> Path:
-    """Compile what tells torch of the device; once for each version of torch."""
+    """Compile the code that registers the device with torch; once for each version of torch."""
     spec = importlib.util.find_spec("torch")
     assert spec is not None and spec.origin is not None
     torch_folder = Path(spec.origin).parent
@@ -59,7 +59,7 @@ ctypes.CDLL(str(build()))
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  # keeps the functions that are replaced below
 
-with contextlib.suppress(ImportError):  # would look for a library of CUDA if it saw the device
+with contextlib.suppress(ImportError):  # would look for a CUDA library if it saw the device
     import bitsandbytes  # noqa: F401
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from torch.optim import optimizer as optimizers  # noqa: E402
@@ -72,7 +72,7 @@ COPIES = ("copy_", "copy", "_to_copy", "_foreach_copy_")
 INDEXED = ("index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_")
 SIZED = ("nonzero", "masked_select", "_unique", "_unique2", "unique_dim", "unique_consecutive", "bincount")
 SIZED += ("masked_scatter_backward",)
-# torch.use_deterministic_algorithms: those that raise on CUDA, and kthvalue and median, which do as well.
+# For torch.use_deterministic_algorithms: operations that raise on CUDA, and kthvalue and median, which raise too.
 ALWAYS_RANDOM = ("put_", "histc", "kthvalue", "median", "nll_loss2d_forward", "max_unpool2d", "max_unpool3d")
 
 waits = Waits()
@@ -131,7 +131,7 @@ _saved_from_device: set[int] = set()
 
 
 def _shared_storage(host: torch.Tensor) -> torch.UntypedStorage:
-    """The storage that stands for the one of `host`: views must share theirs, too."""
+    """Return the storage that represents that of `host`: views must share theirs too."""
     storage = host.untyped_storage()
     known = _storages.get(storage._cdata)
     if known is None or known[0].expired():
@@ -155,12 +155,12 @@ class Generator(PlainGenerator):
     def __new__(cls, device: Any = "cpu") -> Generator:
         made = super().__new__(cls, "cpu")
         made.device = CUDA if torch.device(device).type == "cuda" else CPU
-        _devices_of_generators[made._cdata] = made  # an operation sees another object of Python
+        _devices_of_generators[made._cdata] = made  # an operation sees a different Python object
         return made
 
 
 class _DefaultGenerator:
-    """The device's own, which draws where none is given."""
+    """The device's own generator, which draws if none is given."""
 
     def __init__(self) -> None:
         self.state = PlainGenerator().manual_seed(0).get_state()
@@ -194,7 +194,7 @@ def _is_composite(func: Any) -> bool:
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    """One operation of which a tensor, or what it makes, is on the device."""
+    """Compute one operation with a tensor, or a result, on the device."""
     name = func.overloadpacket.__name__
     if func is torch.ops.prim.device.default:
         return CUDA
@@ -222,7 +222,7 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     crosses = name == "_to_copy" and (target == "cuda") != bool(ours)
     if crosses:
         host_kwargs["device"] = None
-    if name == "histc" and not host_args[0].is_floating_point():  # which the CPU has not
+    if name == "histc" and not host_args[0].is_floating_point():  # not available on the CPU
         return Tensor(func(host_args[0].double(), *host_args[1:], **host_kwargs).to(host_args[0].dtype))
     draws = target == "cuda" and torch.Tag.nondeterministic_seeded in func.tags and not generators
     with default_generator.drawing() if draws else contextlib.nullcontext():
@@ -253,7 +253,7 @@ def _on_host(args: Any, kwargs: Any, target: str) -> tuple[Any, Any]:
 
 
 def _leaves(x: Any, found: list[Any]) -> list[Any]:
-    """What an operation is given, without the lists around it; torch's own functions for it are slow."""
+    """Return an operation's arguments, without the lists around them; torch's own functions for it are slow."""
     if isinstance(x, list | tuple):
         for each in x:
             _leaves(each, found)
@@ -308,7 +308,7 @@ def _count(func: Any, name: str, args: Any, kwargs: Any, reads: bool, target: st
         source = args[0] if name == "_to_copy" else args[1]
         to = target if name == "_to_copy" else ("cuda" if isinstance(args[0], Tensor) else "cpu")
         crosses = isinstance(source, Tensor) != (to == "cuda") and source.device.type != "meta"
-        # From memory that is not pinned the host waits anyway, but for the copy alone, not for what the device does.
+        # From memory that is not pinned, the host waits only for the copy, not for the device's queued work.
         if crosses and not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
             waits.add("send" if to == "cuda" else "read", name)
     elif not reads:
@@ -332,7 +332,7 @@ def _count_indexing(name: str, args: Any) -> None:
 
 
 class Mode(TorchDispatchMode):
-    """Sees every operation, also those that only make a tensor."""
+    """Sees every operation, including those that only create a tensor."""
 
     _mode_key = torch._C._TorchDispatchModeKey.FAKE  # torch leaves CUDA alone under it
 
@@ -356,7 +356,7 @@ class Properties:
 
 @contextlib.contextmanager
 def device() -> Iterator[Waits]:
-    """The device is there until the end of the block; yields what counts the waits."""
+    """Pretend the device until the end of the block; yield the counter of waits."""
     _replace_cuda()
     torch.Generator = torch._C.Generator = Generator  # type: ignore[misc, assignment]
     for module in (optimizers, _foreach_utils):
@@ -378,7 +378,7 @@ def _restore(storage: Any, location: str) -> Any:
 
 
 def _replace_cuda() -> None:
-    """torch.cuda's functions answer for the device."""
+    """Let torch.cuda's functions answer for the device."""
     nothing, zero = (lambda *args, **kwargs: None), (lambda *args, **kwargs: 0)
 
     def synchronize(*args: Any, **kwargs: Any) -> None:

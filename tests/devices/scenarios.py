@@ -1,4 +1,4 @@
-"""Every kind of run on the pretended device, in a process of its own: python -m tests.devices.scenarios FOLDER
+"""Every kind of run on the pretended device, in a separate process: python -m tests.devices.scenarios FOLDER
 
 Writes `results.json`: scenario -> what went wrong, the facts that it reports, and its waits by phase.
 """
@@ -64,7 +64,7 @@ def scenario(function: Callable[[Path], dict[str, Any]]) -> Callable[[Path], dic
 
 
 class Phases(L.Callback):
-    """The waits from the start of every batch to the next one, and from epoch to epoch."""
+    """Records the waits from the start of every batch to the next one, and from epoch to epoch."""
 
     def __init__(self) -> None:
         self.batches: list[Waits] = []
@@ -88,7 +88,7 @@ class Phases(L.Callback):
 
 def fit(folder: Path, module: Any, data: Any, **settings: Any) -> tuple[Any, Phases]:
     phases = Phases()
-    instruments.SECONDS = 0.0  # nobody asks how fast the device is
+    instruments.SECONDS = 0.0  # the device's speed does not matter
     callbacks = [Guardrails(), Instruments(), MetricsFile(), ReproducibleResume(), SampleTable(), phases]
     if settings.pop("checkpoints", False):
         callbacks.append(ResumableCheckpoint(folder / "checkpoints", save_last=True, save_top_k=0, every_n_epochs=1))
@@ -113,11 +113,11 @@ def fit(folder: Path, module: Any, data: Any, **settings: Any) -> tuple[Any, Pha
 
 
 def where(module: Any) -> str:
-    """The device that the losses came from: the weights are on the CPU again once a fit has ended."""
+    """Return the device that the losses came from: the weights are on the CPU again once a fit has ended."""
     return str(module.trainer.strategy.root_device)
 
 
-# ---- one step and more of every module
+# ---- at least one step of every module
 
 
 def base(folder: Path, name: str = "base") -> Path:
@@ -148,7 +148,7 @@ def prompts(n: int = 16) -> list[dict[str, str]]:
 
 
 def early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """Words from the first half of the alphabet."""
+    """Count words from the first half of the alphabet."""
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
@@ -187,12 +187,12 @@ def ppo(folder: Path, model: dict[str, Any] | None = None, **arguments: Any) -> 
 
 
 def steps(phases: Phases) -> dict[str, Any]:
-    """The waits of a step that is not the first one and logs nothing."""
+    """Return the waits of a step that is not the first one and logs nothing."""
     return {"step": phases.between(phases.batches, 1)}
 
 
 def iterations(phases: Phases) -> dict[str, Any]:
-    """The waits of an iteration that is not the first one and, of those, of its first step."""
+    """Return the waits of an iteration that is not the first one, and of its first step."""
     return {"iteration": phases.between(phases.epochs, 1), "step": phases.between(phases.batches, 2)}
 
 
@@ -260,7 +260,7 @@ def dpo_precomputed(folder: Path) -> dict[str, Any]:
 
 @scenario
 def ppo_separate(folder: Path) -> dict[str, Any]:
-    """Scored by a reward model, which is a network of its own, and by a function."""
+    """With a separate reward model, and with a function."""
     parts = {"model": ModelReward(scorer(folder), batch_size=4), "early": early}
     scores = WeightedSum(parts, {"model": 1.0, "early": 0.5})
     trainer, phases = fit(folder, *ppo(folder, reward=scores, layout="separate"), max_epochs=2)
@@ -316,7 +316,7 @@ def ppo_deterministic(folder: Path) -> dict[str, Any]:
 
 @scenario
 def resumed(folder: Path) -> dict[str, Any]:
-    """A run of two epochs, whose dropout draws on the device, and one that is resumed after the first."""
+    """Compare a run of two epochs, whose dropout draws on the device, with one resumed after the first."""
     dropout, weights = LoRA(rank=2, alpha=4, dropout=0.5), []
     for name, epochs in (("whole", [2]), ("halves", [1, 2])):
         for n in epochs:
@@ -373,7 +373,7 @@ def more_commands(folder: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Counts of waits as rows of [kind, operation, line, library, times]."""
+    """Return counts of waits as rows of [kind, operation, line, library, times]."""
     if isinstance(value, Counter):
         return [[*wait, n] for wait, n in value.most_common()]
     return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Every kind of run on a pretended CUDA device: nothing mixes devices, and each wait for the device has its reason."""
+"""Every kind of run on a pretended CUDA device: nothing mixes devices, and each wait for the device has a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ compile
 
 
 def run_scenarios(folder: Path, *names: str) -> dict[str, Any]:
-    """What each scenario reports; torch learns of a device once, so they have a process of their own."""
+    """Return each scenario's report, from a separate process because torch learns of a device only once."""
     command = [sys.executable, "-m", "tests.devices.scenarios", str(folder), *names]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
@@ -82,9 +82,9 @@ STEPS = {
     "ppo_shared_lora": 4,
     "ppo_in_parts": 4,
 }
-# 5 of an iteration's are those of the last loss, which is computed again where the weights are saved.
+# 5 of an iteration's waits come from the last loss, which is recomputed when the weights are saved.
 ITERATIONS = {"ppo_separate": 51, "ppo_shared_lora": 44, "ppo_in_parts": 40}
-PER_TOKEN = 0.1  # of 24 responses in 8 slots
+PER_TOKEN = 0.1  # with 24 responses in 8 slots
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(results: dict[str, Any])
 
 
 def ended_well(run: dict[str, Any]) -> None:
-    """A command has done its work on the device, of which an export does not need one."""
+    """Check that a command did its work on the device; an export does not need one."""
     assert run["code"] == 0, (run["words"], run["errors"][-2000:])
     assert (run["operations"] == 0) == (run["words"][0] == "rlhf-export"), run["words"]
 
@@ -128,7 +128,7 @@ def test_more_devices_than_there_are_is_one_line(results: dict[str, Any]) -> Non
 
 
 def within(waits: list[list[Any]], budget: float) -> None:
-    """Every wait is at a line that is justified, and together they are within the budget."""
+    """Check that every wait is at a justified line, and that together they are within the budget."""
     assert not [wait for wait in waits if wait[2] not in JUSTIFIED]
     assert 0 < sum(times for *_, times in waits) <= budget, waits
 
@@ -147,7 +147,7 @@ def test_an_iteration_waits_for_the_device_no_more_than_it_must(results: dict[st
 def test_samples_do_not_depend_on_how_often_the_host_looks(results: dict[str, Any], family: str) -> None:
     found = results["engine"][family]
     within(found["waits"], PER_TOKEN * found["tokens"])
-    assert 0 < found["ended"] < 24  # some end by their EOS, some by their length, and slots are used again
+    assert 0 < found["ended"] < 24  # some end by EOS, some by length, and slots are reused
     assert found["same"]
 
 

@@ -1,4 +1,4 @@
-"""What makes the host wait for a device: which operations do, and a count of them by line."""
+"""Waits of the host for a device: which operations cause them, and a count of them by line."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Wait(NamedTuple):
 
     kind: str  # read (to the host), send (to the device), size (a shape that depends on values), sync
     operation: str
-    line: str  # the innermost line of ours, "rollout/native.py:_draw"; of a library where none of ours is on the stack
-    library: str  # the function of a library that asks, "" where the line itself does
+    line: str  # our innermost line, "rollout/native.py:_draw"; a library's if none of ours is on the stack
+    library: str  # the library function that waits; "" if the line itself does
 
 
 class Waits:
@@ -27,19 +27,19 @@ class Waits:
     def __init__(self) -> None:
         self.counts: Counter[Wait] = Counter()
         self.notes: Counter[str] = Counter()
-        self.operations = 0  # that the device has computed
+        self.operations = 0  # computed by the device
 
     def add(self, kind: str, operation: str) -> None:
-        """One more, at the place that asks for it."""
+        """Count one more, at the place that causes it."""
         self.counts[Wait(kind, operation, *_place())] += 1
 
     def note(self, what: str) -> None:
-        """Something that works, and that may not be meant."""
+        """Note something that works, but may not be intended."""
         self.notes[f"{what} at {_place()[0]}"] += 1
 
     @contextmanager
     def counted(self) -> Iterator[Counter[Wait]]:
-        """The waits within a block alone."""
+        """Yield the waits within a block only."""
         outer, self.counts = self.counts, Counter()
         inner = self.counts
         try:

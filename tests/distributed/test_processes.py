@@ -1,4 +1,4 @@
-"""Two processes on gloo do what one does, for the same global batch."""
+"""Two processes on gloo give the same results as one, for the same global batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.distributed.worker import NAMES, Echo, save_base, trained
 def launch(
     folder: Path, kind: str, nodes: int = 1, worker: str = "tests.distributed.worker", further: Sequence[str] = ()
 ) -> None:
-    """Two processes: of one torchrun agent, or one each of two agents, as on two nodes."""
+    """Start two processes: of one torchrun agent, or one each of two agents, as on two nodes."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={2 // nodes}"]
     command += ["--standalone"] if nodes == 1 else [f"--nnodes={nodes}", "--rdzv-backend=c10d", "--rdzv-id=test"]
     if nodes > 1:

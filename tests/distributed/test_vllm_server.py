@@ -18,7 +18,7 @@ HEALTHY = 2 * 2 * 2 * 4  # completions: policies, iterations, processes, rows
 def test_two_processes_share_a_server_that_is_given_the_weights_once_and_fail_together(
     kind: str, tmp_path: Path
 ) -> None:
-    """Also where the weights are sharded: the server samples as the gathered policy does, and no process hangs."""
+    """Also with sharded weights: the server samples like the gathered policy, and no process hangs."""
     save_base(tmp_path)
     with serving(tmp_path / "base") as server:
         server.dies_at = HEALTHY + 3
@@ -27,7 +27,7 @@ def test_two_processes_share_a_server_that_is_given_the_weights_once_and_fail_to
     first, second = (json.loads((tmp_path / f"vllm_{kind}_{rank}.json").read_text()) for rank in (0, 1))
     for name in ("ppo", "ppo_lora"):
         assert first[name][0]["rollout/logprob_gap_max"] <= 1e-4
-        assert first[name][0]["policy/ratio_max"] > 1.001  # the weights have moved, so the second sync counted
+        assert first[name][0]["policy/ratio_max"] > 1.001  # the weights have moved, so the second sync took effect
         assert all(a != b for a, b in zip(first[name][1], second[name][1], strict=True) if len(a) > 6)
     assert len(requests) >= HEALTHY
     for run in (requests[:16], requests[16:32]):

@@ -1,4 +1,4 @@
-"""What every process of test_vllm_server runs: PPO with one server for all, until the server dies.
+"""The worker of test_vllm_server: PPO with one server for all processes, until the server dies.
 
 python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.vllm_worker FOLDER STRATEGY ADDRESS
 """
@@ -22,7 +22,7 @@ from tests.distributed.worker import build, trainer
 
 
 def main() -> None:
-    """Two iterations with each policy, then one too many."""
+    """Run two iterations with each policy, then one too many."""
     folder, kind, address = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.set_num_threads(1)
     rank, result = int(os.environ["RANK"]), {}

@@ -1,4 +1,4 @@
-"""What every process of tests/distributed runs: each module for one optimiser step, and what it ended with.
+"""The worker of tests/distributed: runs each module for one optimiser step, and saves the result.
 
 python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.worker FOLDER STRATEGY
 """
@@ -67,13 +67,13 @@ NAMES = (
 
 
 class Echo:
-    """An engine whose responses are functions of the prompt: the same prompts give the same rollout anywhere."""
+    """An engine whose responses are functions of the prompt: the same prompts give the same rollout everywhere."""
 
     def sync(self, model: Any) -> None:
         """Nothing to copy."""
 
     def generate(self, prompts: list[list[int]], settings: Any, generator: Any = None) -> Generation:
-        """A response of 1 to 5 tokens, ending in EOS; another one each time that a prompt comes again."""
+        """Return a response of 1 to 5 tokens, ending in EOS; a different one each time a prompt is repeated."""
         seen: Counter[tuple[int, ...]] = Counter()
         rows = []
         for prompt in map(tuple, prompts):
@@ -88,18 +88,18 @@ class Echo:
 
 
 def early(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """Words from the first half of the alphabet."""
+    """Count words from the first half of the alphabet."""
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
 def prompts(tokenizer: Any) -> PromptDataModule:
-    """Twenty prompts, and seven held-out ones, which two processes cannot share equally."""
+    """Return twenty prompts, and seven held-out ones, which two processes cannot share equally."""
     rows = [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]]
     return PromptDataModule(tokenizer, rows, [{"prompt": " ".join(WORDS[9 : 11 + i])} for i in range(7)])
 
 
 def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any, Any]:
-    """A module and its data, such that the global batch is the same for any number of processes."""
+    """Return a module and its data, with the same global batch for any number of processes."""
     tokenizer, (algorithm, *variants) = tiny_tokenizer(), name.split("_")
     settings: dict[str, Any] = {"dropout": False, "adapter": LoRA(rank=4) if "lora" in variants else None}
     load, size = partial(load_causal_lm, folder, **settings), GLOBAL_BATCH // world
@@ -116,7 +116,8 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             kl=KLPenalty(target=0.5, horizon=20),
             ppo_epochs=2,
             num_minibatches=1,
-            # One process computes the minibatch at once, and two, whose rows differ in length, in equally many parts.
+            # One process computes the minibatch at once; two, whose rows differ in length, compute the same number of
+            # parts.
             tokens_per_microbatch=10 if "parts" in variants and world > 1 else None,
             engine=engine,
         )
@@ -148,7 +149,7 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
 
 
 class Falling:
-    """A scorer whose scores fall at the third validation, on the second process alone by more than is tolerated."""
+    """A scorer whose scores fall at the third validation, only on the second process, by more than tolerated."""
 
     def __init__(self, rank: int) -> None:
         self.scores = iter([0.0, 1.0, 0.5, 0.5, 0.5] if rank == 1 else [0.0, 1.0, 0.82, 0.82, 0.82])
@@ -158,7 +159,7 @@ class Falling:
 
 
 def trainer(folder: Path, strategy: Any, world: int, precision: Any = "32-true") -> L.Trainer:
-    """A quiet Trainer over the processes that torchrun started, on as many nodes as it has agents."""
+    """Return a quiet Trainer over the processes that torchrun started, on as many nodes as it has agents."""
     nodes = world // int(os.environ.get("LOCAL_WORLD_SIZE", world))
     settings: dict[str, Any] = {
         "max_epochs": 1,
@@ -180,18 +181,18 @@ def trainer(folder: Path, strategy: Any, world: int, precision: Any = "32-true")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A weight as every process would have it alone."""
+    """Return a weight as a single process would have it."""
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().clone()
 
 
 def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> tuple[dict[str, Any], Any]:
-    """Weights and metrics after an epoch: two uneven batches, or one iteration of PPO."""
+    """Return weights and metrics after an epoch: two uneven batches, or one iteration of PPO."""
     torch.manual_seed(0)
     module, data = build(name, folder, world, engine)
     fit = trainer(folder, strategy, world)
     if "accumulated" in name and world > 1:  # one process takes the minibatch at once
         fit.accumulate_grad_batches = 2
-    if name == "ppo":  # which logs its figures beside the module's
+    if name == "ppo":  # it logs its metrics along with the module's
         fit.callbacks.append(OverOptimization({"early": early}))  # type: ignore[attr-defined]
     fit.fit(module, data)
     weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
@@ -201,7 +202,7 @@ def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> 
 
 
 def main() -> None:
-    """Run every module and leave what it ended with in FOLDER."""
+    """Run every module and save the results in FOLDER."""
     folder, kind = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -228,7 +229,7 @@ def main() -> None:
 
 
 def save_base(folder: Path) -> None:
-    """The model that every process starts from."""
+    """Save the model that every process starts from."""
     tiny_model().save_pretrained(folder / "base")
     tiny_tokenizer().save_pretrained(folder / "base")
 

@@ -1,4 +1,4 @@
-"""Best-of-n by hand and by drawing; the fits of Gao et al. (2023) recover what made the points."""
+"""Best-of-n by hand and by sampling; the fits of Gao et al. (2023) recover the generating parameters."""
 
 from __future__ import annotations
 

@@ -49,8 +49,10 @@ def test_a_judge_that_answers_otherwise_is_one_line(answer: Any) -> None:
 
 
 def test_a_policy_that_is_only_longer_wins_half_at_equal_lengths() -> None:
-    """Simulated: the judge takes the longer answer with a probability that grows with the difference; the policy's
-    answers are longer on average and otherwise no better. And once with an advantage of its own."""
+    """Simulated: the judge prefers the longer answer with a probability that grows with the difference.
+
+    The policy's answers are longer on average and otherwise no better; once, they are also better.
+    """
     generator = np.random.default_rng(0)
     own, theirs = generator.normal(60, 20, 2000), generator.normal(45, 20, 2000)
     longer = np.tanh((own - theirs) / np.sqrt(np.mean((own - theirs) ** 2)))
@@ -73,7 +75,7 @@ def test_a_policy_that_always_wins_has_a_finite_rate() -> None:
 
 
 def test_samples_of_a_prompt_are_drawn_together() -> None:
-    """Copies of a prompt's outcome say nothing new: the interval is that of the prompts alone."""
+    """Copies of a prompt's outcome add no information: the interval is that of the prompts alone."""
     outcomes = [1.0, 0.0] * 15
     once = length_controlled_win_rate(outcomes, [5.0] * 30, [5.0] * 30)
     copies = [x for x in outcomes for _ in range(4)]

@@ -1,4 +1,4 @@
-"""When a fall of the held-out score is one."""
+"""When a fall of the held-out score is real."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_fall_is_measured_from_the_best_and_against_what_was_gained() -> None:
 
 
 def test_a_small_fall_is_seen_once_it_has_lasted_and_a_steep_one_at_once() -> None:
-    """One validation says little (of 0.18, with an error of 0.05 each), the mean of three is clear."""
+    """One validation says little (a fall of 0.18 with an error of 0.05 each); the mean of three is clear."""
     lasting = course(0.0, *[1.0] * 6, *[0.82] * 3, error=0.05)
     assert not fall(lasting, 0.05, window=1).is_real
     found = fall(lasting, 0.05, window=3)
@@ -36,7 +36,7 @@ def test_a_small_fall_is_seen_once_it_has_lasted_and_a_steep_one_at_once() -> No
 
 
 def test_what_chance_explains_is_no_fall() -> None:
-    """Three validations are three pairs, which share what chance is allowed."""
+    """Three validations form three pairs, which share the allowance for chance."""
     noisy, exact = course(0.0, 1.0, 0.7, error=0.1), course(0.0, 1.0, 0.7, error=0.05)
     threshold = NormalDist().inv_cdf(1 - 0.01 / 3) * math.sqrt(2) * 0.1
     assert fall(noisy, 0.05, 1).threshold == pytest.approx(threshold)
@@ -44,7 +44,7 @@ def test_what_chance_explains_is_no_fall() -> None:
 
 
 def test_a_run_that_stays_where_it_is_rarely_falls() -> None:
-    """One in twenty of the runs whose thirty validations differ by chance alone; by two standard errors nearly all."""
+    """About one in twenty of the runs with thirty chance validations; with two standard errors nearly all."""
     numbers = random.Random(0)
     runs = [course(*(numbers.gauss(0, 1) for _ in range(30)), error=1.0) for _ in range(100)]
     called = [any(fall(run[:n], 0.05, 3).is_real for n in range(2, 31)) for run in runs]

@@ -117,7 +117,7 @@ def test_the_sampled_kl_is_the_enumerated_one(tmp_path, temperature):
         LlamaForCausalLM.from_pretrained(save_model(tmp_path / str(seed), seed)).eval() for seed in (0, 1)
     )
     prompt, n = [3, 4], 4000
-    # All responses of at most 2 tokens: one that ends at once, or a token that goes on and any second one.
+    # All responses of at most 2 tokens: one that ends immediately, or a first token followed by any second one.
     sequences = [[1]] + [[first, second] for first, second in product([0, 2, 3, 4, 5, 6], range(7))]
     ids = torch.tensor([s + [0] * (2 - len(s)) for s in sequences])
     mask = torch.tensor([[1.0] * len(s) + [0.0] * (2 - len(s)) for s in sequences])

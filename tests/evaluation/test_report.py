@@ -103,7 +103,7 @@ def test_the_page_is_valid_self_contained_and_holds_what_it_must(evaluation, tmp
     assert "Demo & more" in page.text
     assert re.search(r"wins by gold, %\s*–\s*88 79–93\s*88 79–93", page.text)
     assert "12 held-out prompts" in page.text
-    assert "<b>ppo 0 $x$</b>" in page.text  # responses are shown as they are, never read as markup
+    assert "<b>ppo 0 $x$</b>" in page.text  # responses are shown literally, never read as markup
     assert "<b>" not in source
     assert Image.open(paths[1]).width > 1500
     assert matplotlib.get_backend() == backend
@@ -162,11 +162,11 @@ def test_the_terminal_table_fits_and_says_the_figures(evaluation):
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert re.search(r"wins by gold, %\s+–\s+88 79–93\s+88 79–93", text)
     assert re.search(r"KL to the reference, nats per response\s+4\.20\s+4\.20\s+4\.20", text)
-    assert "\x1b" not in text  # no colours where there is no terminal
+    assert "\x1b" not in text  # no colours without a terminal
 
 
 def test_the_terminal_table_of_many_policies_goes_on_below_rather_than_break_its_figures(evaluation):
-    """Ten of them, of which some have long names, on terminals as narrow as 60 columns."""
+    """Ten policies, some with long names, on terminals as narrow as 60 columns."""
     rows = list(evaluation.metrics.values())
     names = ["sft", *(f"policy_{i}" for i in range(8)), "grpo_from_the_second_round"]
     metrics = {name: {**rows[min(i, 1)], "length": 10.0 + i} for i, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Figures and pictures over rounds."""
+"""Metrics and pictures over rounds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A world so small that every response can be listed, and what is then known exactly.
+"""A world so small that every response can be listed, and the exact results that follow.
 
-A Llama of two layers over exactly V tokens answers with exactly T of them: N = V^T responses per prompt, each with a
-reward drawn from N(0, 1). That is the hardest table to learn, because nothing generalises. It is standardised under the
+A two-layer Llama over exactly V tokens answers with exactly T of them: N = V^T responses per prompt, each with a reward
+drawn from N(0, 1). That is the hardest table to learn, because nothing generalises. Rewards are standardised under the
 reference. With coefficient beta, and means over P prompts:
 
     J(pi) = E_pi[r] - beta KL(pi || ref)
@@ -31,20 +31,20 @@ from rlhf_lightning.rollout import Generation
 
 
 def word_tokenizer(words: list[str]) -> PreTrainedTokenizerFast:
-    """Word i has id i. EOS and padding are one more id, which the network cannot produce."""
+    """Return a tokenizer in which word i has id i. EOS and padding share one more, which the network cannot produce."""
     vocabulary = {word: i for i, word in enumerate([*words, "<eos>"])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<eos>"))
     backend.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
 
 
-# Standard deviation of the initial weights: how uneven the reference is. Its probabilities over 64 responses run from
+# Standard deviation of the initial weights: how uneven the reference is. Its probabilities over 64 responses range from
 # about 0.002 to 0.06; a larger spread makes rarer responses and a harder world, which has not been measured.
 SPREAD = 0.04
 
 
 def tiny_llama(vocabulary: int, seed: int, model_class: Any = LlamaForCausalLM, **config: Any) -> PreTrainedModel:
-    """A random network of 2 layers of 64, the same at every call; its embedding has one more row, for the padding."""
+    """Return a random network of 2 layers of 64, always the same; its embedding has one more row, for the padding."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(
@@ -68,7 +68,7 @@ def tiny_llama(vocabulary: int, seed: int, model_class: Any = LlamaForCausalLM, 
 
 
 def draw(candidates: Iterable[tuple[int, ...]], count: int, generator: torch.Generator) -> list[list[int]]:
-    """`count` of the candidates that have at least two different tokens."""
+    """Draw `count` of the candidates that have at least two different tokens."""
     varied = [list(candidate) for candidate in candidates if len(set(candidate)) > 1]
     assert len(varied) >= count
     return [varied[i] for i in torch.randperm(len(varied), generator=generator)[:count].tolist()]
@@ -77,10 +77,10 @@ def draw(candidates: Iterable[tuple[int, ...]], count: int, generator: torch.Gen
 class World:
     """Prompts, all their responses and their rewards, for one seed.
 
-    A quarter of the prompts has two tokens and the rest three, so that rows are padded. Short ones begin with the first
-    half of the vocabulary, long ones with the second: no prompt continues another, so no two share a state.
-    Every prompt has two different tokens: without a BOS, attention over equal tokens averages equal values, and the
-    network could not tell "a" from "a a", nor then represent the optimum.
+    A quarter of the prompts have two tokens and the rest three, so that rows are padded. Short ones begin with the
+    first half of the vocabulary, long ones with the second: no prompt continues another, so no two share a state. Every
+    prompt has two different tokens: without a BOS, attention over equal tokens averages equal values, and the network
+    could not tell "a" from "a a", nor represent the optimum.
 
     Attributes:
         prompts: P lists of token ids.
@@ -108,18 +108,18 @@ class World:
     # ---- the policy, exactly
 
     def token_logprobs(self, model: nn.Module, temperature: float = 1.0) -> Tensor:
-        """log pi(token | prompt, tokens before it), [P, N, T] in float32, with gradients if they are on."""
+        """Return log pi(token | prompt, tokens before it), [P, N, T] in float32, with gradients if they are on."""
         ids, flags = self.rows()
         tokens = predict_tokens(model, ids, flags, temperature).logprobs
         return tokens.view(len(self.prompts), len(self.responses), self.length)
 
     def logprobs(self, model: nn.Module, temperature: float = 1.0) -> Tensor:
-        """log pi(response | prompt), [P, N] in float64, without gradients."""
+        """Return log pi(response | prompt), [P, N] in float64, without gradients."""
         with torch.no_grad():
             return self.token_logprobs(model, temperature).double().sum(dim=2)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Every response to every prompt as right-padded rows [P * N, L], and flags on the response."""
+        """Return every response to every prompt as right-padded rows [P * N, L], and flags on the response."""
         longest = max(len(prompt) for prompt in self.prompts) + self.length
         ids, flags = [], []
         for prompt in self.prompts:
@@ -130,7 +130,7 @@ class World:
         return torch.tensor(ids), torch.tensor(flags)
 
     def everything(self) -> tuple[list[PromptRow], Generation]:
-        """Every response to every prompt, P * N rows in the form in which an engine returns samples."""
+        """Return every response to every prompt, P * N rows in the form in which an engine returns samples."""
         rows = [PromptRow(prompt, self.text(prompt), {}) for prompt in self.prompts for _ in self.responses]
         tokens = self.responses.repeat(len(self.prompts), 1)
         zeros = torch.zeros(tokens.shape)
@@ -140,33 +140,33 @@ class World:
     # ---- what follows from it
 
     def expectation(self, x: Tensor, logprobs: Tensor | None = None) -> Tensor:
-        """Mean of x [P, N] over responses, [P]; under the reference unless log-probabilities are given."""
+        """Return the mean of x [P, N] over responses, [P]; under the reference unless log-probabilities are given."""
         return ((self.ref if logprobs is None else logprobs).exp() * x).sum(dim=1)
 
     def kl(self, logprobs: Tensor, others: Tensor | None = None) -> float:
-        """KL(pi || other), nats per response, mean over prompts; the other is the reference unless given."""
+        """Return KL(pi || other), nats per response, mean over prompts; the other is the reference unless given."""
         others = self.ref if others is None else others
         return float(self.expectation(logprobs - others, logprobs).mean())
 
     def objective(self, logprobs: Tensor, beta: float) -> float:
-        """J(pi)."""
+        """Return J(pi)."""
         return float(self.expectation(self.rewards, logprobs).mean()) - beta * self.kl(logprobs)
 
     def optimum(self, beta: float) -> Tensor:
-        """log pi* [P, N]."""
+        """Return log pi*, [P, N]."""
         return (self.ref + self.rewards / beta).log_softmax(dim=1)
 
     def best_objective(self, beta: float) -> float:
-        """J* = beta log Z."""
+        """Return J* = beta log Z."""
         return beta * float((self.ref + self.rewards / beta).logsumexp(dim=1).mean())
 
     def regret(self, logprobs: Tensor, beta: float) -> float:
-        """(J* - J(pi)) / (J* - J(ref)): 0 at the optimum, 1 at the reference."""
+        """Return (J* - J(pi)) / (J* - J(ref)): 0 at the optimum, 1 at the reference."""
         best = self.best_objective(beta)
         return (best - self.objective(logprobs, beta)) / (best - self.objective(self.ref, beta))
 
     def beta_for(self, target: float) -> float:
-        """The coefficient whose optimum is `target` nats from the reference, by bisection: KL falls with beta."""
+        """Return the coefficient whose optimum is `target` nats from the reference, by bisection, since KL falls."""
         low, high = 1e-3, 1e3
         for _ in range(100):
             middle = (low * high) ** 0.5
@@ -174,16 +174,16 @@ class World:
         return (low * high) ** 0.5
 
     def values(self, token_logprobs: Tensor, token_rewards: Tensor) -> Tensor:
-        """V(prompt, response[:t]), [P, N, T]: the expected sum of the rewards from token t on, backwards from the end.
+        """Return V(prompt, response[:t]), [P, N, T]: the expected sum of rewards from token t on, computed backwards.
 
-        Responses are in lexicographic order, so those with the same first t tokens are neighbours.
+        Responses are in lexicographic order, so those with the same first t tokens are adjacent.
         """
         n_prompts, n, length = token_logprobs.shape
         future = torch.zeros(n_prompts, n, dtype=torch.float64)
         values = []
         for t in reversed(range(length)):
             taken = token_rewards[:, :, t].double() + future
-            # One response stands for each way to continue with token t: all after it agree in what is left to come.
+            # One response represents each way to continue with token t: all of them have the same expected future.
             step = self.vocabulary ** (length - 1 - t)
             shape = (n_prompts, self.vocabulary**t, self.vocabulary)
             probability = token_logprobs[:, ::step, t].double().exp().view(shape)
@@ -195,11 +195,11 @@ class World:
     # ---- the same for the real modules
 
     def text(self, ids: list[int]) -> str:
-        """Token ids as text."""
+        """Return token ids as text."""
         return " ".join(self.words[i] for i in ids)
 
     def reward(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        """The table as a RewardFunction over text."""
+        """Return the table as a RewardFunction over text."""
         row = {self.text(prompt): p for p, prompt in enumerate(self.prompts)}
         weights = [self.vocabulary**i for i in reversed(range(self.length))]
         scores = []
@@ -211,5 +211,5 @@ class World:
         return scores
 
     def prompt_data(self) -> PromptDataModule:
-        """The prompts as a data module."""
+        """Return the prompts as a data module."""
         return PromptDataModule(self.tokenizer, [{"prompt": self.text(prompt)} for prompt in self.prompts])

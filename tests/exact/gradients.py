@@ -1,4 +1,4 @@
-"""Gradients by enumeration: of losses in expectation over every response, and of the objectives they should descend."""
+"""Gradients by enumeration: of losses in expectation over every response, and of the objectives they should follow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EveryResponse:
 
 
 def move(policy: nn.Module) -> None:
-    """Add noise to the weights, so that the policy is not its reference."""
+    """Add noise to the weights, so that the policy differs from its reference."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in policy.parameters():
@@ -36,14 +36,14 @@ def move(policy: nn.Module) -> None:
 
 
 def objective_gradient(module: Any, objective: Any) -> dict[str, Tensor]:
-    """Gradient of `objective(token log-probabilities [P, N, T])` by differentiating it."""
+    """Return the gradient of `objective(token log-probabilities [P, N, T])` by differentiating it."""
     names, parameters = zip(*module.policy.named_parameters(), strict=True)
     value = objective(module.world.token_logprobs(module.policy, module.rollout.temperature))
     return dict(zip(names, torch.autograd.grad(value, parameters), strict=True))
 
 
 def regularised_reward(module: Any, beta: float, tokens: Tensor) -> Tensor:
-    """J, over all responses."""
+    """Return J, over all responses."""
     world = module.world
     ref = world.logprobs(world.load_model(), module.rollout.temperature)
     logprobs = tokens.double().sum(dim=2)
@@ -51,7 +51,7 @@ def regularised_reward(module: Any, beta: float, tokens: Tensor) -> Tensor:
 
 
 def at_fixed_states(tokens: Tensor, of_token: Tensor) -> Tensor:
-    """Mean over prompts of sum over t of E[E[x_t | state]], where only the inner expectation has a gradient."""
+    """Return the mean over prompts of sum over t of E[E[x_t | state]], with a gradient in the inner one only."""
     state = (tokens.sum(dim=2, keepdim=True) - tokens).exp().detach()  # summed over what follows: P(state before t)
     return (state * tokens.exp() * of_token).sum(dim=(1, 2)).mean()
 

@@ -1,4 +1,4 @@
-"""The real modules, trained in the enumerable world by a real Trainer, and how far from the optimum they land."""
+"""The real modules, trained in the enumerable world by a real Trainer, and their distance from the optimum."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ON_POLICY: dict[str, OnPolicy] = {
     ),
     "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1200, 1e-3),
 }
-# 8,192 answers in place of 512 want more of them per iteration: two of each, on average.
+# 8,192 answers instead of 512 need more of them per iteration: two of each, on average.
 LARGE = replace(ON_POLICY["grpo without std"], responses=16_384, iterations=100)
 PAIR_STEPS = 1000
 PAIRS_PER_STEP = 2048
@@ -72,12 +72,12 @@ REWARD_LEARNING_RATE = 1e-3
 
 
 def linear_to_zero(optimizer: torch.optim.Optimizer, num_training_steps: int) -> LambdaLR:
-    """The learning rate falls in a straight line and reaches 0 with the last step."""
+    """Return a learning rate that falls linearly and reaches 0 with the last step."""
     return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / num_training_steps))
 
 
 def quiet_trainer(**kwargs: Any) -> L.Trainer:
-    """A Trainer on the CPU that writes nothing."""
+    """Return a Trainer on the CPU that writes nothing."""
     return L.Trainer(
         accelerator="cpu",
         logger=False,
@@ -89,7 +89,7 @@ def quiet_trainer(**kwargs: Any) -> L.Trainer:
 
 
 def fit(module: L.LightningModule, data: L.LightningDataModule, **kwargs: Any) -> float:
-    """Train; returns the seconds it took."""
+    """Train, and return the seconds it took."""
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # advice on workers and intervals
@@ -102,7 +102,7 @@ def fit(module: L.LightningModule, data: L.LightningDataModule, **kwargs: Any) -
 
 @dataclass(frozen=True)
 class PPOResult:
-    """Regret and KL (nats per response) of the trained policy, against those of the optimum."""
+    """Regret and KL (nats per response) of the trained policy, compared with the optimum's."""
 
     regret: float
     kl: float
@@ -111,7 +111,7 @@ class PPOResult:
 
 
 def ppo_module(world: World, kl: KLPenalty, seed: int, **kwargs: Any) -> PPOModule:
-    """PPOModule on the world's reward table."""
+    """Return a PPOModule on the world's reward table."""
     settings = {
         "rollout": RolloutSettings(max_new_tokens=world.length, batch_size=PPO_RESPONSES),
         **PPO_SETTINGS,
@@ -131,7 +131,7 @@ def ppo_module(world: World, kl: KLPenalty, seed: int, **kwargs: Any) -> PPOModu
 
 
 def train_ppo(world: World, beta: float, seed: int) -> PPOResult:
-    """PPO with a fixed coefficient."""
+    """Train PPO with a fixed coefficient."""
     module = ppo_module(world, KLPenalty(kind="fixed", coef=beta), seed)
     seconds = fit(module, world.prompt_data(), max_epochs=PPO_ITERATIONS)
     logprobs = world.logprobs(module.policy)
@@ -139,7 +139,7 @@ def train_ppo(world: World, beta: float, seed: int) -> PPOResult:
 
 
 def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPOResult:
-    """An algorithm of ON_POLICY, with the KL in the reward."""
+    """Train an algorithm of ON_POLICY, with the KL in the reward."""
     module = plan.module(
         world.load_model,
         world.tokenizer,
@@ -163,7 +163,7 @@ def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPO
 
 @dataclass(frozen=True)
 class ControllerResult:
-    """Means over the last quarter of the iterations, and what they should be."""
+    """Means over the last quarter of the iterations, and their targets."""
 
     kl: float
     target: float
@@ -173,7 +173,7 @@ class ControllerResult:
 
 
 class ControllerTrace(L.Callback):
-    """Sampled KL and coefficient of every iteration."""
+    """Records sampled KL and coefficient of every iteration."""
 
     def __init__(self) -> None:
         self.kl: list[float] = []
@@ -186,7 +186,7 @@ class ControllerTrace(L.Callback):
 
 
 def train_controlled(world: World, target: float, seed: int) -> ControllerResult:
-    """PPO with the adaptive controller, from a coefficient far from the one it should find."""
+    """Train PPO with the adaptive controller, from a coefficient far from the right one."""
     kl = KLPenalty(kind="adaptive", coef=0.2, target=target, horizon=5_000)
     rollout = RolloutSettings(max_new_tokens=world.length, batch_size=CONTROLLED_RESPONSES)
     module, trace = ppo_module(world, kl, seed, rollout=rollout), ControllerTrace()
@@ -200,7 +200,7 @@ def train_controlled(world: World, target: float, seed: int) -> ControllerResult
 
 
 class RandomPairs(L.LightningDataModule):
-    """Fresh random pairs of answers at every step, labelled by Bradley-Terry on the gold reward.
+    """New random pairs of answers at every step, labelled by Bradley-Terry on the gold reward.
 
     A batch holds every answer to every prompt once, and the pairs point into it.
 
@@ -246,7 +246,7 @@ class RandomPairs(L.LightningDataModule):
 
 
 def slope(x: Tensor, y: Tensor, weights: Tensor) -> float:
-    """Of the weighted least-squares line from x to y, with a constant of its own for every prompt; all [P, N]."""
+    """Return the slope of the weighted least-squares line from x to y, with one constant per prompt; all [P, N]."""
     weights = weights / weights.sum(dim=1, keepdim=True)
     x, y = (z - (weights * z).sum(dim=1, keepdim=True) for z in (x, y))
     return float((weights * x * y).sum() / (weights * x * x).sum())
@@ -263,7 +263,7 @@ class DPOResult:
 
 
 def train_dpo(world: World, beta: float, seed: int) -> DPOResult:
-    """DPO on soft labels: its minimum is pi* exactly."""
+    """Train DPO on soft labels, whose minimum is exactly pi*."""
     optimizer = partial(torch.optim.Adam, lr=DPO_LEARNING_RATE)
     module = DPOModule(world.load_model, world.tokenizer, optimizer, linear_to_zero, beta=beta)
     seconds = fit(module, RandomPairs(world, soft=True, seed=seed), max_epochs=1)
@@ -286,7 +286,7 @@ class RewardResult:
 
 
 def train_reward_model(world: World, seed: int) -> RewardResult:
-    """A reward model on drawn labels; its accuracy on noisy labels is computed over all pairs, not sampled."""
+    """Train a reward model on drawn labels; its accuracy on noisy labels is computed over all pairs, not sampled."""
     classifier = partial(tiny_llama, world.vocabulary, seed, model_class=LlamaForSequenceClassification, num_labels=1)
     optimizer = partial(torch.optim.Adam, lr=REWARD_LEARNING_RATE)
     module = RewardModule(lambda: RewardModel(classifier()), world.tokenizer, optimizer, linear_to_zero)

@@ -1,4 +1,4 @@
-"""Algorithms on given answers, no training: the gradient of a step over every answer is that of their own objective.
+"""Algorithms on given answers, without training: a step over every answer has the gradient of their own objective.
 
 The objective is written out from the papers, on all pairs of answers to each prompt, weighted by how often the
 reference gives them and by Bradley-Terry on the gold reward, and differentiated in float64.
@@ -32,12 +32,12 @@ def log_odds(mean: Tensor) -> Tensor:
 
 
 def rewarded(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    """A loss of the two log-ratios."""
+    """Return a loss of the two log-ratios."""
     return lambda w, o, rw, rl: loss(w - rw, o - rl)
 
 
 def margined(loss: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """A loss of beta times the difference of the log-ratios."""
+    """Return a loss of beta times the difference of the log-ratios."""
     return lambda w, o, rw, rl: loss(BETA * (w - rw - o + rl))
 
 
@@ -122,7 +122,7 @@ def world() -> World:
 
 
 def moved(world: World, name: str, **settings: Any) -> Any:
-    """The module, with a policy that is not its reference."""
+    """Return the module with a policy that differs from its reference."""
     make = getattr(algorithms, name)
     module = make(world.load_model, world.tokenizer, partial(torch.optim.SGD, lr=0.0), beta=BETA, **settings)
     module.configure_model()
@@ -135,7 +135,7 @@ def moved(world: World, name: str, **settings: Any) -> Any:
 
 
 def all_pairs(world: World) -> tuple[PreferenceBatch, Tensor]:
-    """Every pair of different answers to each prompt, [P * N * N] of them, and their weights."""
+    """Return every pair of different answers to each prompt, [P * N * N] of them, and their weights."""
     n_prompts, n = world.ref.shape
     ids, flags = world.rows()
     rows = torch.arange(len(ids)).view(n_prompts, n)

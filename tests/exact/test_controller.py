@@ -32,7 +32,7 @@ def world() -> World:
 
 
 def close_the_loop(world: World, controller: KLController, iterations: int) -> tuple[float, float]:
-    """KL of the last policy and the coefficient it is the optimum of."""
+    """Return KL of the last policy, and the coefficient whose optimum it is."""
     for _ in range(iterations):
         coef = controller.value
         kl = world.kl(world.optimum(coef))
@@ -75,14 +75,14 @@ def test_the_multiplicative_controller_ends_in_its_band(world: World) -> None:
 
 @dataclass(frozen=True)
 class Follower:
-    """A policy whose KL goes towards gain * (coef / 0.2) ** -elasticity, a share of the way per iteration.
+    """A policy whose KL moves towards gain * (coef / 0.2) ** -elasticity, a share of the way per iteration.
 
     Args:
         gain: KL that it settles at with a coefficient of 0.2, in nats.
         elasticity: relative change of that KL per relative change of the coefficient; PPO on the demo has about 0.2.
-        share: of the way, per iteration, at the first learning rate.
-        delay: iterations until a coefficient is felt.
-        noise: standard deviation of a measurement, relative.
+        share: share of the way per iteration, at the initial learning rate.
+        delay: iterations until a coefficient takes effect.
+        noise: relative standard deviation of a measurement.
         decays: the learning rate, and so the share, comes down to 0 over the run.
     """
 
@@ -94,7 +94,7 @@ class Follower:
     decays: bool = False
 
     def run(self, controller: KLController, iterations: int = 60, seed: int = 0) -> list[float]:
-        """KL of each iteration, without the noise that the controller sees it through."""
+        """Return the KL of each iteration, without the controller's measurement noise."""
         random, kl, kls = Random(seed), 0.0, []
         felt = [controller.value] * (self.delay + 1)
         for step in range(iterations):
@@ -147,13 +147,13 @@ def test_a_coefficient_is_positive_whatever_is_measured_and_then_finds_its_targe
         controller.update(seen[step % len(seen)], RESPONSES)
         assert 0 < controller.value < math.inf
     kls = Follower().run(controller, iterations=1000)
-    band = 0.5 if kind == "multiplicative" else 0.1  # it promises its band, a factor of 1.5
+    band = 0.5 if kind == "multiplicative" else 0.1  # it only promises its band, a factor of 1.5
     assert all(kl == pytest.approx(1.8, rel=band) for kl in kls[-10:])
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "multiplicative", "pid", "fixed"])
 def test_a_loop_that_is_cut_goes_on_bitwise(kind: str) -> None:
-    """The state goes through JSON, as through a checkpoint, into a controller that has seen other things."""
+    """The state passes through JSON, as in a checkpoint, into a controller that has seen other things."""
     penalty = KLPenalty(kind=kind, coef=0.2, target=1.8, horizon=2000, kd=0.5)  # type: ignore[arg-type]
     whole, cut = penalty.controller(), penalty.controller()
     plant = Follower()

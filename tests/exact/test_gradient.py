@@ -1,4 +1,4 @@
-"""PPO's gradient, in expectation over every response, is the gradient of the objective: no sampling, no training.
+"""PPO's gradient, in expectation over every response, is that of the objective, without sampling or training.
 
 At ratio 1 the clipped loss of every response, weighted by its probability and summed, is the expectation of the loss.
 Its gradient must be minus that of J, computed by differentiating J itself. A wrong mask, shift, sign, temperature or
@@ -52,7 +52,7 @@ class EnumeratedPPO(PPOModule):
 def enumerated(
     world: World, baseline: str = "zero", temperature: float = 1.0, kl: KLPenalty | None = None, **kwargs: Any
 ) -> EnumeratedPPO:
-    """The module, with a policy moved away from its reference."""
+    """Return the module with a policy moved away from its reference."""
     rows, generation = world.everything()
     module = EnumeratedPPO(
         world.load_model,
@@ -74,10 +74,10 @@ def enumerated(
 
 
 def expected_loss_gradient(module: EnumeratedPPO, row_by_row: bool = False) -> dict[str, Tensor]:
-    """Gradient of the mean over prompts of E[loss of the response].
+    """Return the gradient of the mean over prompts of E[loss of the response].
 
-    The policy loss is linear in the advantages at ratio 1, so one batch with weighted advantages will do. Terms without
-    advantages are weighted through the denominator, one response at a time.
+    The policy loss is linear in the advantages at ratio 1, so one batch with weighted advantages is enough. Terms
+    without advantages are weighted through the denominator, one response at a time.
     """
     rollout = module.collect()
     probabilities = rollout.logprobs.double().sum(dim=1).exp()
@@ -121,7 +121,7 @@ def test_so_it_has_at_other_temperatures(world: World, temperature: float) -> No
 
 
 def test_a_biased_estimator_is_told_apart(world: World) -> None:
-    """Zero values with lambda below 1 are no baseline: the comparison must see it."""
+    """Zero values with lambda below 1 are not a baseline: the comparison must notice."""
     module = enumerated(world, lam=0.95)
     gradient = objective_gradient(module, partial(regularised_reward, module, BETA))
     with pytest.raises(AssertionError):
@@ -136,7 +136,7 @@ def test_k2_in_the_loss_has_the_gradient_of_the_objective_for_one_token() -> Non
 
 
 def test_k2_in_the_loss_holds_the_states_fixed_for_several_tokens(small_world: World) -> None:
-    """Every token's KL pulls on that token alone; in the reward it also pulls on the tokens that led there."""
+    """Every token's KL acts on that token alone; in the reward it also acts on the tokens that led there."""
     module = enumerated(small_world, lam=1.0, kl=KLPenalty(kind="fixed", coef=BETA, placement="loss"))
     with torch.no_grad():
         ref = small_world.token_logprobs(small_world.load_model())

@@ -1,7 +1,7 @@
-"""The gradients of losses without a critic, in expectation over every group of responses: no sampling, no training.
+"""The gradients of losses without a critic, in expectation over every group of responses, without sampling.
 
-The responses of a group are drawn independently, so a group's probability is the product of theirs. What is biased on
-purpose, by the group's standard deviation, is compared with its own expectation, computed from its formula.
+The responses of a group are drawn independently, so a group's probability is the product of theirs. What is
+deliberately biased, by the group's standard deviation, is compared with its own expectation, computed from its formula.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BETA = 0.3
 
 
 def all_groups(world: World, size: int) -> Tensor:
-    """Numbers of the responses in every ordered group [N^size, size]."""
+    """Return the numbers of the responses in every ordered group, [N^size, size]."""
     return torch.tensor(list(product(range(len(world.responses)), repeat=size)))
 
 
@@ -48,7 +48,7 @@ class EnumeratedGroups(PolicyGradientModule):
 
 
 def enumerated(world: World, size: int, kl: KLPenalty | None = None, **kwargs: Any) -> EnumeratedGroups:
-    """The module, with a policy moved away from its reference."""
+    """Return the module with a policy moved away from its reference."""
     numbers = all_groups(world, size).flatten()
     tokens = world.responses[numbers].repeat(len(world.prompts), 1)
     zeros = torch.zeros(tokens.shape)
@@ -71,10 +71,10 @@ def enumerated(world: World, size: int, kl: KLPenalty | None = None, **kwargs: A
 
 
 def expected_loss_gradient(module: EnumeratedGroups, row_by_row: bool = False) -> dict[str, Tensor]:
-    """Gradient of the mean over prompts of E[loss of a group], a group's loss being the mean over its responses.
+    """Return the gradient of the mean over prompts of E[loss of a group], the mean loss over its responses.
 
-    At ratio 1 the policy loss is linear in the advantages, so one batch with weighted advantages will do. Terms without
-    advantages are weighted through what sums are divided by, one response at a time.
+    At ratio 1 the policy loss is linear in the advantages, so one batch with weighted advantages is enough. Terms
+    without advantages are weighted through the divisor of sums, one response at a time.
     """
     size, length, n_prompts = module.rollout.samples_per_prompt, module.world.length, len(module.world.prompts)
     rollout = module.collect()
@@ -116,9 +116,10 @@ LOSSES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("estimator", ["returns", "group_mean", "leave_one_out"])
 def test_the_expected_loss_has_the_gradient_of_the_objective(world: World, estimator: str, loss: str) -> None:
-    """The mean of a group holds the response itself: that shrinks the gradient by (G - 1) / G, and turns nothing.
+    """The mean of a group includes the response itself, which shrinks the gradient by (G - 1) / G without turning it.
 
-    Among returns the ratio of a sequence is not the sum over its tokens of reward to come: it is left to groups.
+    With returns, a sequence's ratio does not weight the rewards to come of each token, so it is tested with groups
+    only.
     """
     if estimator == "returns" and "ratio" in loss:
         pytest.skip("advantages that differ within a response")
@@ -131,7 +132,7 @@ def test_the_expected_loss_has_the_gradient_of_the_objective(world: World, estim
 
 @pytest.fixture(scope="module")
 def smallest_world() -> World:
-    """Four responses to a prompt: 64 groups of three."""
+    """Return a world of four responses to a prompt: 64 groups of three."""
     return World(vocabulary=2, length=2, n_prompts=4)
 
 
@@ -154,7 +155,7 @@ def test_dividing_by_the_groups_spread_has_the_expectation_of_its_formula(world:
     groups, ref = all_groups(world, 2), world.logprobs(world.load_model())
 
     def weighted(tokens: Tensor) -> Tensor:
-        """The mean over prompts of E[1/G sum_i A_i log pi(y_i)], with A and the expectation held fixed."""
+        """Return the mean over prompts of E[1/G sum_i A_i log pi(y_i)], with A and the expectation held fixed."""
         logprobs = tokens.double().sum(dim=2)
         rewards = (world.rewards - BETA * (logprobs.detach() - ref))[:, groups]
         difference = rewards[:, :, 0] - rewards[:, :, 1]
@@ -174,7 +175,7 @@ def test_dividing_by_the_groups_spread_has_the_expectation_of_its_formula(world:
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 @pytest.mark.parametrize("kind", ["k2", "k3"])
 def test_kl_in_the_loss_has_its_gradient_at_fixed_states(world: World, kind: str, aggregation: str) -> None:
-    """k2 has that of KL(policy || reference), and k3 that of KL(reference || policy)."""
+    """k2 has the gradient of KL(policy || reference), and k3 that of KL(reference || policy)."""
     kl = KLPenalty(kind="fixed", coef=BETA, placement="loss", estimator=kind)  # type: ignore[arg-type]
     module = enumerated(world, 1, kl, estimator="returns", aggregation=aggregation)
     with torch.no_grad():
@@ -193,7 +194,7 @@ def test_kl_in_the_loss_has_its_gradient_at_fixed_states(world: World, kind: str
 
 
 def test_a_group_without_its_own_response_is_further_from_it_by_g_over_g_minus_1(smallest_world: World) -> None:
-    """Exactly, to the rounding of float32: A(GRPO without std) = (G - 1) / G A(RLOO)."""
+    """Exactly, up to float32 rounding: A(GRPO without std) = (G - 1) / G A(RLOO)."""
     for size in (2, 3):
         mean, others = (
             enumerated(smallest_world, size, estimator=name).collect() for name in ("group_mean", "leave_one_out")

@@ -1,4 +1,4 @@
-"""The closed form itself: what the other tests measure against."""
+"""The closed form itself, against which the other tests measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine's samples against the enumerated distribution, and KL estimates against the enumerated KL."""
+"""The engine's samples compared with the enumerated distribution, and KL estimates with the enumerated KL."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.rollout import Generation, NativeEngine, SamplingSettings, seeded_generator
 from tests.exact.enumerable import World
 
-SAMPLES = 512  # of every prompt
+SAMPLES = 512  # per prompt
 
 
 @dataclass
 class Samples:
     world: World
     generation: Generation
-    policy: Tensor  # [B, T] log-probabilities, computed again
+    policy: Tensor  # [B, T] log-probabilities, recomputed
     ref: Tensor  # [B, T]
     exact_policy: Tensor  # [P, N]
     exact_ref: Tensor  # [P, N]
 
     @property
     def number(self) -> Tensor:
-        """Which of the N responses each sample is, [P, SAMPLES]."""
+        """Return which of the N responses each sample is, [P, SAMPLES]."""
         digits = self.world.vocabulary ** torch.arange(self.world.length).flip(0)
         return (self.generation.tokens * digits).sum(dim=1).view(-1, SAMPLES)
 
 
 @pytest.fixture(scope="module", params=[1.0, 0.7], ids=["temperature 1", "temperature 0.7"])
 def samples(request: pytest.FixtureRequest) -> Samples:
-    """Samples of one random network, with another one as reference."""
+    """Return samples of one random network, with another one as reference."""
     world, temperature = World(), request.param
     policy, ref = World(seed=1).load_model(), world.load_model()
     engine = NativeEngine(pad_id=world.vocabulary, eos_ids=[world.vocabulary])
@@ -62,7 +62,7 @@ def test_log_probabilities_of_the_engine_and_of_the_update_are_the_enumerated_on
 
 
 def test_responses_come_as_often_as_their_probability_says(samples: Samples) -> None:
-    """Pearson's statistic has mean P (N - 1); rare responses make its variance larger than that of chi-squared."""
+    """Pearson's statistic has mean P (N - 1); rare responses make its variance larger than chi-squared's."""
     probability = samples.exact_policy.exp()
     counts = torch.zeros_like(probability).scatter_add(1, samples.number, torch.ones(samples.number.shape).double())
     expected = SAMPLES * probability
@@ -77,7 +77,7 @@ def test_responses_come_as_often_as_their_probability_says(samples: Samples) -> 
 def test_sampled_kl_is_the_enumerated_kl(samples: Samples, kind: str) -> None:
     exact = samples.world.kl(samples.exact_policy, samples.exact_ref)
     sampled = kl_estimate(samples.policy, samples.ref, kind).sum(dim=1).double().view(-1, SAMPLES)
-    # Prompts are strata with as many samples each: the variance of the mean is that within prompts.
+    # Prompts are strata with equally many samples each: the variance of the mean is that within prompts.
     standard_error = float(sampled.var(dim=1).mean() / sampled.numel()) ** 0.5
     assert standard_error < 0.1 * exact
     assert abs(float(sampled.mean()) - exact) < 3 * standard_error

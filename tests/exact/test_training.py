@@ -1,4 +1,4 @@
-"""Every algorithm, trained by the real Trainer, against the optimum it should reach. Minutes: run with -m slow."""
+"""Every algorithm, trained by the real Trainer, compared with the optimum it should reach. Slow: run with -m slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values by backward enumeration against what GAE makes of every response."""
+"""Values by backward enumeration compared with GAE over every response."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Case:
         self.values = self.world.values(self.tokens, self.rewards.view_as(self.tokens))
 
     def gae(self, values: Tensor, lam: float) -> tuple[Tensor, Tensor]:
-        """Advantages and returns [P, N, T] of every response."""
+        """Return advantages and returns [P, N, T] of every response."""
         out = generalized_advantage_estimate(self.rewards, values.flatten(0, 1).float(), self.mask, lam=lam)
         return out[0].view_as(self.tokens), out[1].view_as(self.tokens)
 
     def expected(self, x: Tensor, known: int) -> Tensor:
-        """Mean of x [P, N] over responses that share their first `known` tokens, [P, V^known]."""
+        """Return the mean of x [P, N] over responses that share their first `known` tokens, [P, V^known]."""
         groups = (len(self.world.prompts), self.world.vocabulary**known, -1)
         weights = self.tokens.double().sum(dim=2).exp().view(groups)
         return (weights * x.view(groups)).sum(dim=2) / weights.sum(dim=2)
@@ -43,7 +43,7 @@ def case() -> Case:
 
 
 def test_lambda_one_returns_are_the_values_on_average(case: Case) -> None:
-    """With lambda = 1 a return is the Monte-Carlo sum of rewards, whatever the values are."""
+    """With lambda = 1 a return is the Monte Carlo sum of rewards, whatever the values are."""
     for values in (torch.zeros_like(case.values), torch.randn(case.values.shape)):
         _, returns = case.gae(values, lam=1.0)
         for t in range(case.world.length):

@@ -1,6 +1,6 @@
-"""A store in a temporary folder with a clock that a test turns, and tasks for it.
+"""A store in a temporary folder with a clock controlled by the test, and tasks for it.
 
-With RLHF_TEST_DATABASE, the URL of a PostgreSQL database, each store is a schema of its own there.
+With RLHF_TEST_DATABASE, the URL of a PostgreSQL database, each store is a separate schema there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def url(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def file(url: str) -> str:
-    """Of a SQLite store; a test that asks for it is about files."""
+    """Return the file of an SQLite store; a test that asks for it is about files."""
     if not url.startswith("sqlite"):
         pytest.skip("it is about a file")
     return url.removeprefix("sqlite:///")

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, where its programs are on this machine."""
+"""A PostgreSQL server for the tests, if its programs are installed on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOW = (
 
 
 def programs() -> Path | None:
-    """Where initdb and pg_ctl are; Debian keeps them off the path."""
+    """Return where initdb and pg_ctl are; Debian keeps them off the path."""
     if found := shutil.which("initdb"):
         return Path(found).resolve().parent
     return next((path.parent for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)), None)

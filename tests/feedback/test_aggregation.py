@@ -1,4 +1,4 @@
-"""Aggregation recovers known truth, and does on the data of Dawid and Skene what their equations say."""
+"""Aggregation recovers known truth, and follows Dawid and Skene's equations on their own data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TABLE = """
 
 
 def labelled() -> list[tuple[int, int, int]]:
-    """(patient, anaesthetist, class) of every label."""
+    """Return (patient, anaesthetist, class) of every label."""
     cells = TABLE.split()
     return [
         (patient, observer, int(label) - 1)
@@ -33,7 +33,7 @@ def labelled() -> list[tuple[int, int, int]]:
 
 
 def by_the_equations(rows: list[tuple[int, int, int]], classes: int, steps: int) -> tuple[list[float], list]:
-    """Equations 2.3 to 2.5 of the paper, one number at a time, from the shares of each patient's labels."""
+    """Apply equations 2.3 to 2.5 of the paper, number by number, starting from the shares of each patient's labels."""
     patients, observers = 1 + max(row[0] for row in rows), 1 + max(row[1] for row in rows)
     of = [[(k, c) for patient, k, c in rows if patient == i] for i in range(patients)]
     truth = [[sum(c == j for _, c in each) / len(each) for j in range(classes)] for each in of]
@@ -51,8 +51,11 @@ def by_the_equations(rows: list[tuple[int, int, int]], classes: int, steps: int)
 
 
 def test_dawid_skene_is_what_the_equations_say():
-    """To convergence on both sides. Of the fourth class are the patients whom the first anaesthetist gave 333, 444 and
-    433: 5 of her 9 labels are 3, and 4 are right."""
+    """To convergence on both sides.
+
+    The fourth class consists of the patients to whom the first anaesthetist gave 333, 444 and 433: 5 of her 9 labels
+    are 3, and 4 are right.
+    """
     rows = labelled()
     assert len(rows) == 45 * 7
     fit = dawid_skene(*(np.array(column) for column in zip(*rows, strict=True)), smoothing=0.0)
@@ -93,7 +96,7 @@ def test_bradley_terry_recovers_scores_and_reliabilities():
 
 
 def judged(*answers):
-    """(task, labeler, answer) -> votes."""
+    """Turn (task, labeler, answer) into votes."""
     return read_votes(
         Judgement(i, task, labeler, answer if isinstance(answer, Answer) else Answer("choice", answer, 2))
         for i, (task, labeler, answer) in enumerate(answers)
@@ -126,7 +129,7 @@ def test_a_tie_is_half_and_skips_and_repetitions_do_not_count():
 
 @pytest.mark.parametrize("method", ["dawid_skene", "bradley_terry"])
 def test_who_is_reliable_is_found_and_decides(method):
-    """Two labelers who toss coins outvote a good one in a third of all pairs, unless somebody knows."""
+    """Two labelers who toss coins outvote a good one in a third of all pairs, unless their unreliability is known."""
     rng = np.random.default_rng(2)
     truth = rng.integers(0, 2, 600)
     names = {"good": 0.95, "fair": 0.85, "coin": 0.5, "toss": 0.5, "mean": 0.1}
@@ -144,7 +147,7 @@ def test_who_is_reliable_is_found_and_decides(method):
 
 
 def test_bradley_terry_finds_who_is_unreliable_in_few_rankings_per_task():
-    """Single best scores for each task fit every labeler's mistakes: then all five look alike."""
+    """A single best score per task would fit every labeler's mistakes: then all five look alike."""
     rng = np.random.default_rng(3)
     names, skill = np.array(["ana", "bo", "cleo", "coin", "toss"]), np.array([6.0, 4.0, 2.0, 0.0, 0.0])
     answers, truth = [], {}

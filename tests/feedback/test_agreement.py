@@ -1,4 +1,4 @@
-"""The report on labelers: who is biased is found, who is not is left alone."""
+"""The report on labelers: biased ones are found, and others are left alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lightning.feedback.tasks import check_task
 
 @pytest.fixture(scope="module")
 def labelled():
-    """400 pairs, whose longer answer is the better one half of the time, by labelers of known habits."""
+    """Return 400 pairs whose longer answer is better half of the time, judged by labelers of known habits."""
     rng = np.random.default_rng(0)
     tasks = []
     for i in range(400):
@@ -74,7 +74,7 @@ def test_a_habit_is_named(report, name, reason):
 
 
 def test_shares_are_those_of_the_habits(report):
-    """Within four standard errors of what the labelers were made with."""
+    """Within four standard errors of the labelers' true habits."""
     assert of(report, "ana").checks.count == 100
     ana, coin = of(report, "ana"), of(report, "coin")
     assert ana.answers == 500 + 100

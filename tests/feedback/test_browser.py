@@ -79,7 +79,7 @@ def shows(page: Any, answered: int) -> None:
 
 
 def is_accessible(page: Any) -> None:
-    """No serious violation of axe-core in light or dark, and nothing wider than the screen."""
+    """Check that axe-core finds no serious violation in light or dark, and nothing is wider than the screen."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="make test-browser installs it").Axe()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
@@ -174,7 +174,7 @@ def test_nothing_of_a_response_runs_and_every_page_is_accessible(
     assert page.title() == "Which answer is better?"
     assert page.locator(".text script, .text img, .text a").count() == 0
     assert "\\x1b[31mred" in page.locator("#answer-0").inner_text()
-    page.click("#answer-0 >> text=click")  # of the link that is none
+    page.click("#answer-0 >> text=click")  # of the text that must not become a link
     assert page.title() == "Which answer is better?"
     page.goto(f"{address}/guidelines")
     is_accessible(page)
@@ -188,7 +188,7 @@ def test_nothing_of_a_response_runs_and_every_page_is_accessible(
 
 
 def test_a_page_that_was_open_while_the_server_was_started_again_is_taken(browser: Any, store: FeedbackStore) -> None:
-    """By personal links as `rlhf-label` prints them on this machine: names, which a new server knows."""
+    """With personal links as `rlhf-label` prints them on this machine: names, which a new server knows."""
     store.add_tasks([task("pair", f"Question {i}", f"Answer {i}", f"Another {i}") for i in range(2)])
     store.add_labeler("ana", link=False)
     with serving(make_app(store)) as (first, port):

@@ -1,4 +1,4 @@
-"""Coefficients against published worked examples and independent implementations."""
+"""Coefficients compared with published worked examples and independent implementations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_lightning.feedback.coefficients import (
 
 
 def units(*observers):
-    """Rows of observers, a point where one did not judge."""
+    """Return rows of observers, with a dot where one did not judge."""
     return [[int(c) if c.isdigit() else c for c in unit if c != "."] for unit in zip(*observers, strict=True)]
 
 
@@ -48,7 +48,7 @@ def test_alpha_equals_krippendorffs_example_of_five_categories():
 
 
 def test_alpha_equals_its_definition_by_loops():
-    """Disagreement observed within units over that of all values paired at random."""
+    """Observed disagreement within units, relative to that of all values paired at random."""
     rng = np.random.default_rng(0)
     data = [list(rng.integers(0, 3, size=rng.integers(0, 5))) for _ in range(30)]
     pairable = [unit for unit in data if len(unit) > 1]
@@ -78,7 +78,7 @@ def test_the_bootstrap_is_that_of_units_drawn_one_by_one():
         counts[np.arange(300), np.where(rng.random(300) < 0.8, truth, 1 - truth)] += 1
     interval = alpha_interval(counts, draws=2000, seed=0)
     draws = [alpha_of_counts(counts[rng.integers(0, 300, 300)], np.ones(300)) for _ in range(2000)]
-    # Ends of an interval from 2,000 draws vary by about 0.05 standard deviations of what is drawn; 5 of those, twice.
+    # Ends of an interval from 2,000 draws vary by about 0.05 standard deviations of the draws; 5 of those, twice.
     tolerance = 0.36 * float(np.std(draws))
     assert interval.value == pytest.approx(alpha_of_counts(counts, np.ones(300)))
     assert (interval.low, interval.high) == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])), abs=tolerance)

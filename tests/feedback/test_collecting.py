@@ -1,4 +1,4 @@
-"""From prompts and policies to tasks: what is sampled, what is kept, what an interruption costs, what is refused."""
+"""From prompts and policies to tasks: what is sampled and stored, the cost of an interruption, what is refused."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_other_weights_another_seed_and_more_prompts_are_sampled(store, places, 
     assert (more.sampled, more.known) == (4, 8)
     other = Drawing(samples_per_prompt=2, max_new_tokens=6, seed=6)
     assert collect_tasks(store, PROMPTS[:4], one, asking, other).sampled == 8
-    trained = {"old": str(write_model(tmp_path / "trained", chat=True))}  # by the same name
+    trained = {"old": str(write_model(tmp_path / "trained", chat=True))}  # with the same name
     assert collect_tasks(store, PROMPTS[:4], trained, asking, DRAWING).sampled == 8
 
 
@@ -162,7 +162,7 @@ def test_rows_that_hold_no_responses_are_refused_by_their_number(row, said):
 
 
 class Server(BaseHTTPRequestHandler):
-    """What a collection uses of a vLLM server."""
+    """The part of a vLLM server that a collection uses."""
 
     asked: ClassVar[list[tuple[str, Any]]] = []
 
@@ -183,7 +183,7 @@ class Server(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(answer).encode())
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

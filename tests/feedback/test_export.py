@@ -1,4 +1,4 @@
-"""Rows that the package's own readers take."""
+"""Exported rows are accepted by the package's own readers."""
 
 from __future__ import annotations
 

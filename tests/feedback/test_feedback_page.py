@@ -1,4 +1,4 @@
-"""The commands and the Python of docs/feedback.md run as they stand there, with tiny models in place of the demo's."""
+"""The commands and the Python of docs/feedback.md run as written, with tiny models instead of the demo's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the demo would have left, and labelers who answer while a server runs."""
+    """Prepare what the demo would have left, and labelers who answer while a server runs."""
     monkeypatch.chdir(tmp_path)
     for name in ("sft", "ppo"):
         write_model(tmp_path / "outputs/my" / name, chat=name == "ppo")

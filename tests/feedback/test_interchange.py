@@ -1,6 +1,6 @@
-"""The formats of other tools, there and back.
+"""Round trips through the formats of other tools.
 
-What Argilla and Label Studio write was read in their sources: argilla 2.8 (`Record.to_dict`, `GenericIO.to_list`,
+The formats of Argilla and Label Studio follow their sources: argilla 2.8 (`Record.to_dict`, `GenericIO.to_list`,
 `Settings.serialize`) and Label Studio 1.23 (`Pairwise.js`, `Ranker.jsx`, the task format of its guide).
 """
 
@@ -161,7 +161,7 @@ def test_a_flat_row_of_argilla_2_is_read_without_what_was_not_submitted():
 
 
 def test_an_annotation_of_label_studio_is_read():
-    """As its template for pairwise classification exports it."""
+    """As Label Studio's template for pairwise classification exports it."""
     exported = {
         "id": 1,
         "data": {"prompt": "Why?", "text1": "x", "text2": "y"},

@@ -1,4 +1,4 @@
-"""The judge: both orders, parsing, position bias; the client against a server that fails in every way."""
+"""The judge: both orders, parsing, position bias; the client with a server that fails in every way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def tasks(count):
 
 
 def logit(quality, position):
-    """A model that sees `quality` logits between the answers and `position` for the first one."""
+    """Return a model that sees `quality` logits between the answers and `position` for the first one."""
 
     def logprobs(questions):
         for question in questions:

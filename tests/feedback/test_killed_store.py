@@ -1,4 +1,4 @@
-"""A writer that is killed while judgements arrive: what it acknowledged is there."""
+"""If a writer is killed while judgements arrive, everything it acknowledged is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `scripts/feedback_load.py` asks of a real server, but for its speed."""
+"""The requirements of `scripts/feedback_load.py` on a real server, except for its speed."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from rlhf_lightning.feedback.measuring import flat_agreement, measure_agreement,
 from rlhf_lightning.feedback.records import Answer
 from rlhf_lightning.feedback.tasks import check_task
 
-WICKED = "<b>ana</b>"  # no labeler may be called that; a page shows it as it is all the same
+WICKED = "<b>ana</b>"  # no labeler may have this name; a page shows it literally all the same
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_the_files_say_what_was_measured(labelled, tmp_path):
     content = json.loads(files[0].read_text())
     assert content["raw"]["value"] == pytest.approx(
         1 / 3 + 2 / 3 * 2 / 3
-    )  # ana and bo always, each with machine 26 of 39
+    )  # ana and bo always agree, each with machine in 26 of 39
     assert content["between_kinds"]["model-person"]["value"] == pytest.approx(26 / 39)
     page = files[1].read_text()
     assert page.count('class="row"><span title="machine"') >= 3

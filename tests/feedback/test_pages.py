@@ -1,4 +1,4 @@
-"""The labelling page and the owner's page, without a browser: what is sent, what is refused, what does nothing."""
+"""The labelling page and the owner's page, without a browser: what is sent, what is refused, what is inert."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def labelled(store, tasks):
 
 @pytest.fixture
 def ana(labelled):
-    """A browser in which ana has opened her link."""
+    """Return a browser in which ana has opened her link."""
     token = labelled.add_labeler("ana")
     browser = client(make_app(labelled, tokens=True))
     assert browser.get(f"/enter/{token}").url.path == "/guidelines"
@@ -248,7 +248,7 @@ ALLOWED = {"p", "a", "pre", "code", "em", "strong", "s", "table", "thead", "tbod
 
 
 class Dangers(HTMLParser):
-    """What a piece of HTML could run or load."""
+    """Collects what a piece of HTML could run or load."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

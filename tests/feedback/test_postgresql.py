@@ -1,4 +1,4 @@
-"""The tests of the store against a real PostgreSQL, and what holds there alone."""
+"""The store's tests with a real PostgreSQL, and properties that only it has."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_tests_of_the_store_pass_on_postgresql(server: str) -> None:
     environment = {**os.environ, **ENVIRONMENT, "RLHF_TEST_DATABASE": server}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" in done.stdout  # what is about files
+    assert "skipped" in done.stdout  # tests about files
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""rlhf-label: links, a page that answers, a port that is taken, and the end by Ctrl-C."""
+"""rlhf-label: links, a page that answers, an occupied port, and stopping with Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.programs import ENVIRONMENT, program
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the answering of requests."""
+    """Do everything except answering requests."""
     monkeypatch.setattr(serving.uvicorn.Server, "run", lambda self, sockets: None)
 
 

@@ -1,4 +1,4 @@
-"""The store: who is asked what, what is acknowledged, what an undo does, whose error it is."""
+"""The store: who is asked what, what is acknowledged, what an undo does, who is blamed for errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def two(store):
 
 
 def ids(store, labeler, count=50):
-    """What a labeler gets, answering all of it."""
+    """Return the tasks that a labeler gets, answering all of them."""
     given = []
     while len(given) < count and (task := store.next_task(labeler)) is not None:
         store.record(labeler, task.id, FIRST)
@@ -82,7 +82,7 @@ def test_an_open_task_stays_with_its_labeler_until_it_is_left_too_long(two, pair
     two.add_tasks([pair("one")])
     assert two.next_task("ana").prompt == "one"
     clock.now += 599
-    assert two.next_task("ana").prompt == "one"  # which starts the time again
+    assert two.next_task("ana").prompt == "one"  # this restarts the time
     clock.now += 599
     assert two.next_task("bo") is None
     clock.now += 2
@@ -172,7 +172,7 @@ def test_a_late_answer_to_a_repetition_counts_as_one(two, pair, clock):
     two.record("ana", two.next_task("ana").id, FIRST)
     task = two.next_task("ana").id
     clock.now += 601
-    assert two.next_task("bo") is None  # which takes the repetition back
+    assert two.next_task("bo") is None  # this takes the repetition back
     two.record("ana", task, SECOND, assigned_only=True)
     assert [judgement.repeat for judgement in two.judgements()] == [False, False, True]
     assert two.next_task("ana") is None

@@ -1,4 +1,4 @@
-"""What a labeler waits for finds its rows by indexes alone, however large the store is."""
+"""Queries that a labeler waits for use only indexes, however large the store is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rlhf_lightning.feedback.records import Answer
 
 
 def test_no_query_between_two_tasks_reads_a_whole_table(store, pair, clock):
-    """SQLite's own plan of each statement that asking, answering, skipping and undoing send."""
+    """By SQLite's own plan of each statement that asking, answering, skipping and undoing send."""
     store.add_labeler("ana")
     store.add_labeler("bo")
     store.add_tasks([pair(str(i), reask=i % 2 == 0, overlap=1 + i % 2) for i in range(30)])

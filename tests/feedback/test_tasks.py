@@ -41,7 +41,7 @@ def test_tasks_depend_on_the_seed_and_their_content_alone():
 
 
 def test_the_order_shown_is_random():
-    """Of 400 pairs, the one that sorts first is shown first about as often as not (5 standard deviations)."""
+    """In 400 pairs, the response that sorts first is shown first about half of the time (5 standard deviations)."""
     tasks = list(make_tasks(MANY, Asking(pairs=2)))
     first = sum(task.responses[0].text == min(texts(task)) for task in tasks)
     assert abs(first - 200) < 5 * 10
@@ -64,7 +64,7 @@ def test_uncertain_pairs_have_the_smallest_margin_of_one_score():
 
 
 def test_uncertain_pairs_are_those_about_whose_difference_several_scores_disagree():
-    """Both judge b worse and by as much; about a they contradict each other."""
+    """Both judge b equally worse; about a they contradict each other."""
     samples = [
         sample("b", "1", "2", scores=[(0.0, 0.0), (0.1, 0.1)]),
         sample("a", "3", "4", scores=[(1.0, 0.0), (0.0, 1.0)]),

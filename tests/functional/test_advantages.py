@@ -1,4 +1,4 @@
-"""Token rewards and GAE against hand-written and looped oracles."""
+"""Token rewards and GAE compared with hand-written and looped oracles."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _random(seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
 
 
 def _gae_oracle(rewards, values, length, gamma, lam) -> list[float]:
-    """The definition, as a double loop: sum over l of (gamma lam)^l delta_{t+l}."""
+    """Return the definition, as a double loop: sum over l of (gamma lam)^l delta_{t+l}."""
     deltas = [
         rewards[t] + (gamma * values[t + 1] if t + 1 < length else 0.0) - values[t]  # nothing is worth more after EOS
         for t in range(length)
@@ -196,7 +196,7 @@ def test_leaving_one_out_is_the_mean_baseline_stretched() -> None:
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
 @pytest.mark.parametrize("scale", ["std", "none"])
 def test_a_group_without_spread_is_exactly_zero(score, size, baseline, scale) -> None:
-    """Its mean is rounded: what is left of the scores, over a standard deviation of as little, would be a signal."""
+    """Its mean is rounded: the remainder, divided by an equally tiny standard deviation, would be a signal."""
     scores = torch.cat([torch.full((size,), score), torch.arange(size).float()])
     found = group_advantages(scores, size, baseline, scale)
     assert found[:size].tolist() == [0.0] * size

@@ -1,4 +1,4 @@
-"""KTO, ORPO's odds ratio and SimPO against literal formulas, and at the edges of probability."""
+"""KTO, ORPO's odds ratio and SimPO compared with literal formulas, and at the edges of probability."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_odds_ratios_and_gradients_are_finite_at_the_edges(dtype, pair) -> None:
 
 
 def test_odds_ratios_keep_their_precision_on_both_sides_of_the_seam() -> None:
-    """Against float64, in float32, from improbable to nearly certain."""
+    """Compared with float64, in float32, from improbable to nearly certain."""
     logps = -torch.logspace(-5, 1.5, 60, dtype=torch.float64)
     wanted = odds_ratio_loss(logps, torch.full_like(logps, -1.0))
     found = odds_ratio_loss(logps.float(), torch.full((60,), -1.0))

@@ -21,7 +21,7 @@ def test_a_weight_is_the_ratio_of_the_probabilities_up_to_the_cap() -> None:
 
 
 def test_without_a_binding_cap_weighted_means_are_those_of_the_other_distribution() -> None:
-    """By enumeration: E_mu[w f] = E_pi[f] for every f, and never more than it for f >= 0 with a binding cap."""
+    """By enumeration: E_mu[w f] = E_pi[f] for every f, and at most that for f >= 0 with a binding cap."""
     torch.manual_seed(0)
     pi, mu, values = torch.rand(8).softmax(0), torch.rand(8).mul(3).softmax(0), torch.rand(8)
     ones = torch.ones(1, 8)

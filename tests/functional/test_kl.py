@@ -1,4 +1,4 @@
-"""KL estimates against enumerated divergences."""
+"""KL estimates compared with enumerated divergences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token log-probabilities and entropies against plain Python, and the chunked form against the plain one."""
+"""Token log-probabilities and entropies compared with plain Python, and the chunked form with the plain one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_token_far_below_the_likeliest_keeps_its_log_probability() -> None:
 
 
 def test_labels_are_not_shifted(logits, labels) -> None:
-    """A change of the logits at t moves the log-probability at t only."""
+    """Changing the logits at t changes only the log-probability at t."""
     changed = logits.clone()
     changed[:, 2, 0] += 1
     moved = token_logprobs(changed, labels) != token_logprobs(logits, labels)

@@ -1,4 +1,4 @@
-"""Masked statistics against plain Python."""
+"""Masked statistics compared with plain Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAN = float("nan")
 
 @pytest.fixture
 def ragged() -> tuple[torch.Tensor, torch.Tensor, list[float]]:
-    """[B, T] values with NaN and infinity off the mask, the mask, and the valid values as a list."""
+    """Return [B, T] values with NaN and infinity outside the mask, the mask, and the valid values as a list."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 7, generator=generator, dtype=torch.float64) * 2 + 3
     mask = (torch.arange(7) < torch.tensor([7, 1, 4, 6])[:, None]).float()

@@ -1,4 +1,4 @@
-"""The clipped losses against a loop over tokens in plain Python."""
+"""The clipped losses compared with a loop over tokens in plain Python."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class TestValueLoss:
         assert torch.allclose(values.grad, (values - returns).detach() * _mask() / sum(LENGTHS), atol=1e-15)
 
     def test_within_the_range_nothing_counts_as_clipped(self) -> None:
-        """In float32 old + (new - old) is not new: rounding must not look like clipping."""
+        """In float32 old + (new - old) differs from new: rounding must not look like clipping."""
         noise, old, returns = torch.randn(3, 100, 100, generator=torch.Generator().manual_seed(0))
         old = old / 100
         values = (old + noise / 10).clamp(-0.1, 0.1)
@@ -226,7 +226,7 @@ class TestValueLoss:
 
 
 class TestVariants:
-    """Asymmetric clipping, the ratio of a sequence and the mean over responses, each against plain Python."""
+    """Asymmetric clipping, sequence ratios and the mean over responses, each compared with plain Python."""
 
     @staticmethod
     def _rows(*tensors: torch.Tensor) -> list[list[tuple[float, ...]]]:

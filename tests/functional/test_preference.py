@@ -1,4 +1,4 @@
-"""DPO and its relatives against literal formulas, and where their optima lie."""
+"""DPO and its relatives compared with literal formulas, and the location of their optima."""
 
 from __future__ import annotations
 
@@ -140,11 +140,11 @@ def test_exo_is_least_where_the_policy_gives_the_labels_probabilities() -> None:
     [("apo_zero", -1, 1), ("apo_down", 1, 1), ("sppo_hard", -1, 1), ("nca_pair", -1, 1)],
 )
 def test_where_the_losses_of_each_reward_push_at_the_reference(loss_type, chosen, rejected) -> None:
-    """The sign of the slope in each log-ratio: -1 makes the answer more probable."""
+    """By the sign of the slope in each log-ratio: -1 makes the answer more probable."""
     ratios = [torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     zero = torch.zeros(1, dtype=torch.float64)
     dpo_loss(*ratios, zero, zero, 0.1, loss_type=loss_type).sum().backward()
-    if loss_type == "apo_down":  # of sigmoid(r_c) + sigmoid(r_r - r_c) the two slopes in r_c cancel at the reference
+    if loss_type == "apo_down":  # in sigmoid(r_c) + sigmoid(r_r - r_c), the two slopes in r_c cancel at the reference
         assert ratios[0].grad.item() == pytest.approx(0, abs=1e-12)
     else:
         assert math.copysign(1, ratios[0].grad.item()) == chosen

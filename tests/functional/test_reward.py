@@ -1,4 +1,4 @@
-"""Reward-model losses and measures against plain Python."""
+"""Reward-model losses and metrics compared with plain Python."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _log_loss(difference: float) -> float:
 
 
 def _ranked_lists(sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All pairs of lists that lie one after the other, best answer first, each weighted 1 / C(K, 2)."""
+    """Return all pairs of consecutive lists, best answer first, each weighted 1 / C(K, 2)."""
     pairs, weights, start = [], [], 0
     for size in sizes:
         its_pairs = list(itertools.combinations(range(start, start + size), 2))

@@ -1,4 +1,4 @@
-"""Completion, asked for by bash itself."""
+"""Completion, as bash itself requests it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_lightning.guide.completion import candidates, install, script
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 
-# What bash does on Tab: the words are split at `=` too, and the line is passed as it stands.
+# What bash does on Tab: words are also split at `=`, and the line is passed literally.
 _TAB = """
 source "$1"
 COMP_LINE="$2" COMP_POINT=${#COMP_LINE} COMP_WORDS=("${@:3}")

@@ -34,7 +34,7 @@ def test_the_keys_of_a_page_exist(command):
 
 @pytest.mark.parametrize("command", PAGES)
 def test_the_examples_of_a_page_can_be_composed(command):
-    text = "\n".join(PAGES[command].examples).replace("\\\n", "")  # lines that go on in the next one
+    text = "\n".join(PAGES[command].examples).replace("\\\n", "")  # lines that continue on the next one
     left_out = ("-m", "~stages.dpo", "seed=0,1,2")
     for words in text.splitlines():
         overrides = [word for word in shlex.split(words) if word not in left_out]

@@ -1,4 +1,4 @@
-"""The checks of what is loaded leave no trace: a run of a seed is the same, to the bit, with them and without."""
+"""The checks of what is loaded leave no trace: with and without them, a run of a seed is bitwise the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = {
 
 
 class Trace(L.Callback):
-    """What was sampled in every iteration."""
+    """Records what was sampled in every iteration."""
 
     def __init__(self) -> None:
         self.sampled: list[tuple[list[Any], ...]] = []
@@ -41,7 +41,7 @@ class Trace(L.Callback):
 
 
 def leave_checks_out(patch: pytest.MonkeyPatch, ran: list[str], really: bool) -> None:
-    """Note which checks are asked for; `really`: they are not made, and every network passes."""
+    """Record which checks are requested; with `really`, they are skipped and every network passes."""
 
     def noted(name: str, check: Any, passed: Any) -> Any:
         def made(*args: Any) -> Any:
@@ -60,7 +60,7 @@ def leave_checks_out(patch: pytest.MonkeyPatch, ran: list[str], really: bool) ->
 
 
 def outcome(make: Any, load: Any, folder: Path) -> tuple[Any, ...]:
-    """Everything that a run of one seed gives: samples, metrics, weights, and where the random numbers are."""
+    """Return everything that a run of one seed produces: samples, metrics, weights, and the state of random numbers."""
     torch.manual_seed(7)
     module, data = make(load)
     trace = Trace()

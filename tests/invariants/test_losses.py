@@ -19,7 +19,7 @@ def test_a_kl_penalty_in_the_loss_does_not_depend_on_how_a_minibatch_is_split(tm
     weights = []
     for accumulate in (1, 8):
         kl = KLPenalty(kind="fixed", coef=5.0, placement="loss")
-        # In float64: the rows that are packed together differ, and with them how float32 rounds.
+        # In float64: rows packed together differ, and with them float32 rounding.
         module, data = ppo(lambda: tiny_model().double(), optimizer=SGD, kl=kl, num_minibatches=2, ppo_epochs=2)
         trainer(tmp_path, accumulate_grad_batches=accumulate).fit(module, datamodule=data)
         weights.append(torch.cat([p.detach().flatten() for p in module.policy.parameters()]))

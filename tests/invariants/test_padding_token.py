@@ -1,4 +1,4 @@
-"""Which token pads is nobody's business: a whole run with pad == EOS is the run with a pad token of its own."""
+"""The padding token does not matter: a whole run with pad == EOS equals the run with a separate pad token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tiny import tiny_tokenizer
 
 
 def count_a_to_m(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """Of words: an untrained policy draws the pad token too, which only a tokenizer that pads with it leaves out."""
+    """Count words: an untrained policy also samples the pad token, which only a tokenizer that pads with it skips."""
     return [float(sum("a" <= word < "n" for word in response.split())) for response in responses]
 
 

@@ -1,4 +1,4 @@
-"""The reference is the policy before training, seen through the same temperature and without dropout."""
+"""The reference is the policy before training, at the same temperature and without dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What PPO samples is what it keeps the probabilities of, and no two processes sample the same."""
+"""PPO stores the probabilities of exactly what it samples, and no two processes sample the same."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def answers(folder: Path, rank: int, settings: RolloutSettings) -> Rollout:
 
 
 def test_responses_are_drawn_from_the_whole_tempered_policy(tmp_path: Path) -> None:
-    """No filter, no least length: every token as often as its probability says, the EOS too."""
+    """No filter, no minimum length: every token is as frequent as its probability, including the EOS."""
     n, temperature = 4096, 0.7
     rollout = answers(tmp_path, 0, RolloutSettings(max_new_tokens=1, batch_size=n, temperature=temperature))
     prompt = rollout.prompt_ids[0][rollout.prompt_mask[0].bool()]
@@ -80,7 +80,7 @@ def test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations() -> None:
 
 
 def test_a_reward_reads_every_token_but_the_eos_that_ends_the_response(tmp_path: Path) -> None:
-    """A policy that writes special tokens is seen to do so, by rewards and in the sample table."""
+    """A policy that writes special tokens is seen doing so, by rewards and in the sample table."""
     seen: list[str] = []
 
     def reward(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:

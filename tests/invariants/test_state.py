@@ -23,6 +23,6 @@ def test_a_checkpoint_restores_the_random_numbers_of_every_library(source: str, 
     expected = [draw(source) for _ in range(3)]
     resumed = ReproducibleResume()
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    draw(source)  # set-up draws as it likes
+    draw(source)  # set-up may draw random numbers
     resumed.on_train_start(None, None)  # type: ignore[arg-type]
     assert [draw(source) for _ in range(3)] == expected

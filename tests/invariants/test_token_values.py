@@ -1,4 +1,4 @@
-"""Rewards, values, advantages and KL land on the token, and in the unit, that their names say."""
+"""Rewards, values, advantages and KL are on the token, and in the unit, that their names say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.tiny import tiny_model
 
 
 def test_a_short_row_beside_a_long_one_keeps_its_own_tokens() -> None:
-    """Both responses are as long as allowed and the prompts are not: the rows end in different columns."""
+    """Both responses have the maximum length and the prompts do not: the rows end in different columns."""
     prompt_ids = torch.tensor([[5, 6, 7], [0, 0, 8]])
     prompt_mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
     response_ids, mask = torch.tensor([[9, 10, 11, 12], [13, 14, 15, 16]]), torch.ones(2, 4)
@@ -45,7 +45,7 @@ def test_a_value_is_of_the_state_before_its_token_in_both_layouts(layout: str) -
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_advantages_and_returns_of_a_run_are_the_looped_definition(whiten: bool, tmp_path: Path) -> None:
-    """Whitening is for the policy's gradient only: the returns that the value learns keep the scale of the score."""
+    """Whitening is only for the policy's gradient: the returns that the value learns keep the scale of the score."""
     gamma, lam = 0.9, 0.5
     module, data = ppo(gamma=gamma, lam=lam, whiten_advantages=whiten)
     trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
@@ -62,7 +62,7 @@ def test_advantages_and_returns_of_a_run_are_the_looped_definition(whiten: bool,
 
 
 def test_the_controller_is_given_the_kl_per_response_and_the_number_of_responses(tmp_path: Path) -> None:
-    """Ziegler's target of 6 and horizon of 10,000 are a sum over a response's tokens and a count of episodes."""
+    """Ziegler's target of 6 is a sum over a response's tokens, and his horizon of 10,000 a number of episodes."""
     calls: list[tuple[float, int]] = []
     module, data = ppo()
     module.kl_controller.update = lambda kl, n_episodes: calls.append((kl, n_episodes))

@@ -1,4 +1,4 @@
-"""A model in this process as a judge: its numbers are those of a plain forward pass, whatever the batch."""
+"""A local model as a judge: its numbers are those of a plain forward pass, whatever the batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 
 def plain(folder, question, verdict):
-    """log p of the verdict after the question and the lead, in one row without padding."""
+    """Return log p of the verdict after the question and the lead, in one row without padding."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(f"{question}\n\n{LEAD} {verdict}", return_tensors="pt")["input_ids"]
     with torch.no_grad():

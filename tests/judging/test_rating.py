@@ -1,4 +1,4 @@
-"""Ratings and revisions, by a model that says what a test wants."""
+"""Ratings and revisions, by a model that says what a test demands."""
 
 from __future__ import annotations
 

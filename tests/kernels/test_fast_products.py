@@ -1,4 +1,4 @@
-"""Linear layers that ask oneDNN give what nn.Linear gives, and their gradients; all else is left alone."""
+"""Linear layers that use oneDNN have the outputs and gradients of nn.Linear; everything else is left alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @pytest.fixture(autouse=True)
 def faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor where it pays."""
+    """Pretend a processor on which it is worthwhile."""
     monkeypatch.setattr(machine, "onednn_is_faster", lambda: True)
 
 
@@ -141,4 +141,4 @@ def test_the_product_of_matrices() -> None:
 def test_suits_wants_whole_parameters() -> None:
     x = torch.randn(300, 128)
     assert suits(x, nn.Parameter(torch.randn(160, 128)))
-    assert not suits(x, torch.randn(160, 128))  # a shard, for one, is no plain parameter
+    assert not suits(x, torch.randn(160, 128))  # a shard, for example, is not a plain parameter

@@ -1,4 +1,4 @@
-"""Blocks that compute their elementwise parts again: the same bits, and less is kept."""
+"""Blocks that recompute their elementwise parts: bitwise the same, with less memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.tiny import tiny_model
 
 
 def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of a loss that reads all logits."""
+    """Return the gradients of a loss that reads all logits."""
     model.zero_grad()
     (model(ids).logits ** 2).mean().backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -1,4 +1,4 @@
-"""The last layer's feed-forward block runs on the tokens that are read, and every number stays what it was."""
+"""The last layer's feed-forward block runs only on the tokens that are read, and every result stays the same."""
 
 from __future__ import annotations
 

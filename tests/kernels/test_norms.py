@@ -1,4 +1,4 @@
-"""Norms with a backward pass of their own: the values and gradients of transformers', and less is kept."""
+"""Norms with an explicit backward pass: the values and gradients of transformers', with less memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def norms(network: nn.Module) -> list[Any]:
 
 
 def a_norm(width: int = 12) -> Any:
-    """transformers' own, with weights other than 1."""
+    """Return transformers' own norm, with weights other than 1."""
     norm = tiny_model("llama").model.norm.__class__(width, eps=0.1)
     nn.init.normal_(norm.weight)
     return norm

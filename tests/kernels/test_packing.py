@@ -1,4 +1,4 @@
-"""Packed rows give what padded rows give, values and gradients, in every family that may be packed."""
+"""Packed rows give the values and gradients of padded rows, in every family that may be packed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def without_packing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_packed_is_padded(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values, entropies, states and gradients of the model that `make` makes, packed and in rows of their own."""
+    """Compare values, entropies, states and gradients of the model that `make` makes, packed and in separate rows."""
     results = []
     for packed in (True, False):
         if not packed:
@@ -130,7 +130,7 @@ def test_a_network_that_was_packed_reads_padded_rows_as_before_and_saves_nothing
 
 
 def test_rows_that_share_only_their_first_token_stay_apart() -> None:
-    """With the loss on all tokens, what rows may share is the BOS."""
+    """With the loss on all tokens, rows may share only the BOS."""
     ids = torch.tensor([[4] + [5 + i] * (3 + 8 * i) + [0] * (16 - 8 * i) for i in range(3)])
     lengths = (ids != 0).sum(dim=1)
     packed = pack(ids, lengths, torch.ones(3, dtype=torch.long))

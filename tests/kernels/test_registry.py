@@ -1,4 +1,4 @@
-"""Which kernels are on: what is asked for, what fits, and what was measured."""
+"""Which kernels are active: what is requested, what fits, and what was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of packed rows one by one: torch's own kernel is the oracle, values and gradients."""
+"""Attention of packed rows one by one, with torch's own kernel as the oracle for values and gradients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from rlhf_lightning.models import predict_tokens
 from tests.kernels.test_packing import assert_packed_is_padded, batch
 from tests.tiny import tiny_model
 
-# A row alone; one that borrows from it, in the middle of a tile; one of one token; one that borrows up to a tile's end.
+# A separate row; one that borrows from it, in the middle of a tile; one of one token; one that borrows up to a tile's
+# end.
 ROWS = [Row(0, 300), Row(300, 420, 0, 250), Row(420, 421), Row(421, 500, 0, 128)]
-TOKENS = 512  # a few of no row at the end
+TOKENS = 512  # a few at the end belong to no row
 
 
 def inputs(heads: int, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +29,7 @@ def inputs(heads: int, key_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_torch(query: Tensor, key: Tensor, value: Tensor, rows: list[Row], scaling: float) -> Tensor:
-    """Each row through a mask that is written out."""
+    """Compute each row with an explicit mask."""
     parts = []
     for row in rows:
         q = query[row.start : row.stop].transpose(0, 1)[None]
@@ -77,7 +78,7 @@ def test_long_rows_on_a_cpu_in_float32_without_dropout() -> None:
     query, key, long, short = torch.zeros(1, 9, 1, 8), torch.zeros(1, 3, 1, 8), [Row(0, 500)], [Row(0, 40)]
     assert suits(query, key, key, long, 500**2, 0.0)
     assert not suits(query, key, key, short, 40**2, 0.0)
-    assert suits(query, key, key, short, 500**2, 0.0)  # beside a long one, padded as far
+    assert suits(query, key, key, short, 500**2, 0.0)  # next to a long one, padded as far
     assert not suits(query, key, key, long, 500**2, 0.1)
     assert not suits(query.bfloat16(), key.bfloat16(), key.bfloat16(), long, 500**2, 0.0)
     assert not suits(query.to("meta"), key.to("meta"), key.to("meta"), long, 500**2, 0.0)

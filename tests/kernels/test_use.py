@@ -1,4 +1,4 @@
-"""Kernels in a network: which parts become whose, what `none` leaves, and that a loaded model can be pickled."""
+"""Kernels in a network: which parts are replaced, what `none` leaves, and that a loaded model can be pickled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALL = frozenset(KERNELS)
 
 @pytest.fixture(autouse=True)
 def amd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor where all of them pay."""
+    """Pretend a processor on which all of them are worthwhile."""
     if not torch.backends.mkldnn.is_available():
         pytest.skip("torch without oneDNN")
     monkeypatch.setattr(machine, "onednn_is_faster", lambda: True)
@@ -45,7 +45,7 @@ def on(network: Any) -> frozenset[str]:
 
 
 def ours(network: nn.Module) -> set[str]:
-    """Classes of this package among a network's parts."""
+    """Return the classes of this package among a network's parts."""
     return {type(module).__name__ for module in network.modules() if "rlhf_lightning" in str(type(module).__mro__[:3])}
 
 
@@ -126,7 +126,7 @@ def test_a_plan_is_made_with_the_kernels_of_the_run() -> None:
 
 
 def results(model: Any) -> list[torch.Tensor]:
-    """Of a forward pass of its own, and of ours."""
+    """Return the results of the model's own forward pass, and of ours."""
     ids, flags = batch()
     with torch.no_grad():
         if isinstance(model, RewardModel):
@@ -151,8 +151,8 @@ def test_a_loaded_model_is_pickled_and_copied(family: str, load: Any, settings: 
         assert all(a is not b for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
-# Reads a pickled model first, without importing this package itself; then trains with it. What of both changes the
-# process is found out by Python's own audit events.
+# Reads a pickled model first, without importing this package itself; then trains with it. Python's own audit events
+# show how both change the process.
 LIBRARY_CALL = """
 import os, pickle, sys
 import torch, lightning, transformers, peft, datasets, pydantic
@@ -181,7 +181,7 @@ assert not changed and not seen, (changed, seen)
 
 
 def test_a_library_call_leaves_the_process_alone_and_reads_a_pickled_model(tmp_path: Path) -> None:
-    """No variable is set, no `mallopt` is called and nothing is started over: only commands do that."""
+    """No variable is set, no `mallopt` is called and nothing is restarted: only commands do that."""
     model = load_causal_lm(saved(tmp_path, "gpt2"))
     logits, _ = results(model)
     (tmp_path / "model.pkl").write_bytes(pickle.dumps((model, batch()[0], logits)))

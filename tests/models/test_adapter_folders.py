@@ -1,4 +1,4 @@
-"""Adapters that plain peft has made, with settings that ours never have: what it computes, or a refusal."""
+"""Adapters made by plain peft, with settings that ours never have: the same results as peft's, or a refusal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MADE_ELSEWHERE: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With biases, and an output layer that is the embedding."""
+    """Make a base with biases, and with the output layer tied to the embedding."""
     folder = tmp_path_factory.mktemp("base")
     model = tiny_model("qwen2", hidden=32)
     model.config.tie_word_embeddings = True
@@ -52,7 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(base: Path, folder: Path, config: Any = None, **settings: Any) -> Any:
-    """An adapter as plain peft saves it, all of whose parts have been trained; returns its model."""
+    """Make an adapter as plain peft saves it, all of whose parts have been trained; return its model."""
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = {"target_modules": LAYERS, "r": 4, "lora_alpha": 32, "task_type": "CAUSAL_LM", **settings}
     model = get_peft_model(plain, config or LoraConfig(**settings))
@@ -78,7 +78,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal but for the rounding of float32, relative to the largest logit: a part left out moves logits by 0.1."""
+    """Compare up to float32 rounding, relative to the largest logit: a missing part changes logits by 0.1."""
     torch.testing.assert_close(got, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 

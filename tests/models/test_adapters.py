@@ -36,7 +36,7 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def trained(path: Path, seed: int = 0, **kwargs: object) -> torch.nn.Module:
-    """As if its adapter had been trained."""
+    """Load a model as if its adapter had been trained."""
     model = load_causal_lm(path, **{"adapter": LoRA(rank=4), **kwargs})
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_the_reference_of_a_trained_start_is_a_frozen_copy_of_its_adapter(base: 
 
 
 def test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also on a processor where the layers of a loaded network get kernels of their own: the copy comes later."""
+    """Also on a processor where a loaded network's layers get kernels: the copy comes later."""
     monkeypatch.setattr(machine, "onednn_is_faster", lambda: True)
     monkeypatch.setattr(fast_products, "SMALLEST", 0)
     policy = trained(base)
@@ -128,7 +128,7 @@ def test_the_copy_of_an_adapter_computes_as_the_adapter_to_the_bit(base: Path, m
 
 
 def test_an_adapter_beside_the_trained_one_has_no_dropout(base: Path, tmp_path: Path) -> None:
-    """The network is in training mode when PPO scores and DPO compares; dropout was switched off before it came."""
+    """The network is in training mode when PPO scores and DPO compares; its dropout was switched off earlier."""
     reward = load_reward_model(base, adapter=LoRA(rank=4, dropout=0.5))
     with torch.no_grad():
         for name, p in reward.named_parameters():
@@ -176,7 +176,7 @@ def test_a_reward_model_is_an_adapter_and_a_head_on_the_policys_base(base: Path,
     torch.testing.assert_close(shared(ids, valid), alone(ids, valid).detach(), atol=1e-5, rtol=0)
     assert shared(ids, valid).std() > 0.01
     assert torch.equal(response_logprobs(policy, *rows()), answers)
-    assert fingerprint(policy) != before  # the adapter lies beside
+    assert fingerprint(policy) != before  # the adapter is separate
 
 
 def test_a_frozen_reward_adapter_has_the_bases_type_and_the_trained_one_float32(base: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_training_starts_with_dropout_on(tmp_path: Path) -> None:
 
 
 def judge(base: Path, folder: Path, seed: int, **kwargs: object) -> Path:
-    """The folder of a reward model that is an adapter, as if it had been trained."""
+    """Make the folder of a reward model that is an adapter, as if it had been trained."""
     reward = load_reward_model(base, adapter=LoRA(rank=4), **kwargs)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -268,7 +268,7 @@ def test_two_reward_models_lie_beside_one_policy_and_score_as_they_do_alone(base
     reference = Reference(policy, lambda: pytest.fail("no second network"))
     before = reference.fingerprint()
     reward.share_backbone(policy)
-    assert reference.fingerprint() == before  # of the reference alone, so that a resume finds it whatever the reward
+    assert reference.fingerprint() == before  # only the reference's, so that a resume finds it whatever the reward
     reward(*texts)
     for name in folders:
         assert isinstance(reward.rewards[name].model, SharedRewardModel)

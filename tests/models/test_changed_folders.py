@@ -1,4 +1,4 @@
-"""A model's folder that this package has written is loaded as it was written, or refused with the key and the file."""
+"""A model's folder written by this package is loaded unchanged, or refused with the key and the file."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def flip(file: Path, at: float = 0.9) -> None:
-    """Change a bit towards the end of a file: of weights the last of a number's mantissa."""
+    """Change a bit towards the end of a file: in weights, the last bit of a number's mantissa."""
     content = bytearray(file.read_bytes())
     content[int(at * len(content)) // 4 * 4] ^= 1
     file.write_bytes(bytes(content))

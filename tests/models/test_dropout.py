@@ -1,4 +1,4 @@
-"""Dropout is off under any name."""
+"""Dropout is switched off under any name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ["starcoder2", "bloom", "falcon", "opt", "phi", "gptj", "biogpt", "codeg
 
 
 def noisy(kind: str, **extra: Any) -> nn.Module:
-    """A random model with every dropout of its configuration at 0.5, as a checkpoint may have it."""
+    """Return a random model with every dropout of its configuration at 0.5, as a checkpoint may have it."""
     size = {**SIZE, "rotary_dim": 4} if kind in ("gptj", "codegen") else SIZE
     config = AutoConfig.for_model(kind, **size, **extra)
     for name, value in config.to_dict().items():
@@ -44,7 +44,7 @@ def test_two_passes_in_training_mode_are_equal_and_those_of_evaluation(kind: str
         )
     assert torch.equal(first, second)
     torch.testing.assert_close(first, evaluated, atol=1e-5, rtol=0)
-    assert model.config.to_dict() == saved  # the model that is saved keeps its configuration
+    assert model.config.to_dict() == saved  # the saved model keeps its configuration
 
 
 def test_noise_that_cannot_be_switched_off_is_refused() -> None:

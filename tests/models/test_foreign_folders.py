@@ -1,4 +1,4 @@
-"""A model folder from somewhere else names its own files, and no code."""
+"""A model folder from elsewhere may name its own files, but no code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_weights_outside_the_folder_are_refused(folder, name):
 
 
 def test_files_that_are_links_into_a_cache_are_read(folder, tmp_path):
-    """As the hub's cache has them: snapshots/<commit>/config.json -> ../../blobs/<hash>."""
+    """As in the hub's cache: snapshots/<commit>/config.json -> ../../blobs/<hash>."""
     snapshot = tmp_path / "cache" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (tmp_path / "cache" / "blobs").mkdir()

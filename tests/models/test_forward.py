@@ -11,7 +11,7 @@ from tests.tiny import FAMILIES, tiny_model
 
 
 def rows(pad: int = 0) -> tuple[torch.Tensor, ...]:
-    """Two prompts of 3 and 1 tokens with responses of 2 and 4 tokens, with `pad` more columns on both sides."""
+    """Return two prompts of 3 and 1 tokens with responses of 2 and 4, with `pad` more columns on both sides."""
     prompts, responses = [[5, 6, 7], [8]], [[9, 1], [10, 11, 12, 1]]
     prompt_ids = torch.tensor([[0] * (3 + pad - len(p)) + p for p in prompts])
     prompt_mask = torch.tensor([[0] * (3 + pad - len(p)) + [1] * len(p) for p in prompts])

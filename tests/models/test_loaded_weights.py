@@ -1,4 +1,4 @@
-"""A network is what its folder says: what the folder lacks is an error that names the weight, never random."""
+"""A network is what its folder says: a missing weight is an error that names it, never random."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def write(folder: Path, edit: Callable[[Weights], Weights] = dict, tied: bool = False, **config: Any) -> Path:
-    """A tiny model whose file has other weights than its config asks for."""
+    """Write a tiny model whose file has other weights than its config asks for."""
     model = tiny_model()
     if tied:
         model.config.tie_word_embeddings = True

@@ -1,4 +1,4 @@
-"""The formula against torch's own counter, which looks at every operator that runs."""
+"""The formula compared with torch's own counter, which sees every operator that runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
 ROWS, LENGTH = 3, 10
-# The counter takes attention as if every token read all tokens of its row.
+# The counter assumes that every token attends to all tokens of its row.
 NEEDED = (ROWS * LENGTH, ROWS * LENGTH**2, ROWS * LENGTH)
 
 
@@ -40,14 +40,14 @@ def eager(family: str, layers: int) -> nn.Module:
 
 
 def family(kind: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tiny model of any family of transformers."""
+    """Return a tiny model of any transformers family."""
     monkeypatch.syspath_prepend(ROOT / "scripts")
     return importlib.import_module("families.configs").tiny(kind)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma"])
 def test_a_step_on_all_weights_is_what_torch_counts(family: str) -> None:
-    """Also with tied embeddings, Conv1D layers, fewer heads of keys than of queries, and heads of their own width."""
+    """Also with tied embeddings, Conv1D layers, fewer key heads than query heads, and heads of their own width."""
     model = eager(family, 2)
     operations = operations_of(model)
     assert operations.frozen == 0
@@ -65,7 +65,7 @@ def test_layers_whose_heads_differ_are_counted_one_by_one(monkeypatch: pytest.Mo
 def test_a_family_without_attention_or_without_one_depth_has_operations(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They count its linear layers alone."""
+    """Only its linear layers are counted."""
     operations = operations_of(family(kind, monkeypatch))
     assert operations.width == 0
     assert operations.forward(*NEEDED) > 0

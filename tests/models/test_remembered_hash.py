@@ -1,4 +1,4 @@
-"""The hash of a reference is computed once, and again where something has written to its weights."""
+"""The hash of a reference is computed once, and again if something has written to its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.tiny import tiny_model
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The hashes that were computed."""
+    """Return the hashes that were computed."""
     computed: list[str] = []
 
     def count(network: torch.nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""A family whose angles depend on the longest row reads rows up to the length where they begin to, and no longer."""
+"""A family whose angles depend on the longest row reads rows up to the length where that begins, and no longer."""
 
 from __future__ import annotations
 

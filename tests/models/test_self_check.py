@@ -1,4 +1,4 @@
-"""What is loaded is right, or refused with the family, the number and the tolerance."""
+"""A loaded model is correct, or refused with the family, the difference and the tolerance."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def made(kind: str, **config: Any) -> PreTrainedModel:
 
 
 def plain_logprobs(model: Any, ids: Tensor, flags: Tensor) -> Tensor:
-    """Of the flagged tokens, by each row's own forward pass in transformers, without padding."""
+    """Return log-probabilities of the flagged tokens, by transformers on each row alone, without padding."""
     found = []
     for row, flag in zip(ids, flags, strict=True):
         length = int(flag.nonzero().max()) + 1
@@ -148,7 +148,7 @@ def test_rounding_is_no_fault_and_a_missing_soft_cap_is_one(
 def test_a_slight_fault_of_the_output_layer_is_seen_in_16_bits_too(
     wrong: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the layers below round by more than it changes."""
+    """Although the layers below round by more than the fault changes."""
     model = tiny_model("llama").to(getattr(torch, dtype))
     plain, head = plain_forward(model), output_head(model)
     monkeypatch.setattr("rlhf_lightning.models.self_check.output_head", lambda _: lambda hidden: wrong(head(hidden)))
@@ -166,7 +166,7 @@ def test_16_bits_hide_no_fault_of_a_family(dtype: Any, tmp_path: Path) -> None:
 
 
 def test_noise_is_measured_where_it_is_more_than_a_few_roundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mixture of experts, or a deep network, in 16 bits: what its input's rounding does, and no more than that."""
+    """A mixture of experts, or a deep network, in 16 bits: its noise is the effect of its input's rounding, no more."""
     model = tiny_model("llama").to(torch.bfloat16)
     plain = plain_forward(model)
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_a_model_with_an_adapter_is_checked_through_it(tmp_path: Path, monkeypat
 
 def test_an_attention_that_the_family_lacks_is_refused_by_its_key(tmp_path: Path) -> None:
     folder = saved(tmp_path, made("mamba", state_size=8, time_step_rank=4))
-    assert load_causal_lm(folder).config.model_type == "mamba"  # nothing asked for: whatever it has
+    assert load_causal_lm(folder).config.model_type == "mamba"  # nothing requested: the family's default
     with pytest.raises(UserError, match=r"model\.attn_implementation: found no_such"):
         load_causal_lm(saved(tmp_path / "llama", tiny_model("llama")), attn_implementation="no_such")
 

@@ -1,4 +1,4 @@
-"""What is followed on fake tensors is what the real pass does."""
+"""Tracing on fake tensors matches the real pass."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_several_samples_of_a_prompt_cost_one_reading_and_all_of_decoding():
     apart, few = replace(many, rollout=replace(many.rollout, samples=1)), phases(PPO)
     assert phases(many)["rollout: sampling"] == phases(apart)["rollout: sampling"]
     read, read_apart = (phases(run)["rollout: prompts"] for run in (many, apart))
-    collected = 48 * (8 * 16 + 16 * 40)  # of the 48 responses more
+    collected = 48 * (8 * 16 + 16 * 40)  # the 48 other responses
     assert read.activations - collected == few["rollout: prompts"].activations < read_apart.activations - collected
     assert read.kv_cache == phases(many)["rollout: sampling"].kv_cache * 3 // 4
     assert read.logits == phases(many)["rollout: sampling"].logits

@@ -1,4 +1,4 @@
-"""What every process of test_sharded.py runs: the modules on FSDP2 in half precision.
+"""The worker of test_sharded.py: runs the modules on FSDP2 in half precision.
 
 python -m torch.distributed.run --nproc-per-node=2 -m tests.precision.sharded_worker FOLDER fsdp2
 """
@@ -22,7 +22,7 @@ RUNS = (("dpo", "bf16-mixed"), ("ppo", "bf16-mixed"), ("reward", "bf16-mixed"), 
 
 
 def main() -> None:
-    """Run them at learning rate 0, and leave what the first process saw in FOLDER."""
+    """Run them at learning rate 0, and save what the first process saw in FOLDER."""
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     torch.set_num_threads(1)
     for name, precision in RUNS:

@@ -1,4 +1,4 @@
-"""Types, precisions and strategies that do not go together are refused before anything is loaded."""
+"""Incompatible dtypes, precisions and strategies are refused before anything is loaded."""
 
 from __future__ import annotations
 

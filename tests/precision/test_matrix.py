@@ -29,14 +29,14 @@ OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cp
 STILL = partial(torch.optim.SGD, lr=0.0)
 
 ALL = [*itertools.product(PRECISIONS, WEIGHTS, RUNS, FAMILIES)]
-# Every precision with every kind of weights and every run, each family with each of them.
+# Every precision with every kind of weights and every run, and each family with each of them.
 CUT = [(p, w, r, f) for p, w, r, f in ALL if (PRECISIONS.index(p) + [*WEIGHTS].index(w) + RUNS.index(r)) % 3 == 0]
 CUT = [case for case in CUT if (RUNS.index(case[2]) + PRECISIONS.index(case[0])) % 3 == FAMILIES.index(case[3])]
 CASES = [pytest.param(*case, marks=() if case in CUT else pytest.mark.slow, id="-".join(case)) for case in ALL]
 
 
 class Watch(L.Callback):
-    """Keeps, in float64, all that is recorded; the losses; and what every head reads and returns."""
+    """Records, in float64, everything that is recorded; the losses; and what every head reads and returns."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
@@ -65,7 +65,7 @@ class Watch(L.Callback):
 
 
 def irrational(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-    """Scores that have more digits than bfloat16."""
+    """Return scores with more digits than bfloat16 has."""
     return [math.sqrt(2 + len(response)) for response in responses]
 
 
@@ -100,7 +100,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
     logged = {**{name: float(value) for name, value in fit.callback_metrics.items()}}
     logged |= {name: float(metric.compute()) for name, metric in module._recorded().items()}  # not logged yet
     if run.startswith("dpo"):
-        assert {f"{float(loss):.6f}" for loss in watch.losses} == {"0.693147"}  # lr 0: as the first
+        assert {f"{float(loss):.6f}" for loss in watch.losses} == {"0.693147"}  # lr 0: the same as the first
         assert f"{logged['val/loss']:.6f}" == "0.693147"
         assert logged["rewards/margins"] == 0.0
     if run == "kto":

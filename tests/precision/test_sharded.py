@@ -1,4 +1,4 @@
-"""FSDP2 in half precision: what is sent, computed and kept in which type, and that runs start at their reference."""
+"""FSDP2 in half precision: the dtypes of what is sent, computed and stored, and that runs start at their reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is computed in which type: sums, heads, long rows, decoding; and which precisions are refused."""
+"""The dtypes of computations: sums, heads, long rows, decoding; and which precisions are refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_sums_of_thousands_of_values_are_those_of_float64() -> None:
-    """In bfloat16 a sum of ones ends at 256."""
+    """In bfloat16 a sum of ones stops growing at 256."""
     module, _ = sft()
     values = torch.rand(3000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with BFLOAT16.forward_context():
@@ -154,7 +154,7 @@ def test_rows_of_hundreds_of_tokens_train_under_autocast_on_a_cpu(family: str) -
 
 
 class Casts(TorchDispatchMode):
-    """Counts casts of tensors of at least so many numbers to bfloat16."""
+    """Counts casts to bfloat16 of tensors of at least this many numbers."""
 
     def __init__(self, least: int) -> None:
         super().__init__()
@@ -225,14 +225,14 @@ def test_any_type_of_weights_under_any_precision_starts_at_its_reference(
 
 
 def long_pairs(n: int = 16) -> list[dict[str, str]]:
-    """Rows of many lengths, so that batches have many shapes."""
+    """Return rows of many lengths, so that batches have many shapes."""
     numbers = torch.randint(0, 26, (n, 3, 40), generator=torch.Generator().manual_seed(0)).tolist()
     texts = [[" ".join(WORDS[k] for k in ids[: 3 + ids[0]]) for ids in row] for row in numbers]
     return [dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in texts]
 
 
 class Losses(L.Callback):
-    """The loss of every step."""
+    """Records the loss of every step."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -292,7 +292,7 @@ def test_updates_that_16_bit_weights_do_not_take_are_told(
         fit.fit(module, data)
     told = [record.getMessage() for record in caplog.records if "optimizer.lr" in record.getMessage()]
     assert bool(told) == warns
-    if warns:  # what it says is what the step did
+    if warns:  # the warning matches what the step did
         share = float(told[0].split(" changes ")[1].split("%")[0]) / 100
         trained = {n: p for n, p in module.named_parameters() if p.requires_grad and p.grad is None}
         changed = sum(int((p != before[n].to(p.dtype)).sum()) for n, p in trained.items() if "embed" not in n)

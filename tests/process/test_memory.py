@@ -1,4 +1,4 @@
-"""Freed memory stays with the process, unless the user has said how the C library is to keep it."""
+"""Freed memory stays with the process, unless the user has configured the C library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 
 
 def faults(**environment: str) -> int:
-    """Pages that ten steps of 20 MiB get from the system."""
+    """Return the pages that ten steps of 20 MiB get from the system."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", PROGRAM]
     return int(subprocess.run(command, env={**variables, **environment}, capture_output=True, check=True).stdout)

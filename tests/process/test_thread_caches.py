@@ -1,4 +1,4 @@
-"""A command that trains starts over without glibc's thread caches, once, and as it was called."""
+"""A training command restarts without glibc's thread caches, once, with the same arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another
 
 
 def run(folder: Path, name: str, *options: str, **environment: str) -> tuple[list[str], list[Any]]:
-    """The starts of a script of this name, and what it says in the end."""
+    """Return the starts of a script of this name, and its final output."""
     script = folder / name
     script.write_text(SCRIPT)
     done = subprocess.run(
@@ -103,7 +103,7 @@ def test_commands_that_train_do_it_before_they_are_imported(monkeypatch: pytest.
 
 
 def test_without_torch_nothing_is_collected_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python looks for cycles in all that it has read, several times: a third of the seconds of a config error."""
+    """Python looks for cycles in everything it has read, several times: a third of the time of a config error."""
     frozen: list[bool] = []
     monkeypatch.setattr(entry.gc, "freeze", lambda: frozen.append(True))
     entry._leave_configs()

@@ -1,4 +1,4 @@
-"""A function that does not return is broken off at its limit, whatever it hangs in, and the process ends."""
+"""A function that does not return is interrupted at its limit, wherever it hangs, and the process ends."""
 
 from __future__ import annotations
 

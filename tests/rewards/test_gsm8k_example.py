@@ -1,4 +1,4 @@
-"""`examples/gsm8k`: rewards that a user copies, for the format of an answer and for its number."""
+"""`examples/gsm8k`: rewards to copy, for the format of an answer and for its number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rewards(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("So it is\n\n#### $1,200.50.\n", 1200.5),
         ("A loss.\n####-3", -3.0),
         ("#### 72", None),  # no reasoning
-        ("It is #### 72", None),  # not on a line of its own
+        ("It is #### 72", None),  # not on a separate line
         ("It is\n#### 72\nand more", None),
         ("It is\n#### 72\n#### 72", None),
         ("It is\n#### 7 or 8", None),

@@ -13,7 +13,7 @@ from tests.judges import write_judge
 
 
 class Script:
-    """Rates an answer by its length; says nothing of what is `mute`."""
+    """Rates an answer by its length; says nothing about `mute` ones."""
 
     def __init__(self) -> None:
         self.usage = Usage()

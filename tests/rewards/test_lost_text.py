@@ -1,4 +1,4 @@
-"""What a reward model's tokenizer cannot read of a policy's text is counted and said."""
+"""What a reward model's tokenizer cannot read of a policy's text is counted and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reward or an engine may know besides is asked of all of them, and those that know it not answer nothing."""
+"""Optional capabilities of rewards and engines are requested from all of them, and have defaults."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_our_engines_are_engines(kind: type) -> None:
 
 
 class Sampler:
-    """An engine of a user's own, with the two methods that it needs."""
+    """A user's own engine, with the two methods that it needs."""
 
     def __init__(self) -> None:
         self.inner = NativeEngine(0, [1])

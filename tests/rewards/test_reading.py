@@ -1,4 +1,4 @@
-"""What a reward model reads of a policy's samples: the ids themselves, or text that says the same."""
+"""What a reward model reads of a policy's samples: the ids themselves, or text with the same content."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def other(kind: str = "byte_level") -> Any:
 
 
 def read(reward: ModelReward, policy: Any, rows: list[PromptRow], responses: list[list[int]]) -> list[list[int]]:
-    """The rows that reach the network."""
+    """Return the rows that reach the network."""
     seen: list[list[int]] = []
 
     def spy(rows: list[list[int]]) -> Any:
@@ -61,7 +61,7 @@ def prompts(tokenizer: Any, rows: list[dict[str, Any]], **options: Any) -> list[
 
 
 def test_sampled_ids_are_scored_where_the_tokenizers_are_equal(tmp_path: Path) -> None:
-    """Also ids that no text would give again, such as two halves of a word."""
+    """Also ids that no text would produce again, such as two halves of a word."""
     policy = subword_tokenizer("prepend")
     reward = save(tmp_path, subword_tokenizer("prepend"))
     (row,) = prompts(policy, [{"prompt": "Tom and Sam"}])

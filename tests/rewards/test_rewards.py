@@ -80,7 +80,7 @@ def test_permuting_the_reward_models_ids_does_not_change_the_reward(reward_folde
     model = tiny_model()
     order = list(range(3, 3 + len(WORDS)))
     random.Random(0).shuffle(order)
-    old = [0, 1, 2, *order]  # the new id i stands for the word that had id old[i]
+    old = [0, 1, 2, *order]  # the new id i represents the word that had id old[i]
     model.model.embed_tokens.weight.data = model.model.embed_tokens.weight.data[old]
     write_reward_model(tmp_path / "permuted", model)
     tiny_tokenizer(words=[WORDS[i - 3] for i in order]).save_pretrained(tmp_path / "permuted")

@@ -1,7 +1,7 @@
-"""What the vLLM engines use of vLLM, over a small Hugging Face model: an engine in the process, and an HTTP server.
+"""The part of vLLM that our engines use, on a small Hugging Face model: a local engine, and an HTTP server.
 
-It samples by plain forward passes, so its answers are an independent account of what a policy says; it holds copies of
-the weights, so they are as old as its last sync.
+It samples by plain forward passes, so its answers are independent of our engines; it holds copies of the weights, which
+are as old as its last sync.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Backend:
     def respond(
         self, name: str | None, prompt: list[int], wanted: dict[str, Any]
     ) -> tuple[list[int], list[float], Any]:
-        """Token ids, their log-probabilities, and that of the likeliest token at the first step."""
+        """Return token ids, their log-probabilities, and that of the likeliest token at the first step."""
         assert wanted["ignore_eos"] and wanted["top_k"] == 0 and wanted["top_p"] == 1.0 and wanted["min_p"] == 0.0
         model = self.adapters.get(name or "", self.base)
         generator = torch.Generator().manual_seed(wanted["seed"])
@@ -84,7 +84,7 @@ class Backend:
 
 
 class FakeLLM(Backend):
-    """`vllm.LLM`. It seeds everything, as vLLM does, and notes in which state of torch it was called."""
+    """`vllm.LLM`. It seeds everything, like vLLM, and records the state of torch in which it was called."""
 
     made: list[FakeLLM] = []  # noqa: RUF012
 
@@ -166,9 +166,9 @@ class FakeServer(Backend):
     """`vllm serve`: the endpoints that the engine uses, over HTTP on a free port.
 
     Attributes:
-        missing: paths that are not there (a server that was started without a flag).
-        trouble: called before each request with its path; may sleep, or return (status, text) to answer with.
-        dies_at: number of the completion at which it closes its port, and every connection, without a word.
+        missing: paths that do not exist (on a server started without a flag).
+        trouble: called before each request with its path; may sleep, or return (status, text) as the answer.
+        dies_at: number of the completion at which it silently closes its port and every connection.
     """
 
     def __init__(self, folder: str | Path, raw_logprobs: bool = False) -> None:
@@ -193,7 +193,7 @@ class FakeServer(Backend):
         self._http.server_close()
 
     def answer(self, path: str, body: Any) -> tuple[int, Any]:
-        """Status and answer; the text as it is, or what becomes JSON."""
+        """Return status and answer; text literally, anything else as JSON."""
         path, _, query = path.partition("?")
         if told := self.trouble(path):
             return told
@@ -278,7 +278,7 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def serving(folder: str | Path, **arguments: Any) -> Iterator[FakeServer]:
-    """A server that is stopped at the end."""
+    """Run a server that is stopped at the end."""
     server = FakeServer(folder, **arguments)
     try:
         yield server
@@ -288,5 +288,5 @@ def serving(folder: str | Path, **arguments: Any) -> Iterator[FakeServer]:
 
 
 def wait(seconds: float) -> Callable[[str], None]:
-    """A trouble: every completion takes so long."""
+    """Return a trouble: every completion takes this long."""
     return lambda path: time.sleep(seconds) if path == "/v1/completions" else None

@@ -1,4 +1,4 @@
-"""Several responses to a prompt: neighbours in the rollout, each with draws of its own; the prompt is read once."""
+"""Several responses to a prompt: adjacent in the rollout, each with its own draws; the prompt is read once."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_samples_of_a_prompt_have_draws_of_their_own(batch_size: int | None)
 
 @pytest.mark.parametrize("batch_size", [None, 1, 4])
 def test_fewer_rows_than_a_group_are_sampled_as_well(batch_size: int | None) -> None:
-    """As a validation does, with one response per prompt."""
+    """As in a validation, with one response per prompt."""
     prompts = mixed_prompts(7)
     out = engine(batch_size, samples=3).generate(
         prompts, SamplingSettings(max_new_tokens=5), seeded_generator("cpu", 0)
@@ -112,7 +112,7 @@ def test_minibatches_and_microbatches_keep_groups_whole_and_in_order() -> None:
         assert first % 2 == 0 and second == first + 1
         firsts.append(first)
     assert all(sorted(firsts[i : i + 4]) == [0, 2, 4, 6] for i in range(0, 12, 4))
-    assert len({tuple(firsts[i : i + 4]) for i in range(0, 12, 4)}) > 1  # shuffled anew in each pass
+    assert len({tuple(firsts[i : i + 4]) for i in range(0, 12, 4)}) > 1  # shuffled again in each pass
 
 
 def test_an_algorithm_that_does_not_need_them_whole_shuffles_responses() -> None:

@@ -11,7 +11,7 @@ from rlhf_lightning.rollout.isolation import isolated
 
 
 def spoil() -> None:
-    """What an engine does that believes to be alone."""
+    """Do what an engine does that believes it is alone."""
     torch.manual_seed(0)
     np.random.seed(0)
     random.seed(0)

@@ -34,7 +34,7 @@ def test_length_is_exact_and_every_response_comes_once_a_pass() -> None:
 def test_a_fresh_rollout_is_collected_for_every_pass_over_the_loader() -> None:
     calls = []
     feed = RolloutLoader(lambda: calls.append(1) or rollout(), lambda: seeded_generator("cpu", 0), 8, 1, 2)
-    assert not calls  # nothing is collected, or prefetched, before the first batch is asked for
+    assert not calls  # nothing is collected, or prefetched, before the first batch is requested
     list(feed), list(feed)
     assert len(calls) == 2
 

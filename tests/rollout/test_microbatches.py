@@ -1,4 +1,4 @@
-"""Rows of similar length together, within a budget of tokens."""
+"""Rows of similar length are grouped, within a token budget."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def engine(family: str = "llama", eos: int = 1, batch_size: int | None = None) -
 
 
 def mixed_prompts(count: int, longest: int = 12) -> list[list[int]]:
-    """Lengths 1 to `longest`, in no order."""
+    """Return prompts of lengths 1 to `longest`, in no order."""
     draw = random.Random(0)
     return [[draw.randrange(3, 29) for _ in range(1 + i * 7 % longest)] for i in range(count)]
 
@@ -53,14 +53,14 @@ def greedy_by_hugging_face(model: PreTrainedModel, prompt: list[int], new: int) 
 
 
 def windowed(family: str) -> PreTrainedModel:
-    """Attention reaches back four tokens only, in the layers that slide."""
+    """Return a model whose attention reaches back only four tokens, in the layers that slide."""
     model = tiny_model(family)
     model.config.sliding_window = 4
     return model
 
 
 def convolutional() -> PreTrainedModel:
-    """Two of three layers keep a convolution's state instead of keys and values."""
+    """Return a model of whose three layers two keep a convolution's state instead of keys and values."""
     config = AutoConfig.for_model(
         "lfm2",
         vocab_size=29,
@@ -89,7 +89,7 @@ NETWORKS: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 class Passes:
-    """Rows of every forward pass of an engine: of those that read prompts, and of the steps."""
+    """Records the rows of every forward pass of an engine: of those that read prompts, and of the steps."""
 
     def __init__(self, sampler: NativeEngine) -> None:
         self.prompts: list[int] = []
@@ -144,7 +144,7 @@ def forward_logprobs(sampler: NativeEngine, prompts: list[list[int]], out: Gener
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", [2, 5, 16])
 def test_a_row_in_a_used_slot_reads_nothing_of_the_former_one(family: str, batch_size: int) -> None:
-    """Its log-probabilities are those of a forward pass over it alone; slots are used often, columns begin again."""
+    """Its log-probabilities are those of a forward pass over it alone; slots are reused often, and columns restart."""
     sampler = engine(family, eos=7, batch_size=batch_size)
     prompts = mixed_prompts(60)
     out = sampler.generate(prompts, SamplingSettings(max_new_tokens=9), seeded_generator("cpu", 0))
@@ -155,13 +155,13 @@ def test_a_row_in_a_used_slot_reads_nothing_of_the_former_one(family: str, batch
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("batch_size", [None, 6])
 def test_a_prompt_is_read_once_for_the_samples_that_start_together(family: str, batch_size: int | None) -> None:
-    """Read once, it gives every sample what it gets when each reads its own."""
+    """Read once, it gives every sample the same as when each reads its own."""
     sampler = engine(family, eos=7, batch_size=batch_size)
     prompts = [prompt for prompt in mixed_prompts(4, longest=20) for _ in range(6)]
     passes = Passes(sampler)
     out = sampler.generate(prompts, SamplingSettings(max_new_tokens=8), seeded_generator("cpu", 0))
     assert sum(passes.prompts) == 4 if batch_size is None else sum(passes.prompts) < len(prompts)
-    assert len({tuple(kept(out, i)) for i in range(6)}) > 3  # samples of one prompt, each with draws of its own
+    assert len({tuple(kept(out, i)) for i in range(6)}) > 3  # samples of one prompt, each with its own draws
     torch.testing.assert_close(out.logprobs, forward_logprobs(sampler, prompts, out, 1.0), atol=1e-5, rtol=0)
 
 
@@ -201,7 +201,7 @@ def test_samples_are_a_function_of_the_generator_and_the_prompts(batch_size: int
     sampler = engine(eos=7, batch_size=batch_size)
     runs: list[Generation] = []
     for number in (0, 0, 1):
-        torch.manual_seed(len(runs))  # the global generator has no say
+        torch.manual_seed(len(runs))  # the global generator has no influence
         runs.append(sampler.generate(prompts, settings, seeded_generator("cpu", number)))
     first, again, other = runs
     assert torch.equal(first.tokens, again.tokens) and torch.equal(first.logprobs, again.logprobs)

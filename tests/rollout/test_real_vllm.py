@@ -1,4 +1,4 @@
-"""The engines against vLLM itself, on CPU: `make test-vllm` installs it in an environment of its own and runs these."""
+"""The engines with real vLLM, on CPU: `make test-vllm` installs it in a separate environment and runs these."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama with heads of 32, the smallest that vLLM's CPU attention takes."""
+    """Make a random Llama with heads of 32, the smallest that vLLM's CPU attention accepts."""
     folder = tmp_path_factory.mktemp("real") / "base"
     tiny_model(hidden=128).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -83,7 +83,7 @@ def adapter(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture(scope="module")
 def server(base: Path, adapter: bool) -> Iterator[str]:
-    """One for each kind of weights: a server that got all weights keeps them, and an adapter is of the first ones."""
+    """Run one per kind of weights: a server that received all weights keeps them, but adapters need the first."""
     running, address = serve(base, "--logprobs-mode", "processed_logprobs")
     yield address
     running.terminate()
@@ -95,8 +95,10 @@ def load(base: Path, adapter: bool) -> Any:
 
 
 def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
-    """Greedy tokens are the native engine's after each sync, and the former ones before it; sampled ones have its
-    tempered log-probabilities."""
+    """Check that greedy tokens are the native engine's after each sync, and the previous ones before it.
+
+    Sampled ones have its tempered log-probabilities.
+    """
     assert_follows(sampler, model)
     ids, keys = torch.tensor([[5, 6]] * 64), [("rollout", 0, 0, 0), ("rollout", 0, 0, 0), ("rollout", 0, 0, 1)]
     settings, answers = SamplingSettings(max_new_tokens=10, temperature=0.7), []
@@ -105,12 +107,12 @@ def follows_the_policy(sampler: VLLMEngine | VLLMServer, model: Any) -> None:
         with torch.no_grad():
             batch = (ids, torch.ones_like(ids), out.tokens, out.mask, 0.7)
             again, exact = response_logprobs(model, *batch), response_logprobs(deepcopy(model).double(), *batch)
-        # No further from the trainer's than rounding, which a few sharp rows magnify: so the mean.
+        # Only rounding away from the trainer's, which a few sharp rows magnify: so the mean.
         assert (out.logprobs - again).abs().mean() <= 4 * (again - exact).abs().mean()
         answers.append(rows(out))
     assert answers[0] == answers[1]
     assert len({tuple(row) for row in answers[0]}) > 8
-    # Rows of two ranks are equal no more often than two rows of one are, by chance: with shared seeds all 64 would be.
+    # Rows of two ranks are equal by chance no more often than two rows of one rank: with shared seeds all 64 would be.
     chance = sum(a == b for a, b in combinations(answers[0], 2)) / comb(64, 2) * 64
     assert sum(a == b for a, b in zip(answers[0], answers[2], strict=True)) <= chance + 4 * chance**0.5 + 1 < 48
     assert any(row[-1] == 1 for row in answers[0])  # the EOS is a token of its response
@@ -165,7 +167,7 @@ def test_two_iterations_of_the_real_command(where: str, adapter: bool, base: Pat
         assert line["rollout/logprob_gap_max"] <= 1e-4
         assert line["rollout/importance_weight"] == pytest.approx(1.0, abs=1e-4)
         assert line["rollout/importance_capped"] == 0.0
-    assert lines[0]["objective/kl"] == 0.0 < lines[1]["objective/kl"]  # the second rollout is of moved weights
+    assert lines[0]["objective/kl"] == 0.0 < lines[1]["objective/kl"]  # the second rollout uses changed weights
 
 
 def test_a_server_that_reports_probabilities_before_the_temperature_is_refused(base: Path) -> None:

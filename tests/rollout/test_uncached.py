@@ -1,4 +1,4 @@
-"""Families whose past our cache cannot keep are sampled without one, and get the probabilities they have."""
+"""Families whose past our cache cannot hold are sampled without one, with the right probabilities."""
 
 from __future__ import annotations
 

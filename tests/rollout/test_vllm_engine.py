@@ -1,4 +1,4 @@
-"""The engine in the process, against an LLM that holds its own copy of the weights and samples by itself."""
+"""The local engine, with an LLM that holds its own copy of the weights and samples independently."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def engine(**settings: Any) -> VLLMEngine:
 
 
 def begun(folder: Path, adapter: bool) -> Any:
-    """The policy as it is loaded from a folder, which it remembers."""
+    """Return the policy as loaded from a folder, which it remembers."""
     model = policy(folder, adapter)
     if not adapter:
         model.config._name_or_path = str(folder)

@@ -1,4 +1,4 @@
-"""The engine that talks to a server, against a server that holds its own copy of the weights and samples by itself."""
+"""The engine that talks to a server, with a server that holds its own copy of the weights and samples independently."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def engine(server: FakeServer, timeout: float = 20.0, **settings: Any) -> VLLMSe
 
 
 def policy(base: Path, adapter: bool) -> Any:
-    """The server's model, to be changed by `change`."""
+    """Return the server's model, to be changed by `change`."""
     model: Any = tiny_model().eval()
     if adapter:
         model.name_or_path = str(base)
@@ -58,7 +58,7 @@ def policy(base: Path, adapter: bool) -> Any:
 
 
 def change(model: Any, seed: int = 1) -> None:
-    """Move what is trained."""
+    """Change the trained weights."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -77,7 +77,7 @@ def rows(generation: Any) -> list[list[int]]:
 
 
 def assert_follows(sampler: RolloutEngine, model: Any) -> None:
-    """After every sync its greedy tokens are the policy's, and before it the former policy's."""
+    """Check that greedy tokens are the policy's after every sync, and the previous policy's before it."""
     sampler.sync(model)
     first = rows(sampler.generate(PROMPTS, GREEDY))
     assert first == native(model)

@@ -1,4 +1,4 @@
-"""The mixture of qualities: its shares, and the room it leaves above SFT."""
+"""The mixture of qualities: its shares, and the room for improvement that it leaves above SFT."""
 
 from __future__ import annotations
 

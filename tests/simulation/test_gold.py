@@ -103,7 +103,7 @@ def test_word_salad_never_reaches_an_honest_answer_that_is_no_help() -> None:
 
 
 def test_hill_climbing_on_words_stays_below_the_best_answer_and_any_high_score_is_a_right_answer() -> None:
-    """Greedy edits of bad answers, as a policy optimised hard would make them: what ends above 2 has no stray word."""
+    """Greedy edits of bad answers, as by a policy optimised hard: what ends above 2 has no stray word."""
     rng = random.Random(3)
     words = sorted({word for sentence in lexicon() for word in sentence.replace(".", " .").split()})
     for prompt in rng.sample(sorted(all_prompts()), 10):

@@ -74,7 +74,7 @@ def test_labelers_that_are_stopped_go_on_to_the_same_judgements(tmp_path, choice
 
 @pytest.fixture(scope="module")
 def labelled() -> tuple[list[Task], list[Judgement]]:
-    """Tasks, and what three labelers each say about them."""
+    """Return tasks, and the judgements of three labelers on each."""
     tasks, judgements = asked(400, "random"), []
     for number, task in enumerate(tasks):
         shown = ShownTask(task.id, task.kind, task.prompt, tuple(response.text for response in task.responses))
@@ -92,7 +92,7 @@ def test_the_labeler_who_takes_the_longer_answer_is_found(labelled):
 
 
 def test_who_is_reliable_counts_for_more_than_who_is_many(labelled):
-    """Dawid and Skene find by votes alone who looks carefully, and decide more pairs as the gold reward does."""
+    """From votes alone, Dawid and Skene find who looks carefully, and decide more pairs as the gold reward does."""
     tasks, votes = {task.id: task for task in labelled[0]}, read_votes(labelled[1])
     found = reliabilities(votes)
     assert found["ana"] > found["bo"] > found["cleo"]

@@ -1,4 +1,4 @@
-"""What the labelers are shown: answers of different worth, some with a slip, all in the world's words."""
+"""What labelers are shown: answers of different worth, some with a slip, all in the world's words."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_about_the_stated_share_of_answers_is_not_whole_sentences() -> None:
     rng = random.Random(3)
     prompts = list(all_prompts().values()) * 3
     stray = sum(parse(draw_answer(prompt, rng))[2] > 0 for prompt in prompts) / len(prompts)
-    # A swap may put back what was there, and a drop may take a whole sentence.
+    # A swap may restore the original, and a drop may remove a whole sentence.
     assert 0.6 * SLIP_SHARE < stray <= SLIP_SHARE + 0.03
 
 

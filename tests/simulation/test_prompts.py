@@ -31,7 +31,7 @@ def test_the_split_is_a_function_of_the_seed() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_word_of_a_test_prompt_is_in_the_train_pool_and_every_asked_fact_is_trained(seed: int) -> None:
     whole = len(all_prompts())
-    # As many train prompts as there are: the pool that smaller splits are drawn from.
+    # As many train prompts as exist: the pool from which smaller splits are drawn.
     with pytest.raises(UserError) as error:
         build_world(seed, n_train_prompts=whole)
     world = build_world(seed, n_train_prompts=int(str(error.value).rsplit(" ", 1)[1]))

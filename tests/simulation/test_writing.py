@@ -1,4 +1,4 @@
-"""The folder: all files, the same bytes for the same seed, written once, whole or not at all."""
+"""The folder: all files, the same bytes for the same seed, written once, complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What algorithms declare is read from their source, through base classes, for ours and for classes from outside."""
+"""Algorithms' declarations are read from their source, through base classes, for our classes and others'."""
 
 from __future__ import annotations
 

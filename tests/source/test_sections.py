@@ -1,4 +1,4 @@
-"""The keys of a class are read from its constructor: for classes from outside too, before torch is imported."""
+"""The keys of a class are read from its constructor, also for classes from outside, before torch is imported."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Settings:
 @pytest.fixture
 def mine(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine", "other"):
-        monkeypatch.delitem(sys.modules, name, raising=False)  # what another test's process has imported
+        monkeypatch.delitem(sys.modules, name, raising=False)  # imported by another test's process
     (empty_folder / "mine.py").write_text(VALUES)
     (empty_folder / "other.py").write_text(OTHER)
 
