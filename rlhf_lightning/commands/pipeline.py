@@ -22,6 +22,7 @@ from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
+from rlhf_lightning.runs.command_words import carrying_out
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.next_steps import next_steps_of_pipeline
 from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
@@ -50,7 +51,8 @@ def _main() -> None:
     if pipeline.config["explain"]:
         print("\n\n".join(explain(stage.config) for stage in pipeline.to_run if stage.trains))
         return
-    run_pipeline(pipeline)
+    with carrying_out("rlhf-pipeline", arguments.overrides):
+        run_pipeline(pipeline)
 
 
 def compose_pipeline(overrides: list[str], config_dir: str | None = None) -> Pipeline:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
+from rlhf_lightning.commands import command_line, pipeline
 from rlhf_lightning.runs.command_words import GivenCommand, carrying_out, given_command
 from rlhf_lightning.runs.run import Run
 from rlhf_lightning.secret_text import remember
@@ -38,6 +40,25 @@ def test_runs_of_a_sweep_are_told_apart_by_what_varies() -> None:
             titles.append(run_title(run(), given_command()))
     assert titles == ["ppo_demo lr=1e-4", "ppo_demo lr=1e-3"]
     assert given_command() == GivenCommand()
+
+
+def test_a_command_and_the_jobs_of_a_sweep_say_what_they_were_started_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[GivenCommand] = []
+    for words in (["experiment=sft_demo", "seed=2"], ["-m", "experiment=sft_demo", "seed=0,1"]):
+        monkeypatch.setattr(sys, "argv", ["rlhf-train", *words])
+        command_line.run_hydra_command("rlhf-train", "train", lambda config: seen.append(given_command()))
+    monkeypatch.setattr(sys, "argv", ["rlhf-pipeline", "pipeline=demo", "seed=3"])
+    monkeypatch.setattr(pipeline, "check_pipeline", lambda made: None)
+    monkeypatch.setattr(pipeline, "run_pipeline", lambda made: seen.append(given_command()))
+    pipeline.main()
+    assert seen == [
+        GivenCommand("rlhf-train", ("experiment=sft_demo", "seed=2")),
+        *(GivenCommand("rlhf-train", ("experiment=sft_demo", f"seed={i}"), (f"seed={i}",)) for i in (0, 1)),
+        GivenCommand("rlhf-pipeline", ("pipeline=demo", "seed=3")),
+    ]
 
 
 def test_a_stage_has_its_own_settings_and_those_of_the_pipeline() -> None:
