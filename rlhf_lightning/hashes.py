@@ -70,7 +70,7 @@ def check_model_files(folder: str | Path, weights: bool = False, key: str | None
     _check(root, listed, key, weights)
     for path in _extra(root, listed):
         raise UserError(
-            f"{key}: {path} was not there when {FILE} was written, and would be read; remove it, or delete "
+            f"{key}: {path} did not exist when {FILE} was written, but would be read; remove it, or delete "
             f"{root / FILE} to take the folder as it is"
         )
 

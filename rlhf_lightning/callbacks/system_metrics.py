@@ -15,7 +15,7 @@ _PREFIX = "system/"  # MLflow shows them on a page of their own
 
 
 class SystemMetrics:
-    """Hands on a sample every so many seconds. Nothing here calls the store, so that it cannot wait for it.
+    """Pass on a sample at a fixed interval. Nothing here calls the store, so that it cannot wait for it.
 
     Args:
         seconds: between samples.

@@ -127,7 +127,7 @@ def _agreement_plots(report: AgreementReport) -> Iterable[str]:
 
 def _habit_plots(report: AgreementReport) -> Iterable[str]:
     first = Measure("First position", lambda each: each.first_position, "", 0.5)
-    note = "Share of choices for the answer that is shown first; the order is random, so 50% (the line) is no habit."
+    note = "Share of choices for the answer that is shown first; the order is random, so 50% (the line) means no habit."
     yield _plot(first.heading, note, [_row(each, first) for each in report.labelers])
     longer = [
         (

@@ -150,7 +150,7 @@ class VLLMServer(Engine):
         forgotten = self.client.post("/reset_prefix_cache")
         if isinstance(forgotten, dict) and forgotten.get("success") is False:
             raise UserError(
-                f"{self._source} keeps prompts of the former weights in its cache: somebody else is using it"
+                f"{self._source} keeps prompts of the previous weights in its cache: somebody else is using it"
             )
         return name
 

@@ -151,7 +151,7 @@ def _has_ended(stage: StageConfig) -> bool:
         return False
     for key, former, now in changed_since(stage.folder, stage.config):
         raise UserError(
-            f"{stage.key}{key}: found {now}, but the stage has ended in {stage.folder} with {former}; take the former "
+            f"{stage.key}{key}: found {now}, but the stage has ended in {stage.folder} with {former}; use the previous "
             f"value or another run_dir, or run this stage and all after it again with from={stage.name}"
         )
     return True

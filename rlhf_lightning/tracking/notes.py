@@ -37,7 +37,7 @@ def pipeline_note(run: Run, command: GivenCommand, summary: Mapping[str, Any]) -
 
 
 def put_note(client: Any, run_id: str, note: str) -> None:
-    """Set the note of a run, unless somebody has written another one. The command in a former one is kept."""
+    """Set the note of a run, unless somebody has written another one. The command in a previous one is kept."""
     tags = client.get_run(run_id).data.tags
     if tags.get(NOTE) in (None, "", tags.get(_OURS)):
         command = _COMMAND.search(tags.get(_OURS) or "")

@@ -254,7 +254,7 @@ def test_a_server_that_cannot_read_the_files_is_told_apart(base: Path, server: F
 
 def test_a_cache_that_cannot_be_cleared_is_an_error(base: Path, server: FakeServer) -> None:
     server.trouble = lambda path: (200, '{"success": false}') if "reset" in path else None
-    with pytest.raises(UserError, match="keeps prompts of the former weights"):
+    with pytest.raises(UserError, match="keeps prompts of the previous weights"):
         engine(server).sync(policy(base, False))
 
 
