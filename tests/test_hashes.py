@@ -90,10 +90,10 @@ def test_every_bit_of_the_list_itself_counts(folder: Path) -> None:
 
 def test_a_missing_and_a_new_file_are_refused(folder: Path) -> None:
     (folder / "generation_config.json").write_text("{}")
-    assert "generation_config.json was not there" in refused(folder, weights=False)
+    assert "generation_config.json did not exist" in refused(folder, weights=False)
     (folder / "generation_config.json").unlink()
     (folder / "additional_chat_templates/more.jinja").write_text("")
-    assert "more.jinja was not there" in refused(folder, weights=False)
+    assert "more.jinja did not exist" in refused(folder, weights=False)
     (folder / "additional_chat_templates/more.jinja").unlink()
     (folder / "config.json").unlink()
     assert "config.json is missing" in refused(folder, weights=False)
