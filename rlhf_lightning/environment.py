@@ -38,7 +38,7 @@ _NAMED = (
 
 
 def typed(command: str) -> str:
-    """A command that is installed beside this interpreter, as it is typed here: by its path if it is not on `PATH`."""
+    """Return how a command installed beside this interpreter is typed: by its path if it is not on `PATH`."""
     own, found = Path(sys.executable).with_name(command), shutil.which(command)
     if not own.is_file() or (found and Path(found).parent.resolve() == own.parent.resolve()):
         return command
@@ -47,7 +47,7 @@ def typed(command: str) -> str:
 
 
 def missing_package(error: BaseException) -> str | None:
-    """The module that an import did not find, or that a library says it needs; None for any other exception."""
+    """Return the module that an import did not find, or that a library says it needs; None for other exceptions."""
     if not isinstance(error, ImportError):
         return None
     if isinstance(error, ModuleNotFoundError) and error.name:
@@ -57,7 +57,7 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def how_to_get(package: str) -> str:
-    """The next step for somebody whose environment lacks a package.
+    """Return the next step for a user whose environment lacks a package.
 
     >>> how_to_get("submitit")
     "pip install 'rlhf-lightning[slurm]'"
@@ -68,7 +68,7 @@ def how_to_get(package: str) -> str:
 
 
 def explain_missing(error: BaseException) -> str | None:
-    """A line for an import that failed because a package is not installed; None for any other exception."""
+    """Return a line for an import that failed because a package is not installed; None for other exceptions."""
     package = missing_package(error)
     if package is None or not (package in _REQUIRED or package in _INSTALL):
         return None
@@ -76,7 +76,7 @@ def explain_missing(error: BaseException) -> str | None:
 
 
 def _other_environment() -> str | None:
-    """The line that activates the virtual environment of this checkout, if this process runs in another one."""
+    """Return the line that activates this checkout's virtual environment, if this process runs in another one."""
     checkout = Path(__file__).resolve().parents[1]
     for folder in dict.fromkeys((Path.cwd(), checkout)):
         script = folder / ".venv/bin/activate"

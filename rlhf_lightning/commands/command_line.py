@@ -86,7 +86,7 @@ _HYDRA_OPTIONS = (
 
 
 def read_arguments(command: str) -> argparse.Namespace:
-    """Hydra's options, ours and the overrides, from `sys.argv`; `-m` and `--help` may stand between overrides."""
+    """Return Hydra's options, ours and the overrides from `sys.argv`; `-m` and `--help` may stand between overrides."""
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun", "-h", "--help"))
     remember_words(sys.argv[1:])
     _take_debug()
@@ -254,7 +254,7 @@ def run_hydra_command(
     task: Task,
     check: Task = lambda config: None,
 ) -> None:
-    """A command over one config: compose it and hand it to `task`; help, sweeps and Hydra's own options work too.
+    """Run a command with one config: compose it and pass it to `task`. Help, sweeps and Hydra's own options work too.
 
     Args:
         command: its name.

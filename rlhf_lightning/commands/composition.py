@@ -72,7 +72,7 @@ def compose_with_launcher(
 def compose_with_hydra(
     config_name: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """As `compose_config`, and of Hydra's own node `launcher` and `choices`: the option of each group."""
+    """Return the same as `compose_config`, and from Hydra's node `launcher` and `choices`: the option of each group."""
     if config_dir is not None:
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")

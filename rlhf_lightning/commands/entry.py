@@ -68,7 +68,7 @@ def judge() -> None:
 
 
 def rlhf() -> None:
-    """rlhf, whose first word is a command: `rlhf train experiment=sft_demo`."""
+    """Run rlhf, whose first word names a command: `rlhf train experiment=sft_demo`."""
     if sys.argv[1:2] and sys.argv[1] in ("--complete", "--list", "--install-completion"):
         _start("train")  # which answers them for all
         return

@@ -45,7 +45,7 @@ def answer(command: str, arguments: argparse.Namespace) -> str | None:
 
 
 def composed(command: str, words: Sequence[str], config_dir: str | None = None) -> Composed:
-    """A command's config with those of some words that choose or set something. Raises UserError."""
+    """Return a command's config, with those words that choose or set something applied. Raises UserError."""
     overrides = [word for word in words if "=" in word and not word.startswith("device_gb=")]
     if any(word.startswith("pipeline=") for word in overrides):
         command = "pipeline"  # of rlhf-plan, too
@@ -56,7 +56,7 @@ def composed(command: str, words: Sequence[str], config_dir: str | None = None) 
 
 
 def _with_defaults(command: str, overrides: Sequence[str], config_dir: str | None) -> list[str]:
-    """Overrides that Hydra takes where they choose from a group that the command's config does not mention."""
+    """Return the overrides that Hydra takes if they choose from a group that the command's config does not mention."""
     names = [word.partition("=")[0] for word in overrides]
     if command == "pipeline" and "labelers" in names and "pipeline" not in names:
         return ["pipeline=rounds", *overrides]

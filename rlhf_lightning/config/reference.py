@@ -100,7 +100,7 @@ def groups() -> list[str]:
 
 
 def _option(folder: Path, option: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The values and comments of an option, over those of the options that it is made from."""
+    """Return the values and comments of an option, over those of the options that it builds on."""
     content, comments = _read(folder / f"{option}.yaml")
     values: dict[str, Any] = {}
     merged: dict[str, str] = {}
@@ -206,7 +206,7 @@ def _parameters(target: str) -> dict[str, Parameter]:
 
 
 def _written(default: ast.expr) -> str:
-    """A default of a constructor as it is written in YAML, or as its source has it."""
+    """Return a constructor's default as it is written in YAML, or as it stands in the source."""
     try:
         return as_yaml(ast.literal_eval(default))
     except (ValueError, TypeError):

@@ -31,7 +31,7 @@ complete -o default -F _rlhf_lightning {commands}
 
 
 def script() -> str:
-    """The text that bash reads to complete the commands."""
+    """Return the text that bash reads to complete the commands."""
     return _SCRIPT.format(commands=" ".join(["rlhf", *PAGES]))
 
 
@@ -83,7 +83,7 @@ def candidates(command: str, words: Sequence[str], compose: Callable[[Sequence[s
 
 
 def values_of(kind: Any) -> list[str]:
-    """The values that a type names one by one: choices, true and false, null."""
+    """Return the values that a type names one by one: choices, true and false, null."""
     parts = list(_parts(kind))
     found = [str(each) for each in literals(kind)]
     found += ["true", "false"] if bool in parts else []
@@ -101,7 +101,7 @@ def _starting_with(word: str, names: Iterable[str]) -> list[str]:
 
 
 def _up_to_dot(word: str, names: Sequence[str]) -> list[str]:
-    """Keys of one level at a time: `algorithm.` before `algorithm.kl.coef=`."""
+    """Return the keys of one level at a time: `algorithm.` before `algorithm.kl.coef=`."""
     cut: dict[str, None] = {}
     for name in names:
         dot = name.find(".", len(word))

@@ -29,7 +29,7 @@ _OF_PIPELINES = {"pipeline", "labelers", "logger"}
 
 
 def config_name(command: str) -> str:
-    """The top of a command's configs: rlhf-plan has that of rlhf-train."""
+    """Return the top of a command's configs: rlhf-plan shares that of rlhf-train."""
     return "train" if command == "plan" else command
 
 
@@ -51,7 +51,7 @@ class Composed:
 
     @cached_property
     def keys(self) -> dict[str, Key]:
-        """Every key, by its name."""
+        """Return every key by its name."""
         top = SCHEMAS[config_name(self.command)]
         return {key.name: key for key in keys_of(self.config, top, comments(self._files()))}
 
@@ -65,12 +65,12 @@ class Composed:
         return files
 
     def groups(self) -> list[str]:
-        """The groups that this command chooses from, with those of the user's own folder."""
+        """Return the groups that this command chooses from, including those of the user's own folder."""
         return groups(self.command, self.config_dir)
 
 
 def groups(command: str, config_dir: str | None = None) -> list[str]:
-    """The groups that a command chooses from, with those of the user's own folder."""
+    """Return the groups that a command chooses from, including those of the user's own folder."""
     if command not in ("train", "pipeline", "plan"):
         return []
     found: dict[str, None] = {}
@@ -92,12 +92,12 @@ _TOPS = set(SCHEMAS) - {"pipeline"}  # folders of a command's own config
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:
-    """The options of a group, those of the user's own folder included."""
+    """Return the options of a group, including those of the user's own folder."""
     return sorted({file.stem for folder in config_folders(config_dir) for file in (folder / group).glob("*.yaml")})
 
 
 def set_by(files: Iterable[Path], package: str) -> list[str]:
-    """The dotted keys that config files set, sections by their name: what a page on an option is about."""
+    """Return the dotted keys that config files set, sections by their name: what a page about an option covers."""
     found: dict[str, None] = {}
     for file in files:
         values = {name: value for name, value in content(file).items() if name != "defaults"}

@@ -19,18 +19,18 @@ _COMMAND = re.compile(r"^(rlhf-|mlflow ui|python )")
 
 
 def config_folders(config_dir: str | None) -> list[Path]:
-    """The folders that configs are looked for in, in Hydra's order."""
+    """Return the folders that are searched for configs, in Hydra's order."""
     return [conf_dir(), *([Path(config_dir)] if config_dir else [])]
 
 
 def option_file(group: str, option: str, config_dir: str | None = None) -> Path | None:
-    """The file of an option of a group; None if there is none."""
+    """Return the file of an option of a group, or None if there is none."""
     files = (folder / group / f"{option}.yaml" for folder in config_folders(config_dir))
     return next((file for file in files if file.is_file()), None)
 
 
 def option_files(group: str, option: str, config_dir: str | None = None) -> list[Path]:
-    """The file of an option, after those of the same group that it builds on."""
+    """Return the file of an option, after those of the same group that it builds on."""
     file = option_file(group, option, config_dir)
     if file is None:
         return []
@@ -40,7 +40,7 @@ def option_files(group: str, option: str, config_dir: str | None = None) -> list
 
 
 def content(file: Path) -> dict[str, Any]:
-    """The mapping in a config file; empty for anything else, which Hydra reports itself."""
+    """Return the mapping in a config file; empty for anything else, which Hydra reports itself."""
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -49,7 +49,7 @@ def content(file: Path) -> dict[str, Any]:
 
 
 def package_of(file: Path, group: str) -> str:
-    """The dotted key under which Hydra puts the content of an option's file."""
+    """Return the dotted key under which Hydra puts the content of an option's file."""
     found = re.search(r"^# *@package +(\S+)", file.read_text(encoding="utf-8"), re.MULTILINE)
     package = found[1] if found else group.replace("/", ".")
     return "" if package == "_global_" else package
@@ -68,7 +68,7 @@ def header(file: Path) -> str:
 
 
 def comments(files: Sequence[tuple[Path, str]]) -> dict[str, str]:
-    """Dotted key -> the comment at the end of its line, of several files with their packages; later files win."""
+    """Return dotted key -> comment at the end of its line, for files with their packages; later files win."""
     found: dict[str, str] = {}
     for file, package in files:
         for key, text in _comments(file, file.stat().st_mtime_ns).items():
@@ -107,7 +107,7 @@ def argument_text(where: Definition, name: str) -> str:
 
 
 def summary(where: Definition) -> str:
-    """The first sentence of a docstring."""
+    """Return the first sentence of a docstring."""
     docstring = next(iter(_docstrings(where)), "")
     paragraph = " ".join(docstring.split("\n\n")[0].split())
     return _first_sentence(paragraph)
@@ -123,7 +123,7 @@ def _docstrings(where: Definition) -> list[str]:
 
 @lru_cache(maxsize=256)
 def _entries(docstring: str) -> dict[str, str]:
-    """Argument -> text, of the section `Args:` of a docstring in Google's form."""
+    """Return argument -> text for the section `Args:` of a docstring in Google's form."""
     _, _, section = docstring.partition("Args:\n")
     found: dict[str, list[str]] = {}
     names: list[str] = []

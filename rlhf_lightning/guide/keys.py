@@ -38,12 +38,12 @@ class Key:
 
     @property
     def allowed(self) -> str:
-        """The type in words, with its range."""
+        """Return the type in words, with its range."""
         return "" if self.kind is None else describe(self.kind).replace("a section of keys", "a section")
 
     @property
     def written(self) -> str:
-        """The key with its value, as it is typed."""
+        """Return the key with its value, as it is typed."""
         if self.value == MISSING:
             return f"{self.name}=..."
         if self.value is UNKNOWN or (self.kind is None and self.value == {}):
@@ -86,7 +86,7 @@ def _keys(
 
 
 def _text(key: str, kind: Any, comment: str, parameter: Parameter | None) -> str:
-    """The comment in the config file, unless it only repeats the choices and the docstring says more."""
+    """Return the config file's comment, unless it only repeats the choices and the docstring says more."""
     said = argument_text(parameter.where, key.rpartition(".")[2]) if parameter is not None else ""
     choices = [str(each) for each in literals(kind)] if kind is not None else []
     repeats = comment.split(" ")[0] in choices and " | " in comment
@@ -99,7 +99,7 @@ def _summary(target: str) -> str:
 
 
 def _inner(value: Any, kind: Any, key: str, comments: Mapping[str, str]) -> Iterator[Key]:
-    """The keys of a section in another one; none of a value."""
+    """Yield the keys of a section within another one; none for a plain value."""
     makes, plain = section_of(kind), without_null(unwrap(kind))
     section = value if isinstance(value, Mapping) else {}
     target = section.get("_target_") or (makes if value not in (None, UNKNOWN) else None)

@@ -48,7 +48,7 @@ TEXTS = {
 
 
 def text_of(key: str) -> str:
-    """The text of the longest end of a dotted key that has one."""
+    """Return the text for the longest end of a dotted key that has one."""
     parts = key.split(".")
     ends = (".".join(parts[i:]) for i in range(len(parts)))
     return next((TEXTS[end] for end in ends if end in TEXTS), "")

@@ -46,7 +46,7 @@ def _plural(group: str) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str | None:
-    """The kind that a name stands for: experiments, experiment, model/adapter, ..."""
+    """Return the kind that a name stands for: experiments, experiment, model/adapter, ..."""
     wanted = name.strip("= ").lower()
     return next((kind for kind in known if wanted in (kind, kind.removesuffix("s")) or _plural(wanted) == kind), None)
 
@@ -75,7 +75,7 @@ def _options(group_of: str, config_dir: str | None) -> str:
 
 
 def _callbacks() -> dict[str, str]:
-    """The callbacks of this package, and the first sentence about each."""
+    """Return the callbacks of this package, each with the first sentence about it."""
     found = {}
     for path in public_names():
         where = definition(path) if path.startswith("rlhf_lightning.callbacks.") else None

@@ -297,7 +297,7 @@ PAGES: dict[str, Page] = {
 
 
 def page(command: str, config_dir: str | None = None) -> str:
-    """The page of a command, such as `rlhf-train`."""
+    """Return the page of a command, such as `rlhf-train`."""
     made, name = PAGES[command], command.removeprefix("rlhf-")
     lines = [*textwrap.wrap(f"{command}: {made.about}", WIDTH), "", f"usage: {command} {made.usage}", ""]
     lines += [_example(command, words, text) for words, text in made.examples.items()]
@@ -310,7 +310,7 @@ def page(command: str, config_dir: str | None = None) -> str:
 
 
 def command_page() -> str:
-    """The page of `rlhf`, one command in front of all the others."""
+    """Return the page of `rlhf`, one command in front of all the others."""
     rows = {name.removeprefix("rlhf-"): made.about for name, made in PAGES.items()}
     lines = ["rlhf: train language models from human feedback", "", "usage: rlhf <command> [word ...]", ""]
     more = ["rlhf <command> --help explains one; rlhf train is the same as rlhf-train.", "", "options"]
@@ -322,7 +322,7 @@ def command_page() -> str:
 
 
 def named_command(words: Sequence[str]) -> str | None:
-    """The command that the first word after `rlhf` names; None for none, or for its own help.
+    """Return the command that the first word after `rlhf` names; None without a word, or for rlhf's own help.
 
     Raises:
         UserError: there is no such command.
@@ -337,7 +337,7 @@ def named_command(words: Sequence[str]) -> str | None:
 
 
 def table(rows: Mapping[str, str], longest: int = 32, indent: int = 2) -> list[str]:
-    """Names and what they mean, in two columns; a name that is too long has a line to itself."""
+    """Return names and their meanings in two columns; a name that is too long gets a line to itself."""
     column = min(longest, max(map(len, rows), default=0))
     lines, left = [], " " * indent
     for name, text in rows.items():
@@ -356,7 +356,7 @@ def _example(command: str, words: str, text: str) -> str:
 
 
 def _groups(command: str, config_dir: str | None) -> list[str]:
-    """The options of each group; of many, as many as there is room for."""
+    """Return the options of each group; where there are many, as many as there is room for."""
     names = groups(command, config_dir)
     width = max(map(len, names))
     lines = []
@@ -370,5 +370,5 @@ def _groups(command: str, config_dir: str | None) -> list[str]:
 
 
 def _cut(line: str) -> str:
-    """A line of names that ends in three dots, with whole names."""
+    """Return a line of names cut after a whole name, ending in three dots."""
     return f"{line[:-5].rpartition(', ')[0]}, ..."

@@ -19,7 +19,7 @@ _SELF = ("experiment", "pipeline", "labelers")  # groups whose options set keys 
 
 
 def topic_page(words: Sequence[str], composed: Composed) -> str:
-    """The page on what some words of a command line name.
+    """Return the page about what some words of a command line name.
 
     Args:
         words: `group`, `group=option`, `section`, `key` or `key=value`.
@@ -76,7 +76,7 @@ def _unchosen(group: str, composed: Composed) -> str:
 
 
 def _target_lines(group: str, composed: Composed) -> list[str]:
-    """The class that a section makes, and what it calls itself."""
+    """Return the class that a section makes, and what it says about itself."""
     section: Any = composed.config
     for part in group.split("/"):
         section = section.get(part) if isinstance(section, dict) else None
@@ -112,7 +112,7 @@ def _entries(keys: Iterable[Key]) -> list[str]:
 
 
 def entry(key: Key, width: int = WIDTH) -> list[str]:
-    """A key as lines of text: with its value, what is allowed, and what it is for."""
+    """Return a key as lines of text: its value, what is allowed, and what it is for."""
     allowed = f"{key.allowed}{'; must be given' if key.value == MISSING else ''}".removeprefix("; ")
     first = f"{key.written:<40}  {allowed}".rstrip()
     lines = [first] if len(first) <= width else [key.written, *_indented(allowed, width)]
@@ -124,5 +124,5 @@ def _indented(text: str, width: int) -> list[str]:
 
 
 def _sections(composed: Composed) -> str:
-    """Every key with its value, one per line."""
+    """Return every key with its value, one per line."""
     return "\n".join(key.written for key in composed.keys.values())

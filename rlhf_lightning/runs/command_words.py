@@ -42,7 +42,7 @@ def given_command() -> GivenCommand:
 
 @contextlib.contextmanager
 def carrying_out(name: str, words: Sequence[str], typed: Sequence[str] | None = None) -> Iterator[None]:
-    """Around a command: runs in the block can say what they were started with.
+    """Let runs in this block say what they were started with.
 
     Args:
         name: of the command.

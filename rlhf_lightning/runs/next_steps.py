@@ -18,7 +18,7 @@ _REPLACED = ("ckpt", "run_dir", "trainer.max_epochs", "resume_anyway")
 
 
 def next_steps(run: Run, words: Sequence[str]) -> list[str]:
-    """Lines of what can be done with a training run that has ended.
+    """Return lines saying what can be done with a training run that has ended.
 
     Args:
         run: with its folder and its model.
@@ -29,7 +29,7 @@ def next_steps(run: Run, words: Sequence[str]) -> list[str]:
 
 
 def next_steps_of_pipeline(folders: Sequence[Path]) -> list[str]:
-    """As `next_steps`, of a pipeline: about the last policy in the folders of its stages."""
+    """Return the same as `next_steps` for a pipeline: about the last policy in the folders of its stages."""
     runs = [run for folder in folders if (run := read_run(folder)) is not None and not run.is_reward_model]
     if not runs:
         return []
@@ -66,7 +66,7 @@ def _export(run: Run) -> tuple[str, str]:
 
 
 def _longer(run: Run, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The same command for twice as many epochs, where that does not change the steps that were taken."""
+    """Yield the same command for twice as many epochs, if that does not change the steps already taken."""
     trainer = run.config.get("trainer") or {}
     epochs, limits = trainer.get("max_epochs"), [trainer.get("max_steps", -1), trainer.get("max_time")]
     saved = (run.folder / "checkpoints" / "last.ckpt").exists()
@@ -81,7 +81,7 @@ def _longer(run: Run, words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _rows(config: Mapping[str, Any]) -> str | None:
-    """The file of a run's rows, held-out ones first, if they have prompts."""
+    """Return the file of a run's rows, held-out ones first, if they have prompts."""
     data = config.get("data") or {}
     for path in (data.get("val"), data.get("train")):
         if isinstance(path, str) and path.endswith(".jsonl") and Path(path).is_file():
@@ -108,7 +108,7 @@ def _is_model(path: str) -> bool:
 
 
 def curves(command: str) -> str:
-    """The line about a run's curves."""
+    """Return the line about a run's curves."""
     return _aligned([("curves", command)])[0]
 
 

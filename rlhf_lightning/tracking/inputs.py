@@ -43,7 +43,7 @@ def _sources(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _identity(source: str) -> tuple[str, str]:
-    """Where it is, and a digest of at most 36 characters: of the file's content, else of its name."""
+    """Return where a source is, and a digest of at most 36 characters: of the file's content, else of its name."""
     path = Path(source)
     if path.is_file():
         return "local", sha256_of(path)[:32]

@@ -67,7 +67,7 @@ def _first(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _policies(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A head, and a row per policy of an evaluation; nothing without one."""
+    """Return a head and a row for each policy of an evaluation; nothing without one."""
     policies = [name.partition(".")[0] for name in summary if name.endswith(".length")]
     wins = sorted({name.partition(".")[2] for name in summary if "win_rate_vs_" in name and not _is_end(name)})
     keys = {

@@ -28,7 +28,7 @@ def artifact_location(uri: str) -> str | None:
 
 
 def ui_command(uri: str) -> str:
-    """The command that opens MLflow's pages on a store, or where a server has them."""
+    """Return the command that opens MLflow's pages on a store, or where a server has them."""
     if uri.startswith("http"):
         return f"open {shown(uri)}"
     return f"{typed('mlflow')} ui --backend-store-uri {shlex.quote(shown(uri))}"
