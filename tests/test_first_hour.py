@@ -165,7 +165,7 @@ def write_inputs(folder: Path) -> None:
     )
     tokenizer = build_tokenizer()
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=256, **ids)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=1024, **ids)
     for name in ("gpt2", HUB_MODEL):
         GPT2LMHeadModel(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
