@@ -206,7 +206,7 @@ def _parameters(target: str) -> dict[str, Parameter]:
 
 
 def _written(default: ast.expr) -> str:
-    """Return a constructor's default as it is written in YAML, or as it stands in the source."""
+    """Return a constructor's default as it is written in YAML, or as it appears in the source."""
     try:
         return as_yaml(ast.literal_eval(default))
     except (ValueError, TypeError):

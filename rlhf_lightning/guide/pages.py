@@ -322,7 +322,7 @@ def command_page() -> str:
 
 
 def named_command(words: Sequence[str]) -> str | None:
-    """Return the command that the first word after `rlhf` names; None without a word, or for rlhf's own help.
+    """Return the command that the first word after `rlhf` names; None if there is none, or for rlhf's own help.
 
     Raises:
         UserError: there is no such command.
