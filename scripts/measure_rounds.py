@@ -9,8 +9,8 @@ Pipelines of each seed, in FOLDER/seedN; what has ended is not run again, and al
     one             one round with as many tasks as the first two of `rounds`
     majority, bradley_terry     the labels of `one`, aggregated in another way, and the reward model of them
 
-Prints the tables and writes them to FOLDER/tables.md. Intervals are of 95 %, by a bootstrap over the prompts of each
-seed; a difference is of the same prompts. Chance in training is in the differences between seeds, not in an interval.
+Prints the tables and writes them to FOLDER/tables.md. The 95 % intervals come from a bootstrap over the prompts of each
+seed, and differences are taken prompt by prompt. They leave out chance in training, which the seeds show.
 """
 
 from __future__ import annotations
