@@ -25,7 +25,6 @@ UNCLEAN: set[str] = {
     "rlhf_lightning/kernels",
     "rlhf_lightning/runs",
     "rlhf_lightning/training",
-    "scripts",
 }
 # The same of pages with paragraphs that are too long.
 LONG: set[str] = set()
