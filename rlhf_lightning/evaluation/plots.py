@@ -173,15 +173,10 @@ def draw_over_optimization(ax: Axes, curves: Curves) -> None:
         ):
             y = [getattr(point, score) - getattr(curves.start, score) for point in points]
             ax.plot(x, y, "o", color=color, markerfacecolor=face, markersize=4)
-            ax.plot(grid, [fit(d) for d in grid], color=color, linewidth=1.4, linestyle=dashes)
-        top = max(points, key=lambda point: point.held_out)
-        _halo(
-            ax.annotate(
-                curve.name, (math.sqrt(top.kl), top.held_out - curves.start.held_out), (0, 9),
-                textcoords="offset points", color=color, weight="bold", ha="center",
-            )
-        )  # fmt: skip
+            name = curve.name if score == "held_out" else None
+            ax.plot(grid, [fit(d) for d in grid], color=color, linewidth=1.4, linestyle=dashes, label=name)
     ax.axhline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    ax.legend(loc="lower right", frameon=False, labelcolor="linecolor", prop={"weight": "bold"})
     ax.set_title("Over-optimisation")
     ax.set_xlabel("√KL from the start (nats per response)")
     ax.set_ylabel("gain:   ○ by proxy   ● held out")

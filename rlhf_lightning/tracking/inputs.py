@@ -43,8 +43,8 @@ def _sources(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _identity(source: str) -> tuple[str, str]:
-    """Return where a source is, and a digest of at most 36 characters: of the file's content, else of its name."""
+    """Return where a source is, and a digest, short enough for a column: of the file's content, else of its name."""
     path = Path(source)
     if path.is_file():
-        return "local", sha256_of(path)[:32]
-    return "local" if path.exists() else "hf", hashlib.sha256(source.encode()).hexdigest()[:32]
+        return "local", sha256_of(path)[:12]
+    return "local" if path.exists() else "hf", hashlib.sha256(source.encode()).hexdigest()[:12]

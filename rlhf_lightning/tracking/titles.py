@@ -11,17 +11,21 @@ from rlhf_lightning.secret_text import shown
 
 _LONGEST, _LONGEST_WORD = 100, 40  # characters
 _SAY_NOTHING = {"experiment", "pipeline", "name", "run_dir", "ckpt", "from", "go_on", "explain", "resume_anyway"}
-_SAY_NOTHING |= {"register", "logger", "hydra", "requires", "prepare"}
+_SAY_NOTHING |= {"register", "logger", "hydra", "requires", "prepare", "evaluation"}
 
 
 def run_title(run: Run, command: GivenCommand) -> str:
     """Return the name of a run, or of a pipeline, with the settings that its command has changed.
 
-    In a sweep these are the ones that differ among its runs. A stage has those of the pipeline and its own.
+    In a sweep these are the ones that differ among its runs, and they come first: MLflow's table of runs shows the
+    first twenty characters. A stage has those of the pipeline and its own.
     """
     words = command.words if command.varied is None else command.varied
     stage = run.folder.name if run.pipeline is not None else None
-    return titled(run.name, words, stage)
+    title = titled(run.name, words, stage)
+    if command.varied is None or title == run.name:
+        return title
+    return f"{title.removeprefix(f'{run.name} ')} {run.name}"
 
 
 def titled(name: str, words: tuple[str, ...], stage: str | None = None) -> str:

@@ -38,7 +38,7 @@ def test_runs_of_a_sweep_are_told_apart_by_what_varies() -> None:
     for lr in ("1e-4", "1e-3"):
         with carrying_out("rlhf-train", [typed[0], f"optimizer.lr={lr}", typed[2]], typed):
             titles.append(run_title(run(), given_command()))
-    assert titles == ["ppo_demo lr=1e-4", "ppo_demo lr=1e-3"]
+    assert titles == ["lr=1e-4 ppo_demo", "lr=1e-3 ppo_demo"]
     assert given_command() == GivenCommand()
 
 
