@@ -19,7 +19,7 @@ from rlhf_lightning.config.feedback_checks import (
 ROOT = Path(__file__).parents[1]
 DOCS = (
     *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
-    *("resuming", "rollouts", "rounds"),
+    *("resuming", "rollouts", "rounds", "tracking"),
     *("coming_from", "how_it_works", "troubleshooting", "which_algorithm"),
     *("start/install", "start/demo", "start/your_own_data"),
 )
@@ -38,7 +38,8 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", [line for line in commands() if "rlhf-" in line.split()[0]])
 def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # rlhf-evaluate checks immediately whether its policies exist
-    for stage in ("my/sft", "my/reward", "my/ppo", "my/reward2", "my/dpo2", "demo/sft", "demo/ppo"):
+    seed0 = [f"overoptimization/seed0/{stage}" for stage in ("sft", "reward", "ppo")]
+    for stage in ("my/sft", "my/reward", "my/ppo", "my/reward2", "my/dpo2", "demo/sft", "demo/ppo", *seed0):
         folder = tmp_path / "outputs" / stage
         (folder / "model").mkdir(parents=True)
         head = '{"architectures": ["LlamaForSequenceClassification"]}' if "reward" in stage else "{}"
