@@ -85,6 +85,8 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         check_collect(compose_config("collect", arguments, config_dir))
     elif command == "rlhf-label":
         check_label(compose_config("label", arguments, config_dir))
+    elif command == "rlhf-track":
+        compose_config("track", arguments, config_dir)
     elif command == "rlhf-chat":
         chat.check(compose_config("chat", arguments, config_dir))
     else:
