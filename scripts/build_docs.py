@@ -21,6 +21,7 @@ from documentation.setting_pages import setting_pages
 from documentation.staging import ROOT, BrokenLinkError, stage
 
 COMPLAINT = re.compile(r"^(griffe|ERROR|WARNING|mkdocstrings)\b.*", re.MULTILINE)
+UNFILLED = re.compile(r"<p>::: ([\w.]+)")
 LOADED = re.compile(r"""<(?:script|img|iframe|link(?=[^>]*stylesheet))[^>]*(?:src|href)=["']?(https?:[^"'\s>]+)""")
 
 
@@ -54,7 +55,10 @@ def build(config: Path) -> str:
     said = re.sub(r"\x1b\[[\d;]*m", "", done.stdout).partition("Traceback (most recent")[0]
     if done.returncode or COMPLAINT.search(said):
         return said
-    outside = {found for page in (config.parent / "site").rglob("*.html") for found in finish(page)}
+    pages = [*(config.parent / "site").rglob("*.html")]
+    if empty := {name for page in pages for name in UNFILLED.findall(page.read_text(encoding="utf-8"))}:
+        return f"no docstring was filled in: {', '.join(sorted(empty))}"
+    outside = {found for page in pages for found in finish(page)}
     return f"these would be loaded from the network: {', '.join(sorted(outside))}" if outside else ""
 
 

@@ -211,11 +211,12 @@ def build(site: Any, folder: Path, page: str, module: str = "") -> str:
         ("# Home\n\n[a](#nowhere)", "", "anchor does not exist"),
         ("# Home\n\n::: mymodule.f", 'def f(x: int):\n    """Do it.\n\n    Args:\n        y: no.\n    """\n', "'y'"),
         ("# Home\n\n::: mymodule.gone", "", "gone"),
+        ("# Home\n\n<p>::: mymodule.f</p>", "", "no docstring was filled in: mymodule.f"),
         ("# Home\n\n<img src='https://x.org/a.png'>", "", "https://x.org/a.png"),
     ],
 )
 def test_make_docs_is_strict(site: Any, tmp_path: Path, page: str, module: str, said: str) -> None:
     found = build(site, tmp_path, page, module)
-    assert said in found if said else not found
+    assert (said in found) if said else not found, found
     if not said:
         assert "<math" in (tmp_path / "build/site/index.html").read_text()

@@ -137,6 +137,6 @@ def stage(folder: Path, generated: Mapping[str, str], root: Path = ROOT) -> Path
     config |= {"docs_dir": "pages", "site_dir": "site", "nav": filled(config["nav"], pages)}
     python = config["plugins"][-1]["mkdocstrings"]["handlers"]["python"]
     python["paths"] = [str(root)]
-    python["options"]["extensions"] = [str(root / "scripts/documentation/docstring_forms.py")]
+    python["options"]["extensions"] = [str(Path(__file__).with_name("docstring_forms.py"))]
     (folder / "mkdocs.yml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return folder / "mkdocs.yml"
