@@ -64,7 +64,7 @@ def remedy(number: int) -> str:
     """Return the user's next step."""
     if number == errno.EFBIG:
         return "raise the limit (ulimit -f)"
-    return "make room" if number in _ROOM else "see to the disk, or choose another folder"
+    return "make room" if number in _ROOM else "check the disk, or choose another folder"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

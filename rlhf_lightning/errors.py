@@ -148,7 +148,7 @@ def as_disk_error(error: BaseException, what: str | Path, folder: str | Path | N
         return None
     if error.filename and place.absolute() not in Path(str(error.filename)).absolute().parents:
         return None  # about something being read meanwhile
-    return DiskError(f"{what} cannot be written: {reason(error)}", "see to it, or choose another folder")
+    return DiskError(f"{what} cannot be written: {reason(error)}", "fix that, or choose another folder")
 
 
 def left_by_hand(error: BaseException, *trusted: str) -> bool:

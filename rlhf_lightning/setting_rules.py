@@ -51,7 +51,7 @@ def check_parts(prompts: int, samples: int, num_minibatches: int, accumulate: in
         divided = whole if whole_groups else f"responses ({samples} per prompt)"
         why = f"{step}, as the {divided} have to divide into {each} parts"
     raise UserError(
-        f"rollout.batch_size: found {prompts}; allowed: multiples of {why}, such as {' or '.join(map(str, fitting))}"
+        f"rollout.batch_size: found {prompts}; must be a multiple of {why}, such as {' or '.join(map(str, fitting))}"
     )
 
 
@@ -110,7 +110,9 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
             f"{prefix}components.<name>.{loading[0]}"
         )
     if reward.get("timeout") is not None and (reward.get("model") or reward.get("judge")):
-        raise UserError(f"{prefix}timeout: found {reward['timeout']}; only functions have a limit; set it to null")
+        raise UserError(
+            f"{prefix}timeout: found {reward['timeout']}; only a function can have a time limit; set it to null"
+        )
     function = reward.get("function")
     if function and "." not in function:
-        raise UserError(f'{prefix}function: found "{function}"; allowed: a dotted path such as my_package.my_reward')
+        raise UserError(f'{prefix}function: found "{function}"; must be a dotted path such as my_package.my_reward')

@@ -5,7 +5,7 @@ A `checked` constructor refuses a value outside its annotation with the line tha
     @checked("algorithm")
     def __init__(self, *args: Any, beta: Positive = 0.1, **kwargs: Any) -> None: ...
 
-    MyModule(beta=-1)      UserError: algorithm.beta: found -1; allowed: a number > 0
+    MyModule(beta=-1)      UserError: algorithm.beta: found -1; must be a number > 0
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def wrong_value(key: str, value: Any, annotation: Any) -> str:
     options = [str(option) for option in literals(annotation)]
     match = nearest(value, options) if isinstance(value, str) else None
     huge = isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= HUGE
-    return f"found {shown(value)}; allowed: {describe(annotation, all_bounds=huge)}{did_you_mean(match)}"
+    return f"found {shown(value)}; must be {describe(annotation, all_bounds=huge)}{did_you_mean(match)}"
 
 
 def nearest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -183,7 +183,7 @@ def describe(annotation: Any, all_bounds: bool = False) -> str:
     if origin in (Required, NotRequired):
         return describe(parts[0], all_bounds)
     if origin is Annotated:
-        return describe(parts[0], all_bounds) + _bounds(parts[1:], all_bounds)
+        return describe(parts[0], all_bounds) + _bounds(parts[0], parts[1:], all_bounds)
     if origin is Literal:
         more = [f"... ({len(parts)} in all)"] if len(parts) > A_DOZEN else []
         return " | ".join([*map(str, parts[:SHOWN] if more else parts), *more])
@@ -204,14 +204,25 @@ def _number(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:g}"
 
 
-def _bounds(metadata: tuple[Any, ...], all_bounds: bool) -> str:
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+def _bounds(base: Any, metadata: tuple[Any, ...], all_bounds: bool) -> str:
+    """The range of a type in words: ` >= 1`, ` in [0, 1)`, ` from 0 to 9`."""
+    said = [it.description for it in metadata if getattr(it, "description", None)]
     limits = [item for info in metadata for item in getattr(info, "metadata", [])]
-    words = [
-        f"{sign} {_number(getattr(it, name))}"
+    found = {
+        name: getattr(it, name)
         for it in limits
-        for name, sign in signs.items()
+        for name in _SIGNS
         if hasattr(it, name) and (all_bounds or abs(getattr(it, name)) <= HUGE)
-    ]
-    words += [f"like {it.pattern}" for it in limits if getattr(it, "pattern", None)]
+    }
+    low, high = found.keys() & {"ge", "gt"}, found.keys() & {"le", "lt"}
+    if low and high and base is float:
+        ends = f"{'[' if 'ge' in low else '('}{_number(found[min(low)])}, {_number(found[min(high)])}"
+        return f" in {ends}{']' if 'le' in high else ')'}"
+    if base is int and (low, high) == ({"ge"}, {"le"}):
+        return f" from {_number(found['ge'])} to {_number(found['le'])}"
+    words = [f"{sign} {_number(found[name])}" for name, sign in _SIGNS.items() if name in found]
+    words += said or [f"like {it.pattern}" for it in limits if getattr(it, "pattern", None)]
     return f" {' and '.join(words)}" if words else ""
+
+
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

@@ -27,11 +27,16 @@ BelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
 UpToHalf = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(pattern=r"^\w[\w .+=@-]*$", max_length=200)]  # of a folder: no slash, no leading dot
+Name = Annotated[  # of a folder: no slash, no leading dot
+    str,
+    Field(
+        pattern=r"^\w[\w .+=@-]*$", max_length=200, description="of letters, digits, spaces and . + = @ -, at most 200"
+    ),
+]
 Mapping = dict[str, Any]
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = (
     Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]
-    | Annotated[str, Field(pattern="^[^/]+/[^/]+$")]  # a kernel from the hub
+    | Annotated[str, Field(pattern="^[^/]+/[^/]+$", description="like owner/kernel from the hub")]
 )
 Kernels = Text | list[Text]  # auto | none | names, see `rlhf_lightning.kernels`

@@ -227,7 +227,7 @@ def test_a_sync_that_fails_leaves_the_former_file(tmp_path: Path, monkeypatch: p
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(durable.os, "fsync", fails)
-    with pytest.raises(DiskError, match=r"a.json cannot be written: input/output error; see to the disk"):
+    with pytest.raises(DiskError, match=r"a.json cannot be written: input/output error; check the disk"):
         write_text_durably(tmp_path / "a.json", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["former"]
 
@@ -257,8 +257,8 @@ def test_a_log_on_a_full_disk_does_not_stop_a_command_and_is_said_at_its_end(
         command_line.run_command(body)
     assert (end.value.code, done) == (2, [True])
     assert capsys.readouterr().err == (
-        "error: standard output cannot be written: no space left on device; all else is done, and what was printed "
-        "since is lost\n"
+        "error: standard output cannot be written: no space left on device; everything else is done, but what "
+        "was printed after that is lost\n"
     )
 
 

@@ -61,9 +61,9 @@ class Record:
 
 def test_what_is_not_a_plain_value_is_not_checked() -> None:
     assert function(None, 2, Path("y")) == 2  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"^mine\.width: found 0; allowed: a whole number >= 1$"):
+    with pytest.raises(UserError, match=r"^mine\.width: found 0; must be a whole number >= 1$"):
         function(None, 0)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r'^mine\.mode: found "c"; allowed: a \| b'):
+    with pytest.raises(UserError, match=r'^mine\.mode: found "c"; must be a \| b'):
         function(None, 1, mode="c")  # type: ignore[arg-type]
 
 
@@ -74,5 +74,5 @@ def test_a_missing_argument_is_pythons_own_error() -> None:
 
 def test_a_checked_dataclass_is_still_one() -> None:
     assert Record(2) == Record(width=2.0)
-    with pytest.raises(UserError, match=r"^mine\.width: found 0; allowed: a number > 0$"):
+    with pytest.raises(UserError, match=r"^mine\.width: found 0; must be a number > 0$"):
         Record(0)

@@ -127,10 +127,10 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         make = getattr(self.load_model, "func", self.load_model)
         if str(getattr(make, "__module__", "")).startswith("rlhf_lightning."):
             return self.load_model()
-        with blaming("model._target_: it cannot make a network with these settings"):
+        with blaming("model._target_: no network can be built with these settings"):
             network = self.load_model()
         if not isinstance(network, nn.Module):
-            raise UserError(f"model._target_: it makes a {type(network).__name__}; must make a network (nn.Module)")
+            raise UserError(f"model._target_: makes a {type(network).__name__}; must make a network (nn.Module)")
         return network
 
     def trained_networks(self) -> list[nn.Module]:

@@ -127,8 +127,8 @@ class Guardrails(Callback):
             self._warn(
                 "entropy",
                 entropy < self.entropy_factor * self._first_entropy,
-                f"objective/entropy is {entropy:.3g} {where}, it was {self._first_entropy:.3g} at first: the policy "
-                "answers ever the same; raise algorithm.kl.coef or algorithm.entropy_coef, or lower optimizer.lr",
+                f"objective/entropy is {entropy:.3g} {where}, down from {self._first_entropy:.3g}: the policy keeps "
+                "giving the same answer; raise algorithm.kl.coef or algorithm.entropy_coef, or lower optimizer.lr",
             )
 
         gap = metrics.get("rollout/logprob_gap")

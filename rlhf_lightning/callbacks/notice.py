@@ -58,8 +58,8 @@ class Notice:
             self.said_outage = True
             later = f", or later with {self.later}" if self.later else ""
             self.say(
-                f"tracking: {self.store} does not take {what} ({self.why(error)}); the run goes on, its folder has "
-                f"everything, and what is missing in the store is sent when it answers{later}"
+                f"tracking: {self.store} does not take {what} ({self.why(error)}); the run continues, its folder has "
+                f"everything, and what the store lacks is sent once it answers{later}"
             )
 
     def refusal(self, what: str, error: Exception) -> None:
@@ -67,7 +67,7 @@ class Notice:
         if not self.said_refusal:
             self.said_refusal = True
             self.say(
-                f"tracking: {self.store} refuses {what} ({self.why(error)}); the run goes on, its folder has "
+                f"tracking: {self.store} refuses {what} ({self.why(error)}); the run continues, its folder has "
                 "everything, and what is refused is left out in the store"
             )
 
@@ -75,7 +75,7 @@ class Notice:
         """Return the text about what was not sent by the end."""
         why = f" ({self.why(self.error)})" if self.error is not None else ""
         later = f"; send it with {self.later}" if self.later else ""
-        return f"tracking: {self.store} has not got {what}{why}{later}"
+        return f"tracking: {self.store} did not receive {what}{why}{later}"
 
     def why(self, error: BaseException) -> str:
         """Return a short reason for an error."""

@@ -90,7 +90,7 @@ class OverOptimization(Callback):
         batch_size: Count = 32,
     ) -> None:
         if not scorers:
-            raise UserError(f"{_KEY}.scorers: none given; allowed: {{name: {{function or model}}, ...}}")
+            raise UserError(f"{_KEY}.scorers: none given; give {{name: {{function or model}}, ...}}")
         self.tolerance, self.window, self.stop = tolerance, window, stop
         self.scorers = {name: _made(name, given, batch_size) for name, given in scorers.items()}
         self.course: list[Validation] = []
@@ -130,7 +130,7 @@ class OverOptimization(Callback):
         """Score the responses of the batch with every scorer."""
         if not isinstance(outputs, HeldOut):
             raise UserError(
-                f"{_KEY}: the validation of {type(pl_module).__name__} does not hand on what it sampled; let its "
+                f"{_KEY}: the validation of {type(pl_module).__name__} does not return what it sampled; let its "
                 "validation_step return a HeldOut, or set the callback to null"
             )
         tokenizer, prompts = pl_module.tokenizer, outputs.prompts

@@ -34,7 +34,7 @@ def build(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any:
         UserError: the target cannot be imported, or does not accept these arguments.
     """
     if section is not None and not isinstance(section, Mapping):
-        raise UserError(f"{key}: found {section}; allowed: a section with _target_, or null")
+        raise UserError(f"{key}: found {section}; must be a section with _target_, or null")
     if not section or "_target_" not in section:
         return None
     try:
@@ -58,7 +58,7 @@ def prepare(config: Mapping[str, Any]) -> None:
     Raises:
         UserError: it failed.
     """
-    with blaming("prepare: it failed"):
+    with blaming("prepare: the call failed"):
         build(config.get("prepare"), "prepare")
 
 
@@ -114,7 +114,7 @@ def _built(section: Mapping[str, Any] | None, key: str, **arguments: Any) -> Any
 def _of_kind(kind: type[Any], made: Any, key: str) -> Any:
     """Return what was made if it is of the expected kind; else refuse the section's class."""
     if not isinstance(made, kind):
-        raise UserError(f"{key}._target_: it makes a {type(made).__name__}; must be a {kind.__name__}")
+        raise UserError(f"{key}._target_: makes a {type(made).__name__}; must make a {kind.__name__}")
     return made
 
 

@@ -119,7 +119,10 @@ def run_command(body: Callable[[], None]) -> None:
         output = sys.stdout
         _run_body(body)
     if (why := getattr(output, "lost", None)) is not None:
-        _fail(f"standard output cannot be written: {reason(why)}; all else is done, and what was printed since is lost")
+        _fail(
+            f"standard output cannot be written: {reason(why)}; everything else is done, but what was printed after "
+            "that is lost"
+        )
 
 
 def _run_body(body: Callable[[], None]) -> None:
@@ -172,7 +175,7 @@ def _take_debug() -> None:
     for word in [word for word in sys.argv[1:] if word.partition("=")[0] == "debug"]:
         value = word.partition("=")[2].lower()
         if value not in ("true", "false"):
-            raise UserError(f'debug: found "{value}"; allowed: true, false')
+            raise UserError(f'debug: found "{value}"; must be true or false')
         sys.argv.remove(word)
         os.environ.pop(_DEBUG, None)
         if value == "true":

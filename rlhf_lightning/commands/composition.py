@@ -99,7 +99,7 @@ def _too_many_digits(overrides: Sequence[str], config_dir: str | None) -> str:
     longest = max(overrides, key=lambda word: sum(character.isdigit() for character in word), default="")
     digits = sum(character.isdigit() for character in longest)
     where = longest.partition("=")[0].lstrip("+~") if digits > MOST_DIGITS else f"--config-dir: {config_dir}"
-    return f"{where}: a whole number of thousands of digits; allowed: numbers of up to 19 digits"
+    return f"{where}: a whole number of thousands of digits; must have at most 19"
 
 
 def _unexplained(error: Exception, overrides: Sequence[str], config_dir: str | None) -> str:

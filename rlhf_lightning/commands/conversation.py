@@ -48,7 +48,7 @@ class Conversation:
         self.key = named("model")
         self.tokenizer = load_tokenizer(path)
         if system is not None and not self.tokenizer.chat_template:
-            raise UserError(f"system: the tokenizer of {path} has no chat template, so a message cannot be set apart")
+            raise UserError(f"system: the tokenizer of {path} has no chat template, so it cannot mark a system message")
         self.model = load_causal_lm(path, dtype, attn_implementation).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed

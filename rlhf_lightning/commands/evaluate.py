@@ -66,12 +66,12 @@ def _with_policies_or_without(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
     policies = config["policies"]
     if not policies:
-        raise UserError("policies: none given; allowed: {name: folder, ...}")
+        raise UserError("policies: none given; give {name: folder, ...}")
     for key in ("baseline", "reference"):
         name = config.get(key)
         if name is not None and name not in policies:
             match = did_you_mean(nearest(name, policies))
-            raise UserError(f'{key}: found "{name}"; allowed: one of the policies ({", ".join(policies)}){match}')
+            raise UserError(f'{key}: found "{name}"; must be one of the policies ({", ".join(policies)}){match}')
     for key in ("gold", "proxy"):
         reward = config.get(key) or {}
         if _scores(reward):

@@ -68,7 +68,7 @@ def find_run(path: str) -> Run:
     if run is not None:
         raise UserError(f"run: {path} holds no model yet; finish it with rlhf-train ... ckpt=last run_dir={path}")
     if not Path(path).is_dir():
-        raise UserError(f"run: {path} does not exist; allowed: the folder of a training run")
+        raise UserError(f"run: {path} does not exist; give the folder of a training run")
     stages = [str(folder) for folder in sorted(Path(path).iterdir()) if read_run(folder)]
     hint = f"; it holds runs: {', '.join(stages)}" if stages else ""
     raise UserError(f"run: {path} is not the folder of a training run (no config.yaml of rlhf-train){hint}")
@@ -78,7 +78,7 @@ def _check_target(target: Path, run: Run, overwrite: bool) -> None:
     if target.is_symlink():
         raise UserError(f"to: {target} is a link; give the folder that it leads to, or another one")
     if target.exists() and not target.is_dir():
-        raise UserError(f"to: {target} is a file; allowed: a folder")
+        raise UserError(f"to: {target} is a file; must be a folder")
     _check_sources(target, run)
     if not target.is_dir() or not any(target.iterdir()):
         return
@@ -91,7 +91,7 @@ def _check_target(target: Path, run: Run, overwrite: bool) -> None:
         )
     if strangers := sorted(path.name for path in target.iterdir() if path.name not in _exported_files(target)):
         raise UserError(
-            f"to: {target} holds what rlhf-export has not written ({', '.join(strangers[:3])}), so it is not "
+            f"to: {target} contains files that rlhf-export did not write ({', '.join(strangers[:3])}), so it is not "
             "overwritten; move it, or choose another folder"
         )
 
@@ -105,7 +105,7 @@ def _check_sources(target: Path, run: Run) -> None:
     for source in sources:
         inside = target.resolve() == source.resolve() / "model" or source.resolve().is_relative_to(target.resolve())
         if inside:
-            what = "the run itself" if source == run.folder else f"{source}, which the run was made from"
+            what = "the run itself" if source == run.folder else f"{source}, which the run started from"
             raise UserError(f"to: {target} holds {what}; choose another folder")
 
 
@@ -119,7 +119,7 @@ def _exported_files(target: Path) -> set[str]:
 
 def _check_adapter(run: Run, dtype: str | None, attn_implementation: str | None) -> None:
     if run.adapter_base is None:
-        raise UserError(f"form: {run.folder} trained all weights, there is no adapter; use form=merged")
+        raise UserError(f"form: {run.folder} trained all weights, so there is no adapter; use form=merged")
     if dtype is not None:
         raise UserError("dtype: an adapter is exported as it was trained; use form=merged, or leave dtype out")
     if attn_implementation is not None:

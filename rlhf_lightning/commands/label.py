@@ -25,7 +25,7 @@ def label(config: dict[str, Any]) -> None:
     settings = {name: config[name] for name in ("labelers", "renew", "criteria", "flags", "host", "port", "url")}
     times = {name: config[name] for name in ("returns_after", "repeat_gap")}
     with (
-        advising(lambda: "every answer that was acknowledged is kept; the same command goes on"),
+        advising(lambda: "every answer that was acknowledged is saved; the same command continues"),
         FeedbackStore(config["feedback"]["store"], **times) as store,
     ):
         serve(store, Serving(guidelines=guidelines, **settings), print)

@@ -63,12 +63,12 @@ def check_jobs(
         for key in _SIZES:
             if own.get(key) != launcher.get(key):
                 raise UserError(
-                    f"hydra.launcher.{key}: found {launcher[key]} and {own[key]}; allowed: the same for all jobs of a "
+                    f"hydra.launcher.{key}: found {launcher[key]} and {own[key]}; must be the same for all jobs of a "
                     "sweep: give trainer.devices and trainer.num_nodes, or start a sweep for each"
                 )
         check_processes(config, launcher)
         if is_submitit(launcher) and config.get("ckpt") == "last" and not config["run_dir"]:
-            raise UserError("ckpt: last may be of another job; give the run's run_dir, or the checkpoint file")
+            raise UserError("ckpt: last may belong to another job; give the run's run_dir, or the checkpoint file")
         check(config)
 
 
@@ -96,11 +96,11 @@ def check_processes(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> N
         return
     tasks = launcher["tasks_per_node"]
     if not isinstance(tasks, int):
-        raise UserError(f"trainer.devices: found {tasks}; SLURM has to know the number of a node: trainer.devices=8")
+        raise UserError(f"trainer.devices: found {tasks}; SLURM needs the number per node: trainer.devices=8")
     for key, asked, expected in (("tasks_per_node", tasks, devices), ("nodes", launcher["nodes"], nodes)):
         if expected not in ("auto", -1, asked):
             own = "devices" if key == "tasks_per_node" else "num_nodes"
-            raise UserError(f"hydra.launcher.{key}: found {asked}; allowed: trainer.{own}, which is {expected}")
+            raise UserError(f"hydra.launcher.{key}: found {asked}; must equal trainer.{own}, which is {expected}")
 
 
 def numbered(config: dict[str, Any], number: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def split_device(overrides: Sequence[str]) -> tuple[float, list[str]]:
         except ValueError:
             size = 0.0
         if not 0 < size < float("inf"):
-            raise UserError(f'{DEVICE}: found "{value}"; allowed: a number > 0, the GiB of one device')
+            raise UserError(f'{DEVICE}: found "{value}"; must be a number > 0, the GiB of one device')
     return size, rest
 
 
@@ -103,7 +103,7 @@ def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts
     from rlhf_lightning.commands.planned_run import planned_run
     from rlhf_lightning.planning import advice_table, advise, make_plan, plan_table, room
 
-    with blaming(f"model.path: a network as the configuration of {config['model']['path']} says cannot be built"):
+    with blaming(f"model.path: no network can be built from the configuration of {config['model']['path']}"):
         run = planned_run(config, starts_from_adapter, int(device_gb * 2**30))
         made = make_plan(run)
     text = plan_table(made, device_gb)

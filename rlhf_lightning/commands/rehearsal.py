@@ -132,7 +132,7 @@ def _rehearse_network(section: Mapping[str, Any], path: str) -> None:
     network = Network(path, load_config(path), _LOADERS[target], torch.float32).shallow(1)
     outline = try_network(path, network.task, section.get("attn_implementation"), network.architecture)
     if adapter := build(section.get("adapter"), "model.adapter"):
-        with torch.device("meta"), blaming("model.adapter: it cannot be put on the model"):
+        with torch.device("meta"), blaming("model.adapter: cannot be added to the model"):
             add_adapter(outline, adapter, network.task, None)
 
 

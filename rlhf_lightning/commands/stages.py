@@ -44,7 +44,7 @@ def compose_stages(
         for key in _GIVEN:
             if stage.get(key) is not None and stage[key] not in names[:i]:
                 allowed = ", ".join(names[:i]) or "none, this is the first"
-                raise UserError(f'stages.{name}.{key}: found "{stage[key]}"; allowed: an earlier stage ({allowed})')
+                raise UserError(f'stages.{name}.{key}: found "{stage[key]}"; must be an earlier stage ({allowed})')
         given = [*of_stages.get(bases.get(name, ""), []), *of_stages.get(name, [])]
         if stage.get("call"):
             if given:
@@ -79,8 +79,8 @@ def _training(
         kind = declared_data(config)
         if kind not in _FORMS:
             raise UserError(
-                f"stages.{name}.data_from: {declaration(config).name} learns from rows of the kind {kind}; an export "
-                f"has those of {' and '.join(_FORMS)}"
+                f"stages.{name}.data_from: {declaration(config).name} learns from rows of kind {kind}; an export "
+                f"has {' and '.join(_FORMS)}"
             )
         config["data"]["train"] = str(run_dir / stage["data_from"] / f"{_FORMS[kind]}.jsonl")
     return config

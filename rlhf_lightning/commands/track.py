@@ -33,11 +33,11 @@ def check(config: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
     validate(config, Track)
     folder, uri = config["run"], config["tracking_uri"]
     if not Path(folder).is_dir():
-        raise UserError(f"run: {folder} does not exist; allowed: the folder of a training run, or of a pipeline")
+        raise UserError(f"run: {folder} does not exist; give the folder of a training run or of a pipeline")
     runs = runs_below(folder)
     if not runs:
         raise UserError(
-            f"run: {folder} is not the folder of a training run or a pipeline (no config.yaml), nor holds one"
+            f"run: {folder} is not the folder of a training run or a pipeline (no config.yaml), and contains none"
         )
     uris = []
     for run in runs:
@@ -78,5 +78,5 @@ def blaming_store(uri: str) -> Iterator[None]:
 
         why = Notice(uri, clean=shown).why(error)
         raise UserError(
-            f"tracking_uri: {shown(uri)} does not take the run: {why}; try again when it answers"
+            f"tracking_uri: {shown(uri)} did not accept the run: {why}; try again when it answers"
         ) from error

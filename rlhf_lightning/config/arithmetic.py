@@ -145,9 +145,11 @@ def explain(config: Mapping[str, Any]) -> str:
         key = _KEYS.get(name, "")
         lines.append(f"  {name:<{width}}  {value:>10,}  {key}{note if name == 'processes' else ''}".rstrip())
     if "rows" not in counts and not on_policy:
-        lines.append(f"  rows of {config['data'].get('train')} are known when it is read; totals follow from them")
+        lines.append(
+            f"  rows of {config['data'].get('train')} are counted when it is read; the totals follow from them"
+        )
     elif "optimiser steps in total" not in counts:
-        lines.append("  there is no end: trainer.max_epochs=-1")
+        lines.append("  the run has no end: trainer.max_epochs=-1")
     if (kernels := kernels_line(config)) is not None:
         lines.append(kernels)
     return "\n".join(lines)

@@ -60,7 +60,8 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     Rule(
         ("callbacks.*.save_top_k",),
         _saves(lambda section, c: not section.get("monitor") and section.get("save_top_k", 1) not in (-1, 0, 1)),
-        "nothing is monitored, so there are no best ones; set monitor, or choose -1 (all) or 0 (last.ckpt alone)",
+        "nothing is monitored, so no checkpoint is better than another; set monitor, or choose -1 (all) or 0 "
+        "(last.ckpt alone)",
         contradicts=True,
     ),
     Rule(
@@ -84,19 +85,19 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     Rule(
         ("callbacks.*.train_time_interval",),
         _saves(lambda section, c: not isinstance(section.get("train_time_interval"), Mapping)),
-        "allowed: a section, {_target_: datetime.timedelta, minutes: 30}",
+        "must be a section, {_target_: datetime.timedelta, minutes: 30}",
         contradicts=True,
     ),
     Rule(
         ("callbacks.*.save_on_exception",),
         _saves(lambda section, c: True),
-        "an exception comes within a step, from which no run resumes exactly; leave it out",
+        "an exception interrupts a step, and no run can resume exactly from there; leave it out",
     ),
     Rule(
         ("callbacks.*._target_",),
         _kind("OnExceptionCheckpoint"),
-        "it saves within a step, from which no run resumes exactly, and makes Lightning resume unasked; the checkpoint "
-        "before is kept by callbacks.checkpoint",
+        "it saves in the middle of a step, from which no run can resume exactly, and makes Lightning resume without "
+        "being asked; callbacks.checkpoint keeps the last good checkpoint",
         contradicts=True,
     ),
     Rule(
@@ -114,19 +115,19 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     Rule(
         ("callbacks.*._target_",),
         lambda section, c: _kind("OverOptimization")(section, c) and not validates(c),
-        "nothing is validated, so that there are no responses to held-out prompts; give data.val or data.val_fraction",
+        "nothing is validated, so there are no responses to held-out prompts; give data.val or data.val_fraction",
         contradicts=True,
     ),
     Rule(
         ("callbacks.*.scorers",),
         lambda section, c: _kind("OverOptimization")(section, c) and _is_trained_on(section, c),
-        "it has the reward that is trained on, which does not see its own faults; give another function or model",
+        "it scores with the reward that is trained on, which cannot see its own faults; give another function or model",
         contradicts=True,
     ),
     Rule(
         ("callbacks.*.kl_factor", "callbacks.*.kl_target", "callbacks.*.entropy_factor"),
         lambda section, c: _kind("Guardrails")(section, c) and ours(c) and reads_rows(c),
-        "{algorithm} has no KL and entropy of sampled responses; leave it out",
+        "{algorithm} samples no responses whose KL or entropy could be watched; leave it out",
     ),
     Rule(
         ("callbacks.*.dirpath",),

@@ -136,7 +136,7 @@ def _check_register(config: Mapping[str, Any]) -> None:
     if not uses_mlflow(config):
         raise UserError("register: MLflow keeps the registered models; choose logger=mlflow")
     if any(mark in config["register"] for mark in "/:"):
-        raise UserError(f'register: found "{config["register"]}"; allowed: a name without / and :')
+        raise UserError(f'register: found "{config["register"]}"; must be a name without / or :')
 
 
 def _check_sampling(algorithm: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ def _check_vllm(config: Mapping[str, Any]) -> None:
             "rollout=native, or model/quantization=none"
         )
     if (config["model"].get("adapter") or {}).get("use_dora"):
-        raise UserError("model.adapter.use_dora: vLLM has no DoRA; choose rollout=native, or set it to false")
+        raise UserError("model.adapter.use_dora: vLLM does not support DoRA; choose rollout=native, or set it to false")
     if config["algorithm"].get("old_logprobs") == "engine":
         raise engine_logprobs_differ("vLLM")
 
@@ -239,7 +239,7 @@ def check_hashes(key: str, value: str) -> None:
 def refuse_reward_model(key: str, value: str) -> None:
     """Raise UserError if a policy is needed but the folder holds a reward model, even with a tied output layer."""
     if is_reward_model(Path(value)):
-        raise UserError(f"{key}: {value} is a reward model, which scores answers and gives none")
+        raise UserError(f"{key}: {value} is a reward model, which scores answers but writes none")
 
 
 def is_reward_model(folder: Path) -> bool:

@@ -40,7 +40,7 @@ from rlhf_lightning.source.declarations import declaration
 from rlhf_lightning.tracking.store import uses_mlflow
 
 _NO_VALIDATION = "nothing is validated; give data.val or data.val_fraction, or leave it out"
-_NO_DROPOUT = "{algorithm} switches every dropout off, so that it compares with its reference exactly; leave it out"
+_NO_DROPOUT = "{algorithm} switches all dropout off, so that the comparison with its reference is exact; leave it out"
 _ONE_STEP = "with a single step per rollout (ppo_epochs=1 num_minibatches=1) the policy is still the one that sampled"
 _MAX_TIME = "give a time as DD:HH:MM:SS, or null"
 _WHOLE_ROLLOUTS = (
@@ -79,12 +79,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("optimizer.foreach", "optimizer.differentiable"),
         equals("optimizer.fused", True),
-        "a fused optimiser is neither; set optimizer.fused=null, or leave it out",
+        "a fused optimiser cannot be combined with it; set optimizer.fused=null, or leave it out",
     ),
     Rule(
         ("optimizer.fused",),
         both(equals("optimizer.fused", True), equals("trainer.precision", "16-mixed")),
-        "it divides the gradients by the loss scale itself, so that they cannot be clipped; set it to null, or choose "
+        "it divides the gradients by the loss scale itself, so they cannot be clipped; set it to null, or choose "
         "trainer.precision=bf16-mixed",
         contradicts=True,
     ),
@@ -108,7 +108,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("matmul_precision",),
         equals("trainer.accelerator", "cpu"),
-        "it is about products on a GPU; leave it out",
+        "it only affects matrix products on a GPU; leave it out",
     ),
     *(
         Rule((key,), equals(key, 0), "with 0 nothing is trained; give 1 or more, or leave it out", contradicts=True)
@@ -118,13 +118,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("trainer.min_epochs",),
         above("trainer.min_epochs", "trainer.max_epochs"),
-        "trainer.max_epochs ends the run before",
+        "trainer.max_epochs ends the run earlier",
         contradicts=True,
     ),
     Rule(
         ("trainer.min_steps",),
         above("trainer.min_steps", "trainer.max_steps"),
-        "trainer.max_steps ends the run before",
+        "trainer.max_steps ends the run earlier",
         contradicts=True,
     ),
     Rule(
@@ -148,7 +148,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("trainer.overfit_batches",),
         lambda c: str(c["data"].get("_target_", "")).startswith("rlhf_lightning.data."),
-        "our loaders take other rows in every epoch, so nothing would be overfitted; use data.limit=<rows>",
+        "the loaders draw different rows in every epoch, so nothing would be overfitted; use data.limit=<rows>",
     ),
     Rule(("trainer.reload_dataloaders_every_n_epochs",), lambda c: True, "rows are read once, before training"),
     Rule(("trainer.sync_batchnorm",), lambda c: True, "language models have no batch norm"),
@@ -194,7 +194,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("algorithm.ptx.data",),
         both(is_section_of_ours("algorithm.ptx"), without("algorithm.ptx.coef")),
-        "algorithm.ptx.coef=0 leaves it out; give a coefficient, or set it to null",
+        "algorithm.ptx.coef=0 switches it off; give a coefficient, or set it to null",
     ),
     # ---- reward and rollout
     Rule(
@@ -237,7 +237,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("rollout.timeout",),
         both(equals("rollout.engine", "vllm"), without("rollout.server")),
-        "only a server is waited for; set rollout.server, or leave it out",
+        "only a server has a time limit; set rollout.server, or leave it out",
     ),
     # ---- where it runs, what is logged
     Rule(

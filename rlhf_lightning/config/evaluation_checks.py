@@ -48,7 +48,7 @@ def _check_prompts(pipeline: Pipeline, prompts: str) -> None:
 def check_name(key: str, value: str | None, allowed: Sequence[str]) -> None:
     if value is not None and value not in allowed:
         match = did_you_mean(nearest(value, allowed))
-        raise UserError(f'{key}: found "{value}"; allowed: a stage ({", ".join(allowed)}){match}')
+        raise UserError(f'{key}: found "{value}"; must be a stage ({", ".join(allowed)}){match}')
 
 
 def policy_stages(pipeline: Pipeline) -> list[str]:

@@ -33,7 +33,7 @@ def check_agreement(config: Mapping[str, Any]) -> None:
     if imports and not Path(imports).exists():
         raise UserError(f"import: {imports} does not exist; give the file that Argilla or Label Studio has exported")
     if imports and config["format"] == "rows":
-        raise UserError("format: found rows, which are not imported; choose format=argilla or format=label_studio")
+        raise UserError("format: found rows, which cannot be imported; choose format=argilla or format=label_studio")
     _without_effect(config, ("names",), "give import=<file>, or leave it out", unless=imports)
     _without_effect(config, ("format",), "give export=<folder> or import=<file>", unless=imports or exports)
     to_rows = exports and config["format"] == "rows"
@@ -110,9 +110,11 @@ def _check_sources(config: Mapping[str, Any]) -> None:
             "have responses"
         )
     if config.get("prompts") is not None and not config["policies"]:
-        raise UserError("policies: none given; allowed: {name: folder or server, ...}")
+        raise UserError("policies: none given; give {name: folder or server, ...}")
     if config.get("responses") is not None and config["policies"]:
-        raise UserError("policies: they answer prompts=FILE; responses=FILE has responses already; leave one out")
+        raise UserError(
+            "policies: they answer prompts=FILE, and responses=FILE already has responses; leave one of the two out"
+        )
 
 
 def rewards_of_pairs(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -139,6 +141,6 @@ def check_label(config: Mapping[str, Any]) -> None:
     for key in ("criteria", "flags"):
         names = config[key]
         if wrong := [name for name in names if len(name) > LONGEST_NAME or "\n" in name]:
-            raise UserError(f'{key}: found "{wrong[0]}"; a name has 1 to {LONGEST_NAME} characters on one line')
+            raise UserError(f'{key}: found "{wrong[0]}"; must be 1 to {LONGEST_NAME} characters on one line')
         if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError(f'{key}: "{twice[0]}" is there twice')
+            raise UserError(f'{key}: "{twice[0]}" appears twice')

@@ -302,7 +302,7 @@ class Label(TypedDict, total=False):
     flags: list[Text]
     host: Text
     port: Port
-    url: Annotated[str, Field(pattern="^https?://[^/]+$")] | None
+    url: Annotated[str, Field(pattern="^https?://[^/]+$", description="like https://host")] | None
     returns_after: Seconds
     repeat_gap: Whole
 

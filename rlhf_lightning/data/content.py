@@ -43,7 +43,7 @@ def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
             words += len(tokens) - int(np.isin(tokens, others).sum())
     if lost and lost == words:
         raise UserError(
-            f"{source}: every token of its rows is {tokenizer.unk_token}, for the tokenizer knows no word of them; "
+            f"{source}: every token of its rows is {tokenizer.unk_token}: the tokenizer knows none of their words; "
             "choose a model of their language"
         )
     if lost > words / 2:
@@ -64,7 +64,7 @@ def _say_what_is_the_same(rows: Sequence[Any], source: str) -> None:
         return
     first = next(read)
     if all(each == first for each in read):
-        log.warning(f"{source}: all {len(rows)} rows have the same {what}; see whether the right column is read")
+        log.warning(f"{source}: all {len(rows)} rows have the same {what}; check that the right column is read")
 
 
 def _check_answers(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
@@ -76,5 +76,5 @@ def _check_answers(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
     ids = sorted(learned - {IGNORED, tokenizer.eos_token_id})
     if not ids or not tokenizer.decode(ids).strip():
         raise UserError(
-            f"{source}: every answer (completion, or last message) is empty; nothing but its end would be learned"
+            f"{source}: every answer (completion, or last message) is empty; the model would only learn to stop"
         )

@@ -46,7 +46,7 @@ def read_file(path: Path, limit: int | None = None) -> list[Row]:
     """
     suffix = data_suffix(path)
     if suffix is None:
-        raise UserError(f"{path}: files of this kind are not read; expected {KINDS}")
+        raise UserError(f"{path}: unknown kind of file; expected {KINDS}")
     if suffix == ".parquet":
         return _parquet(path, limit)
     if suffix == ".jsonl":
@@ -78,7 +78,7 @@ def _open(path: Path, mode: str, **options: Any) -> Iterator[IO[Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: it is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: it is not a whole gzip file ({error})") from error
+        raise UserError(f"{path}: it is not a complete gzip file ({error})") from error
 
 
 def _json_lines(path: Path, lines: Iterable[bytes]) -> Iterator[Row]:
@@ -139,7 +139,7 @@ def _table(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Row]:
         header = next(reader, [])
         for name in header:
             if header.count(name) > 1:
-                raise UserError(f"{path}:1: the column {name!r} is there twice; rename one")
+                raise UserError(f"{path}:1: the column {name!r} appears twice; rename one")
         for cells in reader:
             if not cells:
                 continue

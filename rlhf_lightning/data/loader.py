@@ -68,7 +68,7 @@ class BatchLoader:
         if not rows:
             raise UserError("data: there are no rows to make batches of; check data.train, data.val and data.limit")
         if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size}: at least 1 is allowed")
+            raise UserError(f"data.batch_size: found {batch_size}; must be at least 1")
         if len(weights) != len(rows):
             raise ValueError(f"{len(weights)} weights for {len(rows)} rows")
         self.rows, self.collate, self.batch_size, self.weights = rows, collate, batch_size, weights

@@ -49,13 +49,13 @@ def checked_text(name: str, value: Any) -> Text:
             value.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{name}: character {error.start} is half of a surrogate pair, which no text holds"
+                f"{name}: character {error.start} is half of a surrogate pair, which is not valid text"
             ) from error
         return value
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise UserError(f"{name}: expected a string, or a list of messages with `role` and `content` strings")
     if not value:
-        raise UserError(f"{name}: the list holds no message; expected a string, or a list of at least one message")
+        raise UserError(f"{name}: the list is empty; expected a string, or a list of at least one message")
     return [_checked_message(name, message) for message in value]
 
 
@@ -218,7 +218,7 @@ def check_rendered(messages: list[Message], options: Options, rendered: str, nam
     for message in messages:
         if message["role"] not in TURNS and (message.get("content") or "").strip() not in rendered:
             raise UserError(
-                f"the chat template of {name} leaves out what the role {message['role']!r} says; "
+                f"the chat template of {name} leaves out messages of the role {message['role']!r}; "
                 "use roles that it knows (such as user and assistant)"
             )
     for tool in options.get("tools") or ():

@@ -63,7 +63,7 @@ def read_records(source: str | Path, split: str = "train", limit: int | None = N
     else:
         raise UserError(f"{source}: no such file or folder; expected {ALLOWED}")
     if not rows:
-        raise UserError(f"{source}: it holds no rows; check the file")
+        raise UserError(f"{source}: no rows found; check the file")
     return rows[:limit]
 
 

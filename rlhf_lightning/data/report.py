@@ -50,7 +50,7 @@ class Report:
         if self.kept == 0:
             shortened = max_length is not None and any(self.dropped[reason] for reason in BY_LENGTH)
             advice = f"raise data.max_length={max_length}, or check the rows" if shortened else "check the rows"
-            raise NothingKeptError(f"{self}; none is left to train on; {advice}")
+            raise NothingKeptError(f"{self}; nothing is left to train on; {advice}")
 
 
 @contextmanager

@@ -15,9 +15,7 @@ def checked_row(row: dict[str, Any], purpose: str, allowed: Sequence[str]) -> tu
     """Return the row's format, and the row with its texts checked."""
     kind = row_format(row)
     if kind not in allowed:
-        raise UserError(
-            f"columns {shown_columns(row)}: not a format for {purpose}; allowed are {allowed_formats(allowed)}"
-        )
+        raise UserError(f"columns {shown_columns(row)}: not a format for {purpose}; must be {allowed_formats(allowed)}")
     return kind, row | checked_texts(row)
 
 
@@ -37,7 +35,7 @@ def is_true(label: Any) -> bool:
     if isinstance(label, str) and label.strip().lower() in written:
         return written[label.strip().lower()]
     if not isinstance(label, bool | int | float) or label not in (True, False):
-        raise UserError(f"label={label!r}: allowed are true and false (or 1 and 0)")
+        raise UserError(f"label: found {label!r}; must be true or false (or 1 or 0)")
     return bool(label)
 
 
@@ -55,7 +53,7 @@ def finite_number(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"{name}: allowed are finite numbers, found {value!r}")
+        raise UserError(f"{name}: found {value!r}; must be a finite number")
     if abs(number) > LARGEST:
         raise UserError(f"{name}: found {value!r}; must be between -{LARGEST:g} and {LARGEST:g}")
     return number

@@ -52,9 +52,7 @@ def row_format(row: dict[str, Any]) -> str:
     for name, columns in FORMATS.items():
         if present.issuperset(columns):
             return name
-    raise UserError(
-        f"columns {shown_columns(row)}: no known format; allowed are {allowed_formats()}; rename the columns"
-    )
+    raise UserError(f"columns {shown_columns(row)}: unknown format; must be {allowed_formats()}; rename the columns")
 
 
 def shown_columns(row: dict[str, Any]) -> str:

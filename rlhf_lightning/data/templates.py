@@ -91,7 +91,7 @@ def render_completion(
         raise UserError(
             f"the chat template of {_name(tokenizer)} renders an answered conversation differently from the prompt it "
             f"starts generation with (expected ...{before[-40:]!r}); a model would train on one and be asked the "
-            "other; mend the template, or give the rows as plain strings"
+            "other; fix the template, or give the rows as plain strings"
         )
     return whole[len(before) :]
 
@@ -193,14 +193,14 @@ def _running(template: str, name: str, messages: list[Message]) -> Iterator[None
         raise
     except (TimeoutError, MemoryError, RecursionError) as error:
         raise StoppedError(
-            f"the chat template of {name} was stopped: {error}; use a model whose template ends, or mend it "
+            f"the chat template of {name} was stopped: {error}; use a model whose template ends, or fix it "
             "(chat_template.jinja, or chat_template in tokenizer_config.json)"
         ) from error
     except Exception as error:  # templates raise anything: jinja2's errors, TypeError, ValueError
         roles = ", ".join(str(message.get("role")) for message in messages)
         reason = " ".join(str(error).split())
         raise UserError(
-            f"the chat template of {name} refuses the messages ({roles}): {reason}; mend the row or the template"
+            f"the chat template of {name} refuses the messages ({roles}): {reason}; fix the row or the template"
         ) from error
 
 

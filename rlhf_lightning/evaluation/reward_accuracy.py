@@ -61,7 +61,7 @@ def read_pairs(source: str | Path, category: str | None = None, limit: int | Non
     pairs = []
     for number, row in enumerate(rows, start=1):
         if row.get("chosen") is None or row.get("rejected") is None:
-            raise UserError(f"preferences: {source}, row {number}: it has no chosen and rejected; allowed: pairs")
+            raise UserError(f"preferences: {source}, row {number}: it has no chosen and rejected; must be a pair")
         try:
             prompt, best, worst = split_preference(row)
             texts = [_text(answer) for answer in (best, worst)]

@@ -40,5 +40,5 @@ class ConstantScores:
             self._said = True
             log.warning(
                 f"{key}: all {len(scores)} responses of an iteration have the score {scores[0]:g}, so nothing tells a "
-                "good one from a bad one; see whether the reward reads the responses. This is said once"
+                "good one from a bad one; check that the reward reads the responses. This is reported once"
             )

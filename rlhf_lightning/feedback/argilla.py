@@ -128,8 +128,7 @@ def from_argilla(
         yield imported_task(task, tuple(answers))
     if others and not known:
         raise UserError(
-            f"names.question: no record has an answer to {names.question!r}; allowed: one of "
-            f"{', '.join(sorted(others))}"
+            f"names.question: no record has an answer to {names.question!r}; must be one of {', '.join(sorted(others))}"
         )
 
 

@@ -54,10 +54,10 @@ def run_collection(
         if settings["prompts"]:
             done = collect_tasks(store, prompts, policies, asking, drawing, rewards=scorers, checks=checks, watch=watch)
             added, there = done.added, done.there
-            lines = [f"sampled: {done.sampled} responses to {done.prompts} prompts; {done.known} were there"]
+            lines = [f"sampled: {done.sampled} responses to {done.prompts} prompts; {done.known} already there"]
         else:
             added, there = add_tasks(store, responses_scored(samples, scorers, watch), asking, checks)
             lines = [f"read: {sum(len(each.responses) for each in samples)} responses to {len(samples)} prompts"]
-        lines.append(f"tasks: {added} new in {store.name}; {there} were there")
+        lines.append(f"tasks: {added} new in {store.name}; {there} already there")
     elsewhere = "" if url == DEFAULT_STORE else f" {shlex.quote(f'feedback.store={shown(url)}')}"
     return [*lines, f"next: {typed('rlhf-label')} labelers=[ana,bo]{elsewhere}"]

@@ -150,7 +150,7 @@ class Database:
             return UserError(f"feedback.store: {self.name} is read-only here; make it and its folder writable")
         if "not a database" in found or "malformed" in found:
             return UserError(f"feedback.store: {self.name} is not a whole SQLite database ({found}); restore a copy")
-        return UserError(f"feedback.store: {self.name}: {found}; see that it can be reached and try again")
+        return UserError(f"feedback.store: {self.name}: {found}; check that it can be reached, and try again")
 
     def _locked(self) -> UserError:
         return UserError(

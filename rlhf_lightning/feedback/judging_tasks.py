@@ -168,7 +168,7 @@ def revise_rows(
         kept += [each for each in judge.revise([p for p, _ in part], [r for _, r in part], rounds) if each is not None]
         progress(start + len(part), len(read))
     if not kept:
-        raise UserError(f"judge.model: it wrote nothing to any of {len(read)} answers, or they are too long for it")
+        raise UserError(f"judge.model: it revised none of {len(read)} answers, or they are too long for it")
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name, lines in (("chains", [each.chain() for each in kept]), ("revisions", [each.row() for each in kept])):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8", "replace")

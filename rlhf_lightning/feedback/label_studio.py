@@ -107,7 +107,7 @@ def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> It
         yield imported_task(task, tuple(answers))
     if others and not known:
         raise UserError(
-            f"names.question: no annotation has a result of {names.question!r}; allowed: one of "
+            f"names.question: no annotation has a result of {names.question!r}; must be one of "
             f"{', '.join(sorted(others))}"
         )
 

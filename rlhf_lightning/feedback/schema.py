@@ -189,9 +189,7 @@ def prepare(connection: Connection, name: str, migrations: Mapping[int, Migratio
         )
     while version < VERSION:
         if version not in migrations:
-            raise UserError(
-                f"{name} is of store version {version}, which cannot be brought up to date; export it first"
-            )
+            raise UserError(f"{name} is of store version {version}, which cannot be upgraded; export it first")
         migrations[version](connection)
         version += 1
         connection.execute(facts.update().where(facts.c.name == "version").values(value=str(version)))

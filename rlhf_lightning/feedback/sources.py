@@ -110,9 +110,7 @@ def _read(source: str | Path | Sequence[Row], key: str, limit: int | None) -> tu
 def _answers(row: Row) -> tuple[Prompt, list[Text]]:
     kind = row_format(row)
     if kind not in _WITH_RESPONSES:
-        raise UserError(
-            f"columns {shown_columns(row)}: they hold no responses; allowed are {allowed_formats(_WITH_RESPONSES)}"
-        )
+        raise UserError(f"columns {shown_columns(row)}: no responses found; must be {allowed_formats(_WITH_RESPONSES)}")
     row = row | checked_texts(row)
     if kind == "preference":
         prompt, chosen, rejected = split_preference(row)

@@ -136,8 +136,8 @@ class ChatEndpoint:
             pass  # it need not list its models
         except OSError as error:
             raise UserError(
-                f"{self._name}: it does not answer ({reason(error)}); see that the server runs, and that the address "
-                "is right"
+                f"{self._name}: it does not answer ({reason(error)}); check that the server is running, and that the "
+                "address is right"
             ) from error
         self._reached = True
 
@@ -161,7 +161,7 @@ class ChatEndpoint:
             except urllib.error.HTTPError as error:
                 last = f"HTTP {error.code}: {_said(error)}"
                 if error.code not in _PASSES:
-                    raise UserError(f"{self._name}: {shown(last)}; see to the model's name and the key") from error
+                    raise UserError(f"{self._name}: {shown(last)}; check the model's name and the key") from error
                 wait = max(wait, _retry_after(error))
             except (OSError, _MalformedAnswerError) as error:
                 last = reason(error)
@@ -172,7 +172,7 @@ class ChatEndpoint:
                 self._cache.put({entry: answer})
                 return answer
         raise UserError(
-            f"{self._name}: no answer in {self.attempts} attempts ({shown(last)}); see that the server runs"
+            f"{self._name}: no answer in {self.attempts} attempts ({shown(last)}); check that the server is running"
         )
 
     def _post(self, address: str, body: dict[str, Any]) -> Any:

@@ -139,7 +139,7 @@ class LocalJudge:
         ends = [row[-1] for row in rows]
         if len({tuple(row[:-1]) for row in rows}) != 1 or len(set(ends)) < len(ends):
             raise UserError(
-                f"{self.key}: the tokenizer of {self.folder} makes no single token of its own of each of "
+                f"{self.key}: the tokenizer of {self.folder} has no single token for each of "
                 f"{', '.join(verdicts)}; judge by generated verdicts: judge.by=reasons"
             )
         return ends

@@ -104,7 +104,7 @@ def read_asked(asked: Any, key: str = "model.kernels") -> Asked:
     Raises:
         UserError: an unknown name, a repeated name, no name at all, or a name without a kernel that it needs.
     """
-    allowed = f"allowed: auto, none, or a list of {', '.join(KERNELS)}"
+    allowed = f"must be auto, none, or a list of {', '.join(KERNELS)}"
     if asked in ("auto", "none"):
         return str(asked)
     if isinstance(asked, str) or not isinstance(asked, Sequence):

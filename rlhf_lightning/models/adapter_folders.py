@@ -214,7 +214,7 @@ def _check_arrived(adapted: Any, weights: dict[str, torch.Tensor], folder: str) 
             raise UserError(f"{named()}: {folder} lacks {name}, which its adapter_config.json asks for; save it again")
     for name, weight in weights.items():
         if not torch.equal(there[name].to("cpu", weight.dtype), weight):
-            raise UserError(f"{named()}: {folder}: {name} is not taken over by peft; merge it with the tool it is of")
+            raise UserError(f"{named()}: {folder}: {name} is not loaded by peft; merge it with the tool that made it")
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class LoRA:
     def __post_init__(self) -> None:
         if self.init not in SAFE_INITIALISATIONS:
             raise UserError(
-                f'model.adapter.init: found "{self.init}"; allowed: {" | ".join(SAFE_INITIALISATIONS)}. PiSSA, OLoRA, '
+                f'model.adapter.init: found "{self.init}"; must be {" | ".join(SAFE_INITIALISATIONS)}. PiSSA, OLoRA, '
                 "LoftQ and CorDA change the base weights: with the adapter off it would no longer be the reference"
             )
         if isinstance(self.target_modules, str):  # peft matches layer names against it
@@ -69,7 +69,7 @@ class LoRA:
             except re.error as error:
                 raise UserError(
                     f"model.adapter.target_modules: found {self.target_modules}, which is not a regular expression "
-                    f"({error}); allowed: all-linear, a list of names, or a regular expression"
+                    f"({error}); must be all-linear, a list of names, or a regular expression"
                 ) from error
 
     def config(self, task: Literal["CAUSAL_LM", "SEQ_CLS"], revision: str | None) -> Any:
@@ -149,7 +149,7 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
         raise UserError(f"{named()}: {folder} holds a {config.peft_type} adapter; only LoRA adapters are supported")
     files = [name for name in ("adapter_model.safetensors", "adapter_model.bin") if (Path(folder) / name).is_file()]
     if Path(folder).is_dir() and not files:
-        raise UserError(f"{named()}: {folder} has an adapter_config.json and no weights (adapter_model.safetensors)")
+        raise UserError(f"{named()}: {folder} has an adapter_config.json but no weights (adapter_model.safetensors)")
     with blaming(f"{named()}: the weights of the adapter {folder} cannot be read", "save it again"):
         return config, load_peft_weights(str(folder), device="cpu")
 
@@ -199,7 +199,7 @@ def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], r
             raise
         raise UserError(
             f"model.adapter.target_modules: found {lora.target_modules}; no layer of the model has such a name; "
-            "allowed: all-linear, or names of linear layers, such as [q_proj, v_proj]"
+            "must be all-linear, or names of linear layers, such as [q_proj, v_proj]"
         ) from error
     _check_rank(adapted, lora.rank)
     return adapted

@@ -45,8 +45,8 @@ def disable_dropout(model: nn.Module) -> None:
     if training_differs(model):
         bare: Any = bare_model(model)
         raise UserError(
-            f"{named()}: {type(bare).__name__} (model_type {bare.config.model_type}) computes other numbers in "
-            "training mode than in evaluation mode, or others each time, with every dropout probability at 0; DPO and "
+            f"{named()}: {type(bare).__name__} (model_type {bare.config.model_type}) computes different values in "
+            "training mode and in evaluation mode, or each time, even with every dropout probability at 0; DPO and "
             "PPO compare the two; choose another model"
         )
 

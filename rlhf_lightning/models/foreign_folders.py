@@ -24,13 +24,13 @@ def check_foreign_folder(source: str, revision: str | None, trust_remote_code: b
             outside = [name for name in files if not _is_plain(name)]
         if outside:
             raise UserError(
-                f"{named()}: {index}: weight_map names {outside[0]!r}; allowed: the name of a file in the same folder"
+                f"{named()}: {index}: weight_map names {outside[0]!r}; must be the name of a file in the same folder"
             )
     kernels = [] if trust_remote_code else list(_kernels(_config_of(source, revision)))
     if kernels:
         raise UserError(
-            f"{named()}: the config.json of {source} asks for the attention {kernels[0]!r}, which is code of the hub "
-            "and is not run; take that out of config.json, or read the code and give model.trust_remote_code=true with "
+            f"{named()}: the config.json of {source} asks for the attention {kernels[0]!r}, which is code from the hub "
+            "and is not run; remove it from config.json, or read the code and give model.trust_remote_code=true with "
             "model.revision"
         )
 

@@ -68,6 +68,6 @@ def check_row(network: nn.Module, tokens: int) -> None:
         config: Any = network.config
         raise UserError(
             f"{named()}: the rotary angles of {type(network).__name__} (model_type {config.model_type}) depend on the "
-            f"longest row of a batch beyond {limit} tokens; found a row of {tokens}; allowed: at most {limit} "
+            f"longest row of a batch beyond {limit} tokens; found a row of {tokens}; must be at most {limit} "
             "(data.max_length, or data.max_prompt_length + rollout.max_new_tokens)"
         )

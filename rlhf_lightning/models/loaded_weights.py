@@ -93,7 +93,7 @@ def _check_generation_config(source: str) -> None:
                 found = settings.get(name)
                 ids = found if isinstance(found, list) else [] if found is None else [found]
                 if not all(isinstance(each, int) for each in ids):
-                    raise ValueError(f"{name}: found {found!r}; allowed: the id of a token, or a list of ids")
+                    raise ValueError(f"{name}: found {found!r}; must be the id of a token, or a list of ids")
 
 
 def _own_layers(network: Any, names: Collection[str]) -> list[str]:
@@ -107,7 +107,7 @@ def _own_layers(network: Any, names: Collection[str]) -> list[str]:
 def _lacks(lacking: Sequence[str], unexpected: Sequence[str]) -> str:
     if all(name.startswith(f"{HEAD}.") for name in lacking):
         return NO_HEAD
-    text = f"lacks {_several(lacking)} of the network in its config.json; left as they are they would be random. "
+    text = f"lacks {_several(lacking)} of the network in its config.json; what is missing would stay random. "
     wrapper = next((name.split(".")[0] for name in unexpected if name.split(".")[0] in _WRAPPERS), None)
     if wrapper is not None:
         return f'{text}Its names begin with "{wrapper}.": save the model inside the wrapper, or take that off the names'

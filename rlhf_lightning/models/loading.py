@@ -98,8 +98,8 @@ def pretrained_arguments(
         raise UserError("model.trust_remote_code=true needs model.revision, the commit whose code you have read")
     if is_code_of_the_hub(attn_implementation) and not trust_remote_code:
         raise UserError(
-            f"{key_beside('attn_implementation')}: found {attn_implementation}, which is code of the hub and is not "
-            "run; allowed: sdpa, eager, flash_attention_2, or with model.trust_remote_code=true such a kernel"
+            f"{key_beside('attn_implementation')}: found {attn_implementation}, which is code from the hub and is not "
+            "run; must be sdpa, eager, flash_attention_2, or with model.trust_remote_code=true such a kernel"
         )
     return {
         "dtype": "auto" if dtype == "auto" else getattr(torch, dtype),
@@ -195,7 +195,7 @@ def _cannot_load(attention: str | None, folder: str, error: Exception) -> str:
     if attention is not None and any(word in reason.lower() for word in words):
         return (
             f"{key}: found {attention}, which {folder} cannot use ({reason.split('. ')[0]}); "
-            "allowed: eager, or null for what the family supports"
+            "must be eager, or null for what the family supports"
         )
     return f"{named()}: {folder} cannot be loaded: {NO_OWN_CODE if has_own_code(folder) else reason}"
 
@@ -277,8 +277,8 @@ def load_config(path: str | Path, revision: str | None = None) -> Any:
 
 
 NO_OWN_CODE = (
-    "it brings code of its own (auto_map), which is not run; take a model that transformers knows, or read the code "
-    "and give model.trust_remote_code=true with model.revision"
+    "it comes with its own code (auto_map), which is not run; choose a model that transformers supports, or read the "
+    "code and give model.trust_remote_code=true with model.revision"
 )
 
 

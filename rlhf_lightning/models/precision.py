@@ -37,10 +37,10 @@ def check_precision(precision: str) -> None:
         return
     reason = {
         "16-true": "nothing scales gradients there, and those below 6e-8 are lost",
-        "transformer-engine": "it exchanges linear layers, those of heads and adapters included",
-        "transformer-engine-float16": "it exchanges linear layers, those of heads and adapters included",
+        "transformer-engine": "it replaces linear layers, including those of heads and adapters",
+        "transformer-engine-float16": "it replaces linear layers, including those of heads and adapters",
     }.get(precision, "for 4-bit weights choose model/quantization=nf4")
-    raise UserError(f'trainer.precision: found "{precision}"; allowed: {" | ".join(WEIGHTS)}; {reason}')
+    raise UserError(f'trainer.precision: found "{precision}"; must be {" | ".join(WEIGHTS)}; {reason}')
 
 
 def check_weights(network: nn.Module, precision: str) -> None:

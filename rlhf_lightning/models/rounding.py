@@ -35,7 +35,7 @@ class Difference(NamedTuple):
         return self.nats <= self.allowed
 
     def __str__(self) -> str:
-        return f"found a difference of {self.nats:.2g} nats, allowed {self.allowed:.1g}"
+        return f"found a difference of {self.nats:.2g} nats; must be at most {self.allowed:.1g}"
 
 
 def distance(

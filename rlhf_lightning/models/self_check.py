@@ -119,7 +119,7 @@ def _advice(network: nn.Module) -> str:
     """Return what to do if the numbers differ."""
     on = kernels_of(bare_model(network)).on
     without = f"Try model.kernels=none (on: {', '.join(sorted(on))}), or choose" if on else "Choose"
-    return f"{without} another model: docs/models.md lists the families that are right"
+    return f"{without} another model: docs/models.md lists the families that work"
 
 
 def _choose_head(network: nn.Module, hidden: list[Tensor], plain: Plain) -> Difference:
@@ -174,8 +174,8 @@ def check_classifier(network: nn.Module, plain: Plain) -> None:
                 return
             gaps.append(gap)
     raise UserError(
-        f"{_family(network)}: rows of a batch get other scores than each row alone in the model's own forward pass; "
-        f"found a difference of {min(gaps):.2g}, allowed {allowed:.1g}. {_advice(network)}"
+        f"{_family(network)}: rows of a batch get different scores from each row alone in the model's own forward "
+        f"pass; found a difference of {min(gaps):.2g}; must be at most {allowed:.1g}. {_advice(network)}"
     )
 
 
@@ -281,7 +281,7 @@ def _fault(network: nn.Module, plain: Plain) -> str:
     if changed is not None and not changed.small:
         hint = " (config.is_decoder=true makes it one)" if hasattr(bare_model(network).config, "is_decoder") else ""
         return f"later tokens change the probabilities of earlier ones, so this is not a causal language model{hint}"
-    return "rows of a batch get other log-probabilities than each row alone in the model's own forward pass"
+    return "rows of a batch get different log-probabilities from each row alone in the model's own forward pass"
 
 
 def _family(network: nn.Module) -> str:

@@ -18,7 +18,7 @@ def room(device_gb: float) -> int:
 
 def plan_table(plan: Plan, device_gb: float) -> str:
     """Return what is resident by role, what each phase adds, the peak, and whether it fits."""
-    lines = [f"{plan.run.name}: GiB a device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), ""]
+    lines = [f"{plan.run.name}: GiB per device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), ""]
     fits = "fits" if plan.peak <= room(device_gb) else "does not fit"
     lines.append(
         f"peak {plan.peak / GIB:.1f} GiB; of {device_gb:g} GiB, {room(device_gb) / GIB:.1f} are usable "
@@ -30,7 +30,7 @@ def plan_table(plan: Plan, device_gb: float) -> str:
 def advice_table(single: Sequence[Change], combined: Change | None, device_gb: float) -> str:
     """Return the changes, with the peak that each leads to."""
     if not single:
-        return "no change known here makes it smaller: take a smaller model or shorter rows"
+        return "no known change makes it smaller: use a smaller model or shorter rows"
     limit = room(device_gb)
     width = max(len(change.overrides) for change in single)
     lines = ["with one change:"]
@@ -41,7 +41,7 @@ def advice_table(single: Sequence[Change], combined: Change | None, device_gb: f
     if combined is not None:
         lines += ["together:", f"  {combined.overrides}  {combined.peak / GIB:.1f}  fits"]
     elif all(change.peak > limit for change in single):
-        lines.append("not even all of them together make it fit: take a smaller model, shorter rows or more devices")
+        lines.append("even all of them together do not make it fit: use a smaller model, shorter rows or more devices")
     return "\n".join(lines)
 
 

@@ -112,8 +112,8 @@ class FunctionReward(Reward):
     def _late(self) -> str:
         key = self.timeout_key
         return (
-            f"{self.key}: {self.name} has not returned within {self.timeout} s ({key}); see why it hangs, let it give "
-            f"up by itself, or raise {key}"
+            f"{self.key}: {self.name} has not returned within {self.timeout} s ({key}); find out why it hangs, give "
+            f"it a time limit of its own, or raise {key}"
         )
 
     def origin(self) -> dict[str, str]:

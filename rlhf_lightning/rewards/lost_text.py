@@ -49,8 +49,8 @@ class LostText:
         if found and not self.lost:
             log.warning(
                 "%s: the tokenizer of %s cannot read %d of %d rows as they are, such as %r, which it reads "
-                "as %r; what it loses does not count in their scores. This is said once; if there are many, choose a "
-                "reward model whose tokenizer knows what the policy writes",
+                "as %r; the lost text does not count in their scores. This is reported once; if there are many, "
+                "choose a reward model whose tokenizer knows what the policy writes",
                 *(self.key, self.name, len(found), len(losses), *found[0]),
             )
         self.lost += len(found)

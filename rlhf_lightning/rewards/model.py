@@ -208,7 +208,7 @@ class ModelReward(Reward):
                 self.truncated += 1
                 if self.truncated == 1:
                     log.warning(
-                        "%s: prompts lose their start where %s has fewer positions (%d) than prompt and "
+                        "%s: the start of a prompt is cut where %s has fewer positions (%d) than prompt and "
                         "response have tokens; data.max_prompt_length shortens them for the policy too",
                         self.key,
                         self.folder,
@@ -244,7 +244,7 @@ def _moments_of(path: str | Path) -> ScoreMoments:
     moments, key = score_moments(path), key_beside("standardize")
     if moments is None:
         raise UserError(
-            f"{key}=true: {path} carries no score_mean and score_std; train it with held-out pairs "
+            f"{key}=true: {path} has no score_mean and score_std; train it with held-out pairs "
             f"(data.val or data.val_fraction), or set {key}=false"
         )
     if moments.std == 0:

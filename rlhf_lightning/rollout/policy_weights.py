@@ -40,7 +40,7 @@ def check_output_layer(model: Any) -> None:
     if type(config).from_pretrained(source, revision=revision).get_text_config().tie_word_embeddings:
         raise UserError(
             f"rollout.engine: the policy's output layer has weights of its own, and vLLM would skip them: {source}/"
-            "config.json says tie_word_embeddings; use rollout.engine=native, or begin from a whole model that "
+            "config.json says tie_word_embeddings; use rollout.engine=native, or start from a merged model that "
             "rlhf-export has written"
         )
 

@@ -92,8 +92,8 @@ def decoding_of(model: nn.Module) -> Any:
         bare.decodes_with_cache = gap <= allowed
         if not bare.decodes_with_cache:
             log.warning(
-                "%s: its cache does not fit this engine (difference %.2g nats, allowed %.1g); every token is drawn "
-                "from a forward pass over its whole row, which is right and slower",
+                "%s: its cache does not fit this engine (difference %.2g nats, at most %.1g is allowed); every token "
+                "is drawn from a forward pass over its whole row, which is correct but slower",
                 *(bare.config.model_type, gap, allowed),
             )
     return Decoding if bare.decodes_with_cache else UncachedDecoding

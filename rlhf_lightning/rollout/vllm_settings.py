@@ -12,7 +12,7 @@ from rlhf_lightning.rollout.container import RolloutSettings
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Seconds, Share, Text
 
-Server = Annotated[str, Field(pattern=r"^https?://[^/]+")]
+Server = Annotated[str, Field(pattern=r"^https?://[^/]+", description="like http://host:port")]
 
 # What the engine sets itself, from the policy and from the keys named here.
 OWN_ARGUMENTS = {

@@ -59,9 +59,9 @@ def refuse_foreign_resume(folder: Path) -> None:
 
 def _named(path: Path) -> Path:
     if not path.exists():
-        raise UserError(f"ckpt: {path} does not exist; allowed: the path of a checkpoint, or last")
+        raise UserError(f"ckpt: {path} does not exist; give the path of a checkpoint, or last")
     if not path.is_file() and not path.is_dir():
-        raise UserError(f"ckpt: {path} is neither a file nor a folder; allowed: the path of a checkpoint, or last")
+        raise UserError(f"ckpt: {path} is neither a file nor a folder; give the path of a checkpoint, or last")
     # Another tool's file has no manifest: whether it can be read shows when it is loaded.
     if (manifest_of(path).exists() or path.is_dir()) and (problem := what_is_broken(path)):
         raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")
@@ -79,7 +79,7 @@ def _newest_complete(config: Mapping[str, Any]) -> Path:
         if problem is None:
             return path
         if first_process():
-            sys.stderr.write(f"ckpt: {path} is passed over: {problem}\n")
+            sys.stderr.write(f"ckpt: {path} is skipped: {problem}\n")
     raise UserError(f"ckpt: no whole checkpoint in {root}; start without ckpt=last, or name the run with run_dir=...")
 
 

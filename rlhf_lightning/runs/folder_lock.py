@@ -55,8 +55,8 @@ class FolderLock:
             owner = file.read().strip() or "unknown"
             file.close()
             raise UserError(
-                f"run_dir: another run is going on in {self.path.parent} (process {owner}); wait for it, stop it, or "
-                "choose another folder"
+                f"run_dir: another run is in progress in {self.path.parent} (process {owner}); wait for it, stop it, "
+                "or choose another folder"
             ) from None
         file.truncate(0)
         with contextlib.suppress(OSError):  # on a full disk, the lock holds without the number

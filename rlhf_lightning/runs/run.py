@@ -36,7 +36,7 @@ from rlhf_lightning.source.declarations import Declaration, declaration
 from rlhf_lightning.stopping import held
 
 AGAIN = "start it again with the same command"
-REMEDY = "restore it, or remove it: the model's card then tells nothing of that run"
+REMEDY = "restore it, or remove it: the model card then leaves that run out"
 _SECTIONS = ("model", "algorithm", "data", "reward", "logger")
 
 

@@ -49,7 +49,7 @@ def label_by_simulation(
         UserError: there are no labelers, or a prompt is not one of the embedded world's.
     """
     if not labelers:
-        raise UserError("label.labelers: none given; allowed: {name: {temperature: 0.5, ...}, ...}")
+        raise UserError("label.labelers: none given; give {name: {temperature: 0.5, ...}, ...}")
     clock = _Clock()
     with FeedbackStore(store, clock=clock, returns_after=LARGEST_SECONDS) as opened:
         for name in labelers:

@@ -114,8 +114,8 @@ def _check_nothing_else(target: Path, fresh: Path) -> None:
     strangers = sorted(path.name for path in target.iterdir() if path.name not in ours) if target.is_dir() else []
     if strangers:
         raise UserError(
-            f"{target} holds what is not of the world ({', '.join(strangers[:3])}), so it is not overwritten; move "
-            "that, or choose another folder"
+            f"{target} contains files that are not part of the world ({', '.join(strangers[:3])}), so it is not "
+            "overwritten; move them, or choose another folder"
         )
 
 

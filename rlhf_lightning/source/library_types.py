@@ -18,7 +18,7 @@ NOT_A_SETTING = object()  # the commands give it, or nothing would read it
 Limit = Count | Fraction | None
 Betas = Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
 Switch = bool | None
-Duration = Annotated[str, Field(pattern=r"^\d{1,6}:\d\d:\d\d:\d\d$")]  # DD:HH:MM:SS
+Duration = Annotated[str, Field(pattern=r"^\d{1,6}:\d\d:\d\d:\d\d$", description="like DD:HH:MM:SS")]
 TimeDelta = dict[Literal["weeks", "days", "hours", "minutes", "seconds"], Annotated[float, Field(ge=0, le=1e6)]]
 # Lightning's registry, which is only filled when it is imported; a test compares the two.
 Strategy = Literal[

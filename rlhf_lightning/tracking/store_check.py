@@ -35,7 +35,7 @@ def check_tracking(uri: str) -> None:
     scheme = uri.partition(":")[0].partition("+")[0].lower()
     if scheme not in _SCHEMES:
         raise UserError(
-            f'logger.tracking_uri: found "{shown(uri)}"; allowed: sqlite:///file.db, http(s)://host:port, or the '
+            f'logger.tracking_uri: found "{shown(uri)}"; must be sqlite:///file.db, http(s)://host:port, or the '
             "address of a PostgreSQL, MySQL or SQL Server database"
         )
     if scheme == "sqlite":
@@ -48,12 +48,12 @@ def check_tracking(uri: str) -> None:
 
 def _check_sqlite(uri: str) -> None:
     if not uri.startswith("sqlite:///") or uri == "sqlite:///":
-        raise UserError(f'logger.tracking_uri: found "{shown(uri)}"; allowed: sqlite:///<file>')
+        raise UserError(f'logger.tracking_uri: found "{shown(uri)}"; must be sqlite:///<file>')
     file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    with blaming(f"logger.tracking_uri: {file.parent} cannot be made"):
+    with blaming(f"logger.tracking_uri: {file.parent} cannot be created"):
         file.parent.mkdir(parents=True, exist_ok=True)
     if file.is_dir():
-        raise UserError(f"logger.tracking_uri: {file} is a folder; allowed: sqlite:///<file>")
+        raise UserError(f"logger.tracking_uri: {file} is a folder; give sqlite:///<file>")
     with contextlib.suppress(PermissionError):
         if file.is_file() and file.stat().st_size and not _begins_with(file, b"SQLite format 3"):
             raise UserError(f"logger.tracking_uri: {file} is not an SQLite database; name another file")
@@ -85,7 +85,7 @@ def _check_server(uri: str) -> None:
     except (ValueError, http.client.InvalidURL):
         well_formed = False
     if not well_formed or any(c.isspace() for c in uri):
-        raise UserError(f'logger.tracking_uri: found "{shown(uri)}"; allowed: http(s)://host:port')
+        raise UserError(f'logger.tracking_uri: found "{shown(uri)}"; must be http(s)://host:port')
     try:
         urllib.request.urlopen(request, timeout=_PATIENCE).close()
     except urllib.error.HTTPError as error:

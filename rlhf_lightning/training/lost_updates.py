@@ -48,6 +48,6 @@ def warn_of_lost_updates(optimizer: Optimizer) -> None:
         rate = float(optimizer.param_groups[0]["lr"])
         log.warning(
             f"optimizer.lr: an update of {rate:g} changes {counts[0] / counts[1]:.1%} "
-            "of the 16-bit weights, the others are rounded back; train float32 weights (model.dtype=float32 "
+            "of the 16-bit weights, the rest are rounded away; train float32 weights (model.dtype=float32 "
             "trainer.precision=bf16-mixed), or an adapter (model/adapter=lora), which stays in float32"
         )

@@ -48,7 +48,7 @@ def check_origin(module: Any, checkpoint: dict[str, Any]) -> None:
             raise UserError(f"{key}: the reward has changed since the run began ({_parts(key)}); {_WAY_OUT}")
 
 
-_WAY_OUT = "restore it, start a new run (another run_dir, without ckpt), or say resume_anyway=true"
+_WAY_OUT = "restore it, start a new run (another run_dir, without ckpt), or set resume_anyway=true"
 _WATCHED = (
     ("rows", "data.train", "the rows, or the tokens that they become, have"),
     ("val_rows", "data.val", "the held-out rows, or the tokens that they become, have"),

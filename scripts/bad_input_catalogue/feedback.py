@@ -36,7 +36,7 @@ def _collect(name: str, names: str, *words: str, fast: bool = False) -> Case:
 
 FEEDBACK = [
     _collect("unknown key", r"sample_per_prompt: no such key; did you mean samples_per_prompt", "sample_per_prompt=2"),
-    _collect("unknown choice", r"choice: found .*allowed: random \| uncertain", "choice=uncertian", fast=True),
+    _collect("unknown choice", r"choice: found .*must be random \| uncertain", "choice=uncertian", fast=True),
     _collect("a share above 1", r"overlap_share: found 1\.5", "overlap_share=1.5"),
     _collect("a negative share", r"reask: found -0\.1", "reask=-0.1"),
     _collect("no samples", r"samples_per_prompt: found 0", "samples_per_prompt=0"),

@@ -63,10 +63,10 @@ def _cause(reason: str) -> str:
         return (
             f"later tokens change the probabilities of earlier ones{'; config.is_decoder=true helps' if maybe else ''}"
         )
-    if "get other scores" in reason:
-        return "rows of a batch get other scores than each row alone"
+    if "get different scores" in reason:
+        return "rows of a batch get different scores from each row alone"
     if "each row alone" in reason:
-        return "rows of a batch get other log-probabilities than each row alone"
+        return "rows of a batch get different log-probabilities from each row alone"
     if "get_input_embeddings" in reason:
         return "they have no table of embeddings"
     if "cannot be loaded" in reason:

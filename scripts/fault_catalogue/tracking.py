@@ -95,7 +95,7 @@ def outcome(folder: Path, run: Running, whole: Undisturbed, uri: str, database: 
     }
     wrong = [fault for fault, is_there in faults.items() if is_there]
     lost = len(whole.end["metrics.jsonl"]) - len(end["metrics.jsonl"]) + len(missing)
-    later = re.search(r"has not got (.*?)(?: \(|; )", "\n".join([run.out, *run.err]))
+    later = re.search(r"did not receive (.*?)(?: \(|; )", "\n".join([run.out, *run.err]))
     note = f"sent later: {later[1]}" if later else "all sent by its end"
     return Outcome(lost, end == whole.end, run.seconds - whole.seconds, len(said), not wrong, "; ".join(wrong) or note)
 

@@ -154,10 +154,10 @@ def test_training_raises_the_margin_and_reports_it(loss_type: str, tmp_path: Pat
             {"loss_type": "ipo", "label_smoothing": 0.1},
             r"label_smoothing: found 0\.1; only algorithm\.loss_type=",
         ),
-        ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; allowed: a number >= 0 and < 0\.5"),
+        ({"label_smoothing": 0.5}, r"label_smoothing: found 0\.5; must be a number in \[0, 0\.5\)"),
         ({"label_smoothing": -0.1}, r"label_smoothing: found -0\.1"),
-        ({"beta": 0.0}, r"beta: found 0\.0; allowed: a number > 0"),
-        ({"nll_coef": -1.0}, "nll_coef: found -1.0; allowed: a number >= 0"),
+        ({"beta": 0.0}, r"beta: found 0\.0; must be a number > 0"),
+        ({"nll_coef": -1.0}, "nll_coef: found -1.0; must be a number >= 0"),
         ({"beta": math.inf, "loss_type": "ipo"}, "beta: found inf"),
     ],
 )

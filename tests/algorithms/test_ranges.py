@@ -14,15 +14,15 @@ from rlhf_lightning.errors import UserError
 @pytest.mark.parametrize(
     ("setting", "value", "allowed"),
     [
-        ("clip_range", 0.0, "a number > 0 and < 1"),
+        ("clip_range", 0.0, "a number in (0, 1)"),
         ("value_clip_range", -0.2, "a number > 0 or null"),
         ("target_kl", 0.0, "a number > 0 or null"),
         ("importance_cap", 0.0, "a number > 0 or null"),
         ("value_coef", -0.1, "a number >= 0"),
         ("entropy_coef", -0.01, "a number >= 0"),
-        ("entropy_coef", math.nan, "a number >= 0 and <= 1000000000000"),
-        ("gamma", 1.5, "a number >= 0 and <= 1"),
-        ("lam", -0.5, "a number >= 0 and <= 1"),
+        ("entropy_coef", math.nan, "a number in [0, 1000000000000]"),
+        ("gamma", 1.5, "a number in [0, 1]"),
+        ("lam", -0.5, "a number in [0, 1]"),
         ("ppo_epochs", 0, "a whole number >= 1"),
         ("num_minibatches", 0, "a whole number >= 1"),
         ("tokens_per_microbatch", 0, "a whole number >= 1 or null"),
@@ -32,15 +32,15 @@ def test_a_number_of_ppo_is_refused_by_its_key(setting: str, value: float, allow
     parts: dict[str, Any] = {"model": lambda: None, "tokenizer": None, "optimizer": None, "reward": None}
     with pytest.raises(UserError) as error:
         PPOModule(**parts, **{setting: value})
-    assert str(error.value) == f"algorithm.{setting}: found {value}; allowed: {allowed}"
+    assert str(error.value) == f"algorithm.{setting}: found {value}; must be {allowed}"
 
 
 def test_a_number_of_a_part_is_refused_by_its_key() -> None:
-    with pytest.raises(UserError, match=r"shaping\.missing_eos_penalty: found -1\.0; allowed: a number >= 0$"):
+    with pytest.raises(UserError, match=r"shaping\.missing_eos_penalty: found -1\.0; must be a number >= 0$"):
         RewardShaping(missing_eos_penalty=-1.0)
-    with pytest.raises(UserError, match=r"^algorithm\.shaping\.clip: found 0; allowed: a number > 0 or null$"):
+    with pytest.raises(UserError, match=r"^algorithm\.shaping\.clip: found 0; must be a number > 0 or null$"):
         RewardShaping(clip=0)
-    with pytest.raises(UserError, match=r"^algorithm\.ptx\.coef: found -1; allowed: a number >= 0$"):
+    with pytest.raises(UserError, match=r"^algorithm\.ptx\.coef: found -1; must be a number >= 0$"):
         PretrainingMix(coef=-1, data="text.jsonl")
 
 

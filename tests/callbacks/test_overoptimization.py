@@ -121,7 +121,7 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
         OverOptimization({})
     with pytest.raises(UserError, match=r"scorers\.a: no source of scores; give one of .*scorers\.a\.function"):
         OverOptimization({"a": {}})
-    with pytest.raises(UserError, match=r"callbacks\.overoptimization\.tolerance: found 2; allowed"):
+    with pytest.raises(UserError, match=r"callbacks\.overoptimization\.tolerance: found 2; must be"):
         OverOptimization({"a": count_early}, tolerance=2)
     with pytest.raises(UserError, match=r"scorers\.a\.function: cannot import nothing"):
         OverOptimization({"a": {"function": "nothing.here"}})
@@ -131,7 +131,7 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     module, data = module_and_data()
     validate = module.validation_step
     module.validation_step = lambda batch, batch_idx: [validate(batch, batch_idx), None][1]
-    with pytest.raises(UserError, match="does not hand on what it sampled"):
+    with pytest.raises(UserError, match="does not return what it sampled"):
         trainer(tmp_path, callbacks=[OverOptimization({"a": count_early})]).fit(module, datamodule=data)
 
 

@@ -86,7 +86,7 @@ def test_an_outage_loses_nothing_repeats_nothing_and_is_one_line() -> None:
     assert box.wait(5)
     assert sorted(map(str, store.taken)) == sorted(map(str, ["begin", *range(5), *(("loss", i) for i in range(5))]))
     (line,) = lines
-    assert line.startswith("tracking: http://host does not take ") and "(no answer); the run goes on" in line
+    assert line.startswith("tracking: http://host does not take ") and "(no answer); the run continues" in line
     assert line.endswith("or later with rlhf-track run=run")
 
 

@@ -58,5 +58,5 @@ def test_a_resumed_run_ends_with_the_same_average(tiny_module, make_trainer, tmp
 
 
 def test_a_decay_out_of_range_is_refused():
-    with pytest.raises(UserError, match=r"decay: found 1\.0; allowed"):
+    with pytest.raises(UserError, match=r"decay: found 1\.0; must be"):
         TrainableAverage(1.0)

@@ -94,7 +94,7 @@ def test_another_tool_there_and_back(labelled, capsys):
         (["export=out", "held_out=1.0"], r"held_out: found 1.0"),
         (["export=feedback.db"], r"export: feedback.db is a file"),
         (["import=none.json", "format=argilla"], r"import: none.json does not exist"),
-        (["import=feedback.db"], r"format: found rows, which are not imported"),
+        (["import=feedback.db"], r"format: found rows, which cannot be imported"),
         (["format=argilla"], r"format: it has no effect here"),
         (["names.prompt=question"], r"names: it has no effect here; give import="),
         (["feedback.store=nonsense"], r"feedback.store: 'nonsense' is not the URL"),

@@ -48,7 +48,7 @@ def test_samples_multiply_responses_and_not_prompts_or_steps():
     config["rollout"] |= {"batch_size": 3, "samples_per_prompt": 6}
     with pytest.raises(
         UserError,
-        match=r"batch_size: found 3; allowed: multiples of 4, as the responses \(6 per prompt\) .* such as 4$",
+        match=r"batch_size: found 3; must be a multiple of 4, as the responses \(6 per prompt\) .* such as 4$",
     ):
         ppo_arithmetic(config)
     config["rollout"] |= {"batch_size": 4}
@@ -66,7 +66,7 @@ def test_without_an_end_there_are_no_totals(rows):
         assert counts["processes"] > 0
         assert not {"iterations", "epochs", "optimiser steps in total"} & set(counts)
         assert all(count > 0 for count in counts.values())
-    assert "there is no end: trainer.max_epochs=-1" in explain(ppo(max_epochs=-1))
+    assert "the run has no end: trainer.max_epochs=-1" in explain(ppo(max_epochs=-1))
     assert ppo_arithmetic(ppo(max_epochs=-1, max_steps=100))["optimiser steps in total"] == 100
 
 
@@ -144,7 +144,7 @@ def test_both_answers_of_a_pair_are_rows_of_unpaired_data(tmp_path):
 
 def test_rows_of_other_sources_are_unknown_until_read():
     assert count_rows("org/name") is None
-    assert "known when it is read" in explain(supervised("org/name"))
+    assert "counted when it is read" in explain(supervised("org/name"))
 
 
 def test_explain_names_the_key_that_sets_each_count():

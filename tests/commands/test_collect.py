@@ -38,14 +38,14 @@ def test_prompts_are_sampled_once_and_explained_before(empty_folder, capsys):
     run(*words)
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "sampled: 4 responses to 2 prompts; 0 were there",
-        "tasks: 3 new in sqlite:///outputs/feedback.db; 0 were there",
+        "sampled: 4 responses to 2 prompts; 0 already there",
+        "tasks: 3 new in sqlite:///outputs/feedback.db; 0 already there",
         "next: rlhf-label labelers=[ana,bo]",
     ]
     run(*words)
     assert capsys.readouterr().out.splitlines()[:2] == [
-        "sampled: 0 responses to 2 prompts; 4 were there",
-        "tasks: 0 new in sqlite:///outputs/feedback.db; 3 were there",
+        "sampled: 0 responses to 2 prompts; 4 already there",
+        "tasks: 0 new in sqlite:///outputs/feedback.db; 3 already there",
     ]
     run(*words, "explain=true")
     assert capsys.readouterr().out.splitlines()[1] == "old: 0 responses to sample, 4 there"
@@ -65,7 +65,7 @@ def test_responses_of_a_file_are_ranked_by_an_ensemble(empty_folder, capsys):
     )
     assert capsys.readouterr().out.splitlines()[:2] == [
         "read: 9 responses to 3 prompts",
-        "tasks: 2 new in sqlite:///f.db; 0 were there",
+        "tasks: 2 new in sqlite:///f.db; 0 already there",
     ]
     with FeedbackStore("sqlite:///f.db") as store:
         assert all(len(response.scores) == 2 for task in store.tasks() for response in task.responses)
@@ -95,7 +95,9 @@ def test_a_killed_collection_goes_on_and_samples_nothing_twice(empty_folder, cap
     there = kept("f.db")
     assert 0 < there < 100
     run(*words, "feedback.store=sqlite:///f.db")
-    assert f"sampled: {2 * (100 - there)} responses to 100 prompts; {2 * there} were there" in capsys.readouterr().out
+    assert (
+        f"sampled: {2 * (100 - there)} responses to 100 prompts; {2 * there} already there" in capsys.readouterr().out
+    )
     run(*words, "feedback.store=sqlite:///whole.db")
     with FeedbackStore("sqlite:///f.db") as resumed, FeedbackStore("sqlite:///whole.db") as whole:
         assert list(resumed.tasks()) == list(whole.tasks())

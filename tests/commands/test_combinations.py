@@ -65,7 +65,7 @@ def test_a_setting_of_ppo_that_would_do_nothing_is_refused(overrides: str, expec
             "optimizer=sgd ++optimizer.momentum=0.9 ++optimizer.nesterov=true ++optimizer.dampening=0.1",
             "optimizer.dampening: found 0.1; Nesterov momentum has none",
         ),
-        ("++optimizer.fused=true ++optimizer.foreach=true", "optimizer.foreach: found true; a fused optimiser is"),
+        ("++optimizer.fused=true ++optimizer.foreach=true", "optimizer.foreach: found true; a fused optimiser cannot"),
         ("++scheduler.last_epoch=5", "scheduler.last_epoch: found 5; a resumed run knows"),
     ],
 )

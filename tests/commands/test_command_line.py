@@ -49,7 +49,7 @@ def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedPro
         (
             "train",
             ["-m", "experiment=ppo_demo", "algorithm.gamma=2,3"],
-            "algorithm.gamma: found 2; allowed: a number >= 0 and <= 1",
+            "algorithm.gamma: found 2; must be a number in [0, 1]",
         ),
         (
             "train",
@@ -69,13 +69,13 @@ def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedPro
         (
             "export",
             ["run=there/is/none", "to=x"],
-            "run: there/is/none does not exist; allowed: the folder of a training run",
+            "run: there/is/none does not exist; give the folder of a training run",
         ),
         ("plan", ["experiment=sft", "model.pth=x"], "model.pth: no such key; did you mean model.path?"),
         (
             "plan",
             ["experiment=sft", "device_gb=x"],
-            'device_gb: found "x"; allowed: a number > 0, the GiB of one device',
+            'device_gb: found "x"; must be a number > 0, the GiB of one device',
         ),
         ("chat", ["model=there/is/none"], "model: there/is/none does not exist"),
         ("chat", ["modell=x"], "modell: no such key; did you mean model?"),
@@ -176,7 +176,7 @@ def test_debug_prints_the_traceback_of_a_bug_and_of_wrong_input(monkeypatch, cap
 
 def test_debug_is_true_or_false(monkeypatch, capsys, empty_folder):
     code, _, err = call_in_process(train.main, "debug=maybe", monkeypatch=monkeypatch, capsys=capsys)
-    assert (code, err) == (2, 'error: debug: found "maybe"; allowed: true, false\n')
+    assert (code, err) == (2, 'error: debug: found "maybe"; must be true or false\n')
 
 
 def test_a_missing_file_is_one_line(monkeypatch, capsys, empty_folder):

@@ -36,7 +36,7 @@ CASES = [
     ("sft", "reward=default reward.function=my.fn", "reward: found a section; SFTModule learns from rows"),
     ("dpo", "rollout=native", "rollout: found a section; DPOModule learns from rows"),
     ("sft", "resume_anyway=true", "resume_anyway: found true; nothing is resumed"),
-    ("ppo", "model.dropout=false", "model.dropout: found false; PPOModule switches every dropout off"),
+    ("ppo", "model.dropout=false", "model.dropout: found false; PPOModule switches all dropout off"),
     ("dpo", "model/adapter=lora model.adapter.dropout=0.1", "model.adapter.dropout: found 0.1; DPOModule switches"),
     ("sft", "model.path=. model.revision=main", "model.revision: found main; a folder has no revisions"),
     ("sft", "data.val=org/held_out", "data.val_fraction: found 0.05; data.val gives the held-out rows"),
@@ -55,7 +55,7 @@ CASES = [
     (
         "sft",
         "optimizer.fused=true +optimizer.foreach=true",
-        "optimizer.foreach: found true; a fused optimiser is neither",
+        "optimizer.foreach: found true; a fused optimiser cannot",
     ),
     ("sft", "optimizer.fused=true trainer.precision=16-mixed", "optimizer.fused: found true; it divides the gradients"),
     (
@@ -68,7 +68,7 @@ CASES = [
     (
         "sft",
         "matmul_precision=high trainer.accelerator=cpu",
-        "matmul_precision: found high; it is about products on a GPU",
+        "matmul_precision: found high; it only affects matrix products on a GPU",
     ),
     ("sft", "trainer.max_epochs=0", "trainer.max_epochs: found 0; with 0 nothing is trained"),
     ("sft", "trainer.max_steps=0", "trainer.max_steps: found 0; with 0 nothing is trained"),
@@ -76,11 +76,11 @@ CASES = [
     ("dpo", "trainer.limit_train_batches=0.0", "trainer.limit_train_batches: found 0.0; with 0 nothing is trained"),
     ("sft", "trainer.max_time=00:00:00:00", "trainer.max_time: found 00:00:00:00; nothing would be trained"),
     ("sft", "trainer.max_time.minutes=0", "trainer.max_time: found a section; nothing would be trained"),
-    ("sft", "trainer.min_epochs=3", "trainer.min_epochs: found 3; trainer.max_epochs ends the run before"),
+    ("sft", "trainer.min_epochs=3", "trainer.min_epochs: found 3; trainer.max_epochs ends the run earlier"),
     (
         "sft",
         "trainer.max_steps=4 trainer.min_steps=5",
-        "trainer.min_steps: found 5; trainer.max_steps ends the run before",
+        "trainer.min_steps: found 5; trainer.max_steps ends the run earlier",
     ),
     (
         "sft",
@@ -100,7 +100,7 @@ CASES = [
     ("ppo", "trainer.num_sanity_val_steps=2", "trainer.num_sanity_val_steps: found 2; nothing is validated"),
     ("sft", f"{NO_VAL} trainer.limit_val_batches=5", "trainer.limit_val_batches: found 5; nothing is validated"),
     ("dpo", f"{NO_VAL} trainer.inference_mode=false", "trainer.inference_mode: found false; nothing is validated"),
-    ("sft", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
+    ("sft", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; the loaders draw different rows"),
     (
         "sft",
         "+trainer.reload_dataloaders_every_n_epochs=1",
@@ -128,13 +128,13 @@ CASES = [
         "callbacks.checkpoint.monitor: found val/scores; it is never logged: nothing is validated",
     ),
     ("ppo", "trainer.limit_train_batches=0.5", "trainer.limit_train_batches: found 0.5; PPOModule would leave out"),
-    ("ppo", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; our loaders take other rows"),
+    ("ppo", "trainer.overfit_batches=2", "trainer.overfit_batches: found 2; the loaders draw different rows"),
     (
         "ppo",
         "algorithm.ppo_epochs=1 algorithm.num_minibatches=1 algorithm.target_kl=0.3",
         "algorithm.target_kl: found 0.3; an iteration has one optimiser step",
     ),
-    ("ppo", "algorithm.ptx.data=org/text", "algorithm.ptx.data: found org/text; algorithm.ptx.coef=0 leaves it out"),
+    ("ppo", "algorithm.ptx.data=org/text", "algorithm.ptx.data: found org/text; algorithm.ptx.coef=0 switches it off"),
     (
         "dpo",
         "algorithm.loss_type=ipo algorithm.label_smoothing=0.1",
@@ -160,7 +160,7 @@ CASES = [
     ),
     ("ppo", "rollout.generation_batch_size=500", "rollout.generation_batch_size: found 500; an iteration has only"),
     ("ppo", f"{SERVER} rollout.sleep=true", "rollout.sleep: found true; it is for an engine in this process"),
-    ("ppo", "rollout=vllm rollout.timeout=5", "rollout.timeout: found 5; only a server is waited for"),
+    ("ppo", "rollout=vllm rollout.timeout=5", "rollout.timeout: found 5; only a server has a time limit"),
     (
         "sft",
         "trainer=deepspeed_zero2 +trainer.strategy.offload_parameters=true",
@@ -209,7 +209,7 @@ CASES = [
     (
         "sft",
         "callbacks.checkpoint.every_n_epochs=null +callbacks.checkpoint.train_time_interval=30",
-        "callbacks.checkpoint.train_time_interval: found 30; allowed: a section",
+        "callbacks.checkpoint.train_time_interval: found 30; must be a section",
     ),
     ("sft", "+callbacks.checkpoint.save_on_exception=true", "callbacks.checkpoint.save_on_exception: found true; an"),
     ("sft", f"{EXTRA}.OnExceptionCheckpoint", "callbacks.more._target_: found lightning.pytorch.callbacks.OnException"),
@@ -229,7 +229,11 @@ CASES = [
         "callbacks.watch._target_: found rlhf_lightning.callbacks.OverOptimization; nothing is",
     ),
     ("ppo", f"data.val=org/held_out {WATCH}=my.fn", "callbacks.watch.scorers: found"),
-    ("sft", "+callbacks.guardrails.kl_factor=5", "callbacks.guardrails.kl_factor: found 5; SFTModule has no KL"),
+    (
+        "sft",
+        "+callbacks.guardrails.kl_factor=5",
+        "callbacks.guardrails.kl_factor: found 5; SFTModule samples no responses",
+    ),
     ("ppo", "+callbacks.sigterm.dirpath=here", "callbacks.sigterm.dirpath: found here; PPOModule saves nothing within"),
     # sections that were never chosen, and Lightning's own refusals
     ("sft", "logger=none +logger.experiment_name=x", "logger.experiment_name: nothing reads it, because logger has no"),

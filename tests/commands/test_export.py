@@ -180,7 +180,7 @@ def test_only_what_rlhf_export_wrote_is_overwritten(full_run):
         run_export(f"run={full_run}", "to=somebodys", "overwrite=true")
     run_export(f"run={full_run}", "to=my_model")
     Path("my_model/notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"my_model holds what rlhf-export has not written \(notes.txt\)"):
+    with pytest.raises(UserError, match=r"my_model contains files that rlhf-export did not write \(notes.txt\)"):
         run_export(f"run={full_run}", "to=my_model", "overwrite=true")
     assert Path("my_model/notes.txt").read_text() == "mine"
 
@@ -196,7 +196,7 @@ def test_the_base_of_a_run_is_never_overwritten(full_run):
     run_export(f"run={full_run}", "to=base")
     write_run(Path("runs/dpo"), begins_from="base", algorithm="DPOModule")
     write_model(Path("runs/dpo/model"))
-    with pytest.raises(UserError, match=r"^to: base holds base, which the run was made from"):
+    with pytest.raises(UserError, match=r"^to: base holds base, which the run started from"):
         run_export("run=runs/dpo", "to=base", "overwrite=true")
 
 
@@ -249,7 +249,9 @@ def test_wrong_runs_are_named_with_the_next_step(full_run, empty_folder):
 
 
 def test_an_adapter_needs_a_run_that_trained_one_on_a_whole_model(full_run, lora_run):
-    with pytest.raises(UserError, match=r"^form: runs/sft trained all weights, there is no adapter; use form=merged"):
+    with pytest.raises(
+        UserError, match=r"^form: runs/sft trained all weights, so there is no adapter; use form=merged"
+    ):
         run_export(f"run={full_run}", "to=x", "form=adapter")
     with pytest.raises(UserError, match=r"^dtype: an adapter is exported as it was trained"):
         run_export(f"run={lora_run}", "to=x", "form=adapter", "dtype=float16")

@@ -124,7 +124,7 @@ def test_a_model_of_ones_own_judges_and_revises(empty_folder, capsys):
         (["judge.model=nowhere/at/all"], r"judge\.model: nowhere/at/all does not exist"),
         (
             ["judge.model=m", "judge.url=http://127.0.0.1:9/v1", "judge.attempts=1"],
-            r"judge\.url: .*see that the server runs",
+            r"judge\.url: .*check that the server is running",
         ),
         (["judge.model=m", "judge.url=http://x/v1", "judge.by=logprob"], r"judge\.by: .*did you mean logprobs"),
         (["judge.model=m", "judge.url=http://x/v1", "data=none.jsonl"], r"data: none\.jsonl does not exist"),

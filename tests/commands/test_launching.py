@@ -60,19 +60,19 @@ def test_jobs_that_can_run_pass(overrides: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["trainer=ddp"], "trainer.devices: found auto; SLURM has to know the number of a node: trainer.devices=8"),
-        (["optimizer.lr=1e-3,-1"], "optimizer.lr: found -1; allowed: a number >= 0"),
+        (["trainer=ddp"], "trainer.devices: found auto; SLURM needs the number per node: trainer.devices=8"),
+        (["optimizer.lr=1e-3,-1"], "optimizer.lr: found -1; must be a number >= 0"),
         (["experiment=sft_demo,ppo_demo"], "model.path: outputs/demo/sft does not exist; first run: .*"),
         (
             ["trainer=ddp", "trainer.devices=1,2"],
-            "hydra.launcher.tasks_per_node: found auto and 1; allowed: the same .*",
+            "hydra.launcher.tasks_per_node: found auto and 1; must be the same .*",
         ),
         (
             ["trainer.devices=2", "hydra.launcher.tasks_per_node=1"],
             "hydra.launcher.tasks_per_node: found 1; .*which is 2",
         ),
         (["trainer.num_nodes=2", "hydra.launcher.nodes=3"], "hydra.launcher.nodes: found 3; .*num_nodes, which is 2"),
-        (["run_dir=null", "ckpt=last"], "ckpt: last may be of another job; give the run's run_dir, or .*"),
+        (["run_dir=null", "ckpt=last"], "ckpt: last may belong to another job; give the run's run_dir, or .*"),
         (
             ["hydra/launcher=basic", "trainer.devices=2"],
             "trainer.devices: found 2; a sweep .-m. without SLURM takes .*",

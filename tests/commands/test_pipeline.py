@@ -73,12 +73,12 @@ def test_a_stage_can_be_taken_out(empty_folder):
     ("override", "expected"),
     [
         ("stages.pp.seed=1", "stages.pp: no such stage; allowed: sft, reward, ppo, dpo; did you mean ppo?"),
-        ("stages.sft.model_from=ppo", 'stages.sft.model_from: found "ppo"; allowed: an earlier stage'),
-        ("from=rewrd", 'from: found "rewrd"; allowed: a stage (sft, reward, ppo, dpo); did you mean reward?'),
+        ("stages.sft.model_from=ppo", 'stages.sft.model_from: found "ppo"; must be an earlier stage'),
+        ("from=rewrd", 'from: found "rewrd"; must be a stage (sft, reward, ppo, dpo); did you mean reward?'),
         ("from=ppo", "from: stage sft has not ended in there (no summary.json); start with from=sft"),
-        ("evaluation.baseline=reward", 'evaluation.baseline: found "reward"; allowed: a stage (sft, ppo, dpo)'),
+        ("evaluation.baseline=reward", 'evaluation.baseline: found "reward"; must be a stage (sft, ppo, dpo)'),
         ("evaluation.proxy=rm", 'evaluation.proxy: found "rm"'),
-        ("stages.ppo.rollout.batch_size=3", "stages.ppo.rollout.batch_size: found 3; allowed: multiples of"),
+        ("stages.ppo.rollout.batch_size=3", "stages.ppo.rollout.batch_size: found 3; must be a multiple of"),
         ("stages.dpo.data.train=nowhere.jsonl", "stages.dpo.data.train: nowhere.jsonl does not exist"),
     ],
 )
@@ -157,9 +157,9 @@ def test_a_target_is_reported_where_a_controller_holds_one(kind, target):
         ("evaluation.prompts=there/worlds/prompts.jsonl", r"evaluation\.prompts: .* does not exist"),
         (
             "evaluation.policies=[sft,reward]",
-            r'policies: found "reward"; allowed: a stage \(sft, ppo, dpo\)',
+            r'policies: found "reward"; must be a stage \(sft, ppo, dpo\)',
         ),
-        ("evaluation.proxy=sft", r'evaluation\.proxy: found "sft"; allowed: a stage \(reward\)'),
+        ("evaluation.proxy=sft", r'evaluation\.proxy: found "sft"; must be a stage \(reward\)'),
         ("evaluation.baseline=reward", r"evaluation\.baseline"),
     ],
 )
@@ -222,5 +222,5 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(recorded, 
 def test_a_prepare_that_fails_is_one_line(empty_folder):
     pipeline = composed("logger=none")
     pipeline.config["prepare"] = {"_target_": "operator.truediv", "_args_": [1, 0]}
-    with pytest.raises(UserError, match="prepare: it failed: ZeroDivisionError"):
+    with pytest.raises(UserError, match="prepare: the call failed: ZeroDivisionError"):
         command.run_pipeline(pipeline)

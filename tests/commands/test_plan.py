@@ -142,5 +142,5 @@ def test_the_command_prints_the_plan(model, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rlhf-plan", "experiment=sft", model, "device_gb=24"])
     command.main()
     out = capsys.readouterr().out
-    assert out.startswith("sft: GiB a device")
+    assert out.startswith("sft: GiB per device")
     assert "of 24 GiB, 21.6 are usable" in out

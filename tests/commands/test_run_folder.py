@@ -112,7 +112,7 @@ def test_a_broken_checkpoint_is_passed_over_with_a_line_that_says_why(damage, re
     os.utime(newest, (1e9 - 5, 1e9 - 5))
     assert find_checkpoint({"ckpt": "last", "run_dir": str(run)}) == older
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"ckpt: {newest} is passed over: {reason}")
+    assert line.startswith(f"ckpt: {newest} is skipped: {reason}")
 
 
 def test_a_broken_checkpoint_that_is_named_is_an_error(empty_folder):
@@ -174,7 +174,7 @@ def test_the_last_checkpoint_may_be_a_folder(write, empty_folder, capsys):
     for age, folder in ((2, whole), (1, half)):
         os.utime(folder, (1e9 - age, 1e9 - age))
     assert find_checkpoint({"ckpt": "last", "run_dir": str(empty_folder / "run")}) == whole
-    assert "b.ckpt is passed over: the folder has neither .metadata" in capsys.readouterr().err
+    assert "b.ckpt is skipped: the folder has neither .metadata" in capsys.readouterr().err
     assert find_checkpoint({"ckpt": str(whole)}) == whole
 
 
@@ -214,7 +214,7 @@ def test_a_folder_that_is_not_complete_is_passed_over_and_refused_by_name(write,
     damage(folder)
     with pytest.raises(UserError, match=r"^ckpt: no whole checkpoint"):
         find_checkpoint({"ckpt": "last", "run_dir": str(empty_folder / "run")})
-    assert re.search(f"last.ckpt is passed over: {reason}", capsys.readouterr().err)
+    assert re.search(f"last.ckpt is skipped: {reason}", capsys.readouterr().err)
     with pytest.raises(UserError, match=f"^ckpt: .*last.ckpt is broken: {reason}"):
         find_checkpoint({"ckpt": str(folder)})
 
@@ -227,7 +227,7 @@ def test_a_checkpoint_from_within_an_iteration_is_passed_over_and_refused_by_nam
     save_with_manifest(newest, lambda opened: opened.write(b"weights"), cannot_resume=reason)
     os.utime(newest, (1e9 - 5, 1e9 - 5))
     assert find_checkpoint({"ckpt": "last", "run_dir": str(run)}) == older
-    assert f"on_exception.ckpt is passed over: {reason}" in capsys.readouterr().err
+    assert f"on_exception.ckpt is skipped: {reason}" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"^ckpt: .*on_exception.ckpt: {reason}; take another one"):
         find_checkpoint({"ckpt": str(newest)})
     older.unlink()
@@ -236,7 +236,7 @@ def test_a_checkpoint_from_within_an_iteration_is_passed_over_and_refused_by_nam
 
 @pytest.mark.parametrize("ckpt", ["best", "hpc"])
 def test_lightnings_own_words_are_no_checkpoints(ckpt, empty_folder):
-    with pytest.raises(UserError, match=rf"^ckpt: {ckpt} does not exist; allowed: the path of a checkpoint, or last"):
+    with pytest.raises(UserError, match=rf"^ckpt: {ckpt} does not exist; give the path of a checkpoint, or last"):
         find_checkpoint({"ckpt": ckpt})
 
 

@@ -64,7 +64,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
     process.start()
     try:
         assert held.wait(60)
-        with pytest.raises(UserError, match=rf"^run_dir: another run is going on in .*\(process {process.pid}\)"):
+        with pytest.raises(UserError, match=rf"^run_dir: another run is in progress in .*\(process {process.pid}\)"):
             FolderLock(tmp_path).check()
     finally:
         done.set()

@@ -131,7 +131,7 @@ def test_all_runs_below_a_folder_are_sent(run: Path, capsys: pytest.CaptureFixtu
 def test_a_run_that_goes_on_is_left_alone(run: Path) -> None:
     with FolderLock(run) as lock:
         lock.take()
-        with pytest.raises(UserError, match="another run is going on"):
+        with pytest.raises(UserError, match="another run is in progress"):
             track.track(compose_config("track", ["run=run"]))
 
 

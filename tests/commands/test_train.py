@@ -86,7 +86,7 @@ def test_a_registered_model_is_the_runs_folder_in_the_artifact_store_and_answers
     ("overrides", "message"),
     [
         (["logger=none", "register=x"], r"^register: MLflow keeps the registered models; choose logger=mlflow"),
-        (["register=org/x"], r'^register: found "org/x"; allowed: a name without / and :'),
+        (["register=org/x"], r'^register: found "org/x"; must be a name without / or :'),
     ],
 )
 def test_what_cannot_be_registered_is_known_before_the_run(overrides, message):

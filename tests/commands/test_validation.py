@@ -45,37 +45,37 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ("optimizer=adamx", "optimizer=adamx: no such option; did you mean optimizer=adam"),
         ("experimnt=ppo_demo", "experimnt: no such key; did you mean experiment?"),
         # types
-        ("trainer.max_epochs=many", 'trainer.max_epochs: found "many"; allowed: a whole number >= -1'),
-        ("trainer.max_epochs=1.5", "trainer.max_epochs: found 1.5; allowed: a whole number"),
-        ("optimizer.lr=fast", 'optimizer.lr: found "fast"; allowed: a number >= 0'),
-        ("optimizer.lr=nan", "optimizer.lr: found nan; allowed: a number >= 0"),
-        ("optimizer.betas=0.9", "optimizer.betas: found 0.9; allowed: a list of"),
-        ("seed=true", "seed: found true; allowed: a whole number"),
-        ("algorithm.whiten_advantages=1", "algorithm.whiten_advantages: found 1; allowed: true | false"),
-        ("algorithm.kl=3", "algorithm.kl: found 3; allowed: a section of keys"),
+        ("trainer.max_epochs=many", 'trainer.max_epochs: found "many"; must be a whole number >= -1'),
+        ("trainer.max_epochs=1.5", "trainer.max_epochs: found 1.5; must be a whole number"),
+        ("optimizer.lr=fast", 'optimizer.lr: found "fast"; must be a number >= 0'),
+        ("optimizer.lr=nan", "optimizer.lr: found nan; must be a number >= 0"),
+        ("optimizer.betas=0.9", "optimizer.betas: found 0.9; must be a list of"),
+        ("seed=true", "seed: found true; must be a whole number"),
+        ("algorithm.whiten_advantages=1", "algorithm.whiten_advantages: found 1; must be true | false"),
+        ("algorithm.kl=3", "algorithm.kl: found 3; must be a section of keys"),
         # ranges
-        ("algorithm.gamma=1.1", "algorithm.gamma: found 1.1; allowed: a number >= 0 and <= 1"),
-        ("algorithm.clip_range=0", "algorithm.clip_range: found 0; allowed: a number > 0 and < 1"),
-        ("algorithm.kl.target=-3", "algorithm.kl.target: found -3; allowed: a number > 0"),
-        ("algorithm.ppo_epochs=0", "algorithm.ppo_epochs: found 0; allowed: a whole number >= 1"),
+        ("algorithm.gamma=1.1", "algorithm.gamma: found 1.1; must be a number in [0, 1]"),
+        ("algorithm.clip_range=0", "algorithm.clip_range: found 0; must be a number in (0, 1)"),
+        ("algorithm.kl.target=-3", "algorithm.kl.target: found -3; must be a number > 0"),
+        ("algorithm.ppo_epochs=0", "algorithm.ppo_epochs: found 0; must be a whole number >= 1"),
         (
             "algorithm.tokens_per_microbatch=0",
-            "algorithm.tokens_per_microbatch: found 0; allowed: a whole number >= 1 or null",
+            "algorithm.tokens_per_microbatch: found 0; must be a whole number >= 1 or null",
         ),
         (
             "algorithm.tokens_per_microbatch=few",
-            'algorithm.tokens_per_microbatch: found "few"; allowed: a whole number',
+            'algorithm.tokens_per_microbatch: found "few"; must be a whole number',
         ),
-        ("rollout.temperature=0", "rollout.temperature: found 0; allowed: a number > 0"),
-        ("trainer.devices=0", "trainer.devices: found 0; allowed: a whole number >= 1 or auto"),
+        ("rollout.temperature=0", "rollout.temperature: found 0; must be a number > 0"),
+        ("trainer.devices=0", "trainer.devices: found 0; must be a whole number >= 1 or auto"),
         # choices
-        ("algorithm.kl.kind=adaptiv", 'algorithm.kl.kind: found "adaptiv"; allowed: adaptive | multiplicative'),
+        ("algorithm.kl.kind=adaptiv", 'algorithm.kl.kind: found "adaptiv"; must be adaptive | multiplicative'),
         ("algorithm.kl.kind=k3", "algorithm.kl.kind: k3 is an estimator: algorithm.kl.estimator=k3"),
         (
             "algorithm.kl.estimator=adaptive",
             "algorithm.kl.estimator: adaptive is a controller: algorithm.kl.kind=adaptive",
         ),
-        ("trainer.precision=bf16", 'trainer.precision: found "bf16"; allowed: 32-true | bf16-mixed'),
+        ("trainer.precision=bf16", 'trainer.precision: found "bf16"; must be 32-true | bf16-mixed'),
         ("algorithm._target_=rlhf_lightning.algorithms.PPO", "did you mean rlhf_lightning.algorithms.PPOModule?"),
         # sections that do not go together
         (
@@ -84,8 +84,8 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ),
         ("reward.function=my.fn", "reward.function and reward.model: only one source of scores"),
         ("reward.model=null", "reward: no source of scores; give one of reward.function=... | reward.model=..."),
-        ("reward.model=null reward.function=fn", 'reward.function: found "fn"; allowed: a dotted path'),
-        ("rollout.batch_size=100 algorithm.num_minibatches=8", "rollout.batch_size: found 100; allowed: multiples of"),
+        ("reward.model=null reward.function=fn", 'reward.function: found "fn"; must be a dotted path'),
+        ("rollout.batch_size=100 algorithm.num_minibatches=8", "rollout.batch_size: found 100; must be a multiple of"),
         ("algorithm.kl.placement=loss algorithm.kl.estimator=k1", "algorithm.kl.estimator: found k1"),
         ("algorithm.old_logprobs=engine algorithm.importance_cap=2.0", "algorithm.importance_cap: found 2.0 with"),
         ("algorithm.ptx.coef=1", "algorithm.ptx.data: missing"),
@@ -162,7 +162,7 @@ def test_a_config_folder_that_does_not_exist_is_an_error():
 
 
 def test_whole_bounds_have_all_their_digits():
-    assert complaint("seed=4294967296") == ("seed: found 4294967296; allowed: a whole number >= 0 and <= 4294967295")
+    assert complaint("seed=4294967296") == ("seed: found 4294967296; must be a whole number from 0 to 4294967295")
 
 
 def test_of_many_keys_a_few_are_named():
@@ -177,11 +177,11 @@ def test_of_many_keys_a_few_are_named():
 
 @pytest.mark.parametrize("time", ["bogus", "01:00:00", "1:2:3:4", "00:00:00:10s"])
 def test_a_time_that_lightning_cannot_read_is_refused(time):
-    assert complaint(f"trainer.max_time='{time}'").startswith(f'trainer.max_time: found "{time}"; allowed: a text like')
+    assert complaint(f"trainer.max_time='{time}'").startswith(f'trainer.max_time: found "{time}"; must be a text like')
 
 
 def test_a_time_may_be_given_in_parts():
     text = complaint("trainer.max_time={minuts: 3}")
-    assert text.startswith("trainer.max_time: found a section; allowed: ")
+    assert text.startswith("trainer.max_time: found a section; must be ")
     assert text.endswith("or a section of weeks | days | hours | minutes | seconds or null")
     validate(compose_config("train", ["experiment=sft_demo", "trainer.max_time={minutes: 3, seconds: 2.5}"]), Train)

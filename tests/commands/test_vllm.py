@@ -50,13 +50,13 @@ def test_these_are_accepted(overrides):
         (["rollout.engine=vllm"], r"rollout\.engine: its settings are another option: rollout=vllm"),
         (
             ["rollout=vllm", "rollout.server=localhost:8000"],
-            r'rollout\.server: found "localhost:8000"; allowed: .*http',
+            r'rollout\.server: found "localhost:8000"; must be .*http',
         ),
         (
             ["rollout=vllm", "rollout.gpu_memory_utilization=1.5"],
-            r"gpu_memory_utilization: found 1\.5; allowed: a number",
+            r"gpu_memory_utilization: found 1\.5; must be a number",
         ),
-        (["rollout=vllm", "rollout.timeout=0"], r"rollout\.timeout: found 0; allowed: a number > 0"),
+        (["rollout=vllm", "rollout.timeout=0"], r"rollout\.timeout: found 0; must be a number > 0"),
         (["rollout=vllm", "algorithm.importance_cap=0"], r"algorithm\.importance_cap: found 0"),
         (
             ["rollout=vllm", "model/adapter=lora", "model/quantization=nf4"],
@@ -64,7 +64,7 @@ def test_these_are_accepted(overrides):
         ),
         (
             ["rollout=vllm", "model/adapter=lora", "model.adapter.use_dora=true"],
-            r"model\.adapter\.use_dora: vLLM has no DoRA; choose rollout=native",
+            r"model\.adapter\.use_dora: vLLM does not support DoRA; choose rollout=native",
         ),
         (["rollout=vllm", "algorithm.old_logprobs=engine"], r"algorithm\.old_logprobs: found engine.*=trainer"),
     ],

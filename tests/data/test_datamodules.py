@@ -135,7 +135,7 @@ def test_rows_truncated_to_nothing_are_dropped_and_counted_and_none_left_is_an_e
 def test_errors_name_the_file_and_the_row(tokenizer: PreTrainedTokenizerFast, write_jsonl: Callable[..., Path]) -> None:
     good = {"prompt": "a", "completion": "b"}
     path = write_jsonl([good, {"question": "a"}])
-    with pytest.raises(UserError, match=r"rows\.jsonl, row 2: columns question: .*allowed"):
+    with pytest.raises(UserError, match=r"rows\.jsonl, row 2: columns question: .*must be"):
         SFTDataModule(tokenizer, path).setup()
     with pytest.raises(
         UserError, match=r"row 2: columns chosen, rejected: not a format for supervised.*prompt \+ comp"
@@ -154,9 +154,9 @@ def test_errors_name_the_file_and_the_row(tokenizer: PreTrainedTokenizerFast, wr
 
 
 def test_settings_out_of_range_are_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(UserError, match=r'data\.loss_on: found "answer"; allowed: completion \| all \| assistant'):
+    with pytest.raises(UserError, match=r'data\.loss_on: found "answer"; must be completion \| all \| assistant'):
         SFTDataModule(tokenizer, "a.jsonl", loss_on="answer")
-    with pytest.raises(UserError, match=r"data\.val_fraction: found 1\.0; allowed: a number >= 0 and < 1"):
+    with pytest.raises(UserError, match=r"data\.val_fraction: found 1\.0; must be a number in \[0, 1\)"):
         SFTDataModule(tokenizer, "a.jsonl", val_fraction=1.0)
     with pytest.raises(UserError, match=r"data\.val gives the held-out rows; set one of the two"):
         SFTDataModule(tokenizer, "a.jsonl", val="b.jsonl", val_fraction=0.1)
@@ -232,10 +232,10 @@ def test_answers_that_do_not_differ_are_dropped_and_counted(tokenizer: PreTraine
 def test_a_longer_row_is_advised_only_where_the_length_is_the_reason(tokenizer: PreTrainedTokenizerFast) -> None:
     equal = [{"prompt": "a", "chosen": "b c", "rejected": "b c"}]
     with pytest.raises(
-        UserError, match=r"1 dropped \(no two answers differ\); none is left to train on; check the rows$"
+        UserError, match=r"1 dropped \(no two answers differ\); nothing is left to train on; check the rows$"
     ):
         PreferenceDataModule(tokenizer, equal).setup()
-    with pytest.raises(UserError, match=r"none is left to train on; check the rows$"):
+    with pytest.raises(UserError, match=r"nothing is left to train on; check the rows$"):
         SFTDataModule(tokenizer, [{"prompt": "a", "completion": "b", "label": False}]).setup()
     cut = [{"prompt": "a", "chosen": "b c d", "rejected": "b c e"}]
     with pytest.raises(UserError, match=r"differ once truncated\); .*; raise data\.max_length=4, or check the rows$"):
@@ -246,8 +246,8 @@ def test_a_longer_row_is_advised_only_where_the_length_is_the_reason(tokenizer: 
     ("row", "found"),
     [
         ({"prompt": "a", "completion": None}, "columns prompt (completion is null): not a format for supervised"),
-        ({"completion": None}, "columns (none) (completion is null): no known format"),
-        ({"prompt": None, "completion": "b"}, "columns completion (prompt is null): no known format"),
+        ({"completion": None}, "columns (none) (completion is null): unknown format"),
+        ({"prompt": None, "completion": "b"}, "columns completion (prompt is null): unknown format"),
     ],
 )
 def test_a_null_column_is_named(row: dict[str, Any], found: str, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -432,13 +432,16 @@ def test_answers_that_are_whole_conversations_are_split(chat_tokenizer: PreTrain
             "the conversations differ before the user's last message",
         ),
         ({"chosen": "a b", "rejected": messages("a", "b")}, "one is a string and the other messages"),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin: allowed are finite numbers"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"},
+            "margin: found 'much'; must be a finite number",
+        ),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "margin: .* found nan"),
         ({"prompt": "a", "responses": ["b", "c"], "ranks": ["first", "2"]}, "ranks: .* found 'first'"),
         ({"prompt": "a", "responses": ["b", "c"], "ranks": [None, 2]}, "ranks: .* found None"),
         ({"prompt": "a", "responses": ["b", "c"], "ranks": "12"}, "ranks: '12' for 2 responses"),
-        ({"prompt": "a", "completion": "b", "label": "good"}, "label='good': allowed are true and false"),
-        ({"prompt": "a", "completion": "b", "label": 2}, "label=2: allowed are true and false"),
+        ({"prompt": "a", "completion": "b", "label": "good"}, "label: found 'good'; must be true or false"),
+        ({"prompt": "a", "completion": "b", "label": 2}, "label: found 2; must be true or false"),
     ],
 )
 def test_preferences_that_mean_nothing_are_refused(

@@ -86,13 +86,13 @@ def test_cells_that_spell_out_messages_or_lists_are_read_as_such(tmp_path: Path)
     [
         ("a.jsonl", b'{"prompt": "a", "prompt": "b"}\n', r"a\.jsonl:1: an object has the key 'prompt' twice"),
         ("a.json", b'[{"prompt": "a", "prompt": "b"}]', r"a\.json: an object has the key 'prompt' twice"),
-        ("a.csv", b"prompt,prompt\na,b\n", r"a\.csv:1: the column 'prompt' is there twice"),
+        ("a.csv", b"prompt,prompt\na,b\n", r"a\.csv:1: the column 'prompt' appears twice"),
         ("a.csv", b'prompt\n"a\n', r"a\.csv:\d: not a table"),
-        ("a.jsonl.gz", b'{"prompt": "a"}', r"a\.jsonl\.gz: it is not a whole gzip file"),
-        ("b.jsonl.gz", CUT_SHORT, r"b\.jsonl\.gz: it is not a whole gzip file"),
+        ("a.jsonl.gz", b'{"prompt": "a"}', r"a\.jsonl\.gz: it is not a complete gzip file"),
+        ("b.jsonl.gz", CUT_SHORT, r"b\.jsonl\.gz: it is not a complete gzip file"),
         ("a.jsonl", b"[" * 100_000, r"a\.jsonl:1: "),
         ("a.jsonl", codecs.BOM_UTF16_LE + '{"a": 1}'.encode("utf-16-le"), r"a\.jsonl:1: it is not UTF-8"),
-        ("a.txt", b"a", r"a\.txt: files of this kind are not read"),
+        ("a.txt", b"a", r"a\.txt: unknown kind of file"),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:

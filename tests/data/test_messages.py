@@ -109,7 +109,7 @@ def test_settings_of_the_template_change_prompts(tool_tokenizer: PreTrainedToken
         ({"prompt": [{**user("a"), "weight": 0}]}, "a message has the field 'weight'"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}]}]}, "part .* is of type image; only text"),
         ({"prompt": [{"role": "user", "content": None}]}, "prompt: the content of a message is null; expected"),
-        ({"prompt": []}, "prompt: the list holds no message"),
+        ({"prompt": []}, "prompt: the list is empty"),
         ({"prompt": "a\ud800"}, "prompt: character 1 is half of a surrogate pair"),
     ],
 )
@@ -146,9 +146,9 @@ def test_a_role_that_the_template_leaves_out_is_refused() -> None:
     )
     tokenizer = build_tokenizer(template=deaf)
     for role in ("human", "system"):
-        with pytest.raises(UserError, match=f"leaves out what the role '{role}' says"):
+        with pytest.raises(UserError, match=f"leaves out messages of the role '{role}'"):
             render_prompt(tokenizer, [{"role": role, "content": "yes"}, user("b")])
-    with pytest.raises(UserError, match="leaves out what the role 'gpt' says"):
+    with pytest.raises(UserError, match="leaves out messages of the role 'gpt'"):
         render_completion(tokenizer, [user("a")], [{"role": "gpt", "content": "no"}])
 
 

@@ -73,7 +73,7 @@ def test_unreadable_sources_are_one_line_that_says_what_is_allowed(tmp_path: Pat
     for name, expected in (
         ("rows.txt", r"expected a \.jsonl"),
         ("rows.parquet", "not a Parquet file"),
-        ("empty.jsonl", "holds no rows"),
+        ("empty.jsonl", "no rows found"),
         ("binary.jsonl", "not UTF-8"),
         ("absent.jsonl", "no such file or folder"),
     ):

@@ -31,7 +31,7 @@ def test_the_format_of_a_row(row: dict[str, Any], expected: str) -> None:
 
 def test_unknown_columns_are_listed_with_what_is_allowed() -> None:
     with pytest.raises(
-        UserError, match=r"columns answer, question \(text is null\): .*allowed are chosen \+ rejected \| .*text"
+        UserError, match=r"columns answer, question \(text is null\): .*must be chosen \+ rejected \| .*text"
     ) as caught:
         row_format({"question": "a", "answer": "b", "text": None})
     assert "prompt + completion + label" in str(caught.value)

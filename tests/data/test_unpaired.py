@@ -31,7 +31,7 @@ def test_a_label_is_true_or_false_or_that_in_numbers_or_text(label: Any, desirab
 
 @pytest.mark.parametrize("label", [2, -1, 0.5, "yes", "", [True], {"a": 1}])
 def test_any_other_label_is_refused_with_its_row(label: Any) -> None:
-    with pytest.raises(UserError, match=r"^data\.train, row 2: label=.*: allowed are true and false \(or 1 and 0\)"):
+    with pytest.raises(UserError, match=r"^data\.train, row 2: label: found .*; must be true or false \(or 1 or 0\)"):
         module([row(0), row(1, label)])
 
 
@@ -53,7 +53,7 @@ def test_pairs_are_split_and_share_their_prompt() -> None:
     ],
 )
 def test_rows_of_another_format_are_refused(wrong: dict[str, Any]) -> None:
-    allowed = r"allowed are prompt \+ completion \+ label \| chosen \+ rejected"
+    allowed = r"must be prompt \+ completion \+ label \| chosen \+ rejected"
     with pytest.raises(UserError, match=rf"^data\.train, row 2: .*not a format for labelled answers; {allowed}"):
         module([row(0), wrong])
 

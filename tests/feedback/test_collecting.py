@@ -123,7 +123,7 @@ def test_what_no_pair_can_come_of_is_refused_at_once(store, places):
 def test_prompts_come_once_each_with_the_number_of_their_row():
     read = read_prompts([{"prompt": "a"}, {"prompt": "b", "chosen": "x", "rejected": "y"}, {"prompt": "a", "n": 1}])
     assert (read.questions, [index for index, _ in read.rows], read.repeated) == (["a", "b"], [0, 1], 1)
-    with pytest.raises(UserError, match=r"prompts, row 2: .*no known format"):
+    with pytest.raises(UserError, match=r"prompts, row 2: .*unknown format"):
         read_prompts([{"prompt": "a"}, {"question": "b"}])
 
 
@@ -147,7 +147,7 @@ def test_responses_that_are_there_already_come_from_rows_of_every_form(tmp_path)
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "a"}, "hold no responses"),
+        ({"prompt": "a"}, "no responses found"),
         ({"prompt": "a", "responses": ["1"]}, "at least 2"),
         ({"prompt": "a", "responses": ["1", "2"], "sources": ["x"]}, "one text for each of the 2"),
         (

@@ -162,7 +162,7 @@ def test_what_does_not_pass_is_one_line_without_the_key(server, waits):
 
 def test_a_dead_endpoint_is_one_line(waits):
     dead = ChatEndpoint("http://127.0.0.1:9/v1", "m", attempts=3, sleep=waits.append)
-    with pytest.raises(UserError, match=r"judge\.url: .*it does not answer .*see that the server runs"):
+    with pytest.raises(UserError, match=r"judge\.url: .*it does not answer .*check that the server is running"):
         dead.generate(["hello"])
     assert waits == []
     with pytest.raises(UserError, match="must begin with http"):
@@ -173,7 +173,7 @@ def test_an_endpoint_that_fails_for_good_is_given_up_and_what_it_has_answered_is
     client = endpoint(server, waits, attempts=3, cache=tmp_path / "cache.db", parallel=1)
     client.generate(["one"])
     server.script = [(503, {}, "")] * 3
-    with pytest.raises(UserError, match=r"no answer in 3 attempts.*HTTP 503.*see that the server runs"):
+    with pytest.raises(UserError, match=r"no answer in 3 attempts.*HTTP 503.*check that the server is running"):
         client.generate(["one", "two"])
     assert len(waits) == 2
     again = endpoint(server, waits, cache=tmp_path / "cache.db")

@@ -50,7 +50,7 @@ def test_the_command_serves_until_ctrl_c_and_ends_with_one_line(tmp_path, monkey
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
-    assert err == "stopped by SIGINT; every answer that was acknowledged is kept; the same command goes on\n"
+    assert err == "stopped by SIGINT; every answer that was acknowledged is saved; the same command continues\n"
 
 
 def test_a_taken_port_is_one_line_that_names_another(store):
@@ -79,7 +79,7 @@ def test_beyond_this_machine_a_link_holds_a_token_and_is_made_once(store):
     assert store.labeler_of_token(token).name == "ana"
     assert re.search(r"/owner/enter/\S{30,}$", first[2])
     again = said(store, host="0.0.0.0")
-    assert again[0].endswith("by the former link (renew=[ana] makes a new one)")
+    assert again[0].endswith("with the previous link (renew=[ana] makes a new one)")
     renewed = said(store, host="0.0.0.0", renew=["ana"])
     assert store.labeler_of_token(token) is None
     assert store.labeler_of_token(renewed[0].rpartition("/")[2]).name == "ana"

@@ -342,7 +342,7 @@ def test_an_earlier_version_is_brought_up_to_date(store, monkeypatch):
         assert connection.scalar(text("SELECT value FROM facts WHERE name = 'version'")) == str(now + 2)
         schema.prepare(connection, "store", {})
         connection.execute(text(f"UPDATE facts SET value = '{now + 1}'"))
-        with pytest.raises(UserError, match="cannot be brought up to date"):
+        with pytest.raises(UserError, match="cannot be upgraded"):
             schema.prepare(connection, "store", {})
 
 

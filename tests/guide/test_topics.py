@@ -21,7 +21,7 @@ def page(*words: str, command: str = "train", config_dir: str | None = None) -> 
 
 def test_the_keys_of_an_algorithm_have_type_range_default_and_a_line_of_explanation():
     lines = page("algorithm=grpo").splitlines()
-    at = lines.index("algorithm.clip_range=0.2                  a number > 0 and < 1 or null")
+    at = lines.index("algorithm.clip_range=0.2                  a number in (0, 1) or null")
     assert lines[at + 1].startswith("    ratios to 1 +- this")
     assert "algorithm.kl.coef=0.04                    a number >= 0" in lines
     assert "algorithm.kl.kp=2.0                       a number >= 0" in lines  # only in the constructor

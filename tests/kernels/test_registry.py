@@ -18,9 +18,9 @@ LLAMA = Circumstances(device="cpu", family="llama", attention="sdpa", weights="f
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ("autoo", "model.kernels: found autoo; allowed: auto, none, or a list of packing, .*did you mean auto"),
+        ("autoo", "model.kernels: found autoo; must be auto, none, or a list of packing, .*did you mean auto"),
         ("packing", r"found packing; .*did you mean model.kernels=\[packing\]"),
-        (["paking"], "no such kernel: paking; allowed: .*did you mean packing"),
+        (["paking"], "no such kernel: paking; must be .*did you mean packing"),
         (["packing", "nroms"], "no such kernel: nroms; .*did you mean norms"),
         ([], "an empty list"),
         (["norms", "norms"], "norms is given twice"),

@@ -64,5 +64,5 @@ def test_scores_that_depend_on_the_padding_are_refused(tmp_path: Path) -> None:
     config = AutoConfig.for_model("fnet", vocab_size=60, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
     config.num_labels = 1
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"FNet.*other scores than each row alone.*allowed"):
+    with pytest.raises(UserError, match=r"FNet.*different scores from each row alone.*must be at most"):
         load_scorer(tmp_path)

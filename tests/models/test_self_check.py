@@ -104,7 +104,9 @@ def test_an_output_layer_that_does_more_is_the_models_own(kind: str, config: dic
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_an_encoder_is_refused_with_the_family_and_the_number(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"model_type {kind}.*not a causal.*is_decoder.*nats, allowed 0.0001") as error:
+    with pytest.raises(
+        UserError, match=rf"model_type {kind}.*not a causal.*is_decoder.*nats; must be at most 0.0001"
+    ) as error:
         load_causal_lm(saved(tmp_path, made(kind)))
     assert "\n" not in str(error.value)
 
@@ -135,7 +137,7 @@ def test_rounding_is_no_fault_and_a_missing_soft_cap_is_one(
     plain = plain_forward(model)
     head = output_head(model)
     monkeypatch.setattr("rlhf_lightning.models.self_check.output_head", lambda _: lambda hidden: 1.5 * head(hidden))
-    with pytest.raises(UserError, match="nats, allowed"):
+    with pytest.raises(UserError, match="nats; must be at most"):
         check_causal_lm(model, plain)
 
 
@@ -152,7 +154,7 @@ def test_a_slight_fault_of_the_output_layer_is_seen_in_16_bits_too(
     model = tiny_model("llama").to(getattr(torch, dtype))
     plain, head = plain_forward(model), output_head(model)
     monkeypatch.setattr("rlhf_lightning.models.self_check.output_head", lambda _: lambda hidden: wrong(head(hidden)))
-    with pytest.raises(UserError, match="nats, allowed"):
+    with pytest.raises(UserError, match="nats; must be at most"):
         check_causal_lm(model, plain)
 
 
@@ -200,7 +202,7 @@ def test_a_model_with_an_adapter_is_checked_through_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(
         forward_module, "hidden_states", lambda model, ids: forward_module.backbone(model)(ids.flip(1))[0]
     )
-    with pytest.raises(UserError, match="rows of a batch get other"):
+    with pytest.raises(UserError, match="rows of a batch get different"):
         load_causal_lm(folder, adapter=LoRA())
 
 

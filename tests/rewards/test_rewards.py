@@ -119,7 +119,7 @@ def test_a_standardised_reward_is_in_units_of_the_scores_the_model_carries(rewar
 
 
 def test_what_carries_no_moments_cannot_be_standardised(reward_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"rm carries no score_mean and score_std; train it with held-out pairs"):
+    with pytest.raises(UserError, match=r"rm has no score_mean and score_std; train it with held-out pairs"):
         ModelReward(reward_folder, standardize=True)
     carry(reward_folder, score_mean=0.5, score_std=0.0)
     with pytest.raises(UserError, match="the same score"):

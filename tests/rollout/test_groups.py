@@ -150,5 +150,5 @@ def test_settings_count_prompts_and_responses() -> None:
 
 @pytest.mark.parametrize("kind", [RolloutSettings, VLLMRollout])
 def test_no_sample_is_refused(kind: Any) -> None:
-    with pytest.raises(UserError, match=r"^rollout\.samples_per_prompt: found 0; allowed: a whole number >= 1"):
+    with pytest.raises(UserError, match=r"^rollout\.samples_per_prompt: found 0; must be a whole number >= 1"):
         kind(samples_per_prompt=0)

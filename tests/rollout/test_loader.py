@@ -75,5 +75,5 @@ def test_rollout_settings_refuse_what_ppo_cannot_use() -> None:
 
 @pytest.mark.parametrize(("passes", "minibatches", "key"), [(0, 2, "ppo_epochs"), (1, 0, "num_minibatches")])
 def test_an_iteration_without_updates_is_refused(passes: int, minibatches: int, key: str) -> None:
-    with pytest.raises(UserError, match=rf"^algorithm\.{key}: found 0; allowed: a whole number >= 1"):
+    with pytest.raises(UserError, match=rf"^algorithm\.{key}: found 0; must be a whole number >= 1"):
         RolloutLoader(rollout, lambda: seeded_generator("cpu", 0), 8, passes, minibatches)

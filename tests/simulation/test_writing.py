@@ -122,7 +122,7 @@ def test_ranked_lists_are_optional(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["demonstrations_per_prompt", "pairs_per_prompt"])
 def test_no_rows_for_a_prompt_is_an_error(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"{name}: found 0; allowed: a whole number >= 1"):
+    with pytest.raises(UserError, match=f"{name}: found 0; must be a whole number >= 1"):
         write_world(tmp_path / "world", **{**SMALL, name: 0})
 
 
@@ -151,7 +151,9 @@ def test_a_world_that_has_changed_on_the_disk_is_refused_and_left_alone(name: st
 def test_a_former_world_with_something_else_in_it_is_not_overwritten(tmp_path: Path) -> None:
     folder = write_world(tmp_path / "world", **SMALL)
     (folder / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds what is not of the world \(thesis.txt\), so it is not overwritten"):
+    with pytest.raises(
+        UserError, match=r"contains files that are not part of the world \(thesis.txt\), so it is not overwritten"
+    ):
         write_world(folder, **{**SMALL, "answers_per_ranking": 0}, seed=1)
     assert (folder / "thesis.txt").read_text() == "years of work"
     (folder / "thesis.txt").unlink()

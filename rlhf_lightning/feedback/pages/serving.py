@@ -80,7 +80,7 @@ def serve(store: FeedbackStore, serving: Serving, say: Callable[[str], object]) 
         )
         width = max(map(len, [*names, "owner"]))
         for name, link in links.items():
-            say(f"{name:<{width}}  {link or f'by the former link (renew=[{name}] makes a new one)'}")
+            say(f"{name:<{width}}  {link or f'with the previous link (renew=[{name}] makes a new one)'}")
         say(f"{'owner':<{width}}  {address}/owner{'' if owner is None else f'/enter/{owner}'}")
         if not progress(store).tasks:
             say(f"note: there are no tasks in {store.name} yet; rlhf-collect adds them, also while this runs")
