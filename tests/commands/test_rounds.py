@@ -63,7 +63,7 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ("round.collect.call.limit=0", "round.collect.call.limit: found 0; must be a whole number >= 1"),
         ("stages.collect_2.call.overlap=0", "stages.collect_2.call.overlap: found 0; must be a whole number >= 1"),
         ("round.label.call.labelers.ana.temperature=0", "round.label.call.labelers.ana.temperature: found 0"),
-        ("round.export.call.aggregation=mean", "allowed: majority | dawid_skene | bradley_terry"),
+        ("round.export.call.aggregation=mean", "must be majority | dawid_skene | bradley_terry"),
         (
             "round.collect.limit=3",
             "stages.collect_1: it calls a function, whose arguments are",
