@@ -212,7 +212,7 @@ def report_bug(error: Exception) -> None:
     written = _keep_traceback(f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}")
     sys.stderr.write(
         f"unexpected error: {on_one_line(shown(said))}{where}\n"
-        "This looks like a bug in rlhf-lightning, not a mistake of yours; please report it with the traceback.\n"
+        "This looks like a bug in rlhf-lightning, not your mistake; please report it with the traceback.\n"
         f"traceback: {written} (debug=true prints it)\n"
     )
 

@@ -195,7 +195,7 @@ def misfit(kernel: Kernel, given: Circumstances) -> str | None:
     if kernel.name == "packing" and given.attention not in (None, "sdpa", "sdpa_in_rows"):
         return f"needs attn_implementation=sdpa; found {given.attention}"
     if kernel.name == "gated_blocks" and given.checkpointing:
-        return "has no effect under activation_checkpointing=true, which keeps nothing of a layer"
+        return "has no effect under activation_checkpointing=true, which does not keep a layer's tensors"
     types = (given.weights, given.adapter) if kernel.float32 == "any" else (given.weights,)
     if kernel.float32 and given.weights is not None and "float32" not in types:
         return f"computes in float32 only; found {given.weights} weights"

@@ -99,7 +99,7 @@ def _elsewhere(config: Mapping[str, Any]) -> Iterator[Path]:
 
 def _of_earlier_run(path: Path) -> str | None:
     earlier = is_of_earlier_run(path, path.parent)
-    return "it is of an earlier run in this folder" if earlier else None
+    return "it belongs to an earlier run in this folder" if earlier else None
 
 
 def has_checkpoint(folder: Path) -> bool:

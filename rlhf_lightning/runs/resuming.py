@@ -55,7 +55,7 @@ def check_same_run(config: Mapping[str, Any], checkpoint: Path) -> None:
     if refused and not config.get("resume_anyway"):
         raise UserError(
             f"{', '.join(refused)}: changed since the run began, which would make it another run; start a new one "
-            "(another run_dir, without ckpt), take the former values, or set resume_anyway=true"
+            "(another run_dir, without ckpt), use the previous values, or set resume_anyway=true"
         )
 
 

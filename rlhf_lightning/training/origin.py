@@ -70,7 +70,7 @@ def _check_weights(module: Any, saved: dict[str, Any]) -> None:
             raise UserError(f"ckpt: it has no {name}, which this run trains; it is a checkpoint of another network")
         found, wanted = tuple(saved[name].shape), tuple(getattr(parameter, "ds_shape", parameter.shape))
         if found != wanted:
-            raise UserError(f"ckpt: {name} is {found} there and {wanted} in this run: it is of another network")
+            raise UserError(f"ckpt: {name} is {found} there and {wanted} in this run: it belongs to another network")
 
 
 def _hashes(module: Any) -> dict[str, Any]:

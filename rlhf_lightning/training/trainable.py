@@ -31,7 +31,7 @@ def check_trains(network: nn.Module) -> None:
             if len(shape) >= 2 and id(parameter) not in outside:
                 return
     raise UserError(
-        f"model.path: almost nothing of the model would be trained ({trained:,} of {total:,} numbers, and no weight "
+        f"model.path: almost none of the model would be trained ({trained:,} of {total:,} numbers, and no weight "
         "matrix of its layers): its weights are frozen, or in 4 or 8 bits; unfreeze them, or train an adapter: "
         "model/adapter=lora"
     )

@@ -44,7 +44,7 @@ def only(network: nn.Module, part: str) -> nn.Module:
 @pytest.mark.parametrize("kind", [SFTModule, RewardModule, DPOModule, PPOModule])
 def test_next_to_nothing_to_train_is_an_error(kind: type[AlignmentModule], part: str, base: Path) -> None:
     load = load_reward_model if kind is RewardModule else load_causal_lm
-    with pytest.raises(UserError, match=r"^model\.path: almost nothing of the model would be trained \([\d,]+ of "):
+    with pytest.raises(UserError, match=r"^model\.path: almost none of the model would be trained \([\d,]+ of "):
         module(kind, lambda: only(load(base), part)).configure_model()
 
 

@@ -276,7 +276,7 @@ def test_a_new_run_does_not_find_what_an_earlier_one_left_in_its_folder(empty_fo
     assert not has_checkpoint(run)
     with pytest.raises(UserError, match=r"^ckpt: no whole checkpoint"):
         find_checkpoint({"ckpt": "last", "run_dir": str(run)})
-    assert "of an earlier run in this folder" in capsys.readouterr().err
+    assert "belongs to an earlier run in this folder" in capsys.readouterr().err
     checkpoint(run, age=-4e9)
     assert has_checkpoint(run)
 
