@@ -16,22 +16,9 @@ README_LINES = 200
 PARAGRAPH_LINES, LINE = 6, 100  # a line has 100 characters, however wide the source is
 CELL = 500  # characters of a table's cell
 
-# Folders and files with phrases that are still to be replaced. One that has become clean must leave the list.
-UNCLEAN: set[str] = {
-    "rlhf_lightning/callbacks",
-    "rlhf_lightning/commands",
-    "rlhf_lightning/data",
-    "rlhf_lightning/feedback",
-    "rlhf_lightning/kernels",
-    "rlhf_lightning/runs",
-    "rlhf_lightning/training",
-}
-# The same of pages with paragraphs that are too long.
-LONG: set[str] = set()
-
 
 def group(path: Path) -> str:
-    """A page, a package, or a folder: what is cleaned at once."""
+    """Return the page, package or folder that a file belongs to."""
     parts = path.relative_to(ROOT).parts
     if len(parts) == 1 or parts[0] in ("conf", "examples"):
         return parts[0]
@@ -56,15 +43,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.m
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_no_phrase_stops_a_native_reader(name: str) -> None:
     found = [str(hit) for file in FILES[name] for hit in PHRASES.found(file)]
-    if name in UNCLEAN:
-        assert found, f"{name} is clean: take it out of UNCLEAN"
-    else:
-        assert not found, "\n".join(found)
-
-
-def test_what_is_still_unclean_exists() -> None:
-    assert set(FILES) >= UNCLEAN
-    assert {str(page.relative_to(ROOT)) for page in PAGES} >= LONG
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("phrase", PHRASES.PHRASES, ids=lambda phrase: phrase.wrong)
@@ -121,10 +100,7 @@ def too_long(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_paragraph_has_more_than_six_lines(page: Path) -> None:
-    if str(page.relative_to(ROOT)) in LONG:
-        assert too_long(page), "it is short enough: take it out of LONG"
-    else:
-        assert not too_long(page), "\n".join(too_long(page))
+    assert not too_long(page), "\n".join(too_long(page))
 
 
 def test_a_long_paragraph_is_seen_however_it_is_broken(tmp_path: Path) -> None:
