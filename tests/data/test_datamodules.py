@@ -149,7 +149,7 @@ def test_errors_name_the_file_and_the_row(tokenizer: PreTrainedTokenizerFast, wr
         SFTDataModule(tokenizer, [{"messages": [user("a"), assistant("b")]}]).setup()
     with pytest.raises(UserError, match=r"row 1: data\.loss_on=assistant: the row holds plain strings"):
         SFTDataModule(tokenizer, [good], loss_on="assistant").setup()
-    with pytest.raises(UserError, match="row 1: label='yes'"):
+    with pytest.raises(UserError, match="row 1: label: found 'yes'"):
         SFTDataModule(tokenizer, [{**good, "label": "yes"}]).setup()
 
 
@@ -436,9 +436,9 @@ def test_answers_that_are_whole_conversations_are_split(chat_tokenizer: PreTrain
             {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"},
             "margin: found 'much'; must be a finite number",
         ),
-        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "margin: .* found nan"),
-        ({"prompt": "a", "responses": ["b", "c"], "ranks": ["first", "2"]}, "ranks: .* found 'first'"),
-        ({"prompt": "a", "responses": ["b", "c"], "ranks": [None, 2]}, "ranks: .* found None"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "margin: found nan"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": ["first", "2"]}, "ranks: found 'first'"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": [None, 2]}, "ranks: found None"),
         ({"prompt": "a", "responses": ["b", "c"], "ranks": "12"}, "ranks: '12' for 2 responses"),
         ({"prompt": "a", "completion": "b", "label": "good"}, "label: found 'good'; must be true or false"),
         ({"prompt": "a", "completion": "b", "label": 2}, "label: found 2; must be true or false"),

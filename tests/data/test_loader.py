@@ -178,5 +178,5 @@ def test_batches_that_nobody_learns_from_do_not_divide_by_zero() -> None:
 def test_no_rows_and_no_batch_size_are_refused() -> None:
     with pytest.raises(UserError, match="no rows"):
         make_loader([])
-    with pytest.raises(UserError, match=r"data\.batch_size=0"):
+    with pytest.raises(UserError, match=r"data\.batch_size: found 0"):
         make_loader([1], batch_size=0)
