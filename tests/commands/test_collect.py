@@ -14,6 +14,7 @@ import pytest
 
 from rlhf_lightning.commands import collect
 from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.environment import typed
 from rlhf_lightning.feedback import FeedbackStore
 from rlhf_lightning.guide.pages import page
 from tests.commands.runs import write_model
@@ -40,7 +41,7 @@ def test_prompts_are_sampled_once_and_explained_before(empty_folder, capsys):
     assert said == [
         "sampled: 4 responses to 2 prompts; 0 already there",
         "tasks: 3 new in sqlite:///outputs/feedback.db; 0 already there",
-        "next: rlhf-label labelers=[ana,bo]",
+        f"next: {typed('rlhf-label')} labelers=[ana,bo]",
     ]
     run(*words)
     assert capsys.readouterr().out.splitlines()[:2] == [
