@@ -7,6 +7,7 @@ the comments in those files and else from the docstrings: nothing is written a s
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -222,6 +223,7 @@ def as_yaml(value: Any) -> str:
     return value or '""' if isinstance(value, str) else shown(value)
 
 
+@functools.cache  # options of a group explain each other's keys
 def yaml_comments(text: str) -> dict[str, str]:
     """Return the comment of each dotted key: what follows it on its line, and on the lines below that go on with it.
 
