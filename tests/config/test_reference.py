@@ -98,7 +98,7 @@ def test_an_entry_has_range_default_and_meaning() -> None:
         "kl.target",
         "a number > 0 or null",
         "6.0",
-        "KL to the reference per response (a sum over its tokens), nats; fixed has none",
+        "KL to the reference per response (a sum over its tokens), nats; null for fixed",
     )
     assert of("model", "causal_lm", "path").default is None
 
