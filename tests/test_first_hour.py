@@ -59,7 +59,7 @@ def until_told(line: str) -> str:
         return line.replace("make test", "make --dry-run test", 1)  # continuous integration runs them
     if not line.startswith("rlhf-label"):
         return line
-    serve = f"{{ {line}\n}} > served.txt 2>&1 &"
+    serve = f"{{ exec {line}\n}} > served.txt 2>&1 &"  # exec: $! is then the server itself
     wait = "until grep -q http served.txt; do kill -0 $!; sleep 0.2; done"
     return f"{serve}\n{wait}\nkill -TERM $!; wait $! || true; cat served.txt"
 
