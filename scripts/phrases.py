@@ -257,6 +257,7 @@ def files(paths: list[Path]) -> list[Path]:
 
 EVERYTHING = (
     "README.md",
+    "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "Makefile",
