@@ -8,23 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.config import schema
 from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.config.reference import TOP_LEVELS
 from rlhf_lightning.guide.explanations import comments, config_folders, content, option_files, package_of
 from rlhf_lightning.guide.keys import Key, keys_of
 
-SCHEMAS: dict[str, Any] = {
-    "train": schema.Train,
-    "pipeline": schema.Pipeline,
-    "evaluate": schema.Evaluate,
-    "export": schema.Export,
-    "track": schema.Track,
-    "agreement": schema.Agreement,
-    "collect": schema.Collect,
-    "label": schema.Label,
-    "judge": schema.Judge,
-    "chat": schema.Chat,
-}
 _OF_PIPELINES = {"pipeline", "labelers", "logger"}
 
 
@@ -52,7 +40,7 @@ class Composed:
     @cached_property
     def keys(self) -> dict[str, Key]:
         """Return every key by its name."""
-        top = SCHEMAS[config_name(self.command)]
+        top = TOP_LEVELS[config_name(self.command)]
         return {key.name: key for key in keys_of(self.config, top, comments(self._files()))}
 
     def _files(self) -> list[tuple[Path, str]]:
@@ -88,7 +76,7 @@ _ORDER = (
     *("pipeline", "labelers", "experiment", "algorithm", "model", "model/adapter", "model/quantization", "data"),
     *("reward", "rollout", "optimizer", "scheduler", "trainer", "callbacks", "logger"),
 )
-_TOPS = set(SCHEMAS) - {"pipeline"}  # folders of a command's own config
+_TOPS = set(TOP_LEVELS) - {"pipeline"}  # folders of a command's own config
 
 
 def options(group: str, config_dir: str | None = None) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.config.reference import yaml_comments
 from rlhf_lightning.source.definitions import Definition
+from rlhf_lightning.source.docstrings import docstring, documented_arguments
 
-_ENTRY = re.compile(r"^([\w*]+(?:, *[\w*]+)*)(?: *\([^)]*\))?: *(.*)$")
 _COMMAND = re.compile(r"^(rlhf-|mlflow ui|python )")
 
 
@@ -78,72 +78,21 @@ def comments(files: Sequence[tuple[Path, str]]) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _comments(file: Path, _mtime: int) -> dict[str, str]:
-    text = file.read_text(encoding="utf-8")
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        return yaml_comments(file.read_text(encoding="utf-8"))
     except yaml.YAMLError:
         return {}
-    return dict(_of_node(root, text.splitlines(), "")) if isinstance(root, yaml.MappingNode) else {}
-
-
-def _of_node(node: yaml.MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        block = isinstance(value, yaml.CollectionNode) and not value.flow_style
-        mark = key.end_mark if block else value.end_mark
-        rest = lines[mark.line][mark.column :] if mark.line < len(lines) else ""
-        if found := re.match(r"^\s*:?\s*#+\s*(.+)$", rest):
-            yield name, found[1].strip()
-        if isinstance(value, yaml.MappingNode):
-            yield from _of_node(value, lines, f"{name}.")
 
 
 def argument_text(where: Definition, name: str) -> str:
     """Return what the docstring of a class or its constructor says about an argument, up to its first full stop."""
-    for docstring in _docstrings(where):
-        if text := _entries(docstring).get(name):
-            return text
-    return ""
+    return _first_sentence(documented_arguments(where).get(name, ""))
 
 
 def summary(where: Definition) -> str:
     """Return the first sentence of a docstring."""
-    docstring = next(iter(_docstrings(where)), "")
-    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    paragraph = " ".join(docstring(where).split("\n\n")[0].split())
     return _first_sentence(paragraph)
-
-
-def _docstrings(where: Definition) -> list[str]:
-    node = where.node
-    if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return []
-    inner = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
-    return [text for each in (node, *inner) if (text := ast.get_docstring(each))]
-
-
-@lru_cache(maxsize=256)
-def _entries(docstring: str) -> dict[str, str]:
-    """Return argument -> text for the section `Args:` of a docstring in Google's form."""
-    _, _, section = docstring.partition("Args:\n")
-    found: dict[str, list[str]] = {}
-    names: list[str] = []
-    indent: int | None = None
-    for line in section.splitlines():
-        depth = len(line) - len(line.lstrip())
-        if line.strip() and indent is None:
-            indent = depth
-        if line.strip() and depth < (indent or 0):
-            break
-        entry = _ENTRY.match(line.strip()) if line.strip() and depth == indent else None
-        if entry:
-            names = [name.strip(" *") for name in entry[1].split(",")]
-            found |= {name: [entry[2]] for name in names}
-        elif line.strip():
-            for name in names:
-                found[name].append(line.strip())
-        else:
-            names = []  # a second paragraph is more than a line of explanation
-    return {name: _first_sentence(" ".join(lines).strip()) for name, lines in found.items()}
 
 
 def _first_sentence(text: str) -> str:

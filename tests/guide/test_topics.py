@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands.guidance import composed
+from rlhf_lightning.config.reference import TOP_LEVELS
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.guide.composed import SCHEMAS, groups, options
+from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.guide.keys import UNKNOWN, Key
 from rlhf_lightning.guide.topics import entry, topic_page
 
@@ -22,7 +23,7 @@ def page(*words: str, command: str = "train", config_dir: str | None = None) -> 
 def test_the_keys_of_an_algorithm_have_type_range_default_and_a_line_of_explanation():
     lines = page("algorithm=grpo").splitlines()
     at = lines.index("algorithm.clip_range=0.2                  a number in (0, 1) or null")
-    assert lines[at + 1].startswith("    ratios to 1 +- this")
+    assert lines[at + 1].startswith("    clip ratios to 1 +- this")
     assert "algorithm.kl.coef=0.04                    a number >= 0" in lines
     assert "algorithm.kl.kp=2.0                       a number >= 0" in lines  # only in the constructor
     assert any("other options of algorithm: a2c" in line for line in lines)
@@ -53,7 +54,7 @@ def test_every_experiment_has_a_page_that_explains_each_of_its_keys(experiment):
 
 
 def test_every_key_of_every_other_command_is_explained():
-    for command in set(SCHEMAS) - {"train"}:
+    for command in set(TOP_LEVELS) - {"train"}:
         assert [key.name for key in composed(command, []).keys.values() if not key.text] == []
 
 
