@@ -39,9 +39,8 @@ def files_of(run_dir: Path) -> Iterator[tuple[str, str, Callable[[Any, str], obj
     model = run_dir / "model"
     if model.is_symlink() or any(path.is_symlink() for path in model.rglob("*")):
         return
-    if any(model.glob("*.json")):
-        run = read_run(run_dir)
-        assert run is not None, "it has a model"
+    run = read_run(run_dir) if any(model.glob("*.json")) else None
+    if run is not None:
         yield "the model", "model MLmodel", partial(put_model_file, run=run)
     for file in sorted(path for path in model.rglob("*") if path.is_file()):
         place = "/".join(("model", *file.relative_to(model).parts[:-1]))

@@ -98,7 +98,7 @@ def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monk
         (["+rewards.a={}", "preferences=prompts.jsonl"], r"^rewards\.a: no source of scores"),
         (["+rewards.a={model: nowhere/at/all}", "preferences=prompts.jsonl"], r"^rewards\.a\.model: .*does not exist"),
         (["refusals=nowhere.jsonl"], r"^refusals: nowhere\.jsonl does not exist"),
-        (["self_bleu=1"], r"^self_bleu: found 1; must be a whole number >= 2"),
+        (["self_bleu=1"], r"^self_bleu: found 1; must be a whole number from 2 to 10000 or null"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_loaded(empty_folder, words, line):

@@ -31,7 +31,7 @@ ARCHITECTURES = {
         vocab_size=152064,
     ),
 }
-SIZED = re.compile(r"^# Sized for (\d+) GPUs? of (\d+) GB: ([\d.]+) GiB by rlhf-plan", re.MULTILINE)
+SIZED = re.compile(r"^# Sized for (\d+) GPUs? of (\d+) GB: ([\d.]+) GiB (?:on each )?by rlhf-plan", re.MULTILINE)
 RECIPES = sorted(file.stem for file in (conf_dir() / "experiment").glob("*.yaml") if SIZED.search(file.read_text()))
 
 

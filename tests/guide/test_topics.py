@@ -66,7 +66,7 @@ def test_a_class_from_outside_is_explained_by_its_own_constructor(monkeypatch):
 
 
 def test_a_constructor_of_the_users_own_in_the_working_folder_is_read_without_its_import(monkeypatch, tmp_path):
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "explained.py").write_text(
         "raise SystemExit('imported')\n"
         "from rlhf_lightning.algorithms import DPOModule\n"
         "from rlhf_lightning.value_types import Positive\n"
@@ -76,7 +76,7 @@ def test_a_constructor_of_the_users_own_in_the_working_folder_is_read_without_it
         "        super().__init__(*args, **kwargs)\n"
     )
     (tmp_path / "conf/algorithm").mkdir(parents=True)
-    (tmp_path / "conf/algorithm/mine.yaml").write_text("_target_: mine.Mine\n")
+    (tmp_path / "conf/algorithm/mine.yaml").write_text("_target_: explained.Mine\n")
     monkeypatch.chdir(tmp_path)
     lines = page("algorithm=mine", config_dir="conf").splitlines()
     at = lines.index("algorithm.margin=0.5                      a number > 0")
