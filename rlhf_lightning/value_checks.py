@@ -200,8 +200,11 @@ def describe(annotation: Any, all_bounds: bool = False) -> str:
 
 
 def _number(value: float) -> str:
-    """Return a bound as people write it: integers with all their digits."""
-    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+    """Return a bound as people write it: integers with all their digits, but 1e12 for a one with twelve zeros."""
+    if not float(value).is_integer():
+        return f"{value:g}"
+    digits = str(int(value))
+    return f"1e{len(digits) - 1}" if len(digits) > 9 and set(digits[1:]) == {"0"} and digits[0] == "1" else digits
 
 
 def _bounds(base: Any, metadata: tuple[Any, ...], all_bounds: bool) -> str:

@@ -20,7 +20,7 @@ from rlhf_lightning.errors import UserError
         ("importance_cap", 0.0, "a number > 0 or null"),
         ("value_coef", -0.1, "a number >= 0"),
         ("entropy_coef", -0.01, "a number >= 0"),
-        ("entropy_coef", math.nan, "a number in [0, 1000000000000]"),
+        ("entropy_coef", math.nan, "a number in [0, 1e12]"),
         ("gamma", 1.5, "a number in [0, 1]"),
         ("lam", -0.5, "a number in [0, 1]"),
         ("ppo_epochs", 0, "a whole number >= 1"),

@@ -48,7 +48,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
         ("trainer.max_epochs=many", 'trainer.max_epochs: found "many"; must be a whole number >= -1'),
         ("trainer.max_epochs=1.5", "trainer.max_epochs: found 1.5; must be a whole number"),
         ("optimizer.lr=fast", 'optimizer.lr: found "fast"; must be a number >= 0'),
-        ("optimizer.lr=nan", "optimizer.lr: found nan; must be a number in [0, 1000000000000]"),
+        ("optimizer.lr=nan", "optimizer.lr: found nan; must be a number in [0, 1e12]"),
         ("optimizer.betas=0.9", "optimizer.betas: found 0.9; must be a list of"),
         ("seed=true", "seed: found true; must be a whole number"),
         ("algorithm.whiten_advantages=1", "algorithm.whiten_advantages: found 1; must be true | false"),

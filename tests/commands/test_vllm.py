@@ -56,7 +56,7 @@ def test_these_are_accepted(overrides):
             ["rollout=vllm", "rollout.gpu_memory_utilization=1.5"],
             r"gpu_memory_utilization: found 1\.5; must be a number",
         ),
-        (["rollout=vllm", "rollout.timeout=0"], r"rollout\.timeout: found 0; must be a number in \(0, 1000000000\]"),
+        (["rollout=vllm", "rollout.timeout=0"], r"rollout\.timeout: found 0; must be a number in \(0, 1e9\]"),
         (["rollout=vllm", "algorithm.importance_cap=0"], r"algorithm\.importance_cap: found 0"),
         (
             ["rollout=vllm", "model/adapter=lora", "model/quantization=nf4"],
