@@ -99,8 +99,8 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
         for name, plan in ON_POLICY.items()
         for beta, bound in ((1.0, "≤ 1%"), (0.3, "≤ 5%"))
     ),
-    ("grpo without std, 512 responses, β = 1.0: regret", "< 3%", on_policy(LARGE, large, 1.0)),
-    ("grpo without std, 512 responses, β = 0.3: regret", "< 8%", on_policy(LARGE, large, 0.3)),
+    ("grpo without std, 512 responses, β = 1.0: regret", "< 3%", on_policy(LARGE[1.0], large, 1.0)),
+    ("grpo without std, 512 responses, β = 0.3: regret", "< 8%", on_policy(LARGE[0.3], large, 0.3)),
 ]
 
 
