@@ -35,7 +35,7 @@ class OnPolicy:
     samples: int = 1  # of a prompt
 
 
-# One set of hyper-parameters for every beta, seed and size of the world; docs/exact.md says why these.
+# One set of hyper-parameters per algorithm for every beta and seed; docs/exact.md says why these.
 PPO_ITERATIONS = 80
 PPO_RESPONSES = 4096
 PPO_LEARNING_RATE = 5e-4
@@ -63,8 +63,10 @@ ON_POLICY: dict[str, OnPolicy] = {
     ),
     "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1200, 1e-3),
 }
-# 8,192 answers instead of 512 need more of them per iteration: two of each, on average.
-LARGE = replace(ON_POLICY["grpo without std"], responses=16_384, iterations=100)
+# 8,192 answers instead of 512 need more of them per iteration: two of each, on average. At beta 1 all of them keep a
+# share of the probability, and those that are rarely sampled need larger steps.
+_RARE = replace(ON_POLICY["grpo without std"], responses=16_384, iterations=100)
+LARGE = {1.0: replace(_RARE, settings={**_RARE.settings, "clip_range": 0.05}, learning_rate=1e-3), 0.3: _RARE}
 PAIR_STEPS = 1000
 PAIRS_PER_STEP = 2048
 DPO_LEARNING_RATE = 3e-3
