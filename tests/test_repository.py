@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +42,12 @@ def test_the_changelog_begins_with_this_version_and_knows_only_the_usual_heading
     usual = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.*)$", text, re.M)) <= usual
     assert set(re.findall(r"^### (.*)$", text.split("## [0.1.0]")[1], re.M)) == {"Added"}
+
+
+def test_nothing_large_is_tracked() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if (ROOT / name).is_file()}
+    assert sizes
+    assert not {name: size for name, size in sizes.items() if size > 500_000}
