@@ -2,7 +2,9 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +23,16 @@ def same_signal_handlers() -> Iterator[None]:
     for number, handler in former.items():
         if handler is not None:
             signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def same_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules that a test has made and where it has found them: the next one may use the same names."""
+    finders, path = list(sys.meta_path), list(sys.path)
+    yield
+    sys.meta_path[:], sys.path[:] = finders, path
+    made = tmp_path_factory.getbasetemp()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(made):
+            del sys.modules[name]
