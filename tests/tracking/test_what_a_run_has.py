@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,4 +97,7 @@ def test_system_metrics_come_on_request(store: str) -> None:
     for logger in (plain, watched):
         logger.finalize()
     assert not any(key.startswith("system/") for key in client.get_run(plain.run_id).data.metrics)
+    documented = (Path(__file__).parents[2] / "docs/metrics.md").read_text(encoding="utf-8")
+    logged = [key for key in client.get_run(watched.run_id).data.metrics if key.startswith("system/")]
+    assert logged and not [key for key in logged if f"`{re.sub('gpu_[0-9]+', 'gpu_N', key)}`" not in documented]
     assert client.get_run(watched.run_id).info.status == "FINISHED"
