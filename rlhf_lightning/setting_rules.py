@@ -55,6 +55,40 @@ def check_parts(prompts: int, samples: int, num_minibatches: int, accumulate: in
     )
 
 
+def check_lengths(shaping: Mapping[str, Any], max_new_tokens: int | None = None) -> None:
+    """Raise UserError for penalties on a response's length that cannot be computed, or that no response reaches.
+
+    Args:
+        shaping: the settings of `RewardShaping`.
+        max_new_tokens: the longest response; None: not known.
+    """
+    key, most = "algorithm.shaping", max_new_tokens
+    weight, buffer = shaping.get("overlong_penalty"), shaping.get("overlong_buffer")
+    if shaping.get("length_penalty") and most is not None and shaping.get("length_allowed", 0) >= most:
+        raise UserError(
+            f"{key}.length_allowed: found {shaping['length_allowed']}; no response has more than "
+            f"rollout.max_new_tokens={most} tokens, so there is no penalty; choose a smaller number"
+        )
+    if not weight:
+        return
+    if buffer is None:
+        raise UserError(
+            f"{key}.overlong_buffer: found null, but {key}.overlong_penalty={weight} needs it; give the number of "
+            "tokens over which the penalty rises"
+        )
+    longest = shaping.get("overlong_length") or most
+    if longest is None:
+        return
+    name = f"{key}.overlong_length" if shaping.get("overlong_length") else "rollout.max_new_tokens"
+    if buffer > longest:
+        raise UserError(f"{key}.overlong_buffer: found {buffer}; must be at most {name}, which is {longest}")
+    if most is not None and longest - buffer >= most:
+        raise UserError(
+            f"{key}.overlong_length: found {longest}; the penalty begins after {longest - buffer} tokens, and no "
+            f"response has more than rollout.max_new_tokens={most}; choose a smaller number, or null"
+        )
+
+
 def check_importance(old_logprobs: str, importance_cap: float | None) -> None:
     """Raise UserError for importance weights between engine and trainer if the engine's log-probabilities are used."""
     if old_logprobs == "engine" and importance_cap is not None:

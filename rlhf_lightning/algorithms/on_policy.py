@@ -158,7 +158,7 @@ class OnPolicyModule(IterationModule):
             self.stopwatch.lap("rollout", self.device)
             rollout = self.evaluate(prompts, generation)
             raw = self.scores(prompts, generation)
-        rollout.scores = self.scorer.shape(raw, generation.ended, self.gather)
+        rollout.scores = self.scorer.shape(raw, rollout, self.gather)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)

@@ -28,6 +28,7 @@ from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.setting_rules import (
     check_held_out,
     check_importance,
+    check_lengths,
     check_pretraining,
     check_reward,
     check_smoothing,
@@ -82,6 +83,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
                 f"reward: {algorithm.name} needs it; choose reward=default and set reward.function or reward.model"
             )
         _check_sampling(config["algorithm"])
+        _check_shaping(config)
         check_groups(config)
         if samples_with_vllm(config):
             _check_vllm(config)
@@ -146,6 +148,12 @@ def _check_sampling(algorithm: Mapping[str, Any]) -> None:
     check_importance(algorithm.get("old_logprobs", "trainer"), algorithm.get("importance_cap"))
     if str(ptx.get("_target_", "")).startswith("rlhf_lightning."):
         check_pretraining(ptx.get("coef", 0), ptx.get("data"))
+
+
+def _check_shaping(config: Mapping[str, Any]) -> None:
+    shaping = _section(config["algorithm"], "shaping")
+    if shaping.get("_target_") == "rlhf_lightning.algorithms.RewardShaping":
+        check_lengths(shaping, config["rollout"].get("max_new_tokens"))
 
 
 def samples_with_vllm(config: Mapping[str, Any]) -> bool:

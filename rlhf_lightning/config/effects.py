@@ -224,6 +224,16 @@ RULES: tuple[Rule, ...] = (
         contradicts=True,
     ),
     Rule(
+        ("algorithm.shaping.length_allowed",),
+        both(is_section_of_ours("algorithm.shaping"), without("algorithm.shaping.length_penalty")),
+        "algorithm.shaping.length_penalty is 0, so a token beyond it costs nothing; set it, or leave this out",
+    ),
+    Rule(
+        ("algorithm.shaping.overlong_length", "algorithm.shaping.overlong_buffer"),
+        both(is_section_of_ours("algorithm.shaping"), without("algorithm.shaping.overlong_penalty")),
+        "algorithm.shaping.overlong_penalty is 0, so there is no such penalty; set it, or leave this out",
+    ),
+    Rule(
         ("rollout.generation_batch_size",),
         above("rollout.generation_batch_size", "rollout.batch_size"),
         "an iteration has only rollout.batch_size prompts; choose a smaller number, or null",

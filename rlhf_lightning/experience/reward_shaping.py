@@ -7,24 +7,47 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_lightning.functional import overlong_penalty
+from rlhf_lightning.setting_rules import check_lengths
 from rlhf_lightning.value_checks import checked
-from rlhf_lightning.value_types import NonNegative, Positive
+from rlhf_lightning.value_types import Count, NonNegative, Positive, Whole
 
 
 @checked("algorithm.shaping")
 @dataclass(frozen=True)
 class RewardShaping:
-    """Normalisation, clipping and the penalty for not ending, in this order.
+    """What a response's score becomes: per token, normalised, clipped, and reduced by penalties, in this order.
+
+    Lengths are in tokens and include the EOS. Penalties are in the unit of the shaped score and add up.
 
     Args:
+        length_normalize: divide the score by the response's length.
         normalize: (score - running mean) / running std, over all responses so far on all processes.
         clip: clip scores to [-clip, clip] afterwards; null: no clipping.
         missing_eos_penalty: subtracted from the score of a response that did not produce an EOS.
+        length_penalty: subtracted for each token beyond `length_allowed`.
+        length_allowed: tokens without a penalty.
+        overlong_penalty: weight of DAPO's penalty, which rises from 0 to 1 over the last tokens before a length (see
+            `functional.overlong_penalty`).
+        overlong_length: the length from which on it is 1; null: `rollout.max_new_tokens`.
+        overlong_buffer: number of the tokens before it over which the penalty rises.
+
+    Raises:
+        UserError: `overlong_penalty` without its buffer, or a buffer longer than the length.
     """
 
+    length_normalize: bool = False
     normalize: bool = False
     clip: Positive | None = None
     missing_eos_penalty: NonNegative = 0.0
+    length_penalty: NonNegative = 0.0
+    length_allowed: Whole = 0
+    overlong_penalty: NonNegative = 0.0
+    overlong_length: Count | None = None
+    overlong_buffer: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_lengths(vars(self))
 
 
 class RunningMoments:
@@ -56,10 +79,37 @@ class RunningMoments:
         self.count, self.mean, self.m2 = state["count"], state["mean"], state["m2"]
 
 
-def shape_scores(scores: Tensor, ended: Tensor, shaping: RewardShaping, moments: RunningMoments) -> Tensor:
-    """Return the scores [B] that enter the token rewards."""
+def per_token(scores: Tensor, lengths: Tensor, shaping: RewardShaping) -> Tensor:
+    """Return the scores [B], divided by the lengths [B] if the shaping says so."""
+    return scores / lengths.clamp(min=1) if shaping.length_normalize else scores
+
+
+def shape_scores(
+    scores: Tensor,
+    ended: Tensor,
+    lengths: Tensor,
+    shaping: RewardShaping,
+    moments: RunningMoments,
+    max_new_tokens: int | None = None,
+) -> Tensor:
+    """Return the scores [B] that enter the token rewards.
+
+    Args:
+        scores: [B], from `per_token`.
+        ended: [B], whether each response has an EOS.
+        lengths: [B], tokens.
+        shaping: what is done.
+        moments: of the scores so far.
+        max_new_tokens: the length of the overlong penalty, unless the shaping gives one.
+    """
     if shaping.normalize:
         scores = (scores - moments.mean) / moments.std
     if shaping.clip is not None:
         scores = scores.clamp(-shaping.clip, shaping.clip)
-    return torch.where(ended, scores, scores - shaping.missing_eos_penalty)
+    scores = torch.where(ended, scores, scores - shaping.missing_eos_penalty)
+    if shaping.length_penalty:
+        scores = scores - shaping.length_penalty * (lengths - shaping.length_allowed).clamp(min=0)
+    longest = shaping.overlong_length or max_new_tokens
+    if shaping.overlong_penalty and shaping.overlong_buffer and longest:
+        scores = scores - shaping.overlong_penalty * overlong_penalty(lengths, longest, shaping.overlong_buffer)
+    return scores

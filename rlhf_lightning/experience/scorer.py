@@ -9,11 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow
-from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, shape_scores
+from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, per_token, shape_scores
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, score_samples
-from rlhf_lightning.rollout import Generation
+from rlhf_lightning.rollout import Generation, Rollout
+from rlhf_lightning.setting_rules import check_lengths
 
 
 class Scorer:
@@ -28,6 +29,7 @@ class Scorer:
     def __init__(self, reward: RewardFunction, tokenizer: PreTrainedTokenizerBase, shaping: RewardShaping) -> None:
         self.given, self.tokenizer, self.shaping, self.moments = reward, tokenizer, shaping, RunningMoments()
         self._constant = ConstantScores()
+        self._max_new_tokens: int | None = None
 
     @property
     def reward(self) -> Reward:
@@ -46,6 +48,8 @@ class Scorer:
 
     def prepare(self, device: torch.device, max_new_tokens: int) -> None:
         """Move the reward's network to the policy's device, and refuse responses that it could not read."""
+        check_lengths(vars(self.shaping), max_new_tokens)
+        self._max_new_tokens = max_new_tokens
         self.reward.check_length(max_new_tokens)
         self.reward.to(device)
 
@@ -56,14 +60,16 @@ class Scorer:
         self._constant.look(scores, self.key)
         return to_device(scores, device, torch.float32)
 
-    def shape(self, scores: Tensor, ended: Tensor, everywhere: Callable[[Tensor], Tensor]) -> Tensor:
-        """Normalise, clip, and penalise a missing EOS; `everywhere` returns the scores of all processes.
+    def shape(self, scores: Tensor, rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) -> Tensor:
+        """Normalise, clip, and subtract the penalties; `everywhere` returns the scores of all processes.
 
         Raises:
             UserError: a score that is too large to learn from.
         """
+        lengths = rollout.mask.sum(dim=1)
+        scores = per_token(scores, lengths, self.shaping)
         if self.shaping.normalize:
             self.moments.update(everywhere(scores).flatten())
-        shaped = shape_scores(scores, ended, self.shaping, self.moments)
+        shaped = shape_scores(scores, rollout.ended, lengths, self.shaping, self.moments, self._max_new_tokens)
         check_scale(shaped, self.key)
         return shaped

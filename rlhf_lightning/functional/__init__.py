@@ -11,6 +11,7 @@ from rlhf_lightning.functional.answers import kto_loss, log_odds, odds_ratio_los
 from rlhf_lightning.functional.expectile import expectile_loss
 from rlhf_lightning.functional.importance import truncated_importance_weights
 from rlhf_lightning.functional.kl import best_of_n_kl, kl_estimate
+from rlhf_lightning.functional.lengths import overlong_penalty
 from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
 from rlhf_lightning.functional.ppo import policy_gradient_loss, ppo_policy_loss, ppo_value_loss
@@ -44,6 +45,7 @@ __all__ = [
     "masked_var",
     "masked_whiten",
     "odds_ratio_loss",
+    "overlong_penalty",
     "policy_gradient_loss",
     "ppo_policy_loss",
     "ppo_value_loss",

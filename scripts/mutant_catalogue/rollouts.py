@@ -139,7 +139,7 @@ ROLLOUTS = (
                 "a validation updates the reward's moments",
                 ON_POLICY,
                 "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
-                "        self.scorer.shape(raw, generation.ended, self.gather)\n"
+                "        self.scorer.shape(raw, rollout, self.gather)\n"
                 "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
                 (f"{UNDISTURBED}[tiny_model]",),
             ),

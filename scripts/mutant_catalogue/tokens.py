@@ -51,6 +51,39 @@ TOKENS = (
         ),
     ),
     Row(
+        "the penalty for a long response begins, or ends, at the wrong length",
+        "hand-derived penalties at each end of the buffer and beyond the allowed length, after clipping",
+        (
+            Mutant(
+                "the overlong penalty has no ceiling",
+                "functional/lengths.py",
+                "torch.clamp(beyond / buffer, 0.0, 1.0)",
+                "torch.clamp(beyond / buffer, min=0.0)",
+                (
+                    "algorithms/test_reward_shaping.py::"
+                    "test_the_overlong_penalty_rises_over_its_buffer_up_to_the_length_limit",
+                ),
+            ),
+            Mutant(
+                "the overlong penalty begins at the length limit",
+                "functional/lengths.py",
+                "- (max_length - buffer)",
+                "- max_length",
+                (
+                    "algorithms/test_reward_shaping.py::"
+                    "test_the_overlong_penalty_rises_over_its_buffer_up_to_the_length_limit",
+                ),
+            ),
+            Mutant(
+                "short responses earn a length penalty back",
+                "experience/reward_shaping.py",
+                "(lengths - shaping.length_allowed).clamp(min=0)",
+                "(lengths - shaping.length_allowed)",
+                ("algorithms/test_reward_shaping.py::test_tokens_beyond_the_allowed_length_cost_the_same_each",),
+            ),
+        ),
+    ),
+    Row(
         "GAE runs past the EOS, or the value is off by one",
         (
             "advantages equal those of a float64 loop within 1e-6; changing anything after the EOS leaves them "

@@ -158,6 +158,16 @@ CASES = [
         "callbacks.checkpoint.monitor=rollout/group_spread",
         "callbacks.checkpoint.monitor: found rollout/group_spread; it is never logged: there is one response",
     ),
+    (
+        "ppo",
+        "algorithm.shaping.length_allowed=5",
+        "algorithm.shaping.length_allowed: found 5; algorithm.shaping.length",
+    ),
+    (
+        "ppo",
+        "algorithm.shaping.overlong_buffer=5",
+        "algorithm.shaping.overlong_buffer: found 5; algorithm.shaping.over",
+    ),
     ("ppo", "rollout.generation_batch_size=500", "rollout.generation_batch_size: found 500; an iteration has only"),
     ("ppo", f"{SERVER} rollout.sleep=true", "rollout.sleep: found true; it is for an engine in this process"),
     ("ppo", "rollout=vllm rollout.timeout=5", "rollout.timeout: found 5; only a server has a time limit"),
