@@ -16,7 +16,7 @@ import yaml
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.functional.preference import LOSS_TYPES
-from rlhf_lightning.rewards.function import check_scores
+from rlhf_lightning.rewards import check_scores
 from rlhf_lightning.source.declarations import declaration
 
 ROOT = Path(__file__).parents[1]

@@ -23,19 +23,13 @@ from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.experience.reward_shaping import RewardShaping
 from rlhf_lightning.experience.scorer import Scorer
 from rlhf_lightning.experience.statistics import critic_statistics, held_out_statistics, rollout_statistics, samples
-from rlhf_lightning.functional import kl_estimate, token_rewards
+from rlhf_lightning.experience.token_scores import rewards_at_tokens
+from rlhf_lightning.functional import kl_estimate
 from rlhf_lightning.models import ActorCritic, Reference, end_of_sequence_ids, whole_weights
 from rlhf_lightning.models.forward import backbone, bare_model
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rewards import RewardFunction, as_reward
-from rlhf_lightning.rollout import (
-    Generation,
-    Rollout,
-    RolloutEngine,
-    as_engine,
-    make_engine,
-    seeded_generator,
-)
+from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, as_engine, make_engine, seeded_generator
 from rlhf_lightning.setting_rules import check_importance
 from rlhf_lightning.training.resume_points import refuse_within_iterations
 from rlhf_lightning.training.row_limits import check_rows
@@ -47,7 +41,7 @@ class OnPolicyModule(IterationModule):
     """The base of on-policy algorithms. It builds only the networks that `roles` names, such as a critic.
 
     Args:
-        reward: scores whole responses.
+        reward: scores responses, or their tokens.
         kl, shaping: see KLPenalty, RewardShaping.
         entropy_coef: weight of the entropy bonus.
         old_logprobs: where the log-probabilities in ratios and penalties come from: `trainer` computes them again;
@@ -190,9 +184,9 @@ class OnPolicyModule(IterationModule):
         return self.scorer(prompts, generation, self.device)
 
     def token_rewards(self, rollout: Rollout, kl: Tensor) -> Tensor:
-        """Return rewards [B, T]: the score at the last valid token, minus the coefficient times KL at every token."""
+        """Return rewards [B, T]: each score at its token or the last one, minus the coefficient times KL at each."""
         coef = self.kl_controller.value if self.kl.placement == "reward" else 0.0
-        return token_rewards(rollout.scores, kl, rollout.mask, coef)
+        return rewards_at_tokens(rollout, kl, coef)
 
     def advantages(self, rollout: Rollout) -> Credit:
         """Return advantages [B, T], and returns for a critic, from the token rewards."""

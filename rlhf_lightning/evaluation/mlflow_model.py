@@ -8,7 +8,7 @@ from typing import Any
 from rlhf_lightning.data import PromptDataModule
 from rlhf_lightning.evaluation.sampling import sample_responses
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
-from rlhf_lightning.rewards import make_reward
+from rlhf_lightning.rewards import check_scores, make_reward
 from rlhf_lightning.rollout import SamplingSettings
 
 _AT_ONCE = 64
@@ -50,7 +50,7 @@ class Scorer:
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[float]:
         """Return the score of each row's `response` to its `prompt`."""
         prompts, responses = ([str(text) for text in model_input[name]] for name in ("prompt", "response"))
-        return [float(score) for score in self.reward(prompts, responses)]
+        return check_scores(self.reward(prompts, responses), len(responses), "model")
 
 
 def _load_pyfunc(path: str) -> Policy | Scorer:

@@ -11,14 +11,15 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, per_token, shape_scores
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
+from rlhf_lightning.experience.token_scores import placed, refuse_clip
 from rlhf_lightning.models.transfer import to_device
-from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, score_samples
+from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, sample_scores, totals
 from rlhf_lightning.rollout import Generation, Rollout
 from rlhf_lightning.setting_rules import check_lengths
 
 
 class Scorer:
-    """Scores whole responses, and shapes the scores.
+    """Scores responses, and shapes the scores.
 
     Args:
         reward: scores the responses.
@@ -30,6 +31,7 @@ class Scorer:
         self.given, self.tokenizer, self.shaping, self.moments = reward, tokenizer, shaping, RunningMoments()
         self._constant = ConstantScores()
         self._max_new_tokens: int | None = None
+        self._placed: Tensor | None = None
 
     @property
     def reward(self) -> Reward:
@@ -54,14 +56,18 @@ class Scorer:
         self.reward.to(device)
 
     def __call__(self, prompts: list[PromptRow], generation: Generation, device: torch.device) -> Tensor:
-        """Return the reward of every response [B], before it is shaped."""
+        """Return the reward of every response [B], the sum over its tokens, before it is shaped."""
         ended = generation.ended.tolist()
-        scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        scores = totals(result)
         self._constant.look(scores, self.key)
+        self._placed = placed(result, generation.mask)
         return to_device(scores, device, torch.float32)
 
     def shape(self, scores: Tensor, rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) -> Tensor:
         """Normalise, clip, and subtract the penalties; `everywhere` returns the scores of all processes.
+
+        Numbers per token of the last call become the rollout's `token_scores`, on the scale of the shaped scores.
 
         Raises:
             UserError: a score that is too large to learn from.
@@ -72,4 +78,9 @@ class Scorer:
             self.moments.update(everywhere(scores).flatten())
         shaped = shape_scores(scores, rollout.ended, lengths, self.shaping, self.moments, self._max_new_tokens)
         check_scale(shaped, self.key)
+        if self._placed is not None:
+            refuse_clip(self.shaping.clip, self.key)
+            scaled = per_token(self._placed, lengths.unsqueeze(1), self.shaping)
+            rollout.token_scores = scaled / (self.moments.std if self.shaping.normalize else 1.0)
+            check_scale(rollout.token_scores, self.key)
         return shaped

@@ -1,10 +1,11 @@
 """Where scores come from: a reward model, a Python function, a judge, or a weighted sum of several."""
 
-from rlhf_lightning.rewards.function import FunctionReward, check_scores
+from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
-from rlhf_lightning.rewards.samples import SampledTokens, score_samples
+from rlhf_lightning.rewards.samples import SampledTokens, sample_scores, score_samples
+from rlhf_lightning.rewards.scores import Scores, check_result, check_scores, per_token, totals
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
 __all__ = [
@@ -14,9 +15,14 @@ __all__ = [
     "Reward",
     "RewardFunction",
     "SampledTokens",
+    "Scores",
     "WeightedSum",
     "as_reward",
+    "check_result",
     "check_scores",
     "make_reward",
+    "per_token",
+    "sample_scores",
     "score_samples",
+    "totals",
 ]

@@ -1,10 +1,9 @@
-"""Python functions as rewards, and the check of every reward's result."""
+"""Python functions as rewards."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,63 +11,8 @@ from rlhf_lightning.errors import UserError, blaming, key_beside
 from rlhf_lightning.file_hashes import sha256_of
 from rlhf_lightning.rewards.deadline import within
 from rlhf_lightning.rewards.protocol import Reward
+from rlhf_lightning.rewards.scores import Scores, check_result
 from rlhf_lightning.working_folder import import_from_working_folder
-
-LARGEST = 3.4028234663852886e38  # of float32, which training uses
-
-
-class BadScoreError(UserError):
-    """A score that training cannot use.
-
-    Attributes:
-        index: its position among the scores.
-    """
-
-    def __init__(self, message: str, index: int) -> None:
-        super().__init__(message)
-        self.index = index
-
-
-def check_scores(scores: Sequence[Any], n: int, name: str, key: str | None = None) -> list[float]:
-    """Return the scores as floats, if there are `n` of them and all are finite in float32.
-
-    Args:
-        scores: a reward's result.
-        n: the required number of scores.
-        name: the reward's name.
-        key: where it was named, such as `reward.function`; None: `reward`.
-
-    Raises:
-        UserError: wrong length, a value that is not a number, or NaN or infinity. Nothing is ever broadcast.
-    """
-    who = f"reward {name}" if key is None else f"{key}: {name}"
-    expected = f"{who}: returned {type(scores).__name__}, expected a list of {n} numbers"
-    if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
-        raise UserError(expected)
-    with blaming(expected):  # an array without a shape has no length
-        length, scores = len(scores), list(scores)
-    if length != n or len(scores) != n:
-        raise UserError(f"{who}: returned {length} scores for {n} responses; return one for each")
-    out = []
-    for i, score in enumerate(scores):
-        if isinstance(score, str | bytes):  # float() would read "1" as 1
-            raise BadScoreError(f"{who}: score {i} is {_short(score)}, expected a number", i)
-        try:
-            value = float(score)
-        except (TypeError, ValueError, OverflowError):
-            raise BadScoreError(f"{who}: score {i} is {_short(score)}, expected a number", i) from None
-        if not abs(value) <= LARGEST:
-            raise BadScoreError(f"{who}: score {i} is {value}, expected a finite number of float32 (up to 3.4e38)", i)
-        out.append(value)
-    return out
-
-
-def _short(value: Any) -> str:
-    """Return a short form of a value; some have no text, such as integers with thousands of digits."""
-    try:
-        return repr(value)[:80]
-    except Exception:  # from a user's own class
-        return f"a {type(value).__name__} that cannot be shown"
 
 
 class FunctionReward(Reward):
@@ -98,16 +42,17 @@ class FunctionReward(Reward):
             raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
         self.function = import_function(function, self.key)
         _check_signature(self.key, self.function, function)
+        self.reads_tokens = bool(getattr(self.function, "reads_tokens", False))
         self._origin = self._read_origin()  # read now, because the file may be edited during the run
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> Scores:
         with blaming(f"{self.key}: {self.name} failed"):
             return within(self.timeout, lambda: self._scores(prompts, responses, columns), self._late())
 
-    def _scores(self, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> list[float]:
+    def _scores(self, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> Scores:
         """Return the scores, checked within the limit too: a user's own list type may compute its items on access."""
         scores = self.function(prompts, responses, **columns)
-        return check_scores(scores, len(responses), self.name, self.key)
+        return check_result(scores, len(responses), self.name, self.key)
 
     def _late(self) -> str:
         key = self.timeout_key

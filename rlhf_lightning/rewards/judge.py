@@ -11,8 +11,8 @@ from rlhf_lightning.errors import key_beside
 from rlhf_lightning.judging.comparing import Prompt
 from rlhf_lightning.judging.judge import Judge, make_judge
 from rlhf_lightning.judging.settings import JudgeSettings
-from rlhf_lightning.rewards.function import BadScoreError
 from rlhf_lightning.rewards.protocol import Reward
+from rlhf_lightning.rewards.scores import BadScoreError
 
 
 class JudgeReward(Reward):

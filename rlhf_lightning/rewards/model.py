@@ -38,7 +38,6 @@ from rlhf_lightning.models.limits import check_tokens, positions
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.reward_model import quantization_of
 from rlhf_lightning.models.transfer import to_device
-from rlhf_lightning.rewards.function import check_scores
 from rlhf_lightning.rewards.lost_text import LostText
 from rlhf_lightning.rewards.protocol import Reward
 from rlhf_lightning.rewards.reading import (
@@ -51,6 +50,7 @@ from rlhf_lightning.rewards.reading import (
     text_rows,
 )
 from rlhf_lightning.rewards.samples import SampledTokens
+from rlhf_lightning.rewards.scores import check_scores
 from rlhf_lightning.value_types import Kernels
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,16 @@ from rlhf_lightning.value_types import Kernels
 
 
 class RewardFunction(Protocol):
-    """Scores responses: one finite number each, higher is better.
+    """Scores responses: one finite number each, or one for each token of the response; higher is better.
+
+    A list per response has as many numbers as the response has tokens, its EOS included. They are credited to their
+    tokens, and their sum is the response's score.
 
     `columns` carries the data row's other columns (each a list), `messages` for conversational prompts, and `ended`:
     whether each response produced an EOS. A plain function is enough; a class that can do more is a `Reward`.
     """
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]: ...
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]: ...
 
 
 class Reward:
@@ -29,14 +32,16 @@ class Reward:
         key: where it was named, such as `reward.function`; empty: `reward`.
         reads_tokens: it is called with `sampled=`, a SampledTokens, besides the texts.
         parts: the last scores by part, if it is a sum; for logging.
+        figures: other numbers about the last responses, one each, by name; logged as `reward/<name>`.
     """
 
     name: str = ""
     key: str = ""
     reads_tokens: bool = False
     parts: Mapping[str, list[float]] = {}
+    figures: Mapping[str, list[float]] = {}
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]:
         """Return the scores (see RewardFunction)."""
         raise NotImplementedError
 
@@ -77,8 +82,8 @@ class _Plain(Reward):
         found: Mapping[str, list[float]] = getattr(self.given, "parts", {})
         return found
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        scores: list[float] = self.given(prompts, responses, **columns)
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]:
+        scores: list[float] | list[list[float]] = self.given(prompts, responses, **columns)
         return scores
 
     def to(self, device: torch.device | str) -> Reward:

@@ -8,8 +8,8 @@ from typing import Any
 
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.rewards.function import BadScoreError, check_scores
 from rlhf_lightning.rewards.protocol import RewardFunction, as_reward
+from rlhf_lightning.rewards.scores import BadScoreError, Scores, check_result, totals
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,19 @@ def score_samples(
     ended: Sequence[bool],
     name: str | None = None,
 ) -> list[float]:
-    """Return the reward of every response, checked.
+    """Return one number per response, the sum over its tokens if the reward scores those; see `sample_scores`."""
+    return totals(sample_scores(reward, tokenizer, prompts, responses, ended, name))
+
+
+def sample_scores(
+    reward: RewardFunction,
+    tokenizer: Any,
+    prompts: Sequence[PromptRow],
+    responses: Sequence[list[int]],
+    ended: Sequence[bool],
+    name: str | None = None,
+) -> Scores:
+    """Return the reward of every response, checked: a number, or a list with one number per token.
 
     Args:
         reward: see RewardFunction. Its `columns` are those of the prompts' rows, and `ended`.
@@ -43,7 +55,7 @@ def score_samples(
         name: name of the reward in errors; default: its own.
 
     Raises:
-        UserError: the reward did not return exactly one finite number per response.
+        UserError: the reward did not return exactly one finite number per response, or per token of each.
     """
     ids = [list(row.input_ids) for row in prompts]
     names = {name for row in prompts for name in row.columns} - {"ended"}
@@ -55,7 +67,8 @@ def score_samples(
     texts = response_texts(tokenizer, ids, responses, ended)
     try:
         scores = reward([row.text for row in prompts], texts, **columns)
-        return check_scores(scores, len(prompts), name or asked.name or type(reward).__name__, asked.key or None)
+        shown, lengths = name or asked.name or type(reward).__name__, [len(response) for response in responses]
+        return check_result(scores, len(prompts), shown, asked.key or None, lengths)
     except BadScoreError as error:
         row = prompts[error.index]
         raise UserError(f"{error}; its prompt: {row.source}, row {row.number}" if row.number else str(error)) from error

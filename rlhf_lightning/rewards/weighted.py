@@ -12,11 +12,12 @@ from typing_extensions import TypedDict
 from rlhf_lightning.errors import UserError, key_beside, named_as
 from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.models.loading import Dtype
-from rlhf_lightning.rewards.function import FunctionReward, check_scores
+from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
+from rlhf_lightning.rewards.scores import Scores, at_last_token, check_result, per_token, totals
 from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.value_types import Attention, Count, Kernels, Number, Seconds, Text
 
@@ -37,6 +38,7 @@ class WeightedSum(Reward):
         self.name, self.key = "+".join(rewards), "reward.components"
         self.rewards, self.weights = dict(rewards), dict(weights)
         self.parts: dict[str, list[float]] = {}
+        self.results: dict[str, Scores] = {}
 
     def origin(self) -> dict[str, str]:
         """Return the parts' constituents and weights, by key, which a resumed run must find unchanged."""
@@ -65,19 +67,42 @@ class WeightedSum(Reward):
         for reward in self.rewards.values():
             as_reward(reward).check_length(max_new_tokens)
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
-        n = len(responses)
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> Scores:
+        n, sampled = len(responses), columns.get("sampled")
+        lengths = [len(each) for each in sampled.responses] if isinstance(sampled, SampledTokens) else None
         texts = {name: column for name, column in columns.items() if not isinstance(column, SampledTokens)}
-        self.parts = {
-            name: check_scores(
+        results = {
+            name: check_result(
                 reward(prompts, responses, **(columns if as_reward(reward).reads_tokens else texts)),
                 n,
                 name,
                 f"reward.components.{name}",
+                lengths,
             )
             for name, reward in self.rewards.items()
         }
-        return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
+        self.results = results
+        self.parts = {name: totals(result) for name, result in results.items()}
+        return self._sum(results, n)
+
+    def _sum(self, results: Mapping[str, Scores], n: int) -> Scores:
+        """Return the weighted sum, per token if any part is; the others' scores are on the last token."""
+        tokens = {name: result for name, result in results.items() if per_token(result)}
+        if not tokens:
+            return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
+        first = next(iter(tokens.values()))
+        for name, result in tokens.items():
+            for i in range(n):
+                if len(result[i]) != len(first[i]):
+                    raise UserError(
+                        f"reward.components.{name}: returned {len(result[i])} numbers for response {i}, and another "
+                        f"part {len(first[i])}; return one for each of its tokens"
+                    )
+        placed = {name: at_last_token(result, first) for name, result in results.items()}
+        return [
+            [sum(self.weights[name] * part[i][t] for name, part in placed.items()) for t in range(len(first[i]))]
+            for i in range(n)
+        ]
 
 
 class RewardPart(TypedDict, total=False):

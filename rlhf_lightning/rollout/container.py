@@ -66,6 +66,7 @@ class Rollout(Batch):
         logprobs, ref_logprobs: [B, T] in nats, of the sampling policy and of the reference.
         values: [B, T]; None without a critic.
         scores: [B], as they enter the token rewards.
+        token_scores: [B, T], the part of them that belongs to certain tokens, shaped; None: all is at the last token.
         rewards, advantages: [B, T].
         returns: [B, T], the critic's targets; None without a critic.
         denominator: divisor of a minibatch's masked sums (see RolloutLoader).
@@ -94,6 +95,7 @@ class Rollout(Batch):
         self.scores, self.rewards, self.advantages, self.returns = scores, rewards, advantages, returns
         self.denominator, self.responses = 1.0, float(len(scores))
         self.pretraining: SequenceBatch | None = None
+        self.token_scores: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.scores)

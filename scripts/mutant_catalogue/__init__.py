@@ -13,6 +13,7 @@ from mutant_catalogue.feedback import FEEDBACK
 from mutant_catalogue.folders import FOLDERS
 from mutant_catalogue.losses import LOSSES
 from mutant_catalogue.precisions import PRECISIONS
+from mutant_catalogue.rewards import REWARDS
 from mutant_catalogue.rollouts import ROLLOUTS
 from mutant_catalogue.rows import Mutant, Row
 from mutant_catalogue.runs import RUNS
@@ -29,6 +30,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
     "Rollouts": ROLLOUTS,
     "Sampling engines": ENGINES,
     "Scores, advantages and KL": TOKENS,
+    "Rewards": REWARDS,
     "Text and tokenizers": TEXT,
     "Losses and accumulation": LOSSES,
     "Groups and critics": CREDIT,

@@ -7,7 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 COLLATION = "data/collation.py"
 TOKENIZATION = "data/tokenization.py"
 FORWARD = "models/forward.py"
-FUNCTION = "rewards/function.py"
+SCORES = "rewards/scores.py"
 PREPARATION = "data/preparation.py"
 REWARD = "rewards/model.py"
 LAST_TOKEN = "models/test_reward_model.py::test_score_is_read_at_the_last_valid_token_whatever_the_padding"
@@ -243,14 +243,14 @@ TEXT = (
         (
             Mutant(
                 "the length is not checked",
-                FUNCTION,
+                SCORES,
                 "if length != n or len(scores) != n:",
                 "if len(scores) > n:",
                 (CHECKED,),
             ),
             Mutant(
                 "NaN and infinity pass",
-                FUNCTION,
+                SCORES,
                 "if not abs(value) <= LARGEST:",
                 "if value is None:",
                 (CHECKED,),
@@ -258,8 +258,8 @@ TEXT = (
             Mutant(
                 "PPO broadcasts what the reward returned",
                 "experience/scorer.py",
-                "scores = score_samples(self.reward, self.tokenizer, prompts, generation.responses(), ended)",
-                "scores = [self.reward([r.text for r in prompts], ended)[0]] * len(prompts)",
+                "result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended)",
+                "result = [self.reward([r.text for r in prompts], ended)[0]] * len(prompts)",
                 ("algorithms/test_ppo.py::test_a_reward_of_the_wrong_length_stops_the_run",),
             ),
         ),

@@ -8,7 +8,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.judging.judge import Judge
 from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.rewards import JudgeReward, make_reward
-from rlhf_lightning.rewards.function import BadScoreError
+from rlhf_lightning.rewards.scores import BadScoreError
 from tests.judges import write_judge
 
 
