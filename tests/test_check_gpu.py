@@ -52,7 +52,9 @@ def test_all_sections_together_have_eight_minutes(scripts: Any) -> None:
         assert callable(check_gpu.check_of(section))
 
 
-@pytest.mark.parametrize("section", ["kernels", "decoding", "memory-sft", "memory-ppo"])
+@pytest.mark.parametrize(
+    "section", ["kernels", "decoding", "memory-sft", pytest.param("memory-ppo", marks=pytest.mark.slow)]
+)
 def test_a_section_finds_nothing_wrong_on_a_cpu(section: str, setting: Any, scripts: Any) -> None:
     assert failed(scripts("check_gpu").check_of(section)(setting)) == []
 

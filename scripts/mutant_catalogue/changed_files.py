@@ -8,7 +8,7 @@ HASHES = "test_hashes.py"
 FOLDERS = "models/test_changed_folders.py"
 RUNS = "commands/test_changed_runs.py"
 FLIPPED = f"{FOLDERS}::test_a_flipped_bit_is_refused_by_whoever_reads_the_file"
-MANIFEST = f"{HASHES}::test_every_bit_of_a_manifest_counts"
+MANIFEST = f"{HASHES}::test_every_byte_of_a_manifest_counts"
 
 CHANGED_FILES = (
     Row(
@@ -51,14 +51,14 @@ CHANGED_FILES = (
                 "hashes.py",
                 '            same = sha256_of(path) == entry["sha256"]\n',
                 "            pass\n",
-                (f"{HASHES}::test_every_bit_of_every_file_counts",),
+                (f"{HASHES}::test_every_byte_of_every_file_counts",),
             ),
             Mutant(
                 "a damaged list counts as none",
                 "hashes.py",
                 "    if not whole:\n",
                 "    if not whole:\n        return None\n    if False:\n",
-                (f"{HASHES}::test_every_bit_of_the_list_itself_counts",),
+                (f"{HASHES}::test_every_byte_of_the_list_itself_counts",),
             ),
             Mutant(
                 "files that are not listed are read",

@@ -72,7 +72,12 @@ def compare(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
         torch.testing.assert_close(one, other, atol=1e-6 * max(1.0, float(other.norm())), rtol=0)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+QUICK = ("plain", "entropy, KL in the loss", "pretraining mix")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in SETTINGS]
+)
 def test_values_gradients_and_metrics_do_not_depend_on_the_budget(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

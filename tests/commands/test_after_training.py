@@ -47,8 +47,13 @@ STEPS = {
 }
 
 
+QUICK = ("summary.json", "the model card", "the end of training")
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step in QUICK else pytest.mark.slow) for step in STEPS]
+)
 def test_a_step_that_fails_after_training_neither_loses_the_model_nor_stops_the_others(
     step: str, empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
