@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_lightning.config.conditions import Config, Rule, ours, reads_rows, validates
+from rlhf_lightning.config.conditions import Config, Rule, ours, reads_rows, shards, validates
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import declaration
 
@@ -133,5 +133,25 @@ CALLBACK_RULES: tuple[Rule, ...] = (
         ("callbacks.*.dirpath",),
         lambda section, c: _kind("StopOnSigterm")(section, c) and not declaration(c).saves_mid_epoch,
         "{algorithm} saves nothing within an iteration; leave it out",
+    ),
+    Rule(
+        ("callbacks.*._target_",),
+        lambda section, c: _kind("TrainableAverage")(section, c) and shards(c),
+        "it cannot average sharded parameters; choose trainer=ddp, or set this callback to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.export",),
+        lambda section, c: (
+            _kind("TrainableAverage")(section, c) and section["export"] is False and not section.get("validate")
+        ),
+        "beside validate=false nothing uses the average; set one of the two to true, or the callback to null",
+        contradicts=True,
+    ),
+    Rule(
+        ("callbacks.*.validate",),
+        lambda section, c: _kind("TrainableAverage")(section, c) and section["validate"] and not validates(c),
+        "nothing is validated; give data.val or data.val_fraction, or set it to false",
+        contradicts=True,
     ),
 )

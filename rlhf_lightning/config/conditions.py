@@ -117,6 +117,16 @@ def deepspeed(config: Config) -> bool:
     return "deepspeed" in str(name).lower()
 
 
+def shards(config: Config) -> bool:
+    """Return whether each process holds only a part of the weights: FSDP, or ZeRO-3."""
+    strategy = get(config, "trainer.strategy")
+    name = str(strategy.get("_target_", "") if isinstance(strategy, Mapping) else strategy).lower()
+    stage = strategy.get("stage") if isinstance(strategy, Mapping) else None
+    return any(part in name for part in ("fsdp", "sharded", "modelparallel", "stage_3")) or (
+        deepspeed(config) and stage == 3
+    )
+
+
 def no_time(config: Config) -> bool:
     """Return whether `trainer.max_time` (DD:HH:MM:SS, or the arguments of a timedelta) is zero."""
     given = get(config, "trainer.max_time")

@@ -18,6 +18,9 @@ HELD_OUT = frozenset(
 )
 """The metrics that `callbacks.OverOptimization` logs, besides `val/held_out/<name>`."""
 
+AVERAGE = frozenset({"average/decay", "average/distance"})
+"""The metrics that `callbacks.TrainableAverage` logs."""
+
 _KNOWN = ("rlhf_lightning.", "lightning.pytorch.callbacks.")  # other callbacks may log their own metrics
 
 
@@ -39,7 +42,7 @@ def check_monitors(config: Mapping[str, Any]) -> None:
         return
     components = (config.get("reward") or {}).get("components") or {}
     names = metrics_of(algorithm) | {f"{kind}/scores/{name}" for name in components for kind in ("objective", "val")}
-    names |= _of_held_out_scorers(sections.values())
+    names |= _of_callbacks(sections.values())
     for callback, section in sections.items():
         found = section.get("monitor")
         if isinstance(found, str) and found not in names:
@@ -50,12 +53,14 @@ def check_monitors(config: Mapping[str, Any]) -> None:
             raise UserError(f'callbacks.{callback}.monitor: found "{found}", which {algorithm.name} never logs; {hint}')
 
 
-def _of_held_out_scorers(sections: Iterable[Any]) -> set[str]:
-    """Return the metrics that the held-out scorers' callback adds."""
+def _of_callbacks(sections: Iterable[Any]) -> set[str]:
+    """Return the metrics that the held-out scorers' callback and the average add."""
     found: set[str] = set()
     for section in sections:
         if str(section.get("_target_", "")).endswith(".OverOptimization"):
             found |= HELD_OUT | {f"val/held_out/{name}" for name in section.get("scorers") or {}}
+        if str(section.get("_target_", "")).endswith(".TrainableAverage"):
+            found |= AVERAGE
     return found
 
 

@@ -138,11 +138,21 @@ def _introduction(run: Run, adapter: bool) -> str:
     text = f"{what}, trained by {trained} with rlhf-lightning: {name}, seed {seed}."
     if run.quantized:
         text += f"\n\n{QUANTIZED}"
+    if (decay := _average(run)) is not None:
+        text += f"\n\nIts weights are an exponential moving average (decay {decay:g}) of those in training."
     if run.is_reward_model and run.summary.get("val/score_std") is not None:
         mean, std = (_shown(run.summary[f"val/score_{key}"]) for key in ("mean", "std"))
         text += f"\n\nIts scores of held-out answers have mean {mean} and standard deviation {std} (`score_mean` and "
         text += "`score_std` in `config.json`); `(score - score_mean) / score_std` is in units that models share."
     return text
+
+
+def _average(run: Run) -> float | None:
+    """Return the decay of the average that the run exported; None if it exported its live weights."""
+    for section in (run.config.get("callbacks") or {}).values():
+        if isinstance(section, Mapping) and str(section.get("_target_", "")).endswith(".TrainableAverage"):
+            return float(section.get("decay", 0.999)) if section.get("export", True) else None
+    return None
 
 
 def _data(run: Run) -> Iterator[tuple[str, str, str]]:

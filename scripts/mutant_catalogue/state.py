@@ -7,6 +7,8 @@ from mutant_catalogue.rows import Mutant, Row
 PPO = "algorithms/ppo.py"
 LOADER = "data/loader.py"
 RESUME = "algorithms/test_resume.py"
+AVERAGE = "callbacks/trainable_average.py"
+OF_AVERAGE = "callbacks/test_trainable_average.py"
 WINDOW = "data/test_loader.py::test_the_gradient_of_a_window_is_the_mean_over_its_weight"
 ONCE = "data/test_loader.py::test_ranks_yield_equally_many_batches_and_every_row_counts_once"
 INTERRUPTED = "algorithms/test_interrupted.py"
@@ -57,10 +59,45 @@ STATE = (
             ),
             Mutant(
                 "the average of the weights is lost",
-                "callbacks/trainable_average.py",
+                AVERAGE,
                 "loaded.get(name, parameter.detach())",
                 "parameter.detach()",
-                ("callbacks/test_trainable_average.py::test_a_resumed_run_ends_with_the_same_average",),
+                (f"{OF_AVERAGE}::test_a_resumed_run_ends_with_the_same_average",),
+            ),
+            Mutant(
+                "a checkpoint has the average of the step before",
+                AVERAGE,
+                "        callbacks.insert(0, self)",
+                "        callbacks.append(self)",
+                (f"{OF_AVERAGE}::test_the_average_of_a_step_is_there_for_a_callback_that_saves_after_it",),
+            ),
+            Mutant(
+                "training goes on from the average after a validation",
+                AVERAGE,
+                "        if self._live is not None and trainer.state.fn == TrainerFn.FITTING:",
+                "        if self._live is None and trainer.state.fn == TrainerFn.FITTING:",
+                (f"{OF_AVERAGE}::test_a_validation_sees_the_average_and_training_sees_nothing_of_it",),
+            ),
+            Mutant(
+                "a validation rounds the average to the type of the weights",
+                AVERAGE,
+                "                parameter.copy_(source[name])\n",
+                "                source[name] = parameter.copy_(source[name]).detach().float().clone()\n",
+                (f"{OF_AVERAGE}::test_rounding_to_the_weights_type_does_not_enter_the_average",),
+            ),
+            Mutant(
+                "a validation asked to use the average uses the live weights",
+                AVERAGE,
+                "        if self.validate and trainer",
+                "        if not self.validate and trainer",
+                (f"{OF_AVERAGE}::test_a_validation_sees_the_average_and_training_sees_nothing_of_it",),
+            ),
+            Mutant(
+                "an error in a validation leaves the average where a callback may save it as the live weights",
+                AVERAGE,
+                'may save them now."""\n        if self._live is not None:',
+                'may save them now."""\n        if self._live is None:',
+                (f"{OF_AVERAGE}::test_an_error_in_a_validation_leaves_the_live_weights",),
             ),
             Mutant(
                 "the data's position is one batch early",

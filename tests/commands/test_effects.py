@@ -241,6 +241,13 @@ CASES = [
     ("ppo", f"data.val=org/held_out {WATCH}=my.fn", "callbacks.watch.scorers: found"),
     (
         "sft",
+        "callbacks=ema trainer=fsdp2",
+        "callbacks.average._target_: found rlhf_lightning.callbacks.TrainableAverage; it cannot average sharded",
+    ),
+    ("sft", "callbacks=ema callbacks.average.export=false", "callbacks.average.export: found false; beside validate"),
+    ("ppo", "callbacks=ppo_ema callbacks.average.validate=true", "callbacks.average.validate: found true; nothing is"),
+    (
+        "sft",
         "+callbacks.guardrails.kl_factor=5",
         "callbacks.guardrails.kl_factor: found 5; SFTModule samples no responses",
     ),

@@ -58,6 +58,13 @@ def test_training_on_4_bit_weights_is_said(quantization, empty_folder):
     assert (QUANTIZED in card(run)) == (quantization is not None)
 
 
+@pytest.mark.parametrize(("settings", "said"), [({"decay": 0.9}, True), ({"decay": 0.9, "export": False}, False)])
+def test_an_average_over_the_steps_is_said(settings, said, empty_folder):
+    average = {"_target_": "rlhf_lightning.callbacks.TrainableAverage", **settings}
+    text = card(write_run(empty_folder / "run", callbacks={"progress": None, "average": average}))
+    assert ("an exponential moving average (decay 0.9) of those in training" in text) == said
+
+
 def test_an_adapter_names_its_own_base_and_peft(empty_folder):
     run = write_run(empty_folder / "lora", "org/base")
     (run / "model").mkdir()
