@@ -12,7 +12,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # pairwise losses that use label smoothing
-_SOURCES = ("function", "model", "components", "judge")
+_SOURCES = ("function", "model", "models", "components", "judge")
 
 
 def check_smoothing(loss_type: str, label_smoothing: float) -> None:
@@ -115,6 +115,34 @@ def check_held_out(val: Any, val_fraction: float) -> None:
         )
 
 
+def check_members(reward: Mapping[str, Any], prefix: str) -> None:
+    """Raise UserError for settings of several models, or of a sum's parts, that nothing reads or that contradict."""
+    models, combine = reward.get("models"), reward.get("combine", "mean")
+    if models and len(models) < 2:
+        raise UserError(f"{prefix}models: found 1 model; an ensemble has at least 2; for one use {prefix}model")
+    if models and len(set(models)) < len(models):
+        twice = next(path for path in models if models.count(path) > 1)
+        raise UserError(f"{prefix}models: {twice} is named twice, and would count twice; name each model once")
+    for name, default in (("combine", "mean"), ("std_coef", 1.0)):
+        if reward.get(name, default) != default and not models:
+            raise UserError(f"{prefix}{name}: found {reward[name]}; only several models have it; set {prefix}models")
+    if reward.get("std_coef", 1.0) != 1.0 and combine != "mean_minus_std":
+        raise UserError(
+            f"{prefix}std_coef: found {reward['std_coef']}; only {prefix}combine=mean_minus_std reads it; set it to "
+            "1.0, or choose that"
+        )
+    if not reward.get("normalize_parts"):
+        return
+    parts = reward.get("components")
+    if not parts:
+        raise UserError(f"{prefix}normalize_parts: only a weighted sum has parts; set it with {prefix}components")
+    if both := next((name for name, part in parts.items() if part.get("standardize")), None):
+        raise UserError(
+            f"{prefix}components.{both}.standardize: {prefix}normalize_parts takes mean and scale out again; set one "
+            "of the two"
+        )
+
+
 def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
     """Raise UserError unless exactly one source of scores is given, with only its own settings.
 
@@ -131,19 +159,21 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
         raise UserError(f"{given}: only one source of scores; set the others to null")
     for name, part in (reward.get("components") or {}).items():
         check_reward(part, f"{prefix}components.{name}.")
-    if reward.get("standardize") and not reward.get("model"):
+    check_members(reward, prefix)
+    one_model = reward.get("model") or reward.get("models")
+    if reward.get("standardize") and not one_model:
         raise UserError(
             f"{prefix}standardize: only a reward model carries the mean and std of its scores; set it with "
             f"{prefix}model, or in a part: {prefix}components.<name>.standardize"
         )
     defaults = {"dtype": "float32", "attn_implementation": None}
     loading = [name for name, default in defaults.items() if reward.get(name, default) != default]
-    if loading and not reward.get("model"):
+    if loading and not one_model:
         raise UserError(
             f"{prefix}{loading[0]}: only a reward model is loaded with it; set it with {prefix}model, or in a part: "
             f"{prefix}components.<name>.{loading[0]}"
         )
-    if reward.get("timeout") is not None and (reward.get("model") or reward.get("judge")):
+    if reward.get("timeout") is not None and (one_model or reward.get("judge")):
         raise UserError(
             f"{prefix}timeout: found {reward['timeout']}; only a function can have a time limit; set it to null"
         )

@@ -61,9 +61,10 @@ class OnPolicyModule(IterationModule):
         *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
         *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
         *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
-        *("rollout/group_spread", "rollout/group_std", "val/scores", "val/kl", "val/response_length"),
+        *("rollout/group_spread", "rollout/group_std", "reward/disagreement"),
+        *("val/scores", "val/kl", "val/response_length"),
     )
-    resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments")
+    resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments", "part_moments")
 
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
 
@@ -88,7 +89,8 @@ class OnPolicyModule(IterationModule):
         self.entropy_coef, self.whiten_advantages, self.importance_cap = entropy_coef, whiten_advantages, importance_cap
         self.layout, self.old_logprobs = layout, old_logprobs
         self.scorer = Scorer(reward, self.tokenizer, shaping or RewardShaping())
-        self.kl_controller, self.reward_moments = self.kl.controller(), self.scorer.moments
+        self.kl_controller = self.kl.controller()
+        self.reward_moments, self.part_moments = self.scorer.moments, self.scorer.part_moments
         self.actor_critic: ActorCritic | None = None
         self.reference: Reference | None = None
         self.last_rollout: Rollout | None = None
@@ -159,7 +161,7 @@ class OnPolicyModule(IterationModule):
         if self.old_logprobs == "trainer":
             self.record_all(weigh_by_engine(rollout, generation, self.importance_cap))
         self.record_all(rollout_statistics(rollout, raw, self.kl_controller.value, self.scorer.parts))
-        self.record_all(group_statistics(raw, self.rollout.samples_per_prompt))
+        self.record_all(self.scorer.statistics | group_statistics(raw, self.rollout.samples_per_prompt))
         self.record_all(critic_statistics(rollout, self.gather_tokens))
         self.record("rollout/tokens_per_second", rollout.mask.sum() / self.stopwatch.seconds["rollout"])
         self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.config.arithmetic import ppo_arithmetic, processes, samples_per_prompt
+from rlhf_lightning.config.source_lookup import reward_models
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.kernels.registry import read_asked
@@ -174,10 +175,9 @@ def _sampled(settings: Mapping[str, Any], samples: int, prompt: int, response: i
 
 
 def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:
-    """Return the largest of the scoring networks; one that does not exist yet is assumed to be like the policy."""
+    """Return the scoring networks, the largest first; one that does not exist yet is assumed to be like the policy."""
     reward = config["reward"]
-    parts = (reward.get("components") or {}).values()
-    paths = [path for path in (reward.get("model"), *(part.get("model") for part in parts)) if path]
+    paths = [path for _, path in reward_models(config)]
     if not paths:
         return None
     rows, shareable = reward.get("batch_size", 32), policy.lora is not None and not separate
@@ -185,9 +185,13 @@ def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) ->
         policy.source, policy.architecture, "SEQ_CLS", _dtype(reward.get("dtype", "float32"), policy.architecture)
     )
     if not any(Path(path).exists() for path in paths):
-        return RewardModel(policy if shareable else frozen, rows, shareable)
-    networks = [replace(frozen, source=path, architecture=read_architecture(path)) for path in paths]
-    largest = max(networks, key=lambda network: network.weights().total)
+        first = policy if shareable else frozen
+        return RewardModel(first, rows, shareable, (first,) * (len(paths) - 1))
     if shareable and all(_is_adapter(path) for path in paths):
-        return RewardModel(policy, rows, True)
-    return RewardModel(largest, rows)
+        return RewardModel(policy, rows, True, (policy,) * (len(paths) - 1))
+    networks = [
+        replace(frozen, source=path, architecture=read_architecture(path)) if Path(path).exists() else frozen
+        for path in paths
+    ]
+    largest, *others = sorted(networks, key=lambda network: network.weights().total, reverse=True)
+    return RewardModel(largest, rows, beside=tuple(others))

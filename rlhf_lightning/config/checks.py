@@ -18,7 +18,7 @@ from rlhf_lightning.config.combinations import (
 )
 from rlhf_lightning.config.kernel_choice import check_kernels
 from rlhf_lightning.config.monitors import check_monitors
-from rlhf_lightning.config.source_lookup import check_names, held_out_scorers, why_missing
+from rlhf_lightning.config.source_lookup import check_names, held_out_scorers, reward_models, why_missing
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
@@ -262,12 +262,10 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     reward = config.get("reward") or {}
     candidates: list[tuple[str, Any, bool]] = [
         ("model.path", config["model"].get("path"), True),
-        ("reward.model", reward.get("model"), True),
+        *((key, path, True) for key, path in reward_models(config)),
         ("data.train", config["data"].get("train"), False),
         ("data.val", config["data"].get("val"), False),
     ]
-    for name, part in (reward.get("components") or {}).items():
-        candidates.append((f"reward.components.{name}.model", part.get("model"), True))
     candidates += [(f"{key}.model", None if j.get("url") else j.get("model"), True) for key, j in _judges(reward)]
     candidates += [(f"{key}.model", part.get("model"), True) for key, part in held_out_scorers(config)]
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")

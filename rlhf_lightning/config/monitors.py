@@ -42,6 +42,7 @@ def check_monitors(config: Mapping[str, Any]) -> None:
         return
     components = (config.get("reward") or {}).get("components") or {}
     names = metrics_of(algorithm) | {f"{kind}/scores/{name}" for name in components for kind in ("objective", "val")}
+    names |= {f"reward/disagreement/{name}" for name, part in components.items() if part.get("models")}
     names |= _of_callbacks(sections.values())
     for callback, section in sections.items():
         found = section.get("monitor")

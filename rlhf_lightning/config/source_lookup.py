@@ -42,6 +42,16 @@ def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{key}.function", part["function"]
 
 
+def reward_models(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the path of every reward model that scores a training config's responses."""
+    reward = config.get("reward") or {}
+    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
+    for name, part in parts.items():
+        if part.get("model"):
+            yield f"reward{name}.model", part["model"]
+        yield from ((f"reward{name}.models.{number}", path) for number, path in enumerate(part.get("models") or ()))
+
+
 def held_out_scorers(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the dotted key and the settings of every scorer that a callback compares with the reward."""
     for callback, section in (config.get("callbacks") or {}).items():

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow
+from rlhf_lightning.experience.part_moments import PartMoments
 from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, per_token, shape_scores
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.experience.token_scores import placed, refuse_clip
@@ -16,6 +17,7 @@ from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, sample_scores, totals
 from rlhf_lightning.rollout import Generation, Rollout
 from rlhf_lightning.setting_rules import check_lengths
+from rlhf_lightning.training.recording import Statistics
 
 
 class Scorer:
@@ -29,7 +31,7 @@ class Scorer:
 
     def __init__(self, reward: RewardFunction, tokenizer: PreTrainedTokenizerBase, shaping: RewardShaping) -> None:
         self.given, self.tokenizer, self.shaping, self.moments = reward, tokenizer, shaping, RunningMoments()
-        self._constant = ConstantScores()
+        self.part_moments, self._constant = PartMoments(), ConstantScores()
         self._max_new_tokens: int | None = None
         self._placed: Tensor | None = None
 
@@ -47,6 +49,11 @@ class Scorer:
     def parts(self) -> Mapping[str, Sequence[float]]:
         """Return the last scores of each part of a reward that is a sum."""
         return self.reward.parts
+
+    @property
+    def statistics(self) -> Statistics:
+        """Return the mean of each further number about the last responses, and how many they are."""
+        return {f"reward/{name}": (sum(found) / len(found), len(found)) for name, found in self.reward.figures.items()}
 
     def prepare(self, device: torch.device, max_new_tokens: int) -> None:
         """Move the reward's network to the policy's device, and refuse responses that it could not read."""
@@ -72,15 +79,17 @@ class Scorer:
         Raises:
             UserError: a score that is too large to learn from.
         """
-        lengths = rollout.mask.sum(dim=1)
+        lengths, tokens = rollout.mask.sum(dim=1), self._placed
+        if parts := self.reward.normalized:
+            scores, tokens = self.part_moments.combine(parts, rollout.mask, everywhere)
         scores = per_token(scores, lengths, self.shaping)
         if self.shaping.normalize:
             self.moments.update(everywhere(scores).flatten())
         shaped = shape_scores(scores, rollout.ended, lengths, self.shaping, self.moments, self._max_new_tokens)
         check_scale(shaped, self.key)
-        if self._placed is not None:
+        if tokens is not None:
             refuse_clip(self.shaping.clip, self.key)
-            scaled = per_token(self._placed, lengths.unsqueeze(1), self.shaping)
+            scaled = per_token(tokens, lengths.unsqueeze(1), self.shaping)
             rollout.token_scores = scaled / (self.moments.std if self.shaping.normalize else 1.0)
             check_scale(rollout.token_scores, self.key)
         return shaped

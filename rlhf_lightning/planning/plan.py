@@ -97,10 +97,14 @@ def _roles(run: Run) -> Iterator[Role]:
         yield Role("vLLM", run.rollout.taken, note="rollout.gpu_memory_utilization of the device")
     if run.reward_model is not None:
         scored = run.reward_model
+        networks = (scored.network, *scored.beside)
+        what = "reward model" if len(networks) == 1 else f"reward models ({len(networks)})"
         if scored.shared:
-            yield Role("reward model", scored.network.frozen_adapter_bytes(), note="an adapter on the policy's base")
+            size = sum(network.frozen_adapter_bytes() for network in networks)
+            yield Role(what, size, note=f"{'an adapter' if len(networks) == 1 else 'adapters'} on the policy's base")
         else:
-            yield Role("reward model", scored.network.weights().total, note="frozen, on every device")
+            size = sum(network.weights().total for network in networks)
+            yield Role(what, size, note="frozen, on every device")
 
 
 def _trained(run: Run, name: str, weights: Weights) -> Role:

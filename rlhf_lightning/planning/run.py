@@ -74,11 +74,13 @@ class RewardModel:
     Args:
         shared: it is an adapter on the policy's base; `network` is that base.
         rows: responses scored at a time.
+        beside: other scoring networks, which stay in memory but are not larger; adapters on the base, if it is shared.
     """
 
     network: Network
     rows: int
     shared: bool = False
+    beside: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Where scores come from: a reward model, a Python function, a judge, or a weighted sum of several."""
 
+from rlhf_lightning.rewards.ensemble import Ensemble
 from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
@@ -9,6 +10,7 @@ from rlhf_lightning.rewards.scores import Scores, check_result, check_scores, pe
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
 __all__ = [
+    "Ensemble",
     "FunctionReward",
     "JudgeReward",
     "ModelReward",

@@ -89,7 +89,7 @@ class ModelReward(Reward):
         self.name = "model"
         self.truncated = 0
         self.key = named("reward.model")
-        with named_as(self.key):
+        with named_as(self.key, key_beside("", "reward.")):
             self.folder = run_model_folder(path)
             self.tokenizer = load_tokenizer(path)
             self.moments = _moments_of(path) if standardize else ScoreMoments(0.0, 1.0)

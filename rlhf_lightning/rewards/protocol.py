@@ -32,6 +32,7 @@ class Reward:
         key: where it was named, such as `reward.function`; empty: `reward`.
         reads_tokens: it is called with `sampled=`, a SampledTokens, besides the texts.
         parts: the last scores by part, if it is a sum; for logging.
+        normalized: weight and last scores of each part, if parts are normalised before they are weighted; else empty.
         figures: other numbers about the last responses, one each, by name; logged as `reward/<name>`.
     """
 
@@ -39,6 +40,7 @@ class Reward:
     key: str = ""
     reads_tokens: bool = False
     parts: Mapping[str, list[float]] = {}
+    normalized: Mapping[str, tuple[float, list[float] | list[list[float]]]] = {}
     figures: Mapping[str, list[float]] = {}
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]:

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from rlhf_lightning.errors import UserError, key_beside, named_as
 from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.models.loading import Dtype
+from rlhf_lightning.rewards.ensemble import Combine, Ensemble
 from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
@@ -19,7 +20,7 @@ from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
 from rlhf_lightning.rewards.scores import Scores, at_last_token, check_result, per_token, totals
 from rlhf_lightning.setting_rules import check_reward
-from rlhf_lightning.value_types import Attention, Count, Kernels, Number, Seconds, Text
+from rlhf_lightning.value_types import Attention, Count, Kernels, NonNegative, Number, Seconds, Text
 
 
 class WeightedSum(Reward):
@@ -28,23 +29,40 @@ class WeightedSum(Reward):
     Args:
         rewards: the parts, by name.
         weights: their weights, by the same names.
+        normalize: in training, each part counts as (score - running mean) / running std, by its own moments over all
+            responses so far; the result of a call, and what is logged, stay unnormalised.
     """
 
     reads_tokens = True
 
-    def __init__(self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float]) -> None:
+    def __init__(
+        self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float], normalize: bool = False
+    ) -> None:
         if set(rewards) != set(weights):
             raise UserError(f"reward.components: rewards {sorted(rewards)} and weights {sorted(weights)} differ")
         self.name, self.key = "+".join(rewards), "reward.components"
         self.rewards, self.weights = dict(rewards), dict(weights)
         self.parts: dict[str, list[float]] = {}
         self.results: dict[str, Scores] = {}
+        self.normalize = normalize
+
+    @property
+    def normalized(self) -> dict[str, tuple[float, Scores]]:  # type: ignore[override]
+        """Return weight and last scores of each part, if each is to be normalised."""
+        return {name: (self.weights[name], result) for name, result in self.results.items()} if self.normalize else {}
+
+    @property
+    def figures(self) -> dict[str, list[float]]:  # type: ignore[override]
+        """Return the parts' figures, by the names of figure and part."""
+        parts = {name: as_reward(part).figures for name, part in self.rewards.items()}
+        return {f"{figure}/{name}": found for name, part in parts.items() for figure, found in part.items()}
 
     def origin(self) -> dict[str, str]:
         """Return the parts' constituents and weights, by key, which a resumed run must find unchanged."""
         parts = [as_reward(part).origin() for part in self.rewards.values()]
         weights = {f"{self.key}.{name}.weight": repr(float(weight)) for name, weight in self.weights.items()}
-        return {key: mark for part in parts for key, mark in part.items()} | weights
+        normalized = {f"{self.key.rpartition('.')[0]}.normalize_parts": "true"} if self.normalize else {}
+        return {key: mark for part in parts for key, mark in part.items()} | weights | normalized
 
     def to(self, device: torch.device | str) -> WeightedSum:
         """Move every part that holds a network."""
@@ -106,12 +124,15 @@ class WeightedSum(Reward):
 
 
 class RewardPart(TypedDict, total=False):
-    """One part of a weighted sum: a function, a model or a judge, and its weight.
+    """One part of a weighted sum: a function, a model, several models or a judge, and its weight.
 
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
         model: a trained reward model: the run folder of a reward run, or a Hugging Face folder.
+        models: several reward models, whose scores are combined.
         judge: a model that rates each response by principles.
+        combine: how the scores of several models are combined.
+        std_coef: k of combine=mean_minus_std.
         weight: of the part's score in the sum; default 1.
         standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
         dtype: of the reward model.
@@ -120,7 +141,10 @@ class RewardPart(TypedDict, total=False):
 
     function: Text | None
     model: Text | None
+    models: list[Text] | None
     judge: JudgeSettings | None
+    combine: Combine
+    std_coef: NonNegative
     weight: Number
     standardize: bool
     dtype: Dtype
@@ -137,8 +161,12 @@ def make_reward(
     dtype: Dtype = "float32",
     attn_implementation: Attention | None = None,
     timeout: Seconds | None = None,
+    models: list[Text] | None = None,
+    combine: Combine = "mean",
+    std_coef: NonNegative = 1.0,
+    normalize_parts: bool = False,
 ) -> RewardFunction:
-    """Return the reward that the settings describe: exactly one of the first four.
+    """Return the reward that the settings describe: exactly one function, model, list of models, sum or judge.
 
     Args:
         function: dotted path of a Python function (see RewardFunction).
@@ -149,12 +177,16 @@ def make_reward(
         standardize: for a reward model, see ModelReward. A component has its own setting.
         dtype, attn_implementation: for a reward model, see `load_causal_lm`. A component has its own settings.
         timeout: most seconds per call of a function; None: no limit.
+        models: reward models, two or more, as for `model`; see Ensemble.
+        combine, std_coef: how the scores of several models are combined, see Ensemble.
+        normalize_parts: normalise each component by its own running moments before it is weighted, see WeightedSum.
 
     Raises:
         UserError: none or more than one is given, or `standardize` for anything but a reward model.
     """
     given: dict[str, Any] = {"function": function, "model": model, "components": components, "judge": judge}
     given["standardize"] = standardize
+    given |= {"models": models, "combine": combine, "std_coef": std_coef, "normalize_parts": normalize_parts}
     given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
     check_reward(given, key_beside("", "reward."))
     timeout_key = key_beside("timeout", "reward.")
@@ -162,6 +194,8 @@ def make_reward(
         return FunctionReward(function, timeout=timeout, timeout_key=timeout_key)
     if model:
         return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
+    if models:
+        return _ensemble(models, combine, std_coef, (batch_size, standardize, dtype, attn_implementation))
     if judge:
         return JudgeReward(judge)
     assert components is not None
@@ -172,7 +206,16 @@ def make_reward(
             settings = {key: value for key, value in part.items() if key != "weight"}
             limit = timeout if part.get("function") else None
             parts[name] = _part(settings, batch_size, limit, timeout_key)
-    return WeightedSum(parts, weights)
+    return WeightedSum(parts, weights, normalize_parts)
+
+
+def _ensemble(models: list[Text], combine: Combine, std_coef: float, settings: tuple[Any, ...]) -> Ensemble:
+    key, beside = key_beside("models", "reward."), key_beside("", "reward.")
+    members = []
+    for number, path in enumerate(models):
+        with named_as(f"{key}.{number}", beside):
+            members.append(ModelReward(path, *settings))
+    return Ensemble(members, combine, std_coef, key)
 
 
 def _part(settings: Mapping[str, Any], batch_size: int, timeout: float | None, timeout_key: str) -> RewardFunction:

@@ -188,6 +188,11 @@ def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple
         if reward.get(kind):
             trained = read_run(reward[kind]) if kind == "model" else None
             yield f"{title}{part}", _link(trained) if trained else as_code(str(reward[kind]))
+    models = reward.get("models") or []
+    for number, path in enumerate(models, 1):
+        trained, combine = read_run(path), for_markdown(str(reward.get("combine", "mean")))
+        link = _link(trained) if trained else as_code(str(path))
+        yield f"Reward model{part}, {number} of {len(models)} combined by {combine}", link
     for name, component in (reward.get("components") or {}).items():
         weight = for_markdown(_shown(component.get("weight", 1.0)))
         yield from _reward_sources(component, f", part {for_markdown(name)} with weight {weight}")

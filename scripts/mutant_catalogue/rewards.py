@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mutant_catalogue.rows import Mutant, Row
 
+ENSEMBLE = "rewards/test_ensemble.py"
+PARTS = "algorithms/test_part_moments.py"
 OF_TOKENS = "algorithms/test_token_scores.py"
 
 REWARDS = (
@@ -38,6 +40,54 @@ REWARDS = (
                 "[*[0.0] * (len(row) - 1), float(score)]",
                 "[float(score)] * len(row)",
                 ("rewards/test_scores.py::test_a_sum_places_whole_scores_on_the_last_token_beside_numbers_per_token",),
+            ),
+        ),
+    ),
+    Row(
+        "parts and members are combined in different units, or not as asked",
+        "an ensemble is the stated function of its members' own scores; a part counts by its own moments",
+        (
+            Mutant(
+                "the minimum is the mean",
+                "rewards/ensemble.py",
+                "return scores.amin(dim=0)",
+                "return scores.mean(dim=0)",
+                (f"{ENSEMBLE}::test_scores_are_the_mean_the_minimum_or_the_mean_minus_the_spread",),
+            ),
+            Mutant(
+                "the spread is added",
+                "rewards/ensemble.py",
+                "mean - std_coef * scores.std(dim=0, correction=0)",
+                "mean + std_coef * scores.std(dim=0, correction=0)",
+                (f"{ENSEMBLE}::test_scores_are_the_mean_the_minimum_or_the_mean_minus_the_spread",),
+            ),
+            Mutant(
+                "all parts are divided by the same spread",
+                "experience/part_moments.py",
+                "moments = self.of.setdefault(name, RunningMoments())",
+                'moments = self.of.setdefault("all", RunningMoments())',
+                (f"{PARTS}::test_each_part_is_divided_by_its_own_spread_before_its_weight",),
+            ),
+            Mutant(
+                "each process has its own moments",
+                "experience/part_moments.py",
+                "moments.update(everywhere(found).flatten())",
+                "moments.update(found)",
+                (f"{PARTS}::test_the_moments_are_those_of_all_processes",),
+            ),
+            Mutant(
+                "the parts' moments are lost on resume",
+                "algorithms/on_policy.py",
+                '("kl_controller", "reward_moments", "part_moments")',
+                '("kl_controller", "reward_moments")',
+                (f"{PARTS}::test_a_run_learns_from_normalised_parts_logs_raw_ones_and_resumes",),
+            ),
+            Mutant(
+                "a member is left out of the run's marks",
+                "rewards/ensemble.py",
+                "for member in self.members for key, mark in member.origin().items()}",
+                "for member in self.members[:1] for key, mark in member.origin().items()}",
+                (f"{ENSEMBLE}::test_a_run_names_every_member_and_how_they_are_combined_in_its_checkpoints",),
             ),
         ),
     ),

@@ -25,15 +25,15 @@ STATE = (
             Mutant(
                 "the KL coefficient is lost",
                 "algorithms/on_policy.py",
-                '("kl_controller", "reward_moments")',
-                '("reward_moments",)',
+                '("kl_controller", "reward_moments", "part_moments")',
+                '("reward_moments", "part_moments")',
                 (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[kl_controller]",),
             ),
             Mutant(
                 "the reward's running moments are lost",
                 "algorithms/on_policy.py",
-                '("kl_controller", "reward_moments")',
-                '("kl_controller",)',
+                '("kl_controller", "reward_moments", "part_moments")',
+                '("kl_controller", "part_moments")',
                 (f"{RESUME}::test_a_tampered_key_of_a_ppo_checkpoint_is_noticed[reward_moments]",),
             ),
             Mutant(
