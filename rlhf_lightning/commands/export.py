@@ -1,16 +1,17 @@
-"""rlhf-export: write a run's model as a folder for transformers or peft, with its tokenizer and a model card."""
+"""rlhf-export: write a run's model, or an average, as a folder for transformers or peft, with a model card."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.config.average_checks import check_average, check_same_kind
 from rlhf_lightning.config.schema import Export
-from rlhf_lightning.config.validation import validate
+from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.durable import replacing_folder, write_text_durably
 from rlhf_lightning.environment import typed
 from rlhf_lightning.errors import UserError, blaming, named_as
@@ -31,47 +32,55 @@ def main() -> None:
 
 def export(config: dict[str, Any]) -> None:
     """Check the config, write the folder, and say where it is."""
-    run = check(config)
-    write_export(run, Path(config["to"]), config["form"], config["dtype"], config.get("attn_implementation"))
+    runs = check(config)
+    weights = config.get("weights") or [1.0] * len(runs)
+    settings = config["form"], config["dtype"], config.get("attn_implementation")
+    write_export(runs, Path(config["to"]), *settings, weights)
     print(f"exported: {config['to']}")
-    if not run.is_reward_model:
+    if not runs[0].is_reward_model:
         print(f"next: {typed('rlhf-chat')} {shell_words({'model': config['to']})}")
-    if run.quantized and config["form"] == "merged":
+    if any(run.quantized for run in runs) and config["form"] == "merged":
         print(f"note: {QUANTIZED}")
 
 
-def check(config: Mapping[str, Any]) -> Run:
-    """Check everything that can be checked without importing torch; return the run.
+def check(config: Mapping[str, Any]) -> list[Run]:
+    """Check everything that can be checked without importing torch; return the run, or the runs to average.
 
     Raises:
         UserError: one line about the first problem.
     """
+    average = config.get("average")
+    config = {**config, "run": None} if average is not None and config["run"] == MISSING else config
     validate(config, Export)
-    run = find_run(config["run"])
+    check_average(config)
+    runs = [find_run(path, "run" if average is None else "average") for path in average or [config["run"]]]
     with blaming(f"to: {config['to']} cannot be used"):
-        _check_target(Path(config["to"]), run, config["overwrite"])
+        for run in runs:
+            _check_target(Path(config["to"]), run, config["overwrite"])
     if config["form"] == "adapter":
-        _check_adapter(run, config["dtype"], config.get("attn_implementation"))
-    return run
+        _check_adapter(runs[0], config["dtype"], config.get("attn_implementation"))
+    if average is not None:
+        check_same_kind(runs)
+    return runs
 
 
-def find_run(path: str) -> Run:
-    """Return the finished training run at `path`.
+def find_run(path: str, key: str = "run") -> Run:
+    """Return the finished training run at `path`, which the user named as `key`.
 
     Raises:
         UserError: there is none.
     """
     run = read_run(path)
     if run is not None and any((run.model_folder / file).is_file() for file in _MODEL_FILES):
-        check_model_files(run.model_folder, key="run")
+        check_model_files(run.model_folder, key=key)
         return run
     if run is not None:
-        raise UserError(f"run: {path} holds no model yet; finish it with rlhf-train ... ckpt=last run_dir={path}")
+        raise UserError(f"{key}: {path} holds no model yet; finish it with rlhf-train ... ckpt=last run_dir={path}")
     if not Path(path).is_dir():
-        raise UserError(f"run: {path} does not exist; give the folder of a training run")
+        raise UserError(f"{key}: {path} does not exist; give the folder of a training run")
     stages = [str(folder) for folder in sorted(Path(path).iterdir()) if read_run(folder)]
     hint = f"; it holds runs: {', '.join(stages)}" if stages else ""
-    raise UserError(f"run: {path} is not the folder of a training run (no config.yaml of rlhf-train){hint}")
+    raise UserError(f"{key}: {path} is not the folder of a training run (no config.yaml of rlhf-train){hint}")
 
 
 def _check_target(target: Path, run: Run, overwrite: bool) -> None:
@@ -130,28 +139,54 @@ def _check_adapter(run: Run, dtype: str | None, attn_implementation: str | None)
         raise UserError(f"run: the base of its adapter is itself an adapter ({run.adapter_base}); merge that first")
 
 
-def write_export(run: Run, target: Path, form: str, dtype: str | None, attn_implementation: str | None = None) -> None:
+def write_export(
+    runs: Sequence[Run],
+    target: Path,
+    form: str,
+    dtype: str | None,
+    attn_implementation: str | None = None,
+    weights: Sequence[float] = (1.0,),
+) -> None:
     """Write a checked export: next to the target first, so that the target is either complete or unchanged."""
     from rlhf_lightning.models import load_tokenizer
 
-    with replacing_folder(target) as folder, named_as("run"):
-        if form == "adapter":
-            _copy_adapter(run, folder)
+    with replacing_folder(target) as folder, named_as("run" if len(runs) == 1 else "average"):
+        if len(runs) > 1:
+            _save_average(runs, weights, folder, dtype, attn_implementation)
+        elif form == "adapter":
+            _copy_adapter(runs[0], folder)
         else:
-            _save_merged(run, folder, dtype, attn_implementation)
+            _save_merged(runs[0], folder, dtype, attn_implementation)
         chat = bool(load_tokenizer(folder).chat_template)
-        write_model_card(run, folder, name=target.resolve().name, load_from=str(target), chat=chat)
+        average = list(zip(runs, weights, strict=True)) if len(runs) > 1 else ()
+        names = {"name": target.resolve().name, "load_from": str(target)}
+        write_model_card(runs[0], folder, chat=chat, average=average, **names)
         write_hashes(folder)
         files = sorted(path.name for path in folder.iterdir())
-        write_text_durably(folder / MARKER, json.dumps({"run": str(run.folder), "files": files}, indent=2) + "\n")
+        made_from = {"average": [str(run.folder) for run in runs]} if average else {"run": str(runs[0].folder)}
+        write_text_durably(folder / MARKER, json.dumps({**made_from, "files": files}, indent=2) + "\n")
+
+
+def _save_average(
+    runs: Sequence[Run], weights: Sequence[float], folder: Path, dtype: str | None, attn_implementation: str | None
+) -> None:
+    from rlhf_lightning.models import save_model
+    from rlhf_lightning.models.averaging import average_models
+
+    precision: Any = dtype or _trained_in(runs[0])
+    folders, scores = [run.model_folder for run in runs], runs[0].is_reward_model
+    save_model(*average_models(folders, weights, scores, precision, attn_implementation), folder)
+
+
+def _trained_in(run: Run) -> str:
+    """Return the dtype to load a run's model in: a whole model's folder knows it, an adapter was on a base in it."""
+    return str(run.config["model"].get("dtype", "auto")) if run.adapter_base else "auto"
 
 
 def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
     from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
 
-    # The folder of a whole model knows its own dtype; an adapter was trained on a base with the config's dtype.
-    trained_in = run.config["model"].get("dtype", "auto") if run.adapter_base else "auto"
-    precision: Any = dtype or trained_in
+    precision: Any = dtype or _trained_in(run)
     model: Any
     if run.is_reward_model:
         model = load_scorer(run.model_folder, precision, attn_implementation, as_trained=False, kernels="none")

@@ -22,6 +22,7 @@ from rlhf_lightning.value_types import (
     Mapping,
     Name,
     NonNegative,
+    Positive,
     Seconds,
     Text,
     Whole,
@@ -190,7 +191,9 @@ class Evaluate(TypedDict, total=False):
 class Export(TypedDict, total=False):
     """The top level of rlhf-export."""
 
-    run: Required[Text]
+    run: Required[Text | None]
+    average: list[Text] | None
+    weights: list[Positive] | None
     to: Required[Text]
     form: Literal["merged", "adapter"]
     dtype: Literal["float32", "bfloat16", "float16"] | None

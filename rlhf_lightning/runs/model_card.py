@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,17 @@ _NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def write_model_card(run: Run, folder: Path, *, name: str, load_from: str, chat: bool) -> None:
+Average = Sequence[tuple[Run, float]]  # the runs whose weights were averaged, and how much each counts
+
+
+def write_model_card(run: Run, folder: Path, *, name: str, load_from: str, chat: bool, average: Average = ()) -> None:
     """Write README.md into the folder with the run's model, or its adapter. Arguments as for `model_card`."""
     adapter = (folder / "adapter_config.json").is_file()
-    write_text_durably(folder / "README.md", model_card(run, name, load_from, adapter, chat))
+    write_text_durably(folder / "README.md", model_card(run, name, load_from, adapter, chat, average))
 
 
-def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool) -> str:
-    """Return the card of a run's model.
+def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool, average: Average = ()) -> str:
+    """Return the card of a run's model, or of an average's.
 
     Args:
         run: the run that trained it.
@@ -45,15 +48,16 @@ def model_card(run: Run, name: str, load_from: str, adapter: bool, chat: bool) -
         load_from: the folder that the loading commands name.
         adapter: the folder has only the adapter.
         chat: the tokenizer has a chat template.
+        average: the model is the mean of these runs, the first of which is `run`; empty: it is the run's own.
     """
     former, base = lineage(run)
     sections = {
-        "": _introduction(run, adapter),
+        "": _of_average(average, base) if average else _introduction(run, adapter),
         "Use": _fenced(loading_code(run, load_from, adapter, chat), "python"),
-        "Data": _table(("split", "source", "rows"), _data(run)),
-        "Metrics": _metrics(run.summary),
-        "Lineage": _lineage(run, former, base),
-        "Config": _config(run.config),
+        "Data": "" if average else _table(("split", "source", "rows"), _data(run)),
+        "Metrics": "" if average else _metrics(run.summary),
+        "Lineage": "" if average else _lineage(run, former, base),
+        "Config": "" if average else _config(run.config),
         "Versions": ", ".join(f"{library} {number}" for library, number in library_versions().items()) + ".",
     }
     parts = [_front_matter(run, str(run.adapter_base) if adapter else base, adapter), f"# {for_markdown(name)}"]
@@ -145,6 +149,15 @@ def _introduction(run: Run, adapter: bool) -> str:
         text += f"\n\nIts scores of held-out answers have mean {mean} and standard deviation {std} (`score_mean` and "
         text += "`score_std` in `config.json`); `(score - score_mean) / score_std` is in units that models share."
     return text
+
+
+def _of_average(average: Average, base: str) -> str:
+    run, whole = average[0][0], sum(weight for _, weight in average)
+    kind = "reward model" if run.is_reward_model else "language model"
+    text = f"A {kind} whose weights are the mean of those of {len(average)} runs with rlhf-lightning, all from "
+    text += f"{as_code(base)} (Rame et al. 2024).\n\n"
+    text += _table(("run", "share"), ((_link(each), f"{weight / whole:.4g}") for each, weight in average))
+    return text + (f"\n\n{QUANTIZED}" if any(each.quantized for each, _ in average) else "")
 
 
 def _average(run: Run) -> float | None:
