@@ -55,8 +55,7 @@ def check(config: Mapping[str, Any]) -> list[Run]:
     check_average(config)
     runs = [find_run(path, "run" if average is None else "average") for path in average or [config["run"]]]
     with blaming(f"to: {config['to']} cannot be used"):
-        for run in runs:
-            _check_target(Path(config["to"]), run, config["overwrite"])
+        _check_target(Path(config["to"]), runs, config["overwrite"])
     if config["form"] == "adapter":
         _check_adapter(runs[0], config["dtype"], config.get("attn_implementation"))
     if average is not None:
@@ -83,12 +82,13 @@ def find_run(path: str, key: str = "run") -> Run:
     raise UserError(f"{key}: {path} is not the folder of a training run (no config.yaml of rlhf-train){hint}")
 
 
-def _check_target(target: Path, run: Run, overwrite: bool) -> None:
+def _check_target(target: Path, runs: Sequence[Run], overwrite: bool) -> None:
     if target.is_symlink():
         raise UserError(f"to: {target} is a link; give the folder that it leads to, or another one")
     if target.exists() and not target.is_dir():
         raise UserError(f"to: {target} is a file; must be a folder")
-    _check_sources(target, run)
+    for run in runs:
+        _check_sources(target, run)
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not overwrite:

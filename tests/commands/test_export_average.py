@@ -178,7 +178,7 @@ def test_settings_that_do_not_fit_an_average_are_refused(overrides, line, empty_
 
 def test_an_average_is_not_written_over_one_of_its_runs(two_runs, empty_folder):
     shutil.copytree(two_runs, empty_folder, dirs_exist_ok=True)
-    with pytest.raises(UserError, match="^to: two holds the run itself"):
+    with pytest.raises(UserError, match=r"^to: two holds the run itself"):
         run_export("average=[one,two]", "to=two")
 
 
