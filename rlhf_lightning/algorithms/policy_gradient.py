@@ -1,4 +1,4 @@
-"""Policy gradients without a critic: GRPO, Dr. GRPO, RLOO and REINFORCE++, which differ only in their settings.
+"""Policy gradients without a critic: GRPO, Dr. GRPO, GSPO, CISPO, RLOO, REINFORCE++, which differ only in settings.
 
     L = - 1/n sum_i w_i sum_t min(rho_it A_it, clip(rho_it) A_it);      w_i = 1, or 1 / |y_i| with aggregation=sequence
 
@@ -16,7 +16,7 @@ from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.errors import GROUP_OF_ONE, UserError
 from rlhf_lightning.experience.credit import Credit, GroupBaseline, ReturnsToGo
 from rlhf_lightning.experience.part_gradients import Loss
-from rlhf_lightning.functional import policy_gradient_loss, ppo_policy_loss
+from rlhf_lightning.experience.policy_loss import PolicyLoss, refuse
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rollout import Rollout
 from rlhf_lightning.value_checks import checked
@@ -32,7 +32,10 @@ class PolicyGradientModule(OnPolicyModule):
             rewards from each token on (Hu et al. 2025). With KL in the reward, rewards include the KL penalty.
         scale: `std` divides by the group's standard deviation; `none` does not. Not for `returns`.
         gamma: discount of `returns`, in [0, 1].
-        clip_range: clip ratios to 1 +- this; null: the plain policy gradient, without a ratio.
+        loss_type: `ppo`: the clipped surrogate above; `cispo`: tokens weighted by their clipped ratios, see
+            `functional.cispo_loss`.
+        clip_range: clip ratios to 1 +- this; null: for `ppo` the plain policy gradient, without a ratio, for `cispo`
+            no lower bound.
         clip_range_high: the upper side of the range; null: the same as `clip_range`.
         ratio: of each `token`, or of the `sequence`: exp of the mean of its tokens' log-ratios.
         aggregation: `token`: mean over all tokens of a minibatch; `sequence`: mean over responses of each one's mean.
@@ -52,6 +55,7 @@ class PolicyGradientModule(OnPolicyModule):
         estimator: Literal["group_mean", "leave_one_out", "returns"] = "group_mean",
         scale: Literal["std", "none"] = "none",
         gamma: Fraction = 1.0,
+        loss_type: Literal["ppo", "cispo"] = "ppo",
         clip_range: Between | None = 0.2,
         clip_range_high: Positive | None = None,
         ratio: Literal["token", "sequence"] = "token",
@@ -63,26 +67,16 @@ class PolicyGradientModule(OnPolicyModule):
         super().__init__(*args, whiten_advantages=whiten_advantages, **kwargs)
         size = self.rollout.samples_per_prompt
         if estimator == "returns":
-            _refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
+            refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
             self.estimator: GroupBaseline | ReturnsToGo = ReturnsToGo(gamma)
         else:
             if size < 2:
                 raise UserError(GROUP_OF_ONE.format(estimator=estimator))
-            _refuse(gamma != 1, f"gamma: found {gamma}, but only algorithm.estimator=returns discounts; use 1")
+            refuse(gamma != 1, f"gamma: found {gamma}, but only algorithm.estimator=returns discounts; use 1")
             baseline = "mean" if estimator == "group_mean" else estimator
             self.estimator = GroupBaseline(size, baseline, scale)
-        plain = clip_range is None
-        _refuse(
-            plain and clip_range_high is not None, "clip_range_high: algorithm.clip_range=null has no ratio; use null"
-        )
-        _refuse(plain and ratio != "token", "ratio: algorithm.clip_range=null has no ratio; use token, or a clip_range")
-        _refuse(
-            denominator is not None and aggregation != "token",
-            "denominator: only algorithm.aggregation=token reads it; use null, or that",
-        )
-        self.clip_range, self.clip_range_high, self.ratio = clip_range, clip_range_high, ratio
-        self.aggregation = aggregation
-        self.denominator = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
+        longest = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
+        self.policy_loss = PolicyLoss(loss_type, clip_range, clip_range_high, ratio, aggregation, longest)
 
     def advantages(self, rollout: Rollout) -> Credit:
         """Return the estimator's advantages, whitened if asked for."""
@@ -90,31 +84,9 @@ class PolicyGradientModule(OnPolicyModule):
         return Credit(self.whiten(advantages, rollout.mask) if self.whiten_advantages else advantages)
 
     def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
-        """Return the clipped surrogate (Schulman et al. 2017, eq. 7), or the policy gradient (Williams 1992)."""
-        n, clip = self.divisor(batch), (self.clip_range or 1.0, self.clip_range_high)
-        tokens = (out.logprobs, batch.logprobs, batch.advantages, batch.mask)
-        loss, stats = ppo_policy_loss(*tokens, *clip, self.ratio, self.aggregation, n)
-        if self.clip_range is None:
-            weights = batch.advantages / self.lengths(batch)
-            loss, _ = policy_gradient_loss(out.logprobs, weights, batch.mask, denominator=n)
-            del stats["clip_fraction"]
-        return loss, {f"policy/{name}": x for name, x in stats.items()} | {"policy/loss": loss * batch.share}
+        """Return the loss that `loss_type` and `clip_range` choose."""
+        return self.policy_loss(out.logprobs, batch)
 
     def average(self, x: Tensor, batch: Rollout, weight: float = 1.0) -> Tensor:
         """Return `weight` times the mean of x [B, T], which is 0 outside the mask, aggregated like the policy loss."""
-        return weight * (x / self.lengths(batch)).sum() / self.divisor(batch)
-
-    def lengths(self, batch: Rollout) -> Tensor | float:
-        """Return the divisor of each response's token sum: its number of tokens, [B, 1], or 1."""
-        return batch.mask.sum(dim=1, keepdim=True) if self.aggregation == "sequence" else 1.0
-
-    def divisor(self, batch: Rollout) -> float:
-        """Return the divisor of micro-batch sums that makes a step's sums add up to a mean over all processes."""
-        if self.aggregation == "sequence":
-            return batch.responses
-        return batch.denominator if self.denominator is None else batch.responses * self.denominator
-
-
-def _refuse(wrong: bool, why: str) -> None:
-    if wrong:
-        raise UserError(f"algorithm.{why}")
+        return self.policy_loss.average(x, batch, weight)

@@ -14,7 +14,7 @@ from rlhf_lightning.functional.kl import best_of_n_kl, kl_estimate
 from rlhf_lightning.functional.lengths import overlong_penalty
 from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logprobs, entropy, token_logprobs
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
-from rlhf_lightning.functional.ppo import policy_gradient_loss, ppo_policy_loss, ppo_value_loss
+from rlhf_lightning.functional.ppo import cispo_loss, policy_gradient_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_lightning.functional.preference import answer_logps, dpo_loss, implicit_rewards
 from rlhf_lightning.functional.reward import (
     bradley_terry_loss,
@@ -32,6 +32,7 @@ __all__ = [
     "calibration_error",
     "centering_penalty",
     "chunked_token_logprobs",
+    "cispo_loss",
     "dpo_loss",
     "entropy",
     "expectile_loss",

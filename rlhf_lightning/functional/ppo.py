@@ -1,4 +1,4 @@
-"""The losses of on-policy algorithms: PPO's two clipped losses, and the plain policy gradient."""
+"""The losses of on-policy algorithms: PPO's two clipped losses, CISPO's, and the plain policy gradient."""
 
 from __future__ import annotations
 
@@ -70,19 +70,80 @@ def ppo_policy_loss(
     ratios = torch.exp(log_ratio)
     unclipped = -advantages * ratios
     clipped = -advantages * ratios.clamp(1 - clip_range, 1 + high)
-    losses = torch.maximum(unclipped, clipped)
+    loss = _aggregate(torch.maximum(unclipped, clipped), valid, aggregation, denominator)
+    return loss, _ratio_statistics(logprobs, old_logprobs, ratios, clipped > unclipped, valid)
+
+
+def cispo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range_low: float | None = None,
+    clip_range_high: float = 4.0,
+    aggregation: str = "token",
+    denominator: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""Return CISPO's loss: $-\frac1n \sum_t w_t A_t \log \pi(a_t)$.
+
+    $w_t = \mathrm{clip}(\rho_t, 1-\epsilon_l, 1+\epsilon_h)$ with $\rho_t = \pi(a_t) / \pi_{old}(a_t)$, and no gradient
+    flows through $w_t$: what is clipped is the weight of a token, so that every token keeps a gradient, where PPO's
+    surrogate has none beyond its range. Source: MiniMax 2025 (arXiv:2506.13585), section 3.1, which sets no lower
+    bound.
+
+    Args:
+        logprobs: [B, T], under the policy being trained; the only argument a gradient should reach.
+        old_logprobs: [B, T], under the policy that sampled.
+        advantages: [B, T].
+        mask: [B, T], nonzero on valid tokens.
+        clip_range_low: $\epsilon_l$; None: no lower bound.
+        clip_range_high: $\epsilon_h$: weights are at most 1 plus this.
+        aggregation: `token` or `sequence`, as for `ppo_policy_loss`.
+        denominator: n, as for `ppo_policy_loss`; None: the number of valid tokens, or of responses.
+
+    Returns:
+        The loss, a scalar, and the detached scalars of `ppo_policy_loss`, except that `clip_fraction` is the share of
+        valid tokens whose ratio is outside the range.
+
+    Raises:
+        ValueError: the four are not all [B, T]; a range or a float `denominator` is not above 0; `aggregation` is
+            unknown.
+
+    >>> old, new = torch.tensor([[0.5, 0.1, float("nan")]]).log(), torch.tensor([[0.5, 0.8, float("nan")]]).log()
+    >>> loss, stats = cispo_loss(new, old, torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[1, 1, 0]]))
+    >>> loss, stats["clip_fraction"], stats["ratio_max"]  # -(log 0.5 + 5 log 0.8) / 2
+    (tensor(0.9044), tensor(0.5000), tensor(8.))
+    """
+    check_shapes(2, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages, mask=mask)
+    check_choice(aggregation=(aggregation, AGGREGATIONS))
+    check_positive(clip_range_high=clip_range_high)
+    if clip_range_low is not None:
+        check_positive(clip_range_low=clip_range_low)
+    valid = mask != 0
+    logprobs, old_logprobs, advantages = (blank(x, valid) for x in (logprobs, old_logprobs, advantages))
+    ratios = torch.exp(logprobs.detach() - old_logprobs)
+    weights = ratios.clamp(None if clip_range_low is None else 1 - clip_range_low, 1 + clip_range_high)
+    loss = _aggregate(-weights * advantages * logprobs, valid, aggregation, denominator)
+    return loss, _ratio_statistics(logprobs, old_logprobs, ratios, weights != ratios, valid)
+
+
+def _aggregate(losses: Tensor, valid: Tensor, aggregation: str, denominator: Tensor | float | None) -> Tensor:
+    """Return the mean over tokens of [B, T], or over responses of the means over their tokens."""
     if aggregation == "token":
-        loss = divide(losses.sum(), denominator, default=valid.sum())
-    else:
-        loss = divide(masked_mean(losses, valid, dim=1).sum(), denominator, default=valid.any(1).sum())
-    with torch.no_grad():
-        stats = {
-            "approx_kl": masked_mean(kl_estimate(old_logprobs, logprobs, "k3"), valid),
-            "clip_fraction": masked_mean(clipped > unclipped, valid),
-            "ratio_mean": masked_mean(ratios, valid),
-            "ratio_max": blank(ratios, valid).amax(),
-        }
-    return loss, stats
+        return divide(losses.sum(), denominator, default=valid.sum())
+    return divide(masked_mean(losses, valid, dim=1).sum(), denominator, default=valid.any(1).sum())
+
+
+@torch.no_grad()
+def _ratio_statistics(
+    logprobs: Tensor, old_logprobs: Tensor, ratios: Tensor, clipped: Tensor, valid: Tensor
+) -> dict[str, Tensor]:
+    return {
+        "approx_kl": masked_mean(kl_estimate(old_logprobs, logprobs, "k3"), valid),
+        "clip_fraction": masked_mean(clipped, valid),
+        "ratio_mean": masked_mean(ratios, valid),
+        "ratio_max": blank(ratios, valid).amax(),
+    }
 
 
 def policy_gradient_loss(

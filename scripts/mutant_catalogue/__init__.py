@@ -6,6 +6,7 @@ from mutant_catalogue.answers import ANSWERS
 from mutant_catalogue.arithmetic import ARITHMETIC
 from mutant_catalogue.changed_files import CHANGED_FILES
 from mutant_catalogue.credit import CREDIT
+from mutant_catalogue.critic_free import CRITIC_FREE
 from mutant_catalogue.devices import ON_DEVICES
 from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
@@ -34,6 +35,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
     "Text and tokenizers": TEXT,
     "Losses and accumulation": LOSSES,
     "Groups and critics": CREDIT,
+    "Losses without a critic": CRITIC_FREE,
     "Preference losses": ANSWERS,
     "Coefficients, schedules and budgets": ARITHMETIC,
     "State, resuming and processes": STATE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant_catalogue.rows import Mutant, Row
 
 POLICY_GRADIENT = "algorithms/policy_gradient.py"
+POLICY_LOSS = "experience/policy_loss.py"
 EXPECTED = "exact/test_group_gradient.py::test_the_expected_loss_has_the_gradient_of_the_objective"
 ON_POLICY = "algorithms/test_on_policy.py"
 SPLIT = f"{ON_POLICY}::test_gradients_do_not_depend_on_how_a_minibatch_is_split"
@@ -61,28 +62,28 @@ CREDIT = (
         (
             Mutant(
                 "a mean over responses divides by those of its part",
-                POLICY_GRADIENT,
+                POLICY_LOSS,
                 "            return batch.responses\n",
                 "            return float(len(batch))\n",
                 (f"{SPLIT}[grpo]",),
             ),
             Mutant(
                 "a constant divisor counts the responses of its part",
-                POLICY_GRADIENT,
+                POLICY_LOSS,
                 "batch.responses * self.denominator",
                 "len(batch) * self.denominator",
                 (f"{SPLIT}[dr_grpo]",),
             ),
             Mutant(
                 "the KL in the loss is not averaged as the policy loss is",
-                POLICY_GRADIENT,
+                POLICY_LOSS,
                 "weight * (x / self.lengths(batch)).sum()",
                 "weight * x.sum()",
                 ("exact/test_group_gradient.py::test_kl_in_the_loss_has_its_gradient_at_fixed_states[k3-sequence]",),
             ),
             Mutant(
                 "the plain policy gradient forgets the length of a response",
-                POLICY_GRADIENT,
+                POLICY_LOSS,
                 "weights = batch.advantages / self.lengths(batch)",
                 "weights = batch.advantages",
                 (f"{EXPECTED}[leave_one_out-plain, mean over responses of means]",),

@@ -125,6 +125,8 @@ def test_a_group_of_one_is_refused_by_name(name: str) -> None:
         ({"clip_range": None, "clip_range_high": 0.3}, "clip_range_high"),
         ({"clip_range": None, "ratio": "sequence"}, "ratio"),
         ({"aggregation": "sequence", "denominator": 8.0}, "denominator"),
+        ({"loss_type": "cispo", "ratio": "sequence"}, "ratio"),
+        ({"loss_type": "cispo", "clip_range": None}, "clip_range_high"),
     ],
 )
 def test_settings_that_another_one_leaves_unread_are_refused(settings: dict[str, Any], key: str) -> None:

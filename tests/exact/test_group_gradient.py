@@ -108,6 +108,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "mean over responses of means": {"aggregation": "sequence"},
     "plain": {"clip_range": None},
     "plain, mean over responses of means": {"clip_range": None, "aggregation": "sequence"},
+    "weighted by clipped ratios": {"loss_type": "cispo", "clip_range": None, "clip_range_high": 4.0},
     "ratio of the sequence": {"ratio": "sequence"},
     "ratio of the sequence, mean over responses": {"ratio": "sequence", "aggregation": "sequence"},
 }

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rlhf_lightning.functional import policy_gradient_loss, ppo_policy_loss, ppo_value_loss
+from rlhf_lightning.functional import cispo_loss, policy_gradient_loss, ppo_policy_loss, ppo_value_loss
 
 NAN = float("nan")
 LENGTHS = [6, 1, 4]
@@ -323,3 +323,69 @@ class TestPolicyGradient:
         assert all(torch.isfinite(x).all() for x in (loss, stats["nll"], logprobs.grad))
         nothing, _ = policy_gradient_loss(logprobs, advantages, torch.zeros(3, 6))
         assert nothing.item() == 0
+
+
+class TestCispoLoss:
+    @pytest.mark.parametrize(("low", "high"), [(None, 0.3), (0.1, 0.2), (None, 4.0)])
+    def test_loss_gradient_and_stats_equal_python(self, low, high) -> None:
+        """The weight is a constant for the gradient: -w A / n for every token, also where it is clipped."""
+        new, old, advantages = _three()
+        loss, stats = cispo_loss(new.requires_grad_(), old, advantages, _mask(), low, high)
+        loss.backward()
+        tokens, losses, gradient, clipped = _valid(new.detach(), old, advantages), [], [], 0
+        for logprob, before, advantage in tokens:
+            ratio = math.exp(logprob - before)
+            weight = max(min(ratio, 1 + high), -math.inf if low is None else 1 - low)
+            losses.append(-weight * advantage * logprob)
+            gradient.append(-weight * advantage / len(tokens))
+            clipped += weight != ratio
+        assert loss.item() == pytest.approx(sum(losses) / len(tokens), abs=1e-12)
+        assert new.grad[_mask().bool()].tolist() == pytest.approx(gradient, abs=1e-12)
+        assert stats["clip_fraction"].item() == pytest.approx(clipped / len(tokens), abs=1e-7)
+        assert 0 < clipped < len(tokens) or high == 4.0
+        assert all(g != 0 for g in gradient)
+
+    def test_at_ratio_1_the_gradient_is_the_policy_gradient(self) -> None:
+        new, _, advantages = _three()
+        new.requires_grad_()
+        cispo_loss(new, new.detach(), advantages, _mask())[0].backward()
+        assert torch.allclose(new.grad, -advantages * _mask() / sum(LENGTHS), atol=1e-15)
+
+    def test_a_mean_over_responses_weights_them_equally(self) -> None:
+        new, old, advantages = _three()
+        loss, _ = cispo_loss(new, old, advantages, _mask(), aggregation="sequence")
+        rows = [
+            cispo_loss(*(x[i : i + 1, :n] for x in (new, old, advantages, _mask())))[0] for i, n in enumerate(LENGTHS)
+        ]
+        assert loss.item() == pytest.approx(float(sum(rows)) / 3, abs=1e-12)
+        whole, _ = cispo_loss(new, old, advantages, _mask(), aggregation="sequence", denominator=12.0)
+        assert whole.item() == pytest.approx(loss.item() / 4, abs=1e-12)
+
+    def test_padding_is_never_read_and_nothing_valid_is_zero(self) -> None:
+        mask, found = _mask(), []
+        for garbage in (0.0, NAN, math.inf):
+            new, old, advantages = (x.masked_fill(mask == 0, garbage) for x in _three())
+            loss, _ = cispo_loss(new.requires_grad_(), old, advantages, mask)
+            loss.backward()
+            found.append((loss.detach(), new.grad))
+        assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+        assert float(cispo_loss(*_three(), torch.zeros(3, 6))[0]) == 0.0
+
+    def test_half_precision_is_computed_in_float32(self) -> None:
+        new, old, advantages = _three(dtype=torch.bfloat16)
+        loss, _ = cispo_loss(new, old, advantages, _mask())
+        assert loss.dtype == torch.float32
+        assert torch.equal(loss, cispo_loss(new.float(), old.float(), advantages.float(), _mask())[0])
+
+    @pytest.mark.parametrize(
+        ("settings", "name"),
+        [
+            ({"clip_range_high": 0.0}, "clip_range_high"),
+            ({"clip_range_low": -1.0}, "clip_range_low"),
+            ({"aggregation": "mean"}, "aggregation"),
+            ({"denominator": 0.0}, "denominator"),
+        ],
+    )
+    def test_bad_arguments_are_refused(self, settings, name) -> None:
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            cispo_loss(*_three(), _mask(), **settings)
