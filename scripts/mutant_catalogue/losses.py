@@ -112,8 +112,8 @@ LOSSES = (
             Mutant(
                 "clipping is optimistic",
                 "functional/ppo.py",
-                "losses = torch.maximum(unclipped, clipped)",
-                "losses = torch.minimum(unclipped, clipped)",
+                "_aggregate(torch.maximum(unclipped, clipped)",
+                "_aggregate(torch.minimum(unclipped, clipped)",
                 ("functional/test_ppo.py::TestPolicyLoss::test_loss_and_stats_equal_python",),
             ),
             Mutant(

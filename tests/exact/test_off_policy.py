@@ -28,7 +28,7 @@ def drift(policy: nn.Module) -> None:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in policy.parameters():
-            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
 def gspo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def gspo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
 
 def dapo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
     ratios = (tokens - old).exp()
-    return torch.minimum(ratios * advantages, ratios.clamp(1 - 0.02, 1 + 0.028) * advantages)
+    return torch.minimum(ratios * advantages, ratios.clamp(1 - 0.02, 1 + 0.1) * advantages)
 
 
 def cispo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def cispo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "gspo": (gspo, {"clip_range": 3e-3, "clip_range_high": 4e-3, "ratio": "sequence", "aggregation": "sequence"}),
-    "dapo": (dapo, {"clip_range": 0.02, "clip_range_high": 0.028}),
+    "dapo": (dapo, {"clip_range": 0.02, "clip_range_high": 0.1}),
     "cispo": (cispo, {"loss_type": "cispo", "clip_range": None, "clip_range_high": 0.03}),
 }
 
