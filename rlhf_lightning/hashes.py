@@ -27,6 +27,7 @@ from rlhf_lightning.file_hashes import LARGE, hashes_of, sha256_of
 
 FILE = "hashes.json"
 CARD = "README.md"  # a model card is meant to be edited
+ILQL_HEADS = "ilql/heads.safetensors"  # beside a model; in a folder of its own, since loaders read every such file
 _WEIGHTS = (".safetensors", ".bin")
 # Extensions that the loaders of transformers and peft look for, under names derived from a folder's content.
 _READ = (*_WEIGHTS, ".json", ".jinja", ".model", ".txt", ".py")

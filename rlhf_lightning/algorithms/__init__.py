@@ -3,6 +3,7 @@
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.cpo import CPOModule
 from rlhf_lightning.algorithms.dpo import DPOModule
+from rlhf_lightning.algorithms.ilql import ILQLModule
 from rlhf_lightning.algorithms.kto import KTOModule
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
@@ -34,6 +35,7 @@ __all__ = [
     "DPOModule",
     "FixedKLController",
     "FullySharded",
+    "ILQLModule",
     "KLController",
     "KLPenalty",
     "KTOModule",

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.algorithms import AlignmentModule
-from rlhf_lightning.data import PreferenceBatch, SequenceBatch, UnpairedBatch
+from rlhf_lightning.data import PreferenceBatch, RewardedBatch, SequenceBatch, UnpairedBatch
 from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout
 
+READ = (Rollout, SequenceBatch, PreferenceBatch, UnpairedBatch, RewardedBatch)  # batches whose tokens are counted
 SECONDS = 0.3  # spent on measuring the peak
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 
@@ -60,7 +61,7 @@ class Instruments(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not self._networks or not isinstance(batch, Rollout | SequenceBatch | PreferenceBatch | UnpairedBatch):
+        if not self._networks or not isinstance(batch, READ):
             return
         self._needed.append(needed(batch))
         if isinstance(batch, Rollout) and batch.pretraining is not None:
@@ -124,7 +125,7 @@ def needed(batch: Any) -> Tensor:
     lengths = batch.attention_mask.sum(dim=1)
     if isinstance(batch, SequenceBatch):
         return _needed(lengths, torch.zeros_like(lengths), (batch.labels != -100).sum())
-    if isinstance(batch, UnpairedBatch):
+    if isinstance(batch, UnpairedBatch | RewardedBatch):
         return _needed(lengths, torch.zeros_like(lengths), batch.completion_mask.sum())
     return _needed(lengths, _shared_prompts(batch), batch.completion_mask.sum())
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
-from rlhf_lightning.config.checks import check_model, refuse_reward_model
+from rlhf_lightning.config.checks import check_ilql_beta, check_model, refuse_reward_model
 from rlhf_lightning.config.schema import Chat
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.config.validation import validate
@@ -31,10 +31,11 @@ def check(config: Mapping[str, Any]) -> None:
         UserError: one line about the first problem.
     """
     validate(config, Chat)
-    for key in ("model", "compare_with"):
-        if config.get(key) is not None:
-            check_model(key, config[key])
-            refuse_reward_model(key, config[key])
+    models = {key: config[key] for key in ("model", "compare_with") if config.get(key) is not None}
+    for key, path in models.items():
+        check_model(key, path)
+        refuse_reward_model(key, path)
+    check_ilql_beta(config, models)
 
 
 def chat(config: dict[str, Any]) -> None:
@@ -47,9 +48,8 @@ def chat(config: dict[str, Any]) -> None:
 def _converse(config: Mapping[str, Any]) -> None:
     from rlhf_lightning.commands.conversation import Conversation
 
-    settings = {
-        key: config[key] for key in ("system", "temperature", "max_new_tokens", "seed", "dtype", "attn_implementation")
-    }
+    sampling = ("temperature", "max_new_tokens", "seed", "ilql_beta")
+    settings = {key: config[key] for key in ("system", *sampling, "dtype", "attn_implementation")}
     conversations = {}
     for key in ("model", "compare_with"):
         if config[key] is not None:

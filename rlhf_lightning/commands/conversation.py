@@ -10,7 +10,7 @@ from transformers.generation.streamers import BaseStreamer
 from rlhf_lightning.data import response_texts, tokenize_prompt
 from rlhf_lightning.data.messages import Message
 from rlhf_lightning.errors import UserError, named
-from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer
+from rlhf_lightning.models import end_of_sequence_ids, load_policy, load_tokenizer
 from rlhf_lightning.models.limits import check_tokens
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.outside_text import for_terminal
@@ -29,6 +29,7 @@ class Conversation:
         max_new_tokens: longest answer in tokens, including EOS.
         dtype, attn_implementation: of the network, see `load_causal_lm`.
         seed: the answer to a turn is a function of (seed, turn number, conversation).
+        ilql_beta: strength of the values of a model that has ILQL's heads; None: that of its export.
 
     Raises:
         UserError: a system message for a tokenizer without a chat template; a token without an embedding in the model.
@@ -44,12 +45,13 @@ class Conversation:
         seed: int = 0,
         dtype: Dtype = "auto",
         attn_implementation: str | None = None,
+        ilql_beta: float | None = None,
     ) -> None:
         self.key = named("model")
         self.tokenizer = load_tokenizer(path)
         if system is not None and not self.tokenizer.chat_template:
             raise UserError(f"system: the tokenizer of {path} has no chat template, so it cannot mark a system message")
-        self.model = load_causal_lm(path, dtype, attn_implementation).eval()
+        self.model = load_policy(path, dtype, attn_implementation, ilql_beta).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed
         self.ends = end_of_sequence_ids(self.model, self.tokenizer)

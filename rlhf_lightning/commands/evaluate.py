@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.checks import (
     check_hashes,
+    check_ilql_beta,
     check_no_split_of_a_file,
     missing_locally,
     refuse_reward_model,
@@ -53,6 +54,7 @@ def check(config: Mapping[str, Any]) -> None:
             check_hashes(key, path)
     for name, path in (config["policies"] or {}).items():
         refuse_reward_model(f"policies.{name}", path)
+    check_ilql_beta(config, config["policies"] or {})
     for key in rows:
         check_no_split_of_a_file(key, paths[key])
 
@@ -173,7 +175,7 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
 
     detector_error = read_detector_error(config["refusals"]) if config.get("refusals") else None
     scorers = {key: _reward(key, config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
-    settings = ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
+    settings = ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size", "seed", "dtype", "ilql_beta")
     evaluation = evaluate_policies(
         policies=config["policies"],
         prompts_file=config["prompts"],
@@ -207,7 +209,7 @@ def _curves(config: Mapping[str, Any], scorers: Mapping[str, Any]) -> Any:
         scorers["gold"],
         scorers["proxy"],
         SamplingSettings(config["max_new_tokens"], config["temperature"]),
-        **{key: config[key] for key in ("batch_size", "seed", "dtype", "attn_implementation")},
+        **{key: config[key] for key in ("batch_size", "seed", "dtype", "attn_implementation", "ilql_beta")},
     )
 
 

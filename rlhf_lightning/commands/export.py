@@ -185,6 +185,7 @@ def _trained_in(run: Run) -> str:
 
 def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
     from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
+    from rlhf_lightning.models.ilql_heads import copy_heads
 
     precision: Any = dtype or _trained_in(run)
     model: Any
@@ -194,6 +195,7 @@ def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation:
     else:
         model = load_causal_lm(run.model_folder, precision, attn_implementation, kernels="none")
     save_model(model, load_tokenizer(run.model_folder), folder)
+    copy_heads(run.model_folder, folder)
 
 
 def _left_out(folder: str, names: list[str]) -> list[str]:

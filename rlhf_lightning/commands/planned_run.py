@@ -62,7 +62,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         autocast=_MIXED.get(config["trainer"].get("precision", "32-true")),
         accumulate=config["trainer"].get("accumulate_grad_batches", 1),
         optimizer=_optimizer(config["optimizer"]),
-        loss=Loss(on_cpu=devices.cpu),
+        loss=Loss(q_heads="q_heads" in algorithm.roles, on_cpu=devices.cpu),
         devices=devices,
         starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
     )

@@ -22,7 +22,7 @@ from rlhf_lightning.config.source_lookup import check_names, held_out_scorers, r
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
-from rlhf_lightning.hashes import check_model_files
+from rlhf_lightning.hashes import ILQL_HEADS, check_model_files
 from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.setting_rules import (
@@ -131,6 +131,15 @@ def _check_model(algorithm: Declaration, loader: str) -> None:
         raise UserError(
             f"model._target_: found load_reward_model, but {algorithm.name} trains a policy; choose model=causal_lm (a "
             'class that trains a reward model declares `roles = ("reward",)`)'
+        )
+
+
+def check_ilql_beta(config: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Raise UserError for a strength of ILQL's values that none of the models has."""
+    folders = [Path(path) / part for path in models.values() for part in ("", "model")]
+    if config.get("ilql_beta") is not None and not any((folder / ILQL_HEADS).is_file() for folder in folders):
+        raise UserError(
+            f"ilql_beta: found {config['ilql_beta']:g}, but no model here has ILQL's heads ({ILQL_HEADS}); leave it out"
         )
 
 

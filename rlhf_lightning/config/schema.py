@@ -180,6 +180,7 @@ class Evaluate(TypedDict, total=False):
     samples_per_prompt: Count
     max_new_tokens: Count
     temperature: NonNegative
+    ilql_beta: NonNegative | None
     batch_size: Count
     seed: Whole
     dtype: Dtype
@@ -334,6 +335,7 @@ class Chat(TypedDict, total=False):
     compare_with: Text | None
     system: Text | None
     temperature: NonNegative
+    ilql_beta: NonNegative | None
     max_new_tokens: Count
     seed: Whole
     dtype: Dtype

@@ -4,17 +4,26 @@ from rlhf_lightning.data.batches import (
     MismatchedBatch,
     PreferenceBatch,
     PromptRow,
+    RewardedBatch,
     SequenceBatch,
     TokenizedAnswer,
     TokenizedPreference,
+    TokenizedRewarded,
     TokenizedSequence,
     UnpairedBatch,
 )
-from rlhf_lightning.data.collation import collate_answers, collate_preferences, collate_sequences, left_pad
+from rlhf_lightning.data.collation import (
+    collate_answers,
+    collate_preferences,
+    collate_rewarded,
+    collate_sequences,
+    left_pad,
+)
 from rlhf_lightning.data.datamodules import PreferenceDataModule, PromptDataModule, SFTDataModule
 from rlhf_lightning.data.decoding import response_texts
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.reading import read_rows
+from rlhf_lightning.data.rewarded import RewardedDataModule
 from rlhf_lightning.data.rows import row_format
 from rlhf_lightning.data.templates import render_completion, render_prompt
 from rlhf_lightning.data.tokenization import tokenize_completions, tokenize_prompt
@@ -27,15 +36,19 @@ __all__ = [
     "PreferenceDataModule",
     "PromptDataModule",
     "PromptRow",
+    "RewardedBatch",
+    "RewardedDataModule",
     "SFTDataModule",
     "SequenceBatch",
     "TokenizedAnswer",
     "TokenizedPreference",
+    "TokenizedRewarded",
     "TokenizedSequence",
     "UnpairedBatch",
     "UnpairedDataModule",
     "collate_answers",
     "collate_preferences",
+    "collate_rewarded",
     "collate_sequences",
     "left_pad",
     "read_rows",

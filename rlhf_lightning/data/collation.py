@@ -11,17 +11,19 @@ from rlhf_lightning.data.batches import (
     IGNORED,
     MismatchedBatch,
     PreferenceBatch,
+    RewardedBatch,
     SequenceBatch,
     TokenizedAnswer,
     TokenizedPreference,
+    TokenizedRewarded,
     TokenizedSequence,
     UnpairedBatch,
 )
 
 
-def _right_pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+def _right_pad(sequences: Sequence[Sequence[float]], value: int, dtype: torch.dtype = torch.long) -> Tensor:
     longest = max(len(sequence) for sequence in sequences)
-    return torch.tensor([[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences], dtype=torch.long)
+    return torch.tensor([[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences], dtype=dtype)
 
 
 def _ones(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -105,5 +107,19 @@ def collate_mismatched(rows: Sequence[TokenizedAnswer], pad_id: int) -> Mismatch
     )
 
 
-def _on_answers(rows: Sequence[TokenizedAnswer]) -> list[list[int]]:
+def collate_rewarded(rows: Sequence[TokenizedRewarded], pad_id: int) -> RewardedBatch:
+    """Return a right-padded batch of rewarded answers; `denominator` counts its own tokens, until a loader sets it."""
+    ids = [row.prompt_ids + row.answer for row in rows]
+    rewards = [[0.0] * len(row.prompt_ids) + row.rewards for row in rows]
+    return RewardedBatch(
+        input_ids=_right_pad(ids, pad_id),
+        attention_mask=_right_pad(_ones(ids), 0),
+        completion_mask=_right_pad(_on_answers(rows), 0),
+        rewards=_right_pad(rewards, 0, torch.float32),
+        weights=torch.tensor([row.share for row in rows], dtype=torch.float32),
+        denominator=max(sum(row.weight for row in rows), 1.0),
+    )
+
+
+def _on_answers(rows: Sequence[TokenizedAnswer | TokenizedRewarded]) -> list[list[int]]:
     return [[0] * len(row.prompt_ids) + [1] * len(row.answer) for row in rows]

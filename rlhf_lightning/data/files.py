@@ -20,7 +20,7 @@ from rlhf_lightning.errors import UserError
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 KINDS = "a .jsonl, .json, .csv, .tsv (each also with .gz) or .parquet file"
 LIST_COLUMNS = ("messages", "responses", "ranks", "tools")  # a cell of these cannot be plain text
-TEXT_OR_LIST_COLUMNS = ("prompt", "completion", "chosen", "rejected", "chat_template_kwargs")
+TEXT_OR_LIST_COLUMNS = ("prompt", "completion", "chosen", "rejected", "reward", "chat_template_kwargs")
 NESTED = "the JSON is nested too deeply; check the row, or leave that column out"
 
 Row = dict[str, Any]
@@ -165,7 +165,8 @@ def _cell(name: str, cell: str, place: str) -> Any:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         messages = isinstance(value, list) and value and all(isinstance(part, dict) for part in value)
-        if name in LIST_COLUMNS or messages or (name == "chat_template_kwargs" and isinstance(value, dict)):
+        other = {"chat_template_kwargs": dict, "reward": list}.get(name)
+        if name in LIST_COLUMNS or messages or (other is not None and isinstance(value, other)):
             return value
         return cell  # text that only looks like a list
     if name in LIST_COLUMNS:

@@ -37,7 +37,7 @@ from rlhf_lightning.data.tokenization import (
 from rlhf_lightning.errors import UserError
 
 LOSS_ON = ("completion", "all", "assistant")
-_DEMONSTRATIONS = ("supervised fine-tuning", ("prompt_completion", "labelled", "messages", "text"))
+_DEMONSTRATIONS = ("supervised fine-tuning", ("prompt_completion", "labelled", "rewarded", "messages", "text"))
 Numbered = Sequence[tuple[int, dict[str, Any]]]  # (index in the source, row)
 
 
@@ -216,7 +216,7 @@ def _assistant_rows(rows: Numbered, tokenizer: Any, report: Report) -> list[tupl
     encoded = []
     for index, row in rows:
         with blamed_on(report.source, index):
-            kind, row = checked_row(row, "supervised fine-tuning", ("prompt_completion", "labelled", "messages"))
+            kind, row = checked_row(row, "supervised fine-tuning", _DEMONSTRATIONS[1][:-1])
             if kind == "labelled" and not is_true(row["label"]):
                 report.dropped["label is false"] += 1
                 continue

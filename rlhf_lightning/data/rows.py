@@ -3,7 +3,7 @@
 The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each with plain strings or with lists of
 `{role, content}`:
 
-    text | messages | prompt | prompt + completion | prompt + completion + label
+    text | messages | prompt | prompt + completion | prompt + completion + label | prompt + completion + reward
     prompt + chosen + rejected, optional margin (without `prompt` it is what both answers start with)
     prompt + responses (best first), optional ranks (1 is best; equal ranks are a tie)
 """
@@ -30,6 +30,7 @@ FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all prese
     "preference": ("chosen", "rejected"),
     "ranked": ("prompt", "responses"),
     "labelled": ("prompt", "completion", "label"),
+    "rewarded": ("prompt", "completion", "reward"),
     "prompt_completion": ("prompt", "completion"),
     "messages": ("messages",),
     "text": ("text",),

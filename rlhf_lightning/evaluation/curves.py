@@ -12,7 +12,7 @@ from rlhf_lightning.errors import named_as
 from rlhf_lightning.evaluation.best_of_n import Curves, best_of_n_points, fitted, powers_of_two, training_points
 from rlhf_lightning.evaluation.policies import read_prompts, score_responses
 from rlhf_lightning.evaluation.sampling import sample_responses
-from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.models import load_policy, load_tokenizer
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards import RewardFunction, as_reward
 from rlhf_lightning.rollout import SamplingSettings
@@ -36,6 +36,7 @@ def over_optimization_curves(
     limit: int | None = None,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
+    ilql_beta: float | None = None,
 ) -> Curves:
     """Return the gains over the start from choosing among samples and from training, by distance.
 
@@ -47,7 +48,7 @@ def over_optimization_curves(
         source: the file they are from, for messages.
         held_out, proxy: the score that is not trained on (the callback's), and the one that is.
         settings, batch_size, seed: for sampling; batch_size counts responses.
-        max_prompt_length, limit, dtype, attn_implementation: see `evaluate_policies`.
+        max_prompt_length, limit, dtype, attn_implementation, ilql_beta: see `evaluate_policies`.
 
     Raises:
         UserError: fewer than three validations.
@@ -56,7 +57,7 @@ def over_optimization_curves(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(start)
     with named_as("policies", ""):
-        model = load_causal_lm(start, dtype, attn_implementation).to(device).eval()
+        model = load_policy(start, dtype, attn_implementation, ilql_beta).to(device).eval()
     rows = [row for row in read_prompts(tokenizer, prompts_file, max_prompt_length, limit) for _ in range(best_of)]
     responses = sample_responses(model, tokenizer, rows, settings, batch_size=batch_size, seed=seed)
     scores: dict[str, list[list[float]]] = {}

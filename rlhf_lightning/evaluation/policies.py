@@ -18,7 +18,7 @@ from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, r
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
-from rlhf_lightning.models import load_causal_lm, load_tokenizer
+from rlhf_lightning.models import load_policy, load_tokenizer
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.models.release import release_memory
 from rlhf_lightning.rewards import RewardFunction, as_reward, score_samples
@@ -47,6 +47,7 @@ def evaluate_policies(
     every_pair: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
+    ilql_beta: float | None = None,
 ) -> Evaluation:
     """Sample every policy on the same prompts with the same seed, score the responses, and return the summary.
 
@@ -63,7 +64,7 @@ def evaluate_policies(
         judge: compares each policy's responses with the baseline's (see `judged_metrics`).
         self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
         every_pair: compute win rates against every earlier policy, not only against the baseline.
-        dtype, attn_implementation: of policies and reference, see `load_causal_lm`.
+        dtype, attn_implementation, ilql_beta: of policies and reference, see `load_policy`.
 
     Raises:
         UserError: an unknown baseline, prompts that leave nothing to sample, a reference with another vocabulary, or a
@@ -72,7 +73,7 @@ def evaluate_policies(
     if baseline not in policies:
         raise UserError(f"baseline={baseline!r} is not among the policies; choose one of {', '.join(policies)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    load = partial(_load, device=device, dtype=dtype, attn_implementation=attn_implementation)
+    load = partial(_load, device=device, dtype=dtype, attn_implementation=attn_implementation, ilql_beta=ilql_beta)
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     scorers = {name: scorer for name, scorer in (("gold", gold), ("proxy", proxy)) if scorer is not None}
     for scorer in scorers.values():
@@ -215,12 +216,16 @@ def _sample_rows(
 
 
 def _load(
-    path: str | Path, device: str, dtype: Dtype, attn_implementation: str | None, key: str = "policies"
+    path: str | Path,
+    device: str,
+    dtype: Dtype,
+    attn_implementation: str | None,
+    ilql_beta: float | None,
+    key: str = "policies",
 ) -> PreTrainedModel:
     with named_as(key, ""):
-        model = load_causal_lm(path, dtype, attn_implementation)
-    model.to(device)
-    return model.eval()
+        model: PreTrainedModel = load_policy(path, dtype, attn_implementation, ilql_beta)
+    return model.to(device).eval()  # type: ignore[arg-type]
 
 
 def _reference_key(policies: Mapping[str, str | Path], reference: str | Path | None) -> str:

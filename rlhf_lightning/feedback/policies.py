@@ -18,7 +18,7 @@ from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.records import Prompt
 from rlhf_lightning.feedback.samples import Said
 from rlhf_lightning.feedback.sources import Prompts
-from rlhf_lightning.models import end_of_sequence_ids, load_causal_lm, load_tokenizer, run_model_folder
+from rlhf_lightning.models import end_of_sequence_ids, load_policy, load_tokenizer, run_model_folder
 from rlhf_lightning.models.folder_marks import folder_mark
 from rlhf_lightning.models.limits import check_positions, check_tokens
 from rlhf_lightning.models.release import release_memory
@@ -117,7 +117,7 @@ class LocalPolicy:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         drawing, rows = self.drawing, self._rows.values()
         with named_as(self.key, ""):
-            model = load_causal_lm(self.place, drawing.dtype, drawing.attn_implementation).to(device).eval()
+            model = load_policy(self.place, drawing.dtype, drawing.attn_implementation).to(device).eval()
         eos_ids = end_of_sequence_ids(model, self._tokenizer)
         pad_id = self._tokenizer.pad_token_id if self._tokenizer.pad_token_id is not None else eos_ids[0]
         check_tokens(model, self._tokenizer, [pad_id, *(token for row in rows for token in row.input_ids)], self.key)

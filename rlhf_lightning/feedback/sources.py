@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.feedback.records import Prompt, Response, Task
 from rlhf_lightning.feedback.tasks import Sample, check_task
 
-_WITH_RESPONSES = ("ranked", "preference", "prompt_completion", "labelled")
+_WITH_RESPONSES = ("ranked", "preference", "prompt_completion", "labelled", "rewarded")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ float64. A wrong shape raises a ValueError that names the argument.
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards
 from rlhf_lightning.functional.answers import kto_loss, log_odds, odds_ratio_loss, simpo_loss
 from rlhf_lightning.functional.expectile import expectile_loss
+from rlhf_lightning.functional.ilql import ILQLLosses, guided_logits, ilql_losses, ilql_targets
 from rlhf_lightning.functional.importance import truncated_importance_weights
 from rlhf_lightning.functional.kl import best_of_n_kl, kl_estimate
 from rlhf_lightning.functional.lengths import overlong_penalty
@@ -26,6 +27,7 @@ from rlhf_lightning.functional.reward import (
 
 __all__ = [
     "IGNORE_INDEX",
+    "ILQLLosses",
     "answer_logps",
     "best_of_n_kl",
     "bradley_terry_loss",
@@ -38,6 +40,9 @@ __all__ = [
     "expectile_loss",
     "generalized_advantage_estimate",
     "group_advantages",
+    "guided_logits",
+    "ilql_losses",
+    "ilql_targets",
     "implicit_rewards",
     "kl_estimate",
     "kto_loss",

@@ -11,6 +11,7 @@ from rlhf_lightning.models.forward import (
     scatter_tokens,
     sequence_logprobs,
 )
+from rlhf_lightning.models.guidance import guide, load_policy
 from rlhf_lightning.models.loading import (
     disable_dropout,
     fingerprint,
@@ -42,9 +43,11 @@ __all__ = [
     "export_model",
     "fingerprint",
     "freeze",
+    "guide",
     "hidden_states",
     "load_causal_lm",
     "load_config",
+    "load_policy",
     "load_reward_model",
     "load_scorer",
     "load_tokenizer",

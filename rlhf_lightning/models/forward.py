@@ -92,9 +92,17 @@ def states_before(model: nn.Module, input_ids: Tensor, flags: Tensor) -> Tensor:
 
 
 def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return the map from hidden states to logits, including the scaling and soft-capping of some families."""
+    """Return the map from hidden states to logits, including the scaling and soft-capping of some families.
+
+    A guided model (see `models.guidance`) adds its values to them.
+    """
     bare = bare_model(model)
-    if uses_own_head(model):
+    head, guidance = _plain_head(bare), getattr(bare, "guidance", None)
+    return head if guidance is None else lambda hidden: guidance(head(hidden), hidden)
+
+
+def _plain_head(bare: Any) -> Callable[[Tensor], Tensor]:
+    if uses_own_head(bare):
         return partial(_own_head, bare)
     linear, config = bare.get_output_embeddings(), bare.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere multiplies
@@ -108,6 +116,11 @@ def output_head(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return cap * torch.tanh(logits / cap) if cap else logits
 
     return head
+
+
+def output_width(model: nn.Module) -> int:
+    """Return the number of logits per token."""
+    return int(bare_model(model).get_output_embeddings().weight.shape[0])
 
 
 def use_own_head(model: nn.Module, own: bool = True) -> None:
@@ -209,14 +222,21 @@ def predict_from_hidden(
     `on_cpu` overrides the states' device, for placeholder tensors.
     """
     bare = bare_model(model)
-    in_flight = LOGITS_IN_FLIGHT_ON_CPU if (hidden.is_cpu if on_cpu is None else on_cpu) else LOGITS_IN_FLIGHT
+    on_cpu = hidden.is_cpu if on_cpu is None else on_cpu
     logprobs, entropy = chunked_token_logprobs(
         *(hidden, output_head(model), labels, temperature),
-        chunk_size=max(64, in_flight // bare.config.get_text_config().vocab_size),
+        chunk_size=tokens_at_once(
+            bare.config.get_text_config().vocab_size, hidden.is_cpu if on_cpu is None else on_cpu
+        ),
         with_entropy=with_entropy,
         frozen_head=not any(p.requires_grad for p in _head_parameters(bare)),
     )
     return TokenPredictions(logprobs, entropy, hidden)
+
+
+def tokens_at_once(vocabulary: int, on_cpu: bool) -> int:
+    """Return how many tokens' logits to have in memory at a time."""
+    return max(64, (LOGITS_IN_FLIGHT_ON_CPU if on_cpu else LOGITS_IN_FLIGHT) // vocabulary)
 
 
 def _head_parameters(bare: Any) -> Iterable[nn.Parameter]:

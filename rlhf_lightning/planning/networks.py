@@ -21,6 +21,7 @@ from rlhf_lightning.compat.torch_names import FakeTensors
 from rlhf_lightning.kernels.registry import Asked
 from rlhf_lightning.models.adapters import NF4, OUTPUT_LAYERS, LoRA
 from rlhf_lightning.models.forward import bare_model
+from rlhf_lightning.models.ilql_heads import ILQLHeads
 from rlhf_lightning.models.loading import prepare_to_train
 from rlhf_lightning.models.precision import cast_weights, compute_in_float32
 
@@ -194,6 +195,14 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logger.setLevel(level)
+
+
+def ilql_head_weights(width: int, vocabulary: int) -> Weights:
+    """Return the bytes of ILQL's heads: Q heads and V head are trained, the targets are not."""
+    with torch.device("meta"):
+        heads = ILQLHeads(width, vocabulary)
+    trained = [_bytes(p) for p in heads.parameters() if p.requires_grad]
+    return Weights(sum(map(_bytes, heads.parameters())) - sum(trained), sum(trained), max(trained), 0)
 
 
 # ---- 4 bits

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from rlhf_lightning.compat.torch_names import NUMBERS_ASKED, FakeTensors
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models.forward import bare_model, hidden_states, output_head, predict_from_hidden
+from rlhf_lightning.models.ilql_heads import ILQLHeads
 from rlhf_lightning.models.value_head import ValueHead
 from rlhf_lightning.planning.live_bytes import Alive, LiveBytes
 from rlhf_lightning.planning.networks import Network
@@ -62,6 +63,7 @@ class Loss:
     temperature: float = 1.0
     entropy: bool = False
     value: bool = False  # a value head on the hidden states
+    q_heads: bool = False  # ILQL's heads on the hidden states
     on_cpu: bool = False  # logits come in smaller chunks on a CPU
 
 
@@ -179,6 +181,10 @@ def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: Li
         ids = torch.zeros(rows.count, rows.length, dtype=torch.long)
         return bare_model(modules[0]).score(hidden_states(modules[0], ids)[:, -1]).float().sum()
     total, hidden = _token_loss(modules[0], rows, loss, live)
+    if loss.q_heads:
+        actions = torch.zeros(len(hidden), dtype=torch.long)
+        said = ILQLHeads(hidden.shape[-1], network.vocab_size)(hidden, actions)
+        return total + said.q.sum() + said.values.sum() + said.q_logprobs.sum()
     if len(modules) > 1:
         hidden = _scored_hidden(modules[1], rows, live)[0]
     return total + ValueHead(hidden.shape[-1])(hidden).sum() if loss.value else total

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rlhf_lightning.kernels.machine import onednn_is_faster
-from rlhf_lightning.planning.networks import Network, Weights
+from rlhf_lightning.planning.networks import Network, Weights, ilql_head_weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
 from rlhf_lightning.planning.run import Run
 
@@ -91,6 +91,9 @@ def _roles(run: Run) -> Iterator[Role]:
             yield _trained(run, "critic", critic.weights())
         head = (run.policy.text.hidden_size + 1) * 4
         yield _trained(run, "value head", Weights(0, head, head, 0))
+    if "q_heads" in run.roles:
+        heads = ilql_head_weights(run.policy.text.hidden_size, run.policy.vocab_size)
+        yield _trained(run, "Q and V heads", heads)
     if "reference" in run.roles:
         yield _reference(run, weights)
     if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:

@@ -31,9 +31,14 @@ def check_output_layer(model: Any) -> None:
     may have its own despite the config: after merging an adapter on one of the two, or because the folder has both.
 
     Raises:
-        UserError: the config ties the two, but the policy does not.
+        UserError: the config ties the two, but the policy does not; or the policy decodes with ILQL's values.
     """
-    config = bare_model(model).config
+    bare = bare_model(model)
+    if getattr(bare, "guidance", None) is not None:
+        raise UserError(
+            "rollout.engine: vLLM cannot add the values of ILQL's heads to the logits; use rollout.engine=native"
+        )
+    config = bare.config
     source, revision = base_source(model)
     if not source or config.get_text_config().tie_word_embeddings:
         return

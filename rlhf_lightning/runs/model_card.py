@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.durable import write_text_durably
+from rlhf_lightning.hashes import ILQL_HEADS
 from rlhf_lightning.outside_text import as_code, for_markdown, for_terminal
 from rlhf_lightning.runs.config_file import config_text
 from rlhf_lightning.runs.lineage import lineage
 from rlhf_lightning.runs.run import Run, read_run
 from rlhf_lightning.secret_text import shown, without_secrets
+from rlhf_lightning.source.constructors import setting
 
 LIBRARIES = ("rlhf-lightning", "torch", "lightning", "transformers", "peft", "safetensors")
 QUANTIZED = (
     "The adapter was trained on the base in 4 bits. On the unquantised base, which is what it is merged into, answers "
     "differ by that rounding; to get those of training, load the base in 4 bits and the adapter on it."
+)
+DECODED = (
+    "`rlhf-chat` and `rlhf-evaluate` decode it with the values of the heads in `{file}`: from the policy's "
+    "log-probabilities plus {strength} times the advantage of each token (`ilql_beta` changes the strength). Plain "
+    "transformers does not read that file: the code below answers as the policy alone, which imitates its data."
 )
 _NO_METRICS = ("experiment", "seed", "train_rows", "val_rows")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -144,6 +151,9 @@ def _introduction(run: Run, adapter: bool) -> str:
         text += f"\n\n{QUANTIZED}"
     if (decay := _average(run)) is not None:
         text += f"\n\nIts weights are an exponential moving average (decay {decay:g}) of those in training."
+    if "q_heads" in run.declaration.roles:
+        strength = setting(run.config["algorithm"], "beta")
+        text += "\n\n" + DECODED.format(file=ILQL_HEADS, strength=for_markdown(_shown(strength)))
     if run.is_reward_model and run.summary.get("val/score_std") is not None:
         mean, std = (_shown(run.summary[f"val/score_{key}"]) for key in ("mean", "std"))
         text += f"\n\nIts scores of held-out answers have mean {mean} and standard deviation {std} (`score_mean` and "

@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import Definition, definition, dotted_name, module_of
 
 KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded")
-ROLES = ("policy", "reference", "critic", "reward")
+ROLES = ("policy", "reference", "critic", "reward", "q_heads", "teacher")
 _OURS = "rlhf_lightning"
 
 

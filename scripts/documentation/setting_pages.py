@@ -124,6 +124,7 @@ def _rows(kind: str | None) -> str:
         "preference": "preference pairs",
         "unpaired": "answers with a label",
         "prompts": "prompts",
+        "rewarded": "answers with rewards",
     }
     return words.get(str(kind), f"{kind} rows")
 

@@ -15,7 +15,13 @@ import yaml
 from rlhf_lightning import algorithms
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
 from rlhf_lightning.commands.composition import conf_dir
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
+from rlhf_lightning.data import (
+    PreferenceDataModule,
+    PromptDataModule,
+    RewardedDataModule,
+    SFTDataModule,
+    UnpairedDataModule,
+)
 from rlhf_lightning.models import load_reward_model
 from rlhf_lightning.rollout import RolloutSettings
 from rlhf_lightning.source.declarations import declared, our_algorithms
@@ -80,6 +86,15 @@ def labelled_rows(n: int = 10) -> list[dict[str, Any]]:
     ]
 
 
+def rewarded_rows(n: int = 10) -> list[dict[str, Any]]:
+    """Return answers of different lengths with rewards, every third with one for each of its tokens."""
+    rows: list[dict[str, Any]] = []
+    for i in range(n):
+        reward = float(i % 4) if i % 3 else [0.5 * j for j in range(2 + i % 4)]
+        rows.append({"prompt": WORDS[i // 2], "completion": " ".join(WORDS[i : i + 1 + i % 4]), "reward": reward})
+    return rows
+
+
 def of_kind(*kinds: str) -> list[str]:
     """Return the names of our algorithms (without bases) with one of these kinds of data that train a policy."""
     found = [each for each in our_algorithms() if each.data in kinds and not each.scores]
@@ -89,8 +104,10 @@ def of_kind(*kinds: str) -> list[str]:
 def offline(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
     """Return the algorithm of this name, and rows of the kind that it declares."""
     make, tokenizer = getattr(algorithms, name), tiny_tokenizer()
-    if make.data == "unpaired":
-        data: Any = UnpairedDataModule(tokenizer, labelled_rows(), labelled_rows(4), batch_size=2)
+    if make.data == "rewarded":
+        data: Any = RewardedDataModule(tokenizer, rewarded_rows(), rewarded_rows(4), batch_size=2)
+    elif make.data == "unpaired":
+        data = UnpairedDataModule(tokenizer, labelled_rows(), labelled_rows(4), batch_size=2)
     else:
         data = PreferenceDataModule(tokenizer, pair_rows(), pair_rows(4), batch_size=2)
     return make(model, tokenizer, optimizer, **kwargs), data

@@ -24,7 +24,7 @@ BASES = {
     "reward": ["experiment=reward", *GIVEN],
     "dpo": ["experiment=dpo", *GIVEN],
     "ppo": ["experiment=ppo", *GIVEN, "reward.function=my.fn"],
-    **{name: [f"experiment={name}", *GIVEN] for name in ("orpo", "simpo", "cpo", "kto")},
+    **{name: [f"experiment={name}", *GIVEN] for name in ("orpo", "simpo", "cpo", "kto", "ilql")},
     "ppo_demo": ["experiment=ppo_demo"],
 }
 NO_VAL = "data.val_fraction=0"

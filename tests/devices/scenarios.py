@@ -24,6 +24,7 @@ import torch
 
 from rlhf_lightning.algorithms import (
     DPOModule,
+    ILQLModule,
     KLPenalty,
     KTOModule,
     ORPOModule,
@@ -42,7 +43,13 @@ from rlhf_lightning.callbacks import (
     SampleTable,
     instruments,
 )
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
+from rlhf_lightning.data import (
+    PreferenceDataModule,
+    PromptDataModule,
+    RewardedDataModule,
+    SFTDataModule,
+    UnpairedDataModule,
+)
 from rlhf_lightning.models import load_causal_lm, load_reward_model, save_model
 from rlhf_lightning.models.adapters import LoRA
 from rlhf_lightning.rewards import ModelReward, WeightedSum
@@ -249,6 +256,15 @@ def kto_lora(folder: Path) -> dict[str, Any]:
     load = partial(load_causal_lm, base(folder), adapter=LORA)
     data = UnpairedDataModule(tiny_tokenizer(), pairs(), pairs(4), batch_size=2)
     trainer, phases = fit(folder, KTOModule(load, tiny_tokenizer(), ADAM), data)
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def ilql_lora(folder: Path) -> dict[str, Any]:
+    load = partial(load_causal_lm, base(folder), adapter=LORA)
+    rows = [{**row, "reward": i % 3} for i, row in enumerate(sequences())]
+    data = RewardedDataModule(tiny_tokenizer(), rows, rows[:4], batch_size=2)
+    trainer, phases = fit(folder, ILQLModule(load, tiny_tokenizer(), ADAM), data)
     return {"on": where(trainer.lightning_module), **steps(phases)}
 
 

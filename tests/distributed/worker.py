@@ -22,6 +22,7 @@ from torch import Tensor
 from rlhf_lightning.algorithms import (
     CPOModule,
     DPOModule,
+    ILQLModule,
     KLPenalty,
     KTOModule,
     OnPolicyModule,
@@ -33,7 +34,13 @@ from rlhf_lightning.algorithms import (
     SimPOModule,
 )
 from rlhf_lightning.callbacks import OverOptimization
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule, UnpairedDataModule
+from rlhf_lightning.data import (
+    PreferenceDataModule,
+    PromptDataModule,
+    RewardedDataModule,
+    SFTDataModule,
+    UnpairedDataModule,
+)
 from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
 from rlhf_lightning.rollout import Generation, RolloutSettings
 from rlhf_lightning.training.strategies import FullySharded
@@ -47,6 +54,7 @@ OFFLINE: dict[str, Any] = {
     "simpo": SimPOModule,
     "cpo": CPOModule,
     "kto": KTOModule,
+    "ilql": partial(ILQLModule, target_rate=0.3),
 }
 NAMES = (
     "sft",
@@ -56,6 +64,7 @@ NAMES = (
     "simpo",
     "cpo",
     "kto",
+    "ilql",
     "ppo",
     "sft_lora",
     "ppo_lora",
@@ -143,6 +152,11 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     data: Any = PreferenceDataModule(tokenizer, rows, batch_size=size)
     if algorithm == "kto":  # with two answers of most prompts
         data = UnpairedDataModule(tokenizer, rows[:7], rows[:3], batch_size=size)
+    if algorithm == "ilql":
+        answers = [
+            {"prompt": row["prompt"], "completion": row["chosen"], "reward": i % 3} for i, row in enumerate(rows)
+        ]
+        data = RewardedDataModule(tokenizer, answers, answers[:3], batch_size=size)
     if algorithm in OFFLINE:
         return OFFLINE[algorithm](load, tokenizer, SGD), data
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
@@ -197,6 +211,8 @@ def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> 
     fit.fit(module, data)
     weights = {key: whole(p) for key, p in module.named_parameters() if p.requires_grad}
     metrics = {key: float(value) for key, value in fit.callback_metrics.items() if not key.startswith(("time", "roll"))}
+    if name == "ilql":  # the targets are not trained
+        weights |= {f"targets.{key}": value for key, value in module.targets.state_dict().items()}
     controller = module.kl_controller.value if isinstance(module, OnPolicyModule) else 0.0
     return {"weights": weights, "metrics": metrics, "controller": controller}, module
 

@@ -25,7 +25,7 @@ def trained(kind: str, folder: Path, pad_is_eos: bool) -> tuple[Any, torch.Tenso
     return module, torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo", "KTOModule", "ORPOModule"])
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo", "KTOModule", "ORPOModule", "ILQLModule"])
 def test_a_run_with_pad_as_eos_equals_one_without(kind: str, tmp_path: Path) -> None:
     (apart, expected), (same, weights) = (trained(kind, tmp_path, pad_is_eos) for pad_is_eos in (False, True))
     assert apart.tokenizer.pad_token_id != apart.tokenizer.eos_token_id

@@ -24,8 +24,21 @@ WEIGHTS: dict[str, dict[str, Any]] = {
     "lora": {"adapter": LoRA(rank=4)},
     "nf4": {"adapter": LoRA(rank=4), "quantization": NF4()},
 }
-RUNS = ["sft", "reward", "dpo", "dpo precomputed", "ppo shared", "ppo separate", "kto", "orpo", "simpo", "cpo", "grpo"]
-OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule"}
+RUNS = [
+    "sft",
+    "reward",
+    "dpo",
+    "dpo precomputed",
+    "ppo shared",
+    "ppo separate",
+    "kto",
+    "orpo",
+    "simpo",
+    "cpo",
+    "grpo",
+    "ilql",
+]
+OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule", "ilql": "ILQLModule"}
 STILL = partial(torch.optim.SGD, lr=0.0)
 
 ALL = [*itertools.product(PRECISIONS, WEIGHTS, RUNS, FAMILIES)]
@@ -115,7 +128,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
     for name, (total, weight) in watch.sums.items():
         assert logged[name] == pytest.approx(total / weight, rel=1e-5, abs=1e-7), name
     assert {loss.dtype for loss in watch.losses} == {torch.float32}
-    assert bool(watch.heads) == (run == "reward" or run.startswith("ppo"))
+    assert bool(watch.heads) == (run in ("reward", "ilql") or run.startswith("ppo"))
     for states, numbers, head in watch.heads:
         assert head.weight.dtype == numbers.dtype == torch.float32
         exact = states.double() @ head.weight.detach().double().T + (0 if head.bias is None else head.bias.double())
