@@ -61,7 +61,7 @@ def check_same_kind(runs: Sequence[Run]) -> None:
 
 def _check_files(run: Run) -> None:
     """Raise UserError for a model with weights beside the network's own, which an average would lose."""
-    for path in sorted(run.model_folder.iterdir()):
+    for path in sorted(run.model_folder.rglob("*")):
         if path.suffix in _WEIGHTS and not path.name.startswith(_KNOWN):
             raise UserError(f"average: {path} holds weights beside the network's own, which cannot be averaged yet")
 

@@ -32,7 +32,8 @@ class Guidance(nn.Module):
 
     def forward(self, logits: Tensor, states: Tensor) -> Tensor:
         """Return the logits [..., V] to sample from, of a policy's logits and the states [..., H] behind them."""
-        return guided_logits(logits, *self.heads(states), self.strength)
+        q_values, values = self.heads(states)
+        return guided_logits(logits, q_values, values, self.strength)
 
     def keep(self, body: Any, inputs: Any, output: Any) -> None:
         """Keep the states that the backbone returns."""

@@ -49,9 +49,7 @@ class ChosenValues(NamedTuple):
 class ActionLinear(Float32Linear):
     """A linear layer with one output per token, most of which are not needed."""
 
-    def forward(
-        self, input: Tensor, actions: Tensor | None = None, with_logprobs: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, input: Tensor, actions: Tensor | None = None, with_logprobs: bool = False) -> Any:
         """Return all outputs [..., V]; or those of the actions [K], and their log softmax [K].
 
         Args:
