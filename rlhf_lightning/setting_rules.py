@@ -143,6 +143,39 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
         )
 
 
+def check_cost(cost: Mapping[str, Any], prefix: str = "cost.") -> None:
+    """Raise UserError unless exactly one of a function and a model is given, with only its own settings.
+
+    Args:
+        cost: the settings of `make_cost`.
+        prefix: what the user writes before their names.
+    """
+    function, model = cost.get("function"), cost.get("model")
+    if bool(function) == bool(model):
+        found = "both" if model else "no source of costs"
+        raise UserError(f"{prefix[:-1]}: found {found}; give one of {prefix}function=... | {prefix}model=...")
+    unread = {"dtype": "float32", "attn_implementation": None, "signed": True} if function else {"timeout": None}
+    for name, default in unread.items():
+        if cost.get(name, default) != default:
+            who = "a cost model" if function else "a function"
+            raise UserError(f"{prefix}{name}: found {_plain(cost[name])}; only {who} uses it; leave it at its default")
+    if function and "." not in function:
+        raise UserError(f'{prefix}function: found "{function}"; must be a dotted path such as my_package.my_cost')
+
+
+def unsigned_cost(prefix: str, path: str) -> str:
+    """Return the message about a model whose 0 does not mean safe."""
+    return (
+        f"{prefix}model: {path} was not trained with sign terms, so its 0 does not separate safe from unsafe answers, "
+        f"and of a reward model higher is better; train one with experiment=cost, or set {prefix}signed=false to take "
+        "its scores as costs anyway"
+    )
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
     """Raise UserError unless exactly one source of scores is given, with only its own settings.
 

@@ -10,6 +10,7 @@ from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.algorithms.orpo import ORPOModule
 from rlhf_lightning.algorithms.policy_gradient import PolicyGradientModule
 from rlhf_lightning.algorithms.ppo import PPOModule
+from rlhf_lightning.algorithms.ppo_lagrangian import PPOLagrangianModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.sft import SFTModule
@@ -23,6 +24,7 @@ from rlhf_lightning.experience.kl_control import (
     MultiplicativeKLController,
     PIDController,
 )
+from rlhf_lightning.experience.multiplier import CostMultiplier, MultiplierController
 from rlhf_lightning.experience.pretraining_mix import PretrainingMix
 from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments
 from rlhf_lightning.training.strategies import FullySharded
@@ -32,6 +34,7 @@ __all__ = [
     "AlignmentModule",
     "Answers",
     "CPOModule",
+    "CostMultiplier",
     "DPOModule",
     "FixedKLController",
     "FullySharded",
@@ -40,9 +43,11 @@ __all__ = [
     "KLPenalty",
     "KTOModule",
     "MultiplicativeKLController",
+    "MultiplierController",
     "ORPOModule",
     "OnPolicyModule",
     "PIDController",
+    "PPOLagrangianModule",
     "PPOModule",
     "PolicyGradientModule",
     "PreferenceModule",

@@ -53,7 +53,10 @@ class AlignmentModule(KeepsTypes, RecordingModule):
     """Its name in text, such as a model card."""
 
     roles: ClassVar[tuple[str, ...]] = ("policy",)
-    """The networks that take part, the trained one first: policy, reference, critic, reward, q_heads, teacher."""
+    """The networks that take part, the trained one first.
+
+    policy, reference, critic, cost_critic, reward, cost, q_heads, teacher.
+    """
 
     logs: ClassVar[tuple[str, ...]] = ("lr", "train/loss")
     """The metrics that it logs beyond those of its base classes; docs/metrics.md defines them."""

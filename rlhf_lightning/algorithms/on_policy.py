@@ -1,7 +1,6 @@
-"""On-policy algorithms: collect responses, credit their tokens, update.
+"""On-policy algorithms: collect responses, credit their tokens, update; one iteration is one Trainer epoch.
 
-One iteration is one Trainer epoch. An algorithm defines `advantages` and `objective`; it may also override the small
-methods `collect`, `scores`, `token_rewards` and `loss`.
+An algorithm defines `advantages` and `objective`; it may also override `collect`, `scores`, `token_rewards` and `loss`.
 """
 
 from __future__ import annotations
@@ -103,12 +102,12 @@ class OnPolicyModule(IterationModule):
         """Build the policy, reference and engine, and a value function if `roles` includes a critic."""
         if self.actor_critic is not None:
             return
-        policy, shared, valued = self.load_trainable(), self.layout == "shared", "critic" in self.roles
-        critic = backbone(self.new_network()) if valued and not shared else None
-        self.actor_critic = ActorCritic(policy, critic, with_values=valued)
+        policy, shared = self.load_trainable(), self.layout == "shared"
+        critic = None if shared else lambda: backbone(self.new_network())
+        self.actor_critic = ActorCritic.of_roles(policy, self.roles, critic)
         self.reference = Reference(policy, self.new_network, share=shared)
-        if shared:
-            as_reward(self.reward).share_backbone(policy)
+        for each in self.scored_by() if shared else ():
+            as_reward(each).share_backbone(policy)
         self.shard(self.actor_critic)
         if self.engine is None:
             ends = end_of_sequence_ids(bare_model(policy), self.tokenizer)
@@ -116,10 +115,9 @@ class OnPolicyModule(IterationModule):
         if self.old_logprobs == "engine":
             keep_from_engine(self.engine, self.actor_critic)
 
-    @property
-    def reward(self) -> RewardFunction:
-        """Return the function that scores responses."""
-        return self.scorer.given
+    def scored_by(self) -> list[RewardFunction]:
+        """Return what scores responses: the reward, and whatever an algorithm adds."""
+        return [self.scorer.given]
 
     @property
     def policy(self) -> Any:
@@ -128,7 +126,7 @@ class OnPolicyModule(IterationModule):
         return self.actor_critic.policy
 
     def trained_networks(self) -> list[torch.nn.Module]:
-        """Return the policy and the critic, if that is a separate network."""
+        """Return the policy and the critics that are separate networks."""
         return self.actor_critic.networks() if self.actor_critic is not None else []
 
     def on_fit_start(self) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from rlhf_lightning.config.check_types import check_trainer
 from rlhf_lightning.config.devices import why_torch_sees_none
-from rlhf_lightning.errors import UserError, blaming, reason
+from rlhf_lightning.errors import UserError, blaming, named_as, reason
 from rlhf_lightning.runs.ranks import under_srun
 from rlhf_lightning.runs.run import Run
 from rlhf_lightning.source.declarations import declaration
@@ -90,14 +90,19 @@ def build_module(config: Mapping[str, Any], tokenizer: Any) -> LightningModule:
     with blaming(f"model.path: {path} cannot be loaded"):
         model = build(config["model"], "model")
     parts = {"model": model, "tokenizer": tokenizer}
-    on_policy = declaration(config).on_policy
-    for name in ("optimizer", "scheduler", *(("reward", "rollout") if on_policy else ())):
+    algorithm = declaration(config)
+    scorers = [
+        name for name in ("reward", "cost") if algorithm.on_policy and (name == "reward" or name in algorithm.roles)
+    ]
+    for name in ("optimizer", "scheduler", *(["rollout"] if algorithm.on_policy else [])):
         parts[name] = _built(config.get(name), name)
-    if on_policy:
+    for name in scorers:
         from rlhf_lightning.rewards.protocol import as_reward
 
         parts["seed"] = config["seed"]
-        as_reward(parts["reward"]).use_kernels(config["model"].get("kernels", "auto"))
+        with named_as(f"{name}.model"):
+            parts[name] = _built(config.get(name), name)
+        as_reward(parts[name]).use_kernels(config["model"].get("kernels", "auto"))
     module: LightningModule = _of_kind(LightningModule, _built(config["algorithm"], "algorithm", **parts), "algorithm")
     return module
 

@@ -158,7 +158,8 @@ def _with_rollout(run: Run, config: Mapping[str, Any], device_bytes: int) -> Run
         separate=separate,
         extra=extra,
         rollout=_sampled(settings, samples_per_prompt(config), prompt, response, device_bytes),
-        reward_model=_reward_model(config, run.policy, separate),
+        reward_model=_scorer(config.get("reward") or {}, run.policy, separate),
+        cost_model=_scorer(config.get("cost") or {}, run.policy, separate),
     )
 
 
@@ -174,10 +175,9 @@ def _sampled(settings: Mapping[str, Any], samples: int, prompt: int, response: i
     return replace(rollout, engine="vllm", share=share, device=device_bytes, sleeps=sleeps)
 
 
-def _reward_model(config: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:
+def _scorer(reward: Mapping[str, Any], policy: Network, separate: bool) -> RewardModel | None:
     """Return the scoring networks, the largest first; one that does not exist yet is assumed to be like the policy."""
-    reward = config["reward"]
-    paths = [path for _, path in reward_models(config)]
+    paths = [path for _, path in reward_models({"reward": reward})]
     if not paths:
         return None
     rows, shareable = reward.get("batch_size", 32), policy.lora is not None and not separate

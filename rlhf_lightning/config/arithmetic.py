@@ -144,6 +144,7 @@ def explain(config: Mapping[str, Any]) -> str:
     for name, value in counts.items():
         key = _KEYS.get(name, "")
         lines.append(f"  {name:<{width}}  {value:>10,}  {key}{note if name == 'processes' else ''}".rstrip())
+    lines.append(f"  networks and scores: {', '.join(declaration(config).roles).replace('_', ' ')}")
     if "rows" not in counts and not on_policy:
         lines.append(
             f"  rows of {config['data'].get('train')} are counted when it is read; the totals follow from them"

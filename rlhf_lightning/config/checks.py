@@ -26,6 +26,7 @@ from rlhf_lightning.hashes import ILQL_HEADS, check_model_files
 from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.setting_rules import (
+    check_cost,
     check_held_out,
     check_importance,
     check_lengths,
@@ -33,6 +34,7 @@ from rlhf_lightning.setting_rules import (
     check_reward,
     check_smoothing,
     engine_logprobs_differ,
+    unsigned_cost,
 )
 from rlhf_lightning.source.constructors import setting
 from rlhf_lightning.source.declarations import Declaration, data_kind, declaration
@@ -82,6 +84,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
             raise UserError(
                 f"reward: {algorithm.name} needs it; choose reward=default and set reward.function or reward.model"
             )
+        if "cost" in algorithm.roles and not config.get("cost"):
+            raise UserError(f"cost: {algorithm.name} needs it; choose cost=default and set cost.function or cost.model")
         _check_sampling(config["algorithm"])
         _check_shaping(config)
         check_groups(config)
@@ -99,6 +103,8 @@ def check_sections(config: Mapping[str, Any]) -> None:
         check_reward(config["reward"])
         for key, judge in _judges(config["reward"]):
             check_judge(judge, f"{key}.")
+    if _target(config, "cost").endswith(".make_cost"):
+        check_cost(config["cost"])
     for key, part in held_out_scorers(config):
         check_reward(part, f"{key}.")
     if algorithm.ours:
@@ -219,6 +225,7 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             policy = _target(config, "model") == "rlhf_lightning.models.load_causal_lm"
             if key.endswith("judge.model") or (policy and key == "model.path"):
                 refuse_reward_model(key, value)
+            check_direction(key, value, config)
         elif missing_locally(value):
             raise UserError(f"{key}: {value} does not exist{first}")
         else:
@@ -262,8 +269,26 @@ def refuse_reward_model(key: str, value: str) -> None:
 def is_reward_model(folder: Path) -> bool:
     """Return whether a run folder or a Hugging Face folder declares its model a classifier."""
     marks = {"config.json": "ForSequenceClassification", "adapter_config.json": '"SEQ_CLS"'}
+    return declares(folder, marks)
+
+
+def declares(folder: Path, marks: Mapping[str, str]) -> bool:
+    """Return whether a file of a run folder or a Hugging Face folder contains its mark."""
     files = ((folder / part / name, mark) for part in ("model", ".") for name, mark in marks.items())
     return any(file.is_file() and mark in file.read_text(encoding="utf-8", errors="replace") for file, mark in files)
+
+
+def check_direction(key: str, value: str, config: Mapping[str, Any]) -> None:
+    """Raise UserError for a cost model that would be maximised, or a cost without sign terms."""
+    signed = declares(Path(value), {"config.json": '"cost_model": true'})
+    if signed and key.partition(".")[0] == "reward":
+        raise UserError(
+            f"{key}: {value} is a cost model, whose higher scores are worse, and a reward is maximised; give it as "
+            "cost.model (algorithm=ppo_lagrangian)"
+        )
+    asked = key == "cost.model" and config["cost"].get("signed", True)
+    if asked and Path(value).is_dir() and not signed:
+        raise UserError(unsigned_cost("cost.", value))
 
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
@@ -272,6 +297,7 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     candidates: list[tuple[str, Any, bool]] = [
         ("model.path", config["model"].get("path"), True),
         *((key, path, True) for key, path in reward_models(config)),
+        ("cost.model", (config.get("cost") or {}).get("model"), True),
         ("data.train", config["data"].get("train"), False),
         ("data.val", config["data"].get("val"), False),
     ]

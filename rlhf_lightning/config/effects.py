@@ -55,6 +55,12 @@ _VALIDATION_KEYS = (
 RULES: tuple[Rule, ...] = (
     # ---- top level
     Rule(("reward", "rollout"), reads_rows, "{algorithm} learns from rows and does not sample; set it to null"),
+    Rule(
+        ("cost",),
+        lambda c: ours(c) and "cost" not in declaration(c).roles,
+        "{algorithm} has no limit on costs; choose algorithm=ppo_lagrangian, or set it to null",
+        contradicts=True,
+    ),
     Rule(("resume_anyway",), without("ckpt"), "nothing is resumed; give ckpt=last, or leave it out"),
     # ---- model
     Rule(("model.dropout", "model.adapter.dropout"), compares, _NO_DROPOUT),
@@ -324,7 +330,17 @@ def _is_set(config: Config, key: str, value: Any, rule: Rule) -> bool:
     return value not in given if given else bool(value)
 
 
-_SECTIONS = ("model.adapter", "model.quantization", "scheduler", "logger", "prepare", "rollout", "reward", "optimizer")
+_SECTIONS = (
+    "model.adapter",
+    "model.quantization",
+    "scheduler",
+    "logger",
+    "prepare",
+    "rollout",
+    "reward",
+    "cost",
+    "optimizer",
+)
 
 
 def _check_targets(config: Config) -> None:

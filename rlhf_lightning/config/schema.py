@@ -54,6 +54,7 @@ class Train(TypedDict, total=False):
     trainer: Required[Mapping]
     rollout: Mapping | None
     reward: Mapping | None
+    cost: Mapping | None
     algorithm: Required[Mapping]
     callbacks: dict[str, Any] | None
     logger: Mapping | None

@@ -37,9 +37,8 @@ def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, part in parts.items():
         if part.get("function"):
             yield f"reward{name}.function", part["function"]
-    for key, part in held_out_scorers(config):
-        if part.get("function"):
-            yield f"{key}.function", part["function"]
+    others = [("cost", config.get("cost") or {}), *held_out_scorers(config)]
+    yield from ((f"{key}.function", part["function"]) for key, part in others if part.get("function"))
 
 
 def reward_models(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

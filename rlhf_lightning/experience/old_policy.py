@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf_lightning.data import PromptRow, left_pad
 from rlhf_lightning.models import ActorCritic, Reference, response_logprobs
+from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rollout import Generation, Rollout, RolloutEngine, as_engine
 from rlhf_lightning.setting_rules import engine_logprobs_differ
@@ -57,18 +58,18 @@ class OldPolicy:
         )
         parts = split((prompt_mask.sum(dim=1) + generation.mask.sum(dim=1)).long())
         back = torch.cat(parts).argsort()
-        policy, values, reference = [], [], []
+        policy, values, costs, reference = [], [], [], []
         for part in parts:
             tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
-            of_policy, of_critic = self._policy(tokens, generation, part)
-            policy.append(of_policy)
-            if of_critic is not None:
-                values.append(of_critic)
+            out = self._policy(tokens, generation, part)
+            policy.append(out.logprobs)
+            values += [] if out.values is None else [out.values]
+            costs += [] if out.cost_values is None else [out.cost_values]
             with self.reference.model(like=prompt_ids) as model:
                 reference.append(response_logprobs(model, *tokens, temperature=self.temperature))
         logprobs = torch.cat(policy)[back]
         empty = torch.empty_like(logprobs)
-        return Rollout(
+        rollout = Rollout(
             prompt_ids,
             prompt_mask,
             generation.tokens,
@@ -82,11 +83,14 @@ class OldPolicy:
             advantages=empty,
             returns=None,
         )
+        rollout.cost_values = torch.cat(costs)[back] if costs else None
+        return rollout
 
-    def _policy(self, tokens: Tokens, generation: Generation, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _policy(self, tokens: Tokens, generation: Generation, rows: Tensor) -> ActorCriticOutput:
         """Return log-probabilities and values [B, T] of these rows' tokens, under the sampling policy."""
         if not self.from_engine:
-            out = self.actor_critic(*tokens, temperature=self.temperature)
-            return out.logprobs, out.values
+            out: ActorCriticOutput = self.actor_critic(*tokens, temperature=self.temperature)
+            return out
         kept = generation.values
-        return generation.logprobs[rows], self.actor_critic.values(*tokens) if kept is None else kept[rows]
+        values = self.actor_critic.values(*tokens) if kept is None else kept[rows]
+        return ActorCriticOutput(generation.logprobs[rows], values, None, self.actor_critic.cost_values(*tokens))

@@ -74,7 +74,7 @@ def groups(command: str, config_dir: str | None = None) -> list[str]:
 # As a reader needs them.
 _ORDER = (
     *("pipeline", "labelers", "experiment", "algorithm", "model", "model/adapter", "model/quantization", "data"),
-    *("reward", "rollout", "optimizer", "scheduler", "trainer", "callbacks", "logger"),
+    *("reward", "cost", "rollout", "optimizer", "scheduler", "trainer", "callbacks", "logger"),
 )
 _TOPS = set(TOP_LEVELS) - {"pipeline"}  # folders of a command's own config
 

@@ -26,6 +26,8 @@ from rlhf_lightning.models.loading import (
 from rlhf_lightning.models.precision import KeepsTypes, compute_in_float32
 from rlhf_lightning.value_types import Attention, Kernels, Text
 
+COST_MODEL = "cost_model"  # key of the config of a model whose scores are costs: above 0 is unsafe
+
 
 class ScoreMoments(NamedTuple):
     """Mean and standard deviation of a reward model's scores of held-out answers: the unit of its scores."""
@@ -65,7 +67,11 @@ class RewardModel(KeepsTypes):
     def keep_moments(self, moments: ScoreMoments | None) -> None:
         """Store the unit of the scores in the config that is saved with the model; None: it is not known."""
         mean, std = moments or (None, None)
-        self.classifier.config.update({"score_mean": mean, "score_std": std})
+        self.classifier.config.update({"score_mean": mean, "score_std": std, COST_MODEL: None})
+
+    def mark_as_cost_model(self) -> None:
+        """Store in the config that is saved with the model that a score above 0 means unsafe."""
+        self.classifier.config.update({"score_mean": None, "score_std": None, COST_MODEL: True})
 
 
 def score_moments(path: str | Path) -> ScoreMoments | None:
@@ -78,6 +84,15 @@ def score_moments(path: str | Path) -> ScoreMoments | None:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     mean, std = config.get("score_mean"), config.get("score_std")
     return None if mean is None or std is None else ScoreMoments(mean, std)
+
+
+def is_cost_model(path: str | Path) -> bool:
+    """Return whether a folder, or a hub name, declares that the sign of its scores separates safe from unsafe."""
+    folder = run_model_folder(path)
+    file = Path(folder) / "config.json"
+    if Path(folder).is_dir():
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get(COST_MODEL) is True
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict().get(COST_MODEL) is True
 
 
 def load_reward_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -43,24 +43,41 @@ class ActorCriticOutput(NamedTuple):
     logprobs: Tensor
     values: Tensor | None
     entropy: Tensor | None
+    cost_values: Tensor | None = None
 
 
 class ActorCritic(KeepsTypes):
-    """A policy and its value function over response tokens.
+    """A policy and its value functions over response tokens: of the reward, and of a cost.
 
     Layout `shared`: the value head reads the policy's hidden states, one trunk for both. Layout `separate`: the critic
     is a separate model. The value at token t is V(prompt, response[:t]): of the state that the token is sampled from.
-    Without `with_values` there is only the policy.
+    Without `with_values` there is no value of the reward, and without `with_costs` none of a cost.
     """
 
-    def __init__(self, policy: nn.Module, critic: nn.Module | None = None, with_values: bool = True) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        critic: nn.Module | None = None,
+        with_values: bool = True,
+        cost_critic: nn.Module | None = None,
+        with_costs: bool = False,
+    ) -> None:
         super().__init__()
         self.policy = policy
-        self.critic = critic
-        for model in (policy, critic):
-            if model is not None:
-                disable_dropout(model)
+        self.critic, self.cost_critic = critic, cost_critic
+        for model in self.networks():
+            disable_dropout(model)
         self.value_head = ValueHead(hidden_width(critic or policy)) if with_values else None
+        self.cost_value_head = ValueHead(hidden_width(cost_critic or policy)) if with_costs else None
+
+    @classmethod
+    def of_roles(
+        cls, policy: nn.Module, roles: Collection[str], make_critic: Callable[[], nn.Module] | None
+    ) -> ActorCritic:
+        """Return the policy with the critics that an algorithm's roles name; None: heads on the policy's states."""
+        values, costs = "critic" in roles, "cost_critic" in roles
+        critic, cost_critic = (make_critic() if make_critic and named else None for named in (values, costs))
+        return cls(policy, critic, values, cost_critic, costs)
 
     def forward(
         self,
@@ -74,24 +91,35 @@ class ActorCritic(KeepsTypes):
         """Return log-probabilities and entropies (nats, of the tempered policy) and values of the response tokens."""
         ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
         tokens = predict_tokens(self.policy, ids, flags, temperature, with_entropy)
-        hidden = tokens.hidden
-        if self.critic is not None:
-            hidden = states_before(self.critic, ids, flags)
         entropy = scatter_tokens(tokens.entropy, mask) if tokens.entropy is not None else None
-        values = scatter_tokens(self.value_head(hidden), mask) if self.value_head is not None else None
-        return ActorCriticOutput(scatter_tokens(tokens.logprobs, mask), values, entropy)
+        values, costs = (
+            None
+            if head is None
+            else scatter_tokens(head(tokens.hidden if critic is None else states_before(critic, ids, flags)), mask)
+            for head, critic in ((self.value_head, self.critic), (self.cost_value_head, self.cost_critic))
+        )
+        return ActorCriticOutput(scatter_tokens(tokens.logprobs, mask), values, entropy, costs)
 
     def networks(self) -> list[nn.Module]:
-        """Return the policy and the critic, if that is a separate network."""
-        return [self.policy] if self.critic is None else [self.policy, self.critic]
+        """Return the policy and the critics that are separate networks."""
+        return [network for network in (self.policy, self.critic, self.cost_critic) if network is not None]
 
     def values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor | None:
         """Return only the values [B, T], 0 outside the mask; None without a value head."""
-        if self.value_head is None:
+        return self._only(self.value_head, self.critic, (prompt_ids, prompt_mask, response_ids, mask))
+
+    def cost_values(self, prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor, mask: Tensor) -> Tensor | None:
+        """Return only the values of the cost [B, T], 0 outside the mask; None without a head for it."""
+        return self._only(self.cost_value_head, self.cost_critic, (prompt_ids, prompt_mask, response_ids, mask))
+
+    def _only(
+        self, head: nn.Module | None, critic: nn.Module | None, tokens: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> Tensor | None:
+        if head is None:
             return None
-        ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
-        hidden = states_before(self.policy if self.critic is None else self.critic, ids, flags)
-        return scatter_tokens(self.value_head(hidden), mask)
+        ids, flags = right_padded(*tokens)
+        hidden = states_before(self.policy if critic is None else critic, ids, flags)
+        return scatter_tokens(head(hidden), tokens[-1])
 
 
 REFERENCE = "reference"  # the adapter that holds a trained starting policy

@@ -73,20 +73,20 @@ def training_step(
     rows: Rows,
     loss: Loss,
     autocast: torch.dtype | None = None,
-    critic: Network | None = None,
+    critics: tuple[Network, ...] = (),
     extra: Rows | None = None,
 ) -> Step:
     """Return the bytes of the forward and backward pass of one micro-batch.
 
     Args:
         autocast: the dtype that products run in, under a mixed precision.
-        critic: a second trained network that reads the same rows.
+        critics: further trained networks that read the same rows.
         extra: rows of a second loss in the same step (PPO-ptx).
     """
 
     def follow(depth: int) -> Marks:
         with _fake() as mode:
-            modules = [part.fake(mode, depth) for part in (network, critic) if part is not None]
+            modules = [part.fake(mode, depth) for part in (network, *critics)]
             with mode, LiveBytes(network.vocab_size) as live:
                 for module in modules:
                     _watch_backward(module, live)
@@ -185,9 +185,9 @@ def _loss(network: Network, modules: list[Any], rows: Rows, loss: Loss, live: Li
         actions = torch.zeros(len(hidden), dtype=torch.long)
         said = ILQLHeads(hidden.shape[-1], network.vocab_size)(hidden, actions)
         return total + said.q.sum() + said.values.sum() + said.q_logprobs.sum()
-    if len(modules) > 1:
-        hidden = _scored_hidden(modules[1], rows, live)[0]
-    return total + ValueHead(hidden.shape[-1])(hidden).sum() if loss.value else total
+    for states in [_scored_hidden(module, rows, live)[0] for module in modules[1:]] or [hidden]:
+        total = total + ValueHead(states.shape[-1])(states).sum() if loss.value else total
+    return total
 
 
 def _token_loss(module: Any, rows: Rows, loss: Loss, live: LiveBytes) -> tuple[Tensor, Tensor]:

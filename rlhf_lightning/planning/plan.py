@@ -10,7 +10,7 @@ import torch
 from rlhf_lightning.kernels.machine import onednn_is_faster
 from rlhf_lightning.planning.networks import Network, Weights, ilql_head_weights
 from rlhf_lightning.planning.passes import Rows, forward_pass, generation, training_step
-from rlhf_lightning.planning.run import Run
+from rlhf_lightning.planning.run import RewardModel, Run
 
 # DeepSpeed's buckets, in elements: Lightning's defaults for gathering and reducing.
 DEEPSPEED_BUCKETS = 2 * 200_000_000
@@ -84,13 +84,12 @@ def make_plan(run: Run) -> Plan:
 
 def _roles(run: Run) -> Iterator[Role]:
     weights = run.policy.weights()
-    yield _trained(run, "reward model" if run.roles[0] == "reward" else "policy", weights)
-    if "critic" in run.roles:
-        critic = _critic(run)
-        if critic is not None:
-            yield _trained(run, "critic", critic.weights())
-        head = (run.policy.text.hidden_size + 1) * 4
-        yield _trained(run, "value head", Weights(0, head, head, 0))
+    yield _trained(run, _SCORERS.get(run.roles[0], "policy"), weights)
+    for role, (critic, of_critic) in _CRITICS.items():
+        if role in run.roles:
+            yield from (_trained(run, critic, network.weights()) for network in _critics(run)[:1])
+            head = (run.policy.text.hidden_size + 1) * 4
+            yield _trained(run, of_critic, Weights(0, head, head, 0))
     if "q_heads" in run.roles:
         heads = ilql_head_weights(run.policy.text.hidden_size, run.policy.vocab_size)
         yield _trained(run, "Q and V heads", heads)
@@ -98,16 +97,26 @@ def _roles(run: Run) -> Iterator[Role]:
         yield _reference(run, weights)
     if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
         yield Role("vLLM", run.rollout.taken, note="rollout.gpu_memory_utilization of the device")
-    if run.reward_model is not None:
-        scored = run.reward_model
+    for name, scored in _scorers(run):
         networks = (scored.network, *scored.beside)
-        what = "reward model" if len(networks) == 1 else f"reward models ({len(networks)})"
+        what = name if len(networks) == 1 else f"{name}s ({len(networks)})"
         if scored.shared:
             size = sum(network.frozen_adapter_bytes() for network in networks)
             yield Role(what, size, note=f"{'an adapter' if len(networks) == 1 else 'adapters'} on the policy's base")
         else:
             size = sum(network.weights().total for network in networks)
             yield Role(what, size, note="frozen, on every device")
+
+
+# Role -> the names of its network, and of a critic's head.
+_SCORERS = {"reward": "reward model", "cost": "cost model"}
+_CRITICS = {"critic": ("critic", "value head"), "cost_critic": ("cost critic", "value head of the cost")}
+
+
+def _scorers(run: Run) -> list[tuple[str, RewardModel]]:
+    """Return the networks that score samples, by name."""
+    given = (("reward model", run.reward_model), ("cost model", run.cost_model))
+    return [(name, scored) for name, scored in given if scored is not None]
 
 
 def _trained(run: Run, name: str, weights: Weights) -> Role:
@@ -141,11 +150,9 @@ def _has_reference_copy(run: Run) -> bool:
     return run.policy.lora is None or run.separate
 
 
-def _critic(run: Run) -> Network | None:
-    """Return the critic: the backbone of a sequence classifier, with a score for each state."""
-    if "critic" not in run.roles or not run.separate:
-        return None
-    return replace(run.policy, task="SEQ_CLS")
+def _critics(run: Run) -> tuple[Network, ...]:
+    """Return the critics that are networks: each the backbone of a sequence classifier, with a score per state."""
+    return tuple(replace(run.policy, task="SEQ_CLS") for role in _CRITICS if run.separate and role in run.roles)
 
 
 def _phases(run: Run, gradients: int) -> Iterator[Phase]:
@@ -177,7 +184,7 @@ def _reference_phase(run: Run, gradients: int) -> Phase:
 
 
 def _update_phases(run: Run, gradients: int, forward: int) -> Iterator[Phase]:
-    step = training_step(run.policy, run.rows, run.loss, run.autocast, _critic(run), run.extra)
+    step = training_step(run.policy, run.rows, run.loss, run.autocast, _critics(run), run.extra)
     buffers = _gathered_layers(run) + _deepspeed_buckets(run)
     yield Phase("forward", forward, step.forward.others, logits=step.forward.logits, buffers=buffers)
     buffers = _gathered_layers(run, backward=True) + _deepspeed_buckets(run)
@@ -213,12 +220,11 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)
     name = "rollout: log-probabilities"
     yield Phase(name, gradients, alive.others + collected, logits=alive.logits, buffers=gathered)
-    if run.reward_model is not None:
-        scored, network = run.reward_model, run.reward_model.network
+    for name, scored in _scorers(run):
         length = rollout.prompt + rollout.response
-        alive = forward_pass(replace(network, task="SEQ_CLS"), Rows(scored.rows, length, 1), run.loss)
+        alive = forward_pass(replace(scored.network, task="SEQ_CLS"), Rows(scored.rows, length, 1), run.loss)
         buffers = gathered if scored.shared else 0
-        yield Phase("rollout: reward model", gradients, alive.others + collected, buffers=buffers)
+        yield Phase(f"rollout: {name}", gradients, alive.others + collected, buffers=buffers)
 
 
 def _share(run: Run, size: int) -> int:
@@ -235,11 +241,10 @@ def _gathered_layers(run: Run, backward: bool = False) -> int:
     if run.devices.sharding not in ("zero3", "fsdp2"):
         return 0
     gathered = 0
-    for network in (run.policy, _critic(run)):
-        if network is not None:
-            whole, layer = network.weights(), network.layer()
-            gathered += _as_sent(run, whole.total - (network.layers - 2) * layer.total)
-            gathered += (whole.trainable - (network.layers - 1) * layer.trainable) if backward else 0
+    for network in (run.policy, *_critics(run)):
+        whole, layer = network.weights(), network.layer()
+        gathered += _as_sent(run, whole.total - (network.layers - 2) * layer.total)
+        gathered += (whole.trainable - (network.layers - 1) * layer.trainable) if backward else 0
     return gathered
 
 

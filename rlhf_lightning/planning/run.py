@@ -116,3 +116,4 @@ class Run:
     extra: Rows | None = None
     rollout: Rollout | None = None
     reward_model: RewardModel | None = None
+    cost_model: RewardModel | None = None

@@ -1,5 +1,6 @@
 """Where scores come from: a reward model, a Python function, a judge, or a weighted sum of several."""
 
+from rlhf_lightning.rewards.cost import make_cost
 from rlhf_lightning.rewards.ensemble import Ensemble
 from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
@@ -22,6 +23,7 @@ __all__ = [
     "as_reward",
     "check_result",
     "check_scores",
+    "make_cost",
     "make_reward",
     "per_token",
     "sample_scores",

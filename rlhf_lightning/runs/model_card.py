@@ -194,7 +194,8 @@ def _metrics(summary: Mapping[str, Any]) -> str:
 def _lineage(run: Run, former: list[Run], base: str) -> str:
     lines = [*(_link(each) for each in (run, *former)), f"{as_code(base)}, the base model"]
     text = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
-    for name, value in _reward_sources(run.config.get("reward") or {}):
+    costs = _reward_sources(run.config.get("cost") or {}, of="Cost") if "cost" in run.declaration.roles else ()
+    for name, value in (*_reward_sources(run.config.get("reward") or {}), *costs):
         text += f"\n\n{name}: {value}"
     return text
 
@@ -205,9 +206,9 @@ def _link(run: Run) -> str:
     return f"{as_code(str(run.folder))}: {for_markdown(words)} ({name}, seed {seed})"
 
 
-def _reward_sources(reward: Mapping[str, Any], part: str = "") -> Iterator[tuple[str, str]]:
+def _reward_sources(reward: Mapping[str, Any], part: str = "", of: str = "Reward") -> Iterator[tuple[str, str]]:
     """Yield where the scores came from that a policy was trained on; for a weighted sum, part by part."""
-    for kind, title in (("model", "Reward model"), ("function", "Reward function")):
+    for kind, title in (("model", f"{of} model"), ("function", f"{of} function")):
         if reward.get(kind):
             trained = read_run(reward[kind]) if kind == "model" else None
             yield f"{title}{part}", _link(trained) if trained else as_code(str(reward[kind]))

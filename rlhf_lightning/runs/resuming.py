@@ -19,6 +19,7 @@ from rlhf_lightning.secret_text import without_secrets
 _HARMLESS = {
     *("name", "run_dir", "ckpt", "resume_anyway", "explain", "requires", "logger", "optimizer.lr"),
     *("data.val_batch_size", "reward.batch_size", "reward.timeout", "algorithm.tokens_per_microbatch"),
+    *("cost.batch_size", "cost.timeout"),
     *(f"rollout.{key}" for key in ("server", "sleep", "sync_dir", "timeout")),
     *(f"trainer.{key}" for key in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps")),
     *(f"trainer.{key}" for key in ("log_every_n_steps", "val_check_interval", "check_val_every_n_epoch")),

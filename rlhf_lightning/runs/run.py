@@ -37,7 +37,7 @@ from rlhf_lightning.stopping import held
 
 AGAIN = "start it again with the same command"
 REMEDY = "restore it, or remove it: the model card then leaves that run out"
-_SECTIONS = ("model", "algorithm", "data", "reward", "logger")
+_SECTIONS = ("model", "algorithm", "data", "reward", "cost", "logger")
 
 
 class Opened(Protocol):

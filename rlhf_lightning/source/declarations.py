@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import Definition, definition, dotted_name, module_of
 
 KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded")
-ROLES = ("policy", "reference", "critic", "reward", "q_heads", "teacher")
+ROLES = ("policy", "reference", "critic", "cost_critic", "reward", "cost", "q_heads", "teacher")
 _OURS = "rlhf_lightning"
 
 
@@ -55,7 +55,7 @@ class Declaration:
     @property
     def scores(self) -> bool:
         """Return whether it trains a model that scores answers rather than a policy that gives them."""
-        return self.roles[0] == "reward"
+        return self.roles[0] in ("reward", "cost")
 
 
 def declaration(config: Mapping[str, Any]) -> Declaration:

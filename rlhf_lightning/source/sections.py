@@ -28,7 +28,7 @@ _GIVEN = {
     "scheduler": {"optimizer", "num_training_steps"},
     "call": {"folder", "model", "reward_model", "data"},
 }
-_GIVEN_TO_THOSE_THAT_SAMPLE = {"reward", "rollout", "seed"}
+_GIVEN_TO_THOSE_THAT_SAMPLE = {"reward", "cost", "rollout", "seed"}
 
 
 def section_type(target: str, name: str = "") -> Any:

@@ -76,12 +76,13 @@ def _check_weights(module: Any, saved: dict[str, Any]) -> None:
 def _hashes(module: Any) -> dict[str, Any]:
     data = getattr(module.trainer, "datamodule", None)
     of_split: Any = getattr(data, "fingerprint", lambda split: None)
-    reward, ptx = getattr(module, "reward", None), getattr(module, "ptx", None)
+    ptx, scored_by = getattr(module, "ptx", None), getattr(module, "scored_by", None)
+    scorers = scored_by() if scored_by is not None else []
     return {
         "rows": of_split("train"),
         "val_rows": of_split("val"),
         "ptx": None if ptx is None else ptx.fingerprint(module.tokenizer, module.seed),
-        "reward": as_reward(reward).origin() if reward is not None else {},
+        "reward": {key: mark for each in scorers for key, mark in as_reward(each).origin().items()},
         "reference": module.reference_hash(),
         "frozen": frozen_mark(module.model) if module.model is not None and has_adapter(module.model) else None,
     }

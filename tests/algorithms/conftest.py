@@ -66,6 +66,11 @@ def count_early(prompts: list[str], responses: list[str], **columns: Any) -> lis
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
+def count_words(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    """Return a cost: the number of words above two."""
+    return [len(response.split()) - 2.0 for response in responses]
+
+
 def sft(model: Callable[..., Any] = tiny_model, **kwargs: Any) -> tuple[SFTModule, SFTDataModule]:
     tokenizer = tiny_tokenizer()
     data = {"batch_size": 2, **kwargs}
@@ -156,6 +161,8 @@ def on_policy(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any 
     rows = [{"prompt": f"{a} {b}"[: 1 + 2 * (a < "d")]} for a in "bcdef" for b in "ghij"]
     rollout = RolloutSettings(max_new_tokens=6, batch_size=4, samples_per_prompt=4)
     settings = {**section, "reward": count_early, "rollout": rollout, **kwargs}
+    if "cost" in kind.roles:
+        settings.setdefault("cost", count_words)
     return kind(model, tokenizer, optimizer, **settings), PromptDataModule(tokenizer, rows)
 
 

@@ -86,7 +86,7 @@ def test_what_ppo_reads_besides_is_checked_too(tmp_path: Path) -> None:
         trainer(tmp_path).fit(module, datamodule=data)
     module, data = build("ppo", tokenizer, tmp_path, "b", "llama")
     module.scorer.given = ModelReward(write_reward_model(tmp_path / "reward"))
-    module.reward.network.config.max_position_embeddings = 4
+    module.scored_by()[0].network.config.max_position_embeddings = 4
     with pytest.raises(UserError, match=r"rollout\.max_new_tokens: found 4, and .*reward \(reward\.model\) has 4"):
         trainer(tmp_path).fit(module, datamodule=data)
 

@@ -105,7 +105,7 @@ def test_a_runs_reward_models_compute_with_its_kernels(tmp_path: Path) -> None:
     for source in (f"reward.model={path}", f"reward.components={parts}"):
         lines = [f"model.path={path}", "data.train=org/name", source, "model.kernels=[norms,packing]"]
         module: Any = build_module(compose_config("train", ["experiment=ppo", *lines]), load_tokenizer(path))
-        reward = getattr(module.reward, "rewards", {"a": module.reward})["a"]
+        reward = getattr(module.scored_by()[0], "rewards", {"a": module.scored_by()[0]})["a"]
         assert kernels_of(reward.model.classifier).on == {"packing"}
 
 

@@ -200,6 +200,10 @@ class World:
 
     def reward(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
         """Return the table as a RewardFunction over text."""
+        return self.looked_up(self.rewards, prompts, responses)
+
+    def looked_up(self, table: Tensor, prompts: list[str], responses: list[str]) -> list[float]:
+        """Return the entries of a table [P, N] for texts."""
         row = {self.text(prompt): p for p, prompt in enumerate(self.prompts)}
         weights = [self.vocabulary**i for i in reversed(range(self.length))]
         scores = []
@@ -207,7 +211,7 @@ class World:
             tokens = [self.words.index(word) for word in response.split()]
             assert len(tokens) == self.length
             number = sum(w * token for w, token in zip(weights, tokens, strict=True))
-            scores.append(float(self.rewards[row[prompt], number]))
+            scores.append(float(table[row[prompt], number]))
         return scores
 
     def prompt_data(self) -> PromptDataModule:

@@ -15,11 +15,20 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import LlamaForSequenceClassification
 
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PolicyGradientModule, PPOModule, RewardModule
+from rlhf_lightning.algorithms import (
+    CostMultiplier,
+    DPOModule,
+    KLPenalty,
+    PolicyGradientModule,
+    PPOLagrangianModule,
+    PPOModule,
+    RewardModule,
+)
 from rlhf_lightning.data import PreferenceBatch
 from rlhf_lightning.experience.statistics import response_kl
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
+from tests.exact.costs import CostWorld
 from tests.exact.enumerable import World, tiny_llama
 
 
@@ -158,6 +167,72 @@ def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPO
     seconds = fit(module, world.prompt_data(), max_epochs=plan.iterations)
     logprobs = world.logprobs(module.policy)
     return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
+
+
+# ---- under a limit on costs
+
+COST_BETA = 0.5
+COST_LIMIT = -0.5  # half a standard deviation below the reference's mean, where rewards alone raise costs
+LAGRANGIAN = OnPolicy(
+    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(kp=0.5, ki=0.05)}, 4096, 100, 5e-4
+)
+
+
+@dataclass(frozen=True)
+class LagrangianResult:
+    """The trained policy's exact mean cost and reward, and those of the constrained optimum.
+
+    `regret` is that of the Lagrangian at the exact multiplier; `multiplier` is the mean of the last quarter.
+    """
+
+    cost: float
+    reward: float
+    best_reward: float
+    regret: float
+    multiplier: float
+    exact_multiplier: float
+    seconds: float
+
+
+class MultiplierTrace(L.Callback):
+    """Records the multiplier of every iteration."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
+        self.values.append(module.multiplier.value)
+
+
+def train_lagrangian(world: CostWorld, seed: int, plan: OnPolicy = LAGRANGIAN) -> LagrangianResult:
+    """Train PPO-Lagrangian with a fixed KL coefficient, from a multiplier far from the right one."""
+    module = plan.module(
+        world.load_model,
+        world.tokenizer,
+        partial(torch.optim.Adam, lr=plan.learning_rate),
+        linear_to_zero,
+        reward=world.reward,
+        cost=world.cost,
+        cost_limit=COST_LIMIT,
+        rollout=RolloutSettings(max_new_tokens=world.length, batch_size=plan.responses),
+        kl=KLPenalty(kind="fixed", coef=COST_BETA),
+        seed=seed,
+        **plan.settings,
+    )
+    trace = MultiplierTrace()
+    seconds = fit(module, world.prompt_data(), max_epochs=plan.iterations, callbacks=[trace])
+    last = plan.iterations // 4
+    exact = world.multiplier_for(COST_LIMIT, COST_BETA)
+    logprobs, best = world.logprobs(module.policy), world.tilted(exact, COST_BETA)
+    return LagrangianResult(
+        world.mean_cost(logprobs),
+        world.mean_reward(logprobs),
+        world.mean_reward(best),
+        world.lagrangian_regret(logprobs, exact, COST_BETA),
+        sum(trace.values[-last:]) / last,
+        exact,
+        seconds,
+    )
 
 
 # ---- closed loop

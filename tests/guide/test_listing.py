@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from rlhf_lightning.errors import UserError
@@ -50,5 +52,5 @@ def test_the_users_own_options_are_listed(tmp_path):
     (tmp_path / "algorithm/mine.yaml").write_text("_target_: rlhf_lightning.algorithms.DPOModule\n")
     (tmp_path / "flavour").mkdir()
     (tmp_path / "flavour/vanilla.yaml").write_text("# The plain one.\n{}\n")
-    assert "mine          direct preference optimisation" in listing("algorithms", str(tmp_path))
+    assert re.search(r"mine +direct preference optimisation", listing("algorithms", str(tmp_path)))
     assert "vanilla  The plain one." in listing("flavours", str(tmp_path))

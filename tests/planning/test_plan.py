@@ -86,6 +86,18 @@ def test_a_reference_has_the_type_of_the_policy():
     assert roles(half)["policy"].weights == roles(half)["reference"].weights == POLICY.weights().total // 2
 
 
+def test_a_cost_has_a_critic_and_a_model_of_its_own():
+    everyone = ("policy", "reference", "critic", "cost_critic", "reward", "cost")
+    both = replace(PPO, roles=everyone, cost_model=RewardModel(replace(POLICY, task="SEQ_CLS"), rows=8))
+    assert roles(both)["value head of the cost"].weights == roles(both)["value head"].weights
+    assert roles(both)["cost model"].weights == roles(both)["reward model"].weights > 0
+    assert "cost critic" not in roles(both)
+    assert phases(both)["rollout: cost model"].total > 0
+    apart = replace(both, separate=True)
+    assert roles(apart)["cost critic"].optimizer == roles(apart)["critic"].optimizer > 0
+    assert phases(apart)["backward"].activations > phases(replace(PPO, separate=True))["backward"].activations
+
+
 def test_separate_layout_adds_a_trained_critic_without_an_output_layer():
     critic = roles(replace(PPO, separate=True))["critic"]
     assert critic.optimizer == 2 * critic.gradients
