@@ -63,7 +63,7 @@ class CostMultiplier:
 
     init: NonNegative = 1.0
     maximum: Positive = 5.0
-    kp: NonNegative = 0.5
+    kp: NonNegative = 1.0
     ki: NonNegative = 0.1
     kd: NonNegative = 0.0
 

@@ -11,7 +11,7 @@ from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.value_checks import did_you_mean, nearest
 
 WIDTH = 80
-_LONGEST_LIST = 1  # lines of the options of a group
+_LONGEST_LIST = 3  # lines of the options of a group
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,12 @@ PAGES: dict[str, Page] = {
         {
             "model.path": "Hugging Face folder, earlier run folder or hub name",
             "data.train, data.val": "rows to learn from, and rows to validate on",
-            "optimizer.lr": "learning rate",
             "trainer.max_epochs": "passes over the data, or iterations of PPO, GRPO, ...",
             "seed, run_dir": "of all randomness; the folder of the run",
         },
         topics={
             "--help algorithm=grpo": "its keys: types, ranges, defaults; also --help KEY",
             "--list experiments": "what there is; --list alone: what can be listed",
-            "--cfg job": "print the composed config",
             "--config-dir my_conf": "add your own folder of configs",
             "--install-completion": "complete groups, options and keys with Tab",
         },

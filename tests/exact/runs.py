@@ -174,7 +174,7 @@ def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPO
 COST_BETA = 0.5
 COST_LIMIT = -0.5  # half a standard deviation below the reference's mean, where rewards alone raise costs
 LAGRANGIAN = OnPolicy(
-    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(kp=0.5, ki=0.05)}, 4096, 100, 5e-4
+    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(init=0.0, kp=2.0, ki=0.1)}, 4096, 120, 5e-4
 )
 
 
