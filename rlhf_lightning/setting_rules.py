@@ -6,13 +6,13 @@ Ranges of single settings are in the annotations of the constructors (`value_che
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # pairwise losses that use label smoothing
-_SOURCES = ("function", "model", "models", "components", "judge")
+_SOURCES = ("function", "functions", "model", "models", "components", "judge")
 
 
 def check_smoothing(loss_type: str, label_smoothing: float) -> None:
@@ -133,8 +133,8 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
         )
     if not reward.get("normalize_parts"):
         return
-    parts = reward.get("components")
-    if not parts:
+    parts = reward.get("components") or {}
+    if not parts and not reward.get("functions"):
         raise UserError(f"{prefix}normalize_parts: only a weighted sum has parts; set it with {prefix}components")
     if both := next((name for name, part in parts.items() if part.get("standardize")), None):
         raise UserError(
@@ -210,6 +210,61 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
         raise UserError(
             f"{prefix}timeout: found {reward['timeout']}; only a function can have a time limit; set it to null"
         )
-    function = reward.get("function")
-    if function and "." not in function:
-        raise UserError(f'{prefix}function: found "{function}"; must be a dotted path such as my_package.my_reward')
+    for name in ("concurrency", "attempts"):
+        if reward.get(name) is not None and (one_model or reward.get("judge")):
+            raise UserError(f"{prefix}{name}: found {reward[name]}; only calls of a function have it; set it to null")
+    if reward.get("arguments") and not reward.get("function"):
+        raise UserError(
+            f"{prefix}arguments: only a function has them; set them with {prefix}function, or in a part: "
+            f"{prefix}components.<name>.arguments"
+        )
+    _check_functions(reward, prefix)
+
+
+def _check_functions(reward: Mapping[str, Any], prefix: str) -> None:
+    functions, weights = reward.get("functions") or [], reward.get("weights")
+    if weights is not None and not functions:
+        raise UserError(
+            f"{prefix}weights: there is one for each of {prefix}functions; a part has its own: "
+            f"{prefix}components.<name>.weight"
+        )
+    if weights is not None and len(weights) != len(functions):
+        raise UserError(
+            f"{prefix}weights: found {len(weights)} for {len(functions)} functions; give one per function of "
+            f"{prefix}functions, or null for 1 each"
+        )
+    twice = next((each for i, each in enumerate(functions) if each in functions[:i]), None)
+    if twice is not None:
+        raise UserError(f"{prefix}functions: {twice} is there twice; give it once, with the sum of the weights")
+    named = {f"{prefix}function": reward.get("function")}
+    named |= {f"{prefix}functions[{i}]": each for i, each in enumerate(functions)}
+    for key, function in named.items():
+        if function and "." not in function:
+            raise UserError(f'{key}: found "{function}"; must be a dotted path such as my_package.my_reward')
+
+
+def part_names(functions: Sequence[str]) -> list[str]:
+    """Return the names under which a sum of functions is logged: the last parts of their paths where those differ.
+
+    >>> part_names(["mine.polite", "mine.short", "other.short"])
+    ['polite', 'mine_short', 'other_short']
+    """
+    last = [each.rpartition(".")[2] for each in functions]
+    whole = [each.replace(".", "_") for each in functions]
+    return [long if last.count(short) > 1 else short for long, short in zip(whole, last, strict=True)]
+
+
+def check_calls(waits: bool, calls: Mapping[str, Any], prefix: str = "reward.") -> None:
+    """Raise UserError for settings of `async` functions without any.
+
+    Args:
+        waits: whether there is one.
+        calls: the settings.
+        prefix: what the user writes before their names.
+    """
+    for name in ("concurrency", "attempts"):
+        if calls.get(name) is not None and not waits:
+            raise UserError(
+                f"{prefix}{name}: found {calls[name]}; only calls of an async function have it; set it to null, or "
+                "write `async def`"
+            )

@@ -70,6 +70,7 @@ FREE = {
     "guarded_streams",
     "working_folder",
     "setting_rules",
+    "reward_calls",
     "value_types",
     "value_checks",
     "__version__",

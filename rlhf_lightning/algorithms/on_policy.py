@@ -132,7 +132,7 @@ class OnPolicyModule(IterationModule):
     def on_fit_start(self) -> None:
         """Prepare the reward, and refuse rows that a network cannot read."""
         check_rows(self, self.policy, "data.max_prompt_length", self.rollout.max_new_tokens)
-        self.scorer.prepare(self.device, self.rollout.max_new_tokens)
+        self.scorer.prepare(self.device, self.rollout.max_new_tokens, self.trainer)
         refuse_within_iterations(self.trainer)
 
     def teardown(self, stage: str) -> None:
@@ -162,7 +162,8 @@ class OnPolicyModule(IterationModule):
         self.record_all(self.scorer.statistics | group_statistics(raw, self.rollout.samples_per_prompt))
         self.record_all(critic_statistics(rollout, self.gather_tokens))
         self.record("rollout/tokens_per_second", rollout.mask.sum() / self.stopwatch.seconds["rollout"])
-        self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw)
+        self.last_rollout = rollout
+        self.last_samples = samples(self.tokenizer, prompts, rollout, raw, self.scorer.extras)
         self.stopwatch.lap("score", self.device)
         return rollout
 
@@ -204,7 +205,7 @@ class OnPolicyModule(IterationModule):
             raw = self.scores(batch, generation)
         self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))
         if batch_idx == 0:
-            self.last_val_samples = samples(self.tokenizer, batch, rollout, raw)
+            self.last_val_samples = samples(self.tokenizer, batch, rollout, raw, self.scorer.extras)
         return HeldOut(batch, generation, rollout, raw)
 
     # ---- update

@@ -18,6 +18,7 @@ from rlhf_lightning.value_types import Count, Text
 TABLE = "samples.json"
 ROWS_PER_TABLE = 400
 COLUMNS = ("epoch", "prompt", "response", "score", "kl")
+EXTRA = "extra"  # what a reward function has passed to `log_extra`, by column
 SPLIT = "split"  # "val" in the rows of held-out prompts
 
 
@@ -84,7 +85,9 @@ class SampleTable(Callback):
 
     def _rows(self, trainer: Trainer, pl_module: LightningModule, offered: str) -> list[dict[str, Any]]:
         samples = (getattr(pl_module, offered, None) or [])[: self.rows]
-        return [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
+        kept = [{"epoch": trainer.current_epoch, **{key: _plain(row[key]) for key in COLUMNS[1:]}} for row in samples]
+        extras = [{EXTRA: json.loads(json.dumps(row[EXTRA], default=str))} if EXTRA in row else {} for row in samples]
+        return [row | extra for row, extra in zip(kept, extras, strict=True)]
 
     def _put(self, client: Any, run_id: str, path: Path) -> None:
         self._complete = put_table(client, run_id, path, self._complete)

@@ -45,8 +45,9 @@ def _import_functions(config: Mapping[str, Any]) -> None:
     """Import every reward function that will be called. Raises UserError for one that cannot be called as a reward."""
     from rlhf_lightning.rewards import FunctionReward
 
-    for key, function in reward_functions(config):
-        FunctionReward(function, key)
+    for key, function, arguments, arguments_key in reward_functions(config):
+        with named_as(arguments_key):
+            FunctionReward(function, key, arguments=arguments)
 
 
 def _check_takes(key: str, section: Mapping[str, Any]) -> None:

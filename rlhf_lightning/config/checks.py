@@ -18,7 +18,13 @@ from rlhf_lightning.config.combinations import (
 )
 from rlhf_lightning.config.kernel_choice import check_kernels
 from rlhf_lightning.config.monitors import check_monitors
-from rlhf_lightning.config.source_lookup import check_names, held_out_scorers, reward_models, why_missing
+from rlhf_lightning.config.source_lookup import (
+    check_names,
+    check_reward_calls,
+    held_out_scorers,
+    reward_models,
+    why_missing,
+)
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.experience.kl_control import KLPenalty
@@ -101,12 +107,14 @@ def check_sections(config: Mapping[str, Any]) -> None:
         raise UserError("model.quantization: 4-bit weights cannot be trained themselves; choose model/adapter=lora")
     if str(_target(config, "reward")).endswith(".make_reward"):
         check_reward(config["reward"])
+        check_reward_calls(config["reward"], "reward.")
         for key, judge in _judges(config["reward"]):
             check_judge(judge, f"{key}.")
     if _target(config, "cost").endswith(".make_cost"):
         check_cost(config["cost"])
     for key, part in held_out_scorers(config):
         check_reward(part, f"{key}.")
+        check_reward_calls(part, f"{key}.")
     if algorithm.ours:
         smoothing = setting(config["algorithm"], "label_smoothing", 0)
         check_smoothing(str(setting(config["algorithm"], "loss_type")), smoothing)

@@ -11,9 +11,12 @@ import functools
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlhf_lightning.errors import UserError, blaming
+from rlhf_lightning.reward_calls import RewardCall, reward_call
+from rlhf_lightning.setting_rules import check_calls
+from rlhf_lightning.source.constructors import inspected
 from rlhf_lightning.source.definitions import constant_type, definition, longest_module
 from rlhf_lightning.working_folder import import_from_working_folder
 
@@ -26,19 +29,63 @@ def check_names(config: Mapping[str, Any]) -> None:
     import_from_working_folder()
     for key, section in sections(config):
         check_function(f"{key}._target_", section["_target_"])
-    for key, function in reward_functions(config):
-        check_function(key, function)
+    for each in reward_functions(config):
+        check_function(each.key, each.function)
 
 
-def reward_functions(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the dotted key and the name of every reward function that a training config calls."""
-    reward = config.get("reward") or {}
-    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
-    for name, part in parts.items():
+class Named(NamedTuple):
+    """A reward function that a config names: its key and dotted path, and its own settings and their key."""
+
+    key: str
+    function: str
+    arguments: Mapping[str, Any]
+    arguments_key: str
+
+
+def reward_functions(config: Mapping[str, Any]) -> Iterator[Named]:
+    """Yield every reward function that a training config calls."""
+    yield from functions_of(config.get("reward") or {}, "reward.")
+    for key, part in [("cost", config.get("cost") or {}), *held_out_scorers(config)]:
+        yield from functions_of(part, f"{key}.")
+
+
+def functions_of(reward: Mapping[str, Any], prefix: str) -> Iterator[Named]:
+    """Yield every function of a reward's settings, whose names begin with `prefix`."""
+    parts = {prefix: reward}
+    parts |= {f"{prefix}components.{name}.": part for name, part in (reward.get("components") or {}).items()}
+    for place, part in parts.items():
         if part.get("function"):
-            yield f"reward{name}.function", part["function"]
-    others = [("cost", config.get("cost") or {}), *held_out_scorers(config)]
-    yield from ((f"{key}.function", part["function"]) for key, part in others if part.get("function"))
+            yield Named(f"{place}function", part["function"], part.get("arguments") or {}, f"{place}arguments")
+    for i, function in enumerate(reward.get("functions") or []):
+        yield Named(f"{prefix}functions[{i}]", function, {}, f"{prefix}arguments")
+
+
+def check_reward_calls(reward: Mapping[str, Any], prefix: str) -> None:
+    """Raise UserError for a function that cannot be called as a reward, or for settings that none of them has.
+
+    Only functions whose source is found are judged; the others, when they are imported.
+    """
+    calls: list[RewardCall | None] = []
+    for key, function, arguments, arguments_key in functions_of(reward, prefix):
+        found = definition(function) if "." in function else None
+        node = found.node if found is not None and "." not in found.name else None
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.decorator_list:
+            calls.append(None)
+            continue
+        if any(isinstance(each, ast.Yield | ast.YieldFrom) for each in _own_nodes(node)):
+            raise UserError(f"{key}: {function} is a generator; write a function that returns a list of numbers")
+        waits = isinstance(node, ast.AsyncFunctionDef)
+        calls.append(reward_call(key, function, inspected(node), waits, arguments, arguments_key))
+    if calls and None not in calls:
+        check_calls(any(call is not None and call.waits for call in calls), reward, prefix)
+
+
+def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a function's body, without those of functions and classes inside it."""
+    for node in ast.iter_child_nodes(function):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield node
+            yield from _own_nodes(node)
 
 
 def reward_models(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

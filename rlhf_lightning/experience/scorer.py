@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.part_moments import PartMoments
@@ -15,6 +16,7 @@ from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.experience.token_scores import placed, refuse_clip
 from rlhf_lightning.models.transfer import to_device
 from rlhf_lightning.rewards import Reward, RewardFunction, as_reward, sample_scores, totals
+from rlhf_lightning.rewards.protocol import Score
 from rlhf_lightning.rollout import Generation, Rollout
 from rlhf_lightning.setting_rules import check_lengths
 from rlhf_lightning.training.recording import Statistics
@@ -34,6 +36,7 @@ class Scorer:
         self.part_moments, self._constant = PartMoments(), ConstantScores()
         self._max_new_tokens: int | None = None
         self._placed: Tensor | None = None
+        self._trainer: Any = None
 
     @property
     def reward(self) -> Reward:
@@ -46,7 +49,7 @@ class Scorer:
         return self.reward.key or "reward"
 
     @property
-    def parts(self) -> Mapping[str, Sequence[float]]:
+    def parts(self) -> Mapping[str, Sequence[Score]]:
         """Return the last scores of each part of a reward that is a sum."""
         return self.reward.parts
 
@@ -55,8 +58,14 @@ class Scorer:
         """Return the mean of each further number about the last responses, and how many they are."""
         return {f"reward/{name}": (sum(found) / len(found), len(found)) for name, found in self.reward.figures.items()}
 
-    def prepare(self, device: torch.device, max_new_tokens: int) -> None:
+    @property
+    def extras(self) -> Mapping[str, Sequence[Any]]:
+        """Return further columns of the last scores, for the table of samples."""
+        return self.reward.extras
+
+    def prepare(self, device: torch.device, max_new_tokens: int, trainer: Any) -> None:
         """Move the reward's network to the policy's device, and refuse responses that it could not read."""
+        self._trainer = trainer
         check_lengths(vars(self.shaping), max_new_tokens)
         self._max_new_tokens = max_new_tokens
         self.reward.check_length(max_new_tokens)
@@ -65,7 +74,8 @@ class Scorer:
     def __call__(self, prompts: list[PromptRow], generation: Generation, device: torch.device) -> Tensor:
         """Return the reward of every response [B], the sum over its tokens, before it is shaped."""
         ended = generation.ended.tolist()
-        result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended)
+        state = None if self._trainer is None else _trainer_state(self._trainer)
+        result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended, state=state)
         scores = totals(result)
         self._constant.look(scores, self.key)
         self._placed = placed(result, generation.mask)
@@ -93,3 +103,14 @@ class Scorer:
             rollout.token_scores = scaled / (self.moments.std if self.shaping.normalize else 1.0)
             check_scale(rollout.token_scores, self.key)
         return shaped
+
+
+def _trainer_state(trainer: Any) -> TrainerState:
+    """Return a run's progress in the form that a TRL reward function reads: steps are optimiser steps."""
+    steps = trainer.estimated_stepping_batches
+    return TrainerState(
+        epoch=float(trainer.current_epoch),
+        global_step=trainer.global_step,
+        max_steps=int(steps) if steps < float("inf") else -1,
+        num_train_epochs=trainer.max_epochs or 0,
+    )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow, response_texts
 from rlhf_lightning.functional import kl_estimate, masked_var
+from rlhf_lightning.rewards.protocol import Score
 from rlhf_lightning.rollout import Rollout, token_rows
 from rlhf_lightning.training.recording import Statistics
 
@@ -34,7 +35,7 @@ def critic_statistics(rollout: Rollout, everywhere: Callable[[Tensor], Tensor]) 
 
 
 def rollout_statistics(
-    rollout: Rollout, raw: Tensor, kl_coef: float, parts: Mapping[str, Sequence[float]]
+    rollout: Rollout, raw: Tensor, kl_coef: float, parts: Mapping[str, Sequence[Score]]
 ) -> Statistics:
     """Return the metrics of an iteration's responses.
 
@@ -42,7 +43,7 @@ def rollout_statistics(
         rollout: the responses of this process.
         raw: [B], their unshaped scores.
         kl_coef: the KL coefficient, score per nat.
-        parts: the scores of each part of a reward that is a sum.
+        parts: the scores of each part of a reward that is a sum; None where it does not apply.
     """
     mask, n, kl = rollout.mask, len(rollout), response_kl(rollout)
     per_response = {
@@ -54,10 +55,16 @@ def rollout_statistics(
         "rollout/eos_rate": rollout.ended.float(),
     }
     found: Statistics = {name: (value.mean(), n) for name, value in per_response.items()} | {"kl/coef": (kl_coef, 1.0)}
-    return found | {f"objective/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
+    return found | {f"objective/scores/{name}": part_mean(part) for name, part in parts.items()}
 
 
-def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Sequence[float]]) -> Statistics:
+def part_mean(part: Sequence[Score]) -> tuple[float, float]:
+    """Return the mean of a part's scores, and the number of responses that it applies to."""
+    scores = [score for score in part if score is not None]
+    return sum(scores) / max(1, len(scores)), float(len(scores))
+
+
+def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Sequence[Score]]) -> Statistics:
     """Return the metrics of responses to held-out prompts; arguments as for `rollout_statistics`."""
     n = len(rollout)
     per_response = {
@@ -65,7 +72,7 @@ def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Seque
         "val/kl": response_kl(rollout),
         "val/response_length": rollout.mask.sum(dim=1),
     }
-    of_parts: Statistics = {f"val/scores/{name}": (sum(part) / n, n) for name, part in parts.items()}
+    of_parts: Statistics = {f"val/scores/{name}": part_mean(part) for name, part in parts.items()}
     return {name: (value.mean(), n) for name, value in per_response.items()} | of_parts
 
 
@@ -80,9 +87,17 @@ def time_statistics(seconds: Mapping[str, float]) -> Statistics:
 
 
 def samples(
-    tokenizer: PreTrainedTokenizerBase, prompts: list[PromptRow], rollout: Rollout, raw: Tensor, limit: int = 16
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[PromptRow],
+    rollout: Rollout,
+    raw: Tensor,
+    extras: Mapping[str, Sequence[Any]],
+    limit: int = 16,
 ) -> list[dict[str, Any]]:
-    """Return the first responses as text, with score and KL (nats per response), for the sample table."""
+    """Return the first responses as text, with score and KL (nats per response), for the sample table.
+
+    `extras` has further columns for the responses, under `extra`.
+    """
     asked, responses = (
         [row.input_ids for row in prompts[:limit]],
         token_rows(rollout.response_ids, rollout.mask)[:limit],
@@ -91,5 +106,6 @@ def samples(
     texts = response_texts(tokenizer, asked, responses, [bool(end) for end in ended])
     return [
         {"prompt": row.text, "response": text, "score": round(score, 4), "kl": round(kl, 4)}
-        for row, text, score, kl in zip(prompts[:limit], texts, scores, kls, strict=True)
+        | ({"extra": {name: column[i] for name, column in extras.items()}} if extras else {})
+        for i, (row, text, score, kl) in enumerate(zip(prompts[:limit], texts, scores, kls, strict=True))
     ]

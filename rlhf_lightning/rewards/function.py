@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.errors import UserError, blaming, key_beside
 from rlhf_lightning.file_hashes import sha256_of
+from rlhf_lightning.reward_calls import GIVEN, RewardCall, reward_call
+from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, Calls
 from rlhf_lightning.rewards.deadline import within
+from rlhf_lightning.rewards.keywords import each_row, keywords
 from rlhf_lightning.rewards.protocol import Reward
-from rlhf_lightning.rewards.scores import Scores, check_result
+from rlhf_lightning.rewards.scores import Partial, Scores, check_partial, check_result, filled
 from rlhf_lightning.working_folder import import_from_working_folder
+
+log = logging.getLogger(__name__)
 
 
 class FunctionReward(Reward):
     """A Python function given by its dotted path, `my_pkg.my_fn`; modules in the working folder are found.
+
+    Its parameters decide how it is called (see `reward_calls`). With TRL's parameters, and as an `async` function, it
+    may return None for a response that it does not apply to.
 
     Args:
         function: the dotted path.
         key: the key that errors begin with; None: the usual key of a reward's function.
         timeout: most seconds per call; None: no limit.
         timeout_key: the key of `timeout`; None: the usual key of a reward's timeout.
+        arguments: passed to the function at every call, by name.
+        concurrency: most calls of an `async` function at the same time; None: 16.
+        attempts: attempts per call of an `async` function, the waits between them doubling from 1 s; None: 3.
 
     Raises:
-        UserError: there is no such module or function.
+        UserError: there is no such module or function, or it cannot be called.
     """
 
     def __init__(
@@ -34,25 +48,100 @@ class FunctionReward(Reward):
         key: str | None = None,
         timeout: float | None = None,
         timeout_key: str | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        concurrency: int | None = None,
+        attempts: int | None = None,
     ) -> None:
         self.name = function
         self.key = key or key_beside("function", "reward.")
         self.timeout, self.timeout_key = timeout, timeout_key or key_beside("timeout", "reward.")
         if timeout is not None and not 0 < timeout < float("inf"):
             raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
+        self.arguments = dict(arguments or {})
         self.function = import_function(function, self.key)
-        _check_signature(self.key, self.function, function)
-        self.reads_tokens = bool(getattr(self.function, "reads_tokens", False))
+        self.call = _read_call(self.key, self.function, function, self.arguments, key_beside("arguments", "reward."))
+        self.concurrency, self.attempts = concurrency or CONCURRENCY, attempts or ATTEMPTS
+        self.reads_tokens = self.call.style != "responses" or bool(getattr(self.function, "reads_tokens", False))
+        self.logged: dict[str, list[float]] = {}
+        self.extras: dict[str, list[Any]] = {}
+        self._said = False
         self._origin = self._read_origin()  # read now, because the file may be edited during the run
 
-    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> Scores:
-        with blaming(f"{self.key}: {self.name} failed"):
-            return within(self.timeout, lambda: self._scores(prompts, responses, columns), self._late())
+    @property
+    def figures(self) -> dict[str, list[float]]:  # type: ignore[override]
+        """Return what the last call has passed to TRL's `log_metric`."""
+        return dict(self.logged)
 
-    def _scores(self, prompts: list[str], responses: list[str], columns: dict[str, Any]) -> Scores:
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> Scores:
+        scores = self.begin(prompts, responses, **columns)()
+        without = [i for i, score in enumerate(scores) if score is None]
+        if without and not self._said:
+            self._said = True
+            log.warning(
+                "%s: %s returned None for %d of %d responses (first for response %d): no reward applies to them, so "
+                "their score is 0, as in TRL; this is reported once",
+                *(self.key, self.name, len(without), len(scores), without[0]),
+            )
+        return filled(scores)
+
+    def begin(self, prompts: list[str], responses: list[str], **columns: Any) -> Callable[[], Partial]:
+        """Start the calls of an `async` function; return a function that waits for the scores.
+
+        Raises:
+            UserError: by that function: see `check_scores`; the function has raised, or has not returned in time.
+        """
+        sampled = columns.get("sampled")
+        self.logged, self.extras = {}, {}
+        if self.call.style == "responses":
+            given = {"prompts": prompts, "responses": responses, **columns}
+        else:
+            given = keywords(prompts, responses, columns, sampled, self.call.named)
+        if self.call.style == "each":
+            given["responses"] = responses
+        if self.call.style == "completions":
+            given |= {"log_metric": self._log_metric, "log_extra": self.extras.__setitem__}
+        self._check_needed(given)
+        given |= self.arguments
+        n = len(responses)
+        if not self.call.waits:
+            return lambda: self._now(given, n)
+        calls = Calls(f"{self.key}: {self.name}", self._late(), self.timeout, self.concurrency, self.attempts)
+        if self.call.style != "each":
+            whole = calls.start([lambda: self.function(**given)])
+            return lambda: self._checked(whole()[0], n)
+        rows = each_row(given, n, self.arguments)
+        each = calls.start([partial(self.function, **row) for row in rows])
+        return lambda: self._checked(each(), n)
+
+    def _now(self, given: dict[str, Any], n: int) -> Partial:
         """Return the scores, checked within the limit too: a user's own list type may compute its items on access."""
-        scores = self.function(prompts, responses, **columns)
-        return check_result(scores, len(responses), self.name, self.key)
+        texts = {name: given[name] for name in ("prompts", "responses")} if self.call.style == "responses" else {}
+        others = {name: value for name, value in given.items() if name not in texts}
+        with blaming(f"{self.key}: {self.name} failed"):
+            call = partial(self.function, *texts.values(), **others)
+            return within(self.timeout, lambda: self._checked(call(), n), self._late())
+
+    def _checked(self, scores: Any, n: int) -> Partial:
+        if self.call.style == "responses" and not self.call.waits:
+            return list(check_result(scores, n, self.name, self.key))
+        return check_partial(scores, n, self.name, self.key)
+
+    def _check_needed(self, given: Mapping[str, Any]) -> None:
+        missing = next((each for each in self.call.needed if each not in given), None)
+        if missing is None:
+            return
+        columns = sorted(given.keys() - {*GIVEN["completions"], "responses", "ended"})
+        what = {
+            "trainer_state": "trainer_state, which only a training run has",
+            "completion_ids": "completion_ids, which only sampled responses have",
+        }.get(missing, f"the column {missing!r}, which the rows do not have")
+        raise UserError(
+            f"{self.key}: {self.name} needs {what}; it is given {', '.join(columns) or 'no columns'}; give the rows "
+            f"that column, or the parameter {missing} a default"
+        )
+
+    def _log_metric(self, name: str, value: float) -> None:
+        self.logged.setdefault(name, []).append(float(value))
 
     def _late(self) -> str:
         key = self.timeout_key
@@ -71,7 +160,9 @@ class FunctionReward(Reward):
         except TypeError:  # implemented in C, or a callable object
             file = getattr(inspect.getmodule(type(self.function)), "__file__", None)
         found = file is not None and Path(file).is_file()
-        return {self.key: f"{self.name} {sha256_of(Path(file))}"} if found and file is not None else {}
+        marks = {self.key: f"{self.name} {sha256_of(Path(file))}"} if found and file is not None else {}
+        given = {f"{self.key}.arguments.{name}": repr(value) for name, value in sorted(self.arguments.items())}
+        return marks | given
 
 
 def import_function(function: str, key: str) -> Any:
@@ -92,25 +183,15 @@ def import_function(function: str, key: str) -> Any:
         raise UserError(f"{key}: {module_name} has no {attribute!r}") from None
 
 
-def _check_signature(key: str, function: Any, name: str) -> None:
-    """Raise UserError for something that cannot be called as `function(prompts, responses, ended=..., **columns)`."""
+def _read_call(key: str, function: Any, name: str, arguments: Mapping[str, Any], arguments_key: str) -> RewardCall:
+    """Return how a function is called. Raises UserError for something that cannot be called as a reward."""
     if not callable(function):
         raise UserError(f"{key}: {name} is not a function ({type(function).__name__})")
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise UserError(f"{key}: {name} is a coroutine or generator; write a function that returns a list of numbers")
+    waits = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UserError(f"{key}: {name} is a generator; write a function that returns a list of numbers")
     try:
-        signature = inspect.signature(function)
+        parameters = [*inspect.signature(function).parameters.values()]
     except (TypeError, ValueError):  # a builtin without a signature
-        return
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise UserError(
-            f"{key}: {name}{signature} does not take **columns, which carry the rows' other columns and "
-            "whether each response ended; add **columns to its parameters"
-        )
-    try:
-        signature.bind([], [])
-    except TypeError as error:
-        raise UserError(
-            f"{key}: {name}{signature} cannot be called as (prompts, responses, **columns): {error}"
-        ) from None
+        return RewardCall("responses", waits, frozenset(), ())
+    return reward_call(key, name, parameters, waits, arguments, arguments_key)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from rlhf_lightning.value_types import Kernels
+
+Score = float | None
+"""None: the reward does not apply to the response."""
 
 
 class RewardFunction(Protocol):
@@ -31,21 +34,30 @@ class Reward:
         name: what it is called in errors about scores; empty: the name of its class.
         key: where it was named, such as `reward.function`; empty: `reward`.
         reads_tokens: it is called with `sampled=`, a SampledTokens, besides the texts.
-        parts: the last scores by part, if it is a sum; for logging.
+        parts: the last scores by part, if it is a sum; for logging. None where a part did not apply.
         normalized: weight and last scores of each part, if parts are normalised before they are weighted; else empty.
         figures: other numbers about the last responses, one each, by name; logged as `reward/<name>`.
+        extras: further columns of the last responses, by name; for the table of samples.
     """
 
     name: str = ""
     key: str = ""
     reads_tokens: bool = False
-    parts: Mapping[str, list[float]] = {}
+    parts: Mapping[str, Sequence[Score]] = {}
     normalized: Mapping[str, tuple[float, list[float] | list[list[float]]]] = {}
     figures: Mapping[str, list[float]] = {}
+    extras: Mapping[str, Sequence[Any]] = {}
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]:
         """Return the scores (see RewardFunction)."""
         raise NotImplementedError
+
+    def begin(self, prompts: list[str], responses: list[str], **columns: Any) -> Callable[[], Sequence[Any]]:
+        """Start to score, and return a function that waits for the scores: several that wait for others overlap.
+
+        None among them says that the reward does not apply to the response.
+        """
+        return lambda: self(prompts, responses, **columns)
 
     def to(self, device: torch.device | str) -> Reward:
         """Move its computation to the policy's device; called once, before the first rollout."""
@@ -80,8 +92,8 @@ class _Plain(Reward):
         self.reads_tokens = bool(getattr(given, "reads_tokens", False))
 
     @property
-    def parts(self) -> Mapping[str, list[float]]:  # type: ignore[override]
-        found: Mapping[str, list[float]] = getattr(self.given, "parts", {})
+    def parts(self) -> Mapping[str, Sequence[Score]]:  # type: ignore[override]
+        found: Mapping[str, Sequence[Score]] = getattr(self.given, "parts", {})
         return found
 
     def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float] | list[list[float]]:

@@ -16,12 +16,14 @@ from rlhf_lightning.rewards.scores import BadScoreError, Scores, check_result, t
 class SampledTokens:
     """What a policy read and wrote, as unpadded token ids of its tokenizer; an EOS is a response's last token.
 
-    A reward that sets `reads_tokens = True` is called with `sampled=` such an object besides the texts.
+    A reward that sets `reads_tokens = True` is called with `sampled=` such an object besides the texts. `state` is the
+    `transformers.TrainerState` of a training run; None elsewhere.
     """
 
     tokenizer: Any
     prompts: list[list[int]]
     responses: list[list[int]]
+    state: Any = None
 
 
 def score_samples(
@@ -31,9 +33,10 @@ def score_samples(
     responses: Sequence[list[int]],
     ended: Sequence[bool],
     name: str | None = None,
+    state: Any = None,
 ) -> list[float]:
     """Return one number per response, the sum over its tokens if the reward scores those; see `sample_scores`."""
-    return totals(sample_scores(reward, tokenizer, prompts, responses, ended, name))
+    return totals(sample_scores(reward, tokenizer, prompts, responses, ended, name, state))
 
 
 def sample_scores(
@@ -43,6 +46,7 @@ def sample_scores(
     responses: Sequence[list[int]],
     ended: Sequence[bool],
     name: str | None = None,
+    state: Any = None,
 ) -> Scores:
     """Return the reward of every response, checked: a number, or a list with one number per token.
 
@@ -53,6 +57,7 @@ def sample_scores(
         responses: token ids without padding, including the EOS.
         ended: whether each response has one.
         name: name of the reward in errors; default: its own.
+        state: see SampledTokens.
 
     Raises:
         UserError: the reward did not return exactly one finite number per response, or per token of each.
@@ -63,7 +68,7 @@ def sample_scores(
     columns["ended"] = list(ended)
     asked = as_reward(reward)
     if asked.reads_tokens:
-        columns["sampled"] = SampledTokens(tokenizer, ids, list(responses))
+        columns["sampled"] = SampledTokens(tokenizer, ids, list(responses), state)
     texts = response_texts(tokenizer, ids, responses, ended)
     try:
         scores = reward([row.text for row in prompts], texts, **columns)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
 from rlhf_lightning.errors import UserError, blaming
 
 LARGEST = 3.4028234663852886e38  # of float32, which training uses
 Scores: TypeAlias = "list[float] | list[list[float]]"
+Partial: TypeAlias = "list[float | list[float] | None]"
+"""Scores with None for responses that a reward does not apply to."""
 
 
 class BadScoreError(UserError):
@@ -49,6 +51,31 @@ def check_result(
             for others. Nothing is ever broadcast.
     """
     who = f"reward {name}" if key is None else f"{key}: {name}"
+    return _checked(_listed(scores, n, who), who, lengths)
+
+
+def check_partial(
+    scores: Sequence[Any], n: int, name: str, key: str | None = None, lengths: Sequence[int] | None = None
+) -> Partial:
+    """Return the same as `check_result`, with None where the result has None."""
+    who = f"reward {name}" if key is None else f"{key}: {name}"
+    listed = _listed(scores, n, who)
+    places = [i for i, score in enumerate(listed) if score is not None]
+    lengths = None if lengths is None else [lengths[i] for i in places]
+    known: Iterator[float | list[float]] = iter(_checked([listed[i] for i in places], who, lengths, places))
+    return [None if score is None else next(known) for score in listed]
+
+
+def filled(scores: Partial, lengths: Sequence[int] | None = None) -> Scores:
+    """Return checked scores with 0 instead of None; a list of zeros, of the response's length, among lists."""
+    lists = {i: score for i, score in enumerate(scores) if isinstance(score, list)}
+    if not lists:
+        return [score if isinstance(score, float) else 0.0 for score in scores]
+    tokens = lengths or [1] * len(scores)
+    return [lists.get(i, [0.0] * tokens[i]) for i in range(len(scores))]
+
+
+def _listed(scores: Sequence[Any], n: int, who: str) -> list[Any]:
     expected = f"{who}: returned {type(scores).__name__}, expected a list of {n} numbers"
     if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
         raise UserError(expected)
@@ -56,19 +83,25 @@ def check_result(
         length, scores = len(scores), list(scores)
     if length != n or len(scores) != n:
         raise UserError(f"{who}: returned {length} scores for {n} responses; return one for each")
+    return scores
+
+
+def _checked(scores: list[Any], who: str, lengths: Sequence[int] | None, places: Sequence[int] | None = None) -> Scores:
+    """Return scores as floats. `places` are their numbers among the responses; None: their own."""
+    at = range(len(scores)) if places is None else places
     rows = [_row(score) for score in scores]
     listed = [row is not None for row in rows]
     if not any(listed):
-        return [_number(score, f"{who}: score {i}", i) for i, score in enumerate(scores)]
+        return [_number(score, f"{who}: score {at[i]}", at[i]) for i, score in enumerate(scores)]
     if not all(listed):
         i, j = listed.index(True), listed.index(False)
         raise BadScoreError(
-            f"{who}: returned a list for response {i} and {_short(scores[j])} for response {j}; return one number for "
-            "every response, or for every response a list with one number per token",
-            j,
+            f"{who}: returned a list for response {at[i]} and {_short(scores[j])} for response {at[j]}; return one "
+            "number for every response, or for every response a list with one number per token",
+            at[j],
         )
     return [
-        _token_scores(row, who, i, None if lengths is None else lengths[i])
+        _token_scores(row, who, at[i], None if lengths is None else lengths[i])
         for i, row in enumerate(rows)
         if row is not None
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,35 +17,45 @@ from rlhf_lightning.rewards.ensemble import Combine, Ensemble
 from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
-from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
+from rlhf_lightning.rewards.protocol import Reward, RewardFunction, Score, as_reward
 from rlhf_lightning.rewards.samples import SampledTokens
-from rlhf_lightning.rewards.scores import Scores, at_last_token, check_result, per_token, totals
-from rlhf_lightning.setting_rules import check_reward
+from rlhf_lightning.rewards.scores import Scores, at_last_token, check_partial, filled, per_token, totals
+from rlhf_lightning.setting_rules import check_calls, check_reward, part_names
 from rlhf_lightning.value_types import Attention, Count, Kernels, NonNegative, Number, Seconds, Text
+
+log = logging.getLogger(__name__)
 
 
 class WeightedSum(Reward):
     """r = sum over i of w_i r_i. The parts of the last call remain available by name, for logging.
+
+    A part that returns None for a response is left out of its sum, as in TRL: no other weight changes. Parts that wait
+    for others (`async` functions) wait at the same time.
 
     Args:
         rewards: the parts, by name.
         weights: their weights, by the same names.
         normalize: in training, each part counts as (score - running mean) / running std, by its own moments over all
             responses so far; the result of a call, and what is logged, stay unnormalised.
+        key: where the parts were named.
     """
 
     reads_tokens = True
 
     def __init__(
-        self, rewards: Mapping[str, RewardFunction], weights: Mapping[str, float], normalize: bool = False
+        self,
+        rewards: Mapping[str, RewardFunction],
+        weights: Mapping[str, float],
+        normalize: bool = False,
+        key: str = "reward.components",
     ) -> None:
         if set(rewards) != set(weights):
-            raise UserError(f"reward.components: rewards {sorted(rewards)} and weights {sorted(weights)} differ")
-        self.name, self.key = "+".join(rewards), "reward.components"
+            raise UserError(f"{key}: rewards {sorted(rewards)} and weights {sorted(weights)} differ")
+        self.name, self.key = "+".join(rewards), key
         self.rewards, self.weights = dict(rewards), dict(weights)
-        self.parts: dict[str, list[float]] = {}
+        self.parts: dict[str, list[Score]] = {}
         self.results: dict[str, Scores] = {}
-        self.normalize = normalize
+        self.normalize, self._said = normalize, False
 
     @property
     def normalized(self) -> dict[str, tuple[float, Scores]]:  # type: ignore[override]
@@ -56,6 +67,11 @@ class WeightedSum(Reward):
         """Return the parts' figures, by the names of figure and part."""
         parts = {name: as_reward(part).figures for name, part in self.rewards.items()}
         return {f"{figure}/{name}": found for name, part in parts.items() for figure, found in part.items()}
+
+    @property
+    def extras(self) -> dict[str, Sequence[Any]]:  # type: ignore[override]
+        """Return the further columns of all parts."""
+        return {name: x for part in self.rewards.values() for name, x in as_reward(part).extras.items()}
 
     def origin(self) -> dict[str, str]:
         """Return the parts' constituents and weights, by key, which a resumed run must find unchanged."""
@@ -89,31 +105,32 @@ class WeightedSum(Reward):
         n, sampled = len(responses), columns.get("sampled")
         lengths = [len(each) for each in sampled.responses] if isinstance(sampled, SampledTokens) else None
         texts = {name: column for name, column in columns.items() if not isinstance(column, SampledTokens)}
-        results = {
-            name: check_result(
-                reward(prompts, responses, **(columns if as_reward(reward).reads_tokens else texts)),
-                n,
-                name,
-                f"reward.components.{name}",
-                lengths,
-            )
-            for name, reward in self.rewards.items()
+        begun = {name: as_reward(reward) for name, reward in self.rewards.items()}
+        waiting = {
+            name: part.begin(prompts, responses, **(columns if part.reads_tokens else texts))
+            for name, part in begun.items()
         }
-        self.results = results
-        self.parts = {name: totals(result) for name, result in results.items()}
-        return self._sum(results, n)
+        found = {name: check_partial(wait(), n, name, f"{self.key}.{name}", lengths) for name, wait in waiting.items()}
+        self._check_normalized(found)
+        self.results = {name: filled(part, lengths) for name, part in found.items()}
+        self.parts = {
+            name: [None if score is None else total for score, total in zip(found[name], totals(result), strict=True)]
+            for name, result in self.results.items()
+        }
+        self._look_for_responses_without_reward(n)
+        return self._sum(self.results, n)
 
     def _sum(self, results: Mapping[str, Scores], n: int) -> Scores:
         """Return the weighted sum, per token if any part is; the others' scores are on the last token."""
         tokens = {name: result for name, result in results.items() if per_token(result)}
         if not tokens:
-            return [sum(self.weights[name] * part[i] for name, part in self.parts.items()) for i in range(n)]
+            return [sum(self.weights[name] * (part[i] or 0.0) for name, part in self.parts.items()) for i in range(n)]
         first = next(iter(tokens.values()))
         for name, result in tokens.items():
             for i in range(n):
                 if len(result[i]) != len(first[i]):
                     raise UserError(
-                        f"reward.components.{name}: returned {len(result[i])} numbers for response {i}, and another "
+                        f"{self.key}.{name}: returned {len(result[i])} numbers for response {i}, and another "
                         f"part {len(first[i])}; return one for each of its tokens"
                     )
         placed = {name: at_last_token(result, first) for name, result in results.items()}
@@ -122,12 +139,31 @@ class WeightedSum(Reward):
             for i in range(n)
         ]
 
+    def _look_for_responses_without_reward(self, n: int) -> None:
+        without = [i for i in range(n) if all(part[i] is None for part in self.parts.values())]
+        if without and not self._said:
+            self._said = True
+            log.warning(
+                "%s: all parts returned None for %d of %d responses (first for response %d): no reward applies to "
+                "them, so their score is 0, as in TRL; this is reported once",
+                *(self.key, len(without), n, without[0]),
+            )
+
+    def _check_normalized(self, found: Mapping[str, Sequence[Any]]) -> None:
+        name = next((name for name, part in found.items() if None in part), None)
+        if self.normalize and name is not None:
+            raise UserError(
+                f"{self.key}.{name}: returned None for a response, but normalize_parts needs a number for each; return "
+                "one, or set normalize_parts=false"
+            )
+
 
 class RewardPart(TypedDict, total=False):
     """One part of a weighted sum: a function, a model, several models or a judge, and its weight.
 
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        arguments: passed to the function by name.
         model: a trained reward model: the run folder of a reward run, or a Hugging Face folder.
         models: several reward models, whose scores are combined.
         judge: a model that rates each response by principles.
@@ -140,6 +176,7 @@ class RewardPart(TypedDict, total=False):
     """
 
     function: Text | None
+    arguments: dict[str, Any] | None
     model: Text | None
     models: list[Text] | None
     judge: JudgeSettings | None
@@ -165,8 +202,13 @@ def make_reward(
     combine: Combine = "mean",
     std_coef: NonNegative = 1.0,
     normalize_parts: bool = False,
+    arguments: dict[str, Any] | None = None,
+    functions: list[Text] | None = None,
+    weights: list[Number] | None = None,
+    concurrency: Count | None = None,
+    attempts: Count | None = None,
 ) -> RewardFunction:
-    """Return the reward that the settings describe: exactly one function, model, list of models, sum or judge.
+    """Return the reward that the settings describe: exactly one function, model, list of either, sum or judge.
 
     Args:
         function: dotted path of a Python function (see RewardFunction).
@@ -180,6 +222,10 @@ def make_reward(
         models: reward models, two or more, as for `model`; see Ensemble.
         combine, std_coef: how the scores of several models are combined, see Ensemble.
         normalize_parts: normalise each component by its own running moments before it is weighted, see WeightedSum.
+        arguments: passed to the function by name.
+        functions: dotted paths, summed with `weights`: TRL's `reward_funcs`.
+        weights: one per function: TRL's `reward_weights`; None: 1 each.
+        concurrency, attempts: of `async` functions, see FunctionReward.
 
     Raises:
         UserError: none or more than one is given, or `standardize` for anything but a reward model.
@@ -188,25 +234,57 @@ def make_reward(
     given["standardize"] = standardize
     given |= {"models": models, "combine": combine, "std_coef": std_coef, "normalize_parts": normalize_parts}
     given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
+    given |= {"functions": functions, "weights": weights, "arguments": arguments}
+    given |= {"concurrency": concurrency, "attempts": attempts}
     check_reward(given, key_beside("", "reward."))
-    timeout_key = key_beside("timeout", "reward.")
-    if function:
-        return FunctionReward(function, timeout=timeout, timeout_key=timeout_key)
+    calls: dict[str, Any] = {"timeout": timeout, "timeout_key": key_beside("timeout", "reward.")}
+    calls |= {"concurrency": concurrency, "attempts": attempts}
     if model:
         return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
     if models:
         return _ensemble(models, combine, std_coef, (batch_size, standardize, dtype, attn_implementation))
     if judge:
         return JudgeReward(judge)
-    assert components is not None
+    if function:
+        made: Reward = FunctionReward(function, arguments=arguments, **calls)
+    elif functions:
+        made = _sum_of_functions(functions, weights, normalize_parts, calls)
+    else:
+        assert components is not None
+        made = _sum_of_parts(components, batch_size, normalize_parts, calls)
+    waits = [part.call.waits for part in _functions(made)]
+    check_calls(any(waits), {"concurrency": concurrency, "attempts": attempts}, key_beside("", "reward."))
+    return made
+
+
+def _functions(reward: Reward) -> list[FunctionReward]:
+    parts: Iterable[Any] = reward.rewards.values() if isinstance(reward, WeightedSum) else [reward]
+    return [part for part in parts if isinstance(part, FunctionReward)]
+
+
+def _sum_of_functions(
+    functions: Sequence[str], weights: Sequence[float] | None, normalize: bool, calls: Mapping[str, Any]
+) -> WeightedSum:
+    key = key_beside("functions", "reward.")
+    paths = dict(zip(part_names(functions), functions, strict=True))
+    made = {name: FunctionReward(path, f"{key}[{i}]", **calls) for i, (name, path) in enumerate(paths.items())}
+    return WeightedSum(made, dict(zip(made, weights or [1.0] * len(made), strict=True)), normalize, key)
+
+
+def _sum_of_parts(
+    components: Mapping[str, RewardPart], batch_size: int, normalize: bool, calls: Mapping[str, Any]
+) -> WeightedSum:
     weights = {name: float(part.get("weight", 1.0)) for name, part in components.items()}
-    parts = {}
+    parts: dict[str, RewardFunction] = {}
     for name, part in components.items():
         with named_as(f"{key_beside('components', 'reward.')}.{name}.model"):
-            settings = {key: value for key, value in part.items() if key != "weight"}
-            limit = timeout if part.get("function") else None
-            parts[name] = _part(settings, batch_size, limit, timeout_key)
-    return WeightedSum(parts, weights, normalize_parts)
+            settings: dict[str, Any] = {key: value for key, value in part.items() if key != "weight"}
+            if function := settings.get("function"):
+                check_reward(settings, key_beside("", "reward."))
+                parts[name] = FunctionReward(function, arguments=settings.get("arguments"), **calls)
+            else:
+                parts[name] = make_reward(**settings, batch_size=batch_size)
+    return WeightedSum(parts, weights, normalize)
 
 
 def _ensemble(models: list[Text], combine: Combine, std_coef: float, settings: tuple[Any, ...]) -> Ensemble:
@@ -216,10 +294,3 @@ def _ensemble(models: list[Text], combine: Combine, std_coef: float, settings: t
         with named_as(f"{key}.{number}", beside):
             members.append(ModelReward(path, *settings))
     return Ensemble(members, combine, std_coef, key)
-
-
-def _part(settings: Mapping[str, Any], batch_size: int, timeout: float | None, timeout_key: str) -> RewardFunction:
-    reward = make_reward(**settings, batch_size=batch_size, timeout=timeout)
-    if isinstance(reward, FunctionReward):
-        reward.timeout_key = timeout_key  # of all parts together
-    return reward

@@ -7,6 +7,7 @@ fields of their bases.
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,6 +138,30 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, where: Definition, 
     pairs = [*zip(positional, defaults, strict=True)][skip:]
     pairs += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
     return {argument.arg: Parameter(argument.annotation, default, where) for argument, default in pairs}
+
+
+class _Written:
+    """A default as it is written in the source, for a signature in a message."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def inspected(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[inspect.Parameter]:
+    """Return a function's parameters as `inspect.signature` would, with the texts of their defaults."""
+    it, kind = node.args, inspect.Parameter
+    where: dict[str, Any] = {each.arg: kind.POSITIONAL_ONLY for each in it.posonlyargs}
+    where |= {each.arg: kind.POSITIONAL_OR_KEYWORD for each in it.args}
+    defaults = dict(zip(reversed(where), reversed(it.defaults), strict=False))
+    where |= {it.vararg.arg: kind.VAR_POSITIONAL} if it.vararg else {}
+    where |= {each.arg: kind.KEYWORD_ONLY for each in it.kwonlyargs}
+    defaults |= {each.arg: x for each, x in zip(it.kwonlyargs, it.kw_defaults, strict=True) if x is not None}
+    where |= {it.kwarg.arg: kind.VAR_KEYWORD} if it.kwarg else {}
+    written = {name: _Written(ast.unparse(default)) for name, default in defaults.items()}
+    return [kind(name, how, default=written.get(name, kind.empty)) for name, how in where.items()]
 
 
 def _fields(each: Definition) -> dict[str, Parameter]:

@@ -7,6 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 ENSEMBLE = "rewards/test_ensemble.py"
 PARTS = "algorithms/test_part_moments.py"
 OF_TOKENS = "algorithms/test_token_scores.py"
+OF_TRL, OF_CALLS = "rewards/test_trl_functions.py", "rewards/test_async_functions.py"
 
 REWARDS = (
     Row(
@@ -88,6 +89,47 @@ REWARDS = (
                 "for member in self.members for key, mark in member.origin().items()}",
                 "for member in self.members[:1] for key, mark in member.origin().items()}",
                 (f"{ENSEMBLE}::test_a_run_names_every_member_and_how_they_are_combined_in_its_checkpoints",),
+            ),
+        ),
+    ),
+    Row(
+        "a TRL function's None, weight or column is taken for something else",
+        "TRL's documented examples give TRL's numbers: None leaves a function out of a response's sum",
+        (
+            Mutant(
+                "weights are divided by the number of functions that apply",
+                "rewards/weighted.py",
+                "sum(self.weights[name] * (part[i] or 0.0) for",
+                "sum(self.weights[name] * (part[i] or 0.0) / 2 for",
+                (f"{OF_TRL}::test_functions_for_several_tasks_with_weights",),
+            ),
+            Mutant(
+                "conversations are given as text",
+                "rewards/keywords.py",
+                'text if asked is None else [{"role": "assistant", "content": text}]',
+                "text",
+                (f"{OF_TRL}::test_a_format_of_conversations",),
+            ),
+            Mutant(
+                "our own signature may return None",
+                "rewards/function.py",
+                'if self.call.style == "responses" and not self.call.waits:',
+                "if False:",
+                (f"{OF_TRL}::test_none_of_our_own_signature_stays_a_mistake",),
+            ),
+            Mutant(
+                "a call that failed is not repeated",
+                "rewards/concurrent.py",
+                "if attempt == self.attempts:",
+                "if True:",
+                (f"{OF_CALLS}::test_64_calls_keep_to_the_limit_and_one_in_ten_that_fails_is_repeated",),
+            ),
+            Mutant(
+                "async functions are not limited",
+                "rewards/concurrent.py",
+                "asyncio.Semaphore(self.concurrency)",
+                "asyncio.Semaphore(len(calls))",
+                (f"{OF_CALLS}::test_64_calls_keep_to_the_limit_and_one_in_ten_that_fails_is_repeated",),
             ),
         ),
     ),

@@ -258,7 +258,8 @@ TEXT = (
             Mutant(
                 "PPO broadcasts what the reward returned",
                 "experience/scorer.py",
-                "result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended)",
+                "result = sample_scores(self.reward, self.tokenizer, prompts, generation.responses(), ended, "
+                "state=state)",
                 "result = [self.reward([r.text for r in prompts], ended)[0]] * len(prompts)",
                 ("algorithms/test_ppo.py::test_a_reward_of_the_wrong_length_stops_the_run",),
             ),
