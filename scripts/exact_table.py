@@ -20,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `tests` is not part of the installed package
 
+from tests.exact.best_of_n import measure as measure_best_of_n
 from tests.exact.enumerable import World
 from tests.exact.runs import (
     LARGE,
@@ -84,6 +85,13 @@ def controller(seed: int) -> Cells:
     return f"{result.kl / result.target:.3f}, {result.coef / result.beta:.3f}", result.seconds
 
 
+def best_of_n(seed: int) -> Cells:
+    """Return KL and expected score of the best of 4, exactly, and the mean score of 2,000 samples per prompt."""
+    started = time.perf_counter()
+    found = measure_best_of_n(small(seed), 4, 2_000, seed)
+    return f"{found.kl:.4f}, {found.score:.3f}, {found.sampled:.3f}", time.perf_counter() - started
+
+
 ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("PPO, β = 1: regret", "≤ 1%", ppo(small, 1.0)),
     ("PPO, β = 0.3: regret", "≤ 5%", ppo(small, 0.3)),
@@ -91,6 +99,7 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("DPO, soft labels: KL(π‖π*) in nats, slope of the implicit reward on gold", "< 1e-3, 1", dpo),
     ("Reward model: accuracy / Bayes ceiling, slope on gold", "> 98%, 1", reward_model),
     ("Adaptive controller: KL / target, coefficient / exact coefficient", "1 ± 0.1, 1 ± 0.1", controller),
+    ("Best of 4, no training: KL in nats, expected score, score of samples", "KL ≤ 0.6363", best_of_n),
     ("PPO, 512 responses, β = 1: regret", "reported", ppo(large, 1.0)),
     ("PPO, 512 responses, β = 0.3: regret", "reported", ppo(large, 0.3)),
     ("PPO, 512 responses, β = 0.1: regret", "reported", ppo(large, 0.1)),

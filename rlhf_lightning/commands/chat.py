@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.config.best_of_checks import check_best_of
 from rlhf_lightning.config.checks import check_ilql_beta, check_model, refuse_reward_model
 from rlhf_lightning.config.schema import Chat
 from rlhf_lightning.config.spelling import did_you_mean, nearest
@@ -36,6 +37,8 @@ def check(config: Mapping[str, Any]) -> None:
         check_model(key, path)
         refuse_reward_model(key, path)
     check_ilql_beta(config, models)
+    if (chooser := check_best_of(config)) is not None:
+        check_model("reward.model", chooser)
 
 
 def chat(config: dict[str, Any]) -> None:
@@ -50,11 +53,12 @@ def _converse(config: Mapping[str, Any]) -> None:
 
     sampling = ("temperature", "max_new_tokens", "seed", "ilql_beta")
     settings = {key: config[key] for key in ("system", *sampling, "dtype", "attn_implementation")}
+    best = _best_of(config)
     conversations = {}
     for key in ("model", "compare_with"):
         if config[key] is not None:
             with named_as(key), blaming(f"{key}: {config[key]} cannot be loaded"):
-                conversations[config[key]] = Conversation(config[key], **settings)
+                conversations[config[key]] = Conversation(config[key], best=best, **settings)
     if sys.stdin.isatty():
         with contextlib.suppress(ImportError):  # not available on every system
             import readline  # noqa: F401  # arrows and history in `input`
@@ -62,6 +66,20 @@ def _converse(config: Mapping[str, Any]) -> None:
     for line in _lines():
         with _stopped_by_interrupt():
             _respond(line, conversations)
+
+
+def _best_of(config: Mapping[str, Any]) -> Any:
+    """Return how answers are chosen among several, and print how far that is from the model; None: they are not."""
+    if config["best_of"] is None:
+        return None
+    from rlhf_lightning.evaluation.best_of_n import bound_line
+    from rlhf_lightning.evaluation.sampling import BestOf
+    from rlhf_lightning.rewards import make_reward
+
+    with named_as("reward.model"):
+        best = BestOf(config["best_of"], make_reward(**config["reward"]))
+    print(bound_line(best.n))
+    return best
 
 
 def _lines() -> Iterator[str]:

@@ -7,13 +7,16 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from rlhf_lightning.data import response_texts, tokenize_prompt
+from rlhf_lightning.data import PromptRow, response_texts, tokenize_prompt
 from rlhf_lightning.data.messages import Message
+from rlhf_lightning.data.templates import render_prompt
 from rlhf_lightning.errors import UserError, named
+from rlhf_lightning.evaluation.sampling import BestOf
 from rlhf_lightning.models import end_of_sequence_ids, load_policy, load_tokenizer
 from rlhf_lightning.models.limits import check_tokens
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.outside_text import for_terminal
+from rlhf_lightning.rewards import as_reward
 
 
 class Conversation:
@@ -28,6 +31,7 @@ class Conversation:
         temperature: divides the logits; 0 takes the most likely token.
         max_new_tokens: longest answer in tokens, including EOS.
         dtype, attn_implementation: of the network, see `load_causal_lm`.
+        best: sample several answers to a turn and show the best one; None: one answer, printed while it is generated.
         seed: the answer to a turn is a function of (seed, turn number, conversation).
         ilql_beta: strength of the values of a model that has ILQL's heads; None: that of its export.
 
@@ -43,6 +47,7 @@ class Conversation:
         temperature: float = 1.0,
         max_new_tokens: int = 256,
         seed: int = 0,
+        best: BestOf | None = None,
         dtype: Dtype = "auto",
         attn_implementation: str | None = None,
         ilql_beta: float | None = None,
@@ -53,7 +58,9 @@ class Conversation:
             raise UserError(f"system: the tokenizer of {path} has no chat template, so it cannot mark a system message")
         self.model = load_policy(path, dtype, attn_implementation, ilql_beta).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.system, self.max_new_tokens, self.seed = system, max_new_tokens, seed
+        self.system, self.max_new_tokens, self.seed, self.best = system, max_new_tokens, seed, best
+        if best is not None:
+            as_reward(best.reward).to(self.model.device)
         self.ends = end_of_sequence_ids(self.model, self.tokenizer)
         self.settings = GenerationConfig(
             do_sample=temperature > 0,
@@ -82,16 +89,34 @@ class Conversation:
         self.settings.max_new_tokens = min(self.max_new_tokens, limit - len(ids)) if limit else self.max_new_tokens
         prompt = torch.tensor([ids], device=self.model.device)
         torch.manual_seed(self.seed + self.turn)
-        output = self.model.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            generation_config=self.settings,
-            streamer=AnswerPrinter(self.tokenizer, ids, self.ends),
-        )
-        said = _text(self.tokenizer, ids, output[0, len(ids) :].tolist(), self.ends).strip()
+        arguments = {"attention_mask": torch.ones_like(prompt), "generation_config": self.settings}
+        if self.best is None:
+            printer = AnswerPrinter(self.tokenizer, ids, self.ends)
+            output = self.model.generate(prompt, streamer=printer, **arguments)
+            tokens = output[0, len(ids) :].tolist()
+        else:
+            output = self.model.generate(prompt, num_return_sequences=self.best.n, **arguments)
+            tokens = self._chosen(question, ids, [self._until_end(row[len(ids) :].tolist()) for row in output])
+        said = _text(self.tokenizer, ids, tokens, self.ends).strip()
+        if self.best is not None:
+            print(for_terminal(said), flush=True)
         self.messages = [*question, {"role": "assistant", "content": said}]
         self.turn += 1
         return said
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        """Return an answer without the padding after its end."""
+        end = next((i for i, token in enumerate(tokens) if token in self.ends), len(tokens))
+        return tokens[: end + 1]
+
+    def _chosen(self, question: list[Message], ids: list[int], answers: list[list[int]]) -> list[int]:
+        """Return the best of several answers, which the reward sees as in training."""
+        assert self.best is not None
+        asked = question if self.tokenizer.chat_template else str(question[-1]["content"])
+        columns = {"messages": question} if self.tokenizer.chat_template else {}
+        rows = [PromptRow(ids, render_prompt(self.tokenizer, asked), columns)] * len(answers)
+        place = self.best.choose(self.tokenizer, rows, answers, [answer[-1] in self.ends for answer in answers])
+        return answers[place[0]]
 
     def _prompt(self, text: str, longest: int | None) -> tuple[list[Message], list[int]]:
         """Return the conversation with the user's next line, and the tokens that its answer starts from."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
+from rlhf_lightning.config.best_of_checks import check_best_of
 from rlhf_lightning.config.checks import (
     check_hashes,
     check_ilql_beta,
@@ -81,12 +82,18 @@ def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
         elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
             raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
     _check_judge(config.get("judge") or {})
-    _check_curves(config)
+    if config.get("course") is not None:
+        _check_curves(config)
+    elif (chooser := check_best_of(config)) is not None:
+        paths["reward.model"] = chooser
+    for name in policies if config.get("best_of") is not None else ():
+        if f"{name}_best_of_{config['best_of']}" in policies:
+            raise UserError(
+                f"policies.{name}_best_of_{config['best_of']}: best_of gives {name} this name; choose another"
+            )
 
 
 def _check_curves(config: Mapping[str, Any]) -> None:
-    if config.get("best_of") is None and config.get("course") is None:
-        return
     lacking = [key for key in ("best_of", "course") if config.get(key) is None]
     lacking += [key for key in ("gold", "proxy") if not _scores(config.get(key) or {})]
     if lacking:
@@ -94,6 +101,8 @@ def _check_curves(config: Mapping[str, Any]) -> None:
             f"{lacking[0]}: missing; best-of-n beside training needs best_of, course, gold and proxy (gold is what "
             "callbacks.overoptimization had as its first scorer)"
         )
+    if _scores(config.get("reward") or {}):
+        raise UserError("reward: beside course, best_of draws the baseline's curves, by proxy; leave one of them out")
     if config.get("temperature") == 0:
         raise UserError("best_of: with temperature=0 all answers to a prompt are the same; raise the temperature")
     if not (Path(config["course"]) / "metrics.jsonl").is_file():
@@ -139,6 +148,7 @@ def evaluate(config: dict[str, Any]) -> None:
     check_run_dir(folder)
 
     from rlhf_lightning.evaluation import accuracy_table, flat_accuracies, terminal_table, write_report
+    from rlhf_lightning.evaluation.best_of_n import bound_line
     from rlhf_lightning.process.printing import Terminal
 
     accuracies = _accuracies(config) if config.get("rewards") else {}
@@ -153,6 +163,8 @@ def evaluate(config: dict[str, Any]) -> None:
         write_summary(folder, {**summary, "wall_seconds": round(time.monotonic() - started, 2)})
     if evaluation is not None:
         Terminal().print(terminal_table(evaluation))
+        if config["best_of"] is not None and config["course"] is None:
+            print(bound_line(config["best_of"]))
     if accuracies:
         Terminal().print(accuracy_table(accuracies))
     for file in files or [folder / "summary.json"]:
@@ -172,9 +184,11 @@ def _accuracies(config: Mapping[str, Any]) -> Any:
 def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
     """Return the evaluation of the policies, and the error rates of the refusal detector."""
     from rlhf_lightning.evaluation import evaluate_policies, read_detector_error
+    from rlhf_lightning.evaluation.sampling import BestOf
 
     detector_error = read_detector_error(config["refusals"]) if config.get("refusals") else None
     scorers = {key: _reward(key, config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
+    best = BestOf(config["best_of"], _reward("reward", config["reward"])) if _scores(config["reward"]) else None
     settings = ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size", "seed", "dtype", "ilql_beta")
     evaluation = evaluate_policies(
         policies=config["policies"],
@@ -186,10 +200,11 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
         detector_error=detector_error,
         judge=_judge(config.get("judge") or {}, config["seed"]),
         self_bleu_of=config.get("self_bleu"),
+        best=best,
         attn_implementation=config["attn_implementation"],
         **{key: config[key] for key in settings},
     )
-    if config.get("best_of") is not None:
+    if config.get("course") is not None:
         evaluation.curves = _curves(config, scorers)
     return evaluation, detector_error.flat() if detector_error is not None else {}
 

@@ -30,6 +30,8 @@ from rlhf_lightning.value_types import (
 
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free port
 
+Samples = Annotated[int, Field(ge=2, le=10_000)]  # of which one is chosen, or that are compared
+
 strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
@@ -169,9 +171,10 @@ class Evaluate(TypedDict, total=False):
     baseline: Required[Text | None]
     judge: Judging
     refusals: Text | None
-    best_of: Annotated[int, Field(ge=2, le=10_000)] | None
+    best_of: Samples | None
+    reward: Score
     course: Text | None
-    self_bleu: Annotated[int, Field(ge=2, le=10_000)] | None
+    self_bleu: Samples | None
     rewards: dict[str, Score] | None
     preferences: Text | None
     category: Text | None
@@ -334,6 +337,8 @@ class Chat(TypedDict, total=False):
 
     model: Required[Text]
     compare_with: Text | None
+    best_of: Samples | None
+    reward: Score
     system: Text | None
     temperature: NonNegative
     ilql_beta: NonNegative | None

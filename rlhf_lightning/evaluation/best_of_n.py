@@ -99,6 +99,32 @@ def best_of_n_points(proxy: Scores, held_out: Scores, ns: Iterable[int]) -> list
     return points
 
 
+def best_places(scores: Sequence[float], n: int) -> list[int]:
+    """Return the place of the highest of each n neighbouring scores; of equal ones, the first.
+
+    Raises:
+        ValueError: the scores are not a multiple of n.
+
+    >>> best_places([1.0, 3.0, 3.0, 0.0, -2.0, -1.0], 3)
+    [1, 3]
+    """
+    if len(scores) % n:
+        raise ValueError(f"{len(scores)} scores do not divide into groups of {n}")
+    return [max(range(start, start + n), key=scores.__getitem__) for start in range(0, len(scores), n)]
+
+
+def bound_line(n: int) -> str:
+    """Return a line that says how far best-of-n is at most from the policy that it samples.
+
+    >>> bound_line(4)
+    'best of 4: at most 0.636 nats per response from the policy that it samples (KL <= log n - (n - 1)/n)'
+    """
+    return (
+        f"best of {n}: at most {best_of_n_kl(n):.3f} nats per response from the policy that it samples "
+        "(KL <= log n - (n - 1)/n)"
+    )
+
+
 def powers_of_two(largest: int) -> list[int]:
     """Return 1, 2, 4, ... up to `largest`, which is always included.
 

@@ -16,7 +16,7 @@ from rlhf_lightning.evaluation.diversity import distinct_n, self_bleu
 from rlhf_lightning.evaluation.judged import Judge, judged_metrics
 from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, refusal_rates
 from rlhf_lightning.evaluation.results import Evaluation
-from rlhf_lightning.evaluation.sampling import SampledResponse, sample_responses
+from rlhf_lightning.evaluation.sampling import BestOf, SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
 from rlhf_lightning.models import load_policy, load_tokenizer
 from rlhf_lightning.models.loading import Dtype
@@ -44,6 +44,7 @@ def evaluate_policies(
     detector_error: DetectorError | None = None,
     judge: Judge | None = None,
     self_bleu_of: int | None = None,
+    best: BestOf | None = None,
     every_pair: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
@@ -63,6 +64,7 @@ def evaluate_policies(
             are then also given corrected for them.
         judge: compares each policy's responses with the baseline's (see `judged_metrics`).
         self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
+        best: adds to each policy the one that answers with the best of several samples, under `best.name(policy)`.
         every_pair: compute win rates against every earlier policy, not only against the baseline.
         dtype, attn_implementation, ilql_beta: of policies and reference, see `load_policy`.
 
@@ -76,7 +78,7 @@ def evaluate_policies(
     load = partial(_load, device=device, dtype=dtype, attn_implementation=attn_implementation, ilql_beta=ilql_beta)
     settings = SamplingSettings(max_new_tokens=max_new_tokens, temperature=temperature)
     scorers = {name: scorer for name, scorer in (("gold", gold), ("proxy", proxy)) if scorer is not None}
-    for scorer in scorers.values():
+    for scorer in (*scorers.values(), *([] if best is None else [best.reward])):
         as_reward(scorer).to(device)
     rows = _rows_of_each(policies, reference, prompts_file, max_prompt_length, limit, samples_per_prompt)
     key = _reference_key(policies, reference)
@@ -85,26 +87,34 @@ def evaluate_policies(
     scores: dict[str, dict[str, list[float]]] = {}
     for name, path in policies.items():
         tokenizer = load_tokenizer(path)
-        sampled[name] = sample_responses(
-            load(path, key=f"policies.{name}"),
-            tokenizer,
-            rows[name],
-            settings,
-            batch_size=batch_size,
-            seed=seed,
-            reference=reference_model,
-        )
-        scores[name] = {
-            key: score_responses(key, scorer, tokenizer, rows[name], sampled[name]) for key, scorer in scorers.items()
-        }
+        model = load(path, key=f"policies.{name}")
+        for shown, chooser in [(name, None), *([] if best is None else [(best.name(name), best)])]:
+            sampled[shown] = sample_responses(
+                model,
+                tokenizer,
+                rows[name],
+                settings,
+                batch_size=batch_size,
+                seed=seed,
+                reference=reference_model,
+                best=chooser,
+            )
+            rows[shown] = rows[name]
+            scores[shown] = {
+                key: score_responses(key, each, tokenizer, rows[name], sampled[shown]) for key, each in scorers.items()
+            }
+        del model
         release_memory()  # before the next policy is loaded
 
     metrics = {}
-    for name in policies:
+    chosen = [] if best is None else [best.name(name) for name in policies]
+    for name in sampled:
         metrics[name] = policy_metrics(rows[name], sampled[name], scores[name], detector, detector_error)
+        if best is not None and name in chosen:
+            metrics[name] = best.bounded(metrics[name])
         if self_bleu_of is not None:
             metrics[name]["self_bleu"] = self_bleu([each.text for each in sampled[name][:self_bleu_of]])
-        for other in _opponents(name, list(policies), baseline, every_pair):
+        for other in _opponents(name, list(sampled), baseline, every_pair):
             metrics[name] |= _win_rates(scores[name], scores[other], other, samples_per_prompt)
         if judge is not None and name != baseline:
             metrics[name] |= _judged(judge, rows[name], sampled[name], sampled[baseline], baseline, samples_per_prompt)

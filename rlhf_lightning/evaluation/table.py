@@ -32,6 +32,7 @@ HEADINGS = {
     "judge_consistent": "judge: the same in both orders, %",
     "kl": "KL to the reference, nats per response",
     "kl_per_token": "KL to the reference, nats per token",
+    "kl_bound": "KL to the reference, at most, nats per response",
     "length": "length, tokens",
     "distinct_1": "distinct words, %",
     "distinct_2": "distinct word pairs, %",

@@ -50,6 +50,11 @@ class Generation:
         """Return the valid token ids of every response, including EOS."""
         return token_rows(self.tokens, self.mask)
 
+    def select(self, rows: list[int]) -> Generation:
+        """Return these rows."""
+        values = None if self.values is None else self.values[rows]
+        return Generation(self.tokens[rows], self.mask[rows], self.logprobs[rows], self.ended[rows], values)
+
 
 def token_rows(tokens: Tensor, mask: Tensor) -> list[list[int]]:
     """Return the valid tokens of every row [B, T], read from the device in one transfer."""

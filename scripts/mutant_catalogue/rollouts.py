@@ -34,6 +34,7 @@ ON_POLICY = "algorithms/on_policy.py"
 
 FALLS = "evaluation/test_overoptimization.py::"
 COURSE = "evaluation/overoptimization.py"
+BEST = "exact/test_best_of_n.py"
 
 ROLLOUTS = (
     Row(
@@ -632,6 +633,47 @@ ROLLOUTS = (
                 "order[self.global_rank :: world]",
                 "order[: self.rollout.batch_size]",
                 ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),
+            ),
+        ),
+    ),
+    Row(
+        "best-of-n is not the best, or further from the policy than is said",
+        "chosen answers have the enumerated distribution, KL and score; one choice per prompt, from its own samples",
+        (
+            Mutant(
+                "the worst is chosen",
+                "evaluation/best_of_n.py",
+                "[max(range(start, start + n)",
+                "[min(range(start, start + n)",
+                (f"{BEST}::test_the_choice_has_the_exact_distribution_and_a_kl_below_the_bound",),
+            ),
+            Mutant(
+                "the last sample of a prompt is never chosen",
+                "evaluation/best_of_n.py",
+                "[max(range(start, start + n)",
+                "[max(range(start, start + n - 1)",
+                (f"{BEST}::test_the_choice_has_the_exact_distribution_and_a_kl_below_the_bound",),
+            ),
+            Mutant(
+                "the chosen answers belong to other prompts",
+                "evaluation/sampling.py",
+                "asked = [row for row in prompts for _ in range(best.n if best is not None else 1)]",
+                "asked = list(prompts) * (best.n if best is not None else 1)",
+                (f"{BEST}::test_what_is_sampled_scores_as_enumerated",),
+            ),
+            Mutant(
+                "the KL of the chosen samples is taken for that of the choice",
+                "evaluation/sampling.py",
+                'metrics["kl"] + best_of_n_kl(self.n)',
+                'metrics["kl"]',
+                ("commands/test_evaluate.py::test_the_best_of_n_is_a_policy_beside_the_one_that_it_samples",),
+            ),
+            Mutant(
+                "padding after an answer in a chat is scored with it",
+                "commands/conversation.py",
+                "return tokens[: end + 1]",
+                "return tokens",
+                ("commands/test_chat.py::test_the_best_of_n_answers_is_shown_and_remembered",),
             ),
         ),
     ),

@@ -16,7 +16,7 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
 from rlhf_lightning.data import PromptRow, tokenize_prompt
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.evaluation.sampling import sample_responses
+from rlhf_lightning.evaluation.sampling import BestOf, sample_responses
 from rlhf_lightning.models import load_causal_lm, load_tokenizer
 from rlhf_lightning.rollout import SamplingSettings
 from tests.commands.runs import write_adapter, write_model
@@ -267,3 +267,36 @@ def test_an_answer_cannot_steer_the_terminal(monkeypatch, capsys):
         printer.put(token)
     printer.end()
     assert capsys.readouterr().out == r"\x1b]0;title\x07 \x1b[31mred\x9b2J\u202e" + "\n"
+
+
+@pytest.mark.parametrize("template", [False, True])
+def test_the_best_of_n_answers_is_shown_and_remembered(template, empty_folder, capsys):
+    seen: list[tuple[list[str], list[str], Any]] = []
+
+    def score(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        seen.append((prompts, responses, columns))
+        return [float(len(response)) for response in responses]
+
+    write_model(empty_folder / "model", chat=template)
+    talking = Conversation("model", max_new_tokens=6, best=BestOf(5, score))
+    said = talking.answer("a b c")
+    prompts, responses, columns = seen[0]
+    assert len(responses) == 5 and len(set(responses)) > 1
+    assert said == max(responses, key=len).strip() and capsys.readouterr().out == f"{said}\n"
+    assert prompts == ["u a b c a " if template else "a b c"] * 5
+    assert ("messages" in columns) == template and len(columns["ended"]) == 5
+    assert talking.messages[-1] == {"role": "assistant", "content": said}
+    assert talking.answer("a b c") != said or template is False
+    assert len(seen) == 2
+
+
+def test_chat_says_how_far_the_best_of_n_is_from_the_model(empty_folder, monkeypatch, capsys):
+    write_model(empty_folder / "model")
+    (empty_folder / "lengths.py").write_text(
+        "def score(prompts, responses, **columns):\n    return [float(len(each)) for each in responses]\n"
+    )
+    (empty_folder / "lines").write_text("a b\n")
+    monkeypatch.setattr(sys, "stdin", (empty_folder / "lines").open())
+    chat.chat(compose_config("chat", ["model=model", "best_of=3", "reward.function=lengths.score", "max_new_tokens=4"]))
+    bound, answered = capsys.readouterr().out.splitlines()
+    assert bound.startswith("best of 3: at most 0.432 nats per response") and answered

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_lightning.commands import evaluate
+from rlhf_lightning.commands import chat, evaluate
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.judged import by_model
@@ -150,3 +151,50 @@ def test_best_of_n_stands_beside_training_in_the_report(empty_folder):
     assert summary["fit.best-of-n.proxy.alpha"] == summary["fit.best-of-n.held_out.alpha"]  # the same scorer twice
     assert summary["fit.training.proxy.alpha"] != 0
     assert "best-of-n" in Path("done/report.html").read_text(encoding="utf-8")
+
+
+LENGTHS = "def score(prompts, responses, **columns):\n    return [float(len(each)) for each in responses]\n"
+
+
+def test_the_best_of_n_is_a_policy_beside_the_one_that_it_samples(empty_folder, capsys):
+    Path("lengths.py").write_text(LENGTHS, encoding="utf-8")
+    words = ["best_of=4", "reward.function=lengths.score", "gold.function=lengths.score", "samples_per_prompt=8"]
+    evaluate.evaluate(config("run_dir=done", *words))
+    summary = json.loads(Path("done/summary.json").read_text(encoding="utf-8"))
+    assert summary["a_best_of_4.gold_mean"] > summary["a.gold_mean"]
+    assert summary["a_best_of_4.gold_win_rate_vs_a"] > 0.5
+    assert summary["a_best_of_4.kl_bound"] == pytest.approx(math.log(4) - 3 / 4)  # the reference is the policy itself
+    assert summary["a.kl"] == 0.0 and "a_best_of_4.kl" not in summary and "a.kl_bound" not in summary
+    printed = capsys.readouterr().out
+    assert "best of 4: at most 0.636 nats per response from the policy that it samples" in printed
+    evaluate.evaluate(config("run_dir=plain", *words[2:]))
+    plain = json.loads(Path("plain/summary.json").read_text(encoding="utf-8"))
+    assert all(summary[key] == value for key, value in plain.items() if key.startswith("a."))
+
+
+NOT_BEST = [
+    (["best_of=4"], "best_of: found 4, and no reward to choose by; give reward.model="),
+    (["best_of=1", "reward.function=a.b"], "best_of: found 1"),
+    (["reward.function=a.b"], "reward.function: found a.b, and nothing is chosen by it; give best_of="),
+    (["reward.dtype=bfloat16"], "reward.dtype: found bfloat16, and nothing is chosen by it"),
+    (["best_of=4", "reward.function=json.dumps", "temperature=0"], "best_of: with temperature=0 all answers"),
+    (["best_of=4", "reward.function=json.dumps", "reward.model=x"], "reward.function and reward.model: only one"),
+    (["best_of=4", "reward.model=a/gone/model"], "reward.model: a/gone/model does not exist"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), NOT_BEST)
+def test_a_best_of_n_that_cannot_be_chosen_is_refused_in_one_line(words, line, empty_folder):
+    for command, settings in (("evaluate", config(*words)), ("chat", compose_config("chat", ["model=model", *words]))):
+        with pytest.raises(UserError) as error:
+            {"evaluate": evaluate.check, "chat": chat.check}[command](settings)
+        assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_a_policy_with_the_name_of_a_best_of_n_and_two_uses_of_it_are_refused(empty_folder):
+    best = ["best_of=4", "reward.function=json.dumps"]
+    with pytest.raises(UserError, match=r"^policies\.a_best_of_4: best_of gives a this name"):
+        evaluate.check({**config(*best), "policies": {"a": "model", "a_best_of_4": "model"}})
+    own = ["gold.function=json.dumps", "proxy.function=json.dumps", "course=run"]
+    with pytest.raises(UserError, match=r"^reward: beside course, best_of draws the baseline's curves"):
+        evaluate.check(config(*best, *own))

@@ -126,6 +126,11 @@ def same_base_in_another_place() -> None:
     whole_run("two", 1, "elsewhere")
 
 
+def heads_beside_it() -> None:
+    Path("two/model/ilql").mkdir()
+    save_file({}, "two/model/ilql/heads.safetensors")
+
+
 REFUSED = [
     (other_base, "average: one comes from base and two from elsewhere, which are different models"),
     (other_vocabulary, "average: the tokenizers of one/model and two/model differ in their vocabulary"),
@@ -133,7 +138,7 @@ REFUSED = [
     (other_computation, "average: one/model and two/model differ in rms_norm_eps: 1e-06 and 0.1"),
     (lambda: whole_run("two", 1, scores=True), "average: two is a reward model and one is a policy"),
     (lambda: write_run(Path("two"), "a/gone/model"), "average: two began from a/gone/model, which does not exist here"),
-    (lambda: save_file({}, "two/model/q_heads.safetensors"), "average: two/model/q_heads.safetensors holds weights"),
+    (heads_beside_it, "average: two/model/ilql/heads.safetensors holds weights"),
 ]
 
 
