@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.secret_text import shown
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # pairwise losses that use label smoothing
-_SOURCES = ("function", "functions", "model", "models", "components", "judge")
+_SOURCES = ("function", "functions", "model", "models", "components", "judge", "url")
 
 
 def check_smoothing(loss_type: str, label_smoothing: float) -> None:
@@ -213,6 +214,10 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
     for name in ("concurrency", "attempts"):
         if reward.get(name) is not None and (one_model or reward.get("judge")):
             raise UserError(f"{prefix}{name}: found {reward[name]}; only calls of a function have it; set it to null")
+    if reward.get("key_env") and not reward.get("url"):
+        raise UserError(f"{prefix}key_env: only a server asks for a key; set it with {prefix}url")
+    if (url := reward.get("url")) and not str(url).startswith(("http://", "https://")):
+        raise UserError(f'{prefix}url: found "{shown(url)}"; must begin with http:// or https://')
     if reward.get("arguments") and not reward.get("function"):
         raise UserError(
             f"{prefix}arguments: only a function has them; set them with {prefix}function, or in a part: "
@@ -255,7 +260,7 @@ def part_names(functions: Sequence[str]) -> list[str]:
 
 
 def check_calls(waits: bool, calls: Mapping[str, Any], prefix: str = "reward.") -> None:
-    """Raise UserError for settings of `async` functions without any.
+    """Raise UserError for settings of `async` functions and servers without any.
 
     Args:
         waits: whether there is one.
@@ -265,6 +270,6 @@ def check_calls(waits: bool, calls: Mapping[str, Any], prefix: str = "reward.") 
     for name in ("concurrency", "attempts"):
         if calls.get(name) is not None and not waits:
             raise UserError(
-                f"{prefix}{name}: found {calls[name]}; only calls of an async function have it; set it to null, or "
-                "write `async def`"
+                f"{prefix}{name}: found {calls[name]}; only calls of an async function or a server have it; set it to "
+                "null, or write `async def`"
             )

@@ -76,7 +76,8 @@ def check_reward_calls(reward: Mapping[str, Any], prefix: str) -> None:
             raise UserError(f"{key}: {function} is a generator; write a function that returns a list of numbers")
         waits = isinstance(node, ast.AsyncFunctionDef)
         calls.append(reward_call(key, function, inspected(node), waits, arguments, arguments_key))
-    if calls and None not in calls:
+    others = (reward, *(reward.get("components") or {}).values())
+    if None not in calls and not any(each.get("url") for each in others):
         check_calls(any(call is not None and call.waits for call in calls), reward, prefix)
 
 

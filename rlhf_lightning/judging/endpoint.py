@@ -7,7 +7,6 @@ permanent ones become one line immediately.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import threading
@@ -23,11 +22,10 @@ from typing import Any
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError, reason
 from rlhf_lightning.judging.cache import AnswerCache
+from rlhf_lightning.judging.posting import LONGEST_WAIT, TEMPORARY, retry_after, said
 from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.secret_text import remember, shown
 
-_PASSES = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-_LONGEST_WAIT = 60.0
 _FIRST_CONTACT = 15.0  # seconds
 
 
@@ -153,16 +151,16 @@ class ChatEndpoint:
         for attempt in range(self.attempts):
             if attempt:
                 self.usage.count(retries=1)
-                self.sleep(min(wait, _LONGEST_WAIT))
+                self.sleep(min(wait, LONGEST_WAIT))
                 wait *= 2
             self._keep_pace()
             try:
                 answer = self._post(self._address, body)
             except urllib.error.HTTPError as error:
-                last = f"HTTP {error.code}: {_said(error)}"
-                if error.code not in _PASSES:
+                last = f"HTTP {error.code}: {said(error)}"
+                if error.code not in TEMPORARY:
                     raise UserError(f"{self._name}: {shown(last)}; check the model's name and the key") from error
-                wait = max(wait, _retry_after(error))
+                wait = max(wait, retry_after(error))
             except (OSError, _MalformedAnswerError) as error:
                 last = reason(error)
             else:
@@ -220,16 +218,3 @@ def _first_token(answer: Any, verdicts: tuple[str, ...], name: str) -> tuple[flo
         )
     least = min(value for _, value in listed)
     return tuple(least if value is None else value for value in best)
-
-
-def _said(error: urllib.error.HTTPError) -> str:
-    with contextlib.suppress(OSError):
-        return " ".join(error.read(300).decode("utf-8", "replace").split()) or str(error.reason)
-    return str(error.reason)
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float:
-    try:
-        return float(error.headers.get("Retry-After", 0))
-    except (TypeError, ValueError):
-        return 0.0

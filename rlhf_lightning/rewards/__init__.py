@@ -6,6 +6,7 @@ from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
+from rlhf_lightning.rewards.remote import RemoteReward
 from rlhf_lightning.rewards.samples import SampledTokens, sample_scores, score_samples
 from rlhf_lightning.rewards.scores import Scores, check_result, check_scores, per_token, totals
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
@@ -15,6 +16,7 @@ __all__ = [
     "FunctionReward",
     "JudgeReward",
     "ModelReward",
+    "RemoteReward",
     "Reward",
     "RewardFunction",
     "SampledTokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, Score, as_reward
+from rlhf_lightning.rewards.remote import RemoteReward
 from rlhf_lightning.rewards.samples import SampledTokens
 from rlhf_lightning.rewards.scores import Scores, at_last_token, check_partial, filled, per_token, totals
 from rlhf_lightning.setting_rules import check_calls, check_reward, part_names
@@ -30,7 +31,7 @@ class WeightedSum(Reward):
     """r = sum over i of w_i r_i. The parts of the last call remain available by name, for logging.
 
     A part that returns None for a response is left out of its sum, as in TRL: no other weight changes. Parts that wait
-    for others (`async` functions) wait at the same time.
+    for others (`async` functions, servers) wait at the same time.
 
     Args:
         rewards: the parts, by name.
@@ -164,6 +165,8 @@ class RewardPart(TypedDict, total=False):
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
         arguments: passed to the function by name.
+        url: a server that answers requests with scores.
+        key_env: the environment variable with the key for that server.
         model: a trained reward model: the run folder of a reward run, or a Hugging Face folder.
         models: several reward models, whose scores are combined.
         judge: a model that rates each response by principles.
@@ -177,6 +180,8 @@ class RewardPart(TypedDict, total=False):
 
     function: Text | None
     arguments: dict[str, Any] | None
+    url: Text | None
+    key_env: Text | None
     model: Text | None
     models: list[Text] | None
     judge: JudgeSettings | None
@@ -207,8 +212,10 @@ def make_reward(
     weights: list[Number] | None = None,
     concurrency: Count | None = None,
     attempts: Count | None = None,
+    url: Text | None = None,
+    key_env: Text | None = None,
 ) -> RewardFunction:
-    """Return the reward that the settings describe: exactly one function, model, list of either, sum or judge.
+    """Return the reward that the settings describe: exactly one function, model, list of either, sum, judge or url.
 
     Args:
         function: dotted path of a Python function (see RewardFunction).
@@ -218,14 +225,15 @@ def make_reward(
         batch_size: responses that a reward model scores at a time.
         standardize: for a reward model, see ModelReward. A component has its own setting.
         dtype, attn_implementation: for a reward model, see `load_causal_lm`. A component has its own settings.
-        timeout: most seconds per call of a function; None: no limit.
+        timeout: most seconds per call of a function, and per attempt of a request; None: no limit for a function.
         models: reward models, two or more, as for `model`; see Ensemble.
         combine, std_coef: how the scores of several models are combined, see Ensemble.
         normalize_parts: normalise each component by its own running moments before it is weighted, see WeightedSum.
         arguments: passed to the function by name.
         functions: dotted paths, summed with `weights`: TRL's `reward_funcs`.
         weights: one per function: TRL's `reward_weights`; None: 1 each.
-        concurrency, attempts: of `async` functions, see FunctionReward.
+        concurrency, attempts: of `async` functions and requests, see FunctionReward and RemoteReward.
+        url, key_env: a server that answers requests with scores, see RemoteReward.
 
     Raises:
         UserError: none or more than one is given, or `standardize` for anything but a reward model.
@@ -235,7 +243,7 @@ def make_reward(
     given |= {"models": models, "combine": combine, "std_coef": std_coef, "normalize_parts": normalize_parts}
     given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
     given |= {"functions": functions, "weights": weights, "arguments": arguments}
-    given |= {"concurrency": concurrency, "attempts": attempts}
+    given |= {"concurrency": concurrency, "attempts": attempts, "url": url, "key_env": key_env}
     check_reward(given, key_beside("", "reward."))
     calls: dict[str, Any] = {"timeout": timeout, "timeout_key": key_beside("timeout", "reward.")}
     calls |= {"concurrency": concurrency, "attempts": attempts}
@@ -245,6 +253,8 @@ def make_reward(
         return _ensemble(models, combine, std_coef, (batch_size, standardize, dtype, attn_implementation))
     if judge:
         return JudgeReward(judge)
+    if url:
+        return RemoteReward(url, batch_size, timeout, concurrency, attempts, key_env)
     if function:
         made: Reward = FunctionReward(function, arguments=arguments, **calls)
     elif functions:
@@ -252,14 +262,16 @@ def make_reward(
     else:
         assert components is not None
         made = _sum_of_parts(components, batch_size, normalize_parts, calls)
-    waits = [part.call.waits for part in _functions(made)]
-    check_calls(any(waits), {"concurrency": concurrency, "attempts": attempts}, key_beside("", "reward."))
+    check_calls(
+        any(map(_waits, made.rewards.values() if isinstance(made, WeightedSum) else [made])),
+        {"concurrency": concurrency, "attempts": attempts},
+        key_beside("", "reward."),
+    )
     return made
 
 
-def _functions(reward: Reward) -> list[FunctionReward]:
-    parts: Iterable[Any] = reward.rewards.values() if isinstance(reward, WeightedSum) else [reward]
-    return [part for part in parts if isinstance(part, FunctionReward)]
+def _waits(reward: RewardFunction) -> bool:
+    return isinstance(reward, RemoteReward) or (isinstance(reward, FunctionReward) and reward.call.waits)
 
 
 def _sum_of_functions(
@@ -282,6 +294,10 @@ def _sum_of_parts(
             if function := settings.get("function"):
                 check_reward(settings, key_beside("", "reward."))
                 parts[name] = FunctionReward(function, arguments=settings.get("arguments"), **calls)
+            elif url := settings.get("url"):
+                check_reward(settings, key_beside("", "reward."))
+                own = {key: calls[key] for key in ("timeout", "concurrency", "attempts")}
+                parts[name] = RemoteReward(url, batch_size, key_env=settings.get("key_env"), **own)
             else:
                 parts[name] = make_reward(**settings, batch_size=batch_size)
     return WeightedSum(parts, weights, normalize)

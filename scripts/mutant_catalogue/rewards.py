@@ -7,6 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 ENSEMBLE = "rewards/test_ensemble.py"
 PARTS = "algorithms/test_part_moments.py"
 OF_TOKENS = "algorithms/test_token_scores.py"
+OF_SERVERS = "rewards/test_remote.py"
 OF_TRL, OF_CALLS = "rewards/test_trl_functions.py", "rewards/test_async_functions.py"
 
 REWARDS = (
@@ -130,6 +131,26 @@ REWARDS = (
                 "asyncio.Semaphore(self.concurrency)",
                 "asyncio.Semaphore(len(calls))",
                 (f"{OF_CALLS}::test_64_calls_keep_to_the_limit_and_one_in_ten_that_fails_is_repeated",),
+            ),
+        ),
+    ),
+    Row(
+        "a server's answer is taken for other responses, or its error for a score",
+        "scores keep the order of the responses, and a bad answer is one line",
+        (
+            Mutant(
+                "a request's first responses are sent again",
+                "rewards/remote.py",
+                "x[i : i + self.batch_size]",
+                "x[: self.batch_size]",
+                (f"{OF_SERVERS}::test_requests_carry_texts_messages_and_columns_and_scores_keep_their_order",),
+            ),
+            Mutant(
+                "redirects are followed without the responses",
+                "rewards/remote.py",
+                "build_opener(_NoRedirects)",
+                "build_opener()",
+                (f"{OF_SERVERS}::test_a_bad_answer_is_one_line_at_once",),
             ),
         ),
     ),
