@@ -11,7 +11,7 @@ from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.value_checks import did_you_mean, nearest
 
 WIDTH = 80
-_LONGEST_LIST = 3  # lines of the options of a group
+_LONGEST_LIST = 2  # lines
 
 
 @dataclass(frozen=True)
