@@ -11,7 +11,8 @@ from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.value_checks import did_you_mean, nearest
 
 WIDTH = 80
-_LONGEST_LIST = 2  # lines
+_NAMED_TOGETHER = ("cost", "callbacks/average")  # groups that have one line together while each has one option
+_LONGEST_LIST = 4  # lines of the options of a group
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ PAGES: dict[str, Page] = {
         "[group=option ...] [key=value ...]",
         {
             "experiment=sft_demo": "needs no files and no network",
-            "experiment=ppo_demo algorithm.kl.target=3 optimizer.lr=1e-5": "",
             "experiment=sft model.path=gpt2 data.train=my_rows.jsonl": "",
             "experiment=ppo_demo explain=true": "print the batch sizes and stop",
             "experiment=ppo_demo ckpt=last": "resume a run that was stopped",
@@ -363,11 +363,15 @@ def _example(command: str, words: str, text: str) -> str:
 
 def _groups(command: str, config_dir: str | None) -> list[str]:
     """Return the options of each group; where there are many, as many as there is room for."""
-    names = groups(command, config_dir)
-    width = max(map(len, names))
+    found = {group: options(group, config_dir) for group in groups(command, config_dir)}
+    single = [
+        f"{group}={listed[0]}" for group, listed in found.items() if len(listed) == 1 and group in _NAMED_TOGETHER
+    ]
+    rows = {group: listed for group, listed in found.items() if len(listed) > 1 or group not in _NAMED_TOGETHER}
+    width = max(map(len, rows))
     lines = []
-    for group in names:
-        wrapped = textwrap.wrap(", ".join(options(group, config_dir)), WIDTH - width - 4)
+    for group, listed in [*rows.items(), *([("others", single)] if single else [])]:
+        wrapped = textwrap.wrap(", ".join(listed), WIDTH - width - 4)
         if len(wrapped) > _LONGEST_LIST:
             wrapped = [_cut(wrapped[0])]
         lines.append(f"  {group:<{width}}  {wrapped[0] if wrapped else ''}".rstrip())
