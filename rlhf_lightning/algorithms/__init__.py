@@ -5,6 +5,7 @@ from rlhf_lightning.algorithms.cpo import CPOModule
 from rlhf_lightning.algorithms.dpo import DPOModule
 from rlhf_lightning.algorithms.ilql import ILQLModule
 from rlhf_lightning.algorithms.kto import KTOModule
+from rlhf_lightning.algorithms.nlpo import NLPOModule
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.algorithms.orpo import ORPOModule
@@ -44,6 +45,7 @@ __all__ = [
     "KTOModule",
     "MultiplicativeKLController",
     "MultiplierController",
+    "NLPOModule",
     "ORPOModule",
     "OnPolicyModule",
     "PIDController",

@@ -221,7 +221,7 @@ class OnPolicyModule(IterationModule):
         """Return the loss to minimise and the statistics to log: `objective`, entropy bonus, KL in the loss, ptx."""
         assert self.actor_critic is not None
         tokens = (batch.prompt_ids, batch.prompt_mask, batch.response_ids, batch.mask)
-        out = self.actor_critic(*tokens, self.rollout.temperature, with_entropy=self.entropy_coef != 0)
+        out = self.actor_critic(*tokens, self.rollout.temperature, self.entropy_coef != 0, batch.allowed)
         loss, stats = self.objective(out, batch)
         if out.entropy is not None:
             loss = loss - self.average(out.entropy, batch, self.entropy_coef)

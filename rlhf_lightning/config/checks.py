@@ -96,6 +96,10 @@ def check_sections(config: Mapping[str, Any]) -> None:
         _check_shaping(config)
         check_groups(config)
         if samples_with_vllm(config):
+            if "vllm" not in algorithm.engines:
+                raise UserError(
+                    f"rollout.engine: found vllm, which cannot sample as {algorithm.name} does; choose rollout=native"
+                )
             _check_vllm(config)
         _check_strategy(config["trainer"].get("strategy"))
     _check_model(algorithm, _target(config, "model").removeprefix("rlhf_lightning.models."))

@@ -61,12 +61,13 @@ class OldPolicy:
         policy, values, costs, reference = [], [], [], []
         for part in parts:
             tokens = (prompt_ids[part], prompt_mask[part], generation.tokens[part], generation.mask[part])
-            out = self._policy(tokens, generation, part)
+            allowed = None if generation.allowed is None else generation.allowed[part]
+            out = self._policy(tokens, generation, part, allowed)
             policy.append(out.logprobs)
             values += [] if out.values is None else [out.values]
             costs += [] if out.cost_values is None else [out.cost_values]
             with self.reference.model(like=prompt_ids) as model:
-                reference.append(response_logprobs(model, *tokens, temperature=self.temperature))
+                reference.append(response_logprobs(model, *tokens, self.temperature, allowed))
         logprobs = torch.cat(policy)[back]
         empty = torch.empty_like(logprobs)
         rollout = Rollout(
@@ -84,12 +85,15 @@ class OldPolicy:
             returns=None,
         )
         rollout.cost_values = torch.cat(costs)[back] if costs else None
+        rollout.allowed = generation.allowed
         return rollout
 
-    def _policy(self, tokens: Tokens, generation: Generation, rows: Tensor) -> ActorCriticOutput:
+    def _policy(
+        self, tokens: Tokens, generation: Generation, rows: Tensor, allowed: Tensor | None
+    ) -> ActorCriticOutput:
         """Return log-probabilities and values [B, T] of these rows' tokens, under the sampling policy."""
         if not self.from_engine:
-            out: ActorCriticOutput = self.actor_critic(*tokens, temperature=self.temperature)
+            out: ActorCriticOutput = self.actor_critic(*tokens, self.temperature, allowed=allowed)
             return out
         kept = generation.values
         values = self.actor_critic.values(*tokens) if kept is None else kept[rows]

@@ -7,6 +7,7 @@ float64. A wrong shape raises a ValueError that names the argument.
 """
 
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards
+from rlhf_lightning.functional.allowed import count_allowed, pack_allowed, top_p_mask, unpack_allowed
 from rlhf_lightning.functional.answers import kto_loss, log_odds, odds_ratio_loss, simpo_loss
 from rlhf_lightning.functional.expectile import expectile_loss
 from rlhf_lightning.functional.ilql import ILQLLosses, guided_logits, ilql_losses, ilql_targets
@@ -35,6 +36,7 @@ __all__ = [
     "centering_penalty",
     "chunked_token_logprobs",
     "cispo_loss",
+    "count_allowed",
     "dpo_loss",
     "entropy",
     "expectile_loss",
@@ -52,6 +54,7 @@ __all__ = [
     "masked_whiten",
     "odds_ratio_loss",
     "overlong_penalty",
+    "pack_allowed",
     "policy_gradient_loss",
     "ppo_policy_loss",
     "ppo_value_loss",
@@ -60,5 +63,7 @@ __all__ = [
     "simpo_loss",
     "token_logprobs",
     "token_rewards",
+    "top_p_mask",
     "truncated_importance_weights",
+    "unpack_allowed",
 ]

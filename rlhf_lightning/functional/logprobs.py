@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_lightning.functional._arguments import at_least_float32, check_integers, check_positive
+from rlhf_lightning.functional.allowed import unpack_allowed
 
 IGNORE_INDEX = -100  # label of a position that is not scored, as in PyTorch's cross entropy
 
@@ -75,6 +76,7 @@ def chunked_token_logprobs(
     chunk_size: int = 1024,
     with_entropy: bool = False,
     frozen_head: bool = False,
+    allowed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Return `token_logprobs(head(hidden), labels)` and the entropy without ever holding [B, T, V] logits.
 
@@ -91,6 +93,8 @@ def chunked_token_logprobs(
         chunk_size: tokens per chunk.
         with_entropy: also return the entropy.
         frozen_head: the head has no trainable parameters.
+        allowed: [B, T, ceil(V / 8)], the tokens over which the distributions are renormalised, as bits (see
+            `pack_allowed`); None: all.
 
     Returns:
         Log-probabilities [B, T], and entropies [B, T] or None; nats, at least float32, both 0 where the label is -100.
@@ -107,15 +111,18 @@ def chunked_token_logprobs(
     _check(hidden, labels, "hidden")
     check_positive(temperature=temperature, chunk_size=chunk_size)
 
-    def of_chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    def of_chunk(hidden: Tensor, labels: Tensor, bits: Tensor | None = None) -> tuple[Tensor, ...]:
         ignored = labels == IGNORE_INDEX
         # Zeroed before the head: a NaN at padding would reach the head's gradient as 0 * NaN.
         logits = head(hidden.masked_fill(ignored.unsqueeze(-1), 0.0))
+        if bits is not None:
+            logits = logits.masked_fill(~unpack_allowed(bits, logits.shape[-1]), -torch.inf)
         logprobs = _chosen(logits, labels, ignored, temperature)
         return (logprobs, entropy(logits, temperature).masked_fill(ignored, 0.0)) if with_entropy else (logprobs,)
 
     parts: list[tuple[Any, ...]] = []
-    chunks = [*zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)]
+    flat = [hidden.flatten(0, -2), labels.flatten(), *([] if allowed is None else [allowed.flatten(0, -2)])]
+    chunks = [*zip(*(each.split(chunk_size) for each in flat), strict=True)]
     recompute = torch.is_grad_enabled() and len(chunks) > 1  # with one chunk, its logits are in memory either way
     at_once = torch.is_grad_enabled() and hidden.requires_grad and frozen_head and not with_entropy
     for chunk in chunks:
@@ -133,19 +140,20 @@ class _WithGradient(torch.autograd.Function):
     """Numbers [n] that each depend on one hidden state, of [n, H], and on nothing else that is trained."""
 
     @staticmethod
-    def forward(ctx: Any, of_chunk: Callable[..., tuple[Tensor, ...]], hidden: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, of_chunk: Callable[..., tuple[Tensor, ...]], hidden: Tensor, *others: Tensor) -> Tensor:
         with torch.enable_grad():
             states = hidden.detach().requires_grad_()
-            numbers = of_chunk(states, labels)[0]
+            numbers = of_chunk(states, *others)[0]
             (gradient,) = torch.autograd.grad(numbers.sum(), states)
         ctx.save_for_backward(gradient)
+        ctx.others = len(others)
         return numbers.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return None, weights.unsqueeze(-1).to(gradient.dtype) * gradient, None
+        return None, weights.unsqueeze(-1).to(gradient.dtype) * gradient, *[None] * ctx.others
 
 
 def _check(scores: Tensor, labels: Tensor, name: str) -> None:

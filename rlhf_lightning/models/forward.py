@@ -186,7 +186,12 @@ def score_rows(
 
 
 def predict_tokens(
-    model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float = 1.0, with_entropy: bool = False
+    model: nn.Module,
+    input_ids: Tensor,
+    flags: Tensor,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+    allowed: Tensor | None = None,
 ) -> TokenPredictions:
     """Return log p(token | the tokens before it) for the flagged tokens of right-padded rows.
 
@@ -194,19 +199,26 @@ def predict_tokens(
         input_ids: [B, L] token ids.
         flags: [B, L], nonzero on the wanted tokens. The first column cannot be predicted and must be 0.
         temperature: divides the logits.
+        allowed: [K, ceil(V / 8)], the tokens over which to renormalise, as bits; None: all.
 
     Returns:
         log-probabilities [K] in nats, entropies [K] if asked for, and the hidden states [K, H] they come from.
     """
-    return as_forward(model, _predict_tokens)(input_ids, flags, temperature, with_entropy)
+    return as_forward(model, _predict_tokens)(input_ids, flags, temperature, with_entropy, allowed)
 
 
 def _predict_tokens(
-    model: nn.Module, input_ids: Tensor, flags: Tensor, temperature: float, with_entropy: bool
+    model: nn.Module,
+    input_ids: Tensor,
+    flags: Tensor,
+    temperature: float,
+    with_entropy: bool,
+    allowed: Tensor | None,
 ) -> TokenPredictions:
     wanted = flags.bool()
     hidden = states_before(model, input_ids, wanted)
-    return predict_from_hidden(model, hidden, flagged(input_ids, wanted, len(hidden)), temperature, with_entropy)
+    labels = flagged(input_ids, wanted, len(hidden))
+    return predict_from_hidden(model, hidden, labels, temperature, with_entropy, allowed=allowed)
 
 
 def predict_from_hidden(
@@ -216,6 +228,7 @@ def predict_from_hidden(
     temperature: float = 1.0,
     with_entropy: bool = False,
     on_cpu: bool | None = None,
+    allowed: Tensor | None = None,
 ) -> TokenPredictions:
     """Return log p(label | hidden state) of hidden states [K, H] and labels [K], in chunks of LOGITS_IN_FLIGHT logits.
 
@@ -230,6 +243,7 @@ def predict_from_hidden(
         ),
         with_entropy=with_entropy,
         frozen_head=not any(p.requires_grad for p in _head_parameters(bare)),
+        allowed=allowed,
     )
     return TokenPredictions(logprobs, entropy, hidden)
 
@@ -284,10 +298,15 @@ def response_logprobs(
     response_ids: Tensor,
     mask: Tensor,
     temperature: float = 1.0,
+    allowed: Tensor | None = None,
 ) -> Tensor:
-    """Return log-probabilities [B, T] in nats of the response tokens under `model`; 0 outside the mask."""
+    """Return log-probabilities [B, T] in nats of the response tokens under `model`; 0 outside the mask.
+
+    `allowed` [B, T, ceil(V / 8)] restricts the distributions, as in `predict_tokens`.
+    """
     ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
-    return scatter_tokens(predict_tokens(model, ids, flags, temperature).logprobs, mask)
+    bits = None if allowed is None else allowed[mask.bool()]
+    return scatter_tokens(predict_tokens(model, ids, flags, temperature, allowed=bits).logprobs, mask)
 
 
 def sequence_logprobs(model: nn.Module, input_ids: Tensor, completion_mask: Tensor) -> Tensor:

@@ -87,10 +87,15 @@ class ActorCritic(KeepsTypes):
         mask: Tensor,
         temperature: float = 1.0,
         with_entropy: bool = False,
+        allowed: Tensor | None = None,
     ) -> ActorCriticOutput:
-        """Return log-probabilities and entropies (nats, of the tempered policy) and values of the response tokens."""
+        """Return log-probabilities and entropies (nats, of the tempered policy) and values of the response tokens.
+
+        `allowed` [B, T, ceil(V / 8)] are the tokens over which the policy is renormalised, as bits; None: all.
+        """
         ids, flags = right_padded(prompt_ids, prompt_mask, response_ids, mask)
-        tokens = predict_tokens(self.policy, ids, flags, temperature, with_entropy)
+        bits = None if allowed is None else allowed[mask.bool()]
+        tokens = predict_tokens(self.policy, ids, flags, temperature, with_entropy, bits)
         entropy = scatter_tokens(tokens.entropy, mask) if tokens.entropy is not None else None
         values, costs = (
             None

@@ -93,6 +93,8 @@ def _roles(run: Run) -> Iterator[Role]:
     if "q_heads" in run.roles:
         heads = ilql_head_weights(run.policy.text.hidden_size, run.policy.vocab_size)
         yield _trained(run, "Q and V heads", heads)
+    if "lagging" in run.roles:
+        yield Role("lagging policy", weights.trainable, note="a copy of what is trained")
     if "reference" in run.roles:
         yield _reference(run, weights)
     if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
@@ -205,7 +207,8 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
     assert rollout is not None
     gathered = _gathered_weights(run)
     # Two ids and a mask per prompt token; an id, a mask, two masks of the passes and six numbers per response token.
-    collected = rollout.rows * (rollout.prompt * 16 + rollout.response * 40)
+    masks = -(-run.policy.vocab_size // 8) if "lagging" in run.roles else 0
+    collected = rollout.rows * (rollout.prompt * 16 + rollout.response * (40 + masks))
     if rollout.engine == "native":
         sampled = generation(
             run.policy, rollout.at_once, rollout.prompt, rollout.response, run.autocast, rollout.samples
@@ -214,7 +217,8 @@ def _rollout_phases(run: Run, gradients: int) -> Iterator[Phase]:
         read = sampled.prompts.others + collected
         yield Phase("rollout: prompts", gradients, read, sampled.slots, sampled.prompts.logits, buffers)
         stepped = sampled.step.others + collected
-        yield Phase("rollout: sampling", gradients, stepped, sampled.cache, sampled.step.logits, buffers)
+        caches = 2 if "lagging" in run.roles else 1
+        yield Phase("rollout: sampling", gradients, stepped, caches * sampled.cache, sampled.step.logits, buffers)
     elif rollout.engine == "vllm" and rollout.sleeps:
         yield Phase("rollout: vLLM awake", gradients, collected, buffers=gathered + rollout.taken)
     alive = forward_pass(run.policy, run.rows, run.loss, run.autocast)

@@ -13,6 +13,7 @@ from rlhf_lightning.rollout.engine import (
 from rlhf_lightning.rollout.engines import make_engine
 from rlhf_lightning.rollout.groups import rows_of_groups
 from rlhf_lightning.rollout.loader import RolloutLoader
+from rlhf_lightning.rollout.masked import TopPMask
 from rlhf_lightning.rollout.microbatches import rows_by_tokens
 from rlhf_lightning.rollout.native import NativeEngine
 from rlhf_lightning.rollout.order import endless_order
@@ -29,6 +30,7 @@ __all__ = [
     "RolloutLoader",
     "RolloutSettings",
     "SamplingSettings",
+    "TopPMask",
     "VLLMEngine",
     "VLLMRollout",
     "VLLMServer",

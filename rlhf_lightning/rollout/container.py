@@ -69,6 +69,7 @@ class Rollout(Batch):
         token_scores: [B, T], the part of them that belongs to certain tokens, shaped; None: all is at the last token.
         rewards, advantages: [B, T].
         returns: [B, T], the critic's targets; None without a critic.
+        allowed: [B, T, ceil(V / 8)] uint8, the tokens that could be sampled, as bits; None: all.
         cost_scores, cost_values, cost_returns: [B], [B, T] and [B, T], the same for a cost; None without one.
         denominator: divisor of a minibatch's masked sums (see RolloutLoader).
         responses: divisor of sums over responses.
@@ -94,6 +95,7 @@ class Rollout(Batch):
         self.response_ids, self.mask, self.ended = response_ids, mask, ended
         self.logprobs, self.ref_logprobs, self.values = logprobs, ref_logprobs, values
         self.scores, self.rewards, self.advantages, self.returns = scores, rewards, advantages, returns
+        self.allowed: Tensor | None = None
         self.cost_scores: Tensor | None = None
         self.cost_values: Tensor | None = None
         self.cost_returns: Tensor | None = None

@@ -35,6 +35,7 @@ class Drawn:
         self.tokens = torch.zeros(len(rows) * longest, dtype=torch.long, device=device)
         self.logprobs = torch.zeros(len(rows) * longest, dtype=torch.float32, device=device)
         self.values = torch.zeros_like(self.logprobs) if with_values else None
+        self.allowed: Tensor | None = None
 
     def place(self, row: Row) -> int:
         """Return the position of the row's next token."""
@@ -50,6 +51,12 @@ class Drawn:
             self.values.index_copy_(0, places, values.to(self.values))
         for row in rows:
             row.drawn += 1
+
+    def allow(self, places: Tensor, bits: Tensor) -> None:
+        """Store the masks that tokens at these positions are sampled under, [n, ceil(V / 8)]."""
+        if self.allowed is None:
+            self.allowed = bits.new_zeros(len(self.tokens), bits.shape[-1])
+        self.allowed.index_copy_(0, places, bits)
 
     def valid(self, drawn: Tensor, mask: Tensor, fill: float) -> Tensor:
         """Return the sampled numbers as [B, T'], cut to the mask's columns and filled outside the mask."""

@@ -37,7 +37,8 @@ class Generation:
 
     `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 outside the mask. `mask` is 1.0 on valid
     tokens, including the EOS. `ended` says which responses produced an EOS. `values`, if the engine was given a value
-    head, are those of the states that the tokens are sampled from, 0 outside the mask.
+    head, are those of the states that the tokens are sampled from, 0 outside the mask. `allowed`, if the engine was
+    restricted, are the tokens that could be sampled, as bits; then `logprobs` are of the distribution over them.
     """
 
     tokens: Tensor  # [B, T] long
@@ -45,6 +46,7 @@ class Generation:
     logprobs: Tensor  # [B, T] float32
     ended: Tensor  # [B] bool
     values: Tensor | None = None  # [B, T] float32
+    allowed: Tensor | None = None  # [B, T, ceil(V / 8)] uint8
 
     def responses(self) -> list[list[int]]:
         """Return the valid token ids of every response, including EOS."""
@@ -100,6 +102,10 @@ class Engine:
 
         If so, it also keeps this head's values of the states that tokens are sampled from; None: no values.
         """
+        return False
+
+    def restrict(self, mask: Any) -> bool:
+        """Return whether it samples only the tokens that a `TopPMask` allows from now on, and returns the masks."""
         return False
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,14 +49,24 @@ class NativeEngine(Engine):
         self.model: nn.Module | None = None
         self.decoding: type[Decoding] | type[UncachedDecoding] = Decoding
         self.value_head: nn.Module | None = None
+        self.mask: Any = None
 
     def sync(self, model: nn.Module) -> None:
         """Keep a reference to the policy, whose weights are always current."""
         self.model, self.decoding = model, decoding_of(model)
+        if self.mask is not None:
+            from rlhf_lightning.rollout.masked import masked
+
+            self.decoding = masked(self.decoding)
 
     def keep(self, value_head: nn.Module | None) -> bool:
         """Keep that head's values too: the weights that it samples with are the trainer's own."""
         self.value_head = value_head
+        return True
+
+    def restrict(self, mask: Any) -> bool:
+        """Sample under the mask from the next `sync` on."""
+        self.mask = mask
         return True
 
     @torch.no_grad()
@@ -65,7 +76,9 @@ class NativeEngine(Engine):
         """Return one response per prompt, in order. Adjacent equal prompts are several samples of one prompt."""
         assert self.model is not None, "call sync(model) first"
         rows = [Row(prompt) for prompt in prompts]
-        with _evaluating(self.model) as model, packed_weights(model, self.slots(len(rows))), held_casts(model):
+        # Packed weights are the policy's alone: the mask's copy would silently compute with them.
+        packed = packed_weights(self.model, self.slots(len(rows))) if self.mask is None else contextlib.nullcontext()
+        with _evaluating(self.model) as model, packed, held_casts(model):
             decoding = self.decoding(model, rows, self, settings, generator)
             with torch.inference_mode():  # spares every small operation some bookkeeping
                 decoding.run()
@@ -87,6 +100,7 @@ class NativeEngine(Engine):
             drawn.valid(drawn.logprobs, valid, 0.0),
             facts[1].bool(),
             None if drawn.values is None else drawn.valid(drawn.values, valid, 0.0),
+            None if drawn.allowed is None else drawn.allowed.unflatten(0, (len(rows), -1))[:, :length],
         )
 
 
@@ -193,10 +207,11 @@ class Decoding:
         self.places = self.places + 1
         self._look()
 
-    def _states(self, ids: Tensor, attention: Tensor, positions: Tensor) -> Tensor:
+    def _states(self, ids: Tensor, attention: Tensor, positions: Tensor, cache: Any = None) -> Tensor:
         """Return the states of the last tokens, [B, H], from which the next ones are sampled."""
+        cache = self.cache if cache is None else cache
         out = self.backbone(
-            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=self.cache, use_cache=True
+            input_ids=ids, attention_mask=attention, position_ids=positions, past_key_values=cache, use_cache=True
         )
         states: Tensor = out.last_hidden_state[:, -1]
         return states
@@ -204,11 +219,15 @@ class Decoding:
     def _draw(self, states: Tensor, rows: list[Row], put: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
         """Sample the next token of every row from the state at its position, and store it where `put` says."""
         uniform = None if self.uniform is None else self.uniform[put]
-        chosen, logprobs = sample(self.head(states).float()[places], self.settings, self.generator, uniform)
+        chosen, logprobs = sample(self._logits(states, put, places), self.settings, self.generator, uniform)
         values = None if self.value_head is None else self.value_head(states)[places]
         self.drawn.put(rows, put, chosen, logprobs, values)
         self.unseen.append((list(rows), chosen))
         return chosen
+
+    def _logits(self, states: Tensor, put: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+        """Return the logits of the tokens that will be stored where `put` says."""
+        return self.head(states).float()[places]
 
     def _look(self) -> None:
         """Read the tokens since the last look, if it is time; rows that have ended leave."""

@@ -59,12 +59,16 @@ class UncachedDecoding:
         from rlhf_lightning.rollout.native import sample
 
         states = self._states([row.prompt + row.tokens for row in rows])
-        chosen, logprobs = sample(self.head(states).float(), self.settings, self.generator)
-        values = None if self.value_head is None else self.value_head(states)
         places = to_device([self.drawn.place(row) for row in rows], self.device)
+        chosen, logprobs = sample(self._logits(states, places), self.settings, self.generator)
+        values = None if self.value_head is None else self.value_head(states)
         self.drawn.put(rows, places, chosen, logprobs, values)
         for row, token in zip(rows, chosen.tolist(), strict=True):
             row.read(token, self.eos_ids)
+
+    def _logits(self, states: Tensor, put: Tensor, places: Tensor | slice = slice(None)) -> Tensor:
+        """Return the logits of the tokens that will be stored where `put` says."""
+        return self.head(states).float()[places]
 
     def _states(self, rows: list[list[int]]) -> Tensor:
         """Return the states [B, H] of the rows' last tokens."""

@@ -19,7 +19,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import Definition, definition, dotted_name, module_of
 
 KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded")
-ROLES = ("policy", "reference", "critic", "cost_critic", "reward", "cost", "q_heads", "teacher")
+ROLES = ("policy", "reference", "critic", "cost_critic", "reward", "cost", "q_heads", "teacher", "lagging")
 _OURS = "rlhf_lightning"
 
 
@@ -35,6 +35,7 @@ class Declaration:
         roles: the networks that take part, the trained one first.
         saves_mid_epoch: training can resume from a checkpoint saved within an epoch.
         whole_groups: the responses to a prompt must be in one micro-batch.
+        engines: the values of `rollout.engine` that it can sample with.
         logs: the names of the metrics that it logs, including those of its base classes.
     """
 
@@ -45,6 +46,7 @@ class Declaration:
     roles: tuple[str, ...] = ("policy",)
     saves_mid_epoch: bool = True
     whole_groups: bool = False
+    engines: tuple[str, ...] = ("native", "vllm")
     logs: frozenset[str] = frozenset()
 
     @property
@@ -181,6 +183,12 @@ def _roles(name: str, value: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
+def _engines(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, tuple | list) or not value or not {"native", "vllm"}.issuperset(value):
+        raise UserError(f"{name}.engines: found {_shown(value)}; must be a literal tuple of native | vllm")
+    return tuple(value)
+
+
 def _yes_or_no(attribute: str) -> Callable[[str, Any], bool]:
     def check(name: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -201,6 +209,6 @@ def _shown(value: Any) -> str:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **{"data": _kind, "title": _title, "roles": _roles},
+    **{"data": _kind, "title": _title, "roles": _roles, "engines": _engines},
     **{name: _yes_or_no(name) for name in ("saves_mid_epoch", "whole_groups")},
 }

@@ -19,6 +19,7 @@ from rlhf_lightning.algorithms import (
     CostMultiplier,
     DPOModule,
     KLPenalty,
+    NLPOModule,
     PolicyGradientModule,
     PPOLagrangianModule,
     PPOModule,
@@ -30,6 +31,7 @@ from rlhf_lightning.models import RewardModel
 from rlhf_lightning.rollout import RolloutSettings
 from tests.exact.costs import CostWorld
 from tests.exact.enumerable import World, tiny_llama
+from tests.exact.masks import masked_regret, nuclei, possible
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,53 @@ def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPO
     return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
 
 
+# ---- under masks
+
+NLPO = OnPolicy(NLPOModule, {**PPO_SETTINGS, "mask_top_p": 0.8, "mask_refresh": 40}, 2048, 80, 5e-4)
+
+
+@dataclass(frozen=True)
+class NLPOResult:
+    """Regret among the policies under the last masks, and the share of responses that these allow."""
+
+    regret: float
+    possible: float
+    seconds: float
+
+
+def train_nlpo(world: World, beta: float, seed: int, plan: OnPolicy = NLPO) -> NLPOResult:
+    """Train NLPO, whose copy is refreshed halfway, and compare it with the optimum under the masks of that copy."""
+    copies: list[Any] = []
+
+    class Watch(L.Callback):
+        def on_train_epoch_start(self, trainer: L.Trainer, module: Any) -> None:
+            copies[:] = [{name: weight.clone() for name, weight in module.lagging.weights.items()}]
+
+    module = plan.module(
+        world.load_model,
+        world.tokenizer,
+        partial(torch.optim.Adam, lr=plan.learning_rate),
+        linear_to_zero,
+        reward=world.reward,
+        rollout=RolloutSettings(max_new_tokens=world.length, batch_size=plan.responses),
+        kl=KLPenalty(kind="fixed", coef=beta),
+        seed=seed,
+        **plan.settings,
+    )
+    seconds = fit(module, world.prompt_data(), max_epochs=plan.iterations, callbacks=[Watch()])
+    copy = world.load_model()
+    copy.load_state_dict(copies[0], strict=False)  # the masks that the last iteration sampled under
+    masks = nuclei(world, copy, plan.settings["mask_top_p"])
+    share = float(possible(world, masks).float().mean())
+    return NLPOResult(masked_regret(world, module.policy, masks, beta), share, seconds)
+
+
 # ---- under a limit on costs
 
 COST_BETA = 0.5
 COST_LIMIT = -0.5  # half a standard deviation below the reference's mean, where rewards alone raise costs
 LAGRANGIAN = OnPolicy(
-    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(init=0.0, kp=2.0, ki=0.1)}, 4096, 120, 5e-4
+    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(init=0.0, kp=2.0, ki=0.1)}, 2048, 120, 5e-4
 )
 
 

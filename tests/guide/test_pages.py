@@ -16,7 +16,7 @@ from rlhf_lightning.guide.pages import PAGES, command_page, named_command, page
 @pytest.mark.parametrize("command", PAGES)
 def test_a_page_is_one_screen(command):
     lines = page(command).splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 44
     assert max(map(len, lines)) <= 80
     assert f"usage: {command} " in page(command)
 

@@ -86,6 +86,14 @@ def test_a_reference_has_the_type_of_the_policy():
     assert roles(half)["policy"].weights == roles(half)["reference"].weights == POLICY.weights().total // 2
 
 
+def test_a_lagging_policy_is_a_copy_of_what_is_trained_and_has_a_cache():
+    nlpo = replace(PPO, roles=(*PPO.roles, "lagging"))
+    assert roles(nlpo)["lagging policy"].weights == POLICY.weights().trainable
+    on_adapter = replace(nlpo, policy=LORA)
+    assert roles(on_adapter)["lagging policy"].weights == LORA.weights().trainable < POLICY.weights().total // 10
+    assert phases(nlpo)["rollout: sampling"].kv_cache == 2 * phases(PPO)["rollout: sampling"].kv_cache
+
+
 def test_a_cost_has_a_critic_and_a_model_of_its_own():
     everyone = ("policy", "reference", "critic", "cost_critic", "reward", "cost")
     both = replace(PPO, roles=everyone, cost_model=RewardModel(replace(POLICY, task="SEQ_CLS"), rows=8))
