@@ -38,7 +38,7 @@ class Generation:
     `logprobs` are those of the tempered, unfiltered distribution, in nats, 0 outside the mask. `mask` is 1.0 on valid
     tokens, including the EOS. `ended` says which responses produced an EOS. `values`, if the engine was given a value
     head, are those of the states that the tokens are sampled from, 0 outside the mask. `allowed`, if the engine was
-    restricted, are the tokens that could be sampled, as bits; then `logprobs` are of the distribution over them.
+    restricted, are the tokens that could be sampled, as bits; `logprobs` are then renormalised over them.
     """
 
     tokens: Tensor  # [B, T] long
