@@ -226,6 +226,30 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
     _check_functions(reward, prefix)
 
 
+_VERIFIERS = {  # what they do not run without
+    "format_match": ("pattern", "missing; give the regular expression that a completion must match"),
+    "code_runs": (
+        "run_code",
+        "must be true: code_runs runs code that a model has written, on this machine, as you; its time and memory are "
+        "limited, but it can read your files and use the network, so run it in a container or a virtual machine",
+    ),
+}
+OF_VERIFIERS = "rlhf_lightning.rewards."
+
+
+def check_verifier(name: str, arguments: Mapping[str, Any], prefix: str) -> None:
+    """Raise UserError if a verifier lacks the argument that it does not run without.
+
+    Args:
+        name: the last part of its dotted path.
+        arguments: its settings.
+        prefix: what the user writes before their names.
+    """
+    needed, why = _VERIFIERS.get(name, (None, ""))
+    if needed is not None and not arguments.get(needed):
+        raise UserError(f"{prefix}{needed}: {why}")
+
+
 def _check_functions(reward: Mapping[str, Any], prefix: str) -> None:
     functions, weights = reward.get("functions") or [], reward.get("weights")
     if weights is not None and not functions:
@@ -238,6 +262,9 @@ def _check_functions(reward: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}weights: found {len(weights)} for {len(functions)} functions; give one per function of "
             f"{prefix}functions, or null for 1 each"
         )
+    for each in (reward.get("function"), *functions):
+        if each and each.startswith(OF_VERIFIERS):
+            check_verifier(each.removeprefix(OF_VERIFIERS), reward.get("arguments") or {}, f"{prefix}arguments.")
     twice = next((each for i, each in enumerate(functions) if each in functions[:i]), None)
     if twice is not None:
         raise UserError(f"{prefix}functions: {twice} is there twice; give it once, with the sum of the weights")

@@ -19,7 +19,7 @@ from rlhf_lightning.config.feedback_checks import (
 ROOT = Path(__file__).parents[1]
 DOCS = (
     *("agreement", "clusters", "evaluation", "extending", "feedback", "judging", "kl", "memory", "models", "results"),
-    *("resuming", "rollouts", "rounds", "tracking"),
+    *("resuming", "rewards", "rollouts", "rounds", "tracking"),
     *("coming_from", "how_it_works", "troubleshooting", "which_algorithm"),
     *("start/install", "start/demo", "start/your_own_data"),
 )

@@ -27,6 +27,7 @@ def _is_trained_on(section: Config, config: Config) -> bool:
     reward = config.get("reward") or {}
     parts = [reward, *(part for part in (reward.get("components") or {}).values() if part.get("weight", 1))]
     trained = {(key, part[key]) for part in parts for key in ("function", "model") if part.get(key)}
+    trained |= {("function", path) for path in reward.get("functions") or ()}
     trained |= {("model", path) for part in parts for path in part.get("models") or ()}
     scorers = section.get("scorers") if isinstance(section.get("scorers"), Mapping) else {}
     given = [each for each in (scorers or {}).values() if isinstance(each, Mapping)]

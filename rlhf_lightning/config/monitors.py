@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.setting_rules import part_names
 from rlhf_lightning.source.declarations import Declaration, declaration, our_algorithms
 
 HELD_OUT = frozenset(
@@ -40,8 +41,10 @@ def check_monitors(config: Mapping[str, Any]) -> None:
     sections = {name: section for name, section in (config.get("callbacks") or {}).items() if section}
     if not algorithm.ours or not all(_is_known(section) for section in sections.values()):
         return
-    components = (config.get("reward") or {}).get("components") or {}
-    names = metrics_of(algorithm) | {f"{kind}/scores/{name}" for name in components for kind in ("objective", "val")}
+    reward = config.get("reward") or {}
+    components = reward.get("components") or {}
+    parts = [*components, *part_names(reward.get("functions") or [])]
+    names = metrics_of(algorithm) | {f"{kind}/scores/{name}" for name in parts for kind in ("objective", "val")}
     names |= {f"reward/disagreement/{name}" for name, part in components.items() if part.get("models")}
     names |= _of_callbacks(sections.values())
     for callback, section in sections.items():

@@ -13,11 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import get_type_hints
+
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.reward_calls import RewardCall, reward_call
-from rlhf_lightning.setting_rules import check_calls
+from rlhf_lightning.setting_rules import OF_VERIFIERS, check_calls
 from rlhf_lightning.source.constructors import inspected
-from rlhf_lightning.source.definitions import constant_type, definition, longest_module
+from rlhf_lightning.source.definitions import constant_type, definition, dotted_name, longest_module
+from rlhf_lightning.source.sections import section_type
+from rlhf_lightning.value_checks import wrong_value
 from rlhf_lightning.working_folder import import_from_working_folder
 
 # A module that uses one of these may define names that its source does not show.
@@ -69,16 +74,34 @@ def check_reward_calls(reward: Mapping[str, Any], prefix: str) -> None:
     for key, function, arguments, arguments_key in functions_of(reward, prefix):
         found = definition(function) if "." in function else None
         node = found.node if found is not None and "." not in found.name else None
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.decorator_list:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not set(
+            map(_decorator, node.decorator_list)
+        ) <= {"checked"}:
             calls.append(None)
             continue
         if any(isinstance(each, ast.Yield | ast.YieldFrom) for each in _own_nodes(node)):
             raise UserError(f"{key}: {function} is a generator; write a function that returns a list of numbers")
         waits = isinstance(node, ast.AsyncFunctionDef)
         calls.append(reward_call(key, function, inspected(node), waits, arguments, arguments_key))
+        if function.startswith(OF_VERIFIERS):
+            _check_values(function, arguments, arguments_key)
     others = (reward, *(reward.get("components") or {}).values())
     if None not in calls and not any(each.get("url") for each in others):
         check_calls(any(call is not None and call.waits for call in calls), reward, prefix)
+
+
+def _check_values(function: str, arguments: Mapping[str, Any], key: str) -> None:
+    """Raise UserError for a setting of a verifier whose value does not fit its annotation."""
+    kinds = get_type_hints(section_type(function), include_extras=True)
+    for name, value in arguments.items():
+        try:
+            TypeAdapter(kinds[name], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"{key}.{name}: {wrong_value(f'{key}.{name}', value, kinds[name])}") from error
+
+
+def _decorator(node: ast.expr) -> str | None:
+    return dotted_name(node.func if isinstance(node, ast.Call) else node)
 
 
 def _own_nodes(function: ast.AST) -> Iterator[ast.AST]:

@@ -9,6 +9,7 @@ from rlhf_lightning.rewards.protocol import Reward, RewardFunction, as_reward
 from rlhf_lightning.rewards.remote import RemoteReward
 from rlhf_lightning.rewards.samples import SampledTokens, sample_scores, score_samples
 from rlhf_lightning.rewards.scores import Scores, check_result, check_scores, per_token, totals
+from rlhf_lightning.rewards.verifiers import code_runs, exact_match, format_match, math_verify
 from rlhf_lightning.rewards.weighted import WeightedSum, make_reward
 
 __all__ = [
@@ -25,8 +26,12 @@ __all__ = [
     "as_reward",
     "check_result",
     "check_scores",
+    "code_runs",
+    "exact_match",
+    "format_match",
     "make_cost",
     "make_reward",
+    "math_verify",
     "per_token",
     "sample_scores",
     "score_samples",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from rlhf_lightning.rewards.keywords import each_row, keywords
 from rlhf_lightning.rewards.protocol import Reward
 from rlhf_lightning.rewards.scores import Partial, Scores, check_partial, check_result, filled
 from rlhf_lightning.working_folder import import_from_working_folder
+
+VERIFIERS = "rlhf_lightning.rewards.verifiers"
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +60,33 @@ class FunctionReward(Reward):
         self.timeout, self.timeout_key = timeout, timeout_key or key_beside("timeout", "reward.")
         if timeout is not None and not 0 < timeout < float("inf"):
             raise UserError(f"{self.timeout_key}: found {timeout}; must be above 0, or null for no limit")
-        self.arguments = dict(arguments or {})
+        self.arguments, self._beside = dict(arguments or {}), key_beside("", "reward.")
         self.function = import_function(function, self.key)
         self.call = _read_call(self.key, self.function, function, self.arguments, key_beside("arguments", "reward."))
         self.concurrency, self.attempts = concurrency or CONCURRENCY, attempts or ATTEMPTS
+        if getattr(self.function, "__module__", None) == VERIFIERS:
+            self._try_arguments()
         self.reads_tokens = self.call.style != "responses" or bool(getattr(self.function, "reads_tokens", False))
         self.logged: dict[str, list[float]] = {}
         self.extras: dict[str, list[Any]] = {}
         self._said = False
         self._origin = self._read_origin()  # read now, because the file may be edited during the run
+
+    def _try_arguments(self) -> None:
+        """Call a verifier without completions: it refuses its settings now, and not after the first rollout."""
+        with self._own_keys():
+            self.function([], **self.arguments)
+
+    @contextmanager
+    def _own_keys(self) -> Iterator[None]:
+        """Put the reward's own key before what a verifier says about its settings."""
+        try:
+            yield
+        except UserError as error:
+            said = str(error)
+            if said.startswith("function: "):
+                raise UserError(f"{self.key}: {self.name}: {said.removeprefix('function: ')}") from error
+            raise UserError(f"{self._beside}{said}" if said.startswith("arguments.") else said) from error
 
     @property
     def figures(self) -> dict[str, list[float]]:  # type: ignore[override]
@@ -93,7 +114,7 @@ class FunctionReward(Reward):
         sampled = columns.get("sampled")
         self.logged, self.extras = {}, {}
         if self.call.style == "responses":
-            given = {"prompts": prompts, "responses": responses, **columns}
+            given = {**columns, "prompts": prompts, "responses": responses}
         else:
             given = keywords(prompts, responses, columns, sampled, self.call.named)
         if self.call.style == "each":
@@ -117,7 +138,7 @@ class FunctionReward(Reward):
         """Return the scores, checked within the limit too: a user's own list type may compute its items on access."""
         texts = {name: given[name] for name in ("prompts", "responses")} if self.call.style == "responses" else {}
         others = {name: value for name, value in given.items() if name not in texts}
-        with blaming(f"{self.key}: {self.name} failed"):
+        with self._own_keys(), blaming(f"{self.key}: {self.name} failed"):
             call = partial(self.function, *texts.values(), **others)
             return within(self.timeout, lambda: self._checked(call(), n), self._late())
 

@@ -7,6 +7,7 @@ from mutant_catalogue.rows import Mutant, Row
 ENSEMBLE = "rewards/test_ensemble.py"
 PARTS = "algorithms/test_part_moments.py"
 OF_TOKENS = "algorithms/test_token_scores.py"
+OF_VERIFIERS = "rewards/test_verifiers.py"
 OF_SERVERS = "rewards/test_remote.py"
 OF_TRL, OF_CALLS = "rewards/test_trl_functions.py", "rewards/test_async_functions.py"
 
@@ -151,6 +152,40 @@ REWARDS = (
                 "build_opener(_NoRedirects)",
                 "build_opener()",
                 (f"{OF_SERVERS}::test_a_bad_answer_is_one_line_at_once",),
+            ),
+        ),
+    ),
+    Row(
+        "a verifier is satisfied by what is not an answer",
+        "hand-derived scores, also for code that leaves before its tests and for patterns that explode",
+        (
+            Mutant(
+                "code that ends early has passed",
+                "rewards/code_runner.py",
+                'return os.read(reader, 1) == b"1"',
+                'return os.read(reader, 1) != b"0"',
+                (f"{OF_VERIFIERS}::test_evil_code_scores_0",),
+            ),
+            Mutant(
+                "code sees the environment",
+                "rewards/child_programs.py",
+                'return {"PATH": os.defpath, ',
+                'return {**os.environ, "PATH": os.defpath, ',
+                (f"{OF_VERIFIERS}::test_output_is_dropped_and_nothing_of_the_environment_is_seen",),
+            ),
+            Mutant(
+                "a format is looked for anywhere",
+                "rewards/verifiers.py",
+                "pattern.search if anywhere else pattern.fullmatch",
+                "pattern.search if True else pattern.fullmatch",
+                (f"{OF_VERIFIERS}::test_format_match_is_about_the_whole_completion_unless_a_part_is_enough",),
+            ),
+            Mutant(
+                "the first answer counts",
+                "rewards/verifiers.py",
+                "return matches[-1] if matches",
+                "return matches[0] if matches",
+                (f"{OF_VERIFIERS}::test_exact_match_takes_the_last_place_that_its_pattern_finds",),
             ),
         ),
     ),

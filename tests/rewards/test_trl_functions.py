@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
+from rlhf_lightning.commands import train
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.config.source_lookup import check_reward_calls
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import FunctionReward, SampledTokens, WeightedSum, make_reward, score_samples
+from tests.algorithms.conftest import ppo, trainer
 from tests.tiny import tiny_tokenizer
 
 HERE = __name__
@@ -206,8 +210,6 @@ def test_the_source_and_the_function_are_refused_alike(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`explain=true` reads the source; the run has the function."""
-    from rlhf_lightning.config.source_lookup import check_reward_calls
-
     source, message = WRONG[kind]
     (tmp_path / f"wrong_{kind}.py").write_text(source.format("fn") + "\n")
     monkeypatch.chdir(tmp_path)
@@ -219,19 +221,37 @@ def test_the_source_and_the_function_are_refused_alike(
 
 
 def test_explaining_refuses_what_the_run_would_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhf_lightning.commands import train
-    from rlhf_lightning.commands.composition import compose_config
-
     (tmp_path / "for_explain.py").write_text("def short(prompts, responses): ...\ndef fine(completions, **k): ...\n")
     monkeypatch.chdir(tmp_path)
     given = ["experiment=grpo", "model.path=gpt2", "data.train=org/name", "explain=true"]
-    train.check(compose_config("train", [*given, "reward.function=for_explain.fine"]))
-    for wrong, said in {
-        "reward.function=for_explain.short": r"^reward\.function: for_explain\.short\(prompts, responses\) does not",
-        "reward.functions=[for_explain.fine,for_explain.short]": r"^reward\.functions\[1\]: for_explain\.short",
-        "reward.functions=[for_explain.fine] reward.weights=[1,2]": r"^reward\.weights: found 2 for 1 functions",
-        "reward.function=for_explain.fine reward.attempts=2": r"^reward\.attempts: found 2; only calls of an async",
-        "reward.function=for_explain.fine +reward.arguments.x=2": r"^reward\.arguments\.x: .* no such argument",
-    }.items():
-        with pytest.raises(UserError, match=said):
-            train.check(compose_config("train", [*given, *wrong.split()]))
+    config = compose_config("train", [*given, "reward.function=for_explain.fine"])
+    train.check_all(config)
+    several = {"function": None, "functions": ["for_explain.fine", "for_explain.short"]}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        (
+            {"function": "for_explain.short"},
+            r"function: for_explain\.short\(prompts, responses\) does not take \*\*col",
+        ),
+        (several, r"functions\[1\]: for_explain\.short"),
+        ({**several, "weights": [1.0]}, r"weights: found 1 for 2 functions"),
+        ({"attempts": 2}, r"attempts: found 2; only calls of an async"),
+        ({"arguments": {"x": 2}}, r"arguments\.x: .* no such argument"),
+        ({"function": "rlhf_lightning.rewards.code_runs"}, r"arguments\.run_code: must be true"),
+    ]
+    for settings, said in wrong:
+        with pytest.raises(UserError, match=rf"^reward\.{said}"):
+            train.check_all({**config, "reward": {**config["reward"], **settings}})
+
+
+def test_a_run_gives_its_progress_and_logs_what_functions_pass_on(tmp_path: Path) -> None:
+    module, data = ppo(reward=make_reward(functions=[f"{HERE}.everything", f"{HERE}.needs_progress"]))
+    fit = trainer(tmp_path, max_epochs=2)
+    fit.fit(module, data)
+    last = module.last_samples[0]
+    assert last["extra"] == {"length": len(SEEN["completion_ids"][0])}
+    assert float(fit.callback_metrics["reward/tidy/everything"]) == 0.5
+    progress = SEEN["trainer_state"]
+    assert (progress.epoch, progress.num_train_epochs) == (1.0, 2)
+    assert 0 < progress.global_step < progress.max_steps == fit.global_step
+    share = float(fit.callback_metrics["objective/scores/needs_progress"])
+    assert share == pytest.approx(progress.global_step / progress.max_steps)
