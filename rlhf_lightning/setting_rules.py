@@ -6,7 +6,7 @@ Ranges of single settings are in the annotations of the constructors (`value_che
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
@@ -87,6 +87,39 @@ def check_lengths(shaping: Mapping[str, Any], max_new_tokens: int | None = None)
         raise UserError(
             f"{key}.overlong_length: found {longest}; the penalty begins after {longest - buffer} tokens, and no "
             f"response has more than rollout.max_new_tokens={most}; choose a smaller number, or null"
+        )
+
+
+def check_accuracy(accuracy: str, samples: int, parts: Collection[str] | None, normalized: bool) -> None:
+    """Raise UserError for an accuracy that cannot judge the responses to a prompt.
+
+    Args:
+        accuracy: a part of the reward, or `score`.
+        samples: number of responses to each prompt.
+        parts: the names of the reward's parts; None: unknown.
+        normalized: whether each part is normalised before it is weighted.
+    """
+    if samples < 2:
+        raise UserError(
+            f"rollout.samples_per_prompt: found {samples}, but algorithm.accuracy={accuracy} keeps prompts with both "
+            "right and wrong responses; must be at least 2; give 4 or 8, or algorithm.accuracy=null"
+        )
+    if parts is not None and accuracy not in ("score", *parts):
+        allowed = " | ".join(["score", *parts])
+        raise UserError(f"algorithm.accuracy: found {accuracy}; must be {allowed} (a part of the reward), or null")
+    if normalized:
+        raise UserError(
+            "reward.normalize_parts: its moments would only see the groups that algorithm.accuracy keeps; set it to "
+            "false, or algorithm.accuracy=null"
+        )
+
+
+def check_samples_to_choose(algorithm: str, trained: int | None, samples: int) -> None:
+    """Raise UserError for a single response to a prompt where an algorithm chooses among several."""
+    if trained is not None and samples < 2:
+        raise UserError(
+            f"rollout.samples_per_prompt: found {samples}, but {algorithm} chooses among the responses to a prompt; "
+            "must be at least 2; give 2 or 8"
         )
 
 

@@ -8,11 +8,13 @@ from rlhf_lightning.algorithms.kto import KTOModule
 from rlhf_lightning.algorithms.nlpo import NLPOModule
 from rlhf_lightning.algorithms.offline import Answers
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
+from rlhf_lightning.algorithms.online_dpo import OnlineDPOModule
 from rlhf_lightning.algorithms.orpo import ORPOModule
 from rlhf_lightning.algorithms.policy_gradient import PolicyGradientModule
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.ppo_lagrangian import PPOLagrangianModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
+from rlhf_lightning.algorithms.raft import RAFTModule
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.sft import SFTModule
 from rlhf_lightning.algorithms.simpo import SimPOModule
@@ -48,12 +50,14 @@ __all__ = [
     "NLPOModule",
     "ORPOModule",
     "OnPolicyModule",
+    "OnlineDPOModule",
     "PIDController",
     "PPOLagrangianModule",
     "PPOModule",
     "PolicyGradientModule",
     "PreferenceModule",
     "PretrainingMix",
+    "RAFTModule",
     "RewardModule",
     "RewardShaping",
     "RunningMoments",

@@ -59,6 +59,9 @@ class IterationModule(AlignmentModule):
     whole_groups: ClassVar[bool] = False
     """True if all responses to a prompt must be in one micro-batch."""
 
+    trained_per_prompt: ClassVar[int | None] = None
+    """How many of the responses to a prompt are left in the rollout that is trained on; None: all."""
+
     saves_mid_epoch = False
 
     @checked("algorithm")
@@ -118,7 +121,7 @@ class IterationModule(AlignmentModule):
             pretraining=lambda step: self.ptx.batch(
                 self.current_epoch * steps + step, self.global_rank, self.trainer.world_size
             ),
-            samples_per_prompt=self.rollout.samples_per_prompt,
+            samples_per_prompt=self.trained_per_prompt or self.rollout.samples_per_prompt,
             whole_groups=self.whole_groups,
         )
 
@@ -137,10 +140,12 @@ class IterationModule(AlignmentModule):
     def prompts(self) -> list[PromptRow]:
         """Return this process's prompts of this iteration, a function of (seed, epoch, rank)."""
         rows = self.trainer.datamodule.train_prompts  # type: ignore[attr-defined]
-        world = self.trainer.world_size
-        count = self.rollout.batch_size * world
-        order = endless_order(len(rows), self.current_epoch * count, count, "prompts", self.seed)
-        return [rows[i] for i in order[self.global_rank :: world]]
+        return [rows[i] for i in self.prompt_order(len(rows))[self.global_rank :: self.trainer.world_size]]
+
+    def prompt_order(self, rows: int) -> list[int]:
+        """Return the row numbers of this iteration's prompts, of all processes."""
+        count = self.rollout.batch_size * self.trainer.world_size
+        return endless_order(rows, self.current_epoch * count, count, "prompts", self.seed)
 
     def parts(self, lengths: Tensor) -> list[Tensor]:
         """Return the row indices of a rollout to compute together without gradients: as many as in an update."""
@@ -163,9 +168,9 @@ class IterationModule(AlignmentModule):
         drift, parts = torch.zeros((), dtype=torch.float32, device=self.device), self.microbatches(batch)
         losses = self._part_gradients.losses(self.trainer, parts, batch_idx, self.loss)
         for part, (_, stats) in zip(parts, losses, strict=True):
-            self.record_all({name: (value, part.mask.sum()) for name, value in stats.items()})
+            self.record_all({name: (value, part.weight) for name, value in stats.items()})
             if self.target_kl is not None:
-                drift += stats["policy/approx_kl"] * (part.mask.sum() / batch.mask.sum())
+                drift += stats["policy/approx_kl"] * (part.weight / batch.weight.clamp(min=1))
         if self.target_kl is not None:
             approx_kl = self.sum_over_processes(float(drift)) / self.trainer.world_size
             self._stop_updates = self._stop_updates or approx_kl > 1.5 * self.target_kl
@@ -185,7 +190,7 @@ class IterationModule(AlignmentModule):
         """Split the minibatch into parts whose losses add up to its loss, the same number of parts on every process."""
         if self.tokens_per_microbatch is None:
             return [batch]
-        group_size = self.rollout.samples_per_prompt if self.whole_groups else 1
+        group_size = (self.trained_per_prompt or self.rollout.samples_per_prompt) if self.whole_groups else 1
         parts = rows_by_tokens(batch.lengths, self.tokens_per_microbatch, self.max_over_processes, group_size)
         extra = [batch.pretraining, *[None] * (len(parts) - 1)]  # once per minibatch
         return [batch.select(rows, batch.denominator, more) for rows, more in zip(parts, extra, strict=True)]

@@ -14,14 +14,14 @@ from rlhf_lightning.algorithms.iterations import IterationModule
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.credit import Credit
 from rlhf_lightning.experience.engine_gap import weigh_by_engine
-from rlhf_lightning.experience.groups import group_statistics
 from rlhf_lightning.experience.held_out import HeldOut
 from rlhf_lightning.experience.kl_control import KLPenalty
 from rlhf_lightning.experience.old_policy import OldPolicy, keep_from_engine
 from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.experience.reward_shaping import RewardShaping
+from rlhf_lightning.experience.sampled import Sampled
 from rlhf_lightning.experience.scorer import Scorer
-from rlhf_lightning.experience.statistics import critic_statistics, held_out_statistics, rollout_statistics, samples
+from rlhf_lightning.experience.statistics import ROLLOUT_METRICS, held_out_statistics, iteration_statistics, samples
 from rlhf_lightning.experience.token_scores import rewards_at_tokens
 from rlhf_lightning.functional import kl_estimate
 from rlhf_lightning.models import ActorCritic, Reference, end_of_sequence_ids, whole_weights
@@ -55,14 +55,7 @@ class OnPolicyModule(IterationModule):
     data: ClassVar[str] = "prompts"
     title: ClassVar[str] = "reinforcement learning"
     roles: ClassVar[tuple[str, ...]] = ("policy", "reference", "reward")
-    logs: ClassVar[tuple[str, ...]] = (
-        *("kl/coef", "objective/scores", "objective/kl", "objective/entropy", "objective/rlhf_reward"),
-        *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
-        *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
-        *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
-        *("rollout/group_spread", "rollout/group_std", "reward/disagreement"),
-        *("val/scores", "val/kl", "val/response_length"),
-    )
+    logs: ClassVar[tuple[str, ...]] = ROLLOUT_METRICS
     resumes: ClassVar[tuple[str, ...]] = ("kl_controller", "reward_moments", "part_moments")
 
     blown_up = 1e4  # returns that become ten times larger make the value loss a hundred times larger
@@ -146,26 +139,36 @@ class OnPolicyModule(IterationModule):
     def collect(self) -> Rollout:
         """Generate, score, penalise, and estimate advantages."""
         self.last_val_samples = []
-        prompts = [row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
-            generation = self.generate(prompts)
-            self.stopwatch.lap("rollout", self.device)
+            prompts, generation, raw, parts, learned = self.sample()
             rollout = self.evaluate(prompts, generation)
-            raw = self.scores(prompts, generation)
+        rollout.learned = learned
         rollout.scores = self.scorer.shape(raw, rollout, self.gather)
         kl = kl_estimate(rollout.logprobs, rollout.ref_logprobs, self.kl.kl_kind)
         rollout.rewards = self.token_rewards(rollout, kl)
         rollout.advantages, rollout.returns = self.advantages(rollout)
         if self.old_logprobs == "trainer":
             self.record_all(weigh_by_engine(rollout, generation, self.importance_cap))
-        self.record_all(rollout_statistics(rollout, raw, self.kl_controller.value, self.scorer.parts))
-        self.record_all(self.scorer.statistics | group_statistics(raw, self.rollout.samples_per_prompt))
-        self.record_all(critic_statistics(rollout, self.gather_tokens))
-        self.record("rollout/tokens_per_second", rollout.mask.sum() / self.stopwatch.seconds["rollout"])
+        about = (self.kl_controller.value, parts, self.rollout.samples_per_prompt, self.gather_tokens)
+        self.record_all(iteration_statistics(rollout, raw, *about) | self.scorer.statistics)
         self.last_rollout = rollout
         self.last_samples = samples(self.tokenizer, prompts, rollout, raw, self.scorer.extras)
         self.stopwatch.lap("score", self.device)
         return rollout
+
+    def sample(self) -> Sampled:
+        """Return the responses of this iteration, with their scores."""
+        return self.answered(self.prompts())
+
+    def answered(self, prompts: list[PromptRow], *stream: int | str) -> Sampled:
+        """Return `samples_per_prompt` responses to each prompt, with their scores; arguments as for `generate`."""
+        prompts = [row for row in prompts for _ in range(self.rollout.samples_per_prompt)]
+        generation = self.generate(prompts, *stream)
+        seconds = self.stopwatch.lap("rollout", self.device)
+        self.record("rollout/tokens_per_second", generation.mask.sum() / seconds)
+        raw = self.scores(prompts, generation)
+        self.stopwatch.lap("score", self.device)
+        return Sampled(prompts, generation, raw, self.scorer.parts, torch.ones_like(raw))
 
     def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:
         """Return a response to every prompt under the current weights, a function of (seed, epoch, rank, stream)."""
@@ -224,9 +227,9 @@ class OnPolicyModule(IterationModule):
         out = self.actor_critic(*tokens, self.rollout.temperature, self.entropy_coef != 0, batch.allowed)
         loss, stats = self.objective(out, batch)
         if out.entropy is not None:
-            loss = loss - self.average(out.entropy, batch, self.entropy_coef)
+            loss = loss - self.average(out.entropy * batch.loss_mask, batch, self.entropy_coef)
         if self.kl.placement == "loss":
-            kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl.kl_kind) * batch.mask
+            kl = kl_estimate(out.logprobs, batch.ref_logprobs, self.kl.kl_kind) * batch.loss_mask
             loss = loss + self.average(kl, batch, self.kl_controller.value)
         if batch.pretraining is not None:
             loss = loss + self.ptx.loss(self.policy, batch.pretraining)

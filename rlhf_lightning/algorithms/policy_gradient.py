@@ -12,18 +12,17 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from rlhf_lightning.algorithms.on_policy import OnPolicyModule
-from rlhf_lightning.errors import GROUP_OF_ONE, UserError
-from rlhf_lightning.experience.credit import Credit, GroupBaseline, ReturnsToGo
+from rlhf_lightning.algorithms.resampling import ResamplingModule
+from rlhf_lightning.experience.credit import Credit, critic_free
 from rlhf_lightning.experience.part_gradients import Loss
-from rlhf_lightning.experience.policy_loss import PolicyLoss, refuse
+from rlhf_lightning.experience.policy_loss import PolicyLoss
 from rlhf_lightning.models.roles import ActorCriticOutput
 from rlhf_lightning.rollout import Rollout
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Between, Fraction, Positive
 
 
-class PolicyGradientModule(OnPolicyModule):
+class PolicyGradientModule(ResamplingModule):
     """A policy gradient with other responses as its baseline, or none; no value function is built.
 
     Args:
@@ -65,23 +64,14 @@ class PolicyGradientModule(OnPolicyModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, whiten_advantages=whiten_advantages, **kwargs)
-        size = self.rollout.samples_per_prompt
-        if estimator == "returns":
-            refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
-            self.estimator: GroupBaseline | ReturnsToGo = ReturnsToGo(gamma)
-        else:
-            if size < 2:
-                raise UserError(GROUP_OF_ONE.format(estimator=estimator))
-            refuse(gamma != 1, f"gamma: found {gamma}, but only algorithm.estimator=returns discounts; use 1")
-            baseline = "mean" if estimator == "group_mean" else estimator
-            self.estimator = GroupBaseline(size, baseline, scale)
+        self.estimator = critic_free(estimator, scale, gamma, self.rollout.samples_per_prompt)
         longest = self.rollout.max_new_tokens if denominator == "max_new_tokens" else denominator
         self.policy_loss = PolicyLoss(loss_type, clip_range, clip_range_high, ratio, aggregation, longest)
 
     def advantages(self, rollout: Rollout) -> Credit:
         """Return the estimator's advantages, whitened if asked for."""
         advantages = self.estimator(rollout).advantages
-        return Credit(self.whiten(advantages, rollout.mask) if self.whiten_advantages else advantages)
+        return Credit(self.whiten(advantages, rollout.loss_mask) if self.whiten_advantages else advantages)
 
     def objective(self, out: ActorCriticOutput, batch: Rollout) -> Loss:
         """Return the loss that `loss_type` and `clip_range` choose."""

@@ -28,7 +28,7 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
     """Raise UserError if a rollout does not divide into its minibatches and micro-batches."""
     if not declaration(config).on_policy:
         return
-    prompts, samples = setting(config["rollout"], "batch_size"), samples_per_prompt(config)
+    prompts, samples = setting(config["rollout"], "batch_size"), trained_per_prompt(config)
     minibatches = setting(config["algorithm"], "num_minibatches", 1)
     accumulate = config["trainer"].get("accumulate_grad_batches", 1)
     check_parts(prompts, samples, minibatches, accumulate, declaration(config).whole_groups)
@@ -37,6 +37,11 @@ def check_arithmetic(config: Mapping[str, Any]) -> None:
 def samples_per_prompt(config: Mapping[str, Any]) -> int:
     """Return the number of responses to each prompt of a rollout."""
     return int(setting(config["rollout"], "samples_per_prompt", 1))
+
+
+def trained_per_prompt(config: Mapping[str, Any]) -> int:
+    """Return how many of the responses to a prompt are trained on."""
+    return declaration(config).trained_per_prompt or samples_per_prompt(config)
 
 
 def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
@@ -52,7 +57,7 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
     world, _ = processes(config)
     trainer, algorithm = config["trainer"], config["algorithm"]
     prompts = setting(config["rollout"], "batch_size") * world
-    responses = prompts * samples_per_prompt(config)
+    responses, trained = prompts * samples_per_prompt(config), prompts * trained_per_prompt(config)
     accumulate = trainer.get("accumulate_grad_batches", 1)
     minibatches, passes = setting(algorithm, "num_minibatches", 1), setting(algorithm, "ppo_epochs", 1)
     steps = passes * minibatches
@@ -62,11 +67,13 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
         "prompts per iteration": prompts,
         "responses per prompt": samples_per_prompt(config),
         "responses per iteration": responses,
+        **_tries(algorithm, prompts, responses),
+        **({"responses trained on per iteration": trained} if trained != responses else {}),
         "passes over a rollout": passes,
         "minibatches per pass": minibatches,
-        "responses per minibatch": responses // minibatches,
+        "responses per minibatch": trained // minibatches,
         "micro-batches per minibatch and process": accumulate,
-        "responses per micro-batch": responses // world // minibatches // accumulate,
+        "responses per micro-batch": trained // world // minibatches // accumulate,
         "optimiser steps per iteration": steps,
     }
     if iterations is None:
@@ -75,8 +82,17 @@ def ppo_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
         "iterations": iterations,
         **counts,
         "responses in total": responses * iterations,
+        **{f"{name} in total": n * iterations for name, n in _tries(algorithm, 0, responses).items() if n},
         "optimiser steps in total": _steps(trainer, steps * iterations),
     }
+
+
+def _tries(algorithm: Mapping[str, Any], prompts: int, responses: int) -> dict[str, int]:
+    """Return upper bounds of what is sampled where prompts are sampled again, with names of their own."""
+    if not setting(algorithm, "accuracy"):
+        return {}
+    tries = int(setting(algorithm, "max_tries", 1))
+    return {"sampled prompts, at most": prompts * tries, "sampled responses, at most": responses * tries}
 
 
 def supervised_arithmetic(config: Mapping[str, Any]) -> dict[str, int]:
@@ -161,6 +177,8 @@ _KEYS = {
     "iterations": "trainer.max_epochs",
     "prompts per iteration": "rollout.batch_size x processes",
     "responses per prompt": "rollout.samples_per_prompt",
+    "sampled prompts, at most": "algorithm.max_tries x prompts per iteration",
+    "responses trained on per iteration": "of those, the ones that the algorithm chooses",
     "passes over a rollout": "algorithm.ppo_epochs",
     "minibatches per pass": "algorithm.num_minibatches",
     "micro-batches per minibatch and process": "trainer.accumulate_grad_batches",

@@ -11,11 +11,7 @@ from typing import Any
 
 from rlhf_lightning.config.arithmetic import check_arithmetic
 from rlhf_lightning.config.check_types import check_types
-from rlhf_lightning.config.combinations import (
-    check_groups,
-    check_schedule,
-    check_validation_interval,
-)
+from rlhf_lightning.config.combinations import check_groups, check_schedule, check_validation_interval
 from rlhf_lightning.config.kernel_choice import check_kernels
 from rlhf_lightning.config.monitors import check_monitors
 from rlhf_lightning.config.source_lookup import (

@@ -9,15 +9,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlhf_lightning.errors import ENDLESS_SCHEDULE, GROUP_OF_ONE, UserError
+from rlhf_lightning.setting_rules import check_accuracy, check_samples_to_choose
+from rlhf_lightning.source.constructors import setting
+from rlhf_lightning.source.declarations import declaration
 
 ENDING_SCHEDULES = ("get_linear_schedule_with_warmup", "get_cosine_schedule_with_warmup")
 
 
 def check_groups(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a baseline from other responses if each prompt gets only one."""
+    """Raise UserError for an algorithm that compares the responses to a prompt where there is nothing to compare."""
     estimator, rollout = config["algorithm"].get("estimator"), config.get("rollout") or {}
     if estimator in ("group_mean", "leave_one_out") and rollout.get("samples_per_prompt", 1) == 1:
         raise UserError(GROUP_OF_ONE.format(estimator=estimator))
+    algorithm, reward = config["algorithm"], config.get("reward") or {}
+    samples = rollout.get("samples_per_prompt", 1)
+    check_samples_to_choose(declaration(config).name, declaration(config).trained_per_prompt, samples)
+    if declaration(config).ours and (accuracy := setting(algorithm, "accuracy")):
+        made = str(reward.get("_target_", "")).endswith(".make_reward")
+        parts = list(reward.get("components") or {}) if made else None
+        check_accuracy(accuracy, samples, parts, bool(reward.get("normalize_parts")))
 
 
 def check_validation_interval(trainer: Mapping[str, Any]) -> None:

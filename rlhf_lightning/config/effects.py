@@ -180,6 +180,11 @@ RULES: tuple[Rule, ...] = (
         "only algorithm.kl.kind=pid has gains; leave it out, or choose that kind",
     ),
     Rule(
+        ("algorithm.accuracy_threshold", "algorithm.max_tries"),
+        both(samples, without("algorithm.accuracy")),
+        "nothing is sampled again; set algorithm.accuracy, or leave it out",
+    ),
+    Rule(
         ("trainer.limit_train_batches",),
         part_of_a_rollout("trainer.limit_train_batches", 1.0),
         _WHOLE_ROLLOUTS,

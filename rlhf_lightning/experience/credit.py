@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlhf_lightning.errors import GROUP_OF_ONE, UserError
 from rlhf_lightning.functional import generalized_advantage_estimate, group_advantages
 from rlhf_lightning.rollout import Rollout
 
@@ -55,3 +56,24 @@ class ReturnsToGo:
     def __call__(self, rollout: Rollout) -> Credit:
         zeros = torch.zeros_like(rollout.rewards)
         return Credit(generalized_advantage_estimate(rollout.rewards, zeros, rollout.mask, self.gamma, lam=1.0)[0])
+
+
+def critic_free(estimator: str, scale: str, gamma: float, group_size: int) -> GroupBaseline | ReturnsToGo:
+    """Return an estimator of `PolicyGradientModule` by its name.
+
+    Raises:
+        UserError: a setting that the estimator does not read, or a group of one.
+    """
+    if estimator == "returns":
+        refuse(scale != "none", f"scale: found {scale}, but algorithm.estimator=returns has no groups; use none")
+        return ReturnsToGo(gamma)
+    if group_size < 2:
+        raise UserError(GROUP_OF_ONE.format(estimator=estimator))
+    refuse(gamma != 1, f"gamma: found {gamma}, but only algorithm.estimator=returns discounts; use 1")
+    return GroupBaseline(group_size, "mean" if estimator == "group_mean" else estimator, scale)
+
+
+def refuse(wrong: bool, why: str) -> None:
+    """Raise UserError for a setting of the algorithm that another one contradicts."""
+    if wrong:
+        raise UserError(f"algorithm.{why}")

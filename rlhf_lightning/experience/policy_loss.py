@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.experience.credit import refuse
 from rlhf_lightning.experience.part_gradients import Loss
 from rlhf_lightning.functional import cispo_loss, policy_gradient_loss, ppo_policy_loss
 from rlhf_lightning.rollout import Rollout
@@ -41,7 +41,7 @@ class PolicyLoss:
 
     def __call__(self, logprobs: Tensor, batch: Rollout) -> Loss:
         """Return the loss, and statistics by their full names."""
-        n, tokens = self.divisor(batch), (logprobs, batch.logprobs, batch.advantages, batch.mask)
+        n, tokens = self.divisor(batch), (logprobs, batch.logprobs, batch.advantages, batch.loss_mask)
         if self.loss_type == "cispo":
             high = self.clip_range if self.clip_range_high is None else self.clip_range_high
             assert high is not None
@@ -51,7 +51,7 @@ class PolicyLoss:
             loss, stats = ppo_policy_loss(*tokens, *clip, self.ratio, self.aggregation, n)
             if self.clip_range is None:
                 weights = batch.advantages / self.lengths(batch)
-                loss, _ = policy_gradient_loss(logprobs, weights, batch.mask, denominator=n)
+                loss, _ = policy_gradient_loss(logprobs, weights, batch.loss_mask, denominator=n)
                 del stats["clip_fraction"]
         return loss, {f"policy/{name}": x for name, x in stats.items()} | {"policy/loss": loss * batch.share}
 
@@ -68,9 +68,3 @@ class PolicyLoss:
         if self.aggregation == "sequence":
             return batch.responses
         return batch.denominator if self.denominator is None else batch.responses * self.denominator
-
-
-def refuse(wrong: bool, why: str) -> None:
-    """Raise UserError for a setting of the algorithm that another one contradicts."""
-    if wrong:
-        raise UserError(f"algorithm.{why}")

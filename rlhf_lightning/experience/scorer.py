@@ -54,6 +54,11 @@ class Scorer:
         return self.reward.parts
 
     @property
+    def per_token(self) -> bool:
+        """Return whether the last scores were numbers per token."""
+        return self._placed is not None
+
+    @property
     def statistics(self) -> Statistics:
         """Return the mean of each further number about the last responses, and how many they are."""
         return {f"reward/{name}": (sum(found) / len(found), len(found)) for name, found in self.reward.figures.items()}

@@ -10,10 +10,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lightning.data import PromptRow, response_texts
+from rlhf_lightning.experience.groups import group_statistics
 from rlhf_lightning.functional import kl_estimate, masked_var
 from rlhf_lightning.rewards.protocol import Score
 from rlhf_lightning.rollout import Rollout, token_rows
 from rlhf_lightning.training.recording import Statistics
+
+ROLLOUT_METRICS = (
+    *("kl/coef", "objective/scores", "objective/kl", "objective/entropy", "objective/rlhf_reward"),
+    *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
+    *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
+    *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),
+    *("rollout/group_spread", "rollout/group_std", "reward/disagreement"),
+    *("val/scores", "val/kl", "val/response_length"),
+)
 
 
 def response_kl(rollout: Rollout) -> Tensor:
@@ -62,6 +72,19 @@ def part_mean(part: Sequence[Score]) -> tuple[float, float]:
     """Return the mean of a part's scores, and the number of responses that it applies to."""
     scores = [score for score in part if score is not None]
     return sum(scores) / max(1, len(scores)), float(len(scores))
+
+
+def iteration_statistics(
+    rollout: Rollout,
+    raw: Tensor,
+    kl_coef: float,
+    parts: Mapping[str, Sequence[Score]],
+    group_size: int,
+    everywhere: Callable[[Tensor], Tensor],
+) -> Statistics:
+    """Return the metrics of an iteration's responses, of their groups, and of the critic; arguments as for each."""
+    found = rollout_statistics(rollout, raw, kl_coef, parts) | group_statistics(raw, group_size)
+    return found | critic_statistics(rollout, everywhere)
 
 
 def held_out_statistics(rollout: Rollout, raw: Tensor, parts: Mapping[str, Sequence[Score]]) -> Statistics:

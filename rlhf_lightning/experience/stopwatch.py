@@ -25,11 +25,12 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
         self._since = now(device)
 
-    def lap(self, phase: str, device: torch.device | str) -> None:
-        """End a phase."""
+    def lap(self, phase: str, device: torch.device | str) -> float:
+        """End a phase, and return its seconds since the previous lap."""
         moment = now(device)
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + moment - self._since
-        self._since = moment
+        seconds, self._since = moment - self._since, moment
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        return seconds
 
     def take(self) -> dict[str, float]:
         """Return the seconds of every phase since the last call."""

@@ -71,9 +71,11 @@ class Rollout(Batch):
         returns: [B, T], the critic's targets; None without a critic.
         allowed: [B, T, ceil(V / 8)] uint8, the tokens that could be sampled, as bits; None: all.
         cost_scores, cost_values, cost_returns: [B], [B, T] and [B, T], the same for a cost; None without one.
+        learned: [B], 1.0 on responses that count in the loss and in its divisors, 0.0 on the others.
         denominator: divisor of a minibatch's masked sums (see RolloutLoader).
         responses: divisor of sums over responses.
         pretraining: the minibatch's PPO-ptx rows, if any.
+        per_response: losses and statistics are means over responses rather than over tokens.
     """
 
     def __init__(
@@ -99,7 +101,8 @@ class Rollout(Batch):
         self.cost_scores: Tensor | None = None
         self.cost_values: Tensor | None = None
         self.cost_returns: Tensor | None = None
-        self.denominator, self.responses = 1.0, float(len(scores))
+        self.learned = torch.ones_like(scores)
+        self.denominator, self.responses, self.per_response = 1.0, float(len(scores)), False
         self.pretraining: SequenceBatch | None = None
         self.token_scores: Tensor | None = None
 
@@ -118,7 +121,17 @@ class Rollout(Batch):
     @property
     def share(self) -> Tensor:
         """Return the factor that turns a loss over `denominator` back into a mean over this batch's tokens."""
-        return self.denominator / self.mask.sum()
+        return (self.responses if self.per_response else self.denominator) / self.weight.clamp(min=1)
+
+    @property
+    def weight(self) -> Tensor:
+        """Return what this batch counts in a mean: its tokens, or its responses, that are learned from."""
+        return self.learned.sum() if self.per_response else self.loss_mask.sum()
+
+    @property
+    def loss_mask(self) -> Tensor:
+        """Return `mask` without the responses that do not count in the loss, [B, T]."""
+        return self.mask * self.learned.unsqueeze(1)
 
     @property
     def lengths(self) -> Tensor:

@@ -33,7 +33,8 @@ class RolloutLoader:
 
     The masked sums of a micro-batch are divided by N / (accumulate * world_size), where N is the number of valid tokens
     of the whole minibatch on all processes: Lightning divides by `accumulate` and DDP averages over processes, so the
-    step's gradient is the sum over tokens divided by N, however the minibatch was split.
+    step's gradient is the sum over tokens divided by N, however the minibatch was split. So it is with sums over
+    responses. Responses that are not learned from do not count, and where there are no others the divisors are 1.
 
     Raises:
         UserError: no passes or no minibatches; the rollout does not divide into minibatches and micro-batches.
@@ -65,14 +66,14 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[Rollout]:
         rollout = self.collect()
-        rollout.responses = len(rollout) / (self.num_minibatches * self.accumulate)  # per micro-batch
-        generator, device = self.order(), rollout.mask.device
-        lengths = rollout.mask.sum(dim=1).cpu()
+        generator, device, parts = self.order(), rollout.mask.device, self.accumulate * self.world_size
+        lengths, learned = torch.stack([rollout.loss_mask.sum(dim=1), rollout.learned]).cpu()
         for epoch in range(self.ppo_epochs):
             groups = torch.randperm(len(rollout) // self.group_size, generator=generator, device="cpu")
             shuffled = rows_of_groups(groups, self.group_size)
             for i, minibatch in enumerate(shuffled.chunk(self.num_minibatches)):
-                tokens = self.total(float(lengths[minibatch].sum()))
+                tokens, responses = (self.total(float(x[minibatch].sum())) or 1.0 for x in (lengths, learned))
+                rollout.responses = responses / parts  # per micro-batch
                 pretraining = self.pretraining(epoch * self.num_minibatches + i)
                 for rows in to_device(minibatch, device).chunk(self.accumulate):
-                    yield rollout.select(rows, tokens / (self.accumulate * self.world_size), pretraining)
+                    yield rollout.select(rows, tokens / parts, pretraining)

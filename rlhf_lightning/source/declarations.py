@@ -36,6 +36,7 @@ class Declaration:
         saves_mid_epoch: training can resume from a checkpoint saved within an epoch.
         whole_groups: the responses to a prompt must be in one micro-batch.
         engines: the values of `rollout.engine` that it can sample with.
+        trained_per_prompt: how many of the responses to a prompt are trained on; None: all.
         logs: the names of the metrics that it logs, including those of its base classes.
     """
 
@@ -47,6 +48,7 @@ class Declaration:
     saves_mid_epoch: bool = True
     whole_groups: bool = False
     engines: tuple[str, ...] = ("native", "vllm")
+    trained_per_prompt: int | None = None
     logs: frozenset[str] = frozenset()
 
     @property
@@ -198,6 +200,14 @@ def _yes_or_no(attribute: str) -> Callable[[str, Any], bool]:
     return check
 
 
+def _count(name: str, value: Any) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise UserError(
+            f"{name}.trained_per_prompt: found {_shown(value)}; must be a literal whole number >= 1, or None"
+        )
+    return value
+
+
 def _logs(name: str, value: Any) -> frozenset[str]:
     if not isinstance(value, tuple | list | set):
         raise UserError(f"{name}.logs: found {_shown(value)}; must be a literal tuple of names of metrics")
@@ -209,6 +219,6 @@ def _shown(value: Any) -> str:
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **{"data": _kind, "title": _title, "roles": _roles, "engines": _engines},
+    **{"data": _kind, "title": _title, "roles": _roles, "engines": _engines, "trained_per_prompt": _count},
     **{name: _yes_or_no(name) for name in ("saves_mid_epoch", "whole_groups")},
 }

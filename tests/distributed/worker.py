@@ -25,10 +25,12 @@ from rlhf_lightning.algorithms import (
     ILQLModule,
     KLPenalty,
     KTOModule,
+    OnlineDPOModule,
     OnPolicyModule,
     ORPOModule,
     PolicyGradientModule,
     PPOModule,
+    RAFTModule,
     RewardModule,
     SFTModule,
     SimPOModule,
@@ -56,6 +58,12 @@ OFFLINE: dict[str, Any] = {
     "kto": KTOModule,
     "ilql": partial(ILQLModule, target_rate=0.3),
 }
+# Each leaves some responses out of the loss, not the same number on every process.
+CHOOSING: dict[str, tuple[Any, dict[str, Any]]] = {
+    "dapo": (PolicyGradientModule, {"accuracy": "score", "accuracy_threshold": 1.0, "max_tries": 1}),
+    "online": (OnlineDPOModule, {}),
+    "raft": (RAFTModule, {}),
+}
 NAMES = (
     "sft",
     "reward",
@@ -72,6 +80,9 @@ NAMES = (
     "ppo_lora_parts",
     "grpo",
     "reinforce",
+    "dapo",
+    "online",
+    "raft",
 )
 
 
@@ -146,6 +157,11 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             **(group if algorithm == "grpo" else {"estimator": "returns", "whiten_advantages": True}),
         )
         return module, prompts(tokenizer)
+    if algorithm in CHOOSING:
+        kind, chooses = CHOOSING[algorithm]
+        rollout = RolloutSettings(max_new_tokens=6, batch_size=size // 2, samples_per_prompt=2)
+        further = {"rollout": rollout, "ppo_epochs": 2, "num_minibatches": 1, "engine": engine, **chooses}
+        return kind(load, tokenizer, SGD, reward=early, **further), prompts(tokenizer)
     rows = [
         {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 1 + i % 4]), "rejected": WORDS[i + 1]} for i in range(15)
     ]

@@ -47,13 +47,15 @@ class EnumeratedGroups(PolicyGradientModule):
         return [PromptRow(ids, self.world.text(ids), {}) for ids in self.world.prompts for _ in range(count)]
 
 
-def enumerated(world: World, size: int, kl: KLPenalty | None = None, **kwargs: Any) -> EnumeratedGroups:
+def enumerated(
+    world: World, size: int, kl: KLPenalty | None = None, kind: Any = EnumeratedGroups, **kwargs: Any
+) -> Any:
     """Return the module with a policy moved away from its reference."""
     numbers = all_groups(world, size).flatten()
     tokens = world.responses[numbers].repeat(len(world.prompts), 1)
     zeros = torch.zeros(tokens.shape)
     generation = Generation(tokens, torch.ones_like(zeros), zeros, torch.zeros(len(tokens), dtype=torch.bool))
-    module = EnumeratedGroups(
+    module = kind(
         world.load_model,
         world.tokenizer,
         partial(torch.optim.SGD, lr=0.0),

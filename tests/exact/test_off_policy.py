@@ -45,9 +45,10 @@ def cispo(tokens: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
     return (tokens - old).exp().clamp(max=1.03).detach() * advantages * tokens
 
 
+SELECTED = {"accuracy": "score", "accuracy_threshold": 0.0, "max_tries": 1}
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "gspo": (gspo, {"clip_range": 3e-3, "clip_range_high": 4e-3, "ratio": "sequence", "aggregation": "sequence"}),
-    "dapo": (dapo, {"clip_range": 0.02, "clip_range_high": 0.1}),
+    "dapo": (dapo, {"clip_range": 0.02, "clip_range_high": 0.1, **SELECTED}),
     "cispo": (cispo, {"loss_type": "cispo", "clip_range": None, "clip_range_high": 0.03}),
 }
 
@@ -62,8 +63,15 @@ def test_a_clipped_loss_has_the_expectation_of_its_formula_off_policy(world: Wor
         old = world.token_logprobs(module.policy).double()
     rollout, prompts = module.collect(), len(world.prompts)
     sampled = old.sum(dim=2)
-    probabilities = sampled.exp()[:, groups].prod(dim=2)
-    rollout.advantages = rollout.advantages * probabilities.flatten().repeat_interleave(SIZE)[:, None].float()
+    probabilities, order = sampled.exp()[:, groups].prod(dim=2), torch.arange(prompts * len(groups))
+    if "accuracy" in settings:  # groups that are all right or all wrong come last, and do not count
+        right = world.rewards[:, groups] >= 0
+        mixed = right.any(dim=2) & ~right.all(dim=2)
+        probabilities = prompts * probabilities * mixed / (probabilities * mixed).sum()
+        order = torch.cat([mixed.flatten().nonzero(), (~mixed).flatten().nonzero()]).flatten()
+        assert torch.equal(rollout.learned[::SIZE], mixed.flatten()[order].float())
+    weights = probabilities.flatten()[order].repeat_interleave(SIZE)
+    rollout.advantages = rollout.advantages * weights[:, None].float()
     rollout.responses = float(SIZE * prompts)
     rollout.denominator = rollout.responses * world.length
     drift(module.policy)

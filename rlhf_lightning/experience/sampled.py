@@ -1,0 +1,67 @@
+"""Sampled responses with their scores, before anything else is computed about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.rollout import Generation
+
+
+class Sampled(NamedTuple):
+    """B responses.
+
+    Attributes:
+        prompts: B prompts, those of a group adjacent.
+        generation: the responses.
+        scores: [B], before normalisation and penalties.
+        parts: the scores of each part of a reward that is a sum.
+        learned: [B], 1.0 on responses that count in the loss.
+    """
+
+    prompts: list[PromptRow]
+    generation: Generation
+    scores: Tensor
+    parts: Mapping[str, Sequence[float]]
+    learned: Tensor
+
+
+def joined(pieces: list[Sampled], rows: Tensor, learned: Tensor) -> Sampled:
+    """Return some rows of several samples, numbered through all of them, as one.
+
+    Args:
+        pieces: what was sampled, one after the other.
+        rows: [B], row numbers.
+        learned: [B], see Sampled.
+    """
+    generations = [piece.generation for piece in pieces]
+    longest = max(generation.mask.shape[1] for generation in generations)
+
+    def column(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in tensors])[rows]
+
+    mask = column([generation.mask for generation in generations])
+    width = int(mask.sum(dim=1).max())
+    values = [generation.values for generation in generations if generation.values is not None]
+    generation = Generation(
+        column([generation.tokens for generation in generations])[:, :width],
+        mask[:, :width],
+        column([generation.logprobs for generation in generations])[:, :width],
+        torch.cat([generation.ended for generation in generations])[rows],
+        column(values)[:, :width] if values else None,
+    )
+    chosen = rows.tolist()
+    prompts = [row for piece in pieces for row in piece.prompts]
+    parts = {name: [x for piece in pieces for x in piece.parts[name]] for name in pieces[0].parts}
+    return Sampled(
+        [prompts[i] for i in chosen],
+        generation,
+        torch.cat([piece.scores for piece in pieces])[rows],
+        {name: [part[i] for i in chosen] for name, part in parts.items()},
+        learned,
+    )
