@@ -99,8 +99,8 @@ ROLLOUTS = (
             Mutant(
                 "neighbours in a rollout answer different prompts",
                 "algorithms/on_policy.py",
-                "[row for row in self.prompts() for _ in range(self.rollout.samples_per_prompt)]",
-                "self.prompts() * self.rollout.samples_per_prompt",
+                "[row for row in prompts for _ in range(self.rollout.samples_per_prompt)]",
+                "prompts * self.rollout.samples_per_prompt",
                 (NEIGHBOURS,),
             ),
             Mutant(
@@ -630,8 +630,8 @@ ROLLOUTS = (
             Mutant(
                 "every rank has the same prompts",
                 "algorithms/iterations.py",
-                "order[self.global_rank :: world]",
-                "order[: self.rollout.batch_size]",
+                "self.prompt_order(len(rows))[self.global_rank :: self.trainer.world_size]",
+                "self.prompt_order(len(rows))[: self.rollout.batch_size]",
                 ("invariants/test_sampling.py::test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations",),
             ),
         ),

@@ -93,6 +93,26 @@ def test_further_prompts_are_others_in_an_order_of_their_own() -> None:
     assert set(further_rows(2, [0, 1], 0, 4, 0)) == {0, 1}  # there are no others
 
 
+def test_further_prompts_are_a_function_of_seed_and_epoch(tmp_path: Path) -> None:
+    """Two epochs at learning rate 0 ask others, a second run the same."""
+    asked: list[list[list[int]]] = []
+    for _ in range(2):
+        module, data = on_policy("dapo", optimizer=STILL, reward=constant, max_tries=2, rollout=GROUPS)
+        prompts: list[list[int]] = []
+        inner = module.answered
+        module.answered = lambda rows, *stream, p=prompts, f=inner: (
+            p.append([id(row) for row in rows]),
+            f(rows, *stream),
+        )[1]
+        trainer(tmp_path, max_epochs=2).fit(module, datamodule=data)
+        numbers = {id(row): i for i, row in enumerate(data.train_prompts)}
+        asked.append([[numbers[row] for row in rows] for rows in prompts])
+    assert asked[0] == asked[1] and len(asked[0]) == 4
+    assert not set(asked[0][0]) & set(asked[0][1])
+    assert further_rows(20, asked[0][0], 0, 4, 0, 0) == asked[0][1]
+    assert further_rows(20, asked[0][2], 0, 4, 0, 1) == asked[0][3]
+
+
 def test_dapo_learns_from_mixed_groups_only_and_logs_what_it_sampled(tmp_path: Path) -> None:
     module, data = on_policy("dapo", optimizer=STILL, accuracy_threshold=2.0, max_tries=6, rollout=GROUPS)
     watch = run(tmp_path, module, data)

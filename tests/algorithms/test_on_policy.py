@@ -72,7 +72,9 @@ def test_gradients_do_not_depend_on_how_a_minibatch_is_split(name: str, tmp_path
     """Into micro-batches, or into parts of a token budget; responses end at different lengths."""
     weights = []
     for accumulate, budget in ((1, None), (4, None), (1, 20)):
-        module, data = on_policy(name, optimizer=SGD, num_minibatches=2, tokens_per_microbatch=budget, entropy_coef=0.1)
+        rollout = RolloutSettings(max_new_tokens=6, batch_size=8, samples_per_prompt=4)
+        settings = {"num_minibatches": 2, "tokens_per_microbatch": budget, "entropy_coef": 0.1}
+        module, data = on_policy(name, optimizer=SGD, rollout=rollout, **settings)
         run(tmp_path, module, data, accumulate_grad_batches=accumulate)
         weights.append(torch.cat([p.detach().flatten() for p in module.policy.parameters()]))
     assert module.last_rollout.mask.sum(dim=1).unique().numel() > 1
@@ -106,6 +108,7 @@ def test_a_group_that_all_score_the_same_teaches_exactly_nothing(name: str, tmp_
         optimizer=SGD,
         reward=lambda prompts, responses, **columns: [1 / 3] * len(responses),
         kl=KLPenalty(kind="fixed", coef=0.0, target=None, horizon=None),
+        num_minibatches=1,
     )
     run(tmp_path, module, data)
     assert bool((module.last_rollout.advantages == 0).all())
@@ -114,7 +117,7 @@ def test_a_group_that_all_score_the_same_teaches_exactly_nothing(name: str, tmp_
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_a_group_of_one_is_refused_by_name(name: str) -> None:
-    with pytest.raises(UserError, match=r"^rollout\.samples_per_prompt: found 1, but algorithm\.estimator="):
+    with pytest.raises(UserError, match=r"^rollout\.samples_per_prompt: found 1, but algorithm\.(estimator|accuracy)="):
         on_policy(name, rollout=RolloutSettings(batch_size=4))
 
 
