@@ -140,7 +140,7 @@ class OnPolicyModule(IterationModule):
         """Generate, score, penalise, and estimate advantages."""
         self.last_val_samples = []
         with whole_weights(self.actor_critic), self.trainer.precision_plugin.forward_context():
-            prompts, generation, raw, parts, learned = self.sample()
+            prompts, generation, raw, parts, extras, learned = self.sample()
             rollout = self.evaluate(prompts, generation)
         rollout.learned = learned
         rollout.scores = self.scorer.shape(raw, rollout, self.gather)
@@ -151,8 +151,7 @@ class OnPolicyModule(IterationModule):
             self.record_all(weigh_by_engine(rollout, generation, self.importance_cap))
         about = (self.kl_controller.value, parts, self.rollout.samples_per_prompt, self.gather_tokens)
         self.record_all(iteration_statistics(rollout, raw, *about) | self.scorer.statistics)
-        self.last_rollout = rollout
-        self.last_samples = samples(self.tokenizer, prompts, rollout, raw, self.scorer.extras)
+        self.last_rollout, self.last_samples = rollout, samples(self.tokenizer, prompts, rollout, raw, extras)
         self.stopwatch.lap("score", self.device)
         return rollout
 
@@ -168,7 +167,7 @@ class OnPolicyModule(IterationModule):
         self.record("rollout/tokens_per_second", generation.mask.sum() / seconds)
         raw = self.scores(prompts, generation)
         self.stopwatch.lap("score", self.device)
-        return Sampled(prompts, generation, raw, self.scorer.parts, torch.ones_like(raw))
+        return Sampled(prompts, generation, raw, self.scorer.parts, self.scorer.extras, torch.ones_like(raw))
 
     def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:
         """Return a response to every prompt under the current weights, a function of (seed, epoch, rank, stream)."""

@@ -45,7 +45,7 @@ class ResamplingModule(OnPolicyModule):
         size = self.rollout.samples_per_prompt
         self.dynamic_sampling, self.mask_truncated = None, mask_truncated
         if accuracy is not None:
-            check_accuracy(accuracy, size, None, bool(getattr(self.reward, "normalize", False)))
+            check_accuracy(accuracy, size, None, bool(getattr(self.scorer.given, "normalize", False)))
             self.dynamic_sampling = DynamicSampling(accuracy, accuracy_threshold, max_tries, size)
 
     def sample(self) -> Sampled:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.experience.sampled import Sampled, joined
 from rlhf_lightning.rollout import endless_order
 from rlhf_lightning.rollout.groups import rows_of_groups
@@ -88,11 +89,18 @@ class DynamicSampling:
         """Return whether each response is right, [B].
 
         Raises:
-            UserError: the reward has no part of that name.
+            UserError: the reward has no part of that name, or it does not apply to a response.
         """
         check_accuracy(self.accuracy, self.group_size, [*sampled.parts], False)
         part = sampled.parts.get(self.accuracy)
-        found = sampled.scores if part is None else torch.tensor(part, device=sampled.scores.device)
+        if part is None:
+            return sampled.scores >= self.threshold
+        if None in part:
+            raise UserError(
+                f"algorithm.accuracy: found {self.accuracy}, which returned None for {list(part).count(None)} of "
+                f"{len(part)} responses; return a number for each, or choose score"
+            )
+        found = torch.tensor(part, device=sampled.scores.device)
         return found >= self.threshold
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf_lightning.data import PromptRow
+from rlhf_lightning.rewards.protocol import Score
 from rlhf_lightning.rollout import Generation
 
 
@@ -20,14 +21,16 @@ class Sampled(NamedTuple):
         prompts: B prompts, those of a group adjacent.
         generation: the responses.
         scores: [B], before normalisation and penalties.
-        parts: the scores of each part of a reward that is a sum.
+        parts: the scores of each part of a reward that is a sum; None where a part does not apply.
+        extras: further columns of the reward about the responses.
         learned: [B], 1.0 on responses that count in the loss.
     """
 
     prompts: list[PromptRow]
     generation: Generation
     scores: Tensor
-    parts: Mapping[str, Sequence[float]]
+    parts: Mapping[str, Sequence[Score]]
+    extras: Mapping[str, Sequence[Any]]
     learned: Tensor
 
 
@@ -57,11 +60,17 @@ def joined(pieces: list[Sampled], rows: Tensor, learned: Tensor) -> Sampled:
     )
     chosen = rows.tolist()
     prompts = [row for piece in pieces for row in piece.prompts]
-    parts = {name: [x for piece in pieces for x in piece.parts[name]] for name in pieces[0].parts}
+
+    def columns(found: list[Mapping[str, Sequence[Any]]]) -> dict[str, list[Any]]:
+        names = [name for name in found[0] if all(name in each for each in found)]
+        whole = {name: [x for each in found for x in each[name]] for name in names}
+        return {name: [column[i] for i in chosen] for name, column in whole.items()}
+
     return Sampled(
         [prompts[i] for i in chosen],
         generation,
         torch.cat([piece.scores for piece in pieces])[rows],
-        {name: [part[i] for i in chosen] for name, part in parts.items()},
+        columns([piece.parts for piece in pieces]),
+        columns([piece.extras for piece in pieces]),
         learned,
     )

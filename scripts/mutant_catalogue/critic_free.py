@@ -60,8 +60,8 @@ CRITIC_FREE = (
             Mutant(
                 "a part of the reward is ignored: the score judges",
                 DYNAMIC,
-                "sampled.scores if part is None else",
-                "sampled.scores if True else",
+                "if part is None:",
+                "if True:",
                 (
                     f"{CHOSEN}::test_groups_are_kept_where_some_are_right_and_some_wrong_by_the_accuracy_and_not_by_the_score",
                 ),

@@ -33,7 +33,7 @@ def answers(scores: list[float], width: int = 2, **parts: list[float]) -> Sample
     n = len(scores)
     tokens = torch.arange(n)[:, None].repeat(1, width)
     generation = Generation(tokens, torch.ones(n, width), torch.zeros(n, width), torch.ones(n, dtype=torch.bool))
-    return Sampled([None] * n, generation, torch.tensor(scores), parts, torch.ones(n))  # type: ignore[list-item]
+    return Sampled([None] * n, generation, torch.tensor(scores), parts, {}, torch.ones(n))  # type: ignore[list-item]
 
 
 # ---- dynamic sampling

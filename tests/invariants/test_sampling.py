@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,7 @@ def test_every_prompt_comes_once_a_pass_over_all_ranks_and_iterations() -> None:
                 global_rank=rank,
                 seed=0,
             )
+            process.prompt_order = partial(PPOModule.prompt_order, process)  # type: ignore[arg-type]
             rows = PPOModule.prompts(process)  # type: ignore[arg-type]
             assert len(rows) == 3
             drawn.update(rows)
