@@ -15,7 +15,7 @@ export TOKENIZERS_PARALLELISM ?= false
 ACTIVATE = @echo "rlhf-train and the other commands are on your path after: source $(BIN)/activate"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo rounds test test-slow test-vllm test-browser exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel docs clean
+.PHONY: help setup demo rounds test test-slow test-vllm test-browser test-harness exact kl algorithms mutants kills check-gpu lint audit licences format lock wheel docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
@@ -50,6 +50,13 @@ test-vllm: $(VLLM_STAMP)  ## the tests against vLLM itself, on CPU, in an enviro
 test-browser: $(STAMP)  ## the labelling page in Chromium (apt-get install chromium)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python "playwright>=1.50" "axe-playwright-python>=0.1.4"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser tests/feedback
+
+test-harness: $(STAMP)  ## tasks of lm-eval itself, in an environment of its own beside the project's packages
+	test -x .venv-harness/bin/python || $(BIN)/python -m venv .venv-harness
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> "$$(.venv-harness/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth"
+	.venv-harness/bin/python -m pip install --quiet --disable-pip-version-check "lm-eval>=0.4.12"
+	OMP_NUM_THREADS=1 .venv-harness/bin/python -m pytest -m slow tests/commands/test_harness.py
 
 test-postgres: $(STAMP)  ## the store of feedback on a real PostgreSQL (apt-get install postgresql)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python "psycopg[binary]>=3.2"

@@ -12,11 +12,13 @@ from rlhf_lightning.config.best_of_checks import check_best_of
 from rlhf_lightning.config.checks import (
     check_hashes,
     check_ilql_beta,
+    check_model,
     check_no_split_of_a_file,
     missing_locally,
     refuse_reward_model,
 )
 from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.harness_tasks import check_tasks, named_tasks
 from rlhf_lightning.config.schema import Evaluate
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.spelling import did_you_mean, nearest
@@ -41,11 +43,15 @@ def check(config: Mapping[str, Any]) -> None:
     config = _with_policies_or_without(config)
     validate(config, Evaluate)
     check_samples(config)
+    if (encoder := (config.get("embeddings") or {}).get("model")) is not None:
+        check_model("embeddings.model", encoder)
     rows = tuple(name for name in ("prompts", "preferences", "refusals") if config.get(name))
     paths = {f"policies.{name}": path for name, path in (config["policies"] or {}).items()}
     paths |= {name: config[name] for name in rows}
     if config.get("rewards") or config.get("preferences"):
         _check_rewards(config, paths)
+    if config.get("harness") is not None:
+        check_tasks(config["harness"])
     if config["policies"] is not None:
         _check_policies(config, paths)
     for key, path in paths.items():
@@ -61,15 +67,28 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _with_policies_or_without(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config, without policies if it names rewards but no policies."""
-    bare = config.get("rewards") and all(config[key] == MISSING for key in _OF_POLICIES)
-    return {**config, **(dict.fromkeys(_OF_POLICIES) if bare else {})}
+    """Return the config without the policies that it lacks beside rewards, or the prompts beside tasks."""
+    lacking = tuple(key for key in _OF_POLICIES if config[key] == MISSING)
+    bare = config.get("rewards") and lacking == _OF_POLICIES
+    bare = bare or (config.get("harness") is not None and lacking == _OF_POLICIES[1:])
+    return {**config, **(dict.fromkeys(lacking) if bare else {})}
+
+
+def _check_nothing_sampled(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a setting that only says how samples are compared."""
+    for key in ("gold", "proxy", "reward", "judge", "embeddings", "refusals", "best_of", "course", "self_bleu"):
+        given = config.get(key)
+        if given and (not isinstance(given, Mapping) or _scores(given) or given.get("url")):
+            raise UserError(f"{key}: nothing is sampled without prompts and baseline; give both, or leave it out")
 
 
 def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
     policies = config["policies"]
     if not policies:
         raise UserError("policies: none given; give {name: folder, ...}")
+    if config["prompts"] is None:
+        _check_nothing_sampled(config)
+        return
     for key in ("baseline", "reference"):
         name = config.get(key)
         if name is not None and name not in policies:
@@ -149,11 +168,14 @@ def evaluate(config: dict[str, Any]) -> None:
 
     from rlhf_lightning.evaluation import accuracy_table, flat_accuracies, terminal_table, write_report
     from rlhf_lightning.evaluation.best_of_n import bound_line
+    from rlhf_lightning.evaluation.harness import result_lines
     from rlhf_lightning.process.printing import Terminal
 
     accuracies = _accuracies(config) if config.get("rewards") else {}
     summary = flat_accuracies(accuracies)
-    evaluation, more = _compare(config) if config["policies"] else (None, {})
+    evaluation, more = _compare(config) if config["prompts"] else (None, {})
+    tasks = _harness(config) if config.get("harness") else {}
+    summary |= {f"{policy}.{key}": value for policy, each in tasks.items() for key, value in each.items()}
     files: list[Path] = []
     with held():
         write_config(folder, config)  # an earlier evaluation stays unchanged until this one is complete
@@ -167,6 +189,8 @@ def evaluate(config: dict[str, Any]) -> None:
             print(bound_line(config["best_of"]))
     if accuracies:
         Terminal().print(accuracy_table(accuracies))
+    for line in result_lines(tasks) if tasks else ():
+        print(line)
     for file in files or [folder / "summary.json"]:
         print(f"report: {file}")
 
@@ -201,12 +225,28 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
         judge=_judge(config.get("judge") or {}, config["seed"]),
         self_bleu_of=config.get("self_bleu"),
         best=best,
+        encoder=_encoder((config.get("embeddings") or {}).get("model")),
         attn_implementation=config["attn_implementation"],
         **{key: config[key] for key in settings},
     )
     if config.get("course") is not None:
         evaluation.curves = _curves(config, scorers)
     return evaluation, detector_error.flat() if detector_error is not None else {}
+
+
+def _harness(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return what lm-eval measures of each policy."""
+    from rlhf_lightning.evaluation.harness import run_harness
+
+    settings = ("batch_size", "seed", "dtype", "attn_implementation", "ilql_beta")
+    return run_harness(config["policies"], *named_tasks(config["harness"]), **{key: config[key] for key in settings})
+
+
+def _encoder(path: str | None) -> Any:
+    from rlhf_lightning.evaluation.embeddings import KEY, Encoder
+
+    with named_as(KEY):
+        return None if path is None else Encoder(path)
 
 
 def _curves(config: Mapping[str, Any], scorers: Mapping[str, Any]) -> Any:

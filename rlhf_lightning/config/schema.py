@@ -163,6 +163,17 @@ class Judging(JudgeSettings, total=False):
 
 
 @strict
+class Embeddings(TypedDict, total=False):
+    """What measures how far apart responses are in meaning.
+
+    Attributes:
+        model: a Hugging Face encoder: a folder or a hub name; null: left out.
+    """
+
+    model: Text | None
+
+
+@strict
 class Evaluate(TypedDict, total=False):
     """The top level of rlhf-evaluate; policies and what they are compared on may be omitted if rewards are given."""
 
@@ -175,6 +186,8 @@ class Evaluate(TypedDict, total=False):
     reward: Score
     course: Text | None
     self_bleu: Samples | None
+    embeddings: Embeddings
+    harness: list[Text] | None
     rewards: dict[str, Score] | None
     preferences: Text | None
     category: Text | None

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlhf_lightning.data import PromptDataModule, PromptRow
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.evaluation.diversity import distinct_n, self_bleu
+from rlhf_lightning.evaluation.embeddings import Encoder, embedding_metrics
 from rlhf_lightning.evaluation.judged import Judge, judged_metrics
 from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, refusal_rates
 from rlhf_lightning.evaluation.results import Evaluation
@@ -45,6 +46,7 @@ def evaluate_policies(
     judge: Judge | None = None,
     self_bleu_of: int | None = None,
     best: BestOf | None = None,
+    encoder: Encoder | None = None,
     every_pair: bool = False,
     dtype: Dtype = "float32",
     attn_implementation: str | None = None,
@@ -65,6 +67,7 @@ def evaluate_policies(
         judge: compares each policy's responses with the baseline's (see `judged_metrics`).
         self_bleu_of: how many responses of each policy are compared with each other; None leaves it out.
         best: adds to each policy the one that answers with the best of several samples, under `best.name(policy)`.
+        encoder: measures how far apart responses are in meaning (see `embedding_metrics`).
         every_pair: compute win rates against every earlier policy, not only against the baseline.
         dtype, attn_implementation, ilql_beta: of policies and reference, see `load_policy`.
 
@@ -114,6 +117,8 @@ def evaluate_policies(
             metrics[name] = best.bounded(metrics[name])
         if self_bleu_of is not None:
             metrics[name]["self_bleu"] = self_bleu([each.text for each in sampled[name][:self_bleu_of]])
+        if encoder is not None:
+            metrics[name] |= embedding_metrics(encoder, [each.text for each in sampled[name]], samples_per_prompt)
         for other in _opponents(name, list(sampled), baseline, every_pair):
             metrics[name] |= _win_rates(scores[name], scores[other], other, samples_per_prompt)
         if judge is not None and name != baseline:

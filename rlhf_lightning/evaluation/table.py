@@ -37,6 +37,8 @@ HEADINGS = {
     "distinct_1": "distinct words, %",
     "distinct_2": "distinct word pairs, %",
     "self_bleu": "self-BLEU, %",
+    "embedding_distance": "embeddings: distance between prompts",
+    "embedding_distance_same_prompt": "embeddings: distance within a prompt",
     "eos_rate": "ended by EOS, %",
     "unsafe_refusal_rate": "unsafe prompts refused, %",
     "over_refusal_rate": "other prompts refused, %",

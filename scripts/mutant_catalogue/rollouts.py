@@ -34,6 +34,7 @@ ON_POLICY = "algorithms/on_policy.py"
 
 FALLS = "evaluation/test_overoptimization.py::"
 COURSE = "evaluation/overoptimization.py"
+EMBEDDINGS = "evaluation/test_embeddings.py"
 BEST = "exact/test_best_of_n.py"
 
 ROLLOUTS = (
@@ -674,6 +675,33 @@ ROLLOUTS = (
                 "return tokens[: end + 1]",
                 "return tokens",
                 ("commands/test_chat.py::test_the_best_of_n_answers_is_shown_and_remembered",),
+            ),
+        ),
+    ),
+    Row(
+        "a distance of embeddings depends on padding, or has an interval that is too narrow",
+        "an embedding does not depend on its neighbours; distances are means over pairs, with the jackknife's interval",
+        (
+            Mutant(
+                "padding is averaged into an embedding",
+                "evaluation/embeddings.py",
+                "mask[:, :, None].expand_as(hidden).float()",
+                "torch.ones_like(hidden)",
+                (f"{EMBEDDINGS}::test_an_embedding_depends_on_no_padding_and_no_neighbour",),
+            ),
+            Mutant(
+                "a response is compared with those to its own prompt",
+                "evaluation/embeddings.py",
+                "((means @ total) - means.square().sum(dim=1)) / (prompts - 1)",
+                "(means @ total) / prompts",
+                (f"{EMBEDDINGS}::test_the_distances_are_the_means_over_pairs",),
+            ),
+            Mutant(
+                "the pairs of a prompt count as independent",
+                "evaluation/embeddings.py",
+                "error = 2 / (prompts - 2)",
+                "error = 1 / (prompts - 2)",
+                (f"{EMBEDDINGS}::test_the_interval_is_the_jackknifes_and_covers_the_mean_of_many_sets",),
             ),
         ),
     ),
