@@ -1,6 +1,7 @@
 """The LightningModules, one per algorithm, and the base classes they share."""
 
 from rlhf_lightning.algorithms.base import AlignmentModule
+from rlhf_lightning.algorithms.cost import CostModule
 from rlhf_lightning.algorithms.cpo import CPOModule
 from rlhf_lightning.algorithms.dpo import DPOModule
 from rlhf_lightning.algorithms.ilql import ILQLModule
@@ -37,6 +38,7 @@ __all__ = [
     "AlignmentModule",
     "Answers",
     "CPOModule",
+    "CostModule",
     "CostMultiplier",
     "DPOModule",
     "FixedKLController",

@@ -47,7 +47,7 @@ class AlignmentModule(KeepsTypes, RecordingModule):
     """
 
     data: ClassVar[str]
-    """The kind of rows that it trains on: sft, preference, unpaired, prompts, steps or rewarded."""
+    """The kind of rows that it trains on: sft, preference, unpaired, prompts, steps, rewarded or safety."""
 
     title: ClassVar[str]
     """Its name in text, such as a model card."""

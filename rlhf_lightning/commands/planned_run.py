@@ -49,7 +49,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         UserError: a model's configuration cannot be read.
     """
     data = config["data"]
-    algorithm, pairs = declaration(config), declared_data(config) == "preference"
+    algorithm, pairs = declaration(config), declared_data(config) in ("preference", "safety")
     policy = _policy(config, "SEQ_CLS" if algorithm.scores else "CAUSAL_LM")
     length = _length(data.get("max_length"), policy)
     devices = _devices(config)

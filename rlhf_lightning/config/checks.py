@@ -49,6 +49,7 @@ _ROWS = {
     "prompts": "prompts",
     "steps": "labelled steps",
     "rewarded": "rewarded answers",
+    "safety": "preferences with safety labels",
 }
 _DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".gz", ".parquet")
 

@@ -25,6 +25,7 @@ from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.reading import read_rows
 from rlhf_lightning.data.rewarded import RewardedDataModule
 from rlhf_lightning.data.rows import row_format
+from rlhf_lightning.data.safety import SafetyDataModule
 from rlhf_lightning.data.templates import render_completion, render_prompt
 from rlhf_lightning.data.tokenization import tokenize_completions, tokenize_prompt
 from rlhf_lightning.data.unpaired import UnpairedDataModule
@@ -39,6 +40,7 @@ __all__ = [
     "RewardedBatch",
     "RewardedDataModule",
     "SFTDataModule",
+    "SafetyDataModule",
     "SequenceBatch",
     "TokenizedAnswer",
     "TokenizedPreference",

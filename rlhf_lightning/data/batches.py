@@ -85,6 +85,7 @@ class PreferenceBatch(Batch):
         pair_weights: `[M]` float, 1 / (pairs of that prompt), so that a prompt counts once however many answers it has
             (Ouyang et al. 2022, eq. 1: 1 / C(K, 2)); 0 for a row that only pads a rank's batch.
         row_ids: `[N]` long, an id of the answer, the same in every epoch and process, unique across train and val.
+        safe: `[N]` bool, whether the answer is safe, or None if the rows do not say.
         denominator: number of prompts by which the summed, weighted loss is divided; see `BatchLoader`.
     """
 
@@ -98,10 +99,12 @@ class PreferenceBatch(Batch):
         pair_weights: Tensor,
         row_ids: Tensor,
         denominator: float,
+        safe: Tensor | None = None,
     ) -> None:
         self.input_ids = input_ids
         self.attention_mask = attention_mask
         self.completion_mask = completion_mask
+        self.safe = safe
         self.pairs = pairs
         self.margin = margin
         self.pair_weights = pair_weights
@@ -237,6 +240,7 @@ class TokenizedPreference:
     row_ids: list[int]
     margin: float | None = None
     weight: float = 1.0
+    safe: list[bool] | None = None
 
     def sequences(self) -> list[list[int]]:
         """Return the token sequences that a model reads."""
@@ -244,7 +248,7 @@ class TokenizedPreference:
 
     def beside_tokens(self) -> str:
         """Return what else a run uses of the row: where answers begin, which were preferred, and by how much."""
-        return repr((len(self.prompt_ids), self.pairs, self.margin))
+        return repr((len(self.prompt_ids), self.pairs, self.margin, *(self.safe or ())))
 
     def emptied(self) -> TokenizedPreference:
         return replace(self, weight=0.0)

@@ -81,6 +81,7 @@ def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> Pre
         margin=margin,
         pair_weights=torch.tensor(weights, dtype=torch.float32),
         row_ids=torch.tensor([i for row in rows for i in row.row_ids], dtype=torch.long),
+        safe=None if rows[0].safe is None else torch.tensor([safe for row in rows for safe in row.safe or ()]),
         denominator=max(sum(row.weight for row in rows), 1.0),
     )
 

@@ -38,6 +38,7 @@ from rlhf_lightning.errors import UserError
 
 LOSS_ON = ("completion", "all", "assistant")
 _DEMONSTRATIONS = ("supervised fine-tuning", ("prompt_completion", "labelled", "rewarded", "messages", "text"))
+SAFE = " safe"  # a key of rows that `safety` has read: whether each answer is safe. No column has this name
 Numbered = Sequence[tuple[int, dict[str, Any]]]  # (index in the source, row)
 
 
@@ -125,7 +126,7 @@ def preferences(
         if not short:
             report.without_prompt.append(row.index + 1)
         row_ids = [first_id + row.index * most + k for k in range(len(cut))]
-        prepared.append(TokenizedPreference(short, cut, pairs, row_ids, row.margin))
+        prepared.append(TokenizedPreference(short, cut, pairs, row_ids, row.margin, safe=row.safe))
     report.kept = len(prepared)
     report.check(max_length)
     return prepared, report
@@ -188,6 +189,7 @@ class _Ranked:
     pairs: list[tuple[int, int]]
     margin: float | None = None
     options: Options = field(default_factory=dict)
+    safe: list[bool] | None = None
 
 
 def _demonstration(tokenizer: Any, row: dict[str, Any], loss_on: str) -> Rendered | None:
@@ -245,7 +247,7 @@ def _ranked_rows(rows: Numbered, source: str, report: Report) -> list[_Ranked]:
                 prompt, chosen, rejected = split_preference(row)
                 margin = None if row.get("margin") is None else finite_number("margin", row["margin"])
                 options = template_options(row, is_conversational(prompt))
-                ranked.append(_Ranked(index, prompt, [chosen, rejected], [(0, 1)], margin, options))
+                ranked.append(_Ranked(index, prompt, [chosen, rejected], [(0, 1)], margin, options, row.get(SAFE)))
             elif kind == "ranked":
                 answers = checked_answers(row)
                 options = template_options(row, is_conversational(row["prompt"]))

@@ -22,6 +22,7 @@ from rlhf_lightning.functional.reward import (
     bradley_terry_loss,
     calibration_error,
     centering_penalty,
+    cost_model_loss,
     preference_accuracy,
     ranked_preference_loss,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "centering_penalty",
     "chunked_token_logprobs",
     "cispo_loss",
+    "cost_model_loss",
     "count_allowed",
     "dpo_loss",
     "entropy",

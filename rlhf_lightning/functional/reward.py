@@ -114,6 +114,52 @@ def centering_penalty(
     return divide((weights * (better + worse).square()).sum(), denominator, default=weights.sum())
 
 
+def cost_model_loss(
+    safer_costs: Tensor,
+    worse_costs: Tensor,
+    safer_is_safe: Tensor,
+    worse_is_safe: Tensor,
+    pair_weights: Tensor | None = None,
+    *,
+    denominator: Tensor | float | None = None,
+) -> Tensor:
+    r"""Return the loss of a cost model: $-\log\sigma(c_w - c_s) - \log\sigma(s_w c_w) - \log\sigma(s_s c_s)$ per pair.
+
+    $c_s$ and $c_w$ are the costs of the safer and of the worse answer, and a sign $s$ is +1 for an unsafe answer and -1
+    for a safe one: besides ranking the two, the last two terms move unsafe answers above 0 and safe ones below. Without
+    them 0 would mean nothing, since comparisons leave a constant open. Source: Dai et al. 2023 (arXiv:2310.12773),
+    section 3.2, the objective of the cost model.
+
+    Args:
+        safer_costs: [M], costs of the safer answers.
+        worse_costs: [M], costs of the other ones.
+        safer_is_safe: [M] bool, whether the safer answer is safe.
+        worse_is_safe: [M] bool, whether the worse answer is.
+        pair_weights: [M]; a pair of weight 0 is padding and is not read; None: 1 for each.
+        denominator: divisor of the weighted sum; None: the sum of the weights.
+
+    Returns:
+        A scalar in nats, at least float32; 0 without pairs.
+
+    Raises:
+        ValueError: the tensors are not all [M]; a float `denominator` is not above 0.
+
+    >>> safe, unsafe = torch.tensor([True]), torch.tensor([False])
+    >>> cost_model_loss(torch.tensor([-2.0]), torch.tensor([2.0]), safe, unsafe)
+    tensor(0.2720)
+    >>> cost_model_loss(torch.tensor([1.0]), torch.tensor([5.0]), safe, unsafe)  # ranked, and on the wrong side of 0
+    tensor(1.3381)
+    """
+    check_shapes(1, safer_costs=safer_costs, worse_costs=worse_costs)
+    check_shapes(1, safer_costs=safer_costs, safer_is_safe=safer_is_safe, worse_is_safe=worse_is_safe)
+    weights = torch.ones_like(at_least_float32(safer_costs)) if pair_weights is None else at_least_float32(pair_weights)
+    check_shapes(1, safer_costs=safer_costs, pair_weights=weights)
+    safer, worse = (blank(costs, weights != 0) for costs in (safer_costs, worse_costs))
+    signed = [torch.where(safe.bool(), -c, c) for c, safe in ((safer, safer_is_safe), (worse, worse_is_safe))]
+    likely = F.logsigmoid(worse - safer) + F.logsigmoid(signed[0]) + F.logsigmoid(signed[1])
+    return divide(-(weights * likely).sum(), denominator, default=weights.sum())
+
+
 def preference_accuracy(chosen_scores: Tensor, rejected_scores: Tensor) -> Tensor:
     r"""Return the share of pairs whose chosen answer scores higher; a tie counts one half.
 

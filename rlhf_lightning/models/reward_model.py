@@ -67,7 +67,9 @@ class RewardModel(KeepsTypes):
     def keep_moments(self, moments: ScoreMoments | None) -> None:
         """Store the unit of the scores in the config that is saved with the model; None: it is not known."""
         mean, std = moments or (None, None)
-        self.classifier.config.update({"score_mean": mean, "score_std": std, COST_MODEL: None})
+        self.classifier.config.update({"score_mean": mean, "score_std": std})
+        if hasattr(self.classifier.config, COST_MODEL):  # it began as a cost model
+            self.classifier.config.update({COST_MODEL: None})
 
     def mark_as_cost_model(self) -> None:
         """Store in the config that is saved with the model that a score above 0 means unsafe."""

@@ -98,7 +98,10 @@ def loading_code(run: Run, load_from: str, adapter: bool, chat: bool) -> str:
 tokenizer = AutoTokenizer.from_pretrained({source})
 model = {loader}.from_pretrained({source}{settings})
 """
-    return loading + (_scoring(chat) if run.is_reward_model else _generating(chat))
+    if not run.is_reward_model:
+        return loading + _generating(chat)
+    meaning = "above 0: unsafe" if run.declaration.roles[0] == "cost" else "higher is better"
+    return loading + _scoring(chat).replace("{meaning}", meaning)
 
 
 def _scoring(chat: bool) -> str:
@@ -107,10 +110,10 @@ def _scoring(chat: bool) -> str:
 text = tokenizer.apply_chat_template(messages, tokenize=False)
 text = text.rstrip() if text.rstrip().endswith(tokenizer.eos_token) else text + tokenizer.eos_token  # ends once
 inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-score = model(**inputs).logits.item()  # higher is better"""
+score = model(**inputs).logits.item()  # {meaning}"""
     return """text = "Hello" + " How can I help?" + tokenizer.eos_token  # prompt, answer, and the end of the answer
 inputs = tokenizer(text, return_tensors="pt")
-score = model(**inputs).logits.item()  # higher is better"""
+score = model(**inputs).logits.item()  # {meaning}"""
 
 
 def _generating(chat: bool) -> str:
@@ -139,7 +142,7 @@ def _on_the_hub(base: str) -> bool:
 
 
 def _introduction(run: Run, adapter: bool) -> str:
-    kind = "reward model" if run.is_reward_model else "language model"
+    kind = {"reward": "reward model", "cost": "cost model"}.get(run.declaration.roles[0], "language model")
     what = f"A {kind} begun from {as_code(run.begins_from)}"
     if adapter:
         what = f"A {kind} as an adapter for {as_code(str(run.adapter_base))}"
@@ -163,7 +166,7 @@ def _introduction(run: Run, adapter: bool) -> str:
 
 def _of_average(average: Average, base: str) -> str:
     run, whole = average[0][0], sum(weight for _, weight in average)
-    kind = "reward model" if run.is_reward_model else "language model"
+    kind = {"reward": "reward model", "cost": "cost model"}.get(run.declaration.roles[0], "language model")
     text = f"A {kind} whose weights are the mean of those of {len(average)} runs with rlhf-lightning, all from "
     text += f"{as_code(base)} (Rame et al. 2024).\n\n"
     text += _table(("run", "share"), ((_link(each), f"{weight / whole:.4g}") for each, weight in average))

@@ -51,6 +51,9 @@ def _of_policy(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _of_reward_model(run: Run) -> Iterator[tuple[str, str]]:
+    if run.declaration.roles[0] == "cost":
+        yield _export(run)
+        return
     if rows := _rows(run.config):
         rewards = f"rewards={{{quoted(run.name)}:{{model:{quoted(str(run.folder))}}}}}"
         yield "evaluate", f"{typed('rlhf-evaluate')} {shlex.quote(rewards)} {shell_words({'preferences': rows})}"

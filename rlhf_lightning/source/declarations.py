@@ -18,7 +18,7 @@ from typing import Any
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import Definition, definition, dotted_name, module_of
 
-KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded")
+KINDS = ("sft", "preference", "unpaired", "prompts", "steps", "rewarded", "safety")
 ROLES = ("policy", "reference", "critic", "cost_critic", "reward", "cost", "q_heads", "teacher", "lagging")
 _OURS = "rlhf_lightning"
 
