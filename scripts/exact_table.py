@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `tests` is no
 
 from tests.exact.best_of_n import measure as measure_best_of_n
 from tests.exact.enumerable import World
+from tests.exact.ilql import train_ilql
 from tests.exact.runs import (
     LARGE,
     ON_POLICY,
@@ -79,6 +80,14 @@ def reward_model(seed: int) -> Cells:
     return f"{result.accuracy / result.bayes_accuracy:.2%}, {result.slope:.3f}", result.seconds
 
 
+def ilql(seed: int) -> Cells:
+    """Return the largest errors of Q and V, and regrets of the decoding policies, each beside the exact values'."""
+    world = small(seed)
+    result = train_ilql(world, seed, (1.0, 8.0))
+    regrets = ("/".join(f"{world.regret(policy, 1 / b):.2%}" for policy in pair) for b, pair in result.policies.items())
+    return f"{result.q_error:.3f}, {result.v_error:.3f}; {', '.join(regrets)}", result.seconds
+
+
 def controller(seed: int) -> Cells:
     """Return KL relative to the target, and the coefficient relative to the right one."""
     result = train_controlled(small(seed), KL_TARGET, seed)
@@ -100,6 +109,7 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("Reward model: accuracy / Bayes ceiling, slope on gold", "> 98%, 1", reward_model),
     ("Adaptive controller: KL / target, coefficient / exact coefficient", "1 ± 0.1, 1 ± 0.1", controller),
     ("Best of 4, no training: KL in nats, expected score, score of samples", "KL ≤ 0.6363", best_of_n),
+    ("ILQL: error of Q, of V; regret/exact at b = 1, at b = 8", "0.05, 0.05; reported", ilql),
     ("PPO, 512 responses, β = 1: regret", "reported", ppo(large, 1.0)),
     ("PPO, 512 responses, β = 0.3: regret", "reported", ppo(large, 0.3)),
     ("PPO, 512 responses, β = 0.1: regret", "reported", ppo(large, 0.1)),

@@ -4,6 +4,7 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.algorithms.cost import CostModule
 from rlhf_lightning.algorithms.cpo import CPOModule
 from rlhf_lightning.algorithms.dpo import DPOModule
+from rlhf_lightning.algorithms.gkd import GKDModule
 from rlhf_lightning.algorithms.ilql import ILQLModule
 from rlhf_lightning.algorithms.kto import KTOModule
 from rlhf_lightning.algorithms.nlpo import NLPOModule
@@ -43,6 +44,7 @@ __all__ = [
     "DPOModule",
     "FixedKLController",
     "FullySharded",
+    "GKDModule",
     "ILQLModule",
     "KLController",
     "KLPenalty",

@@ -202,6 +202,10 @@ class AlignmentModule(KeepsTypes, RecordingModule):
         """Return the hash of the frozen reference network of this run; None if there is none to check."""
         return None
 
+    def teacher_hash(self) -> str | None:
+        """Return the hash of the frozen teacher of this run; None if there is none."""
+        return None
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what is trained (frozen weights are loaded again), what `resumes` names, and metrics not yet logged."""
         if "origin" in checkpoint:  # already done: see `__init_subclass__`

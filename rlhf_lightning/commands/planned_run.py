@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.config.arithmetic import ppo_arithmetic, processes, samples_per_prompt
+from rlhf_lightning.config.checks import missing_locally
 from rlhf_lightning.config.source_lookup import reward_models
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
@@ -64,6 +65,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         optimizer=_optimizer(config["optimizer"]),
         loss=Loss(q_heads="q_heads" in algorithm.roles, on_cpu=devices.cpu),
         devices=devices,
+        teacher=_teacher(config, policy) if "teacher" in algorithm.roles else None,
         starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
     )
     if algorithm.on_policy:
@@ -86,6 +88,15 @@ def _policy(config: Mapping[str, Any], task: Any) -> Network:
         cast_to=_HALF.get(config["trainer"].get("precision", "32-true")),
         kernels=read_asked(model.get("kernels", "auto")),
     )
+
+
+def _teacher(config: Mapping[str, Any], policy: Network) -> Network:
+    """Return the teacher; one that does not exist yet is assumed to be like the policy."""
+    path, dtype = str(config["algorithm"]["teacher"]), str(setting(config["algorithm"], "teacher_dtype"))
+    if missing_locally(path):
+        return Network(policy.source, policy.architecture, "CAUSAL_LM", _dtype(dtype, policy.architecture))
+    architecture = read_architecture(path)
+    return Network(path, architecture, "CAUSAL_LM", _dtype(dtype, architecture))
 
 
 def read_architecture(path: str, revision: str | None = None) -> Any:

@@ -232,7 +232,7 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             with keys_under(f"{key}: "):
                 check_history(value)
             policy = _target(config, "model") == "rlhf_lightning.models.load_causal_lm"
-            if key.endswith("judge.model") or (policy and key == "model.path"):
+            if key.endswith(("judge.model", "algorithm.teacher")) or (policy and key == "model.path"):
                 refuse_reward_model(key, value)
             check_direction(key, value, config)
         elif missing_locally(value):
@@ -305,6 +305,7 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     reward = config.get("reward") or {}
     candidates: list[tuple[str, Any, bool]] = [
         ("model.path", config["model"].get("path"), True),
+        ("algorithm.teacher", config["algorithm"].get("teacher"), True),
         *((key, path, True) for key, path in reward_models(config)),
         ("cost.model", (config.get("cost") or {}).get("model"), True),
         ("data.train", config["data"].get("train"), False),

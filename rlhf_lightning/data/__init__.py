@@ -4,11 +4,9 @@ from rlhf_lightning.data.batches import (
     MismatchedBatch,
     PreferenceBatch,
     PromptRow,
-    RewardedBatch,
     SequenceBatch,
     TokenizedAnswer,
     TokenizedPreference,
-    TokenizedRewarded,
     TokenizedSequence,
     UnpairedBatch,
 )
@@ -24,6 +22,7 @@ from rlhf_lightning.data.decoding import response_texts
 from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.reading import read_rows
 from rlhf_lightning.data.rewarded import RewardedDataModule
+from rlhf_lightning.data.rewarded_batches import RewardedBatch, TokenizedRewarded
 from rlhf_lightning.data.rows import row_format
 from rlhf_lightning.data.safety import SafetyDataModule
 from rlhf_lightning.data.templates import render_completion, render_prompt

@@ -11,14 +11,13 @@ from rlhf_lightning.data.batches import (
     IGNORED,
     MismatchedBatch,
     PreferenceBatch,
-    RewardedBatch,
     SequenceBatch,
     TokenizedAnswer,
     TokenizedPreference,
-    TokenizedRewarded,
     TokenizedSequence,
     UnpairedBatch,
 )
+from rlhf_lightning.data.rewarded_batches import RewardedBatch, TokenizedRewarded
 
 
 def _right_pad(sequences: Sequence[Sequence[float]], value: int, dtype: torch.dtype = torch.long) -> Tensor:

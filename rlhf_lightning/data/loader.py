@@ -28,7 +28,7 @@ class BatchLoader:
     `accumulate` consecutive batches, one optimiser step; the last may be shorter. With W the window's weight over all
     ranks, each of its batches has `denominator = W / (accumulate * world_size)`: Lightning divides every loss by
     `accumulate` (also in a short window) and DDP averages over ranks, so the gradient is exactly that of
-    (sum of losses) / W.
+    (sum of losses) / W. `rows` is the same for a weight of 1 per row.
 
     **Resume.** `state_dict` counts a batch when it is handed out; after `load_state_dict` the next iteration continues
     with the following batch, and later ones start at 0.
@@ -109,8 +109,7 @@ class BatchLoader:
         windows = [range(start, min(start + self.accumulate, end)) for start in range(0, end, self.accumulate)]
         return windows + [range(step, step + 1) for step in range(end, whole)]
 
-    def _denominators(self, global_batches: list[list[int]]) -> list[float]:
-        totals = [math.fsum(self.weights[i] for i in batch) for batch in global_batches]
+    def _denominators(self, totals: list[float]) -> list[float]:
         denominators: list[float] = []
         for window in self.windows():
             total = math.fsum(totals[step] for step in window) or 1.0  # nothing counts: the loss is 0 anyway
@@ -124,11 +123,12 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that nothing runs before the first next(): Lightning calls iter() before it sets the epoch.
         global_batches = self._global_batches()
-        denominators = self._denominators(global_batches)
+        denominators = self._denominators([math.fsum(self.weights[i] for i in batch) for batch in global_batches])
+        rows = self._denominators([float(len(batch)) for batch in global_batches])
         start, self._start = self._start, 0
         for step in range(start, len(global_batches)):
             batch = self.collate(self._share(global_batches[step]))
-            batch.denominator = denominators[step]
+            batch.denominator, batch.rows = denominators[step], rows[step]
             self._position = step + 1
             yield batch
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rlhf_lightning.data.batches import TokenizedRewarded
 from rlhf_lightning.data.collation import collate_rewarded
 from rlhf_lightning.data.datamodules import AnswersDataModule
 from rlhf_lightning.data.loader import BatchLoader
-from rlhf_lightning.data.messages import Options, Text, template_options
+from rlhf_lightning.data.messages import Options, template_options
+from rlhf_lightning.data.messages import Text as Messages
 from rlhf_lightning.data.preparation import Numbered
 from rlhf_lightning.data.report import CUT_AWAY, Report, blamed_on
+from rlhf_lightning.data.rewarded_batches import TokenizedRewarded
 from rlhf_lightning.data.row_values import checked_row, finite_number
+from rlhf_lightning.data.rows import shown_columns
 from rlhf_lightning.data.templates import is_conversational, render_completion, render_prompt
 from rlhf_lightning.data.tokenization import Rendered, tokenize_rendered, truncate
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_types import Text
 
 
 class RewardedDataModule(AnswersDataModule):
@@ -23,17 +27,35 @@ class RewardedDataModule(AnswersDataModule):
 
     Args:
         batch_size: answers per batch and process.
+        reward_column: the column of the rewards.
 
     The other arguments are those of `AnswersDataModule` and `RowDataModule`.
     """
 
     kind: ClassVar[str] = "rewarded"
 
+    @checked("data")
+    def __init__(self, *args: Any, reward_column: Text = "reward", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reward_column = reward_column
+
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
-        return rewarded(rows, self.tokenizer, source, self.max_length, self.max_prompt_length)
+        given = self._renamed(rows, source)
+        return rewarded(given, self.tokenizer, source, self.max_length, self.max_prompt_length)
 
     def check_rows(self, rows: Numbered, source: str) -> None:
-        _rewarded_rows(rows, source)
+        _rewarded_rows(self._renamed(rows, source), source)
+
+    def _renamed(self, rows: Numbered, source: str) -> Numbered:
+        if self.reward_column == "reward":
+            return rows
+        for index, row in rows:
+            with blamed_on(source, index):
+                if row.get(self.reward_column) is None:
+                    raise UserError(
+                        f"data.reward_column: no {self.reward_column!r} in columns {shown_columns(row)}; name one"
+                    )
+        return [(index, {**row, "reward": row[self.reward_column]}) for index, row in rows]
 
     def train_dataloader(self) -> BatchLoader:
         return self._answers("train", shuffle=True)
@@ -91,8 +113,8 @@ def _of_tokens(reward: float | list[float], tokens: int) -> list[float]:
 @dataclass(frozen=True)
 class _Rewarded:
     index: int
-    prompt: Text
-    answer: Text
+    prompt: Messages
+    answer: Messages
     reward: float | list[float]
     options: Options
 

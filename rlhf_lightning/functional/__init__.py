@@ -9,6 +9,7 @@ float64. A wrong shape raises a ValueError that names the argument.
 from rlhf_lightning.functional.advantages import generalized_advantage_estimate, group_advantages, token_rewards
 from rlhf_lightning.functional.allowed import count_allowed, pack_allowed, top_p_mask, unpack_allowed
 from rlhf_lightning.functional.answers import kto_loss, log_odds, odds_ratio_loss, simpo_loss
+from rlhf_lightning.functional.distillation import chunked_divergences, generalized_jsd
 from rlhf_lightning.functional.expectile import expectile_loss
 from rlhf_lightning.functional.ilql import ILQLLosses, guided_logits, ilql_losses, ilql_targets
 from rlhf_lightning.functional.importance import truncated_importance_weights
@@ -35,6 +36,7 @@ __all__ = [
     "bradley_terry_loss",
     "calibration_error",
     "centering_penalty",
+    "chunked_divergences",
     "chunked_token_logprobs",
     "cispo_loss",
     "cost_model_loss",
@@ -43,6 +45,7 @@ __all__ = [
     "entropy",
     "expectile_loss",
     "generalized_advantage_estimate",
+    "generalized_jsd",
     "group_advantages",
     "guided_logits",
     "ilql_losses",

@@ -95,6 +95,8 @@ def _roles(run: Run) -> Iterator[Role]:
         yield _trained(run, "Q and V heads", heads)
     if "lagging" in run.roles:
         yield Role("lagging policy", weights.trainable, note="a copy of what is trained")
+    if run.teacher is not None:
+        yield Role("teacher", run.teacher.weights().total, note="frozen, on every device")
     if "reference" in run.roles:
         yield _reference(run, weights)
     if run.rollout is not None and run.rollout.engine == "vllm" and not run.rollout.sleeps:
@@ -164,6 +166,9 @@ def _phases(run: Run, gradients: int) -> Iterator[Phase]:
         yield from _rollout_phases(run, between)
     elif "reference" in run.roles:
         yield _reference_phase(run, forward)
+    if run.teacher is not None:
+        alive = forward_pass(run.teacher, run.rows, run.loss, run.autocast, frozen=True)
+        yield Phase("teacher", forward, alive.others, logits=alive.logits)
     yield from _update_phases(run, gradients, forward)
 
 

@@ -98,6 +98,7 @@ class Run:
         keeps_reference: the reference is needed during training, not only before it; None: the algorithm has no choice.
         separate: a separate critic, and copies instead of adapters.
         extra: PPO-ptx's rows.
+        teacher: a frozen network whose distributions the policy learns.
     """
 
     name: str
@@ -117,3 +118,4 @@ class Run:
     rollout: Rollout | None = None
     reward_model: RewardModel | None = None
     cost_model: RewardModel | None = None
+    teacher: Network | None = None

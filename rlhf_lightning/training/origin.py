@@ -17,7 +17,7 @@ def origin(module: Any) -> dict[str, Any]:
     """Return what a checkpoint records about its run: the algorithm's name, and hashes of its other inputs.
 
     Those are hashes of the rows, of PPO-ptx's text, of the reward (source files of functions, files of models,
-    weights), of DPO's reference and of the frozen weights under an adapter.
+    weights), of DPO's reference, of a teacher and of the frozen weights under an adapter.
     """
     return {"algorithm": type(module).__name__, **_hashes(module)}
 
@@ -55,6 +55,7 @@ _WATCHED = (
     ("ptx", "algorithm.ptx.data", "the pretraining text, or the tokens that it becomes, have"),
     ("reference", "model.path", "the reference has"),
     ("frozen", "model.path", "the weights under the adapter have"),
+    ("teacher", "algorithm.teacher", "the teacher has"),
 )
 
 
@@ -84,5 +85,6 @@ def _hashes(module: Any) -> dict[str, Any]:
         "ptx": None if ptx is None else ptx.fingerprint(module.tokenizer, module.seed),
         "reward": {key: mark for each in scorers for key, mark in as_reward(each).origin().items()},
         "reference": module.reference_hash(),
+        "teacher": module.teacher_hash(),
         "frozen": frozen_mark(module.model) if module.model is not None and has_adapter(module.model) else None,
     }

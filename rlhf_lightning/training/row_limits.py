@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rlhf_lightning.data.batches import IGNORED
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import RewardModel
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.limits import check_positions, check_tokens
@@ -40,6 +42,39 @@ def check_sequences(module: Any, network: Any, rows: Iterable[Any], key: str, lo
     advice = f"set {key} to at most {{limit}}" + (" less rollout.max_new_tokens" if longest_response else "")
     check_positions(
         network, longest + longest_response, f"{key}: the longest {whose} has {longest} tokens{sampled}", advice
+    )
+
+
+def check_prompts(module: Any, network: Any, longest_answer: int) -> None:
+    """Check that a network can read demonstrations, and the answers that are sampled to their prompts.
+
+    Args:
+        module: has a trainer with the data.
+        network: reads the rows.
+        longest_answer: tokens of a sampled answer; 0: nothing is sampled.
+
+    Raises:
+        UserError: too long a row, too long an answer to the longest prompt, or rows that mark no prompt.
+    """
+    data = module.trainer.datamodule
+    rows = getattr(data, "tokenized_rows", list)()
+    bare = bare_model(network)
+    longest = max((len(row.input_ids) for row in rows), default=0)
+    check_positions(
+        bare, longest, f"data.max_length: the longest row has {longest} tokens", "set it to at most {limit}"
+    )
+    if not longest_answer:
+        return
+    if getattr(data, "loss_on", None) == "all":
+        raise UserError(
+            "data.loss_on: found all, so rows do not say which part is the prompt to answer; use completion, or learn "
+            "from given answers alone: algorithm.lmbda=0"
+        )
+    longest = max((next(i for i, label in enumerate(row.labels) if label != IGNORED) for row in rows), default=0)
+    check_positions(
+        *(bare, longest + longest_answer),
+        f"algorithm.max_new_tokens: found {longest_answer}, and the longest prompt has {longest} tokens",
+        "both together must be at most {limit}",
     )
 
 

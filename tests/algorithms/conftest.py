@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +103,17 @@ def rewarded_rows(n: int = 10) -> list[dict[str, Any]]:
     return rows
 
 
+@cache
+def teacher_folder() -> Path:
+    """Return the folder of a teacher with other weights than `tiny_model`, made once per test run."""
+    folder = Path(tempfile.mkdtemp(prefix="teacher-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = tiny_model(hidden=16)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
 def of_kind(*kinds: str) -> list[str]:
     """Return the names of our algorithms (without bases) with one of these kinds of data that train a policy."""
     found = [each for each in our_algorithms() if each.data in kinds and not each.scores]
@@ -109,8 +123,11 @@ def of_kind(*kinds: str) -> list[str]:
 def offline(name: str, model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:
     """Return the algorithm of this name, and rows of the kind that it declares."""
     make, tokenizer = getattr(algorithms, name), tiny_tokenizer()
-    if make.data == "rewarded":
-        data: Any = RewardedDataModule(tokenizer, rewarded_rows(), rewarded_rows(4), batch_size=2)
+    if make.data == "sft":
+        data: Any = SFTDataModule(tokenizer, sft_rows(), sft_rows(4), batch_size=2)
+        kwargs = {"teacher": str(teacher_folder()), "max_new_tokens": 4, **kwargs}
+    elif make.data == "rewarded":
+        data = RewardedDataModule(tokenizer, rewarded_rows(), rewarded_rows(4), batch_size=2)
     elif make.data == "unpaired":
         data = UnpairedDataModule(tokenizer, labelled_rows(), labelled_rows(4), batch_size=2)
     else:

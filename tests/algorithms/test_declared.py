@@ -22,8 +22,9 @@ from tests.tiny import tiny_model, tiny_tokenizer
 NAMES = of_kind("preference", "unpaired", "rewarded")
 WITH_REFERENCE = [name for name in NAMES if "reference" in getattr(algorithms, name).roles]
 PAIRED = of_kind("preference")
+TAUGHT = [name for name in of_kind("sft") if "teacher" in getattr(algorithms, name).roles]
 QUICK = ("KTOModule", "ORPOModule", "ILQLModule")  # with and without a reference, and with heads
-REST = [name for name in NAMES if name not in QUICK]
+REST = [name for name in NAMES + TAUGHT if name not in QUICK]
 START = {"DPOModule": math.log(2), "KTOModule": 0.5}  # the first loss, where it is known beforehand
 
 
@@ -38,10 +39,11 @@ def first_batch(data: Any) -> Any:
 
 def test_the_algorithms_are_found() -> None:
     assert {"DPOModule", "ORPOModule", "SimPOModule", "CPOModule", "KTOModule", "ILQLModule"} <= set(NAMES)
+    assert TAUGHT == ["GKDModule"]
     assert set(WITH_REFERENCE) == {"DPOModule", "KTOModule"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + TAUGHT)
 def test_a_run_that_is_cut_and_resumed_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     """Cut in the middle of epoch 2, between two steps of two batches each."""
 
@@ -187,7 +189,7 @@ def test_without_a_reference_one_network_is_loaded(name: str, tmp_path: Path) ->
         _ = module.answers(first_batch(data)).log_ratios
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + TAUGHT)
 def test_an_algorithm_is_one_short_file(name: str) -> None:
     source = Path(inspect.getfile(getattr(algorithms, name))).read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 120

@@ -105,6 +105,15 @@ def test_other_kinds_read_rewarded_rows_as_before() -> None:
     assert len(data.train_rows) == 2
 
 
+def test_the_rewards_may_be_in_another_column() -> None:
+    rows = [{"prompt": "a", "completion": "b", "gold": 1.5, "reward": 9}, {"prompt": "a", "completion": "c", "gold": 2}]
+    assert [row.rewards[-1] for row in module(rows, reward_column="gold").train_rows] == [1.5, 2.0]
+    with pytest.raises(
+        UserError, match=r"data.train, row 1: data.reward_column: no 'score' in columns completion, gold"
+    ):
+        module(rows, reward_column="score")
+
+
 def test_messages_are_rendered_as_for_other_answers(chat_tokenizer: Any) -> None:
     plain = [{"role": "user", "content": "a"}]
     rows = [{"prompt": plain, "completion": [{"role": "assistant", "content": "b"}], "reward": 1}]

@@ -24,6 +24,7 @@ import torch
 
 from rlhf_lightning.algorithms import (
     DPOModule,
+    GKDModule,
     ILQLModule,
     KLPenalty,
     KTOModule,
@@ -266,6 +267,15 @@ def ilql_lora(folder: Path) -> dict[str, Any]:
     data = RewardedDataModule(tiny_tokenizer(), rows, rows[:4], batch_size=2)
     trainer, phases = fit(folder, ILQLModule(load, tiny_tokenizer(), ADAM), data)
     return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def gkd_lora(folder: Path) -> dict[str, Any]:
+    load = partial(load_causal_lm, base(folder), adapter=LORA)
+    data = SFTDataModule(tiny_tokenizer(), sequences(), sequences(4), batch_size=2)
+    settings = {"teacher": str(base(folder)), "max_new_tokens": 6}
+    trainer, _ = fit(folder, GKDModule(load, tiny_tokenizer(), ADAM, **settings), data)
+    return {"on": where(trainer.lightning_module)}
 
 
 @scenario

@@ -36,6 +36,7 @@ MODULES = [
     "orpo_lora",
     "kto_lora",
     "ilql_lora",
+    "gkd_lora",
     "ppo_separate",
     "ppo_shared_lora",
     "ppo_deterministic",

@@ -22,6 +22,7 @@ from torch import Tensor
 from rlhf_lightning.algorithms import (
     CPOModule,
     DPOModule,
+    GKDModule,
     ILQLModule,
     KLPenalty,
     KTOModule,
@@ -73,6 +74,7 @@ NAMES = (
     "cpo",
     "kto",
     "ilql",
+    "gkd",
     "ppo",
     "sft_lora",
     "ppo_lora",
@@ -173,6 +175,11 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             {"prompt": row["prompt"], "completion": row["chosen"], "reward": i % 3} for i, row in enumerate(rows)
         ]
         data = RewardedDataModule(tokenizer, answers, answers[:3], batch_size=size)
+    if algorithm == "gkd":
+        answers = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+        data = SFTDataModule(tokenizer, answers, answers[:3], batch_size=size)
+        teacher = {"teacher": str(folder.parent / "teacher"), "lmbda": 1.0, "max_new_tokens": 6, "engine": engine}
+        return GKDModule(load, tokenizer, SGD, **teacher), data
     if algorithm in OFFLINE:
         return OFFLINE[algorithm](load, tokenizer, SGD), data
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
@@ -262,8 +269,9 @@ def main() -> None:
 
 def save_base(folder: Path) -> None:
     """Save the model that every process starts from."""
-    tiny_model().save_pretrained(folder / "base")
-    tiny_tokenizer().save_pretrained(folder / "base")
+    for name, hidden in (("base", 32), ("teacher", 16)):
+        tiny_model(hidden=hidden).save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
 
 
 if __name__ == "__main__":

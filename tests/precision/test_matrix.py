@@ -37,8 +37,16 @@ RUNS = [
     "cpo",
     "grpo",
     "ilql",
+    "gkd",
 ]
-OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule", "ilql": "ILQLModule"}
+OFFLINE = {
+    "kto": "KTOModule",
+    "orpo": "ORPOModule",
+    "simpo": "SimPOModule",
+    "cpo": "CPOModule",
+    "ilql": "ILQLModule",
+    "gkd": "GKDModule",
+}
 STILL = partial(torch.optim.SGD, lr=0.0)
 
 ALL = [*itertools.product(PRECISIONS, WEIGHTS, RUNS, FAMILIES)]
