@@ -43,7 +43,7 @@ class Teacher:
         """Return `generalized_jsd` at each of the K flagged tokens of right-padded rows [B, L], in row-major order."""
         if next(self.model.parameters()).device != input_ids.device:
             self.model.to(input_ids.device)
-        return as_forward(student, _divergences)(self.model, input_ids, flags.bool(), beta, temperature)  # type: ignore[no-any-return]
+        return as_forward(student, _divergences)(self.model, input_ids, flags.bool(), beta, temperature)
 
 
 def load_teacher(path: str | Path, tokenizer: Any, dtype: Dtype = "auto") -> Teacher:

@@ -36,7 +36,7 @@ def own_answers(
     return *right_padded(ids, mask, made.tokens, made.mask), made
 
 
-def answer_statistics(batch: SequenceBatch, made: Generation) -> dict[str, tuple[Tensor, Tensor]]:
+def answer_statistics(batch: SequenceBatch, made: Generation) -> dict[str, tuple[Tensor | float, Tensor | float]]:
     """Return the answers' mean length and the share that ended with an EOS, of rows with labels, and their number."""
     counts = (batch.labels != -100).any(dim=1).float()
     numbers = {"response_length": made.mask.sum(dim=1), "eos_rate": made.ended.float()}

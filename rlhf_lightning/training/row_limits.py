@@ -57,7 +57,7 @@ def check_prompts(module: Any, network: Any, longest_answer: int) -> None:
         UserError: too long a row, too long an answer to the longest prompt, or rows that mark no prompt.
     """
     data = module.trainer.datamodule
-    rows = getattr(data, "tokenized_rows", list)()
+    rows: list[Any] = getattr(data, "tokenized_rows", list)()
     bare = bare_model(network)
     longest = max((len(row.input_ids) for row in rows), default=0)
     check_positions(
