@@ -35,6 +35,7 @@ class HeldOutScorer(TypedDict, total=False):
 
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        arguments: passed to the function by name.
         model: a reward model: a run folder or a Hugging Face folder.
         standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
         dtype: of the reward model.
@@ -42,6 +43,7 @@ class HeldOutScorer(TypedDict, total=False):
     """
 
     function: Text | None
+    arguments: dict[str, Any] | None
     model: Text | None
     standardize: bool
     dtype: Dtype

@@ -20,7 +20,7 @@ from rlhf_lightning.config.checks import (
 from rlhf_lightning.config.effects import check_samples
 from rlhf_lightning.config.harness_tasks import check_tasks, named_tasks
 from rlhf_lightning.config.schema import Evaluate
-from rlhf_lightning.config.source_lookup import check_function
+from rlhf_lightning.config.source_lookup import check_function, check_reward_calls
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, named_as
@@ -150,6 +150,7 @@ def _check_rewards(config: Mapping[str, Any], paths: dict[str, str]) -> None:
 def _check_scorer(key: str, reward: Mapping[str, Any], paths: dict[str, str]) -> None:
     check_reward(reward, f"{key}.")
     check_function(f"{key}.function", reward.get("function"))
+    check_reward_calls(reward, f"{key}.")
     if reward.get("model"):
         paths[f"{key}.model"] = reward["model"]
 

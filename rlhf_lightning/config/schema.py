@@ -142,6 +142,7 @@ class Score(TypedDict, total=False):
 
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
+        arguments: passed to the function by name.
         model: a reward model: a run folder, a Hugging Face folder or a hub name.
         dtype: of the reward model.
         attn_implementation: of the reward model; null: what the family has.
@@ -149,6 +150,7 @@ class Score(TypedDict, total=False):
     """
 
     function: Text | None
+    arguments: Mapping | None
     model: Text | None
     dtype: Dtype
     attn_implementation: Attention | None
