@@ -18,7 +18,7 @@ from tests.tiny import tiny_model, tiny_tokenizer
 
 ROWS = of_kind("preference", "unpaired")
 NAMES = [("sft", "nf4"), ("reward", "full"), *((name, "nf4") for name in ROWS), *((name, "full") for name in ON_POLICY)]
-QUICK = [("DPOModule", "nf4"), ("grpo", "full")]
+QUICK = [("grpo", "full")]
 
 
 def some() -> list[Any]:

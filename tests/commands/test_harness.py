@@ -83,6 +83,7 @@ def test_results_are_in_the_summary_by_policy_task_and_metric(fake, capsys):
     assert model.tokenizer.get_vocab() == load_tokenizer("run").get_vocab()
 
 
+@pytest.mark.slow
 def test_tasks_stand_beside_a_comparison_of_samples(fake):
     Path("prompts.jsonl").write_text('{"prompt": "a b"}\n')
     words = ["baseline=a", "prompts=prompts.jsonl", "max_new_tokens=2", "harness=[arc_easy]"]
