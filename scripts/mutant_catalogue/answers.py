@@ -50,7 +50,7 @@ ANSWERS = (
                 "data/unpaired.py",
                 "for i in range(step, window.stop)]",
                 "for i in range(step, step + 1)]",
-                ("algorithms/test_declared.py::test_gradients_do_not_depend_on_how_a_step_is_split[KTOModule]",),
+                (f"{PAIRS}::test_ranks_share_the_pairs_of_a_step_and_a_filler_counts_for_none",),
             ),
             Mutant(
                 "each micro-batch has a reference point of its own",

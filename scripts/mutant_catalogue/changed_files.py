@@ -107,7 +107,7 @@ CHANGED_FILES = (
                 "runs/run_folder.py",
                 "        first()\n        forget_hashes(folder)\n",
                 "        first()\n",
-                (f"{RUNS}::test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end",),
+                (f"{RUNS}::test_a_new_run_that_is_killed_early_leaves_no_hashes_of_the_former_one",),
             ),
             Mutant(
                 "any entry of a manifest may have changed",

@@ -37,13 +37,6 @@ PRECISIONS = (
                 (f"{TYPES}::test_heads_are_computed_in_float32_whatever_surrounds_them",),
             ),
             Mutant(
-                "the reference stays in the type it was loaded in",
-                "algorithms/base.py",
-                "            cast_weights(network, dtype)\n",
-                "            pass\n",
-                (f"{STARTS}[bf16-true-full-ppo shared-llama]",),
-            ),
-            Mutant(
                 "sums of metrics have the default type",
                 "training/weighted_mean.py",
                 "add_state(name, torch.zeros((), dtype=torch.float32)",

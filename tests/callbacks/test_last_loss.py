@@ -84,7 +84,9 @@ def test_looking_changes_no_number(kind: str, tmp_path: Path) -> None:
         torch.manual_seed(0)
         module, data = made(kind, tmp_path, 1e-2)
         save = ResumableCheckpoint(tmp_path / "c", save_last=True, save_top_k=0, every_n_epochs=1)
-        fit = trainer(tmp_path, max_epochs=2, callbacks=[*callbacks, save], enable_checkpointing=True)
+        # metrics of both epochs together, so that those that a look between them recorded would be among them
+        often = {"log_every_n_steps": 10, "enable_checkpointing": True}
+        fit = trainer(tmp_path, max_epochs=2, callbacks=[*callbacks, save], **often)
         fit.fit(module, datamodule=data)
         metrics = {
             name: float(x) for name, x in fit.callback_metrics.items() if not name.startswith(("time", "rollout/t"))

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.evaluate import check as check_evaluate
 from rlhf_lightning.config.checks import check_model
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.hashes import FILE, check_model_files, write_hashes
+from rlhf_lightning.hashes import FILE, check_model_files, read_hashes, write_hashes
+from rlhf_lightning.runs import run_folder
 from rlhf_lightning.runs.after_training import export_model
 from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.runs.resuming import check_same_run
@@ -113,6 +115,18 @@ def test_a_run_that_goes_on_in_the_folder_voids_the_hashes_of_the_end(run: Path)
     assert read_summary(run) == {}
     change(run / "metrics.jsonl")
     assert read_json_lines(run / "metrics.jsonl") == [{"step": 2, "train/loss": 0.5}]
+
+
+def test_a_new_run_that_is_killed_early_leaves_no_hashes_of_the_former_one(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_hashes", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_config(run, {"name": "other", "model": {}, "algorithm": {}})
+    assert read_hashes(run) is None
 
 
 def test_a_run_is_resumed_with_the_config_that_it_has_written(empty_folder: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 
 from rlhf_lightning.algorithms import PPOModule
 from rlhf_lightning.data import PromptRow
-from rlhf_lightning.rollout import Rollout, RolloutSettings
+from rlhf_lightning.rollout import NativeEngine, Rollout, RolloutSettings
+from rlhf_lightning.rollout.native import Decoding
 from tests.algorithms.conftest import SGD, count_early, ppo, trainer
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -37,6 +38,7 @@ def answers(folder: Path, rank: int, settings: RolloutSettings) -> Rollout:
     module.rank = rank
     trainer(folder).fit(module, datamodule=ppo()[1])
     assert module.last_rollout is not None
+    assert isinstance(module.engine, NativeEngine) and module.engine.decoding is Decoding  # with a cache
     return module.last_rollout
 
 

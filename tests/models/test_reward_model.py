@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import load_reward_model, load_scorer, save_model
+from rlhf_lightning.models.forward import bare_model
 from tests.tiny import tiny_model, tiny_tokenizer
 
 
@@ -18,6 +19,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_score_is_read_at_the_last_valid_token_whatever_the_padding(folder: Path) -> None:
     model = load_reward_model(folder).eval()
+    assert not bare_model(model.classifier).own_pooling  # which would be used if this package's were wrong
     ids = torch.tensor([[5, 6, 7, 1]])
     alone = model(ids, torch.ones_like(ids))
     for pad_id in (0, 1, 9):  # the pad token, the EOS, any other token

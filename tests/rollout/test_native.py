@@ -14,7 +14,7 @@ from rlhf_lightning.models import response_logprobs
 from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.rollout import Generation, NativeEngine, SamplingSettings, seeded_generator
 from rlhf_lightning.rollout.drawn import Row
-from rlhf_lightning.rollout.native import REFILL_AT, alike, sample
+from rlhf_lightning.rollout.native import REFILL_AT, Decoding, alike, sample
 from tests.tiny import FAMILIES, tiny_model
 
 PROMPTS = [[5, 6, 7], [8], [9, 10], [5]]
@@ -24,6 +24,7 @@ ENDS = [3, 7, 11]  # several, so that responses end at different lengths
 def engine(family: str = "llama", eos: int = 1, batch_size: int | None = None) -> NativeEngine:
     made = NativeEngine(pad_id=0, eos_ids=[eos], batch_size=batch_size)
     made.sync(tiny_model(family).eval())
+    assert made.decoding is Decoding  # a cache that is wrong is not used, and a test of it would test nothing
     return made
 
 
