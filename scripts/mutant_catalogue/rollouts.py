@@ -216,8 +216,8 @@ ROLLOUTS = (
             Mutant(
                 "dropout left on in the policy",
                 ROLES,
-                "if model is not None:\n                disable_dropout(model)",
-                "if model is not None:\n                model.train()",
+                "for model in self.networks():\n            disable_dropout(model)",
+                "for model in self.networks():\n            model.train()",
                 (f"{RATIO}[1.0-gpt2]",),
             ),
             Mutant(

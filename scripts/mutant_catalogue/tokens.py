@@ -107,8 +107,8 @@ TOKENS = (
             Mutant(
                 "a separate critic sees a token less than it values",
                 ROLES,
-                "states_before(self.critic, ids, flags)",
-                "states_before(self.critic, ids, flags.roll(-1, 1))",
+                "states_before(critic, ids, flags)",
+                "states_before(critic, ids, flags.roll(-1, 1))",
                 ("invariants/test_token_values.py::test_a_value_is_of_the_state_before_its_token_in_both_layouts",),
             ),
             Mutant(
