@@ -96,9 +96,9 @@ CREDIT = (
         (
             Mutant(
                 "every on-policy algorithm gets a value head",
-                "algorithms/on_policy.py",
-                "with_values=valued",
-                "with_values=True",
+                "models/roles.py",
+                'values, costs = "critic" in roles,',
+                "values, costs = True,",
                 (f"{RATIO}[grpo]",),
             ),
         ),

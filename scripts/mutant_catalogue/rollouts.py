@@ -188,15 +188,15 @@ ROLLOUTS = (
             Mutant(
                 "temperature dropped in the update",
                 "algorithms/on_policy.py",
-                "(*tokens, self.rollout.temperature, with_entropy",
-                "(*tokens, 1.0, with_entropy",
+                "(*tokens, self.rollout.temperature, self.entropy_coef",
+                "(*tokens, 1.0, self.entropy_coef",
                 (f"{RATIO}[0.7-llama]",),
             ),
             Mutant(
                 "temperature dropped in the rollout's log-probabilities",
                 "experience/old_policy.py",
-                "self.actor_critic(*tokens, temperature=self.temperature)",
-                "self.actor_critic(*tokens)",
+                "self.actor_critic(*tokens, self.temperature, allowed=allowed)",
+                "self.actor_critic(*tokens, allowed=allowed)",
                 (f"{RATIO}[0.7-llama]",),
             ),
             Mutant(
@@ -419,8 +419,8 @@ ROLLOUTS = (
             Mutant(
                 "temperature dropped for the reference",
                 "experience/old_policy.py",
-                "response_logprobs(model, *tokens, temperature=self.temperature)",
-                "response_logprobs(model, *tokens)",
+                "response_logprobs(model, *tokens, self.temperature, allowed)",
+                "response_logprobs(model, *tokens, 1.0, allowed)",
                 (
                     "invariants/test_reference.py::test_the_first_kl_is_zero_at_any_temperature_and_with_dropout[0.7-model0]",
                 ),
@@ -479,8 +479,8 @@ ROLLOUTS = (
             Mutant(
                 "chunks of labels begin one token late",
                 LOGPROBS,
-                "labels.flatten().split(chunk_size)",
-                "labels.flatten().roll(-1).split(chunk_size)",
+                "flat = [hidden.flatten(0, -2), labels.flatten(),",
+                "flat = [hidden.flatten(0, -2), labels.flatten().roll(-1),",
                 (f"{CHUNKED}[1.0-4]",),
             ),
             Mutant(

@@ -42,8 +42,8 @@ SILENT = (
             Mutant(
                 "margins are not in the hash",
                 "data/batches.py",
-                "repr((len(self.prompt_ids), self.pairs, self.margin))",
-                "repr((len(self.prompt_ids), self.pairs))",
+                "repr((len(self.prompt_ids), self.pairs, self.margin,",
+                "repr((len(self.prompt_ids), self.pairs,",
                 (f"{ORIGIN}::test_changed_held_out_rows_margins_and_text_are_refused",),
             ),
         ),

@@ -206,8 +206,8 @@ TOKENS = (
             Mutant(
                 "a least length: the EOS cannot be drawn",
                 NATIVE,
-                "sample(self.head(states).float()[places],",
-                "sample(self.head(states).float().index_fill(1, torch.tensor([*self.eos_ids]), -1e9)[places],",
+                "        return self.head(states).float()[places]",
+                "        return self.head(states).float().index_fill(1, torch.tensor([*self.eos_ids]), -1e9)[places]",
                 (SAMPLED,),
             ),
             Mutant(
