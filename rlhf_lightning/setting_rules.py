@@ -165,6 +165,20 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}std_coef: found {reward['std_coef']}; only {prefix}combine=mean_minus_std reads it; set it to "
             "1.0, or choose that"
         )
+    if reward.get("aggregation") is not None and not (models or reward.get("model")):
+        raise UserError(
+            f"{prefix}aggregation: found {reward['aggregation']}; only a process reward model has steps; set it "
+            f"with {prefix}model"
+        )
+    if models and reward.get("aggregation") == "steps":
+        raise UserError(
+            f"{prefix}aggregation: found steps, but {prefix}models combines one score per response; choose min, "
+            "product or last"
+        )
+    if reward.get("step_separator") is not None and not reward.get("function"):
+        raise UserError(
+            f"{prefix}step_separator: only a function needs it; a process reward model knows its own; set it to null"
+        )
     if not reward.get("normalize_parts"):
         return
     parts = reward.get("components") or {}

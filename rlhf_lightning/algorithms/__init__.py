@@ -16,6 +16,7 @@ from rlhf_lightning.algorithms.policy_gradient import PolicyGradientModule
 from rlhf_lightning.algorithms.ppo import PPOModule
 from rlhf_lightning.algorithms.ppo_lagrangian import PPOLagrangianModule
 from rlhf_lightning.algorithms.preference import PreferenceModule
+from rlhf_lightning.algorithms.process_reward import ProcessRewardModule
 from rlhf_lightning.algorithms.raft import RAFTModule
 from rlhf_lightning.algorithms.reward import RewardModule
 from rlhf_lightning.algorithms.sft import SFTModule
@@ -61,6 +62,7 @@ __all__ = [
     "PolicyGradientModule",
     "PreferenceModule",
     "PretrainingMix",
+    "ProcessRewardModule",
     "RAFTModule",
     "RewardModule",
     "RewardShaping",

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.algorithms import AlignmentModule
-from rlhf_lightning.data import PreferenceBatch, RewardedBatch, SequenceBatch, UnpairedBatch
+from rlhf_lightning.data import PreferenceBatch, RewardedBatch, SequenceBatch, StepBatch, UnpairedBatch
 from rlhf_lightning.experience.stopwatch import now
 from rlhf_lightning.kernels.fast_products import product
 from rlhf_lightning.models.operations import Operations, operations_of
 from rlhf_lightning.rollout import Rollout
 
-READ = (Rollout, SequenceBatch, PreferenceBatch, UnpairedBatch, RewardedBatch)  # batches whose tokens are counted
+# Batches whose tokens are counted.
+READ = (Rollout, SequenceBatch, PreferenceBatch, UnpairedBatch, RewardedBatch, StepBatch)
 SECONDS = 0.3  # spent on measuring the peak
 SIZES = (256, 512, 1024, 2048, 4096, 8192)
 
@@ -125,6 +126,8 @@ def needed(batch: Any) -> Tensor:
     lengths = batch.attention_mask.sum(dim=1)
     if isinstance(batch, SequenceBatch):
         return _needed(lengths, torch.zeros_like(lengths), (batch.labels != -100).sum())
+    if isinstance(batch, StepBatch):
+        return _needed(lengths, torch.zeros_like(lengths), batch.ends.sum())
     if isinstance(batch, UnpairedBatch | RewardedBatch):
         return _needed(lengths, torch.zeros_like(lengths), batch.completion_mask.sum())
     return _needed(lengths, _shared_prompts(batch), batch.completion_mask.sum())

@@ -184,12 +184,23 @@ def _trained_in(run: Run) -> str:
 
 
 def _save_merged(run: Run, folder: Path, dtype: str | None, attn_implementation: str | None) -> None:
-    from rlhf_lightning.models import load_causal_lm, load_scorer, load_tokenizer, save_model, score_moments
+    from rlhf_lightning.models import (
+        load_causal_lm,
+        load_process_scorer,
+        load_scorer,
+        load_tokenizer,
+        save_model,
+        score_moments,
+        step_separator,
+    )
     from rlhf_lightning.models.ilql_heads import copy_heads
 
     precision: Any = dtype or _trained_in(run)
     model: Any
-    if run.is_reward_model:
+    if run.is_reward_model and (separator := step_separator(run.model_folder)) is not None:
+        model = load_process_scorer(run.model_folder, precision, attn_implementation, as_trained=False, kernels="none")
+        model.keep_separator(separator)
+    elif run.is_reward_model:
         model = load_scorer(run.model_folder, precision, attn_implementation, as_trained=False, kernels="none")
         model.keep_moments(score_moments(run.model_folder))
     else:

@@ -17,7 +17,7 @@ from rlhf_lightning.config.source_lookup import reward_models
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.kernels.registry import read_asked
-from rlhf_lightning.models import load_config, run_model_folder
+from rlhf_lightning.models import load_config, run_model_folder, step_separator
 from rlhf_lightning.models.adapters import is_adapter_folder
 from rlhf_lightning.models.foreign_folders import check_foreign_folder
 from rlhf_lightning.planning import Devices, Loss, Network, Optimizer, RewardModel, Rollout, Rows, Run
@@ -198,7 +198,7 @@ def _scorer(reward: Mapping[str, Any], policy: Network, separate: bool) -> Rewar
     if not any(Path(path).exists() for path in paths):
         first = policy if shareable else frozen
         return RewardModel(first, rows, shareable, (first,) * (len(paths) - 1))
-    if shareable and all(_is_adapter(path) for path in paths):
+    if shareable and all(_is_adapter(path) and step_separator(path) is None for path in paths):
         return RewardModel(policy, rows, True, (policy,) * (len(paths) - 1))
     networks = [
         replace(frozen, source=path, architecture=read_architecture(path)) if Path(path).exists() else frozen

@@ -20,6 +20,7 @@ from rlhf_lightning.errors import UserError, blaming, named, named_as
 _LOADERS: dict[str, Literal["CAUSAL_LM", "SEQ_CLS"]] = {
     "rlhf_lightning.models.load_causal_lm": "CAUSAL_LM",
     "rlhf_lightning.models.load_reward_model": "SEQ_CLS",
+    "rlhf_lightning.models.load_process_reward_model": "SEQ_CLS",
 }
 
 

@@ -140,11 +140,14 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def _check_model(algorithm: Declaration, loader: str) -> None:
     """Raise UserError for a policy where a reward model is trained, and vice versa."""
-    if algorithm.scores and loader == "load_causal_lm":
-        raise UserError("model._target_: a reward model has a score head; choose model=reward_model")
-    if not algorithm.scores and loader == "load_reward_model":
+    scorer = "process_reward_model" if algorithm.data == "steps" else "reward_model"
+    others = {"load_causal_lm", "load_reward_model", "load_process_reward_model"} - {f"load_{scorer}"}
+    if algorithm.scores and loader in others:
+        head = "a head of two classes" if algorithm.data == "steps" else "a score head"
+        raise UserError(f"model._target_: a {scorer.replace('_', ' ')} has {head}; choose model={scorer}")
+    if not algorithm.scores and loader in ("load_reward_model", "load_process_reward_model"):
         raise UserError(
-            f"model._target_: found load_reward_model, but {algorithm.name} trains a policy; choose model=causal_lm (a "
+            f"model._target_: found {loader}, but {algorithm.name} trains a policy; choose model=causal_lm (a "
             'class that trains a reward model declares `roles = ("reward",)`)'
         )
 

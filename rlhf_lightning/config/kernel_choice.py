@@ -12,7 +12,7 @@ from rlhf_lightning.config.devices import GPUS
 from rlhf_lightning.errors import blaming
 from rlhf_lightning.kernels.registry import Circumstances, chosen, read_asked
 
-_LOADERS = ("rlhf_lightning.models.load_causal_lm", "rlhf_lightning.models.load_reward_model")
+_LOADERS = tuple(f"rlhf_lightning.models.load_{name}" for name in ("causal_lm", "reward_model", "process_reward_model"))
 _CPUINFO = Path("/proc/cpuinfo")
 _CAST_TO = {"bf16-true": "bfloat16", "64-true": "float64"}
 

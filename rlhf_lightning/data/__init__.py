@@ -25,6 +25,7 @@ from rlhf_lightning.data.rewarded import RewardedDataModule
 from rlhf_lightning.data.rewarded_batches import RewardedBatch, TokenizedRewarded
 from rlhf_lightning.data.rows import row_format
 from rlhf_lightning.data.safety import SafetyDataModule
+from rlhf_lightning.data.steps import StepBatch, StepDataModule, tokenize_steps
 from rlhf_lightning.data.templates import render_completion, render_prompt
 from rlhf_lightning.data.tokenization import tokenize_completions, tokenize_prompt
 from rlhf_lightning.data.unpaired import UnpairedDataModule
@@ -41,6 +42,8 @@ __all__ = [
     "SFTDataModule",
     "SafetyDataModule",
     "SequenceBatch",
+    "StepBatch",
+    "StepDataModule",
     "TokenizedAnswer",
     "TokenizedPreference",
     "TokenizedRewarded",
@@ -59,4 +62,5 @@ __all__ = [
     "row_format",
     "tokenize_completions",
     "tokenize_prompt",
+    "tokenize_steps",
 ]

@@ -20,12 +20,14 @@ from rlhf_lightning.data.batches import (
 from rlhf_lightning.data.rewarded_batches import RewardedBatch, TokenizedRewarded
 
 
-def _right_pad(sequences: Sequence[Sequence[float]], value: int, dtype: torch.dtype = torch.long) -> Tensor:
+def right_pad(sequences: Sequence[Sequence[float]], value: int, dtype: torch.dtype = torch.long) -> Tensor:
+    """Return `[B, L]`, each row filled up with `value` on the right."""
     longest = max(len(sequence) for sequence in sequences)
     return torch.tensor([[*sequence, *[value] * (longest - len(sequence))] for sequence in sequences], dtype=dtype)
 
 
-def _ones(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+def ones(sequences: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return a list of ones for every token."""
     return [[1] * len(sequence) for sequence in sequences]
 
 
@@ -47,9 +49,9 @@ def collate_sequences(rows: Sequence[TokenizedSequence], pad_id: int) -> Sequenc
     """Return a right-padded batch of B rows. `denominator` is the batch's own label tokens, until a loader sets it."""
     ids = [row.input_ids for row in rows]
     return SequenceBatch(
-        input_ids=_right_pad(ids, pad_id),
-        attention_mask=_right_pad(_ones(ids), 0),
-        labels=_right_pad([row.labels for row in rows], IGNORED),
+        input_ids=right_pad(ids, pad_id),
+        attention_mask=right_pad(ones(ids), 0),
+        labels=right_pad([row.labels for row in rows], IGNORED),
         denominator=max(sum(row.weight for row in rows), 1.0),
     )
 
@@ -73,9 +75,9 @@ def collate_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> Pre
     if any(row.margin is not None for row in rows):
         margin = torch.tensor([row.margin or 0.0 for row in rows for _ in row.pairs], dtype=torch.float32)
     return PreferenceBatch(
-        input_ids=_right_pad(ids, pad_id),
-        attention_mask=_right_pad(_ones(ids), 0),
-        completion_mask=_right_pad(completion_masks, 0),
+        input_ids=right_pad(ids, pad_id),
+        attention_mask=right_pad(ones(ids), 0),
+        completion_mask=right_pad(completion_masks, 0),
         pairs=torch.tensor(pairs, dtype=torch.long),
         margin=margin,
         pair_weights=torch.tensor(weights, dtype=torch.float32),
@@ -89,9 +91,9 @@ def collate_answers(rows: Sequence[TokenizedAnswer], pad_id: int) -> UnpairedBat
     """Return a right-padded batch of single answers; `denominator` counts its own, until a loader sets it."""
     ids = [row.prompt_ids + row.answer for row in rows]
     return UnpairedBatch(
-        input_ids=_right_pad(ids, pad_id),
-        attention_mask=_right_pad(_ones(ids), 0),
-        completion_mask=_right_pad(_on_answers(rows), 0),
+        input_ids=right_pad(ids, pad_id),
+        attention_mask=right_pad(ones(ids), 0),
+        completion_mask=right_pad(_on_answers(rows), 0),
         desirable=torch.tensor([row.desirable for row in rows], dtype=torch.bool),
         weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
         denominator=max(sum(row.weight for row in rows), 1.0),
@@ -101,8 +103,8 @@ def collate_answers(rows: Sequence[TokenizedAnswer], pad_id: int) -> UnpairedBat
 def collate_mismatched(rows: Sequence[TokenizedAnswer], pad_id: int) -> MismatchedBatch:
     """Return a right-padded batch of prompts with the answers to other prompts."""
     return MismatchedBatch(
-        input_ids=_right_pad([row.prompt_ids + row.answer for row in rows], pad_id),
-        completion_mask=_right_pad(_on_answers(rows), 0),
+        input_ids=right_pad([row.prompt_ids + row.answer for row in rows], pad_id),
+        completion_mask=right_pad(_on_answers(rows), 0),
         weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
     )
 
@@ -112,10 +114,10 @@ def collate_rewarded(rows: Sequence[TokenizedRewarded], pad_id: int) -> Rewarded
     ids = [row.prompt_ids + row.answer for row in rows]
     rewards = [[0.0] * len(row.prompt_ids) + row.rewards for row in rows]
     return RewardedBatch(
-        input_ids=_right_pad(ids, pad_id),
-        attention_mask=_right_pad(_ones(ids), 0),
-        completion_mask=_right_pad(_on_answers(rows), 0),
-        rewards=_right_pad(rewards, 0, torch.float32),
+        input_ids=right_pad(ids, pad_id),
+        attention_mask=right_pad(ones(ids), 0),
+        completion_mask=right_pad(_on_answers(rows), 0),
+        rewards=right_pad(rewards, 0, torch.float32),
         weights=torch.tensor([row.share for row in rows], dtype=torch.float32),
         denominator=max(sum(row.weight for row in rows), 1.0),
     )

@@ -150,7 +150,8 @@ def prompts(rows: Numbered, tokenizer: Any, source: str, max_length: int | None)
         if not short:
             report.dropped["empty prompt"] += 1
             continue
-        taken = ("prompt", "messages", "responses")  # reward functions receive `prompts` and `responses` anyway
+        # Reward functions receive prompts and responses anyway, and TRL's call the latter completions.
+        taken = ("prompt", "messages", "responses", "completions")
         columns = {name: value for name, value in row.items() if name not in taken and value is not None}
         if is_conversational(question):
             columns["messages"] = question

@@ -27,6 +27,8 @@ class Report:
         kept: tokenised rows; true and false answers to the same prompt become one.
         truncated: rows that lost tokens of their prompt or of an answer.
         dropped: rows left out, by reason.
+        steps: labelled steps of kept rows.
+        steps_dropped: labelled steps that were cut away because their row is too long.
         without_prompt: kept rows (numbered from 1) in which nothing comes before the answer, not even a BOS.
     """
 
@@ -35,11 +37,15 @@ class Report:
     kept: int = 0
     truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    steps_dropped: int = 0
     without_prompt: list[int] = field(default_factory=list)
 
     def __str__(self) -> str:
         reasons = "".join(f", {count} dropped ({reason})" for reason, count in self.dropped.items())
-        return f"{self.source}: {self.read} rows read, {self.kept} kept, {self.truncated} truncated{reasons}"
+        text = f"{self.source}: {self.read} rows read, {self.kept} kept, {self.truncated} truncated{reasons}"
+        every = self.steps + self.steps_dropped
+        return f"{text}; of {every} steps, {self.steps_dropped} dropped (beyond the length limit)" if every else text
 
     def check(self, max_length: int | None = None) -> None:
         """Raise an error if no row is left.

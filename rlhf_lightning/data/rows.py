@@ -6,6 +6,7 @@ The formats are TRL's (https://huggingface.co/docs/trl/dataset_formats), each wi
     text | messages | prompt | prompt + completion | prompt + completion + label | prompt + completion + reward
     prompt + chosen + rejected, optional margin (without `prompt` it is what both answers start with)
     prompt + responses (best first), optional ranks (1 is best; equal ranks are a tie)
+    prompt + completions (steps) + labels (true for a right one); the steps are plain strings
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Source: TypeAlias = "str | Path | Sequence[dict[str, Any]] | datasets.Dataset"
 FORMATS: dict[str, tuple[str, ...]] = {  # the first whose columns are all present applies
     "preference": ("chosen", "rejected"),
     "ranked": ("prompt", "responses"),
+    "steps": ("prompt", "completions", "labels"),
     "labelled": ("prompt", "completion", "label"),
     "rewarded": ("prompt", "completion", "reward"),
     "prompt_completion": ("prompt", "completion"),

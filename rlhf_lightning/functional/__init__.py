@@ -19,6 +19,7 @@ from rlhf_lightning.functional.logprobs import IGNORE_INDEX, chunked_token_logpr
 from rlhf_lightning.functional.masking import masked_mean, masked_var, masked_whiten
 from rlhf_lightning.functional.ppo import cispo_loss, policy_gradient_loss, ppo_policy_loss, ppo_value_loss
 from rlhf_lightning.functional.preference import answer_logps, dpo_loss, implicit_rewards
+from rlhf_lightning.functional.process import aggregate_steps, process_reward_loss
 from rlhf_lightning.functional.reward import (
     bradley_terry_loss,
     calibration_error,
@@ -31,6 +32,7 @@ from rlhf_lightning.functional.reward import (
 __all__ = [
     "IGNORE_INDEX",
     "ILQLLosses",
+    "aggregate_steps",
     "answer_logps",
     "best_of_n_kl",
     "bradley_terry_loss",
@@ -64,6 +66,7 @@ __all__ = [
     "ppo_policy_loss",
     "ppo_value_loss",
     "preference_accuracy",
+    "process_reward_loss",
     "ranked_preference_loss",
     "simpo_loss",
     "token_logprobs",

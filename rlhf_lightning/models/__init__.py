@@ -21,6 +21,12 @@ from rlhf_lightning.models.loading import (
     load_tokenizer,
     run_model_folder,
 )
+from rlhf_lightning.models.process_model import (
+    ProcessRewardModel,
+    load_process_reward_model,
+    load_process_scorer,
+    step_separator,
+)
 from rlhf_lightning.models.reward_model import RewardModel, ScoreMoments, load_reward_model, load_scorer, score_moments
 from rlhf_lightning.models.roles import ActorCritic, Reference, SharedRewardModel
 from rlhf_lightning.models.saving import end_of_sequence_ids, export_model, save_model
@@ -31,6 +37,7 @@ __all__ = [
     "NF4",
     "ActorCritic",
     "LoRA",
+    "ProcessRewardModel",
     "Reference",
     "RewardModel",
     "ScoreMoments",
@@ -48,6 +55,8 @@ __all__ = [
     "load_causal_lm",
     "load_config",
     "load_policy",
+    "load_process_reward_model",
+    "load_process_scorer",
     "load_reward_model",
     "load_scorer",
     "load_tokenizer",
@@ -61,5 +70,6 @@ __all__ = [
     "score_moments",
     "sequence_logprobs",
     "shard",
+    "step_separator",
     "whole_weights",
 ]

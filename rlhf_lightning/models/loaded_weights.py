@@ -120,7 +120,8 @@ def _lacks(lacking: Sequence[str], unexpected: Sequence[str]) -> str:
 
 def _misfit(name: str, found: list[int], wanted: list[int]) -> str:
     if name.split(".")[0] in (HEAD, "classifier"):
-        return f"has {found[0]} labels ({name} is {found}); a reward model has exactly one"
+        needed = "a reward model has exactly one" if wanted[0] == 1 else "a process reward model has 2, wrong and right"
+        return f"has {found[0]} labels ({name} is {found}); {needed}"
     return f"does not fit its config.json: {name} is {found}, the network needs {wanted}; save the model again"
 
 

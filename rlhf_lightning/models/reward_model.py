@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from rlhf_lightning.compat.transformers_names import loads_in_float32
 from rlhf_lightning.errors import UserError, key_beside, named
-from rlhf_lightning.kernels.registry import read_asked
+from rlhf_lightning.kernels.registry import Asked, read_asked
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, score_rows
 from rlhf_lightning.models.loaded_weights import HEAD, NO_HEAD
@@ -76,14 +76,20 @@ class RewardModel(KeepsTypes):
         self.classifier.config.update({"score_mean": None, "score_std": None, COST_MODEL: True})
 
 
-def score_moments(path: str | Path) -> ScoreMoments | None:
-    """Return the unit of the scores stored with a reward model, if any: a run folder, another folder, or a hub name."""
+def stored_config(path: str | Path) -> dict[str, Any]:
+    """Return the config stored with a reward model: in a run folder, another folder, or under a hub name."""
     folder = run_model_folder(path)
     file = Path(folder) / "config.json"
     if Path(folder).is_dir():
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    else:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return found
+    config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    return config
+
+
+def score_moments(path: str | Path) -> ScoreMoments | None:
+    """Return the unit of the scores stored with a reward model, if any."""
+    config = stored_config(path)
     mean, std = config.get("score_mean"), config.get("score_std")
     return None if mean is None or std is None else ScoreMoments(mean, std)
 
@@ -114,18 +120,39 @@ def load_reward_model(
     A new head is drawn from N(0, 1 / (H + 1)) with a fixed generator (Stiennon et al. 2020, appendix B.1). With an
     adapter, the head is trained with it and saved in its folder. Arguments and errors as for `load_causal_lm`.
     """
-    asked = read_asked(kernels, key_beside("kernels"))
-    arguments = pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code)
-    classifier, is_new, start = _load_classifier(path, arguments, adapter, quantization, new=HEAD)
+    return RewardModel(
+        classifier_to_train(
+            path,
+            pretrained_arguments(dtype, attn_implementation, revision, trust_remote_code),
+            dropout,
+            activation_checkpointing,
+            adapter,
+            quantization,
+            read_asked(kernels, key_beside("kernels")),
+        )
+    )
+
+
+def classifier_to_train(
+    path: str | Path,
+    arguments: dict[str, Any],
+    dropout: bool,
+    activation_checkpointing: bool,
+    adapter: LoRA | None,
+    quantization: NF4 | None,
+    asked: Asked,
+    labels: int = 1,
+) -> Any:
+    """Return a sequence classifier with this many labels, its head new if the folder has none."""
+    classifier, is_new, start = _load_classifier(path, arguments, adapter, quantization, new=HEAD, labels=labels)
     if is_new:
         weight = classifier.score.weight
         generator = torch.Generator("cpu").manual_seed(0)
         noise = torch.randn(weight.shape, generator=generator, dtype=torch.float32, device="cpu")
         with torch.no_grad():
             weight.copy_(noise * (weight.shape[1] + 1) ** -0.5)
-    return RewardModel(
-        prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter, asked)
-    )
+    revision = arguments["revision"]
+    return prepare_to_train(classifier, "SEQ_CLS", start, revision, dropout, activation_checkpointing, adapter, asked)
 
 
 def load_scorer(
@@ -146,6 +173,18 @@ def load_scorer(
     Raises:
         UserError: the folder has no score head, or more than one label; others as for `load_causal_lm`.
     """
+    return RewardModel(classifier_to_score(path, dtype, attn_implementation, as_trained, kernels))
+
+
+def classifier_to_score(
+    path: str | Path,
+    dtype: Dtype,
+    attn_implementation: str | None,
+    as_trained: bool,
+    kernels: Kernels,
+    labels: int = 1,
+) -> Any:
+    """Return a sequence classifier with this many labels, whose head comes from its folder; see `load_scorer`."""
     asked = read_asked(kernels, key_beside("kernels"))
     folder = run_model_folder(path)
     arguments = pretrained_arguments(dtype, attn_implementation, None, False)
@@ -155,17 +194,22 @@ def load_scorer(
     bits = quantization_of(folder) if adapter and as_trained else None
     if bits is not None:
         arguments["quantization_config"] = bits
-    classifier, _, start = _load_classifier(path, arguments, None, None, new=HEAD if adapter else None)
-    return RewardModel(prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None, asked, True))
+    classifier, _, start = _load_classifier(path, arguments, None, None, HEAD if adapter else None, labels)
+    return prepare_to_train(classifier, "SEQ_CLS", start, None, False, False, None, asked, True)
 
 
 def _load_classifier(
-    path: str | Path, arguments: dict[str, Any], adapter: LoRA | None, quantization: NF4 | None, new: str | None
+    path: str | Path,
+    arguments: dict[str, Any],
+    adapter: LoRA | None,
+    quantization: NF4 | None,
+    new: str | None,
+    labels: int,
 ) -> tuple[Any, bool, str | None]:
-    """Return the sequence classifier with one label, its head in float32, in the form of `load_network`."""
+    """Return the sequence classifier, its head in float32, in the form of `load_network`."""
     with loads_in_float32(f"{HEAD}.weight"):
         loaded = load_network(
-            AutoModelForSequenceClassification, path, {**arguments, "num_labels": 1}, adapter, quantization, new
+            AutoModelForSequenceClassification, path, {**arguments, "num_labels": labels}, adapter, quantization, new
         )
     if hasattr(loaded[0], HEAD):
         compute_in_float32(loaded[0].score)

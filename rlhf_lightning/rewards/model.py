@@ -166,16 +166,25 @@ class ModelReward(Reward):
         self, prompts: Sequence[str], responses: Sequence[str], ended: Sequence[bool], columns: dict[str, Any]
     ) -> list[Tokens]:
         """Return the ids of prompts and responses that the model reads."""
+        messages, sampled = columns.get("messages") or [None] * len(prompts), columns.get("sampled")
+        templated = any(said is not None for said in messages)
+        if isinstance(sampled, SampledTokens) and reads_the_same(self.tokenizer, sampled.tokenizer, templated):
+            asked: list[Text] = [text if said is None else said for text, said in zip(prompts, messages, strict=True)]
+            return sampled_rows(self.tokenizer, sampled, asked, ended, row_options(columns, messages))
+        shown, answers, options = self.texts(prompts, responses, ended, columns)
+        return self._of_texts(shown, answers, ended, options)
+
+    def texts(
+        self, prompts: Sequence[str], responses: Sequence[str], ended: Sequence[bool], columns: dict[str, Any]
+    ) -> tuple[list[Text], list[str], list[Options]]:
+        """Return prompts and responses as text, without what the policy's chat template writes, and its options."""
         messages = columns.get("messages") or [None] * len(prompts)
         options = row_options(columns, messages)
-        sampled = columns.get("sampled")
         asked: list[Text] = [text if said is None else said for text, said in zip(prompts, messages, strict=True)]
+        sampled = columns.get("sampled")
         if not isinstance(sampled, SampledTokens):
-            return self._of_texts(asked, responses, ended, options)
-        templated = any(said is not None for said in messages)
-        if reads_the_same(self.tokenizer, sampled.tokenizer, templated):
-            return sampled_rows(self.tokenizer, sampled, asked, ended, options)
-        said = [
+            return asked, list(responses), options
+        answers = [
             as_answer(sampled.tokenizer, asked[i], response, ended[i], options[i])
             for i, response in enumerate(responses)
         ]
@@ -183,7 +192,7 @@ class ModelReward(Reward):
             prompt if isinstance(prompt, str) else shown_prompt(sampled, prompts[i], prompt, self.tokenizer, options[i])
             for i, prompt in enumerate(asked)
         ]
-        return self._of_texts(asked, said, ended, options)
+        return asked, answers, options
 
     def _of_texts(
         self, prompts: list[Text], responses: Sequence[str], ended: Sequence[bool], options: Sequence[Options]

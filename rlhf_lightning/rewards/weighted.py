@@ -10,17 +10,20 @@ import torch
 from torch import nn
 from typing_extensions import TypedDict
 
-from rlhf_lightning.errors import UserError, key_beside, named_as
+from rlhf_lightning.errors import UserError, key_beside, named, named_as
 from rlhf_lightning.judging.settings import JudgeSettings
+from rlhf_lightning.models import step_separator as separator_of
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards.ensemble import Combine, Ensemble
 from rlhf_lightning.rewards.function import FunctionReward
 from rlhf_lightning.rewards.judge import JudgeReward
 from rlhf_lightning.rewards.model import ModelReward
+from rlhf_lightning.rewards.process import Aggregation, ProcessReward
 from rlhf_lightning.rewards.protocol import Reward, RewardFunction, Score, as_reward
 from rlhf_lightning.rewards.remote import RemoteReward
 from rlhf_lightning.rewards.samples import SampledTokens
 from rlhf_lightning.rewards.scores import Scores, at_last_token, check_partial, filled, per_token, totals
+from rlhf_lightning.rewards.steps import StepwiseReward
 from rlhf_lightning.setting_rules import check_calls, check_reward, part_names
 from rlhf_lightning.value_types import Attention, Count, Kernels, NonNegative, Number, Seconds, Text
 
@@ -172,6 +175,8 @@ class RewardPart(TypedDict, total=False):
         judge: a model that rates each response by principles.
         combine: how the scores of several models are combined.
         std_coef: k of combine=mean_minus_std.
+        aggregation: one score from those of the steps, for a process reward model.
+        step_separator: text between steps, for a function that returns one number per step.
         weight: of the part's score in the sum; default 1.
         standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
         dtype: of the reward model.
@@ -187,6 +192,8 @@ class RewardPart(TypedDict, total=False):
     judge: JudgeSettings | None
     combine: Combine
     std_coef: NonNegative
+    aggregation: Aggregation | None
+    step_separator: Text | None
     weight: Number
     standardize: bool
     dtype: Dtype
@@ -214,6 +221,8 @@ def make_reward(
     attempts: Count | None = None,
     url: Text | None = None,
     key_env: Text | None = None,
+    aggregation: Aggregation | None = None,
+    step_separator: Text | None = None,
 ) -> RewardFunction:
     """Return the reward that the settings describe: exactly one function, model, list of either, sum, judge or url.
 
@@ -234,6 +243,8 @@ def make_reward(
         weights: one per function: TRL's `reward_weights`; None: 1 each.
         concurrency, attempts: of `async` functions and requests, see FunctionReward and RemoteReward.
         url, key_env: a server that answers requests with scores, see RemoteReward.
+        aggregation: for a process reward model, see ProcessReward; None: `min` for such a model.
+        step_separator: a function's lists have one number per step, and this text is between steps.
 
     Raises:
         UserError: none or more than one is given, or `standardize` for anything but a reward model.
@@ -241,6 +252,7 @@ def make_reward(
     given: dict[str, Any] = {"function": function, "model": model, "components": components, "judge": judge}
     given["standardize"] = standardize
     given |= {"models": models, "combine": combine, "std_coef": std_coef, "normalize_parts": normalize_parts}
+    given |= {"aggregation": aggregation, "step_separator": step_separator}
     given |= {"dtype": dtype, "attn_implementation": attn_implementation, "timeout": timeout}
     given |= {"functions": functions, "weights": weights, "arguments": arguments}
     given |= {"concurrency": concurrency, "attempts": attempts, "url": url, "key_env": key_env}
@@ -248,15 +260,16 @@ def make_reward(
     calls: dict[str, Any] = {"timeout": timeout, "timeout_key": key_beside("timeout", "reward.")}
     calls |= {"concurrency": concurrency, "attempts": attempts}
     if model:
-        return ModelReward(model, batch_size, standardize, dtype, attn_implementation)
+        return _of_model(model, batch_size, standardize, dtype, attn_implementation, aggregation)
     if models:
-        return _ensemble(models, combine, std_coef, (batch_size, standardize, dtype, attn_implementation))
+        loading = (batch_size, standardize, dtype, attn_implementation, aggregation)
+        return _ensemble(models, combine, std_coef, loading)
     if judge:
         return JudgeReward(judge)
     if url:
         return RemoteReward(url, batch_size, timeout, concurrency, attempts, key_env)
     if function:
-        made: Reward = FunctionReward(function, arguments=arguments, **calls)
+        made = _in_steps(FunctionReward(function, arguments=arguments, **calls), step_separator)
     elif functions:
         made = _sum_of_functions(functions, weights, normalize_parts, calls)
     else:
@@ -271,7 +284,12 @@ def make_reward(
 
 
 def _waits(reward: RewardFunction) -> bool:
-    return isinstance(reward, RemoteReward) or (isinstance(reward, FunctionReward) and reward.call.waits)
+    called = reward.reward if isinstance(reward, StepwiseReward) else reward
+    return isinstance(called, RemoteReward) or (isinstance(called, FunctionReward) and called.call.waits)
+
+
+def _in_steps(reward: FunctionReward, separator: str | None) -> Reward:
+    return reward if separator is None else StepwiseReward(reward, separator)
 
 
 def _sum_of_functions(
@@ -293,7 +311,8 @@ def _sum_of_parts(
             settings: dict[str, Any] = {key: value for key, value in part.items() if key != "weight"}
             if function := settings.get("function"):
                 check_reward(settings, key_beside("", "reward."))
-                parts[name] = FunctionReward(function, arguments=settings.get("arguments"), **calls)
+                called = FunctionReward(function, arguments=settings.get("arguments"), **calls)
+                parts[name] = _in_steps(called, settings.get("step_separator"))
             elif url := settings.get("url"):
                 check_reward(settings, key_beside("", "reward."))
                 own = {key: calls[key] for key in ("timeout", "concurrency", "attempts")}
@@ -308,5 +327,25 @@ def _ensemble(models: list[Text], combine: Combine, std_coef: float, settings: t
     members = []
     for number, path in enumerate(models):
         with named_as(f"{key}.{number}", beside):
-            members.append(ModelReward(path, *settings))
+            members.append(_of_model(path, *settings))
     return Ensemble(members, combine, std_coef, key)
+
+
+def _of_model(
+    path: Text,
+    batch_size: int,
+    standardize: bool,
+    dtype: Dtype,
+    attn_implementation: Attention | None,
+    aggregation: Aggregation | None,
+) -> ModelReward:
+    with named_as(named("reward.model"), key_beside("", "reward.")):
+        process = separator_of(path) is not None
+    if standardize and process:
+        raise UserError(
+            f"{key_beside('standardize', 'reward.')}=true: {path} scores steps by probabilities, which have no moments "
+            "of their own; set it to false"
+        )
+    if process or aggregation is not None:
+        return ProcessReward(path, batch_size, aggregation or "min", dtype, attn_implementation)
+    return ModelReward(path, batch_size, standardize, dtype, attn_implementation)

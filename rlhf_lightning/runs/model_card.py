@@ -88,7 +88,8 @@ def loading_code(run: Run, load_from: str, adapter: bool, chat: bool) -> str:
     task = "SequenceClassification" if run.is_reward_model else "CausalLM"
     library, loader = ("peft", f"AutoPeftModelFor{task}") if adapter else ("transformers", f"AutoModelFor{task}")
     # The base does not know the head; without a pad token the last token is scored, which is the answer's end.
-    settings = ", num_labels=1, pad_token_id=None" if adapter and run.is_reward_model else ""
+    labels = 2 if run.scores_steps else 1
+    settings = f", num_labels={labels}, pad_token_id=None" if adapter and run.is_reward_model else ""
     imports = f"from {library} import {loader}\nfrom transformers import AutoTokenizer"
     if not adapter:
         imports = f"from transformers import {loader}, AutoTokenizer"
@@ -100,8 +101,17 @@ model = {loader}.from_pretrained({source}{settings})
 """
     if not run.is_reward_model:
         return loading + _generating(chat)
+    if run.scores_steps:
+        separator = json.dumps((run.config.get("data") or {}).get("step_separator", "\n"))
+        return loading + _STEP_SCORING.replace("SEPARATOR", separator)
     meaning = "above 0: unsafe" if run.declaration.roles[0] == "cost" else "higher is better"
     return loading + _scoring(chat).replace("{meaning}", meaning)
+
+
+_STEP_SCORING = """separator = SEPARATOR
+text = "What is 1 + 2 + 3?" + "1 + 2 = 3" + separator + "3 + 3 = 6" + separator  # a step ends with its separator
+inputs = tokenizer(text, return_tensors="pt")
+right = model(**inputs).logits.softmax(dim=1)[0, 1].item()  # the probability that the last step is right"""
 
 
 def _scoring(chat: bool) -> str:
@@ -128,7 +138,8 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 
 
 def _front_matter(run: Run, base: str, adapter: bool) -> str:
-    tag = "reward-model" if run.is_reward_model else run.algorithm.removesuffix("Module").lower()
+    kind = "process-reward-model" if run.scores_steps else "reward-model"
+    tag = kind if run.is_reward_model else run.algorithm.removesuffix("Module").lower()
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if _on_the_hub(base):
         fields["base_model"] = base  # the hub refuses a card whose base is a path
@@ -143,6 +154,7 @@ def _on_the_hub(base: str) -> bool:
 
 def _introduction(run: Run, adapter: bool) -> str:
     kind = {"reward": "reward model", "cost": "cost model"}.get(run.declaration.roles[0], "language model")
+    kind = f"process {kind}" if run.scores_steps else kind
     what = f"A {kind} begun from {as_code(run.begins_from)}"
     if adapter:
         what = f"A {kind} as an adapter for {as_code(str(run.adapter_base))}"

@@ -55,8 +55,9 @@ def _of_reward_model(run: Run) -> Iterator[tuple[str, str]]:
         yield _export(run)
         return
     if rows := _rows(run.config):
-        rewards = f"rewards={{{quoted(run.name)}:{{model:{quoted(str(run.folder))}}}}}"
-        yield "evaluate", f"{typed('rlhf-evaluate')} {shlex.quote(rewards)} {shell_words({'preferences': rows})}"
+        if not run.scores_steps:
+            rewards = f"rewards={{{quoted(run.name)}:{{model:{quoted(str(run.folder))}}}}}"
+            yield "evaluate", f"{typed('rlhf-evaluate')} {shlex.quote(rewards)} {shell_words({'preferences': rows})}"
         if _is_model(run.begins_from):
             given = {"model.path": run.begins_from, "reward.model": run.folder, "data.train": rows}
             yield "train with it", f"{typed('rlhf-train')} experiment=grpo {shell_words(given)}"

@@ -106,6 +106,11 @@ class Run:
         return self.declaration.scores
 
     @property
+    def scores_steps(self) -> bool:
+        """Return whether it trained a process reward model, which scores the steps of an answer."""
+        return self.is_reward_model and self.declaration.data == "steps"
+
+    @property
     def quantized(self) -> bool:
         """Return whether it was trained on 4-bit weights."""
         return bool(self.config["model"].get("quantization"))

@@ -5,6 +5,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lightning.simulation.arithmetic import Arithmetic
 from rlhf_lightning.simulation.gold import GoldParts, gold_parts, gold_reward
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.prompts import KINDS, Kind, Prompt, find_prompt
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "Arithmetic",
     "GoldParts",
     "Kind",
     "Labeler",
