@@ -19,7 +19,8 @@ from rlhf_lightning.errors import UserError
 
 TEXT_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 KINDS = "a .jsonl, .json, .csv, .tsv (each also with .gz) or .parquet file"
-LIST_COLUMNS = ("messages", "responses", "ranks", "tools")  # a cell of these cannot be plain text
+# A cell of these cannot be plain text.
+LIST_COLUMNS = ("messages", "responses", "ranks", "tools", "completions", "labels")
 TEXT_OR_LIST_COLUMNS = ("prompt", "completion", "chosen", "rejected", "reward", "chat_template_kwargs")
 NESTED = "the JSON is nested too deeply; check the row, or leave that column out"
 

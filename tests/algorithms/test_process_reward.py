@@ -121,7 +121,7 @@ def test_a_run_that_is_cut_and_resumed_is_bitwise_the_uninterrupted_one(tmp_path
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a process reward model that tells early letters from late ones, exported."""
     folder = tmp_path_factory.mktemp("process")
-    module, data = process(folder, partial(torch.optim.Adam, lr=3e-3), rows=step_rows(160))
+    module, data = process(folder, partial(torch.optim.Adam, lr=3e-3), rows=step_rows(320))
     data.val, data.batch_size = step_rows(40, seed=1), 16
     watch = trainer(folder, max_epochs=8)
     watch.fit(module, datamodule=data)
