@@ -6,6 +6,8 @@ from mutant_catalogue.rows import Mutant, Row
 
 ENSEMBLE = "rewards/test_ensemble.py"
 PARTS = "algorithms/test_part_moments.py"
+PROCESS = "algorithms/test_process_reward.py"
+STEPS = "data/test_steps.py"
 OF_TOKENS = "algorithms/test_token_scores.py"
 OF_VERIFIERS = "rewards/test_verifiers.py"
 OF_SERVERS = "rewards/test_remote.py"
@@ -186,6 +188,61 @@ REWARDS = (
                 "return matches[-1] if matches",
                 "return matches[0] if matches",
                 (f"{OF_VERIFIERS}::test_exact_match_takes_the_last_place_that_its_pattern_finds",),
+            ),
+        ),
+    ),
+    Row(
+        "steps are labelled, read or credited at other tokens than their last ones",
+        "a step counts once, at its last token, in the data, the loss and the token rewards; what is cut is counted",
+        (
+            Mutant(
+                "a step ends one token early",
+                "data/steps.py",
+                "ends.append(len(ids) - 1)",
+                "ends.append(len(ids) - 2)",
+                (f"{STEPS}::test_labels_are_at_the_last_token_of_each_step_and_nowhere_else",),
+            ),
+            Mutant(
+                "steps that are cut away are not counted",
+                "data/steps.py",
+                "report.steps_dropped += len(ends) - len(kept)",
+                "report.steps_dropped += 0",
+                (f"{STEPS}::test_truncation_counts_the_steps_that_it_drops",),
+            ),
+            Mutant(
+                "a step that is cut in half keeps its label",
+                "data/steps.py",
+                "kept = [end for end in ends if end < len(cut)]",
+                "kept = [min(end, len(cut) - 1) for end in ends]",
+                (f"{STEPS}::test_truncation_counts_the_steps_that_it_drops",),
+            ),
+            Mutant(
+                "right and wrong are exchanged in the reward",
+                "rewards/process.py",
+                "logits.softmax(dim=1)[:, 1]",
+                "logits.softmax(dim=1)[:, 0]",
+                (f"{PROCESS}::test_as_a_reward_it_is_the_worst_step_the_product_or_the_last",),
+            ),
+            Mutant(
+                "a step's number is at the token before its separator",
+                "rewards/steps.py",
+                "ends.append(high - 1)",
+                "ends.append(high - 2)",
+                (f"{PROCESS}::test_a_function_gives_one_number_per_step",),
+            ),
+            Mutant(
+                "the worst step is the mean of the steps",
+                "functional/process.py",
+                'scores.masked_fill(~valid, float("inf")).amin(dim=1)',
+                "scores.masked_fill(~valid, 0.0).mean(dim=1)",
+                ("functional/test_process.py::test_a_response_is_as_good_as_its_worst_step_the_product_or_the_last",),
+            ),
+            Mutant(
+                "rows that only pad a process are trained on",
+                "data/steps.py",
+                "return replace(self, right=[IGNORED] * len(self.right))",
+                "return self",
+                (f"{STEPS}::test_a_row_that_only_pads_a_process_has_its_steps_but_no_labels",),
             ),
         ),
     ),
