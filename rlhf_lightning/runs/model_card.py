@@ -232,6 +232,11 @@ def _reward_sources(reward: Mapping[str, Any], part: str = "", of: str = "Reward
         trained, combine = read_run(path), for_markdown(str(reward.get("combine", "mean")))
         link = _link(trained) if trained else as_code(str(path))
         yield f"Reward model{part}, {number} of {len(models)} combined by {combine}", link
+    functions = reward.get("functions") or []
+    for function, number in zip(functions, reward.get("weights") or [1.0] * len(functions), strict=True):
+        yield f"{of} function{part} with weight {for_markdown(_shown(number))}", as_code(function)
+    if reward.get("url"):
+        yield f"{of} server{part}", as_code(shown(reward["url"]))
     for name, component in (reward.get("components") or {}).items():
         weight = for_markdown(_shown(component.get("weight", 1.0)))
         yield from _reward_sources(component, f", part {for_markdown(name)} with weight {weight}")

@@ -123,6 +123,15 @@ def test_every_part_of_a_weighted_reward_is_named(empty_folder):
     assert "Reward function, part b with weight 1: `my.fn`" in text
 
 
+def test_every_function_of_a_sum_and_a_server_are_named(empty_folder):
+    for reward, said in (
+        ({"functions": ["my.fn", "my.other"], "weights": [1.0, 0.5]}, "Reward function with weight 0.5: `my.other`"),
+        ({"url": "http://host:1/score"}, "Reward server: `http://host:1/score`"),
+    ):
+        run = write_run(empty_folder / "ppo", algorithm="PPOModule", reward=reward)
+        assert said in section(card(run), "Lineage")
+
+
 def test_a_run_that_began_from_its_own_folder_ends_its_lineage_there(empty_folder):
     run = read_run(write_run(empty_folder / "sft", "sft"))
     assert run is not None

@@ -56,7 +56,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(answer: Callable[[dict[str, Any]], Any] = lengths) -> Iterator[Server]:
     with Server(answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server

@@ -122,6 +122,16 @@ def test_functions_for_several_tasks_with_weights() -> None:
     assert weighted.parts == {"math_task": [1.0, None, -1.0, None], "coding_task": [None, 1.0, None, -1.0]}
 
 
+def test_a_checkpoint_names_every_function_with_its_weight_and_arguments() -> None:
+    paths = [f"{HERE}.math_task", f"{HERE}.coding_task"]
+    marks = make_reward(functions=paths, weights=[2.0, 0.5]).origin()  # type: ignore[attr-defined]
+    assert marks["reward.functions.coding_task.weight"] == "0.5"
+    assert marks["reward.functions[0]"].startswith(paths[0]) and marks["reward.functions[1]"].startswith(paths[1])
+    exact: Any = make_reward(function="rlhf_lightning.rewards.exact_match", arguments={"ignore_case": True})
+    assert exact.origin()["reward.function.arguments.ignore_case"] == "True"
+    assert make_reward(url="http://a/b").origin() == {"reward.url": "http://a/b"}  # type: ignore[attr-defined]
+
+
 def test_a_part_of_a_sum_may_have_trls_parameters() -> None:
     parts: Any = {"task": {"function": f"{HERE}.math_task", "weight": 3.0}}
     assert make_reward(components=parts)(["a", "b"], ["4", "4"], task=["math", "other"]) == [3.0, 0.0]
