@@ -66,6 +66,7 @@ def planned_run(config: Mapping[str, Any], starts_from_adapter: bool = False, de
         loss=Loss(q_heads="q_heads" in algorithm.roles, on_cpu=devices.cpu),
         devices=devices,
         teacher=_teacher(config, policy) if "teacher" in algorithm.roles else None,
+        averaged=_averages(config),
         starts_from_adapter=starts_from_adapter or _is_adapter(config["model"]["path"]),
     )
     if algorithm.on_policy:
@@ -88,6 +89,12 @@ def _policy(config: Mapping[str, Any], task: Any) -> Network:
         cast_to=_HALF.get(config["trainer"].get("precision", "32-true")),
         kernels=read_asked(model.get("kernels", "auto")),
     )
+
+
+def _averages(config: Mapping[str, Any]) -> bool:
+    """Return whether a callback keeps an average of the weights."""
+    sections = (config.get("callbacks") or {}).values()
+    return any(str((each or {}).get("_target_", "")).endswith(".TrainableAverage") for each in sections)
 
 
 def _teacher(config: Mapping[str, Any], policy: Network) -> Network:

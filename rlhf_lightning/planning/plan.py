@@ -82,17 +82,25 @@ def make_plan(run: Run) -> Plan:
     return Plan(run, roles, tuple(_phases(run, gradients)))
 
 
-def _roles(run: Run) -> Iterator[Role]:
-    weights = run.policy.weights()
-    yield _trained(run, _SCORERS.get(run.roles[0], "policy"), weights)
+def _trained_weights(run: Run) -> Iterator[tuple[str, Weights]]:
+    """Yield the name and the weights of every network and head that is trained."""
+    yield _SCORERS.get(run.roles[0], "policy"), run.policy.weights()
     for role, (critic, of_critic) in _CRITICS.items():
         if role in run.roles:
-            yield from (_trained(run, critic, network.weights()) for network in _critics(run)[:1])
+            yield from ((critic, network.weights()) for network in _critics(run)[:1])
             head = (run.policy.text.hidden_size + 1) * 4
-            yield _trained(run, of_critic, Weights(0, head, head, 0))
+            yield of_critic, Weights(0, head, head, 0)
     if "q_heads" in run.roles:
-        heads = ilql_head_weights(run.policy.text.hidden_size, run.policy.vocab_size)
-        yield _trained(run, "Q and V heads", heads)
+        yield "Q and V heads", ilql_head_weights(run.policy.text.hidden_size, run.policy.vocab_size)
+
+
+def _roles(run: Run) -> Iterator[Role]:
+    weights = run.policy.weights()
+    trained = list(_trained_weights(run))
+    yield from (_trained(run, name, each) for name, each in trained)
+    if run.averaged:
+        size, element = sum(each.trainable for _, each in trained), 4 if run.policy.lora else run.policy.element
+        yield Role("average", size // element * 4, note="of what is trained, in float32")
     if "lagging" in run.roles:
         yield Role("lagging policy", weights.trainable, note="a copy of what is trained")
     if run.teacher is not None:

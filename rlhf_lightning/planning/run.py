@@ -99,6 +99,7 @@ class Run:
         separate: a separate critic, and copies instead of adapters.
         extra: PPO-ptx's rows.
         teacher: a frozen network whose distributions the policy learns.
+        averaged: a moving average of the trained weights is kept.
     """
 
     name: str
@@ -119,3 +120,4 @@ class Run:
     reward_model: RewardModel | None = None
     cost_model: RewardModel | None = None
     teacher: Network | None = None
+    averaged: bool = False

@@ -86,6 +86,14 @@ def test_a_reference_has_the_type_of_the_policy():
     assert roles(half)["policy"].weights == roles(half)["reference"].weights == POLICY.weights().total // 2
 
 
+def test_an_average_is_a_copy_in_float32_of_what_is_trained():
+    assert "average" not in roles(SFT)
+    assert roles(replace(SFT, averaged=True))["average"].weights == POLICY.weights().trainable
+    half = replace(SFT, policy=replace(POLICY, cast_to=torch.bfloat16), averaged=True)
+    assert roles(half)["average"].weights == POLICY.weights().trainable == 2 * half.policy.weights().trainable
+    assert roles(replace(SFT, policy=LORA, averaged=True))["average"].weights == LORA.weights().trainable
+
+
 def test_a_lagging_policy_is_a_copy_of_what_is_trained_and_has_a_cache():
     nlpo = replace(PPO, roles=(*PPO.roles, "lagging"))
     assert roles(nlpo)["lagging policy"].weights == POLICY.weights().trainable
