@@ -84,6 +84,21 @@ def _limit(job: dict[str, Any]) -> None:
             os.setgroups([])
             os.setgid(_NOBODY)
             os.setuid(_NOBODY)
+    if os.geteuid() == 0:
+        os.nice(5)  # the next limit does not hold for root, so the watching process must stay ahead of a fork bomb
+    most = _threads_of(os.geteuid()) + 2 * MOST_PROCESSES
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
+def _threads_of(user: int) -> int:
+    """Return how many threads a user has, which is what the limit on processes counts."""
+    found = 0
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                found += len(os.listdir(f"/proc/{name}/task")) if os.stat(f"/proc/{name}").st_uid == user else 0
+    return found
 
 
 def _readable_by_others(path: str) -> bool:

@@ -129,7 +129,7 @@ def code_runs(
 
     The code is the last block between lines of three backquotes, or all of the text. Every completion has a process of
     its own, in an empty folder, without the environment's variables, whose output is dropped. This limits accidents; it
-    is not a wall: the code can read files that you can read, and it has the network. Run it in a container.
+    is not a wall: the code can read what you can read, and it has the network. Run it in a container.
 
     Args:
         completions: texts, or conversations whose last message counts.
