@@ -3,8 +3,8 @@
     python scripts/ensemble_overoptimization.py                  seeds 0 to 2 in outputs/ensembles, and the table
     python scripts/ensemble_overoptimization.py --seeds 0 --world outputs/demo
 
-On the embedded world, each seed trains three reward models, each on 2,400 rankings of its own, and then PPO with next
-to no KL penalty: against the first of them, and against the minimum of the three. Both use standardised scores, so that
+On the embedded world, each seed trains three reward models, each on a third of the rankings, and then PPO with next to
+no KL penalty: against the first of them, and against the minimum of the three. Both use standardised scores, so that
 everything but the number of models is the same. The gold reward, which is not trained on, scores answers to unseen
 prompts every few iterations. The loss of a run is its highest gold minus its last. Intervals are over prompts (95 %,
 normal), and a prompt is compared with itself. Finished runs are not run again. Prints the table and writes it to
@@ -29,8 +29,7 @@ from rlhf_lightning.simulation import gold_reward
 
 MEMBERS = 3
 RUNS = {"one": "one reward model", "min": f"minimum of {MEMBERS}"}
-RANKINGS = 2400  # per member
-SAMPLES = 4  # answers per prompt and validation
+SAMPLES = 8  # answers per prompt and validation
 RECORD = "GOLD_SCORES_FILE"
 COMMAND = "from rlhf_lightning.commands.train import main; main()"
 
@@ -60,7 +59,7 @@ def measure(folder: Path, base: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for member in range(MEMBERS):
         part = folder / f"rankings_{member}.jsonl"
-        part.write_text("\n".join(rows[member::MEMBERS][:RANKINGS]) + "\n", encoding="utf-8")
+        part.write_text("\n".join(rows[member::MEMBERS]) + "\n", encoding="utf-8")
         train(
             folder / f"reward_{member}",
             *("experiment=reward_demo", f"seed={seed}", f"model.path={base}/sft", f"data.train={part}"),
@@ -77,9 +76,9 @@ def measure(folder: Path, base: Path, seed: int) -> None:
             folder / name,
             *("experiment=ppo_demo", f"seed={seed}", f"model.path={base}/sft", *reward, "reward.standardize=true"),
             *(f"data.train={base}/world/prompts_train.jsonl", f"data.val={base}/world/prompts_test.jsonl"),
-            *(f"data.val_samples={SAMPLES}", "rollout.batch_size=128", "trainer.check_val_every_n_epoch=4"),
+            *(f"data.val_samples={SAMPLES}", "rollout.batch_size=256", "trainer.check_val_every_n_epoch=4"),
             *("algorithm.kl.kind=fixed", "algorithm.kl.coef=0.001", "algorithm.kl.target=null"),
-            *("algorithm.target_kl=null", "optimizer.lr=5e-4", "scheduler=constant", "trainer.max_epochs=24"),
+            *("algorithm.target_kl=null", "optimizer.lr=5e-4", "scheduler=constant", "trainer.max_epochs=28"),
             *("callbacks=overoptimization", "trainer.num_sanity_val_steps=0"),
             "callbacks.overoptimization.scorers={gold:{function:ensemble_overoptimization.recorded_gold}}",
         )

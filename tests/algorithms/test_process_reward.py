@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.algorithms import KLPenalty, ProcessRewardModule
 from rlhf_lightning.callbacks import ReproducibleResume
-from rlhf_lightning.data import PromptRow, StepDataModule
+from rlhf_lightning.data import BatchLoader, PromptRow, StepDataModule
+from rlhf_lightning.data.steps import collate_steps
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
     NF4,
@@ -288,3 +289,38 @@ def test_half_precision_keeps_the_head_and_the_loss_in_float32(precision: str, t
     watch.fit(module, datamodule=data)
     assert module.model.classifier.score.weight.dtype == torch.float32
     assert watch.callback_metrics["train/loss"].isfinite()
+
+
+def test_two_processes_have_the_gradient_of_one_also_if_one_has_no_row(tmp_path: Path) -> None:
+    module, data = process(tmp_path, rows=step_rows(7))
+    data.setup("fit")
+    module.configure_model()
+    module.record = lambda *args: None
+    rows = data.train_rows
+    weights_of_rows = [row.weight for row in rows]
+
+    def gradients(world: int, batch_size: int) -> list[torch.Tensor]:
+        """Return the gradient of each optimiser step, averaged over the processes as DDP does."""
+        loaders = [
+            BatchLoader(
+                *(rows, partial(collate_steps, pad_id=0), batch_size),
+                weights=weights_of_rows,
+                seed=0,
+                shuffle=True,
+                rank=rank,
+                world_size=world,
+            )
+            for rank in range(world)
+        ]
+        found = []
+        for batches in zip(*loaders, strict=True):
+            module.model.zero_grad()
+            for batch in batches:
+                (module.training_step(batch, 0) / world).backward()
+            found.append(torch.cat([p.grad.flatten() for p in module.model.parameters()]))
+        return found
+
+    alone, together = gradients(1, 6), gradients(2, 3)
+    assert len(alone) == len(together) == 2  # the second step has one row, and the second process none
+    for one, two in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
