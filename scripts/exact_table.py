@@ -26,10 +26,12 @@ from tests.exact.ilql import train_ilql
 from tests.exact.runs import (
     LARGE,
     ON_POLICY,
+    ONLINE_DPO,
     OnPolicy,
     train_controlled,
     train_dpo,
     train_on_policy,
+    train_online_dpo,
     train_ppo,
     train_reward_model,
 )
@@ -63,6 +65,16 @@ def on_policy(plan: OnPolicy, make_world: Callable[[int], World], beta: float) -
 
     def measure(seed: int) -> Cells:
         result = train_on_policy(plan, make_world(seed), beta, seed)
+        return f"{result.regret:.2%}", result.seconds
+
+    return measure
+
+
+def online_dpo(beta: float) -> Callable[[int], Cells]:
+    """Return the regret of online DPO."""
+
+    def measure(seed: int) -> Cells:
+        result = train_online_dpo(small(seed), beta, seed)
         return f"{result.regret:.2%}", result.seconds
 
     return measure
@@ -114,9 +126,13 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("PPO, 512 responses, β = 0.3: regret", "reported", ppo(large, 0.3)),
     ("PPO, 512 responses, β = 0.1: regret", "reported", ppo(large, 0.1)),
     *(
-        (f"{name}, β = {beta}: regret", bound, on_policy(plan, small, beta))
+        (f"{name}, β = {beta}: regret", f"≤ {bound:.0%}", on_policy(plan, small, beta))
         for name, plan in ON_POLICY.items()
-        for beta, bound in ((1.0, "≤ 1%"), (0.3, "≤ 5%"))
+        for beta, bound in zip((1.0, 0.3), plan.bounds, strict=True)
+    ),
+    *(
+        (f"online_dpo, β = {beta}: regret", f"≤ {bound:.0%}", online_dpo(beta))
+        for beta, bound in zip((1.0, 0.3), ONLINE_DPO.bounds, strict=True)
     ),
     ("grpo without std, 512 responses, β = 1.0: regret", "< 3%", on_policy(LARGE[1.0], large, 1.0)),
     ("grpo without std, 512 responses, β = 0.3: regret", "< 8%", on_policy(LARGE[0.3], large, 0.3)),

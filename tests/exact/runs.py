@@ -20,6 +20,7 @@ from rlhf_lightning.algorithms import (
     DPOModule,
     KLPenalty,
     NLPOModule,
+    OnlineDPOModule,
     PolicyGradientModule,
     PPOLagrangianModule,
     PPOModule,
@@ -44,6 +45,7 @@ class OnPolicy:
     iterations: int
     learning_rate: float
     samples: int = 1  # of a prompt
+    bounds: tuple[float, float] = (0.01, 0.05)  # of the regret at beta 1 and 0.3; docs/exact.md says why
 
 
 # One set of hyper-parameters per algorithm for every beta and seed; docs/exact.md says why these.
@@ -74,6 +76,27 @@ ON_POLICY: dict[str, OnPolicy] = {
     ),
     "a2c": OnPolicy(PPOModule, {**ONE_STEP, **ONE_STEP_BACK}, 512, 1200, 1e-3),
 }
+ON_POLICY |= {
+    "gspo": OnPolicy(
+        PolicyGradientModule, {"ratio": "sequence", "aggregation": "sequence", **CLIPPED}, 4096, 80, 5e-4, samples=8
+    ),
+    "dapo": OnPolicy(
+        PolicyGradientModule,
+        {"accuracy": "score", "accuracy_threshold": 0.0, **CLIPPED, "clip_range_high": 0.028},
+        *(4096, 80, 5e-4),
+        samples=8,
+    ),
+    "cispo": OnPolicy(
+        PolicyGradientModule,
+        {"loss_type": "cispo", "clip_range": None, "clip_range_high": 4.0, "ppo_epochs": 1, "num_minibatches": 2},
+        *(1024, 1000, 2e-4),
+        samples=8,
+        bounds=(0.01, 0.1),
+    ),
+}
+ONLINE_DPO = OnPolicy(
+    OnlineDPOModule, {"ppo_epochs": 1, "num_minibatches": 4}, 4096, 300, 1e-3, samples=2, bounds=(0.05, 0.15)
+)
 # 8,192 answers instead of 512 need more of them per iteration: two of each, on average. At beta 1 all of them keep a
 # share of the probability, and those that are rarely sampled need larger steps.
 _RARE = replace(ON_POLICY["grpo without std"], responses=16_384, iterations=100)
@@ -276,6 +299,40 @@ def train_lagrangian(world: CostWorld, seed: int, plan: OnPolicy = LAGRANGIAN) -
         exact,
         seconds,
     )
+
+
+class NoisyReward:
+    """The world's reward plus Gumbel noise: of two answers, the better one wins with Bradley-Terry's probability."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.generator = world, torch.Generator().manual_seed(seed)
+
+    def __call__(self, prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        uniform = torch.rand(len(responses), generator=self.generator, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+        scores = torch.tensor(self.world.reward(prompts, responses, **columns), dtype=torch.float64)
+        return (scores - (-uniform.log()).log()).tolist()
+
+
+def train_online_dpo(world: World, beta: float, seed: int) -> PPOResult:
+    """Train online DPO on pairs that are labelled by Bradley-Terry on the gold reward, so that its optimum is pi*."""
+    plan = ONLINE_DPO
+    module = OnlineDPOModule(
+        world.load_model,
+        world.tokenizer,
+        partial(torch.optim.Adam, lr=plan.learning_rate),
+        linear_to_zero,
+        reward=NoisyReward(world, seed),
+        rollout=RolloutSettings(
+            max_new_tokens=world.length, batch_size=plan.responses // plan.samples, samples_per_prompt=plan.samples
+        ),
+        kl=KLPenalty(kind="fixed", coef=0.0, target=None, horizon=None),
+        beta=beta,
+        seed=seed,
+        **plan.settings,
+    )
+    seconds = fit(module, world.prompt_data(), max_epochs=plan.iterations)
+    logprobs = world.logprobs(module.policy)
+    return PPOResult(world.regret(logprobs, beta), world.kl(logprobs), world.kl(world.optimum(beta)), seconds)
 
 
 # ---- closed loop

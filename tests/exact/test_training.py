@@ -7,7 +7,16 @@ import math
 import pytest
 
 from tests.exact.enumerable import World
-from tests.exact.runs import ON_POLICY, train_controlled, train_dpo, train_on_policy, train_ppo, train_reward_model
+from tests.exact.runs import (
+    ON_POLICY,
+    ONLINE_DPO,
+    train_controlled,
+    train_dpo,
+    train_on_policy,
+    train_online_dpo,
+    train_ppo,
+    train_reward_model,
+)
 
 pytestmark = pytest.mark.slow
 SEEDS = [0, 1, 2]
@@ -21,13 +30,19 @@ def test_ppo_reaches_the_optimum_within_its_regret_bound(beta: float, bound: flo
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("beta", "bound"), [(1.0, 0.01), (0.3, 0.05)])
+@pytest.mark.parametrize(("beta", "which"), [(1.0, 0), (0.3, 1)])
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_what_samples_reaches_the_optimum_within_its_regret_bound(
-    name: str, beta: float, bound: float, seed: int
+    name: str, beta: float, which: int, seed: int
 ) -> None:
     result = train_on_policy(ON_POLICY[name], World(seed=seed), beta, seed)
-    assert 0 <= result.regret <= bound
+    assert 0 <= result.regret <= ON_POLICY[name].bounds[which]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(("beta", "which"), [(1.0, 0), (0.3, 1)])
+def test_online_dpo_on_noisy_labels_reaches_the_optimum_within_its_bound(beta: float, which: int, seed: int) -> None:
+    assert 0 <= train_online_dpo(World(seed=seed), beta, seed).regret <= ONLINE_DPO.bounds[which]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
