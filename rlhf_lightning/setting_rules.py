@@ -347,3 +347,9 @@ def check_calls(waits: bool, calls: Mapping[str, Any], prefix: str = "reward.") 
                 f"{prefix}{name}: found {calls[name]}; only calls of an async function or a server have it; set it to "
                 "null, or write `async def`"
             )
+
+
+def check_teacher(path: str | None) -> None:
+    """Raise UserError if there is no teacher to distil."""
+    if path is None:
+        raise UserError("algorithm.teacher: missing; give a run folder, a Hugging Face folder or a hub name")

@@ -14,6 +14,7 @@ from rlhf_lightning.models.forward import bare_model
 from rlhf_lightning.models.teacher import load_teacher
 from rlhf_lightning.rollout import NativeEngine, RolloutEngine, SamplingSettings, seeded_generator
 from rlhf_lightning.rollout.own_answers import answer_statistics, own_answers
+from rlhf_lightning.setting_rules import check_teacher
 from rlhf_lightning.training.row_limits import check_prompts
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Dtype, Fraction, Positive, Text
@@ -27,7 +28,7 @@ class GKDModule(OfflineModule):
     D is the generalised Jensen-Shannon divergence; no gradient flows through the sampling of y.
 
     Args:
-        teacher: a run folder, a Hugging Face folder or a hub name; frozen.
+        teacher: a run folder, a Hugging Face folder or a hub name; frozen; must be given.
         beta: 0: forward KL(teacher || student); 1: reverse KL(student || teacher); between: their mixture.
         lmbda: probability that a step is on sampled answers rather than given ones.
         temperature: divides the logits of both, and those that answers are sampled from.
@@ -49,7 +50,7 @@ class GKDModule(OfflineModule):
     def __init__(
         self,
         *args: Any,
-        teacher: Text,
+        teacher: Text | None = None,
         beta: Fraction = 0.5,
         lmbda: Fraction = 0.5,
         temperature: Positive = 1.0,
@@ -59,6 +60,7 @@ class GKDModule(OfflineModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_teacher(teacher)
         self.teacher_path, self.teacher_dtype, self.engine = teacher, teacher_dtype, engine
         self.beta, self.lmbda, self.temperature, self.max_new_tokens = beta, lmbda, temperature, max_new_tokens
         self.teacher: Any = None
@@ -92,9 +94,8 @@ class GKDModule(OfflineModule):
         """Return the prompts of a batch with the student's own answers: ids [B, L], and flags on the answers."""
         assert self.engine is not None
         key = ("gkd", self.trainer.datamodule.seed, self.global_step, batch_idx, self.global_rank)  # type: ignore[attr-defined]
-        settings = SamplingSettings(self.max_new_tokens, self.temperature)
-        given = (batch, settings, seeded_generator(self.device, *key), int(self.tokenizer.pad_token_id))
-        ids, flags, made = own_answers(self.engine, self.model, *given)
+        given = (batch, SamplingSettings(self.max_new_tokens, self.temperature), seeded_generator(self.device, *key))
+        ids, flags, made = own_answers(self.engine, self.model, *given, int(self.tokenizer.pad_token_id))
         self.record_all(answer_statistics(batch, made))
         return ids, flags
 

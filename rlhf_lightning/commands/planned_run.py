@@ -99,8 +99,8 @@ def _averages(config: Mapping[str, Any]) -> bool:
 
 def _teacher(config: Mapping[str, Any], policy: Network) -> Network:
     """Return the teacher; one that does not exist yet is assumed to be like the policy."""
-    path, dtype = str(config["algorithm"]["teacher"]), str(setting(config["algorithm"], "teacher_dtype"))
-    if missing_locally(path):
+    path, dtype = config["algorithm"].get("teacher"), str(setting(config["algorithm"], "teacher_dtype"))
+    if path is None or missing_locally(path):
         return Network(policy.source, policy.architecture, "CAUSAL_LM", _dtype(dtype, policy.architecture))
     architecture = read_architecture(path)
     return Network(path, architecture, "CAUSAL_LM", _dtype(dtype, architecture))

@@ -35,6 +35,7 @@ from rlhf_lightning.setting_rules import (
     check_pretraining,
     check_reward,
     check_smoothing,
+    check_teacher,
     engine_logprobs_differ,
     unsigned_cost,
 )
@@ -223,6 +224,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
     """
     _check_vllm_is_installed(config)
     check_names(config)
+    if "teacher" in declaration(config).roles:
+        check_teacher(config["algorithm"].get("teacher"))
     commands = config.get("requires") or {}
     for key, value, is_model in _inputs(config):
         if will_be_made(config, value, made):

@@ -26,6 +26,7 @@ from mutant_catalogue.strangers import STRANGERS
 from mutant_catalogue.text import TEXT
 from mutant_catalogue.tokens import TOKENS
 from mutant_catalogue.tracking import TRACKING
+from mutant_catalogue.values import VALUES
 
 SECTIONS: dict[str, tuple[Row, ...]] = {
     "Rollouts": ROLLOUTS,
@@ -37,6 +38,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
     "Groups and critics": CREDIT,
     "Losses without a critic": CRITIC_FREE,
     "Preference losses": ANSWERS,
+    "Values and teachers": VALUES,
     "Coefficients, schedules and budgets": ARITHMETIC,
     "State, resuming and processes": STATE,
     "Signals": SIGNALS,

@@ -11,6 +11,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from rlhf_lightning.commands import train
+from rlhf_lightning.commands.composition import compose_config
+from rlhf_lightning.config.checks import check_inputs
 from rlhf_lightning.data import SFTDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import generalized_jsd
@@ -147,6 +150,18 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(tmp_path: Path) -> N
     tiny_tokenizer().save_pretrained(tmp_path)
     _, _, losses = fit(tmp_path, teacher=str(tmp_path))
     assert max(losses) < 1e-6
+
+
+def test_a_run_without_a_teacher_is_refused_before_torch_is_needed() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.teacher: missing; give a run folder"):
+        offline("GKDModule", teacher=None)
+    config = compose_config("train", ["experiment=gkd", "model.path=gpt2", "data.train=org/name"])
+    train.check(config)
+    with pytest.raises(UserError, match=r"algorithm\.teacher: missing; give a run folder"):
+        check_inputs(config)
+    config["algorithm"]["teacher"] = "no/such/folder"
+    with pytest.raises(UserError, match=r"algorithm\.teacher: no/such/folder does not exist"):
+        check_inputs(config)
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_every_target_weight_is_resumed(tmp_path: Path) -> None:
         train(4, tmp_path / "changed.ckpt")
 
 
+def test_the_targets_are_what_is_exported(tmp_path: Path) -> None:
+    module, data = offline("ILQLModule", target_rate=0.3)
+    trainer(tmp_path, max_steps=3).fit(module, datamodule=data)
+    module.export(tmp_path / "model")
+    found = read_heads(tmp_path / "model")
+    assert found is not None
+    assert fingerprint(found[0].q) == fingerprint(module.heads.targets) != fingerprint(module.heads.q)
+    assert fingerprint(found[0].value) == fingerprint(module.heads.value)
+    assert found[1] == 8.0
+
+
 def test_a_weight_without_effect_is_refused() -> None:
     with pytest.raises(UserError, match=r"algorithm\.awac_beta: it has no effect with algorithm.awac_weight=0"):
         offline("ILQLModule", awac_beta=1.0, awac_weight=0.0)

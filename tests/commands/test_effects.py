@@ -25,7 +25,7 @@ BASES = {
     "dpo": ["experiment=dpo", *GIVEN],
     "ppo": ["experiment=ppo", *GIVEN, "reward.function=my.fn"],
     **{name: [f"experiment={name}", *GIVEN] for name in ("orpo", "simpo", "cpo", "kto", "ilql")},
-    "gkd": ["experiment=gkd", *GIVEN, "algorithm.teacher=gpt2"],
+    "gkd": ["experiment=gkd", *GIVEN],
     "ppo_demo": ["experiment=ppo_demo"],
 }
 NO_VAL = "data.val_fraction=0"

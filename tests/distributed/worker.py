@@ -172,7 +172,8 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
         data = UnpairedDataModule(tokenizer, rows[:7], rows[:3], batch_size=size)
     if algorithm == "ilql":
         answers = [
-            {"prompt": row["prompt"], "completion": row["chosen"], "reward": i % 3} for i, row in enumerate(rows)
+            {"prompt": row["prompt"], "completion": row["chosen"], "reward": 0.25 * (i % 3)}
+            for i, row in enumerate(rows)
         ]
         data = RewardedDataModule(tokenizer, answers, answers[:3], batch_size=size)
     if algorithm == "gkd":
