@@ -349,7 +349,8 @@ def check_calls(waits: bool, calls: Mapping[str, Any], prefix: str = "reward.") 
             )
 
 
-def check_teacher(path: str | None) -> None:
-    """Raise UserError if there is no teacher to distil."""
+def check_teacher(path: str | None) -> str:
+    """Return the path of the teacher to distil. Raises UserError if there is none."""
     if path is None:
         raise UserError("algorithm.teacher: missing; give a run folder, a Hugging Face folder or a hub name")
+    return path

@@ -60,8 +60,7 @@ class GKDModule(OfflineModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_teacher(teacher)
-        self.teacher_path, self.teacher_dtype, self.engine = teacher, teacher_dtype, engine
+        self.teacher_path, self.teacher_dtype, self.engine = check_teacher(teacher), teacher_dtype, engine
         self.beta, self.lmbda, self.temperature, self.max_new_tokens = beta, lmbda, temperature, max_new_tokens
         self.teacher: Any = None
 
