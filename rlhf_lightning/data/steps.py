@@ -164,7 +164,7 @@ class _Steps:
 
 
 def _checked(index: int, row: dict[str, Any], separator: str, source: str) -> _Steps:
-    """Return a row's values. Raises UserError with the row if they are no steps with a label each."""
+    """Return a row's values. Raises UserError with the row unless each step has a label."""
     with blamed_on(source, index):
         _, row = checked_row(row, "labelled steps", ("steps",))
         steps, labels = row["completions"], row["labels"]

@@ -1,4 +1,4 @@
-"""One number per step of a response: where its steps end, and what a function says of each."""
+"""One number per step of a response: where its steps end, and what a function says about each."""
 
 from __future__ import annotations
 
