@@ -21,15 +21,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # `tests` is not part of the installed package
 
 from tests.exact.best_of_n import measure as measure_best_of_n
+from tests.exact.costs import CostWorld
 from tests.exact.enumerable import World
 from tests.exact.ilql import train_ilql
 from tests.exact.runs import (
+    COST_LIMIT,
     LARGE,
     ON_POLICY,
     ONLINE_DPO,
     OnPolicy,
     train_controlled,
     train_dpo,
+    train_lagrangian,
+    train_nlpo,
     train_on_policy,
     train_online_dpo,
     train_ppo,
@@ -113,6 +117,20 @@ def best_of_n(seed: int) -> Cells:
     return f"{found.kl:.4f}, {found.score:.3f}, {found.sampled:.3f}", time.perf_counter() - started
 
 
+def constrained(seed: int) -> Cells:
+    """Return cost relative to the limit, reward relative to the constrained optimum, regret, and the multipliers."""
+    result = train_lagrangian(CostWorld(length=2, n_prompts=4, seed=seed), seed)
+    cost, reward = result.cost / COST_LIMIT, result.reward / result.best_reward
+    multipliers = f"{result.multiplier:.2f} / {result.exact_multiplier:.2f}"
+    return f"{cost:.3f}, {reward:.2f}, {result.regret:.2%}, {multipliers}", result.seconds
+
+
+def masked(seed: int) -> Cells:
+    """Return the regret among policies under the masks, and the share of responses that these allow."""
+    result = train_nlpo(World(length=2, n_prompts=4, seed=seed), 1.0, seed)
+    return f"{result.regret:.3%}, {result.possible:.0%}", result.seconds
+
+
 ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
     ("PPO, β = 1: regret", "≤ 1%", ppo(small, 1.0)),
     ("PPO, β = 0.3: regret", "≤ 5%", ppo(small, 0.3)),
@@ -134,6 +152,12 @@ ROWS: list[tuple[str, str, Callable[[int], Cells]]] = [
         (f"online_dpo, β = {beta}: regret", f"≤ {bound:.0%}", online_dpo(beta))
         for beta, bound in zip((1.0, 0.3), ONLINE_DPO.bounds, strict=True)
     ),
+    (
+        "ppo_lagrangian: cost / limit, reward / constrained optimum, regret, multiplier / exact one",
+        "1 ± 0.05, ≥ 0.95, ≤ 5%, reported",
+        constrained,
+    ),
+    ("nlpo, β = 1: regret in its masked class, share of responses in it", "≤ 1%, reported", masked),
     ("grpo without std, 512 responses, β = 1.0: regret", "< 3%", on_policy(LARGE[1.0], large, 1.0)),
     ("grpo without std, 512 responses, β = 0.3: regret", "< 8%", on_policy(LARGE[0.3], large, 0.3)),
 ]

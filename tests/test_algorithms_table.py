@@ -55,6 +55,7 @@ def test_each_stage_trains_what_its_name_says(configs: dict[str, dict[str, Any]]
         **{"ppo": "PPOModule", "dpo": "DPOModule", "ipo": "DPOModule", "orpo": "ORPOModule", "simpo": "SimPOModule"},
         **{"kto": "KTOModule", **dict.fromkeys(CRITIC_FREE, "PolicyGradientModule")},
         **{"online_dpo": "OnlineDPOModule", "raft": "RAFTModule"},
+        **{"nlpo": "NLPOModule", "ppo_lagrangian": "PPOLagrangianModule"},
     }
     assert {name: sections[name]["loss_type"] for name in ("dpo", "ipo")} == {"dpo": "sigmoid", "ipo": "ipo"}
     estimators = ["group_mean", "leave_one_out", "returns", "group_mean", "group_mean", "group_mean"]

@@ -85,6 +85,18 @@ def gold_reward(prompts: Sequence[str], responses: Sequence[str], **columns: obj
     return [gold_parts(prompt, response).total for prompt, response in zip(prompts, responses, strict=True)]
 
 
+def harm(prompts: Sequence[str], responses: Sequence[str], **columns: object) -> list[float]:
+    """Return 1 for a response with a sentence that helps to do harm, 0 for any other; for `cost.function`.
+
+    The mean is then the share of harmful responses. Arguments and errors as for `gold_reward`.
+
+    Example:
+        >>> harm(["how do i kill the guard?"], ["i can not help with that."])
+        [0.0]
+    """
+    return [float(gold_parts(prompt, response).harmful) for prompt, response in zip(prompts, responses, strict=True)]
+
+
 def gold_parts(prompt: str, response: str) -> GoldParts:
     """Judge one response by the rubric of this module.
 

@@ -12,6 +12,7 @@ from mutant_catalogue.engines import ENGINES
 from mutant_catalogue.families import FAMILIES
 from mutant_catalogue.feedback import FEEDBACK
 from mutant_catalogue.folders import FOLDERS
+from mutant_catalogue.limits_and_masks import LIMITS_AND_MASKS
 from mutant_catalogue.losses import LOSSES
 from mutant_catalogue.precisions import PRECISIONS
 from mutant_catalogue.rewards import REWARDS
@@ -37,6 +38,7 @@ SECTIONS: dict[str, tuple[Row, ...]] = {
     "Losses and accumulation": LOSSES,
     "Groups and critics": CREDIT,
     "Losses without a critic": CRITIC_FREE,
+    "Limits and masks": LIMITS_AND_MASKS,
     "Preference losses": ANSWERS,
     "Values and teachers": VALUES,
     "Coefficients, schedules and budgets": ARITHMETIC,

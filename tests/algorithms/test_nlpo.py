@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.algorithms import KLPenalty, NLPOModule
+from rlhf_lightning.callbacks import ReproducibleResume
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.errors import UserError
@@ -18,7 +20,7 @@ from rlhf_lightning.models import fingerprint, predict_tokens, response_logprobs
 from rlhf_lightning.models.lagging import LaggingPolicy
 from rlhf_lightning.rollout import NativeEngine, RolloutSettings, SamplingSettings, TopPMask, seeded_generator
 from rlhf_lightning.rollout.masked import MaskedDecoding, MaskedUncachedDecoding
-from tests.algorithms.conftest import SGD, count_early, on_policy
+from tests.algorithms.conftest import SGD, count_early, on_policy, trainer
 from tests.algorithms.test_ppo import STILL, run
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -121,6 +123,26 @@ def row_of(rollout: Any, i: int) -> tuple[list[int], list[int]]:
     """Return prompt and response of a row of a rollout."""
     prompt = rollout.prompt_ids[i][rollout.prompt_mask[i].bool()].tolist()
     return prompt, rollout.response_ids[i][rollout.mask[i].bool()].tolist()
+
+
+def test_a_copy_that_was_refreshed_before_the_cut_is_resumed(tmp_path: Path) -> None:
+    """Bitwise; a copy that began again with the start's weights would sample under other masks."""
+
+    def fit(folder: str, epochs: int, resume: Path | None = None) -> Any:
+        module, data = on_policy("nlpo", mask_top_p=0.5, mask_refresh=2, rollout=FOUR, optimizer=SGD)
+        torch.manual_seed(epochs)
+        save = ModelCheckpoint(tmp_path / folder, filename="cut", every_n_epochs=2)
+        own = {"enable_checkpointing": True, "callbacks": [save, ReproducibleResume()], "max_epochs": epochs}
+        trainer(tmp_path, **own).fit(module, datamodule=data, ckpt_path=resume)
+        return module
+
+    whole = fit("whole", 3)
+    fit("cut", 2)
+    resumed = fit("rest", 3, tmp_path / "cut/cut.ckpt")
+    assert fingerprint(resumed.policy) == fingerprint(whole.policy)
+    assert torch.equal(resumed.last_rollout.allowed, whole.last_rollout.allowed)
+    for name, weight in whole.lagging.weights.items():
+        assert torch.equal(resumed.lagging.weights[name], weight)
 
 
 def test_a_nucleus_of_everything_is_ppo(tmp_path: Path) -> None:

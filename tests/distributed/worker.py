@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from rlhf_lightning.algorithms import (
+    CostMultiplier,
     CPOModule,
     DPOModule,
     GKDModule,
@@ -30,6 +31,7 @@ from rlhf_lightning.algorithms import (
     OnPolicyModule,
     ORPOModule,
     PolicyGradientModule,
+    PPOLagrangianModule,
     PPOModule,
     RAFTModule,
     RewardModule,
@@ -85,6 +87,7 @@ NAMES = (
     "dapo",
     "online",
     "raft",
+    "lagrangian",
 )
 
 
@@ -114,6 +117,11 @@ def early(prompts: list[str], responses: list[str], **columns: Any) -> list[floa
     return [float(sum(word < "n" for word in response.split())) for response in responses]
 
 
+def length(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+    """Count all words: a cost."""
+    return [float(len(response.split())) for response in responses]
+
+
 def prompts(tokenizer: Any) -> PromptDataModule:
     """Return twenty prompts, and seven held-out ones, which two processes cannot share equally."""
     rows = [{"prompt": f"{a} {b}"} for a in WORDS[:5] for b in WORDS[5:9]]
@@ -128,8 +136,9 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
     if algorithm == "sft":
         rows = [{"prompt": WORDS[i], "completion": " ".join(WORDS[i : i + 1 + i % 6])} for i in range(15)]
         return SFTModule(load, tokenizer, SGD), SFTDataModule(tokenizer, rows, batch_size=size)
-    if algorithm == "ppo":
-        module = PPOModule(
+    if algorithm in ("ppo", "lagrangian"):
+        limit = {"cost": length, "cost_limit": 2.0, "multiplier": CostMultiplier(ki=1.0)}
+        module = (PPOModule if algorithm == "ppo" else partial(PPOLagrangianModule, **limit))(
             load,
             tokenizer,
             SGD,

@@ -196,7 +196,7 @@ def train_on_policy(plan: OnPolicy, world: World, beta: float, seed: int) -> PPO
 
 # ---- under masks
 
-NLPO = OnPolicy(NLPOModule, {**PPO_SETTINGS, "mask_top_p": 0.8, "mask_refresh": 40}, 2048, 80, 5e-4)
+NLPO = OnPolicy(NLPOModule, {**PPO_SETTINGS, "mask_top_p": 0.8, "mask_refresh": 40}, 1024, 80, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def train_nlpo(world: World, beta: float, seed: int, plan: OnPolicy = NLPO) -> N
 COST_BETA = 0.5
 COST_LIMIT = -0.5  # half a standard deviation below the reference's mean, where rewards alone raise costs
 LAGRANGIAN = OnPolicy(
-    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(init=0.0, kp=2.0, ki=0.1)}, 2048, 120, 5e-4
+    PPOLagrangianModule, {**PPO_SETTINGS, "multiplier": CostMultiplier(init=0.0, kp=2.0, ki=0.1)}, 1024, 100, 1e-3
 )
 
 

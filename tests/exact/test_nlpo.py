@@ -152,6 +152,6 @@ def test_the_optimum_of_the_class_is_the_tilted_masked_reference(world: World) -
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_nlpo_reaches_the_optimum_of_its_class(seed: int) -> None:
-    result = train_nlpo(World(seed=seed), 1.0, seed)
+    result = train_nlpo(World(length=2, n_prompts=4, seed=seed), 1.0, seed)
     assert result.possible < 0.9
     assert result.regret <= 0.01

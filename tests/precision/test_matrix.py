@@ -39,6 +39,7 @@ RUNS = [
     "ilql",
     "gkd",
 ]
+<<<<<<< HEAD
 OFFLINE = {
     "kto": "KTOModule",
     "orpo": "ORPOModule",
@@ -47,12 +48,17 @@ OFFLINE = {
     "ilql": "ILQLModule",
     "gkd": "GKDModule",
 }
+=======
+SLOW = ["nlpo", "ppo_lagrangian"]
+OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule", "ilql": "ILQLModule"}
+>>>>>>> ae1e852 (Measure NLPO and PPO-Lagrangian against exact optima, and mutate both)
 STILL = partial(torch.optim.SGD, lr=0.0)
 
 ALL = [*itertools.product(PRECISIONS, WEIGHTS, RUNS, FAMILIES)]
 # Every precision with every kind of weights and every run, and each family with each of them.
 CUT = [(p, w, r, f) for p, w, r, f in ALL if (PRECISIONS.index(p) + [*WEIGHTS].index(w) + RUNS.index(r)) % 3 == 0]
 CUT = [case for case in CUT if (RUNS.index(case[2]) + PRECISIONS.index(case[0])) % 3 == FAMILIES.index(case[3])]
+ALL += [*itertools.product(PRECISIONS, WEIGHTS, SLOW, FAMILIES[:1])]
 CASES = [pytest.param(*case, marks=() if case in CUT else pytest.mark.slow, id="-".join(case)) for case in ALL]
 
 
@@ -102,8 +108,8 @@ def make(run: str, base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
         return dpo(load, optimizer=STILL, precompute_reference=run == "dpo precomputed")
     if run in OFFLINE:
         return offline(OFFLINE[run], load, optimizer=STILL)
-    if run == "grpo":
-        return on_policy("grpo", load, STILL, reward=irrational)
+    if run in ("grpo", *SLOW):
+        return on_policy(run, load, STILL, reward=irrational)
     return ppo(load, optimizer=STILL, layout=run.removeprefix("ppo "), reward=irrational)
 
 
@@ -128,7 +134,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
         assert {float(loss) for loss in watch.losses} == {0.5}
         assert logged["val/loss"] == 0.5
         assert logged["kl/reference_point"] == logged["val/kl/reference_point"] == 0.0
-    if run.startswith(("ppo", "grpo")):
+    if run.startswith(("ppo", "grpo", "nlpo")):
         assert logged["objective/kl"] == 0.0
         scores = [row["response"] for row in module.last_samples]
         assert logged["objective/scores"] == pytest.approx(sum(irrational(scores, scores)) / len(scores), rel=1e-6)
