@@ -5,12 +5,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-<<<<<<< HEAD
 from rlhf_lightning.simulation.arithmetic import Arithmetic
-from rlhf_lightning.simulation.gold import GoldParts, gold_parts, gold_reward
-=======
 from rlhf_lightning.simulation.gold import GoldParts, gold_parts, gold_reward, harm
->>>>>>> ae1e852 (Measure NLPO and PPO-Lagrangian against exact optima, and mutate both)
 from rlhf_lightning.simulation.labelers import Labeler, mean_certainty, oracle_accuracy
 from rlhf_lightning.simulation.prompts import KINDS, Kind, Prompt, find_prompt
 from rlhf_lightning.simulation.world import World, build_world

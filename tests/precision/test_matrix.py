@@ -39,7 +39,7 @@ RUNS = [
     "ilql",
     "gkd",
 ]
-<<<<<<< HEAD
+SLOW = ["nlpo", "ppo_lagrangian"]
 OFFLINE = {
     "kto": "KTOModule",
     "orpo": "ORPOModule",
@@ -48,10 +48,6 @@ OFFLINE = {
     "ilql": "ILQLModule",
     "gkd": "GKDModule",
 }
-=======
-SLOW = ["nlpo", "ppo_lagrangian"]
-OFFLINE = {"kto": "KTOModule", "orpo": "ORPOModule", "simpo": "SimPOModule", "cpo": "CPOModule", "ilql": "ILQLModule"}
->>>>>>> ae1e852 (Measure NLPO and PPO-Lagrangian against exact optima, and mutate both)
 STILL = partial(torch.optim.SGD, lr=0.0)
 
 ALL = [*itertools.product(PRECISIONS, WEIGHTS, RUNS, FAMILIES)]
