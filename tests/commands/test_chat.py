@@ -277,14 +277,17 @@ def test_the_best_of_n_answers_is_shown_and_remembered(template, empty_folder, c
         seen.append((prompts, responses, columns))
         return [float(len(response)) for response in responses]
 
+    score.reads_tokens = True
     write_model(empty_folder / "model", chat=template)
-    talking = Conversation("model", max_new_tokens=6, best=BestOf(5, score))
+    talking = Conversation("model", max_new_tokens=24, best=BestOf(5, score))
     said = talking.answer("a b c")
     prompts, responses, columns = seen[0]
     assert len(responses) == 5 and len(set(responses)) > 1
     assert said == max(responses, key=len).strip() and capsys.readouterr().out == f"{said}\n"
     assert prompts == ["u a b c a " if template else "a b c"] * 5
-    assert ("messages" in columns) == template and len(columns["ended"]) == 5
+    assert ("messages" in columns) == template and any(columns["ended"]) and not all(columns["ended"])
+    for tokens, ended in zip(columns["sampled"].responses, columns["ended"], strict=True):
+        assert (tokens[-1] in talking.ends) == ended and not set(tokens[:-1]) & {*talking.ends}
     assert talking.messages[-1] == {"role": "assistant", "content": said}
     assert talking.answer("a b c") != said or template is False
     assert len(seen) == 2
