@@ -84,8 +84,10 @@ class Head(nn.Module):
         super().__init__()
         self.features = Float32Linear(width, 2 * width, dtype=torch.float32)
         self.output = ActionLinear(2 * width, outputs, dtype=torch.float32)
-        generator = torch.Generator("cpu").manual_seed(number)
-        nn.init.uniform_(self.features.weight, -(width**-0.5), width**-0.5, generator)
+        drawn = torch.empty(2 * width, width, dtype=torch.float32, device="cpu")  # the same numbers on every device
+        drawn.uniform_(-(width**-0.5), width**-0.5, generator=torch.Generator("cpu").manual_seed(number))
+        with torch.no_grad():
+            self.features.weight.copy_(drawn)
         nn.init.zeros_(self.features.bias)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
