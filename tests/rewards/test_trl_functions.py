@@ -16,7 +16,6 @@ from rlhf_lightning.config.source_lookup import check_reward_calls
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import FunctionReward, SampledTokens, WeightedSum, make_reward, score_samples
-from tests.algorithms.conftest import ppo, trainer
 from tests.tiny import tiny_tokenizer
 
 HERE = __name__
@@ -251,17 +250,3 @@ def test_explaining_refuses_what_the_run_would_refuse(tmp_path: Path, monkeypatc
     for settings, said in wrong:
         with pytest.raises(UserError, match=rf"^reward\.{said}"):
             train.check_all({**config, "reward": {**config["reward"], **settings}})
-
-
-def test_a_run_gives_its_progress_and_logs_what_functions_pass_on(tmp_path: Path) -> None:
-    module, data = ppo(reward=make_reward(functions=[f"{HERE}.everything", f"{HERE}.needs_progress"]))
-    fit = trainer(tmp_path, max_epochs=2)
-    fit.fit(module, data)
-    last = module.last_samples[0]
-    assert last["extra"] == {"length": len(SEEN["completion_ids"][0])}
-    assert float(fit.callback_metrics["reward/tidy/everything"]) == 0.5
-    progress = SEEN["trainer_state"]
-    assert (progress.epoch, progress.num_train_epochs) == (1.0, 2)
-    assert 0 < progress.global_step < progress.max_steps == fit.global_step
-    share = float(fit.callback_metrics["objective/scores/needs_progress"])
-    assert share == pytest.approx(progress.global_step / progress.max_steps)
