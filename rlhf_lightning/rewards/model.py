@@ -169,8 +169,8 @@ class ModelReward(Reward):
         messages, sampled = columns.get("messages") or [None] * len(prompts), columns.get("sampled")
         templated = any(said is not None for said in messages)
         if isinstance(sampled, SampledTokens) and reads_the_same(self.tokenizer, sampled.tokenizer, templated):
-            asked: list[Text] = [text if said is None else said for text, said in zip(prompts, messages, strict=True)]
-            return sampled_rows(self.tokenizer, sampled, asked, ended, row_options(columns, messages))
+            seen: list[Text] = [said or text for said, text in zip(messages, prompts, strict=True)]
+            return sampled_rows(self.tokenizer, sampled, seen, ended, row_options(columns, messages))
         shown, answers, options = self.texts(prompts, responses, ended, columns)
         return self._of_texts(shown, answers, ended, options)
 

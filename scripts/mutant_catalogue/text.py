@@ -49,16 +49,16 @@ TEXT = (
             Mutant(
                 "the mask of demonstrations comes from the pad id",
                 COLLATION,
-                "attention_mask=_right_pad(_ones(ids), 0),\n        labels",
-                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n        labels",
+                "attention_mask=right_pad(ones(ids), 0),\n        labels",
+                "attention_mask=(right_pad(ids, pad_id) != pad_id).long(),\n        labels",
                 (PAD_FREE,),
             ),
             Mutant(
                 "the mask of answers comes from the pad id",
                 COLLATION,
-                "attention_mask=_right_pad(_ones(ids), 0),\n        completion_mask=_right_pad(completion",
-                "attention_mask=(_right_pad(ids, pad_id) != pad_id).long(),\n"
-                "        completion_mask=_right_pad(completion",
+                "attention_mask=right_pad(ones(ids), 0),\n        completion_mask=right_pad(completion",
+                "attention_mask=(right_pad(ids, pad_id) != pad_id).long(),\n"
+                "        completion_mask=right_pad(completion",
                 (PAD_FREE,),
             ),
             Mutant(
@@ -84,8 +84,8 @@ TEXT = (
             Mutant(
                 "the EOS label is masked with the padding",
                 COLLATION,
-                "_right_pad([row.labels for row in rows], IGNORED)",
-                "_right_pad([[IGNORED if t == pad_id else t for t in row.labels] for row in rows], IGNORED)",
+                "right_pad([row.labels for row in rows], IGNORED)",
+                "right_pad([[IGNORED if t == pad_id else t for t in row.labels] for row in rows], IGNORED)",
                 (f"{FIRST_EOS}[True]",),
             ),
             Mutant(

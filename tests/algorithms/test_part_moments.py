@@ -71,7 +71,7 @@ def fit(folder: Path, epochs: int, resume: str | None = None) -> tuple[Any, Any]
 
 def test_a_run_learns_from_normalised_parts_logs_raw_ones_and_resumes(tmp_path: Path) -> None:
     whole, metrics = fit(tmp_path / "whole", 2)
-    parts = {name: torch.tensor(part) for name, part in whole.reward.parts.items()}
+    parts = {name: torch.tensor(part) for name, part in whole.scorer.given.parts.items()}
     for name, part in parts.items():
         assert metrics[f"objective/scores/{name}"] == pytest.approx(float(part.mean()), abs=1e-4)
     raw = parts["early"] + 0.5 * parts["length"]

@@ -112,7 +112,7 @@ def test_a_config_names_each_member_that_is_missing(members: list[str], tmp_path
 def test_training_logs_how_much_the_members_disagree(members: list[str], tmp_path: Path) -> None:
     module, data = ppo(reward=make_reward(models=members, combine="min"))
     watch = run(tmp_path, module, data)
-    reward = module.reward
+    reward = module.scorer.given
     assert isinstance(reward, Ensemble)
     assert watch.last["reward/disagreement"] == pytest.approx(
         sum(reward.figures["disagreement"]) / len(reward.figures["disagreement"]), rel=1e-5
