@@ -80,7 +80,13 @@ class Watch(L.Callback):
             if isinstance(module, Float32Linear):
                 module.register_forward_hook(self._of_head)
 
-    def _of_head(self, head: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    def _of_head(self, head: Any, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+        if isinstance(output, tuple):  # of chosen tokens only
+            weight, bias = head.weight.detach()[inputs[1]].double(), head.bias.detach()[inputs[1]].double()
+            exact = (inputs[0].detach().double() * weight).sum(dim=1) + bias
+            assert output[0].dtype == head.weight.dtype == torch.float32
+            assert torch.allclose(output[0].detach().double(), exact, rtol=1e-5, atol=1e-5)
+            return
         self.heads.append((inputs[0].detach(), output.detach(), head))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
