@@ -54,7 +54,7 @@ def test_each_stage_trains_what_its_name_says(configs: dict[str, dict[str, Any]]
     assert classes == {
         **{"ppo": "PPOModule", "dpo": "DPOModule", "ipo": "DPOModule", "orpo": "ORPOModule", "simpo": "SimPOModule"},
         **{"kto": "KTOModule", **dict.fromkeys(CRITIC_FREE, "PolicyGradientModule")},
-        **{"online_dpo": "OnlineDPOModule", "raft": "RAFTModule"},
+        **{"online_dpo": "OnlineDPOModule", "raft": "RAFTModule", "ilql": "ILQLModule"},
         **{"nlpo": "NLPOModule", "ppo_lagrangian": "PPOLagrangianModule"},
     }
     assert {name: sections[name]["loss_type"] for name in ("dpo", "ipo")} == {"dpo": "sigmoid", "ipo": "ipo"}

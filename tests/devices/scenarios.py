@@ -28,9 +28,11 @@ from rlhf_lightning.algorithms import (
     ILQLModule,
     KLPenalty,
     KTOModule,
+    OnlineDPOModule,
     ORPOModule,
     PolicyGradientModule,
     PPOModule,
+    RAFTModule,
     RewardModule,
     RewardShaping,
     SFTModule,
@@ -300,6 +302,32 @@ def ppo_shared_lora(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(
         folder, *ppo(folder, {"adapter": LORA}, target_kl=1.0, shaping=RewardShaping(normalize=True)), max_epochs=2
     )
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **iterations(phases)}
+
+
+@scenario
+def dapo(folder: Path) -> dict[str, Any]:
+    """With prompts that are sampled again, and responses that are left out of the loss."""
+    return chosen(folder, PolicyGradientModule, accuracy="score", max_tries=2, mask_truncated=True)
+
+
+@scenario
+def online_dpo(folder: Path) -> dict[str, Any]:
+    return chosen(folder, OnlineDPOModule)
+
+
+@scenario
+def raft(folder: Path) -> dict[str, Any]:
+    return chosen(folder, RAFTModule)
+
+
+def chosen(folder: Path, kind: Any, **settings: Any) -> dict[str, Any]:
+    """Train an algorithm that chooses among its responses."""
+    rollout = RolloutSettings(max_new_tokens=12, batch_size=4, samples_per_prompt=2)
+    further = {"reward": early, "rollout": rollout, "ppo_epochs": 1, "num_minibatches": 2, **settings}
+    module = kind(partial(load_causal_lm, base(folder)), tiny_tokenizer(), ADAM, **further)
+    trainer, phases = fit(folder, module, PromptDataModule(tiny_tokenizer(), prompts()), max_epochs=2)
     trainer.lightning_module.export(folder / "model")
     return {"on": where(trainer.lightning_module), **iterations(phases)}
 

@@ -165,6 +165,14 @@ def test_more_kinds_of_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_algorithms_that_choose_their_samples(tmp_path: Path) -> None:
+    results = run_scenarios(tmp_path, "dapo", "online_dpo", "raft")
+    for found in results.values():
+        assert found["error"] is None, found["error"]
+        assert found["on"] == "cuda:0"
+
+
+@pytest.mark.slow
 def test_more_commands(tmp_path: Path) -> None:
     """Every stage in every precision, of other families, with adapters, and resumed."""
     found = run_scenarios(tmp_path, "more_commands")["more_commands"]

@@ -39,7 +39,7 @@ RUNS = [
     "ilql",
     "gkd",
 ]
-SLOW = ["nlpo", "ppo_lagrangian"]
+SLOW = ["nlpo", "ppo_lagrangian", "dapo", "online_dpo", "raft"]
 OFFLINE = {
     "kto": "KTOModule",
     "orpo": "ORPOModule",
