@@ -142,7 +142,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
         assert logged["objective/scores"] == pytest.approx(sum(irrational(scores, scores)) / len(scores), rel=1e-6)
     assert watch.sums.keys() <= logged.keys()
     for name, (total, weight) in watch.sums.items():
-        assert logged[name] == pytest.approx(total / weight, rel=1e-5, abs=1e-7), name
+        assert logged[name] == pytest.approx(total / (weight or 1.0), rel=1e-5, abs=1e-7), name
     assert {loss.dtype for loss in watch.losses} == {torch.float32}
     assert bool(watch.heads) == (run in ("reward", "ilql") or run.startswith("ppo"))
     for states, numbers, head in watch.heads:
