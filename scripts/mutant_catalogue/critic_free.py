@@ -135,7 +135,7 @@ CRITIC_FREE = (
                 "algorithms/online_dpo.py",
                 "(losses * count).sum() / (batch.responses / 2)",
                 "(losses * count).sum() / len(count)",
-                (f"{CHOSEN}::test_online_dpo_trains_on_pairs_of_one_prompt_and_counts_ties",),
+                ("exact/test_chosen.py::test_online_dpo_is_dpo_of_best_and_worst_over_groups_that_differ[2-sigmoid]",),
             ),
             Mutant(
                 "pairs are torn apart by the shuffling",
