@@ -57,6 +57,12 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
     }:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text('{"prompt": "Hello"}')
+    if "embeddings.model=" in line:
+        (tmp_path / "outputs/my/encoder").mkdir(parents=True)
+        (tmp_path / "outputs/my/encoder/config.json").write_text("{}")
+    for name in re.findall(r"([\w/]+\.yaml)", line):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("task: my_task")
     command, *arguments = shlex.split(line, comments=True)
     config_dir = None
     if arguments[:1] == ["--config-dir"]:

@@ -29,6 +29,7 @@ class OnlineDPOModule(OnPolicyModule):
     Args:
         beta: strength of the pull towards the reference, > 0.
         loss_type: see `functional.dpo_loss`; `ipo` compares means per token.
+        whiten_advantages: false; there are no advantages.
     """
 
     title: ClassVar[str] = "online direct preference optimisation"

@@ -28,6 +28,7 @@ class RAFTModule(OnPolicyModule):
     Args:
         select: `per_prompt`: the best response to each prompt; `share`: the best 1 / K of all responses of a process,
             which come mostly from prompts that are easy.
+        whiten_advantages: false; there are no advantages.
     """
 
     title: ClassVar[str] = "reward-ranked fine-tuning"

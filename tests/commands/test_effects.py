@@ -23,7 +23,7 @@ BASES = {
     "sft": ["experiment=sft", *GIVEN],
     "reward": ["experiment=reward", *GIVEN],
     "dpo": ["experiment=dpo", *GIVEN],
-    "ppo": ["experiment=ppo", *GIVEN, "reward.function=my.fn"],
+    **{name: [f"experiment={name}", *GIVEN, "reward.function=my.fn"] for name in ("ppo", "grpo")},
     **{name: [f"experiment={name}", *GIVEN] for name in ("orpo", "simpo", "cpo", "kto", "ilql")},
     "gkd": ["experiment=gkd", *GIVEN],
     "ppo_demo": ["experiment=ppo_demo"],
@@ -35,6 +35,8 @@ SERVER = "rollout=vllm rollout.server=http://localhost:8000"
 
 CASES = [
     ("sft", "reward=default reward.function=my.fn", "reward: found a section; SFTModule learns from rows"),
+    ("ppo", "cost=default cost.function=my.fn", "cost: found a section; PPOModule has no limit on costs"),
+    ("grpo", "algorithm.max_tries=3", "algorithm.max_tries: found 3; nothing is sampled again"),
     ("dpo", "rollout=native", "rollout: found a section; DPOModule learns from rows"),
     ("sft", "resume_anyway=true", "resume_anyway: found true; nothing is resumed"),
     ("ppo", "model.dropout=false", "model.dropout: found false; PPOModule switches all dropout off"),
