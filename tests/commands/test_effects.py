@@ -36,7 +36,7 @@ SERVER = "rollout=vllm rollout.server=http://localhost:8000"
 CASES = [
     ("sft", "reward=default reward.function=my.fn", "reward: found a section; SFTModule learns from rows"),
     ("ppo", "cost=default cost.function=my.fn", "cost: found a section; PPOModule has no limit on costs"),
-    ("grpo", "algorithm.max_tries=3", "algorithm.max_tries: found 3; nothing is sampled again"),
+    ("grpo", "algorithm.max_tries=7", "algorithm.max_tries: found 7; nothing is sampled again"),
     ("dpo", "rollout=native", "rollout: found a section; DPOModule learns from rows"),
     ("sft", "resume_anyway=true", "resume_anyway: found true; nothing is resumed"),
     ("ppo", "model.dropout=false", "model.dropout: found false; PPOModule switches all dropout off"),
