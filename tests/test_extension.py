@@ -53,6 +53,7 @@ def test_a_subclassed_ppo_with_a_reward_function_of_its_own(folder: Path) -> Non
     assert summary["objective/scores"] < 0.5  # words cost, and random ones are rarely polite
 
 
+@pytest.mark.slow
 def test_a_reward_function_as_a_named_part_of_a_sum(folder: Path) -> None:
     parts = "{polite: {function: my_rlhf.short_and_polite, weight: 2.0}, gold: "
     parts += "{function: rlhf_lightning.simulation.gold_reward}}"

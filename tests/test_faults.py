@@ -9,6 +9,7 @@ from tests.programs import counted
 TAKEN = r"(\d+) of (\d+) faults taken well"
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_fails_and_comes_back_costs_nothing() -> None:
     (good, faults), done = counted(TAKEN, "faults", "--quick", "--only", "tracking")
     assert faults >= 1

@@ -166,7 +166,6 @@ class OnPolicyModule(IterationModule):
         seconds = self.stopwatch.lap("rollout", self.device)
         self.record("rollout/tokens_per_second", generation.mask.sum() / seconds)
         raw = self.scores(prompts, generation)
-        self.stopwatch.lap("score", self.device)
         return Sampled(prompts, generation, raw, self.scorer.parts, self.scorer.extras, torch.ones_like(raw))
 
     def generate(self, prompts: list[PromptRow], *stream: int | str) -> Generation:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from rlhf_lightning.algorithms.on_policy import OnPolicyModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experience.dynamic_sampling import DynamicSampling, further_rows
-from rlhf_lightning.experience.sampled import Sampled
+from rlhf_lightning.experience.sampled import Sampled, learning_from
 from rlhf_lightning.setting_rules import check_accuracy
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Number, Text
@@ -63,13 +63,14 @@ class ResamplingModule(OnPolicyModule):
         if self.mask_truncated:
             ended = sampled.generation.ended.float()
             self.record("rollout/truncated", 1 - ended.mean(), len(ended))
-            return sampled._replace(learned=sampled.learned * ended)
+            return learning_from(sampled, ended)
         return sampled
 
     def ask(self, attempt: int, start: int, count: int) -> Sampled:
         """Return the responses to the prompts of a try: the iteration's own, then `count` others from `start` on."""
         if not attempt:
             return self.answered(self.prompts())
+        self.stopwatch.lap("score", self.device)  # of the try before
         rows, world = self.trainer.datamodule.train_prompts, self.trainer.world_size  # type: ignore[attr-defined]
         key = (self.prompt_order(len(rows)), start * world, count * world, self.seed, self.current_epoch)
         chosen = further_rows(len(rows), *key)[self.global_rank :: world]

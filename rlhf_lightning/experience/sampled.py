@@ -34,6 +34,11 @@ class Sampled(NamedTuple):
     learned: Tensor
 
 
+def learning_from(sampled: Sampled, which: Tensor) -> Sampled:
+    """Return the same samples, of which only those learn that did so far and have 1.0 in `which` [B]."""
+    return Sampled(*sampled[:-1], learned=sampled.learned * which)
+
+
 def joined(pieces: list[Sampled], rows: Tensor, learned: Tensor) -> Sampled:
     """Return some rows of several samples, numbered through all of them, as one.
 

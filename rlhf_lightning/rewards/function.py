@@ -86,7 +86,9 @@ class FunctionReward(Reward):
             said = str(error)
             if said.startswith("function: "):
                 raise UserError(f"{self.key}: {self.name}: {said.removeprefix('function: ')}") from error
-            raise UserError(f"{self._beside}{said}" if said.startswith("arguments.") else said) from error
+            if said.startswith("arguments."):
+                raise UserError(f"{self._beside}{said}") from error
+            raise
 
     @property
     def figures(self) -> dict[str, list[float]]:  # type: ignore[override]

@@ -90,6 +90,7 @@ def steps(folder: Path) -> list[int]:
 
 
 EVERY_STEP = {"every_n_train_steps": 1}
+LONG = ("every second step", "validations counted over epochs")
 CASES = {
     "every epoch": ({}, [5, 10, 15]),
     "every step": ({"save": EVERY_STEP}, [*range(1, 16)]),
@@ -106,7 +107,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow if case in LONG else ()) for case in CASES])
 def test_a_run_resumed_from_any_of_its_checkpoints_ends_bitwise_the_same(case: str, tmp_path: Path) -> None:
     settings, saved = CASES[case]
     whole = run(tmp_path, **settings)

@@ -132,7 +132,7 @@ def test_what_a_judge_says_nothing_about_is_a_tie(caplog):
 
 def test_best_of_n_stands_beside_training_in_the_report(empty_folder):
     settings = config("run_dir=done", "best_of=4", "course=run", "max_new_tokens=4")
-    own = "rlhf_lightning.evaluation.diversity.repetition"
+    own = "rlhf_lightning.simulation.gold_reward"
     with pytest.raises(UserError, match="gold: missing; best-of-n beside training needs"):
         evaluate.check(settings)
     settings["gold"]["function"] = settings["proxy"]["function"] = own
@@ -177,8 +177,14 @@ NOT_BEST = [
     (["best_of=1", "reward.function=a.b"], "best_of: found 1"),
     (["reward.function=a.b"], "reward.function: found a.b, and nothing is chosen by it; give best_of="),
     (["reward.dtype=bfloat16"], "reward.dtype: found bfloat16, and nothing is chosen by it"),
-    (["best_of=4", "reward.function=json.dumps", "temperature=0"], "best_of: with temperature=0 all answers"),
-    (["best_of=4", "reward.function=json.dumps", "reward.model=x"], "reward.function and reward.model: only one"),
+    (
+        ["best_of=4", "reward.function=rlhf_lightning.simulation.gold_reward", "temperature=0"],
+        "best_of: with temperature=0 all answers",
+    ),
+    (
+        ["best_of=4", "reward.function=rlhf_lightning.simulation.gold_reward", "reward.model=x"],
+        "reward.function and reward.model: only one",
+    ),
     (["best_of=4", "reward.model=a/gone/model"], "reward.model: a/gone/model does not exist"),
 ]
 
@@ -192,9 +198,13 @@ def test_a_best_of_n_that_cannot_be_chosen_is_refused_in_one_line(words, line, e
 
 
 def test_a_policy_with_the_name_of_a_best_of_n_and_two_uses_of_it_are_refused(empty_folder):
-    best = ["best_of=4", "reward.function=json.dumps"]
+    best = ["best_of=4", "reward.function=rlhf_lightning.simulation.gold_reward"]
     with pytest.raises(UserError, match=r"^policies\.a_best_of_4: best_of gives a this name"):
         evaluate.check({**config(*best), "policies": {"a": "model", "a_best_of_4": "model"}})
-    own = ["gold.function=json.dumps", "proxy.function=json.dumps", "course=run"]
+    own = [
+        "gold.function=rlhf_lightning.simulation.gold_reward",
+        "proxy.function=rlhf_lightning.simulation.gold_reward",
+        "course=run",
+    ]
     with pytest.raises(UserError, match=r"^reward: beside course, best_of draws the baseline's curves"):
         evaluate.check(config(*best, *own))

@@ -50,6 +50,7 @@ def equal(output: str) -> tuple[int, int, int]:
     return int(found[1]), int(found[2]), int(found[3])
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_kills() -> None:
     done = script("--kills", "1", "--stages", "sft")
     assert done.returncode == 0, done.stdout + done.stderr

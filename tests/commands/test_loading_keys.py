@@ -31,7 +31,7 @@ def test_chat_and_evaluation_load_in_the_type_that_is_asked_for(folder: Path) ->
     conversation = Conversation(str(folder), dtype="bfloat16", attn_implementation="eager")
     assert conversation.model.dtype == torch.bfloat16
     assert conversation.model.config._attn_implementation == "eager"
-    model = policies._load(folder, "cpu", "float16", None)
+    model = policies._load(folder, "cpu", "float16", None, None)
     assert model.dtype == torch.float16
     assert model.config._attn_implementation == "sdpa"
 

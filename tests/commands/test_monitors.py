@@ -19,7 +19,7 @@ MADE: dict[str, Any] = {"SFTModule": sft, "RewardModule": reward, "DPOModule": d
 # Logged only with an external engine, `importance_cap`, several samples per prompt, or `nll_coef`.
 SELDOM = {
     *("rollout/importance_weight", "rollout/importance_capped", "rollout/group_spread", "rollout/group_std"),
-    *("nll/chosen", "val/nll/chosen"),
+    *("nll/chosen", "val/nll/chosen", "reward/disagreement"),
 }
 
 

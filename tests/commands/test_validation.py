@@ -83,7 +83,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
             "data: PPOModule learns from prompts, and SFTDataModule gives texts and completions; choose data=prompts",
         ),
         ("reward.function=my.fn", "reward.function and reward.model: only one source of scores"),
-        ("reward.model=null", "reward: no source of scores; give one of reward.function=... | reward.model=..."),
+        ("reward.model=null", "reward: no source of scores; give one of reward.function=... | reward.functions=..."),
         ("reward.model=null reward.function=fn", 'reward.function: found "fn"; must be a dotted path'),
         ("rollout.batch_size=100 algorithm.num_minibatches=8", "rollout.batch_size: found 100; must be a multiple of"),
         ("algorithm.kl.placement=loss algorithm.kl.estimator=k1", "algorithm.kl.estimator: found k1"),

@@ -23,7 +23,12 @@ from tests.programs import program
 from tests.rollout.fake_vllm import serving
 
 ROOT = Path(__file__).resolve().parents[2]
-PPO = ["experiment=ppo", "model.path=gpt2", "data.train=org/name", "reward.function=json.dumps"]
+PPO = [
+    "experiment=ppo",
+    "model.path=gpt2",
+    "data.train=org/name",
+    "reward.function=rlhf_lightning.simulation.gold_reward",
+]
 SERVER = "rollout.server=http://localhost:8000"
 
 

@@ -14,7 +14,7 @@ from tests.rollout.fake_vllm import serving
 HEALTHY = 2 * 2 * 2 * 4  # completions: policies, iterations, processes, rows
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", ["ddp", pytest.param("fsdp2", marks=pytest.mark.slow)])
 def test_two_processes_share_a_server_that_is_given_the_weights_once_and_fail_together(
     kind: str, tmp_path: Path
 ) -> None:

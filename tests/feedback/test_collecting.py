@@ -37,7 +37,7 @@ def test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing(store
     assert first.added == len(everything(store)) > 9
     sources = {frozenset(response.source for response in task.responses) for task in store.tasks()}
     assert sources == {frozenset(["old", "new"]), frozenset(["old"]), frozenset(["new"])}
-    monkeypatch.setattr(policies, "load_causal_lm", lambda *_: pytest.fail("it loaded a model"))
+    monkeypatch.setattr(policies, "load_policy", lambda *_: pytest.fail("it loaded a model"))
     monkeypatch.setattr(policies, "load_tokenizer", lambda *_: pytest.fail("it loaded a tokenizer"))
     second = collect_tasks(store, PROMPTS, places, asking, DRAWING)
     assert (second.sampled, second.known, second.added, second.there) == (0, 36, 0, first.added)
