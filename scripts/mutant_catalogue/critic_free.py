@@ -105,8 +105,8 @@ CRITIC_FREE = (
             ),
             Mutant(
                 "truncated responses are learned from",
-                "algorithms/resampling.py",
-                "learned=sampled.learned * ended",
+                "experience/sampled.py",
+                "learned=sampled.learned * which",
                 "learned=sampled.learned",
                 (f"{CHOSEN}::test_truncated_responses_are_out_of_the_loss_and_its_divisors_but_in_the_baseline",),
             ),
