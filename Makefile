@@ -79,7 +79,7 @@ exact: $(STAMP)  ## the exact-optimum table of the README
 kl: $(STAMP)  ## ten runs of the demo's PPO stage: is the mean KL of the last ten iterations within 10 % of its target?
 	$(BIN)/python scripts/kl_holds.py
 
-algorithms: $(STAMP)  ## nine algorithms on the embedded world, three seeds, one table (docs/results.md; about an hour)
+algorithms: $(STAMP)  ## algorithms on the embedded world, three seeds, one table (docs/results.md; about two hours)
 	$(BIN)/python scripts/algorithms_table.py
 
 mutants: $(STAMP)  ## put each known bug in on purpose and count how many the tests catch
