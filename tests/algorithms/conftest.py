@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import random
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,22 +17,24 @@ import torch
 import yaml
 
 from rlhf_lightning import algorithms
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, RewardModule, SFTModule
+from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, ProcessRewardModule, RewardModule, SFTModule
 from rlhf_lightning.commands.composition import conf_dir
 from rlhf_lightning.data import (
     PreferenceDataModule,
     PromptDataModule,
     RewardedDataModule,
     SFTDataModule,
+    StepDataModule,
     UnpairedDataModule,
 )
-from rlhf_lightning.models import load_reward_model
+from rlhf_lightning.models import load_process_reward_model, load_reward_model
 from rlhf_lightning.rollout import RolloutSettings
 from rlhf_lightning.source.declarations import declared, our_algorithms
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 ADAM = partial(torch.optim.Adam, lr=1e-3)
+SEPARATOR = " z"  # of steps
 
 
 def trainer(folder: Path, **kwargs: Any) -> L.Trainer:
@@ -141,6 +144,26 @@ def reward(folder: Path, optimizer: Any = ADAM, rows: Any = None, **kwargs: Any)
         tiny_model().save_pretrained(folder / "base")
     data = PreferenceDataModule(tokenizer, rows or pair_rows(), pair_rows(4), batch_size=2)
     return RewardModule(partial(load_reward_model, folder / "base"), tokenizer, optimizer, **kwargs), data
+
+
+def step_rows(n: int = 10, seed: int = 0) -> list[dict[str, Any]]:
+    """Return chains of one to four steps of two letters, which are early in a right step and late in a wrong one."""
+    draw, rows = random.Random(seed), []
+    for i in range(n):
+        labels = [draw.random() < 0.5 for _ in range(1 + i % 4)]
+        halves = [WORDS[:12] if right else WORDS[12:24] for right in labels]
+        steps = [f" {draw.choice(letters)} {draw.choice(letters)}" for letters in halves]
+        rows.append({"prompt": WORDS[i % 24], "completions": steps, "labels": labels})
+    return rows
+
+
+def process(folder: Path, optimizer: Any = ADAM, rows: Any = None, **model: Any) -> tuple[Any, Any]:
+    tokenizer = tiny_tokenizer()
+    if not (folder / "base").exists():
+        tiny_model(hidden=64 if model else 32).save_pretrained(folder / "base")
+        tokenizer.save_pretrained(folder / "base")
+    data = StepDataModule(tokenizer, rows or step_rows(), step_rows(6), batch_size=2, step_separator=SEPARATOR)
+    return ProcessRewardModule(partial(load_process_reward_model, folder / "base", **model), tokenizer, optimizer), data
 
 
 def ppo(model: Callable[..., Any] = tiny_model, optimizer: Any = ADAM, **kwargs: Any) -> tuple[Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlhf_lightning.algorithms import KLPenalty, ProcessRewardModule
 from rlhf_lightning.callbacks import ReproducibleResume
-from rlhf_lightning.data import BatchLoader, PromptRow, StepDataModule
+from rlhf_lightning.data import BatchLoader, PromptRow
 from rlhf_lightning.data.steps import collate_steps
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import (
@@ -30,32 +29,10 @@ from rlhf_lightning.models import (
 )
 from rlhf_lightning.rewards import FunctionReward, ProcessReward, StepwiseReward, make_reward, sample_scores
 from rlhf_lightning.rewards.steps import split_steps, step_ends
-from tests.algorithms.conftest import ADAM, SGD, ppo, trainer
+from tests.algorithms.conftest import SEPARATOR, SGD, ppo, process, step_rows, trainer
 from tests.algorithms.test_ppo import run
 from tests.subwords import subword_tokenizer
-from tests.tiny import WORDS, tiny_model, tiny_tokenizer, write_reward_model
-
-SEPARATOR = " z"
-
-
-def step_rows(n: int = 10, seed: int = 0) -> list[dict[str, Any]]:
-    """Return chains of one to four steps of two letters, which are early in a right step and late in a wrong one."""
-    draw, rows = random.Random(seed), []
-    for i in range(n):
-        labels = [draw.random() < 0.5 for _ in range(1 + i % 4)]
-        halves = [WORDS[:12] if right else WORDS[12:24] for right in labels]
-        steps = [f" {draw.choice(letters)} {draw.choice(letters)}" for letters in halves]
-        rows.append({"prompt": WORDS[i % 24], "completions": steps, "labels": labels})
-    return rows
-
-
-def process(folder: Path, optimizer: Any = ADAM, rows: Any = None, **model: Any) -> tuple[Any, Any]:
-    tokenizer = tiny_tokenizer()
-    if not (folder / "base").exists():
-        tiny_model(hidden=64 if model else 32).save_pretrained(folder / "base")
-        tokenizer.save_pretrained(folder / "base")
-    data = StepDataModule(tokenizer, rows or step_rows(), step_rows(6), batch_size=2, step_separator=SEPARATOR)
-    return ProcessRewardModule(partial(load_process_reward_model, folder / "base", **model), tokenizer, optimizer), data
+from tests.tiny import tiny_tokenizer, write_reward_model
 
 
 def weights(module: Any) -> torch.Tensor:

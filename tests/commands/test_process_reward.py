@@ -14,7 +14,6 @@ from tests.commands.runs import write_model
 from tests.tiny import WORDS
 
 SHORT = ["model.path=base", "trainer.accelerator=cpu", "trainer.max_epochs=1", "callbacks.progress=null", "logger=none"]
-SEPARATOR = " z"
 
 
 def last_metrics(run: str) -> dict[str, float]:
@@ -39,10 +38,10 @@ def test_a_process_reward_run_scores_the_samples_of_ppo(
     Path("steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("prompts.jsonl").write_text("".join(json.dumps({"prompt": word}) + "\n" for word in WORDS[:8]))
 
-    data = ["data.train=steps.jsonl", "data.val=steps.jsonl", "data.val_fraction=0", f"data.step_separator='{SEPARATOR}'"]
+    data = ["data.train=steps.jsonl", "data.val=steps.jsonl", "data.val_fraction=0", "data.step_separator=' z'"]
     start("experiment=process_reward", *data, "run_dir=process")
     assert {"val/loss", "val/step_accuracy", "val/brier_score"} <= last_metrics("process").keys()
-    assert step_separator("process") == SEPARATOR
+    assert step_separator("process") == " z"
     assert "reward.model=process" in capsys.readouterr().out
 
     reward = ["reward.model=process", f"reward.aggregation={aggregation}"]

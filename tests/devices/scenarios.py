@@ -32,6 +32,7 @@ from rlhf_lightning.algorithms import (
     ORPOModule,
     PolicyGradientModule,
     PPOModule,
+    ProcessRewardModule,
     RAFTModule,
     RewardModule,
     RewardShaping,
@@ -51,9 +52,10 @@ from rlhf_lightning.data import (
     PromptDataModule,
     RewardedDataModule,
     SFTDataModule,
+    StepDataModule,
     UnpairedDataModule,
 )
-from rlhf_lightning.models import load_causal_lm, load_reward_model, save_model
+from rlhf_lightning.models import load_causal_lm, load_process_reward_model, load_reward_model, save_model
 from rlhf_lightning.models.adapters import LoRA
 from rlhf_lightning.rewards import ModelReward, WeightedSum
 from rlhf_lightning.rollout import NativeEngine, RolloutSettings, SamplingSettings, native, seeded_generator
@@ -230,6 +232,16 @@ def new_score_head(folder: Path) -> dict[str, Any]:
 @scenario
 def new_score_head_lora(folder: Path) -> dict[str, Any]:
     trainer, phases = fit(folder, *reward(folder, adapter=LORA))
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module), **steps(phases)}
+
+
+@scenario
+def process_reward_lora(folder: Path) -> dict[str, Any]:
+    rows = [{"prompt": word, "completions": [" a", " b"][:n], "labels": [True] * n} for n in (1, 2) for word in "cdef"]
+    data = StepDataModule(tiny_tokenizer(), rows, rows[:4], batch_size=2, step_separator=" z")
+    load = partial(load_process_reward_model, base(folder), adapter=LORA)
+    trainer, phases = fit(folder, ProcessRewardModule(load, tiny_tokenizer(), ADAM), data)
     trainer.lightning_module.export(folder / "model")
     return {"on": where(trainer.lightning_module), **steps(phases)}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_lightning.models import load_causal_lm, load_reward_model
+from rlhf_lightning.models import load_causal_lm, load_process_reward_model, load_reward_model
 from tests.distributed.worker import NAMES, Echo, save_base, trained
 
 
@@ -78,9 +78,9 @@ def test_weights_metrics_and_controller_equal_those_of_one_process(
 
 def test_an_exported_folder_holds_the_whole_weights(two: tuple[Path, str]) -> None:
     folder, kind = two
+    loaders: dict[str, Any] = {"reward": load_reward_model, "process": load_process_reward_model}
     for name in NAMES:
-        load = load_reward_model if name == "reward" else load_causal_lm
-        model = load(folder / f"{kind}_{name}")
+        model = loaders.get(name, load_causal_lm)(folder / f"{kind}_{name}")
         whole = torch.load(folder / f"{kind}_{name}.pt", weights_only=True)["weights"]
         norm = sum(float(value.norm()) for key, value in whole.items() if "lora" not in key)
         assert norm > 0 or "lora" in name

@@ -33,6 +33,7 @@ from rlhf_lightning.algorithms import (
     PolicyGradientModule,
     PPOLagrangianModule,
     PPOModule,
+    ProcessRewardModule,
     RAFTModule,
     RewardModule,
     SFTModule,
@@ -44,9 +45,10 @@ from rlhf_lightning.data import (
     PromptDataModule,
     RewardedDataModule,
     SFTDataModule,
+    StepDataModule,
     UnpairedDataModule,
 )
-from rlhf_lightning.models import LoRA, load_causal_lm, load_reward_model
+from rlhf_lightning.models import LoRA, load_causal_lm, load_process_reward_model, load_reward_model
 from rlhf_lightning.rollout import Generation, RolloutSettings
 from rlhf_lightning.training.strategies import FullySharded
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
@@ -70,6 +72,7 @@ CHOOSING: dict[str, tuple[Any, dict[str, Any]]] = {
 NAMES = (
     "sft",
     "reward",
+    "process",
     "dpo",
     "orpo",
     "simpo",
@@ -190,6 +193,12 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
         data = SFTDataModule(tokenizer, answers, answers[:3], batch_size=size)
         teacher = {"teacher": str(folder.parent / "teacher"), "lmbda": 1.0, "max_new_tokens": 6, "engine": engine}
         return GKDModule(load, tokenizer, SGD, **teacher), data
+    if algorithm == "process":
+        lengths = [1 + i % 4 for i in range(15)]
+        steps = [{"completions": [f" {word}" for word in WORDS[:n]], "labels": [n % 3 > 0] * n} for n in lengths]
+        solutions = [{"prompt": word, **each} for word, each in zip(WORDS, steps, strict=False)]
+        data = StepDataModule(tokenizer, solutions, solutions[:3], batch_size=size, step_separator=" z")
+        return ProcessRewardModule(partial(load_process_reward_model, folder), tokenizer, SGD), data
     if algorithm in OFFLINE:
         return OFFLINE[algorithm](load, tokenizer, SGD), data
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data

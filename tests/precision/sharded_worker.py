@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from rlhf_lightning.models.precision import Float32Linear
 from rlhf_lightning.training.strategies import FullySharded
 from tests.distributed.worker import Echo, build, trainer
 
-RUNS = (("dpo", "bf16-mixed"), ("ppo", "bf16-mixed"), ("reward", "bf16-mixed"), ("ppo_lora", "bf16-true"))
+RUNS = (
+    *((name, "bf16-mixed") for name in ("dpo", "ppo", "reward", "process")),
+    ("ppo_lora", "bf16-true"),
+)
 
 
 def main() -> None:
@@ -42,6 +46,9 @@ def main() -> None:
         module.on_train_start = watch
         module.on_train_batch_end = lambda outputs, *_, seen=seen: seen["loss"].add(str(outputs["loss"].dtype))
         fit.fit(module, data)
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()  # validation leaves the outermost weights gathered
         kept = sorted({str(p.dtype) for p in module.parameters()})
         recorded = {key: float(metric.compute()) for key, metric in module._recorded().items()}
         metrics = {key: float(value) for key, value in fit.callback_metrics.items()} | recorded

@@ -12,9 +12,9 @@ import lightning as L
 import pytest
 import torch
 
-from rlhf_lightning.models import NF4, LoRA, load_causal_lm, load_reward_model
+from rlhf_lightning.models import NF4, LoRA, load_causal_lm, load_process_reward_model, load_reward_model
 from rlhf_lightning.models.precision import Float32Linear
-from tests.algorithms.conftest import dpo, offline, on_policy, ppo, reward, sft, trainer
+from tests.algorithms.conftest import dpo, offline, on_policy, ppo, process, reward, sft, trainer
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true"]
@@ -38,6 +38,7 @@ RUNS = [
     "grpo",
     "ilql",
     "gkd",
+    "process_reward",
 ]
 SLOW = ["nlpo", "ppo_lagrangian", "dapo", "online_dpo", "raft"]
 OFFLINE = {
@@ -106,6 +107,10 @@ def make(run: str, base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
         module, data = reward(base.parent, optimizer=STILL)
         module.load_model = partial(load_reward_model, base, **settings)
         return module, data
+    if run == "process_reward":
+        module, data = process(base.parent, optimizer=STILL)
+        module.load_model = partial(load_process_reward_model, base, **settings)
+        return module, data
     if run.startswith("dpo"):
         return dpo(load, optimizer=STILL, precompute_reference=run == "dpo precomputed")
     if run in OFFLINE:
@@ -144,7 +149,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
     for name, (total, weight) in watch.sums.items():
         assert logged[name] == pytest.approx(total / (weight or 1.0), rel=1e-5, abs=1e-7), name
     assert {loss.dtype for loss in watch.losses} == {torch.float32}
-    assert bool(watch.heads) == (run in ("reward", "ilql") or run.startswith("ppo"))
+    assert bool(watch.heads) == (run in ("reward", "process_reward", "ilql") or run.startswith("ppo"))
     for states, numbers, head in watch.heads:
         assert head.weight.dtype == numbers.dtype == torch.float32
         exact = states.double() @ head.weight.detach().double().T + (0 if head.bias is None else head.bias.double())
