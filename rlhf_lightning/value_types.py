@@ -33,7 +33,9 @@ Name = Annotated[  # of a folder: no slash, no leading dot
         pattern=r"^\w[\w .+=@-]*$", max_length=200, description="of letters, digits, spaces and . + = @ -, at most 200"
     ),
 ]
-Mapping = dict[str, Any]
+Mapping = dict[str, Any]  # of names that are the user's own
+A_SECTION = "section"
+Section = Annotated[dict[str, Any], A_SECTION]  # of names that a class, or the project's configs, know
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Attention = (
     Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"]

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rlhf_lightning.config.reference import TOP_LEVELS, command_settings, groups, option_settings, options
+from rlhf_lightning.config.reference import command_settings, groups, option_settings, options
+from rlhf_lightning.config.schema import TOP_LEVELS
 from rlhf_lightning.source.constructors import signature
 from rlhf_lightning.source.definitions import definition
 from rlhf_lightning.source.docstrings import documented_arguments

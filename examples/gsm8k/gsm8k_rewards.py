@@ -2,8 +2,8 @@
 
     python gsm8k_rewards.py gsm8k.jsonl gsm8k_prompts.jsonl      # puts the instruction before each question
     rlhf-train experiment=grpo data.train=gsm8k_prompts.jsonl model.path=... model/adapter=lora \
-      '+reward.components.format={function: gsm8k_rewards.well_formed, weight: 0.5}' \
-      '+reward.components.answer={function: gsm8k_rewards.right, weight: 1}'
+      'reward.components.format={function: gsm8k_rewards.well_formed, weight: 0.5}' \
+      'reward.components.answer={function: gsm8k_rewards.right, weight: 1}'
 
 Rows have `prompt` (a list of messages) and `answer` (the number). A reward function gets every column of the rows by
 its name, and `ended`: whether each response came to an end by itself.

@@ -33,6 +33,7 @@ from rlhf_lightning.commands.composition import (
     config_folder,
     plain_config,
     split_sweep,
+    with_own_names,
 )
 from rlhf_lightning.commands.guidance import add_options, answer
 from rlhf_lightning.commands.launching import (
@@ -298,6 +299,9 @@ def _hydra_main(command: str, config_name: str, task: Task, check: Task, argumen
     main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
     _remember_secrets(config_name, arguments)
     try:
+        words = with_own_names(config_name, arguments.overrides, arguments.config_dir)
+        added = dict(zip(arguments.overrides, words, strict=True))
+        sys.argv = [added.get(word, word) for word in sys.argv]  # which Hydra reads itself
         if arguments.multirun and launcher_overrides(arguments.overrides):
             check_jobs(config_name, arguments.overrides, arguments.config_dir, check)
         with waiting_for_jobs():

@@ -21,11 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rlhf_lightning.commands.redaction import remember_secrets
 from rlhf_lightning.compat.hydra_names import jobs_of_sweep, without_hydra
 from rlhf_lightning.config.config_files import check_aliases, conf_dir
+from rlhf_lightning.config.own_names import may_be_added
+from rlhf_lightning.config.schema import TOP_LEVELS
 from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, nearest_key
 from rlhf_lightning.errors import UserError, reason
 
 MOST_DIGITS = 4300  # Python's limit for reading an integer
 HYDRA_VERSION = "1.3"  # whose defaults apply
+_NO_SUCH_KEY = re.compile(r"Could not (?:override|delete from config\.)(?: Key)? '([^']+)'")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
 
 
@@ -77,21 +80,56 @@ def compose_with_hydra(
         if not Path(config_dir).is_dir():
             raise UserError(f"--config-dir: {config_dir} is not a folder")
         check_aliases(Path(config_dir))
-        overrides = [*overrides, f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+        overrides = [*overrides, *_search(config_dir)]
     with _hydra(config_name):
         try:
-            config = compose(config_name, list(overrides), return_hydra_config=True)
+            config = _compose(config_name, list(overrides))
             launcher: Any = OmegaConf.to_container(config.hydra.launcher, resolve=True)
             choices = dict(config.hydra.runtime.choices)
             return plain_config(config, choices), {"launcher": launcher, "choices": choices}
         except COMPOSITION_ERRORS as error:
             raise UserError(composition_error(error, config_name, overrides)) from error
+        except UserError:
+            raise
         except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
             raise UserError(unreadable_config(error, config_dir)) from error
         except (ValueError, TypeError, AttributeError, KeyError, AssertionError) as error:  # raised by Hydra
             if "integer string conversion" in str(error):
                 raise UserError(_too_many_digits(overrides, config_dir)) from error
             raise UserError(_unexplained(error, overrides, config_dir)) from error
+
+
+def _compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """Return Hydra's config, with names of the user's own added where a key does not exist."""
+    try:
+        return compose(config_name, overrides, return_hydra_config=True)
+    except ConfigCompositionException as error:
+        if (found := _NO_SUCH_KEY.search(str(error))) is None:
+            raise
+        groups, config = _groups_and_config(config_name, overrides)
+        more = _with_own_names(config_name, overrides, config)
+        if more == overrides:
+            raise UserError(_unknown_key(found[1], groups, config)) from error
+    return compose(config_name, more, return_hydra_config=True)
+
+
+def with_own_names(config_name: str, overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
+    """Return the overrides as Hydra takes them: names of the user's own with pluses (`++reward.arguments.x=1`)."""
+    search = _search(config_dir) if config_dir is not None else []
+    with _hydra(config_name):
+        _, config = _groups_and_config(config_name, [*overrides, *search])
+        return _with_own_names(config_name, overrides, config)
+
+
+def _search(config_dir: str) -> list[str]:
+    return [f"hydra.searchpath=['file://{Path(config_dir).resolve()}']"]
+
+
+def _with_own_names(config_name: str, overrides: Sequence[str], config: DictConfig) -> list[str]:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    top = TOP_LEVELS[config_name]
+
+    return [f"++{word}" if may_be_added(word.partition("=")[0], plain, top) else word for word in overrides]
 
 
 def _too_many_digits(overrides: Sequence[str], config_dir: str | None) -> str:
@@ -168,8 +206,9 @@ def composition_error(error: Exception, config_name: str, overrides: Sequence[st
         return f"{error.full_key}: {_first_line(error)}"
     text = str(error)
     if isinstance(error, ConfigCompositionException):
-        if found := re.search(r"Could not (?:override|delete from config\.)(?: Key)? '([^']+)'", text):
-            return _unknown_key(found[1], config_name, overrides)
+        if found := _NO_SUCH_KEY.search(text):
+            with _hydra(config_name):
+                return _unknown_key(found[1], *_groups_and_config(config_name, overrides))
         if found := re.search(r"An item is already at '([^']+)'", text):
             return f"{found[1]}: exists already; set it without the plus: {found[1]}=..."
         if error.__cause__ is not None:
@@ -191,13 +230,7 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={option}: no such option{suggestion}; allowed: {', '.join(options)}"
 
 
-def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
-    with _hydra(config_name):
-        groups, chosen = _groups_and_choices(overrides)
-        try:
-            config = compose(config_name, [override.input_line or "" for override in chosen])
-        except COMPOSITION_ERRORS:
-            config = compose(config_name)
+def _unknown_key(key: str, groups: Mapping[str, list[str]], config: DictConfig) -> str:
     section = key.partition(".")[0]
     if section != key and section in groups and config.get(section) is None:
         return f"{key}: the section {section} is empty; choose it with {section}={' | '.join(groups[section])}"
@@ -208,6 +241,16 @@ def _unknown_key(key: str, config_name: str, overrides: Sequence[str]) -> str:
     parent = key.rpartition(".")[0]
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     return f"{key}: no such key; allowed: {', '.join(siblings)}" if siblings else f"{key}: no such key"
+
+
+def _groups_and_config(config_name: str, overrides: Sequence[str]) -> tuple[dict[str, list[str]], DictConfig]:
+    """Return all config groups with their options, and the config that the chosen ones give."""
+    groups: dict[str, list[str]] = {}
+    try:
+        groups, chosen = _groups_and_choices(overrides)
+        return groups, compose(config_name, [override.input_line or "" for override in chosen])
+    except COMPOSITION_ERRORS:
+        return groups, compose(config_name)
 
 
 def _groups_and_choices(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[Override]]:

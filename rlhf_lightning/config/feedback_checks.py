@@ -14,7 +14,7 @@ from rlhf_lightning.config.checks import (
     refuse_reward_model,
 )
 from rlhf_lightning.config.config_files import shipped
-from rlhf_lightning.config.schema import Agreement, Collect, Judge, Label
+from rlhf_lightning.config.feedback_schema import Agreement, Collect, Judge, Label
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError

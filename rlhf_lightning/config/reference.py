@@ -17,8 +17,8 @@ from typing import Any, get_args, get_origin
 import yaml  # type: ignore[import-untyped]
 from typing_extensions import get_type_hints, is_typeddict
 
-from rlhf_lightning.config import schema
 from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.config.schema import TOP_LEVELS, Train
 from rlhf_lightning.config.validation import MISSING
 from rlhf_lightning.source.constructors import Parameter, signature
 from rlhf_lightning.source.definitions import definition
@@ -27,19 +27,6 @@ from rlhf_lightning.source.library_types import HANDS_ON
 from rlhf_lightning.source.sections import section_of, section_type
 from rlhf_lightning.value_checks import describe, shown, unwrap, without_null
 
-# The commands that have a config of their own, and its top level.
-TOP_LEVELS: dict[str, Any] = {
-    "train": schema.Train,
-    "pipeline": schema.Pipeline,
-    "evaluate": schema.Evaluate,
-    "export": schema.Export,
-    "track": schema.Track,
-    "agreement": schema.Agreement,
-    "collect": schema.Collect,
-    "label": schema.Label,
-    "judge": schema.Judge,
-    "chat": schema.Chat,
-}
 _NOT_KEYS = ("defaults", "hydra")
 _COMMENT = re.compile(r"^\s*#\s?(?P<text>.*)$")
 
@@ -94,7 +81,7 @@ def options(group: str) -> list[str]:
 
 def groups() -> list[str]:
     """Return the groups of `conf/` whose options are sections of a training config, and the groups inside those."""
-    sections = get_type_hints(schema.Train)
+    sections = get_type_hints(Train)
     folders = [path for path in conf_dir().iterdir() if path.is_dir() and path.name in sections]
     inner = [f"{path.name}/{each.name}" for path in folders for each in path.iterdir() if each.is_dir()]
     return sorted([*(path.name for path in folders), *inner])

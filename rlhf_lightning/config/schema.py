@@ -1,38 +1,35 @@
 """The typed schema of the configs: their keys, types and ranges.
 
-This module has the commands' top levels. A section of a config names its class as `_target_`, and takes the arguments
-of that class's constructor (`rlhf_lightning.source.sections`). There are no defaults here: they are in `conf/`.
+This module has the commands' top levels, except those of human feedback (`feedback_schema`). A section of a config
+names its class as `_target_`, and takes the arguments of that class's constructor (`rlhf_lightning.source.sections`).
+There are no defaults here: they are in `conf/`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import Field
 from typing_extensions import Required, TypedDict
 
+from rlhf_lightning.config.feedback_schema import Agreement, Collect, Feedback, Judge, Label
 from rlhf_lightning.judging.settings import JudgeSettings
+from rlhf_lightning.source.annotations import strict
 from rlhf_lightning.value_types import (
     Attention,
-    BelowHalf,
-    BelowOne,
     Count,
     Dtype,
-    Fraction,
     Mapping,
     Name,
     NonNegative,
     Positive,
     Seconds,
+    Section,
     Text,
     Whole,
 )
 
-Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free port
-
 Samples = Annotated[int, Field(ge=2, le=10_000)]  # of which one is chosen, or that are compared
-
-strict = with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
 @strict
@@ -47,19 +44,19 @@ class Train(TypedDict, total=False):
     resume_anyway: bool
     explain: bool
     register: Text | None
-    prepare: Mapping | None
+    prepare: Section | None
     requires: dict[str, str]
-    model: Required[Mapping]
-    data: Required[Mapping]
-    optimizer: Required[Mapping]
-    scheduler: Mapping | None
-    trainer: Required[Mapping]
-    rollout: Mapping | None
-    reward: Mapping | None
-    cost: Mapping | None
-    algorithm: Required[Mapping]
-    callbacks: dict[str, Any] | None
-    logger: Mapping | None
+    model: Required[Section]
+    data: Required[Section]
+    optimizer: Required[Section]
+    scheduler: Section | None
+    trainer: Required[Section]
+    rollout: Section | None
+    reward: Section | None
+    cost: Section | None
+    algorithm: Required[Section]
+    callbacks: Section | None
+    logger: Section | None
 
 
 @strict
@@ -76,7 +73,7 @@ class Stage(TypedDict, total=False):
     """
 
     experiment: Text | None
-    call: Mapping | None
+    call: Section | None
     model_from: Text | None
     reward_from: Text | None
     data_from: Text | None
@@ -104,17 +101,6 @@ class Evaluation(TypedDict, total=False):
 
 
 @strict
-class Feedback(TypedDict, total=False):
-    """Where judgements are kept.
-
-    Attributes:
-        store: a URL of SQLAlchemy, such as `sqlite:///outputs/feedback.db`.
-    """
-
-    store: Required[Text]
-
-
-@strict
 class Pipeline(TypedDict, total=False):
     """The top level of rlhf-pipeline."""
 
@@ -122,8 +108,8 @@ class Pipeline(TypedDict, total=False):
     seed: Required[Annotated[int, Field(ge=0, le=2**32 - 1)]]
     run_dir: Text | None
     explain: bool
-    logger: Mapping | None
-    prepare: Mapping | None
+    logger: Section | None
+    prepare: Section | None
     stages: Required[dict[Name, Stage]]
     rounds: Whole
     round: dict[Name, Stage]
@@ -230,123 +216,6 @@ class Track(TypedDict, total=False):
 
 
 @strict
-class ImportedNames(TypedDict, total=False):
-    """What things are called in a file of another labelling tool.
-
-    Attributes:
-        question: the name of the question.
-        prompt: the field that holds the prompt.
-        responses: the fields that hold the responses.
-    """
-
-    question: Text
-    prompt: Text
-    responses: list[Text] | None
-
-
-@strict
-class Agreement(TypedDict, total=False):
-    """The top level of rlhf-agreement."""
-
-    feedback: Required[Feedback]
-    labelers: list[Text] | None
-    draws: Count
-    seed: Whole
-    export: Text | None
-    format: Literal["rows", "argilla", "label_studio"]
-    kind: Literal["preference", "ranked", "unpaired"]
-    method: Literal["majority", "dawid_skene", "bradley_terry"]
-    held_out: BelowOne
-    names: ImportedNames
-    run_dir: Text | None
-
-
-Agreement.__annotations__["import"] = "Text | None"
-
-
-@strict
-class PairScore(TypedDict, total=False):
-    """The rewards whose margins, or disagreement, choose pairs.
-
-    Attributes:
-        function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
-        model: a reward model, or a list of them: an ensemble.
-        batch_size: responses that a reward model scores at once.
-        dtype: of the reward models.
-        attn_implementation: of the reward models; null: what the family has.
-        timeout: seconds that a call of the function may take; null: no limit.
-    """
-
-    function: Text | None
-    model: Text | list[Text] | None
-    batch_size: Count
-    dtype: Dtype
-    attn_implementation: Attention | None
-    timeout: Seconds | None
-
-
-@strict
-class Collect(TypedDict, total=False):
-    """The top level of rlhf-collect."""
-
-    prompts: Text | None
-    responses: Text | None
-    policies: dict[str, Text] | None
-    feedback: Required[Feedback]
-    samples_per_prompt: Count
-    max_new_tokens: Count
-    max_prompt_length: Count | None
-    temperature: NonNegative
-    batch_size: Count
-    limit: Count | None
-    dtype: Dtype
-    attn_implementation: Attention | None
-    choice: Literal["random", "uncertain", "best_worst", "ranking"]
-    pairs: Count
-    max_tasks: Count | None
-    overlap: Count
-    overlap_share: Fraction
-    reask: Fraction
-    checks: Text | None
-    reward: PairScore
-    seed: Whole
-    explain: bool
-
-
-@strict
-class Label(TypedDict, total=False):
-    """The top level of rlhf-label."""
-
-    labelers: list[Name]
-    renew: list[Name]
-    feedback: Required[Feedback]
-    guidelines: Text | None
-    criteria: list[Text]
-    flags: list[Text]
-    host: Text
-    port: Port
-    url: Annotated[str, Field(pattern="^https?://[^/]+$", description="like https://host")] | None
-    returns_after: Seconds
-    repeat_gap: Whole
-
-
-@strict
-class Judge(TypedDict, total=False):
-    """The top level of rlhf-judge."""
-
-    feedback: Required[Feedback]
-    labeler: Text
-    data: Text | None
-    revise: Text | None
-    revisions: Count
-    tie_below: BelowHalf
-    limit: Count | None
-    seed: Whole
-    judge: Required[JudgeSettings]
-    run_dir: Text | None
-
-
-@strict
 class Chat(TypedDict, total=False):
     """The top level of rlhf-chat."""
 
@@ -361,3 +230,18 @@ class Chat(TypedDict, total=False):
     seed: Whole
     dtype: Dtype
     attn_implementation: Attention | None
+
+
+# The commands that have a config of their own, and its top level.
+TOP_LEVELS: dict[str, Any] = {
+    "train": Train,
+    "pipeline": Pipeline,
+    "evaluate": Evaluate,
+    "export": Export,
+    "track": Track,
+    "agreement": Agreement,
+    "collect": Collect,
+    "label": Label,
+    "judge": Judge,
+    "chat": Chat,
+}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.config.config_files import conf_dir
-from rlhf_lightning.config.reference import TOP_LEVELS
+from rlhf_lightning.config.schema import TOP_LEVELS
 from rlhf_lightning.guide.explanations import comments, config_folders, content, option_files, package_of
 from rlhf_lightning.guide.keys import Key, keys_of
 

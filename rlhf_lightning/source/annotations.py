@@ -20,6 +20,7 @@ from rlhf_lightning.source.constructors import is_dataclass
 from rlhf_lightning.source.definitions import Definition, dotted_name
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+strict = with_config(STRICT)
 _VALUE_TYPES = "rlhf_lightning.value_types"
 _PLAIN: dict[str, Any] = {
     **{"int": int, "float": float, "str": str, "bool": bool, "None": None, "Any": Any, "object": Any},
@@ -89,7 +90,7 @@ def _class(found: Definition, node: ast.ClassDef) -> Any:
         return Any
     if is_dataclass(found):
         return Annotated[dict[str, Any], SectionOf(found.path)]
-    return value_types.Mapping  # only a section with `_target_` makes one
+    return value_types.Section  # only `_target_` makes one
 
 
 def _typed_dict(found: Definition, node: ast.ClassDef) -> Any:

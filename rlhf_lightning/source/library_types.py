@@ -11,7 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rlhf_lightning.value_types import BelowOne, Count, Fraction, Limited, Mapping, NonNegative, Number, Text, Whole
+from rlhf_lightning.value_types import (
+    BelowOne,
+    Count,
+    Fraction,
+    Limited,
+    Mapping,
+    NonNegative,
+    Number,
+    Section,
+    Text,
+    Whole,
+)
 
 NOT_A_SETTING = object()  # the commands give it, or nothing would read it
 
@@ -72,7 +83,7 @@ _TYPES: dict[str, dict[str, Any]] = {
         "accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"],
         "devices": Count | Literal["auto"] | list[Whole],
         "num_nodes": Count,
-        "strategy": Strategy | Mapping,
+        "strategy": Strategy | Section,
         "precision": Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "64-true"],
         "max_epochs": Limited,
         "min_epochs": Count | None,

@@ -19,6 +19,8 @@ from rlhf_lightning.source.annotations import STRICT, SectionOf, type_of, typed_
 from rlhf_lightning.source.constructors import Parameter, Signature, of_definition
 from rlhf_lightning.source.declarations import declared
 from rlhf_lightning.source.definitions import Definition, definition
+from rlhf_lightning.value_checks import unwrap, without_null
+from rlhf_lightning.value_types import A_SECTION
 
 # Arguments that the commands themselves pass to a section's class.
 _GIVEN = {
@@ -89,6 +91,12 @@ def _without_null(kind: Any) -> Any:
 def section_of(kind: Any) -> str | None:
     """Return the dataclass that a section of this type creates; None for any other type."""
     return next((mark.target for mark in _marks(kind) if isinstance(mark, SectionOf)), None)
+
+
+def holds_own_names(kind: Any) -> bool:
+    """Return whether a setting is a mapping whose names are the user's own: no class and no config knows them."""
+    is_section = any(mark == A_SECTION or isinstance(mark, SectionOf) for mark in _marks(kind))
+    return get_origin(without_null(unwrap(kind))) is dict and not is_section
 
 
 def _marks(kind: Any) -> Iterator[Any]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from documentation.setting_pages import WIDE, key_table
-from rlhf_lightning.config.reference import TOP_LEVELS, command_settings, groups
+from rlhf_lightning.config.reference import command_settings, groups
+from rlhf_lightning.config.schema import TOP_LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,6 @@ from typing_extensions import get_type_hints
 
 from rlhf_lightning.config.config_files import conf_dir
 from rlhf_lightning.config.reference import (
-    TOP_LEVELS,
     Setting,
     command_settings,
     groups,
@@ -19,6 +18,7 @@ from rlhf_lightning.config.reference import (
     options,
     yaml_comments,
 )
+from rlhf_lightning.config.schema import TOP_LEVELS
 from rlhf_lightning.config.spelling import dotted_keys
 from rlhf_lightning.source.docstrings import argument_lines
 from rlhf_lightning.value_types import Positive

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lightning.commands.guidance import composed
-from rlhf_lightning.config.reference import TOP_LEVELS
+from rlhf_lightning.config.schema import TOP_LEVELS
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.guide.composed import groups, options
 from rlhf_lightning.guide.keys import UNKNOWN, Key
