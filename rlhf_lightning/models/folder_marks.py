@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from rlhf_lightning.hashes import ILQL_HEADS
+
 BLOCKS, BLOCK = 64, 1 << 14  # number and bytes of the pieces read from each weight file
 _WEIGHTS = (".safetensors", ".bin")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
@@ -15,13 +17,15 @@ _OF_THE_WRITING = ("hashes.json",)  # redundant: describes the same files
 def folder_mark(folder: str | Path) -> str | None:
     """Return a hash of a folder's files: all of the settings and tokenizer, the size and pieces of the weights.
 
-    Another training run changes nearly every number of the weights. None if there is no such folder: a hub name.
+    ILQL's heads count as weights, because a policy decodes by them. Another training run changes nearly every number of
+    the weights. None if there is no such folder: a hub name.
     """
     root = Path(folder)
     if not root.is_dir():
         return None
     digest = hashlib.sha256()
-    for file in sorted(path for path in root.iterdir() if path.is_file() and path.name not in _OF_THE_WRITING):
+    files = sorted(path for path in root.iterdir() if path.is_file() and path.name not in _OF_THE_WRITING)
+    for file in [*files, *(path for path in [root / ILQL_HEADS] if path.is_file())]:
         if file.suffix in (*_WEIGHTS, *_SETTINGS):
             digest.update(f"{file.name} {file.stat().st_size}\n".encode(errors="surrogateescape"))
             for piece in _pieces(file, whole=file.suffix in _SETTINGS):

@@ -10,10 +10,12 @@ from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
+import torch
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, collect_tasks, policies
 from rlhf_lightning.feedback.sources import read_checks, read_prompts, read_responses
+from rlhf_lightning.models.ilql_heads import ILQLHeads, write_heads
 from tests.commands.runs import write_model
 
 PROMPTS = [{"prompt": f"{a} {b}", "topic": a} for a in "abc" for b in "ghi"]
@@ -75,6 +77,20 @@ def test_other_weights_another_seed_and_more_prompts_are_sampled(store, places, 
     assert collect_tasks(store, PROMPTS[:4], one, asking, other).sampled == 8
     trained = {"old": str(write_model(tmp_path / "trained", chat=True))}  # with the same name
     assert collect_tasks(store, PROMPTS[:4], trained, asking, DRAWING).sampled == 8
+
+
+def test_other_values_beside_the_same_weights_are_another_policy(store, tmp_path):
+    """Two runs of ILQL may differ in their heads only, by which they decode."""
+    known = []
+    for number, scale in enumerate((0.0, 0.5, 0.5)):
+        folder = write_model(tmp_path / str(number))
+        heads = ILQLHeads(width=32, vocabulary=29)
+        with torch.no_grad():
+            for parameter in heads.parameters():
+                parameter.add_(scale)
+        write_heads(heads, folder, strength=1.0)
+        known.append(collect_tasks(store, PROMPTS[:2], {"ilql": str(folder)}, Asking(seed=5), DRAWING).known)
+    assert known == [0, 0, 4]
 
 
 def test_a_conversation_is_asked_by_the_chat_template_and_the_answer_is_without_it(store, places):
