@@ -107,9 +107,21 @@ def shape_scores(
     if shaping.clip is not None:
         scores = scores.clamp(-shaping.clip, shaping.clip)
     scores = torch.where(ended, scores, scores - shaping.missing_eos_penalty)
+    for penalty in length_penalties(lengths, shaping, max_new_tokens).values():
+        scores = scores - penalty
+    return scores
+
+
+def length_penalties(lengths: Tensor, shaping: RewardShaping, max_new_tokens: int | None = None) -> dict[str, Tensor]:
+    """Return what each response's score loses by its length, [B], by the name of the setting that is in use.
+
+    Arguments as for `shape_scores`.
+    """
+    found: dict[str, Tensor] = {}
     if shaping.length_penalty:
-        scores = scores - shaping.length_penalty * (lengths - shaping.length_allowed).clamp(min=0)
+        found["length_penalty"] = shaping.length_penalty * (lengths - shaping.length_allowed).clamp(min=0)
     longest = shaping.overlong_length or max_new_tokens
     if shaping.overlong_penalty and shaping.overlong_buffer and longest:
-        scores = scores - shaping.overlong_penalty * overlong_penalty(lengths, longest, shaping.overlong_buffer)
-    return scores
+        share = overlong_penalty(lengths, longest, shaping.overlong_buffer)
+        found["overlong_penalty"] = shaping.overlong_penalty * share
+    return found

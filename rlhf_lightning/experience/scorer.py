@@ -11,7 +11,13 @@ from transformers import PreTrainedTokenizerBase, TrainerState
 
 from rlhf_lightning.data import PromptRow
 from rlhf_lightning.experience.part_moments import PartMoments
-from rlhf_lightning.experience.reward_shaping import RewardShaping, RunningMoments, per_token, shape_scores
+from rlhf_lightning.experience.reward_shaping import (
+    RewardShaping,
+    RunningMoments,
+    length_penalties,
+    per_token,
+    shape_scores,
+)
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.experience.token_scores import placed, refuse_clip
 from rlhf_lightning.models.transfer import to_device
@@ -36,6 +42,7 @@ class Scorer:
         self.part_moments, self._constant = PartMoments(), ConstantScores()
         self._max_new_tokens: int | None = None
         self._placed: Tensor | None = None
+        self._penalties: dict[str, Tensor] = {}
         self._trainer: Any = None
 
     @property
@@ -60,8 +67,9 @@ class Scorer:
 
     @property
     def statistics(self) -> Statistics:
-        """Return the mean of each further number about the last responses, and how many they are."""
-        return {f"reward/{name}": (sum(found) / len(found), len(found)) for name, found in self.reward.figures.items()}
+        """Return the means of the reward's further numbers and of the length penalties, and of how many responses."""
+        found = {f"reward/{name}": (sum(each) / len(each), len(each)) for name, each in self.reward.figures.items()}
+        return found | {f"objective/{name}": (each.mean(), len(each)) for name, each in self._penalties.items()}
 
     @property
     def extras(self) -> Mapping[str, Sequence[Any]]:
@@ -101,6 +109,7 @@ class Scorer:
         if self.shaping.normalize:
             self.moments.update(everywhere(scores).flatten())
         shaped = shape_scores(scores, rollout.ended, lengths, self.shaping, self.moments, self._max_new_tokens)
+        self._penalties = length_penalties(lengths, self.shaping, self._max_new_tokens)
         check_scale(shaped, self.key)
         if tokens is not None:
             refuse_clip(self.shaping.clip, self.key)

@@ -18,6 +18,7 @@ from rlhf_lightning.training.recording import Statistics
 
 ROLLOUT_METRICS = (
     *("kl/coef", "objective/scores", "objective/kl", "objective/entropy", "objective/rlhf_reward"),
+    *("objective/length_penalty", "objective/overlong_penalty"),
     *("policy/loss", "policy/approx_kl", "policy/clip_fraction", "policy/ratio_mean", "policy/ratio_max"),
     *("rollout/response_length", "rollout/eos_rate", "rollout/tokens_per_second", "rollout/logprob_gap"),
     *("rollout/logprob_gap_max", "rollout/importance_weight", "rollout/importance_capped"),

@@ -1,13 +1,15 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlhf_lightning.algorithms import RewardShaping, RunningMoments
+from rlhf_lightning.algorithms import KLPenalty, RewardShaping, RunningMoments
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.experience.reward_shaping import per_token, shape_scores
 from rlhf_lightning.experience.score_checks import ConstantScores, check_scale
 from rlhf_lightning.setting_rules import check_lengths
+from tests.algorithms.conftest import ppo, trainer
 
 
 def test_moments_of_batches_are_the_moments_of_all() -> None:
@@ -75,6 +77,28 @@ def test_a_penalty_falls_after_clipping_and_adds_to_that_for_a_missing_eos() -> 
         0.0,
         -0.25,
     ]
+
+
+def test_what_length_costs_is_logged_per_response(tmp_path: Path) -> None:
+    """The score minus what is logged is what the token rewards add up to, without a KL penalty."""
+    kl = KLPenalty(kind="fixed", coef=0.0, target=None, horizon=None)
+    both = RewardShaping(length_penalty=0.5, length_allowed=2, overlong_penalty=3.0, overlong_buffer=4)
+    module, data = ppo(shaping=both, kl=kl)
+    fit = trainer(tmp_path)
+    fit.fit(module, datamodule=data)
+    logged, lengths = fit.callback_metrics, module.last_rollout.mask.sum(dim=1)
+    each, overlong = 0.5 * (lengths - 2).clamp(min=0), 3.0 * ((lengths - 2) / 4).clamp(0, 1)
+    assert float(each.std()) > 0
+    assert float(logged["objective/length_penalty"]) == pytest.approx(float(each.mean()))
+    assert float(logged["objective/overlong_penalty"]) == pytest.approx(float(overlong.mean()))
+    lost = logged["objective/length_penalty"] + logged["objective/overlong_penalty"]
+    assert float(logged["objective/scores"] - lost) == pytest.approx(float(logged["objective/rlhf_reward"]), abs=1e-5)
+
+    module, data = ppo(shaping=RewardShaping(overlong_penalty=1.0, overlong_buffer=4), kl=kl)
+    fit = trainer(tmp_path)
+    fit.fit(module, datamodule=data)
+    assert "objective/overlong_penalty" in fit.callback_metrics
+    assert "objective/length_penalty" not in fit.callback_metrics
 
 
 def test_a_length_normalised_score_is_per_token() -> None:

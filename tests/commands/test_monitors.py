@@ -16,10 +16,11 @@ from rlhf_lightning.source.declarations import declared
 from tests.algorithms.conftest import dpo, ppo, reward, sft, trainer
 
 MADE: dict[str, Any] = {"SFTModule": sft, "RewardModule": reward, "DPOModule": dpo, "PPOModule": ppo}
-# Logged only with an external engine, `importance_cap`, several samples per prompt, or `nll_coef`.
+# Logged only with an external engine, `importance_cap`, several samples per prompt, `nll_coef`, or a length penalty.
 SELDOM = {
     *("rollout/importance_weight", "rollout/importance_capped", "rollout/group_spread", "rollout/group_std"),
     *("nll/chosen", "val/nll/chosen", "reward/disagreement"),
+    *("objective/length_penalty", "objective/overlong_penalty"),
 }
 
 
