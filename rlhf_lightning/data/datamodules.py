@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch import LightningDataModule
 
 from rlhf_lightning.data import preparation
-from rlhf_lightning.data.batches import PreferenceBatch, PromptRow
+from rlhf_lightning.data.batches import Batch, PreferenceBatch, PromptRow
 from rlhf_lightning.data.collation import collate_preferences, collate_sequences
 from rlhf_lightning.data.content import check_content
 from rlhf_lightning.data.files import without_none
@@ -163,7 +163,6 @@ class RowDataModule(LightningDataModule):
         split: str,
         collate: Any,
         batch_size: int,
-        weights: Sequence[float],
         shuffle: bool = False,
         make: Callable[..., BatchLoader] = BatchLoader,
     ) -> BatchLoader:
@@ -185,7 +184,7 @@ class RowDataModule(LightningDataModule):
             rows,
             partial(collate, pad_id=pad_id(self.tokenizer)),
             batch_size,
-            weights=weights,
+            weights=[row.weight for row in rows],
             seed=self.seed,
             shuffle=shuffle and not (trainer and trainer.overfit_batches),  # the same batches in every epoch
             rank=trainer.global_rank if trainer else 0,
@@ -234,14 +233,10 @@ class SFTDataModule(RowDataModule):
         preparation.check_sequences(rows, source)
 
     def train_dataloader(self) -> BatchLoader:
-        weights = [row.weight for row in self._rows["train"]]
-        return self._loader("train", collate_sequences, self.batch_size, weights, shuffle=True)
+        return self._loader("train", collate_sequences, self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> BatchLoader | list[Any]:
-        if "val" not in self._rows:
-            return []
-        weights = [row.weight for row in self._rows["val"]]
-        return self._loader("val", collate_sequences, self.val_batch_size, weights)
+        return self._loader("val", collate_sequences, self.val_batch_size) if "val" in self._rows else []
 
 
 class AnswersDataModule(RowDataModule):
@@ -252,8 +247,10 @@ class AnswersDataModule(RowDataModule):
         max_length: most tokens of prompt + answer. The prompt keeps its end, an answer its start.
         max_prompt_length: most tokens of the prompt; None: it is shortened only as far as `max_length` requires.
 
-    The other arguments are those of `RowDataModule`.
+    The other arguments are those of `RowDataModule`. A kind of rows declares its `collate`.
     """
+
+    collate: ClassVar[Callable[..., Batch]]
 
     @checked("data")
     def __init__(
@@ -271,6 +268,15 @@ class AnswersDataModule(RowDataModule):
         super().__init__(tokenizer, train, val, seed=seed, val_fraction=val_fraction, limit=limit)
         self.batch_size, self.max_length, self.max_prompt_length = batch_size, max_length, max_prompt_length
 
+    def train_dataloader(self) -> BatchLoader:
+        return self._answers("train", shuffle=True)
+
+    def val_dataloader(self) -> BatchLoader | list[Any]:
+        return self._answers("val") if "val" in self._rows else []
+
+    def _answers(self, split: str, shuffle: bool = False) -> BatchLoader:
+        return self._loader(split, type(self).collate, self.batch_size, shuffle)
+
 
 class PreferenceDataModule(AnswersDataModule):
     """Preferences: chosen and rejected, ranked answers, or labelled rows (true is preferred to false).
@@ -282,6 +288,7 @@ class PreferenceDataModule(AnswersDataModule):
     """
 
     kind: ClassVar[str] = "preference"
+    collate = staticmethod(collate_preferences)
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         taken = [i for split in self._rows.values() for row in split for i in row.row_ids]
@@ -290,10 +297,6 @@ class PreferenceDataModule(AnswersDataModule):
 
     def check_rows(self, rows: Numbered, source: str) -> None:
         preparation.check_preferences(rows, source)
-
-    def train_dataloader(self) -> BatchLoader:
-        weights = [row.weight for row in self._rows["train"]]
-        return self._loader("train", collate_preferences, self.batch_size, weights, shuffle=True)
 
     def reference_batches(self) -> Iterator[PreferenceBatch]:
         """Yield every answer of every split once, regardless of this process's share: what a reference table covers.
@@ -306,12 +309,6 @@ class PreferenceDataModule(AnswersDataModule):
             val = self.val_dataloader()
             assert isinstance(val, BatchLoader)
             yield from val.of_every_rank()
-
-    def val_dataloader(self) -> BatchLoader | list[Any]:
-        if "val" not in self._rows:
-            return []
-        weights = [row.weight for row in self._rows["val"]]
-        return self._loader("val", collate_preferences, self.batch_size, weights)
 
 
 class PromptDataModule(RowDataModule):

@@ -16,7 +16,6 @@ from torch import Tensor
 from rlhf_lightning.data.batches import IGNORED, Batch
 from rlhf_lightning.data.collation import ones, right_pad
 from rlhf_lightning.data.datamodules import AnswersDataModule
-from rlhf_lightning.data.loader import BatchLoader
 from rlhf_lightning.data.messages import Options, Text, checked_text, template_options
 from rlhf_lightning.data.preparation import Numbered
 from rlhf_lightning.data.report import CUT_AWAY, Report, blamed_on
@@ -226,6 +225,7 @@ class StepDataModule(AnswersDataModule):
     """
 
     kind: ClassVar[str] = "steps"
+    collate = staticmethod(collate_steps)
 
     @checked("data")
     def __init__(self, *args: Any, step_separator: Named = "\n", **kwargs: Any) -> None:
@@ -238,13 +238,3 @@ class StepDataModule(AnswersDataModule):
 
     def check_rows(self, rows: Numbered, source: str) -> None:
         check_step_rows(rows, source, self.step_separator)
-
-    def train_dataloader(self) -> BatchLoader:
-        return self._steps("train", shuffle=True)
-
-    def val_dataloader(self) -> BatchLoader | list[Any]:
-        return self._steps("val") if "val" in self._rows else []
-
-    def _steps(self, split: str, shuffle: bool = False) -> BatchLoader:
-        weights = [row.weight for row in self._rows[split]]
-        return self._loader(split, collate_steps, self.batch_size, weights, shuffle)

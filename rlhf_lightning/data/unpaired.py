@@ -89,6 +89,7 @@ class UnpairedDataModule(AnswersDataModule):
     """
 
     kind: ClassVar[str] = "unpaired"
+    collate = staticmethod(collate_answers)
 
     def tokenize(self, rows: Numbered, source: str) -> tuple[list[Any], Report]:
         return labelled.answers(rows, self.tokenizer, source, self.max_length, self.max_prompt_length)
@@ -109,15 +110,8 @@ class UnpairedDataModule(AnswersDataModule):
                 "measured on answers to other prompts; give rows of at least two prompts"
             )
 
-    def train_dataloader(self) -> BatchLoader:
-        return self._answers("train", shuffle=True)
-
-    def val_dataloader(self) -> BatchLoader | list[Any]:
-        return self._answers("val") if "val" in self._rows else []
-
     def _answers(self, split: str, shuffle: bool = False) -> BatchLoader:
-        weights = [row.weight for row in self._rows[split]]
         mismatched = partial(collate_mismatched, pad_id=pad_id(self.tokenizer))
         shorten = partial(truncate, max_length=self.max_length, bos_id=self.tokenizer.bos_token_id)
         make = partial(UnpairedLoader, collate_mismatched=mismatched, shorten=shorten)
-        return self._loader(split, collate_answers, self.batch_size, weights, shuffle, make)
+        return self._loader(split, type(self).collate, self.batch_size, shuffle, make)

@@ -40,8 +40,8 @@ VALUES = (
             Mutant(
                 "a reward of a whole answer is at its first token",
                 "data/rewarded.py",
-                "[0.0] * (tokens - 1) + [reward]",
-                "[reward] + [0.0] * (tokens - 1)",
+                "[0.0] * (kept - 1) + [reward]",
+                "[reward] + [0.0] * (kept - 1)",
                 ("data/test_rewarded.py::test_a_reward_of_the_whole_answer_is_at_its_last_token_and_others_at_theirs",),
             ),
         ),
