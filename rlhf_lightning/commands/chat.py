@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.best_of_checks import check_best_of
-from rlhf_lightning.config.checks import check_ilql_beta, check_model, refuse_reward_model
+from rlhf_lightning.config.inputs import check_ilql_beta, check_model, refuse_reward_model
 from rlhf_lightning.config.schema import Chat
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.config.validation import validate

@@ -9,7 +9,9 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.best_of_checks import check_best_of
-from rlhf_lightning.config.checks import (
+from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.harness_tasks import check_tasks, named_tasks
+from rlhf_lightning.config.inputs import (
     check_hashes,
     check_ilql_beta,
     check_model,
@@ -17,8 +19,6 @@ from rlhf_lightning.config.checks import (
     missing_locally,
     refuse_reward_model,
 )
-from rlhf_lightning.config.effects import check_samples
-from rlhf_lightning.config.harness_tasks import check_tasks, named_tasks
 from rlhf_lightning.config.schema import Evaluate
 from rlhf_lightning.config.source_lookup import check_function, check_reward_calls
 from rlhf_lightning.config.spelling import did_you_mean, nearest

@@ -11,9 +11,9 @@ from rlhf_lightning.commands.pipeline_evaluation import evaluate, gold_reward
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import carry_out, check, print_end, report_problems, saying_how_to_go_on
 from rlhf_lightning.config.arithmetic import explain
-from rlhf_lightning.config.checks import check_hashes, check_inputs
 from rlhf_lightning.config.devices import check_devices
 from rlhf_lightning.config.evaluation_checks import check_evaluation, check_name, check_settings
+from rlhf_lightning.config.inputs import check_hashes, check_inputs
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.config.stage_overrides import check_call, split_overrides

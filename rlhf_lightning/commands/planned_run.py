@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.config.arithmetic import ppo_arithmetic, processes, samples_per_prompt
-from rlhf_lightning.config.checks import missing_locally
+from rlhf_lightning.config.inputs import missing_locally
 from rlhf_lightning.config.source_lookup import reward_models
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import check_model_files

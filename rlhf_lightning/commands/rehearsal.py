@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lightning.commands.build import build, build_bare_trainer
-from rlhf_lightning.config.checks import missing_locally, model_inputs, will_be_made
+from rlhf_lightning.config.inputs import missing_locally, model_inputs, will_be_made
 from rlhf_lightning.config.source_lookup import reward_functions, sections
 from rlhf_lightning.errors import UserError, blaming, named, named_as
 

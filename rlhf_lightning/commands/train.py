@@ -13,9 +13,10 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.own_code import blaming_own_code
 from rlhf_lightning.config.arithmetic import explain
-from rlhf_lightning.config.checks import check_data_kind, check_inputs, check_sections
+from rlhf_lightning.config.checks import check_data_kind, check_sections
 from rlhf_lightning.config.devices import check_devices
 from rlhf_lightning.config.effects import check_effects
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.config.schema import Train
 from rlhf_lightning.config.spelling import keys_under
 from rlhf_lightning.config.validation import validate

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.config.checks import missing_locally
+from rlhf_lightning.config.inputs import missing_locally
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.file_hashes import sha256_of
 from rlhf_lightning.hashes import check_model_files

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_lightning.config.checks import check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.inputs import check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.errors import UserError

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.config.checks import (
+from rlhf_lightning.config.config_files import shipped
+from rlhf_lightning.config.feedback_schema import Agreement, Collect, Judge, Label
+from rlhf_lightning.config.inputs import (
     check_model,
     check_no_split_of_a_file,
     is_reward_model,
     missing_locally,
     refuse_reward_model,
 )
-from rlhf_lightning.config.config_files import shipped
-from rlhf_lightning.config.feedback_schema import Agreement, Collect, Judge, Label
 from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError

@@ -8,7 +8,7 @@ from typing import Any
 
 from typing_extensions import get_type_hints
 
-from rlhf_lightning.config.checks import check_no_split_of_a_file, missing_locally, will_be_made
+from rlhf_lightning.config.inputs import check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.config.schema import Stage
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.errors import UserError

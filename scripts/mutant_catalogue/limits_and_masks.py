@@ -101,7 +101,7 @@ LIMITS_AND_MASKS = (
             ),
             Mutant(
                 "a cost model is maximised",
-                "config/checks.py",
+                "config/inputs.py",
                 'if signed and key.partition(".")[0] == "reward":',
                 "if False:",
                 (f"{OF_COSTS}::test_a_cost_model_learns_order_and_sign_and_only_it_is_a_cost",),

@@ -13,7 +13,7 @@ import torch
 
 from rlhf_lightning.algorithms import CostModule, RewardModule
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.data import PreferenceBatch, SafetyDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import bradley_terry_loss, cost_model_loss

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.data import SFTDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import generalized_jsd

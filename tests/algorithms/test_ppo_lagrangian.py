@@ -12,7 +12,7 @@ import torch
 from rlhf_lightning.algorithms import CostMultiplier, KLPenalty, MultiplierController, RewardShaping
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.functional import generalized_advantage_estimate, kl_estimate
 from rlhf_lightning.rewards import make_cost

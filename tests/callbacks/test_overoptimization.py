@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rlhf_lightning.callbacks import OverOptimization, ReproducibleResume, ResumableCheckpoint
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.train import check
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.data import PromptDataModule
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import fingerprint

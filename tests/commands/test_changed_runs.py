@@ -13,7 +13,7 @@ import pytest
 from rlhf_lightning.commands import export
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.evaluate import check as check_evaluate
-from rlhf_lightning.config.checks import check_model
+from rlhf_lightning.config.inputs import check_model
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.hashes import FILE, check_model_files, read_hashes, write_hashes
 from rlhf_lightning.runs import run_folder
@@ -67,7 +67,7 @@ def test_weights_of_another_size_are_found_without_torch(run: Path) -> None:
     weights = run / "model/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     code = (
-        "import sys\nfrom rlhf_lightning.config.checks import check_model\n"
+        "import sys\nfrom rlhf_lightning.config.inputs import check_model\n"
         "try:\n    check_model('model.path', 'runs/one')\nexcept ValueError as error:\n    print(error)\n"
         "print('torch' in sys.modules)"
     )

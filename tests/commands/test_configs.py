@@ -17,8 +17,9 @@ from typing_extensions import get_type_hints
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.pipeline import check_pipeline
 from rlhf_lightning.commands.stages import compose_stages
-from rlhf_lightning.config.checks import check_inputs, check_sections
+from rlhf_lightning.config.checks import check_sections
 from rlhf_lightning.config.config_files import conf_dir
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.config.schema import Chat, Evaluate, Export, Pipeline, Train
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError

@@ -12,7 +12,7 @@ import pytest
 
 from rlhf_lightning.commands import judge, train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback import Answer, FeedbackStore, Response, Task, task_id
 from tests.fake_endpoint import prefers_good, serving

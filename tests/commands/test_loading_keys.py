@@ -11,7 +11,7 @@ import torch
 from rlhf_lightning.commands import evaluate, export
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.conversation import Conversation
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import policies
 from rlhf_lightning.rewards import ModelReward, make_reward

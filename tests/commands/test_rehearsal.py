@@ -11,7 +11,7 @@ import pytest
 from rlhf_lightning.commands import pipeline as command
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.rehearsal import rehearse_objects
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from tests.commands.runs import write_model
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.build import build
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs, missing_locally
+from rlhf_lightning.config.inputs import check_inputs, missing_locally
 from rlhf_lightning.errors import UserError
 
 TINY = [

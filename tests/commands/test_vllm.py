@@ -15,7 +15,7 @@ import pytest
 
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.train import check
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.resuming import changes_meaning
 from tests.commands.runs import write_model

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.checks import check_inputs
+from rlhf_lightning.config.inputs import check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import Ensemble, ModelReward, make_reward
 from rlhf_lightning.setting_rules import check_reward
