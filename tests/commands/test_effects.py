@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.stages import compose_stages
-from rlhf_lightning.config.effects import CALLBACK_RULES, RULES, _findings, check_effects, check_samples
+from rlhf_lightning.config.callback_effects import CALLBACK_RULES
+from rlhf_lightning.config.effect_rules import RULES
+from rlhf_lightning.config.effects import _findings, check_effects, check_samples
 from rlhf_lightning.config.evaluation_checks import check_settings
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.guide.composed import options
