@@ -110,6 +110,19 @@ def test_every_argument_that_a_public_docstring_names_is_one(site: Any) -> None:
     assert not wrong
 
 
+def test_a_docstring_leaves_inherited_arguments_to_the_base_where_a_class_has_its_own_constructor(site: Any) -> None:
+    wrong = []  # the site's reader of docstrings knows only the constructor in front of it
+    for package, names in site.python_pages.public_names().items():
+        for name in names:
+            found = definition(f"rlhf_lightning.{package}.{name}")
+            for init in found.node.body if found is not None and isinstance(found.node, ast.ClassDef) else ():
+                if isinstance(init, ast.FunctionDef) and init.name == "__init__":
+                    taken = {each.arg for each in ast.walk(init.args) if isinstance(each, ast.arg)}
+                    said = set(documented_arguments(found)) - attributes(found.node) - taken
+                    wrong += [f"{found.path}: {each}" for each in said]
+    assert not wrong
+
+
 def attributes(node: ast.AST) -> set[str]:
     """Return what a class sets on itself: its docstring may describe these as well."""
     inside = [*ast.walk(node)]

@@ -23,10 +23,9 @@ class RewardedDataModule(AnswersDataModule):
     """Answers with their rewards, for learning from a fixed set of them.
 
     Args:
-        batch_size: answers per batch and process.
         reward_column: the column of the rewards.
 
-    The other arguments are those of `AnswersDataModule` and `RowDataModule`.
+    The other arguments are those of `AnswersDataModule` and `RowDataModule`; `batch_size` counts answers.
     """
 
     kind: ClassVar[str] = "rewarded"

@@ -218,10 +218,9 @@ class StepDataModule(AnswersDataModule):
     """Solutions in steps: `prompt`, `completions` (the steps) and `labels` (true for a right step).
 
     Args:
-        batch_size: solutions per batch and process.
         step_separator: text that follows each step; no step may contain it.
 
-    The other arguments are those of `AnswersDataModule` and `RowDataModule`.
+    The other arguments are those of `AnswersDataModule` and `RowDataModule`; `batch_size` counts solutions.
     """
 
     kind: ClassVar[str] = "steps"
