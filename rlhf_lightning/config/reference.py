@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -207,7 +208,9 @@ def as_yaml(value: Any) -> str:
         return f"[{', '.join(map(as_yaml, value))}]"
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{name}: {as_yaml(each)}' for name, each in value.items())}}}"
-    return value or '""' if isinstance(value, str) else shown(value)
+    if isinstance(value, str):
+        return value if value and value.isprintable() else json.dumps(value)
+    return shown(value)
 
 
 @functools.cache  # options of a group explain each other's keys

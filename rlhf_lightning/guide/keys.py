@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -142,4 +143,6 @@ def _typed(value: Any) -> str:
         return f"[{','.join(_typed(each) for each in value)}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{name}:{_typed(each)}' for name, each in value.items())}}}"
-    return str(value) if isinstance(value, str) else shown(value)
+    if isinstance(value, str):
+        return value if value.isprintable() else f"$'{json.dumps(value)}'"  # bash turns \n into a line break
+    return shown(value)

@@ -113,6 +113,12 @@ def test_an_option_has_what_the_options_it_is_made_from_give() -> None:
     assert of("callbacks", "overoptimization", "samples.rows").default == "8"
 
 
+def test_a_line_break_is_written_as_in_yaml() -> None:
+    default = of("data", "steps", "step_separator").default
+    assert default == r'"\n"'
+    assert yaml.safe_load(default) == "\n"
+
+
 def test_an_option_of_the_users_own_folder_is_read_like_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "algorithm").mkdir()
     (tmp_path / "algorithm/mine.yaml").write_text(

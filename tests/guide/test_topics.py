@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_the_keys_of_an_algorithm_have_type_range_default_and_a_line_of_explanat
     assert "algorithm.kl.coef=0.04                    a number >= 0" in lines
     assert "algorithm.kl.kp=2.0                       a number >= 0" in lines  # only in the constructor
     assert any("other options of algorithm: a2c" in line for line in lines)
+
+
+def test_a_line_break_is_shown_as_bash_takes_it():
+    typed = next(line.split()[0] for line in page("data=steps").splitlines() if "step_separator" in line)
+    word = subprocess.run(["bash", "-c", f"printf %s {typed}"], capture_output=True, text=True, check=True).stdout
+    assert composed("train", ["data=steps", word]).keys["data.step_separator"].value == "\n"
 
 
 def _explained(words: list[str]) -> None:
