@@ -194,7 +194,9 @@ class KLPenalty:
         coef: the coefficient, or its initial value; above 0 unless it is fixed.
         target: KL per response to hold, in nats; null for `fixed`, which has none.
         horizon: horizon of the adaptive controller, in episodes; null for the others.
-        kp, ki, kd: gains of the PID controller.
+        kp: of the PID controller: gain of this iteration's error, relative to the target.
+        ki: of the PID controller: gain of the sum of all errors.
+        kd: of the PID controller: gain of a change since the previous iteration.
         estimator: k1, k2, k3 or abs; null: k1 in the reward, k2 in the loss.
         placement: `reward` subtracts the penalty from every token's reward; `loss` adds it to the loss. In the loss, k2
             has the gradient of KL(policy || reference) on fresh samples, exactly for one token; over several tokens it
