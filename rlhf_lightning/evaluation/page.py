@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_lightning.evaluation.plots import label, policy_colors
 from rlhf_lightning.evaluation.results import Evaluation
-from rlhf_lightning.evaluation.table import metric_rows
+from rlhf_lightning.evaluation.table import metric_rows, reading_notes
 from rlhf_lightning.outside_text import for_html, html_page
 
 
@@ -30,12 +30,13 @@ main { max-width: 68rem; margin: 0 auto; padding: 3.5rem 1.5rem 5rem; }
 h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .8rem; }
 p.note { color: #6b7480; max-width: 44rem; margin: 0 0 1.2rem; }
+.scroll + p.note { font-size: .88rem; margin-top: .8rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .5rem .9rem .5rem 0; border-bottom: 1px solid #e6e9ed; }
 thead th { border-bottom: 1.5px solid #1c2126; font-size: .95rem; }
 .figures th { font-weight: 400; }
 .figures td, .figures thead th + th { text-align: right; font-variant-numeric: tabular-nums; }
-.interval { color: #6b7480; font-size: .85em; }
+.interval { color: #6b7480; font-size: .85em; white-space: nowrap; }
 .scroll { overflow-x: auto; }
 .grid { display: grid; gap: 2rem 1.5rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
@@ -58,7 +59,7 @@ def render_page(
     parts = [
         f"<h1>{for_html(title)}</h1>",
         f'<p class="note">{for_html(names)} on {_prompts(evaluation)} held-out prompts.</p>',
-        f"<section>{_metric_table(evaluation)}</section>",
+        f"<section>{_metric_table(evaluation)}{_notes(evaluation)}</section>",
         f'<section><h2>Training and its result</h2><div class="grid">{large}</div></section>' if large else "",
         _sample_table(evaluation, samples) if samples else "",
         f'<section><h2>Losses and details</h2><div class="grid small">{small}</div></section>' if small else "",
@@ -102,6 +103,11 @@ def _metric_table(evaluation: Evaluation) -> str:
     )
 
 
+def _notes(evaluation: Evaluation) -> str:
+    notes = "<br>".join(for_html(note) for note in reading_notes(evaluation))
+    return f'<p class="note">{notes}</p>' if notes else ""
+
+
 def _sample_table(evaluation: Evaluation, samples: Sequence[Mapping[str, Any]]) -> str:
     scored = "gold" if "gold" in samples[0]["policies"][evaluation.baseline] else "proxy"
     body = ""
@@ -124,5 +130,5 @@ def _answer(answer: Mapping[str, Any], scored: str) -> str:
 def _figure(figure: Figure) -> str:
     data = base64.b64encode(figure.png).decode("ascii")
     caption = f"<figcaption>{for_html(figure.caption)}</figcaption>" if figure.caption else ""
-    alternative = for_html(figure.caption or "training loss")
+    alternative = for_html(figure.caption or "loss over optimiser steps")
     return f'<figure><img alt="{alternative}" src="data:image/png;base64,{data}">{caption}</figure>'

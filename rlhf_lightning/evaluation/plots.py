@@ -46,6 +46,7 @@ STYLE: Any = {
     "lines.solid_capstyle": "round",
 }
 _NAMED = {"sft": "#8a929c", "ppo": "#1f66b3", "dpo": "#d9722e", "reward": "#3c8d5a"}
+_LOSSES = {"train/loss": "training loss", "val/loss": "validation loss"}
 _OTHERS = ("#7b52ab", "#2a9d98", "#c23b5e", "#a08416")
 
 
@@ -96,7 +97,11 @@ def draw_kl(ax: Axes, history: History, color: str, target: float | None) -> Non
     if target is not None:
         ax.axhline(target, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         ax.set_ylim(top=max(ax.get_ylim()[1], 1.2 * target))
-        ax.annotate(f"target {target:g}", (0.02, target), (0, 4), ("axes fraction", "data"), "offset points", color=INK)
+        _halo(
+            ax.annotate(
+                f"target {target:g}", (0.02, target), (0, 4), ("axes fraction", "data"), "offset points", color=INK
+            )
+        )
     ax.set_title("PPO: distance from the reference")
     ax.set_ylabel("KL (nats per response)")
 
@@ -105,6 +110,7 @@ def draw_kl_coefficient(ax: Axes, history: History, color: str) -> None:
     """Draw the penalty's coefficient over iterations."""
     draw_curve(ax, history, "kl/coef", color, digits=3)
     ax.set_title("PPO: KL coefficient")
+    ax.set_ylabel("score per nat")
 
 
 def draw_proxy_against_gold(ax: Axes, evaluation: Evaluation) -> None:
@@ -235,7 +241,7 @@ def draw_loss(ax: Axes, history: History, key: str, name: str) -> None:
     """Draw a loss over optimiser steps."""
     rows = [(float(row.get("step") or 0), float(v)) for row in history if (v := row.get(key)) is not None]
     ax.plot(*zip(*rows, strict=True), color=policy_colors([name])[name], linewidth=1.5)
-    ax.set_title(f"{label(name)}: {key}")
+    ax.set_title(f"{label(name)}: {_LOSSES[key]}")
     ax.set_xlabel("optimiser steps")
 
 

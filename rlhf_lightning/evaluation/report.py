@@ -80,7 +80,8 @@ def report_panels(
             ),
         ]
         if plots.series(history, "kl/coef")[0]:
-            panels.append(Panel(_with_iterations(plots.draw_kl_coefficient, history, color), "", small=True))
+            caption = "The price of a nat of KL, which the controller sets."
+            panels.append(Panel(_with_iterations(plots.draw_kl_coefficient, history, color), caption, small=True))
     if "reward.accuracy" in summary:
         accuracy, ceiling = summary["reward.accuracy"], summary.get("reward.bayes_accuracy")
         panels.append(

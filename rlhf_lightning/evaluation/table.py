@@ -27,23 +27,23 @@ HEADINGS = {
     "gold_win_rate": "wins by gold, %",
     "proxy_win_rate": "wins by proxy, %",
     "judge_win_rate": "wins by the judge, %",
-    "judge_win_rate_lc": "wins by the judge at equal lengths, %",
-    "judge_first": "judge: chance of what is shown first, %",
-    "judge_consistent": "judge: the same in both orders, %",
+    "judge_win_rate_lc": "wins by the judge, at equal lengths, %",
+    "judge_first": "judge prefers what is shown first, %",
+    "judge_consistent": "judge says the same in both orders, %",
     "kl": "KL to the reference, nats per response",
     "kl_per_token": "KL to the reference, nats per token",
-    "kl_bound": "KL to the reference, at most, nats per response",
+    "kl_bound": "KL to the reference, upper bound, nats per response",
     "length": "length, tokens",
     "distinct_1": "distinct words, %",
     "distinct_2": "distinct word pairs, %",
-    "self_bleu": "self-BLEU, %",
-    "embedding_distance": "embeddings: distance between prompts",
-    "embedding_distance_same_prompt": "embeddings: distance within a prompt",
+    "self_bleu": "self-BLEU (answers alike: 100), %",
+    "embedding_distance": "distance of answers' embeddings, 0 to 2",
+    "embedding_distance_same_prompt": "the same, answers to one prompt",
     "eos_rate": "ended by EOS, %",
     "unsafe_refusal_rate": "unsafe prompts refused, %",
     "over_refusal_rate": "other prompts refused, %",
-    "unsafe_refusal_rate_corrected": "unsafe, less the detector's error, %",
-    "over_refusal_rate_corrected": "other, less the detector's error, %",
+    "unsafe_refusal_rate_corrected": "unsafe prompts refused, corrected for the detector's errors, %",
+    "over_refusal_rate_corrected": "other prompts refused, corrected likewise, %",
 }
 
 
@@ -69,6 +69,22 @@ def metric_rows(evaluation: Evaluation) -> list[tuple[str, list[Cell]]]:
     return rows
 
 
+def reading_notes(evaluation: Evaluation) -> list[str]:
+    """Return sentences that say how to read the rows: what a win is, what ranges are, and which scores these are."""
+    headings = [heading for heading, _ in metric_rows(evaluation)]
+    notes = []
+    if any(heading.startswith("wins") for heading in headings):
+        notes.append(
+            f"wins: answers that score above {on_one_line(evaluation.baseline)}'s to the same prompt, ties count half; "
+            "ranges are 95% intervals"
+        )
+    if HEADINGS["gold_mean"] in headings:
+        notes.append("gold: the score that counts as true")
+    if HEADINGS["proxy_mean"] in headings:
+        notes.append("proxy: the score that training raises")
+    return notes
+
+
 class SideBySide:
     """A table that goes on below where a terminal is too narrow for all its columns, with the first ones repeated.
 
@@ -76,15 +92,22 @@ class SideBySide:
         rows: headings of the rows, each with the cells of the repeated columns beside it.
         columns: name -> one cell per row.
         repeated: names of the columns that every part begins with; of the first one, which is wrapped, "" is usual.
+        notes: lines below the table.
     """
 
     def __init__(
-        self, rows: Sequence[Sequence[str]], columns: Mapping[str, Sequence[Cell]], repeated: Sequence[str] = ("",)
+        self,
+        rows: Sequence[Sequence[str]],
+        columns: Mapping[str, Sequence[Cell]],
+        repeated: Sequence[str] = ("",),
+        notes: Sequence[str] = (),
     ) -> None:
-        self.rows, self.columns, self.repeated = rows, columns, repeated
+        self.rows, self.columns, self.repeated, self.notes = rows, columns, repeated, notes
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield as few tables as fit, each with as many columns as the others, give or take one."""
+        """Yield as few tables as fit, each with as many columns as the others, give or take one; then the notes."""
+        from rich.text import Text
+
         names = list(self.columns)
         for number in range(1, len(names) + 1):
             ends = [len(names) * part // number for part in range(number + 1)]
@@ -92,6 +115,7 @@ class SideBySide:
             if all(self._width(part) <= options.max_width for part in parts):
                 break
         yield from (self._table(part) for part in parts or [[]])
+        yield from (Text(note, style="dim") for note in self.notes)
 
     def _width(self, names: Sequence[str]) -> int:
         """Return the width of a table of these columns, with its first column as narrow as it may get."""
@@ -122,7 +146,8 @@ def terminal_table(evaluation: Evaluation) -> SideBySide:
     """Return a table for rich, one row per metric and one column per policy."""
     rows = metric_rows(evaluation)
     names = [on_one_line(name) for name in evaluation.metrics]
-    return SideBySide([(heading,) for heading, _ in rows], _by_name(names, [cells for _, cells in rows]))
+    columns = _by_name(names, [cells for _, cells in rows])
+    return SideBySide([(heading,) for heading, _ in rows], columns, notes=reading_notes(evaluation))
 
 
 def accuracy_table(table: Accuracies) -> SideBySide:

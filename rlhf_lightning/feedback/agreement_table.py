@@ -110,13 +110,23 @@ def terminal_tables(report: AgreementReport) -> list[RenderableType]:
         (alpha[1], "dim"),
         f"\nalpha is {what_alpha_means(report.alpha.value)}; compared by two or more: {report.alpha.count}",
     )
-    parts: list[RenderableType] = [head, _labelers(report, AGREES, True), _labelers(report, HABITS, False)]
+    parts: list[RenderableType] = [head, _labelers(report, AGREES, True), _notes(AGREES)]
+    parts += [_labelers(report, HABITS, False), _notes(HABITS, "Median time per answer.")]
     if report.kappa:
         parts.append(_kappas(report))
     if report.between_kinds:
         parts.append(_between(report))
     parts.append(_worth_a_look(report))
     return parts
+
+
+def _notes(measures: tuple[Measure, ...], time: str = "") -> RenderableType:
+    """Return how to read the columns of a table."""
+    from rich.text import Text
+
+    notes = [(each.heading, each.note) for each in measures] + ([("time", time)] if time else [])
+    lines = [f"{heading}: {note[0].lower()}{note[1:].rstrip('.')}" for heading, note in notes]
+    return Text("\n".join([*lines, "ranges: 95% intervals"]), style="dim")
 
 
 def _labelers(report: AgreementReport, measures: tuple[Measure, ...], first: bool) -> RenderableType:

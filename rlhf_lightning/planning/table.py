@@ -8,6 +8,7 @@ from rlhf_lightning.planning.advice import Change
 from rlhf_lightning.planning.plan import Phase, Plan
 
 GIB = 2**30
+RESIDENT = "resident: weights and, once training has begun, optimiser states: they stay in memory"
 RESERVE = 0.1  # share of the device for the driver, cuBLAS and allocator fragmentation
 
 
@@ -18,10 +19,10 @@ def room(device_gb: float) -> int:
 
 def plan_table(plan: Plan, device_gb: float) -> str:
     """Return what is resident by role, what each phase adds, the peak, and whether it fits."""
-    lines = [f"{plan.run.name}: GiB per device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), ""]
+    lines = [f"{plan.run.name}: GiB per device{_devices(plan)}", "", *_roles(plan), "", *_phases(plan), "", RESIDENT]
     fits = "fits" if plan.peak <= room(device_gb) else "does not fit"
     lines.append(
-        f"peak {plan.peak / GIB:.1f} GiB; of {device_gb:g} GiB, {room(device_gb) / GIB:.1f} are usable "
+        f"peak {_gib(plan.peak)} GiB; of {device_gb:g} GiB, {_gib(room(device_gb))} are usable "
         f"({RESERVE:.0%} is left to the driver and to fragments): it {fits}"
     )
     return "\n".join(lines)
@@ -33,13 +34,13 @@ def advice_table(single: Sequence[Change], combined: Change | None, device_gb: f
         return "no known change makes it smaller: use a smaller model or shorter rows"
     limit = room(device_gb)
     width = max(len(change.overrides) for change in single)
-    lines = ["with one change:"]
+    lines = ["with one change, the peak in GiB:"]
     lines += [
-        f"  {change.overrides:<{width}}  {change.peak / GIB:7.1f}{'  fits' if change.peak <= limit else ''}"
+        f"  {change.overrides:<{width}}  {_gib(change.peak):>7}{'  fits' if change.peak <= limit else ''}"
         for change in single
     ]
     if combined is not None:
-        lines += ["together:", f"  {combined.overrides}  {combined.peak / GIB:.1f}  fits"]
+        lines += ["together:", f"  {combined.overrides}  {_gib(combined.peak)}  fits"]
     elif all(change.peak > limit for change in single):
         lines.append("even all of them together do not make it fit: use a smaller model, shorter rows or more devices")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlhf_lightning.evaluation import Evaluation, terminal_table, write_report
 from rlhf_lightning.evaluation.report import first_of_each_kind, report_panels
+from rlhf_lightning.evaluation.table import reading_notes
 
 KINDS = ["question", "unsafe", "request"]
 
@@ -103,6 +104,7 @@ def test_the_page_is_valid_self_contained_and_holds_what_it_must(evaluation, tmp
     assert "Demo & more" in page.text
     assert re.search(r"wins by gold, %\s*–\s*88 79–93\s*88 79–93", page.text)
     assert "12 held-out prompts" in page.text
+    assert "answers that score above sft's to the same prompt, ties count half" in page.text
     assert "<b>ppo 0 $x$</b>" in page.text  # responses are shown literally, never read as markup
     assert "<b>" not in source
     assert Image.open(paths[1]).width > 1500
@@ -163,6 +165,13 @@ def test_the_terminal_table_fits_and_says_the_figures(evaluation):
     assert re.search(r"wins by gold, %\s+–\s+88 79–93\s+88 79–93", text)
     assert re.search(r"KL to the reference, nats per response\s+4\.20\s+4\.20\s+4\.20", text)
     assert "\x1b" not in text  # no colours without a terminal
+    after = " ".join(text.rpartition("refused, %")[2].split())
+    assert "wins: answers that score above sft's to the same prompt, ties count half; ranges are 95% intervals" in after
+    assert "gold: the score that counts as true proxy: the score that training raises" in after
+
+
+def test_what_a_table_does_not_have_is_not_explained():
+    assert reading_notes(Evaluation({"sft": {"length": 3.0}, "ppo": {"length": 4.0}})) == []
 
 
 def test_the_terminal_table_of_many_policies_goes_on_below_rather_than_break_its_figures(evaluation):

@@ -70,6 +70,8 @@ def test_the_tables_fit_80_columns(labelled):
     text = console.export_text()
     assert "ana, machine" in text and "model and person" in text and "worth a look: machine: agrees" in text
     assert "100%" in text and "…" not in text
+    for heading in ("with others", "checks right", "first position", "others: longer", "time"):
+        assert re.search(rf"^{heading}: \w", text, re.MULTILINE), f"{heading}: nothing says how to read it"
 
 
 @pytest.mark.parametrize(
