@@ -2,8 +2,8 @@
 
     python scripts/build_docs.py
 
-A broken link or anchor, a picture that does not exist, a docstring that does not parse, or a page that would load
-something from the network ends it with exit code 1.
+A broken link or anchor, a picture that does not exist, a docstring that does not parse, a formula that is not drawn, or
+a page that would load something from the network ends it with exit code 1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from documentation.mathml import with_mathml
 from documentation.python_pages import python_pages
 from documentation.setting_pages import setting_pages
 from documentation.staging import ROOT, BrokenLinkError, stage
+from documentation.tables import with_prose_marked
 
 COMPLAINT = re.compile(r"^(griffe|ERROR|WARNING|mkdocstrings)\b.*", re.MULTILINE)
 UNFILLED = re.compile(r"<p>::: ([\w.]+)")
+UNDRAWN = re.compile(r"<m(?:text|tt|i|o|n)[^>]*>([^<]*\\[^<]*)<")  # TeX that is left in a formula
 LOADED = re.compile(r"""<(?:script|img|iframe|link(?=[^>]*stylesheet))[^>]*(?:src|href)=["']?(https?:[^"'\s>]+)""")
 
 
@@ -59,12 +61,14 @@ def build(config: Path) -> str:
     if empty := {name for page in pages for name in UNFILLED.findall(page.read_text(encoding="utf-8"))}:
         return f"no docstring was filled in: {', '.join(sorted(empty))}"
     outside = {found for page in pages for found in finish(page)}
+    if undrawn := {text for page in pages for text in UNDRAWN.findall(page.read_text(encoding="utf-8"))}:
+        return f"formulas with TeX that is not drawn: {', '.join(sorted(undrawn))}"
     return f"these would be loaded from the network: {', '.join(sorted(outside))}" if outside else ""
 
 
 def finish(page: Path) -> list[str]:
-    """Put the formulas of a built page in, and return what it would load from the network."""
-    text = with_mathml(page.read_text(encoding="utf-8"))
+    """Put the formulas of a built page in, mark long cells, and return what it would load from the network."""
+    text = with_prose_marked(with_mathml(page.read_text(encoding="utf-8")))
     page.write_text(text, encoding="utf-8")
     return LOADED.findall(text)
 

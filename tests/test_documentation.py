@@ -21,7 +21,7 @@ from rlhf_lightning.source.docstrings import documented_arguments
 
 ROOT = Path(__file__).parents[1]
 HOST = "[a](https://github.com/rlhf-lightning/rlhf-lightning/blob/main/{})"
-MODULES = ("setting_pages", "command_pages", "python_pages", "staging", "mathml")
+MODULES = ("setting_pages", "command_pages", "python_pages", "staging", "mathml", "tables")
 
 
 @pytest.fixture
@@ -197,6 +197,19 @@ def test_what_stands_in_a_cell_does_not_end_it(site: Any) -> None:
     assert site.setting_pages.in_a_cell("a | b `c | d` <x> *") == "a &#124; b `c | d` &lt;x&gt; \\*"
 
 
+def test_a_long_cell_is_marked_as_prose(site: Any) -> None:
+    short, long = "<td><code>x</code></td>", f"<td>a <a href='{'x' * 50}'>b</a></td>"
+    assert site.tables.with_prose_marked(short + long) == short + long
+    cell = f"<td>{'word ' * 10}\n<b>b</b></td>"
+    assert site.tables.with_prose_marked(cell) == cell.replace("<td>", '<td class="prose">')
+
+
+def test_a_link_is_not_named_after_a_file() -> None:
+    for file in (ROOT / "docs").rglob("*.md"):
+        named = re.findall(r"\[`?([\w./-]+\.md)`?\]\(", file.read_text(encoding="utf-8"))
+        assert not named, f"{file.relative_to(ROOT)}: {named}: pages of the site have no such names; say what is there"
+
+
 def test_the_site_is_built_in_continuous_integration() -> None:
     job = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["docs"]
     assert "make docs" in [step.get("run") for step in job["steps"]]
@@ -226,6 +239,7 @@ def build(site: Any, folder: Path, page: str, module: str = "") -> str:
         ("# Home\n\n::: mymodule.f", 'def f(x: int):\n    """Do it.\n\n    Args:\n        y: no.\n    """\n', "'y'"),
         ("# Home\n\n::: mymodule.gone", "", "gone"),
         ("# Home\n\n<p>::: mymodule.f</p>", "", "no docstring was filled in: mymodule.f"),
+        ("# Home\n\n$\\texttt{a\\_b}$", "", "formulas with TeX that is not drawn: a\\_b"),
         ("# Home\n\n<img src='https://x.org/a.png'>", "", "https://x.org/a.png"),
     ],
 )
