@@ -61,6 +61,13 @@ PHRASES = (
         "one number per token",
     ),
     Phrase(
+        r"\b[Aa]n? (?:number|value|sample|response|row|pair|label|score|reward|judgement|checkpoint|file) an? "
+        r"(?:token|row|prompt|second|response|sample|pair|step|epoch|seed|process|rank|task)\b",
+        "one per",
+        "a sample a prompt",
+        "one sample per prompt",
+    ),
+    Phrase(
         rf"(?<!\b[Tt]here )\b(?:{_BE}) no (?!(?:longer|more|less|better|worse|larger|smaller|lower|higher|help)\b)",
         "is not a",
         "vLLM is no dependency",
