@@ -17,7 +17,7 @@ FEW = 8  # distinct tokens: answers of only white space have no more
 
 
 def check_content(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
-    """Refuse rows of unknown tokens only, and demonstrations whose answers are all empty.
+    """Refuse rows of unknown tokens only, and rows whose answers are all empty.
 
     Warn if more than half of the tokens are unknown.
 
@@ -26,7 +26,7 @@ def check_content(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
     """
     _check_known(rows, tokenizer, source)
     _say_what_is_the_same(rows, source)
-    if rows and hasattr(rows[0], "labels"):
+    if rows and not hasattr(rows[0], "columns"):
         _check_answers(rows, tokenizer, source)
 
 
@@ -53,28 +53,34 @@ def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
 
 
 def _say_what_is_the_same(rows: Sequence[Any], source: str) -> None:
-    """Warn if all rows have the same prompt (for PPO), or all the same answer (for demonstrations)."""
+    """Warn if all rows have the same prompt, where answers are sampled, or the same answer, where they are given."""
     if len(rows) < 2:
         return
     if hasattr(rows[0], "columns"):
         what, read = "prompt", (tuple(row.input_ids) for row in rows)
-    elif hasattr(rows[0], "labels"):
-        what, read = "answer", (tuple(label for label in row.labels if label != IGNORED) for row in rows)
     else:
-        return
+        what, read = "answer", (tuple(map(tuple, _answers(row))) for row in rows)
     first = next(read)
     if all(each == first for each in read):
         log.warning(f"{source}: all {len(rows)} rows have the same {what}; check that the right column is read")
 
 
+def _answers(row: Any) -> list[list[int]]:
+    """Return the tokens of a row's answer, or of each of its answers."""
+    if hasattr(row, "labels"):
+        return [[label for label in row.labels if label != IGNORED]]
+    answers: list[list[int]] = row.answers if hasattr(row, "answers") else [row.answer]
+    return answers
+
+
 def _check_answers(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
     learned: set[int] = set()
     for row in rows:
-        learned.update(row.labels)
+        learned.update(*_answers(row))
         if len(learned) > FEW:
             return
-    ids = sorted(learned - {IGNORED, tokenizer.eos_token_id})
+    ids = sorted(learned - {tokenizer.eos_token_id})
     if not ids or not tokenizer.decode(ids).strip():
         raise UserError(
-            f"{source}: every answer (completion, or last message) is empty; the model would only learn to stop"
+            f"{source}: every answer (completion, or last message) is empty; check that the right column is read"
         )

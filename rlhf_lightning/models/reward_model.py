@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_lightning.compat.transformers_names import loads_in_float32
-from rlhf_lightning.errors import UserError, key_beside, named
+from rlhf_lightning.errors import UserError, blaming, key_beside, named
 from rlhf_lightning.kernels.registry import Asked, read_asked
 from rlhf_lightning.models.adapters import NF4, LoRA, is_adapter_folder, read_adapter
 from rlhf_lightning.models.forward import bare_model, score_rows
@@ -80,11 +80,12 @@ def stored_config(path: str | Path) -> dict[str, Any]:
     """Return the config stored with a reward model: in a run folder, another folder, or under a hub name."""
     folder = run_model_folder(path)
     file = Path(folder) / "config.json"
-    if Path(folder).is_dir():
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        return found
-    config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
-    return config
+    with blaming(f"{named()}: the configuration of {path} cannot be read"):
+        if Path(folder).is_dir():
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            return found
+        config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        return config
 
 
 def score_moments(path: str | Path) -> ScoreMoments | None:
@@ -96,11 +97,7 @@ def score_moments(path: str | Path) -> ScoreMoments | None:
 
 def is_cost_model(path: str | Path) -> bool:
     """Return whether a folder, or a hub name, declares that the sign of its scores separates safe from unsafe."""
-    folder = run_model_folder(path)
-    file = Path(folder) / "config.json"
-    if Path(folder).is_dir():
-        return file.is_file() and json.loads(file.read_text(encoding="utf-8")).get(COST_MODEL) is True
-    return AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict().get(COST_MODEL) is True
+    return stored_config(path).get(COST_MODEL) is True
 
 
 def load_reward_model(

@@ -170,11 +170,14 @@ def code_of(text: str) -> str:
     return rest if first.strip().isalnum() or not first.strip() else blocks[-1]
 
 
+NOT_COLUMNS = {"prompts", "completion_ids", "trainer_state", "log_metric", "log_extra"}
+
+
 def _column(columns: dict[str, Any], name: str, n: int) -> Sequence[Any]:
     if not n:
         return []
     if name not in columns:
-        known = ", ".join(sorted(columns.keys() - {"prompts", "completion_ids", "log_metric", "log_extra"})) or "none"
+        known = ", ".join(sorted(columns.keys() - NOT_COLUMNS)) or "none"
         raise UserError(f"arguments.column: the rows have no column {name!r}; their columns: {known}")
     found: Sequence[Any] = columns[name]
     return found

@@ -1,5 +1,6 @@
 """Bad inputs as data: a name, a command line, what is prepared, and what the answer must name."""
 
+from bad_input_catalogue.algorithms import ALGORITHMS
 from bad_input_catalogue.attacks import ATTACKS
 from bad_input_catalogue.case import Case
 from bad_input_catalogue.configs import CONFIGS
@@ -12,4 +13,16 @@ from bad_input_catalogue.own_code import OWN_CODE
 from bad_input_catalogue.rewards import REWARDS
 from bad_input_catalogue.runs import RUNS
 
-CASES: list[Case] = [*CONFIGS, *DATA, *MODELS, *REWARDS, *RUNS, *ODD_VALUES, *ODD_FILES, *OWN_CODE, *ATTACKS, *FEEDBACK]
+CASES: list[Case] = [
+    *CONFIGS,
+    *DATA,
+    *MODELS,
+    *REWARDS,
+    *ALGORITHMS,
+    *RUNS,
+    *ODD_VALUES,
+    *ODD_FILES,
+    *OWN_CODE,
+    *ATTACKS,
+    *FEEDBACK,
+]

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from rlhf_lightning.data import PreferenceDataModule, PromptDataModule, SFTDataModule
+from rlhf_lightning.data import (
+    PreferenceDataModule,
+    PromptDataModule,
+    RewardedDataModule,
+    SFTDataModule,
+    StepDataModule,
+    UnpairedDataModule,
+)
 from rlhf_lightning.errors import UserError
 from tests.tiny import tiny_tokenizer
 
@@ -44,6 +51,19 @@ def test_demonstrations_whose_answers_are_all_empty_are_refused(answer: str) -> 
         set_up(SFTDataModule, {"prompt": "a", "completion": answer}, {"prompt": "b", "completion": answer})
 
 
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        (UnpairedDataModule, {"prompt": "a", "completion": "", "label": True}),
+        (RewardedDataModule, {"prompt": "a", "completion": "", "reward": 1.0}),
+        (StepDataModule, {"prompt": "a", "completions": [" "], "labels": [True]}),
+    ],
+)
+def test_answers_that_are_all_empty_are_refused_for_every_kind_of_rows(kind: type[Any], row: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"every answer .* is empty|completions: "):
+        set_up(kind, row, {**row, "prompt": "b"})
+
+
 def test_one_answer_among_empty_ones_is_enough() -> None:
     module = set_up(SFTDataModule, {"prompt": "a", "completion": ""}, {"prompt": "b", "completion": " c"})
     assert len(module.train_rows) == 2
@@ -54,6 +74,12 @@ def test_one_answer_among_empty_ones_is_enough() -> None:
     [
         (PromptDataModule, {"prompt": "a b"}, {"prompt": "b"}, "prompt"),
         (SFTDataModule, {"prompt": "a", "completion": " b"}, {"prompt": "a", "completion": " c"}, "answer"),
+        (
+            RewardedDataModule,
+            {"prompt": "a", "completion": " b", "reward": 1.0},
+            {"prompt": "a", "completion": " c", "reward": 1.0},
+            "answer",
+        ),
     ],
 )
 def test_rows_that_are_all_the_same_are_said(
