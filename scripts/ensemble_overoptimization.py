@@ -60,28 +60,35 @@ def measure(folder: Path, base: Path, seed: int) -> None:
     for member in range(MEMBERS):
         part = folder / f"rankings_{member}.jsonl"
         part.write_text("\n".join(rows[member::MEMBERS]) + "\n", encoding="utf-8")
-        train(
-            folder / f"reward_{member}",
-            *("experiment=reward_demo", f"seed={seed}", f"model.path={base}/sft", f"data.train={part}"),
+    for name, words in runs(folder, base, seed).items():
+        train(folder / name, *words)
+
+
+def runs(folder: Path, base: Path, seed: int) -> dict[str, list[str]]:
+    """Return the command lines of a seed's runs: the reward models, and PPO against one and against all of them."""
+    start = [f"seed={seed}", f"model.path={base}/sft"]
+    found = {
+        f"reward_{member}": [
+            *("experiment=reward_demo", *start, f"data.train={folder}/rankings_{member}.jsonl"),
             *(f"data.val={base}/world/preferences_test.jsonl", "scheduler.num_warmup_steps=7"),
-        )
-    models = [f"{folder}/reward_{member}" for member in range(MEMBERS)]
-    scored = {
-        "one": [f"reward.model={models[0]}"],
-        "min": [f"reward.models=[{','.join(models)}]", "reward.combine=min"],
+        ]
+        for member in range(MEMBERS)
     }
-    for name, reward in scored.items():
-        scored[name] = [*reward, "reward.standardize=true", *(["reward.model=null"] if name == "min" else [])]
-        train(
-            folder / name,
-            *("experiment=ppo_demo", f"seed={seed}", f"model.path={base}/sft", *reward, "reward.standardize=true"),
+    models = [f"{folder}/{name}" for name in found]
+    for name, reward in {
+        "one": [f"reward.model={models[0]}"],
+        "min": ["reward.model=null", f"reward.models=[{','.join(models)}]", "reward.combine=min"],
+    }.items():
+        found[name] = [
+            *("experiment=ppo_demo", *start, *reward, "reward.standardize=true"),
             *(f"data.train={base}/world/prompts_train.jsonl", f"data.val={base}/world/prompts_test.jsonl"),
             *(f"data.val_samples={SAMPLES}", "rollout.batch_size=256", "trainer.check_val_every_n_epoch=4"),
             *("algorithm.kl.kind=fixed", "algorithm.kl.coef=0.001", "algorithm.kl.target=null"),
             *("algorithm.target_kl=null", "optimizer.lr=5e-4", "scheduler=constant", "trainer.max_epochs=28"),
             *("callbacks=overoptimization", "trainer.num_sanity_val_steps=0"),
             "callbacks.overoptimization.scorers={gold:{function:ensemble_overoptimization.recorded_gold}}",
-        )
+        ]
+    return found
 
 
 def curve(run: Path) -> list[dict[str, float]]:
