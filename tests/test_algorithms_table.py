@@ -55,12 +55,13 @@ def test_each_stage_trains_what_its_name_says(configs: dict[str, dict[str, Any]]
         **{"ppo": "PPOModule", "dpo": "DPOModule", "ipo": "DPOModule", "orpo": "ORPOModule", "simpo": "SimPOModule"},
         **{"kto": "KTOModule", **dict.fromkeys(CRITIC_FREE, "PolicyGradientModule")},
         **{"online_dpo": "OnlineDPOModule", "raft": "RAFTModule", "ilql": "ILQLModule"},
-        **{"nlpo": "NLPOModule", "ppo_lagrangian": "PPOLagrangianModule"},
+        **{"nlpo": "NLPOModule", "ppo_lagrangian": "PPOLagrangianModule", "gkd": "GKDModule"},
     }
     assert {name: sections[name]["loss_type"] for name in ("dpo", "ipo")} == {"dpo": "sigmoid", "ipo": "ipo"}
     estimators = ["group_mean", "leave_one_out", "returns", "group_mean", "group_mean", "group_mean"]
     assert [sections[name]["estimator"] for name in CRITIC_FREE] == estimators
     assert [sections[name]["ratio"] for name in CRITIC_FREE] == ["token"] * 4 + ["sequence", "token"]
+    assert sections["gkd"]["teacher"] == "there/rloo"
     assert sections["dapo"]["accuracy"] == "score" and sections["cispo"]["loss_type"] == "cispo"
 
 
