@@ -4,11 +4,12 @@
     python scripts/ensemble_overoptimization.py --seeds 0 --world outputs/demo
 
 On the embedded world, each seed trains three reward models, each on a third of the rankings, and then PPO with next to
-no KL penalty: against the first of them, and against the minimum of the three. Both use standardised scores, so that
-everything but the number of models is the same. The gold reward, which is not trained on, scores answers to unseen
-prompts every few iterations. The loss of a run is its highest gold minus its last. Intervals are over prompts (95 %,
-normal), and a prompt is compared with itself. Finished runs are not run again. Prints the table and writes it to
-FOLDER/table.md; the exit code is 1 if the interval of all seeds' difference does not lie above 0.
+no KL penalty: against each of them alone, and against the minimum of the three. All use standardised scores, so that
+everything but the reward models is the same. The gold reward, which is not trained on, scores answers to unseen
+prompts every few iterations. The loss of a run is its highest gold minus its last; what one reward model loses is the
+mean of the three runs. Intervals are over prompts (95 %, normal), and a prompt is compared with itself. Finished runs
+are not run again. Prints the table and writes it to FOLDER/table.md; the exit code is 1 if the interval of all seeds'
+difference does not lie above 0.
 
 `--world` names a folder whose `sft` and `world` of that seed (`seedN`, if there are such folders) are used instead of
 being made.
@@ -28,7 +29,7 @@ from statistics import fmean, stdev
 from rlhf_lightning.simulation import gold_reward
 
 MEMBERS = 3
-RUNS = {"one": "one reward model", "min": f"minimum of {MEMBERS}"}
+ALONE = [f"one_{member}" for member in range(MEMBERS)]
 SAMPLES = 8  # answers per prompt and validation
 RECORD = "GOLD_SCORES_FILE"
 COMMAND = "from rlhf_lightning.commands.train import main; main()"
@@ -76,7 +77,7 @@ def runs(folder: Path, base: Path, seed: int) -> dict[str, list[str]]:
     }
     models = [f"{folder}/{name}" for name in found]
     for name, reward in {
-        "one": [f"reward.model={models[0]}"],
+        **{name: [f"reward.model={model}"] for name, model in zip(ALONE, models, strict=True)},
         "min": ["reward.model=null", f"reward.models=[{','.join(models)}]", "reward.combine=min"],
     }.items():
         found[name] = [
@@ -126,13 +127,14 @@ def table(folders: Sequence[Path]) -> tuple[str, bool]:
     ]
     every: list[float] = []
     for folder in folders:
-        found = {name: losses(curve(folder / name)) for name in RUNS}
-        less = [found["one"][2][prompt] - lost for prompt, lost in found["min"][2].items()]
+        found = {name: losses(curve(folder / name)) for name in [*ALONE, "min"]}
+        less = [fmean(found[one][2][prompt] for one in ALONE) - lost for prompt, lost in found["min"][2].items()]
         every += less
         for name, (best, last, lost) in found.items():
+            title = f"minimum of {MEMBERS}" if name == "min" else f"reward model {name[-1]} alone"
             compared = interval(less) if name == "min" else ""
             lines.append(
-                f"| {folder.name.removeprefix('seed')} | {RUNS[name]} | {best:.2f} | {last:.2f} | "
+                f"| {folder.name.removeprefix('seed')} | {title} | {best:.2f} | {last:.2f} | "
                 f"{interval([*lost.values()])} | {compared} |"
             )
     lines.append(f"| all | | | | | {interval(every)} |")

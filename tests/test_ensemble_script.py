@@ -31,21 +31,25 @@ def test_its_runs_are_valid_and_differ_in_the_reward_alone(script: Any, tmp_path
     for config in configs.values():
         validate(config, Train)
         check_sections(config)
-    assert set(configs) == {"reward_0", "reward_1", "reward_2", "one", "min"}
-    one, of_all = configs["one"], configs["min"]
-    assert one.pop("reward")["standardize"] and of_all.pop("reward")["standardize"]
-    assert one == of_all
+    assert set(configs) == {"reward_0", "reward_1", "reward_2", *script.ALONE, "min"}
+    of_all = configs["min"]
+    assert of_all.pop("reward")["models"] == [f"{tmp_path}/reward_{member}" for member in range(3)]
+    for member, name in enumerate(script.ALONE):
+        reward = configs[name].pop("reward")
+        assert reward["standardize"] and reward["model"] == f"{tmp_path}/reward_{member}"
+        assert configs[name] == of_all
 
 
 def test_what_is_lost_is_compared_on_the_same_prompts(script: Any, tmp_path: Path) -> None:
-    golds = {"one": [[0.0, 2.0], [4.0, 6.0], [1.0, 4.0]], "min": [[0.0, 2.0], [3.0, 5.0], [3.0, 4.0]]}
+    of_one = {"one_0": [[4.0, 6.0], [1.0, 4.0]], "one_1": [[4.0, 5.0], [1.0, 5.0]], "one_2": [[4.0, 4.0], [1.0, 1.0]]}
+    golds = {**of_one, "min": [[3.0, 5.0], [3.0, 4.0]]}
     for name, validations in golds.items():
         rows = [[prompt, gold] for each in validations for prompt, gold in zip("ab", each, strict=True)]
         repeated = [row for row in rows for _ in range(script.SAMPLES)]
         (tmp_path / f"{name}.gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in repeated))
     text, less = script.table([tmp_path])
-    one, of_all, every = text.splitlines()[2:]
-    assert "| 5.00 | 2.50 | 2.50 (" in one
-    assert "| 4.00 | 3.50 | 0.50 (" in of_all
-    assert "| 2.00 (" in every  # lost by one (3, 2) less lost by the minimum (0, 1)
+    *alone, of_all, every = text.splitlines()[2:]
+    assert ["reward model 0 alone | 5.00 | 2.50 | 2.50 (" in alone[0], len(alone)] == [True, 3]
+    assert "minimum of 3 | 4.00 | 3.50 | 0.50 (" in of_all
+    assert "| 1.83 (" in every  # of one model, prompt by prompt: 3 and 5 / 3; of the minimum: 0 and 1
     assert less
