@@ -78,7 +78,11 @@ def test_weights_metrics_and_controller_equal_those_of_one_process(
 
 def test_an_exported_folder_holds_the_whole_weights(two: tuple[Path, str]) -> None:
     folder, kind = two
-    loaders: dict[str, Any] = {"reward": load_reward_model, "process": load_process_reward_model}
+    loaders: dict[str, Any] = {
+        "reward": load_reward_model,
+        "cost": load_reward_model,
+        "process": load_process_reward_model,
+    }
     for name in NAMES:
         model = loaders.get(name, load_causal_lm)(folder / f"{kind}_{name}")
         whole = torch.load(folder / f"{kind}_{name}.pt", weights_only=True)["weights"]

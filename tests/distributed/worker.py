@@ -20,6 +20,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from rlhf_lightning.algorithms import (
+    CostModule,
     CostMultiplier,
     CPOModule,
     DPOModule,
@@ -44,6 +45,7 @@ from rlhf_lightning.data import (
     PreferenceDataModule,
     PromptDataModule,
     RewardedDataModule,
+    SafetyDataModule,
     SFTDataModule,
     StepDataModule,
     UnpairedDataModule,
@@ -63,8 +65,12 @@ OFFLINE: dict[str, Any] = {
     "kto": KTOModule,
     "ilql": partial(ILQLModule, target_rate=0.3),
 }
-# Each leaves some responses out of the loss, not the same number on every process.
-CHOOSING: dict[str, tuple[Any, dict[str, Any]]] = {
+SEQUENCE = {"ratio": "sequence", "aggregation": "sequence", "clip_range": 0.04}
+WEIGHTED = {"loss_type": "cispo", "clip_range": None, "clip_range_high": 4.0}
+# The last three leave some responses out of the loss, not the same number on every process.
+GROUPED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "gspo": (PolicyGradientModule, SEQUENCE),
+    "cispo": (PolicyGradientModule, WEIGHTED),
     "dapo": (PolicyGradientModule, {"accuracy": "score", "accuracy_threshold": 1.0, "max_tries": 1}),
     "online": (OnlineDPOModule, {}),
     "raft": (RAFTModule, {}),
@@ -72,6 +78,7 @@ CHOOSING: dict[str, tuple[Any, dict[str, Any]]] = {
 NAMES = (
     "sft",
     "reward",
+    "cost",
     "process",
     "dpo",
     "orpo",
@@ -87,6 +94,8 @@ NAMES = (
     "ppo_lora_parts",
     "grpo",
     "reinforce",
+    "gspo",
+    "cispo",
     "dapo",
     "online",
     "raft",
@@ -171,10 +180,10 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
             **(group if algorithm == "grpo" else {"estimator": "returns", "whiten_advantages": True}),
         )
         return module, prompts(tokenizer)
-    if algorithm in CHOOSING:
-        kind, chooses = CHOOSING[algorithm]
+    if algorithm in GROUPED:
+        kind, own = GROUPED[algorithm]
         rollout = RolloutSettings(max_new_tokens=6, batch_size=size // 2, samples_per_prompt=2)
-        further = {"rollout": rollout, "ppo_epochs": 2, "num_minibatches": 1, "engine": engine, **chooses}
+        further = {"rollout": rollout, "ppo_epochs": 2, "num_minibatches": 1, "engine": engine, **own}
         return kind(load, tokenizer, SGD, reward=early, **further), prompts(tokenizer)
     rows = [
         {"prompt": WORDS[i], "chosen": " ".join(WORDS[i : i + 1 + i % 4]), "rejected": WORDS[i + 1]} for i in range(15)
@@ -199,6 +208,10 @@ def build(name: str, folder: Path, world: int, engine: Any = None) -> tuple[Any,
         solutions = [{"prompt": word, **each} for word, each in zip(WORDS, steps, strict=False)]
         data = StepDataModule(tokenizer, solutions, solutions[:3], batch_size=size, step_separator=" z")
         return ProcessRewardModule(partial(load_process_reward_model, folder), tokenizer, SGD), data
+    if algorithm == "cost":
+        labelled = [{**row, "chosen_safe": True, "rejected_safe": i % 2 > 0} for i, row in enumerate(rows)]
+        data = SafetyDataModule(tokenizer, labelled, labelled[:3], batch_size=size)
+        return CostModule(partial(load_reward_model, folder), tokenizer, SGD), data
     if algorithm in OFFLINE:
         return OFFLINE[algorithm](load, tokenizer, SGD), data
     return RewardModule(partial(load_reward_model, folder), tokenizer, SGD), data
