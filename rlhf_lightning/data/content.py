@@ -53,11 +53,13 @@ def _check_known(rows: Sequence[Any], tokenizer: Any, source: str) -> None:
 
 
 def _say_what_is_the_same(rows: Sequence[Any], source: str) -> None:
-    """Warn if all rows have the same prompt, where answers are sampled, or the same answer, where they are given."""
+    """Warn if all rows have the same prompt, where answers are sampled, or the same answer, where one is given."""
     if len(rows) < 2:
         return
     if hasattr(rows[0], "columns"):
         what, read = "prompt", (tuple(row.input_ids) for row in rows)
+    elif hasattr(rows[0], "answers"):
+        return
     else:
         what, read = "answer", (tuple(map(tuple, _answers(row))) for row in rows)
     first = next(read)

@@ -103,6 +103,6 @@ def test_an_evaluation_reports_both_distances(tmp_path, monkeypatch, capsys):
     summary = json.loads(Path("done/summary.json").read_text())
     for name in ("embedding_distance", "embedding_distance_same_prompt"):
         assert 0 <= summary[f"a.{name}_low"] <= summary[f"a.{name}"] <= summary[f"a.{name}_high"] <= 2
-    assert "embeddings: distance" in " ".join(capsys.readouterr().out.split())
+    assert "distance of answers'" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match=r"^embeddings\.model: a/b/c does not exist"):
         evaluate.check(compose_config("evaluate", [*words, "embeddings.model=a/b/c"]))
