@@ -17,12 +17,21 @@ import torch
 import yaml
 
 from rlhf_lightning import algorithms
-from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule, ProcessRewardModule, RewardModule, SFTModule
+from rlhf_lightning.algorithms import (
+    CostModule,
+    DPOModule,
+    KLPenalty,
+    PPOModule,
+    ProcessRewardModule,
+    RewardModule,
+    SFTModule,
+)
 from rlhf_lightning.commands.composition import conf_dir
 from rlhf_lightning.data import (
     PreferenceDataModule,
     PromptDataModule,
     RewardedDataModule,
+    SafetyDataModule,
     SFTDataModule,
     StepDataModule,
     UnpairedDataModule,
@@ -144,6 +153,14 @@ def reward(folder: Path, optimizer: Any = ADAM, rows: Any = None, **kwargs: Any)
         tiny_model().save_pretrained(folder / "base")
     data = PreferenceDataModule(tokenizer, rows or pair_rows(), pair_rows(4), batch_size=2)
     return RewardModule(partial(load_reward_model, folder / "base"), tokenizer, optimizer, **kwargs), data
+
+
+def cost(folder: Path, optimizer: Any = ADAM) -> tuple[Any, Any]:
+    """Return a cost model and pairs, of which every other has an unsafe answer beside the safer one."""
+    tokenizer = tiny_tokenizer()
+    rows = [{**row, "chosen_safe": True, "rejected_safe": i % 2 > 0} for i, row in enumerate(pair_rows())]
+    data = SafetyDataModule(tokenizer, rows, rows[:4], batch_size=2)
+    return CostModule(partial(load_reward_model, folder / "base"), tokenizer, optimizer), data
 
 
 def step_rows(n: int = 10, seed: int = 0) -> list[dict[str, Any]]:

@@ -14,7 +14,19 @@ import torch
 
 from rlhf_lightning.models import NF4, LoRA, load_causal_lm, load_process_reward_model, load_reward_model
 from rlhf_lightning.models.precision import Float32Linear
-from tests.algorithms.conftest import dpo, offline, on_policy, ppo, process, reward, sft, trainer
+from tests.algorithms.conftest import (
+    CONFIGS,
+    ON_POLICY,
+    cost,
+    dpo,
+    offline,
+    on_policy,
+    ppo,
+    process,
+    reward,
+    sft,
+    trainer,
+)
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PRECISIONS = ["32-true", "bf16-mixed", "bf16-true"]
@@ -40,7 +52,7 @@ RUNS = [
     "gkd",
     "process_reward",
 ]
-SLOW = ["nlpo", "ppo_lagrangian", "dapo", "online_dpo", "raft"]
+SLOW = ["cost", *(name for name in ON_POLICY if name not in ("ppo", "grpo"))]
 OFFLINE = {
     "kto": "KTOModule",
     "orpo": "ORPOModule",
@@ -103,8 +115,8 @@ def make(run: str, base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
     load = partial(load_causal_lm, base, **settings)
     if run == "sft":
         return sft(load)
-    if run == "reward":
-        module, data = reward(base.parent, optimizer=STILL)
+    if run in ("reward", "cost"):
+        module, data = (reward if run == "reward" else cost)(base.parent, optimizer=STILL)
         module.load_model = partial(load_reward_model, base, **settings)
         return module, data
     if run == "process_reward":
@@ -115,7 +127,7 @@ def make(run: str, base: Path, settings: dict[str, Any]) -> tuple[Any, Any]:
         return dpo(load, optimizer=STILL, precompute_reference=run == "dpo precomputed")
     if run in OFFLINE:
         return offline(OFFLINE[run], load, optimizer=STILL)
-    if run in ("grpo", *SLOW):
+    if run in ("grpo", *ON_POLICY):
         return on_policy(run, load, STILL, reward=irrational)
     return ppo(load, optimizer=STILL, layout=run.removeprefix("ppo "), reward=irrational)
 
@@ -141,15 +153,16 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
         assert {float(loss) for loss in watch.losses} == {0.5}
         assert logged["val/loss"] == 0.5
         assert logged["kl/reference_point"] == logged["val/kl/reference_point"] == 0.0
-    if run.startswith(("ppo", "grpo", "nlpo")):
+    if run.split()[0] in ON_POLICY:
         assert logged["objective/kl"] == 0.0
+    if run.startswith(("ppo", "grpo", "nlpo")):
         scores = [row["response"] for row in module.last_samples]
         assert logged["objective/scores"] == pytest.approx(sum(irrational(scores, scores)) / len(scores), rel=1e-6)
     assert watch.sums.keys() <= logged.keys()
     for name, (total, weight) in watch.sums.items():
         assert logged[name] == pytest.approx(total / (weight or 1.0), rel=1e-5, abs=1e-7), name
     assert {loss.dtype for loss in watch.losses} == {torch.float32}
-    assert bool(watch.heads) == (run in ("reward", "process_reward", "ilql") or "critic" in module.roles)
+    assert bool(watch.heads) == (run in ("reward", "cost", "process_reward", "ilql") or "critic" in module.roles)
     for states, numbers, head in watch.heads:
         assert head.weight.dtype == numbers.dtype == torch.float32
         exact = states.double() @ head.weight.detach().double().T + (0 if head.bias is None else head.bias.double())
@@ -158,3 +171,7 @@ def test_a_run_starts_where_its_reference_is_and_counts_in_float32(
     assert types == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     assert {p.dtype for p in module.parameters() if p.requires_grad} <= types | {torch.float32}
     assert {b.dtype for name, b in module.named_buffers() if "inv_freq" in name} <= {torch.float32}
+
+
+def test_every_algorithm_is_in_the_matrix() -> None:
+    assert {run.split()[0] for run in [*RUNS, *SLOW]} == set(CONFIGS)
