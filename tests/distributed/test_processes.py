@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from rlhf_lightning.models import load_causal_lm, load_process_reward_model, load_reward_model
+from tests.algorithms.conftest import CONFIGS
 from tests.distributed.worker import NAMES, Echo, save_base, trained
 
 
@@ -74,6 +75,11 @@ def test_weights_metrics_and_controller_equal_those_of_one_process(
     assert both["metrics"].keys() == alone["metrics"].keys()
     assert both["metrics"] == pytest.approx(alone["metrics"], abs=1e-5, rel=1e-5)
     assert both["controller"] == pytest.approx(alone["controller"], abs=1e-7)
+
+
+def test_every_algorithm_is_here_but_the_one_whose_masks_come_from_its_engine(one: dict[str, Any]) -> None:
+    ours = {section["_target_"].rpartition(".")[2] for section in CONFIGS.values()}
+    assert {each["class"] for each in one.values()} == ours - {"NLPOModule"}
 
 
 def test_an_exported_folder_holds_the_whole_weights(two: tuple[Path, str]) -> None:

@@ -69,6 +69,8 @@ SEQUENCE = {"ratio": "sequence", "aggregation": "sequence", "clip_range": 0.04}
 WEIGHTED = {"loss_type": "cispo", "clip_range": None, "clip_range_high": 4.0}
 # The last three leave some responses out of the loss, not the same number on every process.
 GROUPED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rloo": (PolicyGradientModule, {"estimator": "leave_one_out"}),
+    "dr": (PolicyGradientModule, {"estimator": "group_mean", "denominator": "max_new_tokens"}),
     "gspo": (PolicyGradientModule, SEQUENCE),
     "cispo": (PolicyGradientModule, WEIGHTED),
     "dapo": (PolicyGradientModule, {"accuracy": "score", "accuracy_threshold": 1.0, "max_tries": 1}),
@@ -94,6 +96,8 @@ NAMES = (
     "ppo_lora_parts",
     "grpo",
     "reinforce",
+    "rloo",
+    "dr",
     "gspo",
     "cispo",
     "dapo",
@@ -269,7 +273,8 @@ def trained(folder: Path, name: str, strategy: Any, world: int, engine: Any) -> 
     if name == "ilql":  # the targets are not trained
         weights |= {f"targets.{key}": value for key, value in module.targets.state_dict().items()}
     controller = module.kl_controller.value if isinstance(module, OnPolicyModule) else 0.0
-    return {"weights": weights, "metrics": metrics, "controller": controller}, module
+    found = {"weights": weights, "metrics": metrics, "controller": controller, "class": type(module).__name__}
+    return found, module
 
 
 def main() -> None:
