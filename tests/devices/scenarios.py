@@ -23,14 +23,17 @@ import lightning as L
 import torch
 
 from rlhf_lightning.algorithms import (
+    CostModule,
     DPOModule,
     GKDModule,
     ILQLModule,
     KLPenalty,
     KTOModule,
+    NLPOModule,
     OnlineDPOModule,
     ORPOModule,
     PolicyGradientModule,
+    PPOLagrangianModule,
     PPOModule,
     ProcessRewardModule,
     RAFTModule,
@@ -51,6 +54,7 @@ from rlhf_lightning.data import (
     PreferenceDataModule,
     PromptDataModule,
     RewardedDataModule,
+    SafetyDataModule,
     SFTDataModule,
     StepDataModule,
     UnpairedDataModule,
@@ -321,21 +325,53 @@ def ppo_shared_lora(folder: Path) -> dict[str, Any]:
 @scenario
 def dapo(folder: Path) -> dict[str, Any]:
     """With prompts that are sampled again, and responses that are left out of the loss."""
-    return chosen(folder, PolicyGradientModule, accuracy="score", max_tries=2, mask_truncated=True)
+    return in_pairs(folder, PolicyGradientModule, accuracy="score", max_tries=2, mask_truncated=True)
 
 
 @scenario
 def online_dpo(folder: Path) -> dict[str, Any]:
-    return chosen(folder, OnlineDPOModule)
+    return in_pairs(folder, OnlineDPOModule)
 
 
 @scenario
 def raft(folder: Path) -> dict[str, Any]:
-    return chosen(folder, RAFTModule)
+    return in_pairs(folder, RAFTModule)
 
 
-def chosen(folder: Path, kind: Any, **settings: Any) -> dict[str, Any]:
-    """Train an algorithm that chooses among its responses."""
+@scenario
+def gspo(folder: Path) -> dict[str, Any]:
+    return in_pairs(folder, PolicyGradientModule, ratio="sequence", aggregation="sequence", clip_range=0.04)
+
+
+@scenario
+def cispo(folder: Path) -> dict[str, Any]:
+    return in_pairs(folder, PolicyGradientModule, loss_type="cispo", clip_range=None, clip_range_high=4.0)
+
+
+@scenario
+def nlpo(folder: Path) -> dict[str, Any]:
+    """With masks, and a copy that is refreshed after the first iteration."""
+    return in_pairs(folder, NLPOModule, mask_refresh=1)
+
+
+@scenario
+def ppo_lagrangian(folder: Path) -> dict[str, Any]:
+    """With a second critic."""
+    return in_pairs(folder, PPOLagrangianModule, cost=early, cost_limit=0.5)
+
+
+@scenario
+def cost(folder: Path) -> dict[str, Any]:
+    rows = [{"prompt": word, "chosen": " a", "rejected": " b c", "chosen_safe": True} for word in "cdefghij"]
+    rows = [{**row, "rejected_safe": i % 2 > 0} for i, row in enumerate(rows)]
+    data = SafetyDataModule(tiny_tokenizer(), rows, rows[:4], batch_size=2)
+    trainer, _ = fit(folder, CostModule(partial(load_reward_model, base(folder)), tiny_tokenizer(), ADAM), data)
+    trainer.lightning_module.export(folder / "model")
+    return {"on": where(trainer.lightning_module)}
+
+
+def in_pairs(folder: Path, kind: Any, **settings: Any) -> dict[str, Any]:
+    """Train an algorithm on two responses to each prompt."""
     rollout = RolloutSettings(max_new_tokens=12, batch_size=4, samples_per_prompt=2)
     further = {"reward": early, "rollout": rollout, "ppo_epochs": 1, "num_minibatches": 2, **settings}
     module = kind(partial(load_causal_lm, base(folder)), tiny_tokenizer(), ADAM, **further)

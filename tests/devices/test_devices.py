@@ -168,8 +168,10 @@ def test_more_kinds_of_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_algorithms_that_choose_their_samples(tmp_path: Path) -> None:
-    results = run_scenarios(tmp_path, "dapo", "online_dpo", "raft")
+def test_the_other_algorithms(tmp_path: Path) -> None:
+    names = ["dapo", "online_dpo", "raft", "gspo", "cispo", "nlpo", "ppo_lagrangian", "cost"]
+    results = run_scenarios(tmp_path, *names)
+    assert list(results) == names
     for found in results.values():
         assert found["error"] is None, found["error"]
         assert found["on"] == "cuda:0"
