@@ -24,6 +24,7 @@ import torch
 
 from rlhf_lightning.algorithms import (
     CostModule,
+    CPOModule,
     DPOModule,
     GKDModule,
     ILQLModule,
@@ -40,6 +41,7 @@ from rlhf_lightning.algorithms import (
     RewardModule,
     RewardShaping,
     SFTModule,
+    SimPOModule,
 )
 from rlhf_lightning.callbacks import (
     Guardrails,
@@ -264,9 +266,24 @@ def dpo_lora(folder: Path) -> dict[str, Any]:
 
 @scenario
 def orpo_lora(folder: Path) -> dict[str, Any]:
+    return without_reference(folder, ORPOModule)
+
+
+@scenario
+def simpo_lora(folder: Path) -> dict[str, Any]:
+    return without_reference(folder, SimPOModule)
+
+
+@scenario
+def cpo_lora(folder: Path) -> dict[str, Any]:
+    return without_reference(folder, CPOModule)
+
+
+def without_reference(folder: Path, kind: Any) -> dict[str, Any]:
+    """Train a LoRA on pairs, without a reference."""
     load = partial(load_causal_lm, base(folder), adapter=LORA)
     data = PreferenceDataModule(tiny_tokenizer(), pairs(), pairs(4), batch_size=2)
-    trainer, phases = fit(folder, ORPOModule(load, tiny_tokenizer(), ADAM), data)
+    trainer, phases = fit(folder, kind(load, tiny_tokenizer(), ADAM), data)
     return {"on": where(trainer.lightning_module), **steps(phases)}
 
 

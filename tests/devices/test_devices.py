@@ -45,6 +45,18 @@ MODULES = [
 ]
 OTHERS = ["resumed", "engine", "commands"]
 MORE = ["new_score_head_lora", "dpo", "ppo_in_parts"]
+OTHER_ALGORITHMS = [
+    "simpo_lora",
+    "cpo_lora",
+    "dapo",
+    "online_dpo",
+    "raft",
+    "gspo",
+    "cispo",
+    "nlpo",
+    "ppo_lagrangian",
+    "cost",
+]
 
 # Every line of the package at which a step, an iteration or a decoded token may wait for the device, and why.
 JUSTIFIED = {
@@ -169,9 +181,8 @@ def test_more_kinds_of_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_other_algorithms(tmp_path: Path) -> None:
-    names = ["dapo", "online_dpo", "raft", "gspo", "cispo", "nlpo", "ppo_lagrangian", "cost"]
-    results = run_scenarios(tmp_path, *names)
-    assert list(results) == names
+    results = run_scenarios(tmp_path, *OTHER_ALGORITHMS)
+    assert list(results) == OTHER_ALGORITHMS
     for found in results.values():
         assert found["error"] is None, found["error"]
         assert found["on"] == "cuda:0"
