@@ -150,7 +150,7 @@ ROLLOUTS = (
                 ON_POLICY,
                 "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))",
                 "        self.record_all(held_out_statistics(rollout, raw, self.scorer.parts))\n"
-                "        self.record_all(rollout_statistics(rollout, raw, 0.0, {}))",
+                "        self.record_all({'objective/kl': held_out_statistics(rollout, raw, {})['val/kl']})",
                 (f"{UNDISTURBED}[tiny_model]",),
             ),
             Mutant(
