@@ -58,7 +58,7 @@ def fit(name: str, folder: Path, epochs: int, resume: str | None = None) -> Any:
     return module
 
 
-@pytest.mark.parametrize("name", some(ON_POLICY, "grpo", "reinforce_pp", "dapo"))
+@pytest.mark.parametrize("name", some(ON_POLICY, "grpo", "reinforce_pp", "dapo", "ppo_lagrangian"))
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(name: str, tmp_path: Path) -> None:
     whole = fit(name, tmp_path / "whole", 2)
     fit(name, tmp_path / "cut", 1)
