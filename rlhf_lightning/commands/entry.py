@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import sys
 
 from rlhf_lightning.process.thread_caches import restart_without_thread_caches
@@ -85,6 +86,8 @@ def rlhf() -> None:
 
 
 def _start(command: str) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # somebody may wait for a line in a file or a pipe: a link, an epoch
+        sys.stdout.reconfigure(line_buffering=True)
     with answered(first_process(), follows_the_first(), for_good=True):
         if command in ("train", "pipeline"):
             restart_without_thread_caches(f"rlhf-{command}")

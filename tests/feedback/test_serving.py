@@ -36,7 +36,7 @@ def test_the_command_serves_until_ctrl_c_and_ends_with_one_line(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     FeedbackStore().close()
     command = [program("rlhf-label"), "labelers=[ana,bo]", "port=0"]
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+    environment = {name: value for name, value in {**os.environ, **ENVIRONMENT}.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
