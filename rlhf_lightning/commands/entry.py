@@ -8,6 +8,7 @@ import importlib
 import io
 import sys
 
+from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.process.thread_caches import restart_without_thread_caches
 from rlhf_lightning.runs.ranks import first_process, follows_the_first
 from rlhf_lightning.stopping import answered
@@ -92,6 +93,7 @@ def _start(command: str) -> None:
         if command in ("train", "pipeline"):
             restart_without_thread_caches(f"rlhf-{command}")
         atexit.register(_leave_configs)
+        atexit.register(let_collectives_end)
         importlib.import_module(f"rlhf_lightning.commands.{command}").main()
 
 

@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.vllm_wor
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.rollout import VLLMRollout, VLLMServer
 from rlhf_lightning.rollout.vllm_client import VLLMClient
 from rlhf_lightning.training.strategies import FullySharded
@@ -46,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(let_collectives_end)
     main()

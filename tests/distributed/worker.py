@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m tests.distributed.worker F
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -51,6 +52,7 @@ from rlhf_lightning.data import (
     UnpairedDataModule,
 )
 from rlhf_lightning.models import LoRA, load_causal_lm, load_process_reward_model, load_reward_model
+from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.rollout import Generation, RolloutSettings
 from rlhf_lightning.training.strategies import FullySharded
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
@@ -312,4 +314,5 @@ def save_base(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(let_collectives_end)
     main()

@@ -5,6 +5,7 @@ python -m torch.distributed.run --nproc-per-node=2 -m tests.precision.sharded_wo
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from rlhf_lightning.models.precision import Float32Linear
+from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.training.strategies import FullySharded
 from tests.distributed.worker import Echo, build, trainer
 
@@ -58,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(let_collectives_end)
     main()
