@@ -60,7 +60,7 @@ def until_told(line: str) -> str:
     if not line.startswith("rlhf-label"):
         return line
     serve = f"{{ exec {line}\n}} > served.txt 2>&1 &"  # exec: $! is then the server itself
-    wait = "until grep -q http served.txt; do kill -0 $!; sleep 0.2; done"
+    wait = "for i in $(seq 600); do grep -q http served.txt && break; kill -0 $!; sleep 0.2; done; grep http served.txt"
     return f"{serve}\n{wait}\nkill -TERM $!; wait $! || true; cat served.txt"
 
 
