@@ -85,7 +85,7 @@ def runs(folder: Path, base: Path, seed: int) -> dict[str, list[str]]:
             *(f"data.train={base}/world/prompts_train.jsonl", f"data.val={base}/world/prompts_test.jsonl"),
             *(f"data.val_samples={SAMPLES}", "rollout.batch_size=256", "trainer.check_val_every_n_epoch=4"),
             *("algorithm.kl.kind=fixed", "algorithm.kl.coef=0.001", "algorithm.kl.target=null"),
-            *("algorithm.target_kl=null", "optimizer.lr=5e-4", "scheduler=constant", "trainer.max_epochs=28"),
+            *("algorithm.target_kl=null", "optimizer.lr=5e-4", "scheduler=constant", "trainer.max_epochs=56"),
             *("callbacks=overoptimization", "trainer.num_sanity_val_steps=0"),
             "callbacks.overoptimization.scorers={gold:{function:ensemble_overoptimization.recorded_gold}}",
         ]
