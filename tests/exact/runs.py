@@ -95,7 +95,7 @@ ON_POLICY |= {
     ),
 }
 ONLINE_DPO = OnPolicy(
-    OnlineDPOModule, {"ppo_epochs": 1, "num_minibatches": 4}, 4096, 300, 1e-3, samples=2, bounds=(0.05, 0.15)
+    OnlineDPOModule, {"ppo_epochs": 1, "num_minibatches": 4}, 4096, 600, 1e-3, samples=2, bounds=(0.05, 0.15)
 )
 # 8,192 answers instead of 512 need more of them per iteration: two of each, on average. At beta 1 all of them keep a
 # share of the probability, and those that are rarely sampled need larger steps.
