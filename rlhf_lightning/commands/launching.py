@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import shutil
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from rlhf_lightning.commands.composition import compose_with_launcher, split_sweep
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.runs.checkpoints import saved_by_this_job
 from rlhf_lightning.runs.run_folder import OUTPUTS, run_of_checkpoint
 
@@ -134,6 +136,7 @@ def in_submitit() -> Iterator[None]:
     """
     import submitit
 
+    atexit.register(let_collectives_end)
     warning = signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"]
     requeue: Any = signal.getsignal(warning)
     warned = False

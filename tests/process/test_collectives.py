@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rlhf_lightning.commands import entry
+from rlhf_lightning.commands.launching import in_submitit
 from rlhf_lightning.process.collectives import let_collectives_end
 
 SCRIPT = """
@@ -39,4 +41,17 @@ def test_every_command_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atexit, "register", last_things.append)
     monkeypatch.setattr(importlib, "import_module", lambda name: SimpleNamespace(main=lambda: None))
     entry.evaluate()
+    assert let_collectives_end in last_things
+
+
+def test_a_job_of_submitit_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    last_things: list[Any] = []
+    monkeypatch.setattr(atexit, "register", last_things.append)
+    handler = signal.getsignal(signal.SIGUSR2)
+    try:
+        with in_submitit():
+            pass
+    finally:
+        signal.signal(signal.SIGUSR2, handler)
     assert let_collectives_end in last_things
