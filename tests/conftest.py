@@ -18,9 +18,11 @@ KEPT: set[str] = set()  # modules that no test has made
 
 @pytest.fixture(autouse=True)
 def same_signal_handlers() -> Iterator[None]:
-    """Check that no test leaves a signal handler to the next one."""
+    """Take back signal handlers that a test has set; the commands' own, which have a thread, it must have ended."""
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
+    stopping = sys.modules.get("rlhf_lightning.stopping")
+    assert stopping is None or not stopping._former, "this test listens for signals for good"
     for number, handler in former.items():
         if handler is not None:
             signal.signal(number, handler)
