@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.feedback.agreement import AgreementReport
 from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import progress
+from rlhf_lightning.feedback.records import Prompt
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking
 from rlhf_lightning.judging.settings import JudgeSettings
@@ -59,8 +61,9 @@ def collect(
 ) -> dict[str, Any]:
     """Sample a policy's responses to prompts, and add tasks to a store that ask which are better. A pipeline stage.
 
-    Prompts are taken in a random order that depends on the seed and on the name of the policy's folder: each round uses
-    different ones. Called again, it adds no duplicates.
+    Prompts are taken in a random order that depends on the seed and on the name of the policy's folder. Those that the
+    store has tasks about, with responses of other policies, come last: each round uses different ones while there are
+    any. Called again, it adds no duplicates.
 
     Args:
         folder: the stage's folder; nothing is written there.
@@ -85,16 +88,15 @@ def collect(
     from rlhf_lightning.rewards import make_reward
 
     read, name = read_prompts(prompts), Path(model).name
-    order = list(range(len(read)))
-    random.Random(f"{seed}:{name}").shuffle(order)
-    if limit is not None:
-        order = order[: -(-limit // pairs) * 5 // 4]  # a policy gives some prompts the same answer each time
-    read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
     drawing = Drawing(
         samples_per_prompt, max_new_tokens, temperature, batch_size, max_prompt_length, seed, dtype, attn_implementation
     )
     rewards = [make_reward(model=str(reward_model), dtype=dtype)] if reward_model else []
     with FeedbackStore(store) as opened:
+        order = _order(read.questions, opened, name, seed)
+        if limit is not None:
+            order = order[: -(-limit // pairs) * 5 // 4]  # a policy gives some prompts the same answer each time
+        read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
         asking = Asking(choice, pairs, limit, overlap, overlap_share, reask, seed)
         made = collect_tasks(opened, read, {name: str(model)}, asking, drawing, rewards=rewards)
     if not made.added + made.there:
@@ -102,6 +104,18 @@ def collect(
             f"collect.prompts: the responses to those of {prompts} are all the same or empty: nothing to ask"
         )
     return {"tasks": made.added + made.there}
+
+
+def _order(questions: Sequence[Prompt], store: FeedbackStore, policy: str, seed: int) -> list[int]:
+    order = list(range(len(questions)))
+    random.Random(f"{seed}:{policy}").shuffle(order)
+    asked = {
+        content_hash(task.prompt)
+        for task in store.tasks()
+        if policy
+        not in (response.source for response in task.responses)  # its own do not count: it may be called again
+    }
+    return sorted(order, key=lambda i: content_hash(questions[i]) in asked)
 
 
 @checked("label")

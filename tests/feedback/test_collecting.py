@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, collect_tasks, policies
+from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, collect_tasks, policies, rounds
 from rlhf_lightning.feedback.sources import read_checks, read_prompts, read_responses
 from rlhf_lightning.models.ilql_heads import ILQLHeads, write_heads
 from tests.commands.runs import write_model
@@ -43,6 +43,22 @@ def test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing(store
     monkeypatch.setattr(policies, "load_tokenizer", lambda *_: pytest.fail("it loaded a tokenizer"))
     second = collect_tasks(store, PROMPTS, places, asking, DRAWING)
     assert (second.sampled, second.known, second.added, second.there) == (0, 36, 0, first.added)
+
+
+def test_each_round_asks_about_prompts_that_the_others_have_not_used(places, tmp_path):
+    """Some would otherwise be asked about twice while others wait: 4 and 4 of 9, drawn alone, rarely differ."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, PROMPTS)), encoding="utf-8")
+    for seed in range(3):
+        url, asked = f"sqlite:///{tmp_path}/{seed}.db", dict[str, set[Any]]()
+        for policy in ("old", "new"):
+            for _ in range(2):  # a stage that is called again does not ask about others
+                rounds.collect(tmp_path, places[policy], url, str(prompts), 4, "ranking", max_new_tokens=6, seed=seed)
+            with FeedbackStore(url) as store:
+                tasks = [task for task in store.tasks() if task.responses[0].source == policy]
+            asked[policy] = {task.prompt for task in tasks}
+            assert len(tasks) == 4
+        assert not asked["old"] & asked["new"]
 
 
 def test_an_interrupted_collection_ends_as_an_uninterrupted_one(store, places, tmp_path, monkeypatch):
