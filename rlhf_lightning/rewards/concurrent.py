@@ -12,10 +12,11 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rlhf_lightning.errors import UserError, reason
+from rlhf_lightning.errors import UserError, left_by_hand, reason
 
 CONCURRENCY, ATTEMPTS = 16, 3  # if a config says nothing
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before the second attempt, doubled after each
@@ -60,6 +61,8 @@ class Calls:
             except concurrent.futures.TimeoutError:  # it blocks the loop, which is given up
                 _loops.pop(os.getpid(), None)
                 raise UserError(self.late) from None
+            except concurrent.futures.CancelledError:  # a call has cancelled every task of the loop
+                raise self._cancelled() from None
             finally:
                 future.cancel()
 
@@ -103,12 +106,21 @@ class Calls:
             task.cancel()
         if not done:
             raise UserError(self.late)
+        if task.cancelled():
+            raise self._cancelled()
         return task.result()
+
+    def _cancelled(self) -> UserError:
+        return UserError(f"{self.who} failed: CancelledError")
 
     async def _guarded(self, call: Callable[[], Awaitable[T]]) -> T:
         try:
             return await call()
-        except (SystemExit, KeyboardInterrupt) as error:  # would end the loop, and nobody would wake who waits for it
+        except (Exception, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # some would end the loop, and nobody would wake who waits for it
+            if isinstance(error, GeneratorExit) and not left_by_hand(error):
+                raise
             raise UserError(f"{self.who} failed: {reason(error)}") from error
 
 
@@ -116,5 +128,12 @@ def _background_loop() -> asyncio.AbstractEventLoop:
     found = _loops.get(os.getpid())
     if found is None or found.is_closed():
         found = _loops[os.getpid()] = asyncio.new_event_loop()
-        threading.Thread(target=found.run_forever, daemon=True, name="async rewards").start()
+        threading.Thread(target=_run, args=(found,), daemon=True, name="async rewards").start()
     return found
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop for ever, also after a call has stopped it or a task of its own has called `sys.exit`."""
+    while not loop.is_closed():
+        with suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()

@@ -73,6 +73,34 @@ async def leaves(completion, **kwargs):
     raise SystemExit(0)
 
 
+async def cancelled(completion, **kwargs):
+    raise asyncio.CancelledError
+
+
+async def cancels_everything(completion, **kwargs):
+    for task in asyncio.all_tasks():
+        task.cancel()
+    await asyncio.sleep(0)
+
+
+async def leaves_in_a_task(completion, **kwargs):
+    await asyncio.create_task(leaves(completion))
+
+
+class _OddError(BaseException):
+    pass
+
+
+async def odd(completion, **kwargs):
+    raise _OddError("as it is")
+
+
+async def stops_the_loop(completion, **kwargs):
+    asyncio.get_running_loop().stop()
+    await asyncio.sleep(0)
+    return 1.0
+
+
 async def wrong(completion, **kwargs):
     return "good"
 
@@ -119,11 +147,24 @@ def test_a_call_that_hangs_is_one_line(function: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "message"), [("leaves", r"failed: it called sys\.exit\(0\)"), ("wrong", "score 0 is 'good'")]
+    ("function", "message"),
+    [
+        ("leaves", r"failed: it called sys\.exit\(0\)"),
+        ("leaves_in_a_task", r"failed: it called sys\.exit\(0\)"),
+        ("cancelled", "failed: CancelledError"),
+        ("cancels_everything", "failed: CancelledError"),
+        ("odd", "failed: _OddError: as it is"),
+        ("wrong", "score 0 is 'good'"),
+    ],
 )
 def test_what_else_goes_wrong_is_one_line(function: str, message: str) -> None:
     with pytest.raises(UserError, match=rf"^reward\.function: {HERE}\.{function}:? {message}"):
         FunctionReward(f"{HERE}.{function}")(["p"], ["a"])
+    assert FunctionReward(f"{HERE}.whole")(["p"], ["a"]) == [1.0]  # the loop goes on
+
+
+def test_a_loop_that_a_call_stops_goes_on() -> None:
+    assert FunctionReward(f"{HERE}.stops_the_loop", timeout=30)(["p"] * 3, ["a"] * 3) == [1.0] * 3
 
 
 def test_the_settings_of_calls_reach_the_async_parts_only() -> None:
