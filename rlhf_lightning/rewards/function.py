@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.errors import UserError, blaming, key_beside
+from rlhf_lightning.errors import UserError, blaming, is_out_of_memory, key_beside, reason
 from rlhf_lightning.file_hashes import sha256_of
 from rlhf_lightning.reward_calls import GIVEN, RewardCall, reward_call
 from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, Calls
 from rlhf_lightning.rewards.deadline import within
 from rlhf_lightning.rewards.keywords import each_row, keywords
 from rlhf_lightning.rewards.protocol import Reward
-from rlhf_lightning.rewards.scores import Partial, Scores, check_partial, check_result, filled
+from rlhf_lightning.rewards.scores import (
+    BadScoreError,
+    Partial,
+    Scores,
+    as_list,
+    check_partial,
+    check_result,
+    filled,
+    finite_number,
+)
 from rlhf_lightning.working_folder import import_from_working_folder
 
 VERIFIERS = "rlhf_lightning.rewards.verifiers"
@@ -113,7 +123,7 @@ class FunctionReward(Reward):
         Raises:
             UserError: by that function: see `check_scores`; the function has raised, or has not returned in time.
         """
-        sampled = columns.get("sampled")
+        sampled, n = columns.get("sampled"), len(responses)
         self.logged, self.extras = {}, {}
         if self.call.style == "responses":
             given = {**columns, "prompts": prompts, "responses": responses}
@@ -122,10 +132,9 @@ class FunctionReward(Reward):
         if self.call.style == "each":
             given["responses"] = responses
         if self.call.style == "completions":
-            given |= {"log_metric": self._log_metric, "log_extra": self.extras.__setitem__}
+            given |= {"log_metric": self._log_metric, "log_extra": partial(self._log_extra, n)}
         self._check_needed(given)
         given |= self.arguments
-        n = len(responses)
         if not self.call.waits:
             return lambda: self._now(given, n)
         calls = Calls(f"{self.key}: {self.name}", self._late(), self.timeout, self.concurrency, self.attempts)
@@ -142,7 +151,15 @@ class FunctionReward(Reward):
         others = {name: value for name, value in given.items() if name not in texts}
         with self._own_keys(), blaming(f"{self.key}: {self.name} failed"):
             call = partial(self.function, *texts.values(), **others)
-            return within(self.timeout, lambda: self._checked(call(), n), self._late())
+            try:
+                return within(self.timeout, lambda: self._checked(call(), n), self._late())
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"{self.key}: {self.name} ran out of memory: {reason(error)}; let it use less, or lower "
+                    "rollout.batch_size; rlhf-plan with the same overrides says what the run itself needs"
+                ) from error
 
     def _checked(self, scores: Any, n: int) -> Partial:
         if self.call.style == "responses" and not self.call.waits:
@@ -164,7 +181,25 @@ class FunctionReward(Reward):
         )
 
     def _log_metric(self, name: str, value: float) -> None:
-        self.logged.setdefault(name, []).append(float(value))
+        who = f"{self.key}: {self.name}: log_metric"
+        if not isinstance(name, str) or not name.isprintable() or {"", ".", ".."} & {*name.split("/")}:
+            raise UserError(f"{who} has the name {name!r:.80}; must be a name of printable characters, such as length")
+        try:
+            number = finite_number(value, f"{who}: {name}")
+        except BadScoreError as error:  # it is about no response
+            raise UserError(str(error)) from None
+        self.logged.setdefault(name, []).append(number)
+
+    def _log_extra(self, n: int, column: str, values: Sequence[Any]) -> None:
+        who = f"{self.key}: {self.name}: log_extra: the column {column!r:.80}"
+        if not isinstance(column, str):
+            raise UserError(f"{who} has a {type(column).__name__} for a name; must be a text")
+        found = as_list(values, f"{who} is {type(values).__name__}, expected a list of {n} values")
+        if len(found) != n:
+            raise UserError(f"{who} has {len(found)} values for {n} responses; give one for each")
+        with blaming(f"{who} cannot be written as JSON"):
+            json.dumps(found, default=str)
+        self.extras[column] = found
 
     def _late(self) -> str:
         key = self.timeout_key

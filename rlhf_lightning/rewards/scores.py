@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, TypeAlias, TypeGuard
 
 from rlhf_lightning.errors import UserError, blaming
@@ -76,14 +76,21 @@ def filled(scores: Partial, lengths: Sequence[int] | None = None) -> Scores:
 
 
 def _listed(scores: Sequence[Any], n: int, who: str) -> list[Any]:
-    expected = f"{who}: returned {type(scores).__name__}, expected a list of {n} numbers"
-    if not hasattr(scores, "__len__") or isinstance(scores, Mapping | set | frozenset | str | bytes):
+    found = as_list(scores, f"{who}: returned {type(scores).__name__}, expected a list of {n} numbers")
+    if len(found) != n:
+        raise UserError(f"{who}: returned {len(found)} scores for {n} responses; return one for each")
+    return found
+
+
+def as_list(values: Any, expected: str) -> list[Any]:
+    """Return the items of something with an order and a length. Raises UserError, `expected`, for anything else."""
+    if not hasattr(values, "__len__") or isinstance(values, Mapping | Set | str | bytes):
         raise UserError(expected)
     with blaming(expected):  # an array without a shape has no length
-        length, scores = len(scores), list(scores)
-    if length != n or len(scores) != n:
-        raise UserError(f"{who}: returned {length} scores for {n} responses; return one for each")
-    return scores
+        length, found = len(values), list(values)
+    if length != len(found):
+        raise UserError(f"{expected}: it says that it has {length}, and gives {len(found)}")
+    return found
 
 
 def _checked(scores: list[Any], who: str, lengths: Sequence[int] | None, places: Sequence[int] | None = None) -> Scores:
@@ -92,7 +99,7 @@ def _checked(scores: list[Any], who: str, lengths: Sequence[int] | None, places:
     rows = [_row(score) for score in scores]
     listed = [row is not None for row in rows]
     if not any(listed):
-        return [_number(score, f"{who}: score {at[i]}", at[i]) for i, score in enumerate(scores)]
+        return [finite_number(score, f"{who}: score {at[i]}", at[i]) for i, score in enumerate(scores)]
     if not all(listed):
         i, j = listed.index(True), listed.index(False)
         raise BadScoreError(
@@ -138,7 +145,7 @@ def _token_scores(row: list[Any], who: str, i: int, length: int | None) -> list[
         )
     if not row:
         raise BadScoreError(f"{who}: returned an empty list for response {i}; return one number per token", i)
-    return [_number(score, f"{who}: score {j} of response {i}", i) for j, score in enumerate(row)]
+    return [finite_number(score, f"{who}: score {j} of response {i}", i) for j, score in enumerate(row)]
 
 
 def _row(score: Any) -> list[Any] | None:
@@ -150,7 +157,7 @@ def _row(score: Any) -> list[Any] | None:
     return list(score)
 
 
-def _number(score: Any, what: str, index: int) -> float:
+def finite_number(score: Any, what: str, index: int = 0) -> float:
     """Return a score as a float. Raises BadScoreError if it is not a number, or not finite in float32."""
     if isinstance(score, str | bytes):  # float() would read "1" as 1
         raise BadScoreError(f"{what} is {_short(score)}, expected a number", index)

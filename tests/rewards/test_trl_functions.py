@@ -84,6 +84,18 @@ def ours(prompts, responses, **columns):
     return [1.0 if columns["ended"][i] else None for i in range(len(responses))]
 
 
+def logs(completions, metric, extra, **kwargs):
+    if metric[0] is not None:
+        kwargs["log_metric"](*metric[0])
+    if extra[0] is not None:
+        kwargs["log_extra"](*extra[0])
+    return [1.0] * len(completions)
+
+
+def needs_memory(completions, **kwargs):
+    raise MemoryError("no")
+
+
 SEEN: dict[str, Any] = {}
 
 
@@ -250,3 +262,30 @@ def test_explaining_refuses_what_the_run_would_refuse(tmp_path: Path, monkeypatc
     for settings, said in wrong:
         with pytest.raises(UserError, match=rf"^reward\.{said}"):
             train.check_all({**config, "reward": {**config["reward"], **settings}})
+
+
+@pytest.mark.parametrize(
+    ("metric", "extra", "message"),
+    [
+        (("a", float("nan")), None, "log_metric: a is nan, expected a finite number"),
+        (("a", 1e39), None, r"log_metric: a is 1e\+39, expected a finite number"),
+        (("a", "0.5"), None, "log_metric: a is '0.5', expected a number"),
+        (("../x", 1.0), None, r"log_metric has the name '\.\./x'"),
+        (("x\n", 1.0), None, r"log_metric has the name 'x\\n'"),
+        (("", 1.0), None, "log_metric has the name ''"),
+        (None, ("a", [1]), "log_extra: the column 'a' has 1 values for 2 responses"),
+        (None, ("a", [1, 2, 3]), "log_extra: the column 'a' has 3 values for 2 responses"),
+        (None, ("a", "ab"), "log_extra: the column 'a' is str, expected a list of 2 values"),
+        (None, ("a", None), "log_extra: the column 'a' is NoneType"),
+        (None, ("a", [{(1, 2): 3}, 0]), "log_extra: the column 'a' cannot be written as JSON"),
+        (None, (5, [1, 2]), "log_extra: the column 5 has a int for a name"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused_with_the_function_and_the_name(metric: Any, extra: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^reward\.function: {HERE}\.logs: {message}"):
+        FunctionReward(f"{HERE}.logs")(["p", "q"], ["a", "b"], metric=[metric] * 2, extra=[extra] * 2)
+
+
+def test_a_function_that_runs_out_of_memory_is_named() -> None:
+    with pytest.raises(UserError, match=rf"^reward\.function: {HERE}\.needs_memory ran out of memory: MemoryError: no"):
+        FunctionReward(f"{HERE}.needs_memory")(["p"], ["a"])
