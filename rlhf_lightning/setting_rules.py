@@ -9,8 +9,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.secret_text import shown
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair")  # pairwise losses that use label smoothing
 _SOURCES = ("function", "functions", "model", "models", "components", "judge", "url")
@@ -191,6 +191,22 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
         )
 
 
+def check_one_kind(scores_steps: Mapping[str, bool], key: str) -> None:
+    """Raise UserError for an ensemble of process reward models and others, whose scores have no common unit.
+
+    Args:
+        scores_steps: whether each model, by its path, scores steps.
+        key: where the models were named.
+    """
+    steps = next((path for path, found in scores_steps.items() if found), None)
+    whole = next((path for path, found in scores_steps.items() if not found), None)
+    if steps is not None and whole is not None:
+        raise UserError(
+            f"{key}: {steps} scores steps by probabilities, and {whole} whole responses by numbers without bounds, "
+            "which have no common unit; combine models of one kind, or add the two up as components with weights"
+        )
+
+
 def check_cost(cost: Mapping[str, Any], prefix: str = "cost.") -> None:
     """Raise UserError unless exactly one of a function and a model is given, with only its own settings.
 
@@ -240,6 +256,7 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
         raise UserError(f"{given}: only one source of scores; set the others to null")
     for name, part in (reward.get("components") or {}).items():
         check_reward(part, f"{prefix}components.{name}.")
+    _check_weights(reward, prefix)
     check_members(reward, prefix)
     one_model = reward.get("model") or reward.get("models")
     if reward.get("standardize") and not one_model:
@@ -263,14 +280,28 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
             raise UserError(f"{prefix}{name}: found {reward[name]}; only calls of a function have it; set it to null")
     if reward.get("key_env") and not reward.get("url"):
         raise UserError(f"{prefix}key_env: only a server asks for a key; set it with {prefix}url")
-    if (url := reward.get("url")) and not str(url).startswith(("http://", "https://")):
-        raise UserError(f'{prefix}url: found "{shown(url)}"; must begin with http:// or https://')
+    if url := reward.get("url"):
+        check_address(f"{prefix}url", str(url), f"give a key by {prefix}key_env")
     if reward.get("arguments") and not reward.get("function"):
         raise UserError(
             f"{prefix}arguments: only a function has them; set them with {prefix}function, or in a part: "
             f"{prefix}components.<name>.arguments"
         )
     _check_functions(reward, prefix)
+
+
+def _check_weights(reward: Mapping[str, Any], prefix: str) -> None:
+    """Raise UserError if all parts of a sum have the weight 0: every response would have the same score."""
+    parts = reward.get("components") or {}
+    weights = {f"{prefix}components.{name}.weight": part.get("weight", 1) for name, part in parts.items()}
+    if reward.get("weights"):
+        weights = {f"{prefix}weights": each for each in reward["weights"] if each} or {f"{prefix}weights": 0}
+    if weights and not any(weights.values()):
+        found = "0 for every part" if len(weights) > 1 or not parts else "0 for the only part"
+        raise UserError(
+            f"{next(iter(weights))}: found {found}, so that all responses have the same score; give at least one part "
+            "another weight"
+        )
 
 
 _VERIFIERS = {  # what they do not run without

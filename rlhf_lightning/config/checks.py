@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.config.arithmetic import check_arithmetic
 from rlhf_lightning.config.check_types import check_types
 from rlhf_lightning.config.combinations import check_groups, check_schedule, check_validation_interval
@@ -169,6 +170,8 @@ def samples_with_vllm(config: Mapping[str, Any]) -> bool:
 
 
 def _check_vllm(config: Mapping[str, Any]) -> None:
+    if server := config["rollout"].get("server"):
+        check_address("rollout.server", server)
     if config["model"].get("quantization"):
         raise UserError(
             "rollout.engine: vLLM would sample from whole weights while the trainer computes with 4-bit ones; choose "

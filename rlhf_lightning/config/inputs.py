@@ -20,6 +20,7 @@ from rlhf_lightning.errors import VLLM_NOT_INSTALLED, UserError, blaming
 from rlhf_lightning.hashes import ILQL_HEADS, check_model_files
 from rlhf_lightning.runs.lineage import check_history
 from rlhf_lightning.setting_rules import (
+    check_one_kind,
     check_teacher,
     unsigned_cost,
 )
@@ -58,6 +59,17 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             raise UserError(f"{key}: {value} does not exist{first}")
         else:
             check_no_split_of_a_file(key, value)
+    _check_members(config)
+
+
+def _check_members(config: Mapping[str, Any]) -> None:
+    """Raise UserError for process reward models and others in one ensemble, as far as their folders are here."""
+    reward = config.get("reward") or {}
+    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
+    for name, part in parts.items():
+        local = [path for path in part.get("models") or () if is_reward_model(Path(path))]
+        separator = {"config.json": '"step_separator"'}
+        check_one_kind({path: declares(Path(path), separator) for path in local}, f"reward{name}.models")
 
 
 def _check_vllm_is_installed(config: Mapping[str, Any]) -> None:

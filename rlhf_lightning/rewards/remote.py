@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError, key_beside, reason
 from rlhf_lightning.judging.posting import LONGEST_WAIT, TEMPORARY, retry_after, said
 from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, FIRST_WAIT
@@ -46,7 +47,7 @@ class RemoteReward(Reward):
         sleep: replaced in tests.
 
     Raises:
-        UserError: the environment variable is not set.
+        UserError: it is not an address, or the environment variable is not set.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class RemoteReward(Reward):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self.key, self.url = shown(url), key_beside("url", "reward."), url
+        check_address(self.key, url, f"give a key by {key_beside('key_env', 'reward.')}")
         self.batch_size, self.timeout = batch_size, timeout or TIMEOUT
         self.concurrency, self.attempts, self.sleep = concurrency or CONCURRENCY, attempts or ATTEMPTS, sleep
         self.headers = {"Content-Type": "application/json"}
@@ -115,7 +117,13 @@ class RemoteReward(Reward):
         except (ValueError, RecursionError) as error:
             raise _BadAnswerError(f"{self._who}: the answer is not JSON: {shown(repr(content[:80]))}") from error
         if isinstance(answer, dict):
-            answer = answer.get("scores", answer.get("rewards"))
+            scores, rewards = answer.get("scores"), answer.get("rewards")
+            if scores is not None and rewards is not None and scores != rewards:
+                raise _BadAnswerError(
+                    f"{self._who}: the answer has scores and rewards, which differ: {shown(repr(content[:80]))}; "
+                    "answer with one of them"
+                )
+            answer = rewards if scores is None else scores
         if not isinstance(answer, list):
             raise _BadAnswerError(
                 f"{self._who}: the answer has no list of numbers: {shown(repr(content[:80]))}; answer with a list, or "

@@ -24,7 +24,7 @@ from rlhf_lightning.rewards.remote import RemoteReward
 from rlhf_lightning.rewards.samples import SampledTokens
 from rlhf_lightning.rewards.scores import Scores, at_last_token, check_partial, filled, per_token, totals
 from rlhf_lightning.rewards.steps import StepwiseReward
-from rlhf_lightning.setting_rules import check_calls, check_reward, part_names
+from rlhf_lightning.setting_rules import check_calls, check_one_kind, check_reward, part_names
 from rlhf_lightning.value_types import Attention, Count, Kernels, NonNegative, Number, Seconds, Text
 
 log = logging.getLogger(__name__)
@@ -328,6 +328,7 @@ def _ensemble(models: list[Text], combine: Combine, std_coef: float, settings: t
     for number, path in enumerate(models):
         with named_as(f"{key}.{number}", beside):
             members.append(_of_model(path, *settings))
+    check_one_kind({path: isinstance(member, ProcessReward) for path, member in zip(models, members, strict=True)}, key)
     return Ensemble(members, combine, std_coef, key)
 
 

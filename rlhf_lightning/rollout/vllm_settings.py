@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rollout.container import RolloutSettings
 from rlhf_lightning.value_checks import checked
@@ -50,7 +51,8 @@ class VLLMRollout(RolloutSettings):
         generation_batch_size: prompts decoded at a time, with all their responses; null: as many as vLLM accepts.
 
     Raises:
-        UserError: engine arguments that other keys decide, or that are given together with a server.
+        UserError: a server that is not an address; engine arguments that other keys decide, or that are given together
+            with a server.
     """
 
     engine: Literal["vllm"] = "vllm"  # type: ignore[assignment]
@@ -62,6 +64,8 @@ class VLLMRollout(RolloutSettings):
     engine_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.server:
+            check_address("rollout.server", self.server)
         if self.server and self.engine_args:
             raise UserError(
                 "rollout.engine_args: for an engine in this process; beside rollout.server give them to `vllm serve`"

@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError, blaming, reason
 from rlhf_lightning.secret_text import shown
 
@@ -78,16 +79,9 @@ def _check_driver(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
+    check_address("logger.tracking_uri", uri)
     try:
-        parts = urllib.parse.urlsplit(uri)
-        well_formed = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        request = _probe(uri)
-    except (ValueError, http.client.InvalidURL):
-        well_formed = False
-    if not well_formed or any(c.isspace() for c in uri):
-        raise UserError(f'logger.tracking_uri: found "{shown(uri)}"; must be http(s)://host:port')
-    try:
-        urllib.request.urlopen(request, timeout=_PATIENCE).close()
+        urllib.request.urlopen(_probe(uri), timeout=_PATIENCE).close()
     except urllib.error.HTTPError as error:
         # The client can log in in ways that this check cannot, so it decides.
         if error.code in _REFUSED and _client_is_refused(uri):

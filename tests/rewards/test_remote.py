@@ -131,6 +131,10 @@ BAD: dict[str, tuple[Answer, str]] = {
     "not json": ((200, {}, b"<html>"), "the answer is not JSON: b'<html>'"),
     "deep": ((200, {}, b"[" * 100_000), "the answer is not JSON"),
     "no list": ((200, {}, b'{"score": 1}'), "the answer has no list of numbers"),
+    "two lists": (
+        (200, {}, b'{"scores": [1, 1], "rewards": [2, 2]}'),
+        "the answer has scores and rewards, which differ",
+    ),
     "empty": ((200, {}, b""), "the answer is not JSON: b''"),
     "not found": ((404, {}, b"no such page"), "HTTP 404: no such page; check the address"),
     "redirect": ((307, {"Location": "http://elsewhere/"}, b""), r"it redirects to http://elsewhere/ \(HTTP 307\)"),
@@ -176,6 +180,11 @@ def test_what_json_cannot_express_is_refused(server: Server) -> None:
         ({"url": "http://a", "function": "a.b"}, r"^reward\.function and reward\.url: only one source"),
         ({"url": "http://a", "dtype": "bfloat16"}, r"^reward\.dtype: only a reward model"),
         ({"components": {"a": {"url": "a"}}}, r"^reward\.components\.a\.url: found"),
+        ({"components": {"a": {"url": "http://h:65536"}}}, r"^reward\.components\.a\.url: .*from 1 to 65535"),
+        (
+            {"url": "http://u:pw@h/x"},
+            r"^reward\.url: found .*http://\*\*\*@h/x.* leave them out, .* by reward\.key_env$",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
