@@ -28,7 +28,8 @@ class DynamicSampling:
     """Samples further prompts until every place of the batch has a group of both right and wrong responses.
 
     Args:
-        accuracy: what judges a response: a part of the reward by its name, or `score`, the reward's own score.
+        accuracy: what judges a response: a part of the reward by its name, or `score`, the reward's own score, even if
+            a part has that name.
         threshold: a response is right if that is at least this.
         max_tries: how often prompts are sampled at most, the first time included.
         group_size: responses per prompt.
@@ -92,7 +93,7 @@ class DynamicSampling:
             UserError: the reward has no part of that name, or it does not apply to a response.
         """
         check_accuracy(self.accuracy, self.group_size, [*sampled.parts], False)
-        part = sampled.parts.get(self.accuracy)
+        part = None if self.accuracy == "score" else sampled.parts.get(self.accuracy)
         if part is None:
             return sampled.scores >= self.threshold
         if None in part:
