@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,8 @@ from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.data import StepBatch
 from rlhf_lightning.data.batches import IGNORED
 from rlhf_lightning.functional import process_reward_loss
+
+log = logging.getLogger(__name__)
 
 
 class ProcessRewardModule(AlignmentModule):
@@ -36,8 +39,12 @@ class ProcessRewardModule(AlignmentModule):
         self.step_separator: str | None = None
 
     def on_fit_start(self) -> None:
-        """Refuse rows that the model cannot read, and note what separates their steps."""
+        """Refuse rows that the model cannot read, warn of labels that are all the same, and note the separator."""
         super().on_fit_start()
+        rows = getattr(self.trainer.datamodule, "train_rows", [])  # type: ignore[attr-defined]
+        labels = [label for row in rows for label in row.right if label != IGNORED]
+        if len({*labels}) == 1:
+            log.warning(f"data.train: all {len(labels)} steps are {'right' if labels[0] else 'wrong'}")
         self.step_separator = getattr(self.trainer.datamodule, "step_separator", None)  # type: ignore[attr-defined]
 
     def steps(self, batch: StepBatch) -> tuple[Tensor, Tensor]:
