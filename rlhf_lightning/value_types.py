@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 LARGEST_WHOLE = 2**63 - 1  # the largest integer of torch and the operating system
 LARGEST = 1e12  # its square, which losses use, is far below the largest float32
 LARGEST_SECONDS = 1e9  # thirty years; the operating system does not wait longer than some 290
+
+LEAST_TEMPERATURE = 1e-5  # logits are divided by it, and float32 would not hold the quotients of a much smaller one
+
+
+def _zero_or_enough(temperature: float) -> float:
+    if temperature != 0 and temperature < LEAST_TEMPERATURE:
+        raise ValueError
+    return temperature
+
 
 Count = Annotated[int, Field(ge=1, le=LARGEST_WHOLE)]
 Whole = Annotated[int, Field(ge=0, le=LARGEST_WHOLE)]
@@ -20,6 +29,12 @@ Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Seconds = Annotated[float, Field(gt=0, le=LARGEST_SECONDS)]
+Temperature = Annotated[float, Field(ge=LEAST_TEMPERATURE, le=LARGEST)]
+Greedily = Annotated[  # a temperature, 0 for the most likely token
+    float,
+    AfterValidator(_zero_or_enough),
+    Field(le=LARGEST, description=f"that is 0, or at least {LEAST_TEMPERATURE:g}"),
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Between = Annotated[float, Field(gt=0, lt=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -27,6 +42,7 @@ BelowHalf = Annotated[float, Field(ge=0, lt=0.5)]
 UpToHalf = Annotated[float, Field(ge=0, le=0.5)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1, description="(at least one)")]
 Name = Annotated[  # of a folder: no slash, no leading dot
     str,
     Field(

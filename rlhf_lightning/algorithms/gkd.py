@@ -17,7 +17,7 @@ from rlhf_lightning.rollout.own_answers import answer_statistics, own_answers
 from rlhf_lightning.setting_rules import check_teacher
 from rlhf_lightning.training.row_limits import check_prompts
 from rlhf_lightning.value_checks import checked
-from rlhf_lightning.value_types import Count, Dtype, Fraction, Positive, Text
+from rlhf_lightning.value_types import Count, Dtype, Fraction, Temperature, Text
 
 
 class GKDModule(OfflineModule):
@@ -53,7 +53,7 @@ class GKDModule(OfflineModule):
         teacher: Text | None = None,
         beta: Fraction = 0.5,
         lmbda: Fraction = 0.5,
-        temperature: Positive = 1.0,
+        temperature: Temperature = 1.0,
         max_new_tokens: Count = 128,
         teacher_dtype: Dtype = "auto",
         engine: RolloutEngine | None = None,

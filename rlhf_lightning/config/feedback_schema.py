@@ -16,8 +16,8 @@ from rlhf_lightning.value_types import (
     Count,
     Dtype,
     Fraction,
+    Greedily,
     Name,
-    NonNegative,
     Seconds,
     Text,
     Whole,
@@ -104,7 +104,7 @@ class Collect(TypedDict, total=False):
     samples_per_prompt: Count
     max_new_tokens: Count
     max_prompt_length: Count | None
-    temperature: NonNegative
+    temperature: Greedily
     batch_size: Count
     limit: Count | None
     dtype: Dtype

@@ -19,6 +19,7 @@ from rlhf_lightning.value_types import (
     Attention,
     Count,
     Dtype,
+    Greedily,
     Mapping,
     Name,
     NonNegative,
@@ -94,7 +95,7 @@ class Evaluation(TypedDict, total=False):
     every_pair: bool
     samples_per_prompt: Count
     max_new_tokens: Count
-    temperature: NonNegative
+    temperature: Greedily
     batch_size: Count
     dtype: Dtype
     attn_implementation: Attention | None
@@ -184,7 +185,7 @@ class Evaluate(TypedDict, total=False):
     proxy: Score
     samples_per_prompt: Count
     max_new_tokens: Count
-    temperature: NonNegative
+    temperature: Greedily
     ilql_beta: NonNegative | None
     batch_size: Count
     seed: Whole
@@ -224,7 +225,7 @@ class Chat(TypedDict, total=False):
     best_of: Samples | None
     reward: Score
     system: Text | None
-    temperature: NonNegative
+    temperature: Greedily
     ilql_beta: NonNegative | None
     max_new_tokens: Count
     seed: Whole

@@ -30,8 +30,8 @@ from rlhf_lightning.value_types import (
     Dtype,
     Fraction,
     Name,
-    Positive,
     Share,
+    Temperature,
     Text,
     Whole,
 )
@@ -51,7 +51,7 @@ def collect(
     overlap_share: Fraction = 1.0,
     reask: Fraction = 0.1,
     max_new_tokens: Count = 64,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     batch_size: Count = 64,
     max_prompt_length: Count = 512,
     dtype: Dtype = "float32",

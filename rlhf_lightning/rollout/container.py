@@ -13,7 +13,7 @@ from rlhf_lightning.data import SequenceBatch
 from rlhf_lightning.data.batches import Batch
 from rlhf_lightning.rollout.engine import SamplingSettings
 from rlhf_lightning.value_checks import checked
-from rlhf_lightning.value_types import Count, Positive
+from rlhf_lightning.value_types import Count, Temperature
 
 
 @checked("rollout")
@@ -32,7 +32,7 @@ class RolloutSettings:
 
     engine: Literal["native"] = "native"
     max_new_tokens: Count = 64
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     batch_size: Count = 64
     generation_batch_size: Count | None = None
     samples_per_prompt: Count = 1
