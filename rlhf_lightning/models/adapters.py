@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rlhf_lightning.errors import UserError, blaming, named
 from rlhf_lightning.hashes import check_model_files
 from rlhf_lightning.models.beside import add_beside
 from rlhf_lightning.models.generation_settings import make_savable
+from rlhf_lightning.models.loaded_weights import check_finite
 from rlhf_lightning.value_checks import checked
-from rlhf_lightning.value_types import BelowOne, Count, Positive, Text
+from rlhf_lightning.value_types import BelowOne, Count, Positive, Text, Texts
 
 TRAINED = "default"  # peft's own name: `save_pretrained` writes this one at the top of the folder
 SAFE_INITIALISATIONS = ("default", "gaussian")
@@ -54,7 +57,7 @@ class LoRA:
     dropout: BelowOne = 0.0
     use_rslora: bool = False
     use_dora: bool = False
-    target_modules: Text | list[Text] = "all-linear"
+    target_modules: Text | Texts = "all-linear"
     init: Text = "default"
 
     def __post_init__(self) -> None:
@@ -139,7 +142,8 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return the configuration and the weights of an adapter folder.
 
     Raises:
-        UserError: it is not a LoRA adapter, names no base, or has changed since it was written.
+        UserError: it is not a LoRA adapter, names no base, has changed since it was written, or has weights that are
+            not finite.
     """
     from peft.utils import load_peft_weights
 
@@ -151,7 +155,9 @@ def read_adapter(folder: str | Path) -> tuple[Any, dict[str, torch.Tensor]]:
     if Path(folder).is_dir() and not files:
         raise UserError(f"{named()}: {folder} has an adapter_config.json but no weights (adapter_model.safetensors)")
     with blaming(f"{named()}: the weights of the adapter {folder} cannot be read", "save it again"):
-        return config, load_peft_weights(str(folder), device="cpu")
+        weights = load_peft_weights(str(folder), device="cpu")
+    check_finite(weights.items(), folder)
+    return config, weights
 
 
 def base_of(folder: str | Path) -> str:
@@ -192,27 +198,46 @@ def add_adapter(model: Any, lora: LoRA, task: Literal["CAUSAL_LM", "SEQ_CLS"], r
     """
     from peft import get_peft_model
 
+    _check_rank(model, lora.rank)  # before memory is taken for it
     try:
-        adapted = get_peft_model(model, lora.config(task, revision))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied layers: `merge_adapter` unties what is adapted
+            adapted = get_peft_model(model, lora.config(task, revision))
     except ValueError as error:
-        if "target modules" not in str(error).lower():
+        text, allowed = str(error), "must be all-linear, or names of linear layers, such as [q_proj, v_proj]"
+        if "target module" not in text.lower():
             raise
-        raise UserError(
-            f"model.adapter.target_modules: found {lora.target_modules}; no layer of the model has such a name; "
-            "must be all-linear, or names of linear layers, such as [q_proj, v_proj]"
-        ) from error
-    _check_rank(adapted, lora.rank)
+        why = "no layer of the model has such a name"
+        if "is not supported" in text:  # `Target module LlamaRMSNorm((16,), eps=1e-06) is not supported.`
+            why = f"it selects a {text.split()[2].partition('(')[0]}, which is not a linear layer"
+        raise UserError(f"model.adapter.target_modules: found {lora.target_modules}; {why}; {allowed}") from error
+    _check_names(adapted, lora.target_modules)
+    _check_rank(adapted, lora.rank, adapted=True)
     return adapted
 
 
-def _check_rank(model: nn.Module, rank: int) -> None:
-    """Raise UserError for a rank that no adapted layer can have: it is at most a matrix's smaller side."""
-    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_A")]
+def _check_names(adapted: Any, names: str | list[str]) -> None:
+    """Raise UserError for a name in the list that no adapted layer has: peft asks only for one match of them all."""
+    found = adapted.targeted_module_names
+    for name in names if isinstance(names, list) else ():
+        if not any(each == name or each.endswith(f".{name}") for each in found):
+            adapts = sorted({each.rpartition(".")[2] for each in found})
+            raise UserError(
+                f"model.adapter.target_modules: found {name}, which no layer of the model is called; the others select "
+                f"{', '.join(adapts)}; correct it, or leave it out"
+            )
+
+
+def _check_rank(model: nn.Module, rank: int, adapted: bool = False) -> None:
+    """Raise UserError for a rank that no layer, or no adapted layer, can have: at most a matrix's smaller side."""
+    layers: list[Any] = [layer for layer in model.modules() if hasattr(layer, "lora_A") or not adapted]
     sides = [min(layer.in_features, layer.out_features) for layer in layers if hasattr(layer, "in_features")]
+    sides += [min(layer.weight.shape) for layer in layers if isinstance(layer, Conv1D)]
     if sides and rank > max(sides):
+        which = "the layers that are adapted have" if adapted else "the layers of the model have"
         raise UserError(
-            f"model.adapter.rank: found {rank}; the layers that are adapted have at most {max(sides)} rows or columns; "
-            f"must be at most {max(sides)}"
+            f"model.adapter.rank: found {rank}; {which} at most {max(sides)} rows or columns; must be at most "
+            f"{max(sides)}"
         )
 
 

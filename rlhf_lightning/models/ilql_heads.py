@@ -22,6 +22,7 @@ from rlhf_lightning.errors import UserError, blaming, named
 from rlhf_lightning.functional import chunked_token_logprobs
 from rlhf_lightning.hashes import ILQL_HEADS, check_model_files, write_hashes
 from rlhf_lightning.models.forward import scatter_tokens, tokens_at_once
+from rlhf_lightning.models.loaded_weights import check_finite
 from rlhf_lightning.models.precision import Float32Linear, KeepsTypes, without_autocast
 from rlhf_lightning.models.saving import check_weights, save_model
 
@@ -207,6 +208,7 @@ def read_heads(folder: str | Path) -> tuple[TargetHeads, float] | None:
         vocabulary = len(weights["q.0.output.bias"])
         heads = TargetHeads(weights["q.0.features.weight"].shape[1], vocabulary)
         heads.load_state_dict(weights)
+    check_finite(weights.items(), file)
     return heads, strength
 
 

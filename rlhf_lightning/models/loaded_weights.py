@@ -8,12 +8,14 @@ network's own layers.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from rlhf_lightning.errors import UserError, blaming, named, reason
 
@@ -32,7 +34,8 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         new: the name of the one layer that the folder may lack; None: it must hold everything.
 
     Raises:
-        UserError: it cannot be read, lacks weights, has weights of another shape, or has layers that the network lacks.
+        UserError: it cannot be read, lacks weights, has weights of another shape or weights that are not finite, or has
+            layers that the network lacks.
     """
     _check_generation_config(source)
     try:
@@ -56,8 +59,33 @@ def read_network(auto_class: Any, source: str, arguments: dict[str, Any], new: s
         raise UserError(
             f"{named()}: {source}: {whole} holds whole numbers, which are not weights; save the model again"
         )
+    check_finite(network.named_parameters(), source)
     _note_untied(network)
     return network, bool(report["missing_keys"])
+
+
+def check_finite(weights: Iterable[tuple[str, Tensor]], source: str | Path) -> None:
+    """Raise UserError if a loaded weight is NaN or infinite: it would be blamed on training or on the family later.
+
+    Args:
+        weights: by name; what has no values, or no floating-point ones, is passed over.
+        source: where they come from.
+    """
+    bad = [(name, weight) for name, weight in weights if not math.isfinite(largest(weight))]
+    if bad:
+        dtype = str(bad[0][1].dtype).removeprefix("torch.")
+        raise UserError(
+            f"{named()}: {source} has weights that are not finite ({_several([name for name, _ in bad])}, in {dtype}); "
+            "take a checkpoint from before they blew up, or the file as it was published"
+        )
+
+
+def largest(weight: Tensor) -> float:
+    """Return the largest absolute value of a weight, NaN if it has one; 0 for one without floating-point values."""
+    if weight.is_meta or not weight.is_floating_point() or not weight.numel():
+        return 0.0
+    low, high = torch.aminmax(weight.detach())  # one pass, without a copy; NaN if any weight is
+    return float(torch.maximum(-low, high))
 
 
 def check_whole(folder: str | Path) -> None:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lightning.errors import BlownUpError
 from rlhf_lightning.hashes import forget_hashes, write_hashes
 from rlhf_lightning.models.adapters import save_network
+from rlhf_lightning.models.loaded_weights import largest
 from rlhf_lightning.models.reward_model import RewardModel
 from rlhf_lightning.models.sharding import whole_state
 
@@ -37,13 +38,9 @@ def check_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
         BlownUpError: there is such a weight.
     """
     for name, weight in weights:
-        if not weight.is_floating_point() or not weight.numel():
-            continue
-        low, high = torch.aminmax(weight.detach())  # NaN if any weight is
-        largest = float(torch.maximum(-low, high))
-        if not largest <= BLOWN_UP:
+        if not (value := largest(weight)) <= BLOWN_UP:
             raise BlownUpError(
-                f"{name} holds the value {largest:.3g}: training has blown up, so the model is not written, and an "
+                f"{name} holds the value {value:.3g}: training has blown up, so the model is not written, and an "
                 "earlier one stays as it was; train again with a lower optimizer.lr"
             )
 

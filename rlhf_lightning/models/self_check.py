@@ -34,6 +34,7 @@ from rlhf_lightning.models.forward import (
     scores_by_itself,
     use_own_head,
 )
+from rlhf_lightning.models.loaded_weights import largest
 from rlhf_lightning.models.rounding import (
     OF_HEAD,
     ROUNDINGS,
@@ -69,7 +70,7 @@ def plain_forward(network: nn.Module) -> Plain:
     """Return the results of the network's own forward pass on the check's rows, one at a time.
 
     Raises:
-        UserError: the network cannot read plain text.
+        UserError: the network cannot read plain text, or its numbers are too large for its dtype.
     """
     large = sum(parameter.numel() for parameter in bare_model(network).parameters()) > LARGE
     rows: list[Tensor] = _attempt(network, partial(_rows, network, LENGTHS[:2] if large else LENGTHS))
@@ -81,9 +82,22 @@ def plain_forward(network: nn.Module) -> Plain:
             outputs = [_attempt(network, partial(own_outputs, network, row)) for row in (rows[1:] if large else rows)]
         finally:
             watch.remove()
+    _check_numbers(network, outputs)
     lengths = [len(row) for row in (rows[1:] if large else rows)]
     states = seen if [getattr(one, "shape", [0])[0] for one in seen] == lengths else []
     return Plain(rows, outputs, states)
+
+
+def _check_numbers(network: nn.Module, outputs: list[Tensor]) -> None:
+    """Raise UserError for outputs that are NaN or infinite; some families put -inf on tokens that do not exist."""
+    if not any((out.isnan() | out.isposinf()).any() or out.isneginf().all() for out in outputs):
+        return
+    name, weight = max(bare_model(network).named_parameters(), key=lambda named: largest(named[1]))
+    dtype = str(weight.dtype).removeprefix("torch.")
+    raise UserError(
+        f"{_family(network)}: it gives numbers that are not finite for a plain row of tokens; its largest weight is "
+        f"{largest(weight):.2g} ({name}); take weights that have not blown up, or a dtype of a wider range than {dtype}"
+    )
 
 
 def _states_of(out: Any) -> Tensor | None:

@@ -298,3 +298,21 @@ def test_a_rank_that_no_layer_can_have_is_refused(base: Path) -> None:
     load_causal_lm(base, adapter=LoRA(rank=largest))
     with pytest.raises(UserError, match=r"^model\.adapter\.rank: "):
         load_causal_lm(base, adapter=LoRA(rank=largest + 1))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], r"target_modules: found \[\]; must be a text or a list"),
+        (["{first}", "zz_proj"], "target_modules: found zz_proj, which no layer of the model is called"),
+        (["zz_proj"], "no layer of the model has such a name"),
+        ([""], "target_modules: found"),
+        ("zz", "no layer of the model has such a name"),
+        (".*mlp", "it selects a .*MLP, which is not a linear layer"),
+    ],
+)
+def test_names_that_select_no_linear_layer_are_refused_each(base: Path, names: str | list[str], message: str) -> None:
+    first = "c_attn" if "GPT2" in (base / "config.json").read_text() else "q_proj"
+    chosen = [name.format(first=first) for name in names] if isinstance(names, list) else names
+    with pytest.raises(UserError, match=rf"^model\.adapter\..*{message}"):
+        load_causal_lm(base, adapter=LoRA(rank=4, target_modules=chosen))

@@ -147,3 +147,38 @@ def test_a_tokenizer_with_more_tokens_than_the_reward_model_is_refused(tmp_path:
     tiny_tokenizer(words=[f"w{i}" for i in range(40)]).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"tokenizer of .* has 43 tokens, its network embeddings of 29"):
         _ = ModelReward(tmp_path).model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, tmp_path: Path) -> None:
+    def spoilt(weights: Weights) -> Weights:
+        name = next(name for name in weights if "q_proj" in name)
+        weights[name][0, 0] = value
+        return weights
+
+    model = write(tmp_path / "model", spoilt)
+    with pytest.raises(
+        UserError, match=r"^model\.path: .*/model has weights that are not finite \(.*q_proj.weight, in f"
+    ):
+        load_causal_lm(model)
+
+
+def test_the_weights_of_an_adapter_and_of_a_score_head_are_checked_too(tmp_path: Path) -> None:
+    base = write(tmp_path / "base")
+    save_model(load_causal_lm(base, adapter=LoRA(rank=2)), tiny_tokenizer(), tmp_path / "adapter")
+    scorer = write_reward_model(tmp_path / "scorer", tiny_model())
+    for folder, file, part in ((tmp_path / "adapter", "adapter_model", "lora_B"), (scorer, "model", "score.weight")):
+        weights = load_file(folder / f"{file}.safetensors")
+        name = next(name for name in weights if part in name)
+        save_file({**weights, name: weights[name] * float("nan")}, folder / f"{file}.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"^model\.path: .*adapter has weights that are not finite \(.*lora_B"):
+        load_causal_lm(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"^reward\.model: .*scorer has weights that are not finite \(score\.weight"):
+        ModelReward(scorer)(["a"], ["b"])
+
+
+def test_weights_whose_products_are_not_finite_are_named(tmp_path: Path) -> None:
+    ends = ("model.norm.weight", "lm_head.weight")
+    model = write(tmp_path / "model", lambda weights: {**weights, **{name: weights[name] * 1e37 for name in ends}})
+    with pytest.raises(UserError, match=r"^model\.path: .*not finite .*its largest weight is 1e\+37 \(model\.norm"):
+        load_causal_lm(model)
