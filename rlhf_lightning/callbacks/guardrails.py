@@ -147,12 +147,29 @@ class Guardrails(Callback):
         self._warned[name] = wrong
 
     def _error(self, trainer: Trainer, metric: str, value: float) -> UserError:
+        found = f"{metric} is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}); training stopped"
+        if trainer.global_step == 0:
+            return UserError(
+                f"{found} before the first optimiser step, so optimizer.lr is not the cause: look for numbers in the "
+                "data, the rewards, or the settings of algorithm and rollout that are too large or too small, and try "
+                "trainer.precision=32-true or bf16-mixed"
+            )
+        if not _has_checkpoint(trainer):
+            return UserError(
+                f"{found} before the weights changed; train again with a lower optimizer.lr, a smaller "
+                "trainer.gradient_clip_val, or trainer.precision=32-true or bf16-mixed"
+            )
         return UserError(
-            f"{metric} is {value} at step {trainer.global_step} (epoch {trainer.current_epoch}); training stopped "
-            "before the weights changed, and the last checkpoint, if any, is good: resume with ckpt=last and "
+            f"{found} before the weights changed, and the last checkpoint is good: resume with ckpt=last and "
             "a lower optimizer.lr, or with resume_anyway=true and a smaller trainer.gradient_clip_val or "
             "trainer.precision=32-true or bf16-mixed"
         )
+
+
+def _has_checkpoint(trainer: Trainer) -> bool:
+    """Return whether the run has written a checkpoint, or has begun from one."""
+    written = (getattr(each, "last_model_path", "") for each in trainer.checkpoint_callbacks)
+    return any(written) or trainer.ckpt_path is not None
 
 
 def whole(x: Tensor) -> Tensor:

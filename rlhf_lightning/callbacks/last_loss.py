@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from rlhf_lightning.algorithms.base import AlignmentModule
 from rlhf_lightning.errors import BlownUpError
 
+LARGE = 1e3  # a first loss above it says that something besides the learning rate is unusual
+
 
 class LastLoss:
     """Keeps a run's first loss and last batch, and recomputes that batch's loss.
@@ -65,10 +67,14 @@ class LastLoss:
         if trainer.world_size > 1:
             bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
         if bad:
+            early = trainer.global_step <= 1 or abs(self.first) > LARGE
+            also = (
+                ", or with smaller numbers that the loss is made of: settings of algorithm, and scores" if early else ""
+            )
             raise BlownUpError(
                 f"train/loss: {loss:.3g} for the last batch with the weights of step {trainer.global_step}, and "
                 f"{self.first:.3g} for the first batch of the run: training has blown up, so these weights are not "
-                "saved, and earlier ones stay as they were; train again with a lower optimizer.lr"
+                f"saved, and earlier ones stay as they were; train again with a lower optimizer.lr{also}"
             )
 
 
