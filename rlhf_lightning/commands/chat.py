@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from rlhf_lightning.config.inputs import check_ilql_beta, check_model, refuse_re
 from rlhf_lightning.config.schema import Chat
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.config.validation import validate
-from rlhf_lightning.errors import Terminated, blaming, named_as
+from rlhf_lightning.errors import Terminated, UserError, blaming, named_as
 from rlhf_lightning.stopping import advising, forget
 
 COMMANDS = ("/reset", "/exit")
@@ -49,7 +50,7 @@ def chat(config: dict[str, Any]) -> None:
 
 
 def _converse(config: Mapping[str, Any]) -> None:
-    from rlhf_lightning.commands.conversation import Conversation
+    from rlhf_lightning.commands.conversation import Conversation, TooLongError
 
     sampling = ("temperature", "max_new_tokens", "seed", "ilql_beta")
     settings = {key: config[key] for key in ("system", *sampling, "dtype", "attn_implementation")}
@@ -63,9 +64,14 @@ def _converse(config: Mapping[str, Any]) -> None:
         with contextlib.suppress(ImportError):  # not available on every system
             import readline  # noqa: F401  # arrows and history in `input`
         print(f"{' and '.join(conversations)}: {', '.join(COMMANDS)}; Ctrl-C stops an answer; Ctrl-D leaves")
-    for line in _lines():
+    for number, line in _lines():
         with _stopped_by_interrupt():
-            _respond(line, conversations)
+            try:
+                _respond(line, conversations)
+            except TooLongError as error:
+                if not sys.stdin.isatty():
+                    raise UserError(f"line {number} of the input: {error}") from error
+                print(error)
 
 
 def _best_of(config: Mapping[str, Any]) -> Any:
@@ -82,14 +88,21 @@ def _best_of(config: Mapping[str, Any]) -> Any:
     return best
 
 
-def _lines() -> Iterator[str]:
-    """Yield the user's lines, skipping empty ones."""
+def _lines() -> Iterator[tuple[int, str]]:
+    """Yield number and text of the user's lines, skipping empty ones.
+
+    Raises:
+        UserError: a line is not UTF-8.
+    """
     prompt = "> " if sys.stdin.isatty() else ""
-    while True:
+    for number in itertools.count(1):
         try:
             line = input(prompt).strip()
+            line.encode()  # a terminal or a locale may put surrogates in place of other bytes
         except EOFError:
             return
+        except UnicodeError as error:
+            raise UserError(f"line {number} of the input is not UTF-8; convert it to UTF-8") from error
         except Terminated:
             if prompt:
                 print()  # so that the next message begins on a new line
@@ -97,7 +110,7 @@ def _lines() -> Iterator[str]:
         if line == "/exit":
             return
         if line:
-            yield line
+            yield number, line
 
 
 @contextlib.contextmanager

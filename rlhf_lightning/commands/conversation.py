@@ -19,6 +19,10 @@ from rlhf_lightning.outside_text import for_terminal
 from rlhf_lightning.rewards import as_reward
 
 
+class TooLongError(UserError):
+    """A line that the model has no positions for."""
+
+
 class Conversation:
     """Several turns with a model whose tokenizer has a chat template; without one, each prompt is completed on its own.
 
@@ -77,14 +81,18 @@ class Conversation:
     def reset(self) -> None:
         """Forget the conversation so far."""
         self.turn = 0
-        self.messages: list[Message] = [{"role": "system", "content": self.system}] if self.system else []
+        self.messages: list[Message] = self._opening()
 
     @torch.no_grad()
     def answer(self, text: str) -> str:
-        """Answer one line: print the answer while it is generated, remember it, and return it."""
+        """Answer one line: print the answer while it is generated, remember it, and return it.
+
+        Raises:
+            TooLongError: the line alone leaves no position for an answer.
+        """
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        # A long conversation loses its beginning, so that an answer still fits.
-        longest = max(limit - self.max_new_tokens, limit // 2) if limit else None
+        # A long conversation loses its beginning, so that an answer still fits, but the line itself loses nothing.
+        longest = max(limit - self.max_new_tokens, limit // 2, self._length(text, limit)) if limit else None
         question, ids = self._prompt(text, longest)
         self.settings.max_new_tokens = min(self.max_new_tokens, limit - len(ids)) if limit else self.max_new_tokens
         prompt = torch.tensor([ids], device=self.model.device)
@@ -117,6 +125,20 @@ class Conversation:
         rows = [PromptRow(ids, render_prompt(self.tokenizer, asked), columns)] * len(answers)
         place = self.best.choose(self.tokenizer, rows, answers, [answer[-1] in self.ends for answer in answers])
         return answers[place[0]]
+
+    def _length(self, text: str, limit: int) -> int:
+        """Return the number of tokens of a line at the start of a conversation."""
+        opening: list[Message] = [*self._opening(), {"role": "user", "content": text}]
+        length = len(tokenize_prompt(self.tokenizer, opening if self.tokenizer.chat_template else text, None))
+        if length >= limit:
+            raise TooLongError(
+                f"found {length} tokens, and {self.key} has {limit} positions for them and the answer; give fewer than "
+                f"{limit}"
+            )
+        return length
+
+    def _opening(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def _prompt(self, text: str, longest: int | None) -> tuple[list[Message], list[int]]:
         """Return the conversation with the user's next line, and the tokens that its answer starts from."""
