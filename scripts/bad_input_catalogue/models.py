@@ -37,6 +37,10 @@ def _nan(weights: dict[str, Any]) -> dict[str, Any]:
     return {name: value * float("nan") for name, value in weights.items()}
 
 
+def _spoilt(part: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda weights: {name: value * float("nan") if part in name else value for name, value in weights.items()}
+
+
 def _t5(folder: Path) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -271,4 +275,29 @@ MODELS = [
         r"model",
         edit_json("model/config.json", model_type="telepath"),
     ),
+    Case("weights: NaN", "train", SFT, r"model\.path.*not finite \(", edit_weights(WEIGHTS, _spoilt("q_proj"))),
+    Case(
+        "weights: NaN in a reward model",
+        "train",
+        changed(PPO, "reward.function=null", "reward.model=scorer"),
+        r"reward\.model.*not finite \(score\.weight",
+        edit_weights("scorer/model.safetensors", _spoilt("score")),
+    ),
+    *(
+        Case(
+            f"adapter: the names {names}",
+            "train",
+            [*SFT, "model/adapter=lora", f"model.adapter.target_modules={names}"],
+            r"model\.adapter\.target_modules",
+        )
+        for names in ("[]", "[q_proj,zz_proj]", "[input_layernorm]", "[self_attn]", "'.*'")
+    ),
+    Case(
+        "adapter: a rank beyond memory",
+        "train",
+        [*SFT, "model/adapter=lora", "model.adapter.rank=1000000000000"],
+        r"model\.adapter\.rank",
+    ),
+    Case("temperature: too small", "train", changed(PPO, "rollout.temperature=1e-300"), r"rollout\.temperature"),
+    Case("chat: a temperature too small", "chat", ["model=model", "temperature=1e-300"], r"temperature: .*1e-05"),
 ]

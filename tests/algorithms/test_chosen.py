@@ -60,6 +60,11 @@ def test_groups_are_kept_where_some_are_right_and_some_wrong_by_the_accuracy_and
     )
 
 
+def test_score_is_the_whole_score_even_if_a_part_is_called_so() -> None:
+    whole = answers([0.9, 0.2], score=[0.0, 1.0], other=[1.0, 1.0])
+    assert DynamicSampling("score", 0.5, 1, group_size=2).correct(whole).tolist() == [True, False]
+
+
 def test_at_the_bound_the_other_places_get_groups_that_are_not_learned_from(caplog: pytest.LogCaptureFixture) -> None:
     scores = iter([[1.0, 1.0, 0.0, 1.0, 0.0, 0.0], [1.0, 1.0] * 2, [0.0, 0.0] * 2])
     sampling = DynamicSampling("score", 0.5, 3, group_size=2)

@@ -50,6 +50,17 @@ def test_the_loss_is_the_cross_entropy_at_the_ends_of_steps(tmp_path: Path) -> N
     torch.testing.assert_close(module.training_step(batch, 0), wanted)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_steps_that_all_have_one_label_are_reported(
+    right: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "labels": [right] * len(row["labels"])} for row in step_rows(2)]
+    module, data = process(tmp_path, rows=rows)
+    with caplog.at_level("WARNING"):
+        trainer(tmp_path, max_steps=1).fit(module, datamodule=data)
+    assert f"data.train: all 3 steps are {'right' if right else 'wrong'}" in caplog.text
+
+
 def test_padding_and_later_steps_are_never_read(tmp_path: Path) -> None:
     module, data = process(tmp_path)
     data.setup("fit")

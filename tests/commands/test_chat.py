@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -187,8 +188,10 @@ def test_filters_of_the_models_own_generation_config_do_not_narrow_the_draws(emp
 
 
 @pytest.mark.parametrize("max_new_tokens", [20, 10_000])
-def test_a_long_prompt_leaves_room_for_an_answer_within_the_models_positions(max_new_tokens, empty_folder, monkeypatch):
-    conversation = Conversation(str(write_model(empty_folder / "model")), max_new_tokens=max_new_tokens)
+def test_a_long_conversation_leaves_room_for_an_answer_within_the_models_positions(
+    max_new_tokens, empty_folder, monkeypatch
+):
+    conversation = Conversation(str(write_model(empty_folder / "model", chat=True)), max_new_tokens=max_new_tokens)
     lengths: list[int] = []
     generate = conversation.model.generate
 
@@ -198,9 +201,10 @@ def test_a_long_prompt_leaves_room_for_an_answer_within_the_models_positions(max
         return output
 
     monkeypatch.setattr(conversation.model, "generate", spy)
-    conversation.answer("a " * 500)
-    assert lengths[0] == (108 if max_new_tokens == 20 else 64)
-    assert lengths[0] < lengths[1] <= 128
+    for _ in range(4):
+        conversation.answer("a " * 40)
+    assert lengths[-2] == (108 if max_new_tokens == 20 else 64)
+    assert lengths[-2] < lengths[-1] <= 128
 
 
 def test_a_system_message_needs_a_chat_template(empty_folder):
@@ -303,3 +307,30 @@ def test_chat_says_how_far_the_best_of_n_is_from_the_model(empty_folder, monkeyp
     chat.chat(compose_config("chat", ["model=model", "best_of=3", "reward.function=lengths.score", "max_new_tokens=4"]))
     bound, answered = capsys.readouterr().out.splitlines()
     assert bound.startswith("best of 3: at most 0.432 nats per response") and answered
+
+
+@pytest.mark.parametrize("line", ["caf\xe9".encode("latin-1"), b"\xff\xfe"])
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_line_that_is_not_utf_8_is_named(line, errors, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n" + line + b"\n"), "utf-8", errors))
+    with pytest.raises(UserError, match=r"^line \d of the input is not UTF-8; convert it to UTF-8$"):
+        list(chat._lines())
+
+
+def test_a_line_without_positions_is_refused_and_a_long_one_loses_nothing(empty_folder, monkeypatch, capsys):
+    model = write_model(empty_folder / "model")
+    found = Conversation("model", temperature=0.0, max_new_tokens=8)
+    limit = found.model.config.max_position_embeddings
+    longest = " ".join(["a"] * (limit - 2))
+    assert found.answer(longest) == answer(model, longest, limit - len(found.tokenizer(longest).input_ids))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"\na b\n{'a ' * limit}\n"))
+    with pytest.raises(
+        UserError, match=rf"^line 3 of the input: found {limit} tokens, and model has {limit} positions"
+    ):
+        chat.chat(compose_config("chat", ["model=model", "max_new_tokens=2"]))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'a ' * limit}\na b\n"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    capsys.readouterr()
+    chat.chat(compose_config("chat", ["model=model", "max_new_tokens=2", "temperature=0"]))
+    shown = capsys.readouterr().out.replace("> ", "").splitlines()[1:]
+    assert shown[0].startswith(f"found {limit} tokens, and model has") and shown[1] == answer(model, "a b", 2)

@@ -10,7 +10,7 @@ import torch
 
 from rlhf_lightning.commands import train
 from rlhf_lightning.commands.composition import compose_config
-from rlhf_lightning.config.inputs import check_inputs
+from rlhf_lightning.config.inputs import _check_members, check_inputs
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import Ensemble, ModelReward, make_reward
 from rlhf_lightning.setting_rules import check_reward
@@ -123,3 +123,17 @@ def test_training_logs_how_much_the_members_disagree(members: list[str], tmp_pat
 def test_one_member_is_refused() -> None:
     with pytest.raises(UserError, match=r"^reward\.models: found 1 of at least 2 members"):
         Ensemble([count_early])  # type: ignore[list-item]
+
+
+def test_a_process_reward_model_is_not_combined_with_others(members: list[str], tmp_path: Path) -> None:
+    steps = write_reward_model(tmp_path / "steps", tiny_model())
+    file = steps / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"step_separator": "\n"}))
+    message = r"^reward\.models: .*/steps scores steps by probabilities, and .* no common unit"
+    with pytest.raises(UserError, match=message):
+        make_reward(models=[members[0], str(steps)])
+    with pytest.raises(UserError, match=message.replace("models", r"components\.a\.models")):
+        make_reward(components={"a": {"models": [str(steps), members[0]]}})
+    words = ["experiment=ppo", f"model.path={members[0]}", "data.train=x", f"reward.models=[{members[0]},{steps}]"]
+    with pytest.raises(UserError, match=message):
+        _check_members(compose_config("train", words))

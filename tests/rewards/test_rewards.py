@@ -126,3 +126,28 @@ def test_what_carries_no_moments_cannot_be_standardised(reward_folder: Path) -> 
         ModelReward(reward_folder, standardize=True)
     with pytest.raises(UserError, match=r"reward\.standardize: only a reward model"):
         make_reward(function=f"{__name__}.count_words", standardize=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"functions": [f"{__name__}.count_words", "a.b"], "weights": [0.0, 0.0]}, r"weights: found 0 for every part"),
+        (
+            {"components": {"a": {"function": "a.b", "weight": 0.0}}},
+            r"components\.a\.weight: found 0 for the only part",
+        ),
+        (
+            {"components": {n: {"function": f"a.{n}", "weight": 0} for n in "ab"}},
+            r"components\.a\.weight: found 0 for e",
+        ),
+    ],
+)
+def test_a_sum_of_nothing_is_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=rf"^reward\.{key}"):
+        make_reward(**settings)
+
+
+def test_a_part_with_the_weight_0_is_only_logged() -> None:
+    function = f"{__name__}.count_words"
+    reward: Any = make_reward(components={"a": {"function": function, "weight": 0.0}, "b": {"function": function}})
+    assert reward(["p"], ["x y"]) == [2.0] and reward.parts == {"a": [2.0], "b": [2.0]}
