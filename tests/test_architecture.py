@@ -55,6 +55,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
 }
 FREE = {
     "compat",
+    "addresses",
     "environment",
     "errors",
     "file_hashes",
