@@ -6,6 +6,7 @@ Ranges of single settings are in the annotations of the constructors (`value_che
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -154,9 +155,7 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
     models, combine = reward.get("models"), reward.get("combine", "mean")
     if models and len(models) < 2:
         raise UserError(f"{prefix}models: found 1 model; an ensemble has at least 2; for one use {prefix}model")
-    if models and len(set(models)) < len(models):
-        twice = next(path for path in models if models.count(path) > 1)
-        raise UserError(f"{prefix}models: {twice} is named twice, and would count twice; name each model once")
+    check_distinct(models or [], f"{prefix}models")
     for name, default in (("combine", "mean"), ("std_coef", 1.0)):
         if reward.get(name, default) != default and not models:
             raise UserError(f"{prefix}{name}: found {reward[name]}; only several models have it; set {prefix}models")
@@ -189,6 +188,19 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
             f"{prefix}components.{both}.standardize: {prefix}normalize_parts takes mean and scale out again; set one "
             "of the two"
         )
+
+
+def check_distinct(models: Sequence[str], key: str) -> None:
+    """Raise UserError for an ensemble that has a model twice, under whatever spelling of its path.
+
+    Args:
+        models: paths of its members.
+        key: where the user named them.
+    """
+    places = [os.path.realpath(os.path.expanduser(path)) for path in models]
+    twice = next((path for i, path in enumerate(models) if places[i] in places[:i]), None)
+    if twice is not None:
+        raise UserError(f"{key}: {twice} is named twice, and would count twice; name each model once")
 
 
 def check_cost(cost: Mapping[str, Any], prefix: str = "cost.") -> None:

@@ -54,6 +54,7 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "commands": LOWER | UPPER | {"source", "process", "feedback", "runs", "tracking", "config", "guide"},
 }
 FREE = {
+    "addresses",
     "compat",
     "environment",
     "errors",
