@@ -18,7 +18,7 @@ from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, Calls
 from rlhf_lightning.rewards.deadline import within
 from rlhf_lightning.rewards.keywords import each_row, keywords
 from rlhf_lightning.rewards.protocol import Reward
-from rlhf_lightning.rewards.scores import Partial, Scores, check_partial, check_result, filled
+from rlhf_lightning.rewards.scores import BadScoreError, Partial, Scores, check_partial, check_result, filled
 from rlhf_lightning.working_folder import import_from_working_folder
 
 VERIFIERS = "rlhf_lightning.rewards.verifiers"
@@ -87,7 +87,10 @@ class FunctionReward(Reward):
             if said.startswith("function: "):
                 raise UserError(f"{self.key}: {self.name}: {said.removeprefix('function: ')}") from error
             if said.startswith("arguments."):
-                raise UserError(f"{self._beside}{said}") from error
+                said = f"{self._beside}{said}"
+                raise (
+                    BadScoreError(said, error.index) if isinstance(error, BadScoreError) else UserError(said)
+                ) from error
             raise
 
     @property
