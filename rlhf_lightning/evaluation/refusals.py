@@ -71,7 +71,7 @@ def refusal_rates(
 
 
 def check_kinds(prompts: Iterable[PromptRow]) -> None:
-    """Raise UserError for a row whose `kind` is not a text; null is no kind."""
+    """Raise UserError for a row whose `kind` is neither a text nor null."""
     for row in prompts:
         kind = row.columns.get("kind")
         with blamed_on(row.source, row.number - 1):

@@ -41,7 +41,7 @@ def labelled(number: int, given: Mapping[str, Any], seed: int) -> Labelled:
     """Return a row of preferences as a comparison.
 
     Raises:
-        UserError: it is none, its texts cannot be read, or its two answers are the same.
+        UserError: it has another format, its texts cannot be read, or its two answers are the same.
     """
     row = without_nulls(dict(given))
     if row_format(row) != "preference":

@@ -213,7 +213,7 @@ class ChatEndpoint:
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{self._name}: it gives no log-probabilities; {advice}") from error
         if not all(value <= _ROUNDED_ZERO for _, value in listed):
-            raise UserError(f"{self._name}: it gives log-probabilities above 0, which are none; {advice}")
+            raise UserError(f"{self._name}: it gives log-probabilities above 0, which cannot be right; {advice}")
         best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
         if all(value is None for value in best):
             raise UserError(

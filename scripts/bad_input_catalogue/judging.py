@@ -48,7 +48,7 @@ JUDGING = [
     _judge("a port too high", r"judge\.url: .*from 1 to 65535", "judge.url=http://h:4294967305/v1"),
     _judge("a space in the address", r"judge\.url: .*spaces", "judge.url='http://a b/v1'"),
     _judge("an open bracket", r"judge\.url: .*is not valid", "judge.url='http://[::1/v1'"),
-    _judge("a key that is not there", _BAD_KEY, "judge.key_env=HOME_OF_NO_KEY"),
+    _judge("a key that is not set", _BAD_KEY, "judge.key_env=HOME_OF_NO_KEY"),
     _judge("a pace of years", r"judge\.per_minute: found 1e-09", "judge.per_minute=1e-9"),
     _judge("a folder as constitution", r"judge\.constitution: model is a folder", "judge.constitution=model"),
     _constitution("principles twice", "principles: [a]\nprinciples: [b]\n", " has `principles:` twice"),
