@@ -1,65 +1,91 @@
-"""Addresses of servers: what waiting for an answer cannot correct is refused before anything is sent."""
+"""Addresses and keys of servers: refused where the user gives them if no request could be sent with them."""
 
 from __future__ import annotations
 
+import os
+import re
 from urllib.parse import urlsplit
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.outside_text import on_one_line
-from rlhf_lightning.secret_text import shown
+from rlhf_lightning.secret_text import remember, shown
+
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%\w+)?\]|[\w.-]+)(?::(\d*))?", re.ASCII)
+_LAST_PORT = 65535
 
 
-def check_address(key: str, address: str, instead_of_password: str | None = None) -> None:
-    """Raise UserError for something that is not the address of a server.
+def check_address(
+    key: str,
+    address: str,
+    example: str = "http://localhost:8000",
+    *,
+    credentials: bool = False,
+    query: bool = False,
+    log_in: str | None = None,
+) -> None:
+    """Raise UserError unless requests can be sent to an address.
 
-    A port above 65535 would otherwise reach another port: sockets take it modulo 65536.
+    A port above 65535 would reach another port: sockets take it modulo 65536.
 
     Args:
-        key: where it was given, such as `reward.url`.
-        address: what was given.
-        instead_of_password: how to log in, for a client that sends no user and password of the address; None: it does.
-
-    Raises:
-        UserError: the scheme, the host, the port, the path or a user and password in it cannot be used.
+        key: where the user named it.
+        address: begins with http:// or https://.
+        example: an address as it must be.
+        credentials: whether a user and password before the host are sent.
+        query: whether parameters after a question mark are sent.
+        log_in: what to do instead of giving a user and password that are not sent.
     """
-    found = f'{key}: found "{on_one_line(shown(address))}"'
-    if (why := fault(address)) is not None:
-        raise UserError(f"{found}; {why}")
-    if instead_of_password is not None and "@" in urlsplit(address).netloc:
-        raise UserError(
-            f"{found}; a user and password in the address are not sent; leave them out, and {instead_of_password}"
-        )
+    if fault := _fault(address, credentials, query, log_in):
+        raise UserError(f'{key}: found "{on_one_line(shown(address))}"; {fault}; give an address such as {example}')
 
 
-def fault(address: str) -> str | None:
-    """Return what is wrong with the address of a server, and what is allowed; None if nothing is.
-
-    >>> fault("http://localhost:73713/score")
-    'its port must be a number from 1 to 65535'
-    """
+def _fault(address: str, credentials: bool, query: bool, log_in: str | None) -> str | None:
+    """Return what is wrong with an address."""
     if not address.lower().startswith(("http://", "https://")):
-        return "must begin with http:// or https://"
-    if not address.isprintable() or any(c.isspace() for c in address):
-        return "must have no spaces or line breaks; write a space as %20"
+        return "it must begin with http:// or https://"
+    if not address.isascii() or not address.isprintable() or " " in address:
+        return "it has spaces or letters beyond ASCII; write them as %20, and a host as xn--..."
     try:
         parts = urlsplit(address)
-        host = parts.hostname
-    except ValueError:  # brackets that do not enclose an IPv6 address; its text may hold a password
-        return "must be http(s)://host:port/path"
-    try:
-        port_exists = parts.port is None or parts.port > 0
-    except ValueError:
-        port_exists = False
-    if not port_exists:
-        return "its port must be a number from 1 to 65535"
-    if not host:
-        return "must be http(s)://host:port/path; the host is missing"
-    try:
-        host.encode("idna")
-    except UnicodeError:
-        return f"{host!r} is not the name of a host"
-    if not f"{parts.path}{parts.query}".isascii():
-        return "its path must be in ASCII; write other characters in percent encoding, such as %C3%A9 for \u00e9"
+    except ValueError:  # an unclosed bracket
+        return "its host, or its port, is not valid"
+    _, at, host = parts.netloc.rpartition("@")
+    found = _HOST.fullmatch(host)
+    if found is None or not _is_name(found[1]):
+        return "its host, or its port, is not valid"
+    if found[2] and not 0 < int(found[2]) <= _LAST_PORT:
+        return f"its port must be from 1 to {_LAST_PORT}"
+    if at and not credentials:
+        return "a user and password are not sent; leave them out" + (f", and {log_in}" if log_in else "")
+    if not query and parts.query:
+        return "nothing may follow after ?"
     if parts.fragment:
         return "what follows # is not sent; leave it out"
     return None
+
+
+def _is_name(host: str) -> bool:
+    """Return whether a host's labels have the lengths that names may have."""
+    return host.startswith("[") or all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))
+
+
+def read_key(key: str, variable: str) -> str:
+    """Return the key of a server from an environment variable; it is hidden wherever it would be shown.
+
+    Args:
+        key: where the user named the variable.
+        variable: its name.
+
+    Raises:
+        UserError: it is not set, or a header cannot hold it.
+    """
+    found = os.environ.get(variable, "")
+    if not found.strip():
+        raise UserError(f"{key}: the environment variable {variable} is not set; export the key there")
+    remember(found)
+    if not found.isascii() or not found.isprintable() or " " in found:
+        raise UserError(
+            f"{key}: the environment variable {variable} holds spaces, line ends or letters beyond ASCII, which no key "
+            "has; export the key alone"
+        )
+    return found

@@ -6,6 +6,7 @@ Ranges of single settings are in the annotations of the constructors (`value_che
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -154,9 +155,7 @@ def check_members(reward: Mapping[str, Any], prefix: str) -> None:
     models, combine = reward.get("models"), reward.get("combine", "mean")
     if models and len(models) < 2:
         raise UserError(f"{prefix}models: found 1 model; an ensemble has at least 2; for one use {prefix}model")
-    if models and len(set(models)) < len(models):
-        twice = next(path for path in models if models.count(path) > 1)
-        raise UserError(f"{prefix}models: {twice} is named twice, and would count twice; name each model once")
+    check_distinct(models or [], f"{prefix}models")
     for name, default in (("combine", "mean"), ("std_coef", 1.0)):
         if reward.get(name, default) != default and not models:
             raise UserError(f"{prefix}{name}: found {reward[name]}; only several models have it; set {prefix}models")
@@ -205,6 +204,19 @@ def check_one_kind(scores_steps: Mapping[str, bool], key: str) -> None:
             f"{key}: {steps} scores steps by probabilities, and {whole} whole responses by numbers without bounds, "
             "which have no common unit; combine models of one kind, or add the two up as components with weights"
         )
+
+
+def check_distinct(models: Sequence[str], key: str) -> None:
+    """Raise UserError for an ensemble that has a model twice, under whatever spelling of its path.
+
+    Args:
+        models: paths of its members.
+        key: where the user named them.
+    """
+    places = [os.path.realpath(os.path.expanduser(path)) for path in models]
+    twice = next((path for i, path in enumerate(models) if places[i] in places[:i]), None)
+    if twice is not None:
+        raise UserError(f"{key}: {twice} is named twice, and would count twice; name each model once")
 
 
 def check_cost(cost: Mapping[str, Any], prefix: str = "cost.") -> None:
@@ -281,7 +293,9 @@ def check_reward(reward: Mapping[str, Any], prefix: str = "reward.") -> None:
     if reward.get("key_env") and not reward.get("url"):
         raise UserError(f"{prefix}key_env: only a server asks for a key; set it with {prefix}url")
     if url := reward.get("url"):
-        check_address(f"{prefix}url", str(url), f"give a key by {prefix}key_env")
+        check_address(
+            f"{prefix}url", str(url), "http://localhost:8000/score", query=True, log_in=f"give a key by {prefix}key_env"
+        )
     if reward.get("arguments") and not reward.get("function"):
         raise UserError(
             f"{prefix}arguments: only a function has them; set them with {prefix}function, or in a part: "

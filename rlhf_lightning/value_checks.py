@@ -123,7 +123,8 @@ def wrong_value(key: str, value: Any, annotation: Any) -> str:
             return message
     options = [str(option) for option in literals(annotation)]
     match = nearest(value, options) if isinstance(value, str) else None
-    huge = isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) <= HUGE
+    parts = value if isinstance(value, list | tuple) else [value]
+    huge = any(isinstance(x, int | float) and not isinstance(x, bool) and not abs(x) <= HUGE for x in parts)
     return f"found {shown(value)}; must be {describe(annotation, all_bounds=huge)}{did_you_mean(match)}"
 
 

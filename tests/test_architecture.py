@@ -54,8 +54,8 @@ ARROWS: dict[str, set[str]] = {  # folder -> the folders it may import, besides 
     "commands": LOWER | UPPER | {"source", "process", "feedback", "runs", "tracking", "config", "guide"},
 }
 FREE = {
-    "compat",
     "addresses",
+    "compat",
     "environment",
     "errors",
     "file_hashes",

@@ -11,7 +11,7 @@ import pytest
 from rlhf_lightning.algorithms import DPOModule, KLPenalty, PPOModule
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.value_checks import checked
+from rlhf_lightning.value_checks import checked, wrong_value
 from rlhf_lightning.value_types import Count, Positive
 
 if TYPE_CHECKING:
@@ -76,3 +76,8 @@ def test_a_checked_dataclass_is_still_one() -> None:
     assert Record(2) == Record(width=2.0)
     with pytest.raises(UserError, match=r"^mine\.width: found 0; must be a number > 0$"):
         Record(0)
+
+
+def test_a_bound_that_one_number_of_a_list_exceeds_is_named() -> None:
+    assert wrong_value("weights", [1.0, 1e308], list[Positive]).endswith("must be a list of: a number in (0, 1e12]")
+    assert wrong_value("weights", [1.0, -1.0], list[Positive]).endswith("must be a list of: a number > 0")

@@ -15,7 +15,7 @@ from rlhf_lightning.data import response_texts
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.evaluation.diversity import distinct_n, repetition
 from rlhf_lightning.evaluation.overoptimization import Fall, Validation, fall
-from rlhf_lightning.evaluation.refusals import is_refusal, refusal_rates
+from rlhf_lightning.evaluation.refusals import check_kinds, is_refusal, refusal_rates
 from rlhf_lightning.experience.held_out import HeldOut
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards import RewardFunction, as_reward, make_reward, score_samples
@@ -113,6 +113,7 @@ class OverOptimization(Callback):
             raise UserError(
                 f"{_KEY}: there are no held-out prompts; give data.val or data.val_fraction, or set it to null"
             )
+        check_kinds(trainer.datamodule.val_prompts)  # type: ignore[attr-defined]
         for scorer in map(as_reward, self.scorers.values()):
             scorer.check_length(pl_module.rollout.max_new_tokens)  # type: ignore[union-attr, arg-type]
             scorer.to(pl_module.device)

@@ -10,6 +10,7 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.best_of_checks import check_best_of
 from rlhf_lightning.config.effects import check_samples
+from rlhf_lightning.config.evaluation_effects import check_evaluation_effects
 from rlhf_lightning.config.harness_tasks import check_tasks, named_tasks
 from rlhf_lightning.config.inputs import (
     check_hashes,
@@ -43,6 +44,7 @@ def check(config: Mapping[str, Any]) -> None:
     config = _with_policies_or_without(config)
     validate(config, Evaluate)
     check_samples(config)
+    check_evaluation_effects(config)
     if (encoder := (config.get("embeddings") or {}).get("model")) is not None:
         check_model("embeddings.model", encoder)
     rows = tuple(name for name in ("prompts", "preferences", "refusals") if config.get(name))
@@ -74,20 +76,11 @@ def _with_policies_or_without(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **(dict.fromkeys(lacking) if bare else {})}
 
 
-def _check_nothing_sampled(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a setting that only says how samples are compared."""
-    for key in ("gold", "proxy", "reward", "judge", "embeddings", "refusals", "best_of", "course", "self_bleu"):
-        given = config.get(key)
-        if given and (not isinstance(given, Mapping) or _scores(given) or given.get("url")):
-            raise UserError(f"{key}: nothing is sampled without prompts and baseline; give both, or leave it out")
-
-
 def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
     policies = config["policies"]
     if not policies:
         raise UserError("policies: none given; give {name: folder, ...}")
     if config["prompts"] is None:
-        _check_nothing_sampled(config)
         return
     for key in ("baseline", "reference"):
         name = config.get(key)
@@ -98,8 +91,6 @@ def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
         reward = config.get(key) or {}
         if _scores(reward):
             _check_scorer(key, reward, paths)
-        elif reward.get("dtype", "float32") != "float32" or reward.get("attn_implementation"):
-            raise UserError(f"{key}.dtype and {key}.attn_implementation: they have no effect without {key}.model")
     _check_judge(config.get("judge") or {})
     if config.get("course") is not None:
         _check_curves(config)

@@ -51,7 +51,7 @@ def _label(config: Mapping[str, Any], asked: Any, folder: Path, report: Report) 
         from rlhf_lightning.data.reading import read_records
 
         rows = read_records(config["data"], limit=config["limit"])
-        found = judge_rows(rows, asked, folder, seed=config["seed"], **settings)
+        found = judge_rows(rows, asked, folder, seed=config["seed"], source=config["data"], **settings)
         return found.flat(), [*judged_lines(found, "the labels"), f"verdicts: {folder}/verdicts.jsonl"]
     with FeedbackStore(config["feedback"]["store"]) as store:
         found = judge_store(store, asked, config["labeler"], **settings)
@@ -63,6 +63,8 @@ def _revise(config: Mapping[str, Any], asked: Any, folder: Path, report: Report)
     from rlhf_lightning.feedback.judging_tasks import revise_rows
 
     rows = read_records(config["revise"], limit=config["limit"])
-    kept, left_out = revise_rows(rows, asked, folder, config["revisions"], config["limit"], report)
+    kept, left_out = revise_rows(
+        rows, asked, folder, config["revisions"], config["limit"], report, source=config["revise"]
+    )
     lines = [f"revised: {kept} answers, {left_out} left out", f"rows for SFT: {folder}/revisions.jsonl"]
     return {"revised": kept, "left_out": left_out}, [*lines, f"with critiques: {folder}/chains.jsonl"]

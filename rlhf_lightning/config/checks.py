@@ -171,7 +171,7 @@ def samples_with_vllm(config: Mapping[str, Any]) -> bool:
 
 def _check_vllm(config: Mapping[str, Any]) -> None:
     if server := config["rollout"].get("server"):
-        check_address("rollout.server", server)
+        check_address("rollout.server", server, credentials=True)
     if config["model"].get("quantization"):
         raise UserError(
             "rollout.engine: vLLM would sample from whole weights while the trainer computes with 4-bit ones; choose "

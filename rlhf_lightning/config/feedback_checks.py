@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.config.config_files import shipped
 from rlhf_lightning.config.feedback_schema import Agreement, Collect, Judge, Label
 from rlhf_lightning.config.inputs import (
@@ -19,7 +20,7 @@ from rlhf_lightning.config.source_lookup import check_function
 from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.judging.settings import check_judge
-from rlhf_lightning.setting_rules import check_reward
+from rlhf_lightning.setting_rules import check_distinct, check_reward
 
 SQLITE = "sqlite:///"
 LONGEST_NAME = 40  # characters of a criterion or a flag
@@ -96,7 +97,9 @@ def check_collect(config: Mapping[str, Any]) -> None:
                 raise UserError(f"{key}: {file} does not exist")
             check_no_split_of_a_file(key, file)
     for name, place in (config["policies"] or {}).items():
-        if not place.startswith(("http://", "https://")):
+        if place.startswith(("http://", "https://")):
+            check_address(f"policies.{name}", place.partition("#")[0], credentials=True)
+        else:
             check_model(f"policies.{name}", place)
             refuse_reward_model(f"policies.{name}", place)
     _check_rewards(config["reward"])
@@ -126,6 +129,8 @@ def rewards_of_pairs(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _check_rewards(reward: Mapping[str, Any]) -> None:
+    if isinstance(reward.get("model"), list):
+        check_distinct(reward["model"], "reward.model")
     for each in rewards_of_pairs(reward):
         check_reward(each)
         check_function("reward.function", each.get("function"))

@@ -146,7 +146,7 @@ class Judge(TypedDict, total=False):
     labeler: Text
     data: Text | None
     revise: Text | None
-    revisions: Count
+    revisions: Annotated[int, Field(ge=1, le=100)]  # each asks the judge twice per answer
     tie_below: BelowHalf
     limit: Count | None
     seed: Whole

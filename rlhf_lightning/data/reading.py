@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,22 @@ def read_rows(source: str | Path, split: str = "train", limit: int | None = None
     columns = {name: [row.get(name) for row in rows] for name in names}
     try:
         return datasets.Dataset.from_dict(columns)
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{source}, row {_broken(rows)}: it holds half of a surrogate pair, which is not text"
+        ) from error
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, pyarrow.ArrowNotImplementedError):
         return datasets.Dataset.from_dict(columns, on_mixed_types="use_json")
+
+
+def _broken(rows: list[Row]) -> int:
+    """Return the number, from 1, of the first row with text that no encoding has."""
+    for number, row in enumerate(rows, start=1):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            return number
+    return len(rows)
 
 
 def read_records(source: str | Path, split: str = "train", limit: int | None = None) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.data import read_rows
+from rlhf_lightning.data.reading import read_records
 from rlhf_lightning.simulation import mean_certainty
 
 
@@ -20,7 +20,7 @@ def bayes_accuracy(rows_file: str | None, limit: int | None = None) -> float | N
     """
     if not str(rows_file).endswith(".jsonl") or not Path(str(rows_file)).is_file():
         return None
-    rows = read_rows(str(rows_file), limit=limit)
-    column: list[Any] = list(rows["label_probability"]) if "label_probability" in rows.column_names else []
+    rows = read_records(str(rows_file), limit=limit)
+    column: list[Any] = [row.get("label_probability") for row in rows]
     probabilities = [float(p) for p in column if isinstance(p, int | float) and 0 <= p <= 1]
     return mean_certainty(probabilities) if probabilities and len(probabilities) == len(rows) else None

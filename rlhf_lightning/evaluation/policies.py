@@ -15,7 +15,7 @@ from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.evaluation.diversity import distinct_n, self_bleu
 from rlhf_lightning.evaluation.embeddings import Encoder, embedding_metrics
 from rlhf_lightning.evaluation.judged import Judge, judged_metrics
-from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, refusal_rates
+from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, check_kinds, refusal_rates
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import BestOf, SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
@@ -269,6 +269,7 @@ def _rows_of_each(
                 "give the model this policy started from, or reference=null"
             )
         prompts = read_prompts(tokenizer, prompts_file, max_prompt_length, limit)
+        check_kinds(prompts)
         rows[name] = [row for row in prompts for _ in range(samples_per_prompt)]
     counts = {name: len(of_policy) for name, of_policy in rows.items()}
     if len(set(counts.values())) > 1:

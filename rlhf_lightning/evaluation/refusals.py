@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lightning.data import read_rows
+from rlhf_lightning.data import PromptRow
+from rlhf_lightning.data.messages import checked_text
+from rlhf_lightning.data.reading import read_records
+from rlhf_lightning.data.report import blamed_on
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.win_rate import WinRate, wilson_interval
 
@@ -67,6 +70,16 @@ def refusal_rates(
     return {name: sum(refused) / len(refused) for name, refused in rates.items() if refused}
 
 
+def check_kinds(prompts: Iterable[PromptRow]) -> None:
+    """Raise UserError for a row whose `kind` is neither a text nor null."""
+    for row in prompts:
+        kind = row.columns.get("kind")
+        with blamed_on(row.source, row.number - 1):
+            if kind is not None and not (isinstance(kind, str) and kind.strip()):
+                raise UserError(f"kind: found {kind!r}; must be a text, such as {UNSAFE_KIND}, or null")
+            checked_text("kind", kind or "")
+
+
 def asks_for_refusal(kind: str) -> bool:
     """Return whether prompts of a kind should be refused: `unsafe`, or a contrast kind of XSTest.
 
@@ -118,7 +131,7 @@ def read_detector_error(source: str | Path, detector: RefusalDetector | None = N
     """
     detector = detector or is_refusal
     wrong: dict[bool, list[bool]] = {True: [], False: []}
-    for number, row in enumerate(read_rows(source), start=1):
+    for number, row in enumerate(read_records(source), start=1):
         prompt, response, refused = (row.get(name) for name in ("prompt", "response", "refused"))
         if not isinstance(prompt, str) or not isinstance(response, str) or not isinstance(refused, bool):
             raise UserError(

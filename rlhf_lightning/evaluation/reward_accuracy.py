@@ -8,7 +8,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rlhf_lightning.data import read_rows
+from rlhf_lightning.data.messages import checked_text
+from rlhf_lightning.data.reading import read_records
+from rlhf_lightning.data.report import blamed_on
+from rlhf_lightning.data.row_values import checked_texts
 from rlhf_lightning.data.rows import split_preference
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.win_rate import WinRate, wilson_interval
@@ -51,26 +54,39 @@ def read_pairs(source: str | Path, category: str | None = None, limit: int | Non
         limit: read at most this many rows.
 
     Raises:
-        UserError: rows without a pair, an answer of several messages, or no such column.
+        UserError: rows without a pair, an answer of several messages, no such column, or a row without a category
+            where others have one.
     """
-    rows = [dict(row) for row in read_rows(source, limit=limit)]
+    rows = read_records(source, limit=limit)
     columns = {name for row in rows for name, value in row.items() if value is not None}
     if category is not None and category not in columns:
         raise UserError(f"category: found {category}; {source} has the columns {', '.join(sorted(columns))}")
     chosen = category or next((name for name in CATEGORIES if name in columns), None)
     pairs = []
-    for number, row in enumerate(rows, start=1):
-        if row.get("chosen") is None or row.get("rejected") is None:
-            raise UserError(f"preferences: {source}, row {number}: it has no chosen and rejected; must be a pair")
-        try:
-            prompt, best, worst = split_preference(row)
-            texts = [_text(answer) for answer in (best, worst)]
-        except UserError as error:
-            raise UserError(f"preferences: {source}, row {number}: {error}") from error
-        messages = prompt if isinstance(prompt, list) else None
-        asked = str(prompt) if messages is None else str(messages[-1].get("content") if messages else "")
-        pairs.append(Pair(asked, messages, texts[0], texts[1], str(row.get(chosen)) if chosen else ALL))
+    for index, row in enumerate(rows):
+        with blamed_on(f"preferences: {source}", index):
+            pairs.append(_pair(row, _category(row, chosen)))
     return pairs
+
+
+def _pair(row: Mapping[str, Any], category: str) -> Pair:
+    if row.get("chosen") is None or row.get("rejected") is None:
+        raise UserError("it has no chosen and rejected; must be a pair")
+    prompt, best, worst = split_preference({**row, **checked_texts(dict(row))})
+    messages = prompt if isinstance(prompt, list) else None
+    asked = str(prompt) if messages is None else str(messages[-1].get("content") if messages else "")
+    return Pair(asked, messages, _text(best), _text(worst), category)
+
+
+def _category(row: Mapping[str, Any], column: str | None) -> str:
+    """Return the category of a pair: a text or a number, and not the name of another row of the table."""
+    found = row.get(column) if column else ALL
+    if not isinstance(found, str | int | float) or not str(found).strip():
+        what = "nothing" if found is None else repr(found)[:80]
+        raise UserError(f"{column}: found {what}; must be the pair's category, a text; category= names another column")
+    if column and found in (ALL, MEAN):
+        raise UserError(f"{column}: found {found!r}, which is a row of the table itself; rename the category")
+    return str(checked_text(str(column), str(found)))
 
 
 def _text(answer: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_lightning.content_hashes import content_hash
+from rlhf_lightning.data.report import blamed_on
 from rlhf_lightning.durable import write_durably
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback.agreement import agreement_report
 from rlhf_lightning.feedback.coefficients import Interval, share_interval
 from rlhf_lightning.feedback.judge import PositionBias, answer_of, comparisons_of, position_bias
+from rlhf_lightning.feedback.judging_rows import answered, labelled
 from rlhf_lightning.feedback.records import Task
 from rlhf_lightning.feedback.store import FeedbackStore
-from rlhf_lightning.judging.comparing import Compared, Comparison, Prompt
+from rlhf_lightning.judging.comparing import Compared
 from rlhf_lightning.judging.judge import Judge
 
 AT_ONCE = 32  # tasks between two writes to the store
@@ -78,14 +78,15 @@ def judge_store(
         progress: called with the number of judged tasks.
 
     Raises:
-        UserError: there are no tasks, the labeler is known as a person, or the judge cannot be reached.
+        UserError: there are no tasks, the labeler is known as a person, the judge cannot be reached, or it gives no
+            verdict on any task.
     """
     known = {each.name: each.kind for each in store.labelers()}
     if known.get(labeler) != "model":
         store.add_labeler(labeler, "model")
-    answered = {each.task for each in store.judgements() if each.labeler == labeler and not each.repeat}
-    waiting = [task.id for task in store.tasks() if task.id not in answered][:limit]
-    if not waiting and not answered:
+    done_before = {each.task for each in store.judgements() if each.labeler == labeler and not each.repeat}
+    waiting = [task.id for task in store.tasks() if task.id not in done_before][:limit]
+    if not waiting and not done_before:
         raise UserError(f"feedback.store: {store.name} has no tasks; rlhf-collect makes them")
     kept: list[Compared] = []
     refused = 0
@@ -98,7 +99,9 @@ def judge_store(
             kept += found
             store.record(labeler, task.id, answer_of(task, found, tie_below))
         progress(min(start + AT_ONCE, len(waiting)), len(waiting))
-    return Judged(len(waiting) - refused, len(answered), refused, position_bias(kept), _with_people(store, labeler))
+    if waiting and refused == len(waiting) and not done_before:
+        raise _no_verdict(f"{refused} tasks")
+    return Judged(len(waiting) - refused, len(done_before), refused, position_bias(kept), _with_people(store, labeler))
 
 
 def judge_rows(
@@ -109,6 +112,7 @@ def judge_rows(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
+    source: str = "data",
 ) -> Judged:
     """Judge rows that people have labelled, write `verdicts.jsonl`, and return how far the judge agrees with them.
 
@@ -121,16 +125,23 @@ def judge_rows(
         limit: judge at most this many rows.
         seed: seed of the order.
         progress: called with the number of judged rows.
+        source: the rows' file, named in messages.
 
     Raises:
-        UserError: a row cannot be read, or the judge cannot be reached.
+        UserError: a row cannot be read, its two answers are the same, the judge cannot be reached, or it gives no
+            verdict on any row.
     """
-    read = [_labelled(number, row, seed) for number, row in enumerate(islice(rows, limit), start=1)]
+    read = []
+    for index, row in enumerate(islice(rows, limit)):
+        with blamed_on(source, index):
+            read.append(labelled(index + 1, row, seed))
     found: list[Compared | None] = []
     for start in range(0, len(read), AT_ONCE):
         found += judge.compare([each.comparison for each in read[start : start + AT_ONCE]])
         progress(len(found), len(read))
     lines = [each.verdict(said) for each, said in zip(read, found, strict=True) if said is not None]
+    if read and not lines:
+        raise _no_verdict(f"{len(read)} rows")
     Path(folder).mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_durably(Path(folder) / "verdicts.jsonl", lambda file: file.write(text.encode("utf-8", "replace")))
@@ -147,21 +158,26 @@ def revise_rows(
     rounds: int = 1,
     limit: int | None = None,
     progress: Progress = lambda done, total: None,
+    source: str = "revise",
 ) -> tuple[int, int]:
     """Let a judge criticise and revise answers; return how many were revised and how many left out.
 
     Args:
-        rows: `prompt` and `completion`, or `chosen`.
+        rows: `prompt` and `completion`, or `messages` that end with the assistant's answer.
         judge: criticises and revises.
         folder: for `revisions.jsonl`, rows for SFT, and `chains.jsonl`, with each critique.
         rounds: rounds of critique and revision per answer.
         limit: revise at most this many rows.
         progress: called with the number of revised rows.
+        source: the rows' file, named in messages.
 
     Raises:
         UserError: a row cannot be read, the judge cannot be reached, or it wrote nothing at all.
     """
-    read = [_answered(number, row) for number, row in enumerate(islice(rows, limit), start=1)]
+    read = []
+    for index, row in enumerate(islice(rows, limit)):
+        with blamed_on(source, index):
+            read.append(answered(row))
     kept = []
     for start in range(0, len(read), AT_ONCE):
         part = read[start : start + AT_ONCE]
@@ -200,22 +216,6 @@ def _share(interval: Interval) -> tuple[str, str]:
     return f"{100 * interval.value:.1f}% ({low} to {high})", str(interval.count)
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """A row, and whether the chosen answer is the first of its comparison."""
-
-    number: int
-    comparison: Comparison
-    chosen_first: bool
-
-    def verdict(self, found: Compared) -> dict[str, Any]:
-        """Return a line of verdicts.jsonl."""
-        first = (found.probability, found.as_shown, found.swapped)
-        chosen, shown, swapped = (value if self.chosen_first else 1 - value for value in first)
-        line = {"row": self.number, "probability": chosen, "by_order": [shown, swapped], "principle": found.principle}
-        return {**line, **({"reasons": list(found.reasons)} if found.reasons else {})}
-
-
 def _compared(judge: Judge, tasks: Sequence[Task]) -> Iterator[list[Compared] | None]:
     """Yield all comparisons of each task; None if the judge gives no verdict on one of them."""
     pairs = [comparisons_of(task) for task in tasks]
@@ -236,33 +236,11 @@ def _with_people(store: FeedbackStore, labeler: str) -> Interval:
     return report.between_kinds.get("judge-person", Interval(float("nan"), float("nan"), float("nan"), 0))
 
 
-def _labelled(number: int, row: Mapping[str, Any], seed: int) -> _Labelled:
-    from rlhf_lightning.data.rows import row_format, split_preference
-
-    if row_format(dict(row)) != "preference":
-        raise UserError(f"data: row {number} has no chosen and rejected answer; give a file of preferences")
-    prompt, chosen, rejected = split_preference(dict(row))
-    texts = (_said(chosen, number), _said(rejected, number))
-    first = random.Random(f"{seed}:{content_hash([prompt, sorted(texts)])}").random() < 0.5
-    return _Labelled(number, Comparison(prompt, *(texts if first else texts[::-1])), first)
-
-
-def _answered(number: int, row: Mapping[str, Any]) -> tuple[Prompt, str]:
-    if isinstance(row.get("messages"), list) and len(row["messages"]) > 1:
-        return row["messages"][:-1], _said(row["messages"][-1:], number)
-    prompt, answer = row.get("prompt"), row.get("completion")
-    if not prompt or answer is None:
-        raise UserError(f"revise: row {number} has no prompt and completion; give rows with both")
-    return prompt, _said(answer, number)
-
-
-def _said(answer: Any, number: int) -> str:
-    """Return the text of an answer, which may be messages."""
-    if isinstance(answer, str):
-        return answer
-    if len(answer) != 1 or not isinstance(answer[0].get("content"), str):
-        raise UserError(f"row {number}: an answer of {len(answer)} messages; a judge reads answers of one")
-    return str(answer[0]["content"])
+def _no_verdict(asked: str) -> UserError:
+    return UserError(
+        f"judge.model: no verdict on any of {asked}: its answers do not parse, or they are too long for it; "
+        "choose another judge.by, or another judge"
+    )
 
 
 def _writer(content: bytes) -> Callable[[Any], object]:

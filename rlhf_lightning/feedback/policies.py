@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.data import PromptRow, preparation, response_texts
 from rlhf_lightning.data.messages import Options, template_options
 from rlhf_lightning.errors import UserError, blaming, named_as
@@ -140,11 +141,15 @@ class ServedPolicy:
         name: the policy's name.
         place: the server's address; `#name` selects one of several models.
         drawing: how responses are sampled.
+
+    Raises:
+        UserError: no request can be sent to the address, or the server does not answer.
     """
 
     def __init__(self, name: str, place: str, drawing: Drawing) -> None:
         self.name, self.drawing, self.key = name, drawing, f"policies.{name}"
         address, _, wanted = place.partition("#")
+        check_address(self.key, address, credentials=True)
         connect = partial(VLLMClient, address, key=self.key, remedy="run the same command again")
         self._client = connect()
         self.model = self._served(connect(attempts=2), wanted)

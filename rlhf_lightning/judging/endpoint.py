@@ -7,6 +7,7 @@ permanent ones become one line immediately.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import threading
@@ -19,14 +20,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlhf_lightning.addresses import check_address
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError, reason
 from rlhf_lightning.judging.cache import AnswerCache
-from rlhf_lightning.judging.posting import LONGEST_WAIT, TEMPORARY, retry_after, said
+from rlhf_lightning.judging.posting import LONGEST_WAIT, OPENER, TEMPORARY, redirected, retry_after, said
 from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.secret_text import remember, shown
 
 _FIRST_CONTACT = 15.0  # seconds
+_MOST_TOKENS = 10**9  # of one answer; a larger count is not one
+_COUNTED = ("prompt_tokens", "completion_tokens")
+_ROUNDED_ZERO = 0.01  # the largest log-probability, in half precision
+EXAMPLE = "http://localhost:8000/v1"
 
 
 class _MalformedAnswerError(ValueError):
@@ -48,6 +54,10 @@ class ChatEndpoint:
         timeout: seconds per attempt.
         settings: sent with each request, such as `{"temperature": 0}`.
         sleep: replaced in tests.
+        prefix: what the user writes before the settings' names.
+
+    Raises:
+        UserError: no request can be sent to the address, or the cache cannot be used.
     """
 
     url: str
@@ -60,17 +70,17 @@ class ChatEndpoint:
     timeout: float = 120.0
     settings: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.0, "max_tokens": 512})
     sleep: Callable[[float], None] = time.sleep
+    prefix: str = "judge."
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise UserError(f"judge.url: {shown(self.url)!r}; it must begin with http:// or https://, and end with /v1")
+        check_address(f"{self.prefix}url", self.url, EXAMPLE)
         if self.key:
             remember(self.key)
         self.usage = Usage()
         self._lock = threading.Lock()
         self._next = 0.0
         self._reached = False
-        self._cache = AnswerCache(self.cache)
+        self._cache = AnswerCache(self.cache, f"{self.prefix}cache")
 
     def generate(self, questions: Sequence[str]) -> list[str]:
         """Return the model's answer to each question."""
@@ -94,11 +104,11 @@ class ChatEndpoint:
         """
         more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20, "temperature": 0.0}
         answers = self._ask([{**self._body(question), **more} for question in questions])
-        return [_first_token(answer, tuple(verdicts), self._name) for answer in answers]
+        return [self._first_token(answer, tuple(verdicts)) for answer in answers]
 
     @property
     def _name(self) -> str:
-        return f"judge.url: {shown(self.url)}"
+        return f"{self.prefix}url: {shown(self.url)}"
 
     def _body(self, question: str) -> dict[str, Any]:
         return {**self.settings, "model": self.model, "messages": [{"role": "user", "content": question}]}
@@ -106,7 +116,7 @@ class ChatEndpoint:
     def _ask(self, bodies: Sequence[dict[str, Any]]) -> list[Any]:
         """Return the answers in order; known ones are not requested, and equal questions only once."""
         entries = [content_hash([self._address, body]) for body in bodies]
-        answers = self._cache.get(entries)
+        answers = self._cache.get(entries, _is_completion)
         missing = {entry: body for entry, body in zip(entries, bodies, strict=True) if entry not in answers}
         self.usage.count(cached=len(bodies) - len(missing))
         if missing and not self._reached:
@@ -128,11 +138,11 @@ class ChatEndpoint:
         """
         request = urllib.request.Request(f"{self.url.rstrip('/')}/models", headers=self._headers())
         try:
-            with urllib.request.urlopen(request, timeout=min(self.timeout, _FIRST_CONTACT)):
+            with OPENER.open(request, timeout=min(self.timeout, _FIRST_CONTACT)):
                 pass
         except urllib.error.HTTPError:
             pass  # it need not list its models
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             raise UserError(
                 f"{self._name}: it does not answer ({reason(error)}); check that the server is running, and that the "
                 "address is right"
@@ -157,16 +167,16 @@ class ChatEndpoint:
             try:
                 answer = self._post(self._address, body)
             except urllib.error.HTTPError as error:
+                if (where := redirected(error)) is not None:
+                    raise UserError(f"{self._name}: {where}") from error
                 last = f"HTTP {error.code}: {said(error)}"
                 if error.code not in TEMPORARY:
                     raise UserError(f"{self._name}: {shown(last)}; check the model's name and the key") from error
                 wait = max(wait, retry_after(error))
-            except (OSError, _MalformedAnswerError) as error:
+            except (OSError, http.client.HTTPException, _MalformedAnswerError) as error:
                 last = reason(error)
             else:
-                usage = answer.get("usage") or {}
-                tokens = {name: usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-                self.usage.count(requests=1, **tokens)
+                self.usage.count(requests=1, **_tokens(answer))
                 self._cache.put({entry: answer})
                 return answer
         raise UserError(
@@ -175,16 +185,14 @@ class ChatEndpoint:
 
     def _post(self, address: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(address, json.dumps(body).encode("ascii"), self._headers())
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
+        with OPENER.open(request, timeout=self.timeout) as response:
             content = response.read()
         try:
             answer = json.loads(content)
-            choice = answer["choices"][0]
-            whole = isinstance(choice["message"], dict)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise _MalformedAnswerError(f"the answer is not a chat completion: {content[:80]!r}") from error
-        if not whole:
-            raise _MalformedAnswerError(f"the answer has no message: {content[:80]!r}")
+        except (ValueError, RecursionError) as error:
+            raise _MalformedAnswerError(f"the answer is not JSON: {content[:80]!r}") from error
+        if not _is_completion(answer):
+            raise _MalformedAnswerError(f"the answer is not a chat completion: {content[:80]!r}")
         return answer
 
     def _keep_pace(self) -> None:
@@ -197,24 +205,40 @@ class ChatEndpoint:
         if start > now:
             self.sleep(start - now)
 
+    def _first_token(self, answer: Any, verdicts: tuple[str, ...]) -> tuple[float, ...]:
+        advice = f"judge by generated verdicts: {self.prefix}by=reasons"
+        try:
+            top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+            listed = [(str(each["token"]).strip(), float(each["logprob"])) for each in top]
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"{self._name}: it gives no log-probabilities; {advice}") from error
+        if not all(value <= _ROUNDED_ZERO for _, value in listed):
+            raise UserError(f"{self._name}: it gives log-probabilities above 0, which cannot be right; {advice}")
+        best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
+        if all(value is None for value in best):
+            raise UserError(
+                f"{self._name}: none of {', '.join(verdicts)} is among the {len(listed)} most probable tokens of an "
+                f"answer; {advice}"
+            )
+        least = min(value for _, value in listed)
+        return tuple(least if value is None else value for value in best)
+
+
+def _is_completion(answer: Any) -> bool:
+    """Return whether an answer has a message; its text is null if the model says nothing."""
+    try:
+        message = answer["choices"][0]["message"]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return isinstance(answer, dict) and isinstance(message, dict) and isinstance(message.get("content"), str | None)
+
 
 def _text(answer: Any) -> str:
-    return str(answer["choices"][0]["message"].get("content") or "")
+    return answer["choices"][0]["message"].get("content") or ""
 
 
-def _first_token(answer: Any, verdicts: tuple[str, ...], name: str) -> tuple[float, ...]:
-    try:
-        top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        listed = [(str(each["token"]).strip(), float(each["logprob"])) for each in top]
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{name}: it gives no log-probabilities; judge by generated verdicts: judge.by=reasons"
-        ) from error
-    best = [max((value for token, value in listed if token == verdict), default=None) for verdict in verdicts]
-    if all(value is None for value in best):
-        raise UserError(
-            f"{name}: none of {', '.join(verdicts)} is among the {len(listed)} most probable tokens of an "
-            "answer; let it generate its verdicts: judge.by=reasons"
-        )
-    least = min(value for _, value in listed)
-    return tuple(least if value is None else value for value in best)
+def _tokens(answer: Any) -> dict[str, int]:
+    """Return the tokens that an answer has cost; what is not a count is ignored."""
+    given = answer.get("usage")
+    found = {name: given.get(name) for name in _COUNTED} if isinstance(given, dict) else {}
+    return {name: count for name, count in found.items() if type(count) is int and 0 <= count <= _MOST_TOKENS}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from rlhf_lightning.addresses import read_key
 from rlhf_lightning.judging.comparing import Compared, Comparison, Prompt, compare_by_logprobs, compare_by_reasons
 from rlhf_lightning.judging.constitution import SHIPPED, read_constitution
 from rlhf_lightning.judging.endpoint import ChatEndpoint
@@ -85,13 +85,14 @@ def make_judge(settings: JudgeSettings, seed: int = 0, prefix: str = "judge.") -
         model = ChatEndpoint(
             given["url"],
             given["model"],
-            os.environ[given["key_env"]] if given["key_env"] else None,
+            read_key(f"{prefix}key_env", given["key_env"]) if given["key_env"] else None,
             given["cache"],
             given["per_minute"] or math.inf,
             given["parallel"],
             given["attempts"],
             given["timeout"],
             {"temperature": given["temperature"], "max_tokens": given["max_new_tokens"]},
+            prefix=prefix,
         )
     else:
         from rlhf_lightning.errors import named_as

@@ -66,7 +66,7 @@ class LocalJudge:
         self.dtype, self.attn_implementation, self.batch_size = dtype, attn_implementation, batch_size
         self.sampling = SamplingSettings(max_new_tokens, temperature)
         self.usage, self.seed = Usage(), seed
-        self._cache = AnswerCache(cache)
+        self._cache = AnswerCache(cache, f"{self.key.removesuffix('model')}cache")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     @cached_property
@@ -96,7 +96,11 @@ class LocalJudge:
             rows = [self._ids(f"{self._rendered(text)}{lead} {verdicts[0]}")[:-1] for text in texts]
             return self._in_batches(rows, 0, lambda part: self._next_token(part, tokens))
 
-        found = self._known_or_asked(["logprobs", lead, list(verdicts)], questions, ask)
+        def is_answer(stored: Any) -> bool:
+            numbers = isinstance(stored, list) and all(isinstance(each, float) for each in stored)
+            return stored is None or (numbers and len(stored) == len(verdicts))
+
+        found = self._known_or_asked(["logprobs", lead, list(verdicts)], questions, ask, is_answer)
         return [None if each is None else tuple(each) for each in found]
 
     def generate(self, questions: Sequence[str]) -> list[str | None]:
@@ -107,11 +111,13 @@ class LocalJudge:
             rows = [self._ids(self._rendered(text)) for text in texts]
             return self._in_batches(rows, self.sampling.max_new_tokens, self._continued)
 
-        return self._known_or_asked(["generate", *settings], questions, ask)
+        return self._known_or_asked(
+            ["generate", *settings], questions, ask, lambda stored: isinstance(stored, str | None)
+        )
 
-    def _known_or_asked(self, what: list[Any], questions: Sequence[str], ask: Any) -> list[Any]:
+    def _known_or_asked(self, what: list[Any], questions: Sequence[str], ask: Any, is_answer: Any) -> list[Any]:
         entries = [content_hash([self.mark, self.dtype, *what, question]) for question in questions]
-        answers = self._cache.get(entries)
+        answers = self._cache.get(entries, is_answer)
         missing = {entry: text for entry, text in zip(entries, questions, strict=True) if entry not in answers}
         self.usage.count(cached=len(questions) - len(missing), requests=len(missing))
         names = list(missing)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, with_config
+from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from rlhf_lightning.addresses import check_address, read_key
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.value_types import Attention, Count, Dtype, NonNegative, Positive, Seconds, Text
+from rlhf_lightning.judging.cache import check_cache
+from rlhf_lightning.value_types import LARGEST, Attention, Count, Dtype, NonNegative, Seconds, Text
+
+PerMinute = Annotated[float, Field(ge=0.001, le=LARGEST)]  # one per 17 hours or more
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -43,7 +47,7 @@ class JudgeSettings(TypedDict, total=False):
     max_new_tokens: Count
     temperature: NonNegative
     key_env: Text | None
-    per_minute: Positive | None
+    per_minute: PerMinute | None
     parallel: Count
     attempts: Count
     timeout: Seconds
@@ -89,8 +93,8 @@ def check_judge(settings: Mapping[str, Any], prefix: str = "judge.", generates: 
             f"{prefix}model: missing; give a run folder, a Hugging Face folder or a hub name, or with {prefix}url the "
             "model's name there"
         )
-    if url and not url.startswith(("http://", "https://")):
-        raise UserError(f"{prefix}url: found {url}; it must begin with http:// or https://, and end with /v1")
+    if url:
+        check_address(f"{prefix}url", url, "http://localhost:8000/v1")
     for name in _OF_MODELS if url else _OF_ENDPOINTS:
         if given[name] != DEFAULTS[name]:  # type: ignore[literal-required]
             why = f"the model runs behind {prefix}url" if url else f"there is no {prefix}url"
@@ -98,9 +102,16 @@ def check_judge(settings: Mapping[str, Any], prefix: str = "judge.", generates: 
     for name in ("max_new_tokens", "temperature"):
         if given["by"] == "logprobs" and not generates and given[name] != DEFAULTS[name]:  # type: ignore[literal-required]
             raise UserError(f"{prefix}{name}: nothing is generated; leave it out, or choose {prefix}by=reasons")
-    if given["key_env"] and not os.environ.get(given["key_env"]):
-        raise UserError(
-            f"{prefix}key_env: the environment variable {given['key_env']} is not set; export the key there"
-        )
-    if given["constitution"] and not Path(given["constitution"]).is_file():
-        raise UserError(f"{prefix}constitution: {given['constitution']} does not exist; give a YAML file of principles")
+    if given["key_env"]:
+        read_key(f"{prefix}key_env", given["key_env"])
+    if given["constitution"]:
+        _check_constitution(Path(given["constitution"]), f"{prefix}constitution")
+    if given["cache"]:
+        check_cache(Path(given["cache"]), f"{prefix}cache")
+
+
+def _check_constitution(path: Path, key: str) -> None:
+    if os.path.isfile(path):  # unlike Path's, it accepts any text
+        return
+    found = "is a folder" if os.path.isdir(path) else "is not a file" if os.path.exists(path) else "does not exist"
+    raise UserError(f"{key}: {path} {found}; give a YAML file of principles")

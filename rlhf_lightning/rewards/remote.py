@@ -19,7 +19,7 @@ from typing import Any
 
 from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError, key_beside, reason
-from rlhf_lightning.judging.posting import LONGEST_WAIT, TEMPORARY, retry_after, said
+from rlhf_lightning.judging.posting import LONGEST_WAIT, OPENER, TEMPORARY, redirected, retry_after, said
 from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, FIRST_WAIT
 from rlhf_lightning.rewards.keywords import keywords
 from rlhf_lightning.rewards.protocol import Reward
@@ -61,7 +61,13 @@ class RemoteReward(Reward):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name, self.key, self.url = shown(url), key_beside("url", "reward."), url
-        check_address(self.key, url, f"give a key by {key_beside('key_env', 'reward.')}")
+        check_address(
+            self.key,
+            url,
+            "http://localhost:8000/score",
+            query=True,
+            log_in=f"give a key by {key_beside('key_env', 'reward.')}",
+        )
         self.batch_size, self.timeout = batch_size, timeout or TIMEOUT
         self.concurrency, self.attempts, self.sleep = concurrency or CONCURRENCY, attempts or ATTEMPTS, sleep
         self.headers = {"Content-Type": "application/json"}
@@ -141,12 +147,8 @@ class RemoteReward(Reward):
                 return self._post(body)
             except urllib.error.HTTPError as error:
                 last = f"HTTP {error.code}: {said(error)}"
-                if 300 <= error.code < 400:
-                    where = shown(str(error.headers.get("Location")))
-                    raise UserError(
-                        f"{self._who}: it redirects to {where} (HTTP {error.code}), which is not followed, so that "
-                        "nothing is sent elsewhere; give that address if it is the right one"
-                    ) from error
+                if (where := redirected(error)) is not None:
+                    raise UserError(f"{self._who}: {where}") from error
                 if error.code not in TEMPORARY:
                     raise UserError(f"{self._who}: {shown(last)}; check the address and the key") from error
                 wait = max(wait, retry_after(error))
@@ -160,7 +162,7 @@ class RemoteReward(Reward):
     def _post(self, body: bytes) -> bytes:
         request = urllib.request.Request(self.url, body, self.headers)
         end, content = time.monotonic() + self.timeout, b""
-        with _OPENER.open(request, timeout=self.timeout) as response:
+        with OPENER.open(request, timeout=self.timeout) as response:
             while part := response.read1(2**16):
                 content += part
                 if len(content) > LARGEST_ANSWER:
@@ -170,11 +172,3 @@ class RemoteReward(Reward):
             if response.length:
                 raise ConnectionError(f"the connection ended {response.length} bytes before the answer did")
         return content
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)

@@ -19,6 +19,14 @@ import regex
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards.child_programs import MathWorker, passes
 from rlhf_lightning.rewards.protocol import Score
+from rlhf_lightning.rewards.references import (
+    check_one_reference,
+    check_reference,
+    check_tests,
+    checked_column,
+    code_of_tests,
+    spellings,
+)
 from rlhf_lightning.setting_rules import check_verifier
 from rlhf_lightning.value_checks import checked
 from rlhf_lightning.value_types import Count, Positive, Text
@@ -27,6 +35,8 @@ log = logging.getLogger(__name__)
 
 Completions = Sequence[Any]
 _late: set[str] = set()  # patterns about which it has been said
+_enough: set[int] = set()  # megabytes within which code runs
+_TRY_SECONDS = 60.0
 _worker = MathWorker()
 atexit.register(_worker.close)
 
@@ -51,14 +61,17 @@ def exact_match(
         ignore_case: whether upper and lower case are the same.
         seconds: most time per search; a completion that takes longer is wrong.
 
+    Raises:
+        UserError: a reference is something else, or an empty text.
+
     >>> exact_match(["#### 12", "12 is it", "#### 13"], pattern="#### (.+)", answer=[12, 12, None])
     [1.0, 0.0, None]
     """
     compiled = None if pattern is None else _compiled(pattern)
     scores: list[Score] = []
-    for completion, reference in zip(completions, _column(columns, column, len(completions)), strict=True):
-        allowed = reference if isinstance(reference, list | tuple) else [reference]
-        known = {_plain(str(each), ignore_case) for each in allowed if each is not None}
+    references = checked_column(columns, column, len(completions), check_reference)
+    for completion, reference in zip(completions, references, strict=True):
+        known = {_plain(each, ignore_case) for each in spellings(reference)}
         found = _found(compiled, text_of(completion), seconds)
         scores.append(None if not known else float(found is not None and _plain(found, ignore_case) in known))
     return scores
@@ -103,11 +116,11 @@ def math_verify(
         seconds: most time per completion; one that takes longer is wrong. It is compared in another process.
 
     Raises:
-        UserError: math-verify is not installed.
+        UserError: math-verify is not installed, or a reference is neither a text nor a number.
     """
     if importlib.util.find_spec("math_verify") is None:
         raise UserError("function: math-verify is not installed here; pip install 'rlhf-lightning[math]'")
-    references = _column(columns, column, len(completions))
+    references = checked_column(columns, column, len(completions), check_one_reference)
     return [
         None if reference is None else _worker.compare(str(reference), text_of(completion), seconds)
         for completion, reference in zip(completions, references, strict=True)
@@ -134,19 +147,23 @@ def code_runs(
     Args:
         completions: texts, or conversations whose last message counts.
         run_code: must be true: code that a model has written is run on this machine.
-        column: the tests, Python code that follows a completion's own, such as `assert add(1, 2) == 3`.
+        column: the tests, Python code that follows a completion's own, such as `assert add(1, 2) == 3`: a text, or a
+            list of them.
         seconds: most time per completion, by the clock.
         megabytes: most memory per process.
         parallel: completions at the same time.
+
+    Raises:
+        UserError: tests that are not Python code which can fail, or so little memory that no code runs.
     """
     check_verifier("code_runs", {"run_code": run_code}, "arguments.")
-    tests = _column(columns, column, len(completions))
+    _check_memory(megabytes)
+    tests = checked_column(columns, column, len(completions), check_tests)
 
     def score(completion: Any, test: Any) -> Score:
         if test is None:
             return None
-        lines = "\n".join(map(str, test)) if isinstance(test, list | tuple) else str(test)
-        return float(passes(code_of(text_of(completion)), lines, seconds, megabytes))
+        return float(passes(code_of(text_of(completion)), code_of_tests(test), seconds, megabytes))
 
     with ThreadPoolExecutor(parallel) as pool:
         return list(pool.map(score, completions, tests))
@@ -170,17 +187,12 @@ def code_of(text: str) -> str:
     return rest if first.strip().isalnum() or not first.strip() else blocks[-1]
 
 
-NOT_COLUMNS = {"prompts", "completion_ids", "trainer_state", "log_metric", "log_extra"}
-
-
-def _column(columns: dict[str, Any], name: str, n: int) -> Sequence[Any]:
-    if not n:
-        return []
-    if name not in columns:
-        known = ", ".join(sorted(columns.keys() - NOT_COLUMNS)) or "none"
-        raise UserError(f"arguments.column: the rows have no column {name!r}; their columns: {known}")
-    found: Sequence[Any] = columns[name]
-    return found
+def _check_memory(megabytes: int) -> None:
+    """Raise UserError unless a line of code runs within so much memory; tried once."""
+    if megabytes not in _enough:
+        if not passes("pass", "pass", _TRY_SECONDS, megabytes):
+            raise UserError(f"arguments.megabytes: found {megabytes}; no code runs within it on this machine; raise it")
+        _enough.add(megabytes)
 
 
 def _plain(text: str, ignore_case: bool) -> str:

@@ -65,7 +65,7 @@ class VLLMRollout(RolloutSettings):
 
     def __post_init__(self) -> None:
         if self.server:
-            check_address("rollout.server", self.server)
+            check_address("rollout.server", self.server, credentials=True)
         if self.server and self.engine_args:
             raise UserError(
                 "rollout.engine_args: for an engine in this process; beside rollout.server give them to `vllm serve`"

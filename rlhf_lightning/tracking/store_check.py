@@ -79,7 +79,7 @@ def _check_driver(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
-    check_address("logger.tracking_uri", uri)
+    check_address("logger.tracking_uri", uri, credentials=True, query=True)
     try:
         urllib.request.urlopen(_probe(uri), timeout=_PATIENCE).close()
     except urllib.error.HTTPError as error:

@@ -150,7 +150,7 @@ REWARDS = (
             ),
             Mutant(
                 "redirects are followed without the responses",
-                "rewards/remote.py",
+                "judging/posting.py",
                 "build_opener(_NoRedirects)",
                 "build_opener()",
                 (f"{OF_SERVERS}::test_a_bad_answer_is_one_line_at_once",),

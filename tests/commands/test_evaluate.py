@@ -99,12 +99,35 @@ def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monk
         (["+rewards.a={}", "preferences=prompts.jsonl"], r"^rewards\.a: no source of scores"),
         (["+rewards.a={model: nowhere/at/all}", "preferences=prompts.jsonl"], r"^rewards\.a\.model: .*does not exist"),
         (["refusals=nowhere.jsonl"], r"^refusals: nowhere\.jsonl does not exist"),
+        (["judge.by=reasons"], r"^judge\.by: only a judge that is a model reads it"),
+        (["judge.cache=null"], r"^judge\.cache: only a judge that is a model reads it"),
+        (["judge.function=a.b", "judge.batch_size=2"], r"^judge\.batch_size: only a judge that is a model"),
+        (["gold.timeout=3"], r"^gold\.timeout: there is no gold\.function"),
+        (["proxy.dtype=bfloat16"], r"^proxy\.dtype: there is no proxy\.function"),
+        (["category=kind"], r"^category: only preferences have categories"),
+        (["judge.model=x", "judge.url=http://h:abc/v1"], r"^judge\.url: .*is not valid"),
         (["self_bleu=1"], r"^self_bleu: found 1; must be a whole number from 2 to 10000 or null"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_loaded(empty_folder, words, line):
     with pytest.raises(UserError, match=line):
         evaluate.check(config(*words))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("temperature=0.5", "samples_per_prompt=3", "max_new_tokens=3", "batch_size=2", "seed=1", "dtype=bfloat16"),
+        *("attn_implementation=eager", "reference=a", "ilql_beta=1", "gold.function=a.b", "judge.model=m"),
+        *("harness=[arc_easy]", "self_bleu=2"),
+    ],
+)
+def test_what_rewards_alone_do_not_read_is_refused(empty_folder, word):
+    Path("pairs.jsonl").write_text(PAIRS, encoding="utf-8")
+    words = ["+rewards.a={function: rlhf_lightning.simulation.gold_reward}", "preferences=pairs.jsonl"]
+    evaluate.check(compose_config("evaluate", words))
+    with pytest.raises(UserError, match=rf"^{word.partition('=')[0]}: (nothing is sampled|there are no policies)"):
+        evaluate.check(compose_config("evaluate", [*words, word]))
 
 
 def test_an_endpoint_is_asked_in_both_orders(empty_folder, monkeypatch):

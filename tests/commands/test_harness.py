@@ -97,9 +97,12 @@ REFUSED = [
     (["harness=[none.yaml]"], "harness: none.yaml names no task"),
     (["harness=[]"], "harness: found no task"),
     (["harness=[breaks]"], "harness: breaks failed"),
-    (["harness=[arc_easy]", "gold.function=json.dumps"], "gold: nothing is sampled without prompts and baseline"),
+    (
+        ["harness=[arc_easy]", "gold.function=json.dumps"],
+        "gold.function: nothing is sampled without prompts",
+    ),
     (["harness=[arc_easy]", "self_bleu=3"], "self_bleu: nothing is sampled"),
-    (["harness=[arc_easy]", "embeddings.model=model"], "embeddings: nothing is sampled"),
+    (["harness=[arc_easy]", "embeddings.model=model"], "embeddings.model: nothing is sampled"),
     (["harness=[arc_easy]", "prompts=model"], "baseline"),
 ]
 

@@ -141,3 +141,8 @@ def test_json_nested_beyond_pythons_stack_is_refused_in_our_words(name: str, tmp
     with pytest.raises(UserError, match=rf"{name}.*: the JSON is nested too deeply; check the row") as error:
         read_records(tmp_path / name)
     assert "recursion" not in str(error.value)
+
+
+def test_half_of_a_surrogate_pair_in_any_column_names_its_row(write_jsonl: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match=r"row 2: it holds half of a surrogate pair"):
+        read_rows(write_jsonl([ROWS[0], {**ROWS[1], "source": ["\ud800"]}]))

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from rlhf_lightning.data import PromptRow
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation import is_refusal, read_detector_error, refusal_rates
+from rlhf_lightning.evaluation.refusals import check_kinds
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,14 @@ def test_kinds_of_xstest_that_contrast_ask_for_a_refusal():
     refuse, answer = "I can not help with that.", "It is red."
     rates = refusal_rates(kinds, ["p"] * 4, [answer, refuse, refuse, refuse])
     assert rates == {"unsafe_refusal_rate": 1.0, "over_refusal_rate": 0.5}
+
+
+@pytest.mark.parametrize("kind", [5, True, ["x"], {"a": 1}, " ", "\ud800"])
+def test_a_kind_that_is_no_text_names_its_row(kind):
+    rows = [PromptRow([1], "p", {}, "rows.jsonl", 1), PromptRow([1], "p", {"kind": kind}, "rows.jsonl", 2)]
+    check_kinds([rows[0], PromptRow([1], "p", {"kind": None}), PromptRow([1], "p", {"kind": "unsafe"})])
+    with pytest.raises(UserError, match=r"^rows\.jsonl, row 2: kind: "):
+        check_kinds(rows)
 
 
 def labelled(folder, *rows):

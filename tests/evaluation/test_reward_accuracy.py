@@ -70,6 +70,11 @@ def test_conversations_reach_a_reward_with_their_messages(tmp_path: Path) -> Non
     ("row", "line"),
     [
         ({"prompt": "a"}, "row 1: it has no chosen and rejected"),
+        ({**ROWS[0], "prompt": "\ud800"}, "row 1: prompt: .* half of a surrogate pair"),
+        ({**ROWS[0], "subset": "\ud800"}, "row 1: subset: .* half of a surrogate pair"),
+        ({**ROWS[0], "subset": "all pairs"}, "row 1: subset: found 'all pairs', which is a row of the table itself"),
+        ({**ROWS[0], "subset": ["chat"]}, r"row 1: subset: found \['chat'\]; must be the pair's category"),
+        ({**ROWS[0], "subset": " "}, "row 1: subset: found ' '; must be the pair's category"),
         (
             {"chosen": [{"role": "user", "content": "a"}, *[{"role": "assistant", "content": "b"}] * 2],
              "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]},
@@ -80,6 +85,13 @@ def test_conversations_reach_a_reward_with_their_messages(tmp_path: Path) -> Non
 def test_what_is_no_pair_is_refused(tmp_path: Path, row: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError, match=line):
         read_pairs(written(tmp_path, [row]))
+
+
+def test_a_pair_without_the_category_that_others_have_is_refused(tmp_path: Path) -> None:
+    bare = {name: value for name, value in ROWS[1].items() if name != "subset"}
+    with pytest.raises(UserError, match=r"pairs\.jsonl, row 2: subset: found nothing; must be the pair's category"):
+        read_pairs(written(tmp_path, [ROWS[0], bare]))
+    assert [pair.category for pair in read_pairs(written(tmp_path, [{**ROWS[0], "subset": 5}]))] == ["5"]
 
 
 def test_a_reward_that_returns_too_few_scores_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import socket
+import sqlite3
+import threading
 
 import pytest
 
@@ -95,7 +99,8 @@ def test_principles_are_drawn_by_task_and_seed(tmp_path):
     drawn = [verdict.principle for verdict in judge_by_logprobs(tasks(30), logit(1, 0), principles, seed=1)]
     assert set(drawn) == {"be kind", "be true"}
     assert drawn == [verdict.principle for verdict in judge_by_logprobs(tasks(30), logit(1, 0), principles, seed=1)]
-    for content in ("", "[]", "principles: 3", "- 1", ": :"):
+    wrong = ("", "[]", "principles: 3", "- 1", ": :", "principles: [a]\nprinciples: [b]", "principles: [a]\nmore: [b]")
+    for content in (*wrong, '- "a\\ud800"'):
         path.write_text(content)
         with pytest.raises(UserError, match=r"judge\.constitution"):
             read_constitution(path)
@@ -197,6 +202,77 @@ def test_log_probabilities_are_those_of_the_first_token(server, waits):
     server.script = [(200, {}, '{"choices": [{"message": {"content": "A"}}]}')]
     with pytest.raises(UserError, match="generated verdicts"):
         client.logprobs(["hello"])
+
+
+@pytest.mark.parametrize("top", [5, 0.5, math.nan, math.inf])
+def test_probabilities_above_1_are_none(server, waits, top):
+    listed = [{"token": "A", "logprob": top}, {"token": "B", "logprob": -1.0}]
+    answer = {"choices": [{"message": {"content": "A"}, "logprobs": {"content": [{"top_logprobs": listed}]}}]}
+    server.script = [(200, {}, json.dumps(answer))]
+    with pytest.raises(UserError, match="log-probabilities above 0"):
+        endpoint(server, waits).logprobs(["hello"])
+
+
+@pytest.mark.parametrize(
+    "usage", [5, [1], "x", {"prompt_tokens": "x"}, {"prompt_tokens": -5, "completion_tokens": 1e300}]
+)
+def test_what_is_no_count_of_tokens_is_not_counted(server, waits, usage):
+    server.script = [(200, {}, json.dumps({"choices": [{"message": {"content": "a"}}], "usage": usage}))]
+    client = endpoint(server, waits)
+    assert client.generate(["hello"]) == ["a"]
+    assert (client.usage.requests, client.usage.prompt_tokens, client.usage.completion_tokens) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("content", [5, {"a": 1}, [{"type": "text", "text": "a"}]])
+def test_content_that_is_no_text_is_a_malformed_answer(server, waits, content):
+    server.script = [(200, {}, json.dumps({"choices": [{"message": {"content": content}}]}))]
+    client = endpoint(server, waits)
+    assert client.generate(["hello"]) == ["hello"] and client.usage.retries == 1
+
+
+def test_an_answer_without_text_is_silence(server, waits):
+    server.script = [(200, {}, json.dumps({"choices": [{"message": {"content": None}}]}))]
+    assert endpoint(server, waits).generate(["hello"]) == [""]
+
+
+def test_an_answer_that_is_cut_short_or_nested_without_end_is_tried_again(server, waits):
+    server.script = [(200, {"Content-Length": "1000"}, '{"a"'), (200, {}, "[" * 100_000)]
+    client = endpoint(server, waits)
+    assert client.generate(["hello"]) == ["hello"] and client.usage.retries == 2
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_named_and_not_followed(server, waits, status):
+    server.script = [(status, {"Location": "http://elsewhere/v1"}, "")]
+    with pytest.raises(UserError, match=rf"redirects to http://elsewhere/v1 \(HTTP {status}\), which is not followed"):
+        endpoint(server, waits).generate(["hello"])
+    assert waits == [] and len(server.asked) == 1
+
+
+def test_a_damaged_answer_in_the_cache_is_asked_again(server, waits, tmp_path):
+    cache = tmp_path / "cache.db"
+    for damaged in ("{bad", "null", "[]", "{}", "5"):
+        endpoint(server, waits, cache=cache).generate(["hello"])
+        with sqlite3.connect(cache) as opened:
+            opened.execute("UPDATE answers SET answer = ?", (damaged,))
+        client = endpoint(server, waits, cache=cache)
+        assert client.generate(["hello"]) == ["hello"] and client.usage.requests == 1
+
+
+def test_what_does_not_speak_http_is_one_line(waits):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer():
+            with listening.accept()[0] as opened:
+                opened.recv(1000)
+                opened.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(UserError, match=r"^judge\.url: .*it does not answer \(BadStatusLine: garbage"):
+            ChatEndpoint(f"http://127.0.0.1:{port}/v1", "m", sleep=waits.append).generate(["hello"])
+        thread.join()
 
 
 def test_the_same_judge_runs_on_an_endpoint(server, waits):

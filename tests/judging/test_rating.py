@@ -84,7 +84,7 @@ def test_the_defaults_are_all_the_settings():
     ("settings", "message"),
     [
         ({}, "judge.model: missing"),
-        ({"model": "m", "url": "localhost:8000"}, "judge.url: found localhost:8000"),
+        ({"model": "m", "url": "localhost:8000"}, 'judge.url: found "localhost:8000"; it must begin with http'),
         ({"model": "m", "per_minute": 5.0}, "judge.per_minute: it has no effect here, as there is no judge.url"),
         ({"model": "m", "url": "http://h/v1", "dtype": "bfloat16"}, "judge.dtype: it has no effect here"),
         ({"model": "m", "temperature": 0.5}, "judge.temperature: nothing is generated"),
@@ -93,6 +93,10 @@ def test_the_defaults_are_all_the_settings():
             "judge.key_env: the environment variable NO_SUCH",
         ),
         ({"model": "m", "constitution": "none.yaml"}, "judge.constitution: none.yaml does not exist"),
+        ({"model": "m", "constitution": "/"}, "judge.constitution: / is a folder"),
+        ({"model": "m", "constitution": "/dev/null"}, "judge.constitution: /dev/null is not a file"),
+        ({"model": "m", "constitution": "a" * 5000}, "judge.constitution: a+ does not exist"),
+        ({"model": "m", "url": "http://h:99999/v1"}, "judge.url: found .*its port must be from 1 to 65535"),
     ],
 )
 def test_settings_that_cannot_be_right_are_refused(settings, message):

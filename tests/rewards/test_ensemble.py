@@ -73,6 +73,7 @@ def test_a_member_without_moments_names_the_key_of_the_setting(members: list[str
     [
         ({"models": ["a"]}, "reward.models: found 1 model; an ensemble has at least 2; for one use reward.model"),
         ({"models": ["a", "b", "a"]}, "reward.models: a is named twice"),
+        ({"models": ["a", "b", "./x/../a/"]}, "reward.models: ./x/../a/ is named twice"),
         ({"model": "a", "combine": "min"}, "reward.combine: found min; only several models have it; set reward.models"),
         ({"model": "a", "std_coef": 2.0}, "reward.std_coef: found 2.0; only several models have it"),
         ({"models": ["a", "b"], "std_coef": 2.0}, "reward.std_coef: found 2.0; only reward.combine=mean_minus_std"),

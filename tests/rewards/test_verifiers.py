@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from rlhf_lightning.config.source_lookup import check_reward_calls
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.rewards import FunctionReward, code_runs, exact_match, format_match, make_reward, math_verify
+from rlhf_lightning.rewards.scores import BadScoreError
 from rlhf_lightning.rewards.verifiers import _worker, code_of
 from rlhf_lightning.setting_rules import check_reward
 
@@ -31,9 +33,30 @@ def test_exact_match_compares_text_up_to_space_around_it() -> None:
     assert exact_match(["caf\u00e9"], answer=["cafe\u0301"]) == [1.0]  # the same in two forms of Unicode
 
 
+def test_a_whole_number_may_be_stored_as_a_float() -> None:
+    assert exact_match(["12", "12.0", "12.5"], answer=[12.0, 12.0, [12.5, None]]) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("reference", [{"a": 1}, True, "", " ", [["12"]], TALK, math.nan, [12, ""]])
+def test_a_reference_that_nothing_can_match_is_refused_with_its_row(reference: Any) -> None:
+    with pytest.raises(BadScoreError, match=r"^arguments\.column: 'answer' of response 1: found ") as raised:
+        exact_match(["12", "12"], answer=["12", reference])
+    assert raised.value.index == 1
+    reward = make_reward(function=f"{PATH}exact_match")
+    with pytest.raises(BadScoreError, match=r"^reward\.arguments\.column: 'answer' of response 0"):
+        reward(["p"], ["12"], answer=[reference])
+
+
+@pytest.mark.parametrize("reference", [{"a": 1}, True, ["12"], math.inf])
+def test_math_refuses_references_that_are_no_text(reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: object())
+    with pytest.raises(BadScoreError, match=r"^arguments\.column: 'answer' of response 0: found .*must be a text"):
+        math_verify(["12"], answer=[reference])
+
+
 def test_exact_match_takes_the_last_place_that_its_pattern_finds() -> None:
     texts = ["#### 1\n#### 2", "none", "#### 3"]
-    assert exact_match(texts, pattern=r"#### (\d+)", answer=["2", "", "4"]) == [1.0, 0.0, 0.0]
+    assert exact_match(texts, pattern=r"#### (\d+)", answer=["2", "5", "4"]) == [1.0, 0.0, 0.0]
     assert exact_match(["is 7"], pattern=r"\d+", answer=[7]) == [1.0]
 
 
@@ -139,10 +162,36 @@ def test_code_that_passes_its_tests_scores_1() -> None:
         "assert add(1, 2) == 3",
         "assert add(1, 2) == 3",
         ["assert add(1, 1) == 2", "assert add(0, 0) == 0"],
-        "",
+        "pass",
         None,
     ]
     assert code_runs(texts, run_code=True, seconds=20.0, tests=tests) == [1.0, 0.0, 1.0, 0.0, None]
+
+
+NO_TESTS = [
+    {"inputs": ["1"], "outputs": ["2"]},
+    '{"inputs": ["1"], "outputs": [true]}',
+    [{"input": "1", "output": "2"}],
+    "[1, 2]\n'text'",
+    "# a comment",
+    "assert (",
+    ["assert True", "x ="],
+    "x = '\x00'",
+    *(3, True, "", " ", [], [None]),
+]
+
+
+@pytest.mark.parametrize("tests", NO_TESTS)
+def test_what_cannot_test_anything_is_refused_with_its_row(tests: Any) -> None:
+    with pytest.raises(BadScoreError, match=r"^arguments\.column: 'tests' of response 1: found .*assert add") as raised:
+        code_runs(["x = 1"] * 2, run_code=True, tests=["assert x == 1", tests])
+    assert raised.value.index == 1
+
+
+def test_memory_in_which_nothing_runs_is_refused_before_any_completion() -> None:
+    arguments = {"run_code": True, "megabytes": 1}
+    with pytest.raises(UserError, match=r"^reward\.arguments\.megabytes: found 1; no code runs within it"):
+        make_reward(function=f"{PATH}code_runs", arguments=arguments)
 
 
 EVIL = {
