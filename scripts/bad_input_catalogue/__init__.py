@@ -6,6 +6,7 @@ from bad_input_catalogue.case import Case
 from bad_input_catalogue.configs import CONFIGS
 from bad_input_catalogue.data import DATA
 from bad_input_catalogue.feedback import FEEDBACK
+from bad_input_catalogue.imports import IMPORTS
 from bad_input_catalogue.models import MODELS
 from bad_input_catalogue.odd_files import ODD_FILES
 from bad_input_catalogue.odd_values import ODD_VALUES
@@ -25,4 +26,5 @@ CASES: list[Case] = [
     *OWN_CODE,
     *ATTACKS,
     *FEEDBACK,
+    *IMPORTS,
 ]
