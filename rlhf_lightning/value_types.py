@@ -42,7 +42,7 @@ def labeler_name(name: str) -> str:
     """Return the name of a labeler.
 
     Raises:
-        ValueError: it is none; `LABELER_RULE` says what is.
+        ValueError: it does not follow `LABELER_RULE`.
     """
     if not re.fullmatch(r"[\w.@+-]{1,64}", name):
         raise ValueError(f"a name has {LABELER_RULE}")

@@ -125,7 +125,7 @@ def _check_sources(config: Mapping[str, Any]) -> None:
 
 
 def _check_effects(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a setting that nothing of this collection uses."""
+    """Raise UserError for a setting that this collection does not use."""
     sampled = config.get("prompts") is not None
     why = "responses=FILE has its responses already; leave it out"
     _without_effect(config, (*_OF_SAMPLING, *_OF_MODELS), why, unless=sampled, command="collect")

@@ -247,7 +247,7 @@ def _named(file: Path) -> dict[str, str]:
         known = json.loads(file.read_text(encoding="utf-8"))
     for user, name in as_object(known, f"import: {file}: the content").items():
         try:
-            labeler_name(str(name))
+            labeler_name(name if isinstance(name, str) else "")
         except ValueError as error:
             raise UserError(f"import: {file}: the name of {user}: found {name!r:.60}; {error}") from error
-    return {user: str(name) for user, name in known.items()}
+    return dict(known)

@@ -24,7 +24,7 @@ class Users:
         """Return the labeler's name.
 
         Raises:
-            UserError: it is no user's id, or another user has the name.
+            UserError: it is not the id of a user, or another user has the name.
         """
         found = user.get("email") or user.get("id") if isinstance(user, dict) else user
         if isinstance(found, bool) or not isinstance(found, str | int) or not str(found).strip():

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, exists, select
 
-from rlhf_lightning.feedback.records import VERDICTS, Answer, Judgement
+from rlhf_lightning.feedback.records import STRONGEST, VERDICTS, Answer, Judgement
 from rlhf_lightning.feedback.schema import damaged, judgements, labelers, tasks
 
 _AT_ONCE = 5000
+_STRENGTHS = (None, *range(1, STRONGEST + 1))
 
 
 def append(
@@ -68,6 +69,8 @@ def effective_judgements(connection: Connection) -> Iterator[Judgement]:
     for number, task, labeler, seconds, created, repeat, *answer in rows:
         try:
             judgement = Judgement(number, ids[task], names[labeler], _answer(*answer), seconds, created, repeat)
+            if not all(isinstance(number, float | int) for number in (seconds or 0.0, created)):
+                raise TypeError("its times are not numbers")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise damaged(f"judgement {number}", error) from error
         yield judgement
@@ -81,8 +84,9 @@ def _holding(query: Select[Any]) -> Select[Any]:
 
 def _answer(verdict: str, choice: int | None, strength: int | None, ranks: str | None, more: str | None) -> Answer:
     ranked = _ranks(ranks) if ranks else None
-    if verdict not in VERDICTS or choice not in (None, 0, 1) or (verdict == "choice") != (choice is not None):
-        raise ValueError(f"verdict {verdict!r} with choice {choice!r}")
+    is_choice = verdict == "choice"
+    if verdict not in VERDICTS or choice not in ((0, 1) if is_choice else (None,)) or strength not in _STRENGTHS:
+        raise ValueError(f"verdict {verdict!r}, choice {choice!r}, strength {strength!r}")
     if not more:
         return Answer(verdict, choice, strength, ranked)
     beside = json.loads(more)

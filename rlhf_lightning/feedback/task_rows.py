@@ -81,7 +81,7 @@ def read_tasks(connection: Connection) -> Iterator[Task]:
 
 def _query() -> Select[Any]:
     columns = (responses.c.position, responses.c.text, responses.c.source, responses.c.scores)
-    joined = select(tasks, *columns).join(responses, responses.c.task == tasks.c.number)
+    joined = select(tasks, *columns).outerjoin(responses, responses.c.task == tasks.c.number)  # none: damaged
     return joined.order_by(tasks.c.number, responses.c.position)
 
 

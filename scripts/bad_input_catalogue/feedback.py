@@ -187,6 +187,9 @@ FEEDBACK = [
         for names, how in {
             "task t cannot": ["UPDATE tasks SET prompt='{bad'"],
             "task t .*not a text": ["UPDATE responses SET text='3'"],
+            "task t .*the JSON object": ["DELETE FROM responses"],
+            "judgement 1 .*times": ["DROP TRIGGER judgements_no_update", "UPDATE judgements SET seconds='x'"],
+            "judgement 1 .*strength 'y'": ["DROP TRIGGER judgements_no_update", "UPDATE judgements SET strength='y'"],
             "judgement 1 cannot": ["DROP TRIGGER judgements_no_update", "UPDATE judgements SET more='{'"],
             "judgement 1 .*verdict": ["DROP TRIGGER judgements_no_update", "UPDATE judgements SET choice=7"],
         }.items()

@@ -101,7 +101,7 @@ IMPORTS = [
     ),
     _argilla("a task of Label Studio", _FIRST + ".*format=label_studio", _annotated(_LEFT)),
     _argilla(
-        "names that are none", r"import: d/labelers\.json: the name of u1", _answers(_ONE), beside={"u1": "<b>a b</b>"}
+        "a name with markup", r"import: d/labelers\.json: the name of u1", _answers(_ONE), beside={"u1": "<b>a b</b>"}
     ),
     _argilla(
         "a name that is too long", r"import: d/labelers\.json: the name of u1", _answers(_ONE), beside={"u1": "a" * 200}
