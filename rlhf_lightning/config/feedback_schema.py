@@ -46,7 +46,10 @@ def _page_address(address: str) -> str:
 
 PageAddress = Annotated[
     str,
-    Field(pattern=r"^https?://([\p{L}\p{N}._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$", description="like https://host"),
+    Field(
+        pattern=r"^https?://([\p{L}\p{N}][\p{L}\p{N}._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
+        description="like https://host",
+    ),
     AfterValidator(_page_address),
 ]
 

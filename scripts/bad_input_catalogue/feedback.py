@@ -223,6 +223,7 @@ FEEDBACK = [
             "https://x:99999",
             "https://u@x",
             "https://[zz]",
+            "https://..",
         )
     ),
     *(
