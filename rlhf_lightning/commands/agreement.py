@@ -11,6 +11,7 @@ from rlhf_lightning.config.feedback_checks import check_agreement, check_store
 from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.stopping import held
+from rlhf_lightning.store_url import checked_url
 
 
 def main() -> None:
@@ -24,23 +25,32 @@ def agreement(config: dict[str, Any]) -> None:
     imports, exports = config["import"], config["export"]
     if not imports:
         check_store(config["feedback"]["store"])
+    else:
+        checked_url(config["feedback"]["store"])
     folder = choose_run_dir({**config, "name": "agreement"})
     check_run_dir(folder)
 
-    from rlhf_lightning.feedback import FeedbackStore, Names, import_labels
+    from rlhf_lightning.feedback import FeedbackStore
 
+    imported = _read(config) if imports else []  # before opening the store, which creates it
     with FeedbackStore(config["feedback"]["store"]) as store:
         if imports:
-            names = {
-                **config["names"],
-                "responses": config["names"]["responses"] and tuple(config["names"]["responses"]),
-            }
-            tasks, answers = import_labels(store, imports, config["format"], Names(**names))
-            print(f"imported: {tasks} tasks, {answers} new answers")
-        if store.count_judgements() or not exports:
+            from rlhf_lightning.feedback import import_into
+
+            print(f"imported: {len(imported)} tasks, {import_into(store, imported, print)} new answers")
+        if store.count_judgements() or not (imports or exports):
             _measure(config, store, folder)
         if exports:
             _export(config, store)
+
+
+def _read(config: Mapping[str, Any]) -> Any:
+    from rlhf_lightning.feedback.exporting import read_labels
+    from rlhf_lightning.feedback.interchange import Names
+
+    names, responses = config["names"], config["names"]["responses"]
+    renamed = Names(**{**names, "responses": None if responses is None else tuple(responses)})
+    return read_labels(config["import"], config["format"], renamed)
 
 
 def _measure(config: Mapping[str, Any], store: Any, folder: Path) -> None:

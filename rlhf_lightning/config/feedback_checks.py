@@ -21,10 +21,15 @@ from rlhf_lightning.config.validation import validate
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.judging.settings import check_judge
 from rlhf_lightning.setting_rules import check_distinct, check_reward
+from rlhf_lightning.store_url import checked_url, store_file
+from rlhf_lightning.value_types import MOST_FLAGS
 
-SQLITE = "sqlite:///"
 LONGEST_NAME = 40  # characters of a criterion or a flag
+MOST_CRITERIA = 50  # an answer has at most 100 scores, and at least two responses
 _OF_ROWS = ("kind", "method", "held_out")
+_OF_SAMPLING = ("samples_per_prompt", "max_new_tokens", "max_prompt_length", "temperature", "batch_size")
+_OF_MODELS = ("dtype", "attn_implementation")
+_PER_PROMPT = ("random", "uncertain")  # choices that make `pairs` tasks of a prompt
 
 
 def check_agreement(config: Mapping[str, Any]) -> None:
@@ -71,9 +76,9 @@ def check_judge_command(config: Mapping[str, Any]) -> None:
 
 
 def check_store(url: str) -> None:
-    """Raise UserError if an SQLite store to be read does not exist: opening it would create an empty one."""
-    file = Path(url.removeprefix(SQLITE).partition("?")[0])
-    if url.startswith(SQLITE) and not file.is_file():
+    """Raise UserError if a store's URL is wrong, or an SQLite store does not exist: opening it would create one."""
+    file = store_file(url)
+    if file is not None and not file.exists():
         raise UserError(f"feedback.store: {file} does not exist; rlhf-collect makes a store, or give another one")
 
 
@@ -91,13 +96,15 @@ def check_collect(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first problem in a config of rlhf-collect."""
     validate(config, Collect)
     _check_sources(config)
+    _check_effects(config)
+    checked_url(config["feedback"]["store"])
     for key in ("prompts", "responses", "checks"):
         if (file := config.get(key)) is not None:
             if missing_locally(file):
                 raise UserError(f"{key}: {file} does not exist")
             check_no_split_of_a_file(key, file)
     for name, place in (config["policies"] or {}).items():
-        if place.startswith(("http://", "https://")):
+        if _is_server(place):
             check_address(f"policies.{name}", place.partition("#")[0], credentials=True)
         else:
             check_model(f"policies.{name}", place)
@@ -118,6 +125,33 @@ def _check_sources(config: Mapping[str, Any]) -> None:
         raise UserError(
             "policies: they answer prompts=FILE, and responses=FILE already has responses; leave one of the two out"
         )
+
+
+def _check_effects(config: Mapping[str, Any]) -> None:
+    """Raise UserError for a setting that this collection does not use."""
+    sampled = config.get("prompts") is not None
+    why = "responses=FILE has its responses already; leave it out"
+    _without_effect(config, (*_OF_SAMPLING, *_OF_MODELS), why, unless=sampled, command="collect")
+    local = [place for place in (config["policies"] or {}).values() if not _is_server(place)]
+    why = "all policies are servers, which take prompts as they are and choose it themselves; leave it out"
+    keys = ("max_prompt_length", *_OF_MODELS)
+    _without_effect(config, keys, why, unless=local or not sampled, command="collect")
+    why = f"choice={config['choice']} makes one task of each prompt; leave it out"
+    _without_effect(config, ("pairs",), why, unless=config["choice"] in _PER_PROMPT, command="collect")
+    why = "overlap_share=0 gives every task to one labeler; raise that, or leave it out"
+    _without_effect(config, ("overlap",), why, unless=config["overlap_share"], command="collect")
+    why = "overlap=1 gives every task to one labeler; raise that, or leave it out"
+    _without_effect(config, ("overlap_share",), why, unless=config["overlap"] > 1, command="collect")
+    reward, given = config["reward"], shipped("collect")["reward"]
+    changed = [key for key, value in reward.items() if value != given.get(key)]
+    if changed and not rewards_of_pairs(reward):
+        raise UserError(f"reward.{changed[0]}: no effect without a reward; give reward.model=..., or leave it out")
+    if "batch_size" in changed and not reward.get("model"):
+        raise UserError("reward.batch_size: only a reward model scores in batches; leave it out")
+
+
+def _is_server(place: str) -> bool:
+    return place.startswith(("http://", "https://"))
 
 
 def rewards_of_pairs(reward: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -143,8 +177,10 @@ def _check_rewards(reward: Mapping[str, Any]) -> None:
 def check_label(config: Mapping[str, Any]) -> None:
     """Raise UserError for the first problem in a config of rlhf-label."""
     validate(config, Label)
-    for key in ("criteria", "flags"):
+    for key, most in (("criteria", MOST_CRITERIA), ("flags", MOST_FLAGS)):
         names = config[key]
+        if len(names) > most:
+            raise UserError(f"{key}: found {len(names)}; an answer has at most {most}; leave some out")
         if wrong := [name for name in names if len(name) > LONGEST_NAME or "\n" in name]:
             raise UserError(f'{key}: found "{wrong[0]}"; must be 1 to {LONGEST_NAME} characters on one line')
         if twice := [name for name in names if names.count(name) > 1]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import Required, TypedDict
 
 from rlhf_lightning.judging.settings import JudgeSettings
@@ -17,13 +19,39 @@ from rlhf_lightning.value_types import (
     Dtype,
     Fraction,
     Greedily,
-    Name,
+    LabelerName,
     Seconds,
     Text,
     Whole,
 )
 
 Port = Annotated[int, Field(ge=0, le=65535)]  # 0: any free port
+LARGEST_COUNT = 1_000_000  # of labelers of a task, or of answers between two
+Several = Annotated[int, Field(ge=1, le=10_000)]  # kept in memory together
+
+
+def _page_address(address: str) -> str:
+    """Return an address that a browser understands, and that nothing can hide in: a scheme, a host, perhaps a port.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    parts = urlsplit(address)
+    if (host := address.partition("://")[2]).startswith("["):
+        ipaddress.IPv6Address(host[1:].partition("]")[0])
+    if parts.port == 0:
+        raise ValueError("port 0")
+    return address
+
+
+PageAddress = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://([\p{L}\p{N}][\p{L}\p{N}._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$",
+        description="like https://host",
+    ),
+    AfterValidator(_page_address),
+]
 
 
 @strict
@@ -58,7 +86,7 @@ class Agreement(TypedDict, total=False):
 
     feedback: Required[Feedback]
     labelers: list[Text] | None
-    draws: Count
+    draws: Annotated[int, Field(ge=1, le=100_000)]
     seed: Whole
     export: Text | None
     format: Literal["rows", "argilla", "label_studio"]
@@ -101,7 +129,7 @@ class Collect(TypedDict, total=False):
     responses: Text | None
     policies: dict[str, Text] | None
     feedback: Required[Feedback]
-    samples_per_prompt: Count
+    samples_per_prompt: Several
     max_new_tokens: Count
     max_prompt_length: Count | None
     temperature: Greedily
@@ -112,7 +140,7 @@ class Collect(TypedDict, total=False):
     choice: Literal["random", "uncertain", "best_worst", "ranking"]
     pairs: Count
     max_tasks: Count | None
-    overlap: Count
+    overlap: Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
     overlap_share: Fraction
     reask: Fraction
     checks: Text | None
@@ -125,17 +153,17 @@ class Collect(TypedDict, total=False):
 class Label(TypedDict, total=False):
     """The top level of rlhf-label."""
 
-    labelers: list[Name]
-    renew: list[Name]
+    labelers: list[LabelerName]
+    renew: list[LabelerName]
     feedback: Required[Feedback]
     guidelines: Text | None
     criteria: list[Text]
     flags: list[Text]
     host: Text
     port: Port
-    url: Annotated[str, Field(pattern="^https?://[^/]+$", description="like https://host")] | None
+    url: PageAddress | None
     returns_after: Seconds
-    repeat_gap: Whole
+    repeat_gap: Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 @strict

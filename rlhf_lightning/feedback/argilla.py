@@ -14,16 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.foreign_values import Users, as_list, as_object, as_objects
 from rlhf_lightning.feedback.interchange import (
     DEFAULT_NAMES,
     Imported,
     Json,
     Names,
-    as_object,
     best_first,
     by_task,
     imported_task,
-    labeler_name,
     read_answer,
     read_task,
     response_names,
@@ -31,6 +30,7 @@ from rlhf_lightning.feedback.interchange import (
 from rlhf_lightning.feedback.records import Answer, Judgement, Task
 
 _OURS = uuid.uuid5(uuid.NAMESPACE_URL, "https://rlhf-lightning.github.io/labelers")
+_STATES = ("submitted", "draft", "discarded", "pending")  # of an answer
 _OWN = ("id", "status", "_server_id")  # columns that Argilla adds to a flat row
 
 
@@ -110,22 +110,22 @@ def from_argilla(
         labelers: UUID of a user -> the labeler's name; other users are named by their UUID.
 
     Raises:
-        UserError: a record that cannot be read, by its number; or no record has the question, but some have others.
+        UserError: a record that cannot be read, by its number; two users with one name; or no record has the question,
+            but some have others.
     """
-    known, others = False, set[str]()
+    known, others, users = False, set[str](), Users(labelers)
     for number, record in enumerate(records, start=1):
         where = f"Argilla record {number}"
+        if "data" in record and "fields" not in record:
+            raise UserError(f"{where}: it has `data`, as a task of Label Studio; choose format=label_studio")
         flat = "fields" not in record and any(name.endswith(".responses") for name in record)
         fields = _flat_fields(record) if flat else as_object(record.get("fields"), f"{where}: fields")
         chosen = names.responses or tuple(sorted(_response_fields(fields, names.prompt, flat)))
         task = read_task(where, fields, names.prompt, chosen)
         asked, given = (_flat_answers if flat else _answers)(record, names.question, where)
         known, others = known or names.question in asked, others | asked
-        answers = [
-            ((labelers or {}).get(str(user)) or labeler_name("argilla", user), read_answer(value, chosen, where))
-            for user, value in given
-        ]
-        yield imported_task(task, tuple(answers))
+        answers = [(users.labeler(user, where), read_answer(value, chosen, where)) for user, value in given]
+        yield imported_task(task, tuple(answers), where)
     if others and not known:
         raise UserError(
             f"names.question: no record has an answer to {names.question!r}; must be one of {', '.join(sorted(others))}"
@@ -149,24 +149,27 @@ def _flat_fields(row: Json) -> Json:
 
 def _answers(record: Json, question: str, where: str) -> tuple[set[str], list[tuple[Any, Any]]]:
     """Return the questions that a record has, and (user, value) of each answer to one."""
-    responses = record.get("responses") or {}
+    responses = record.get("responses")
     if isinstance(responses, dict):
-        listed = responses.get(question) or ()
-        return set(responses), [(each.get("user_id"), each.get("value")) for each in listed]
+        listed = as_objects(responses.get(question), f"{where}: {question}")
+        return set(responses), [(each.get("user_id"), each.get("value")) for each in listed if _counts(each, where)]
     asked: set[str] = set()
     found = []
-    for each in responses:  # Argilla 1
-        values = each.get("values") or {}
+    for each in as_objects(responses, f"{where}: responses"):  # Argilla 1
+        values = as_object(each.get("values") or {}, f"{where}: values")
         asked |= set(values)
-        if each.get("status", "submitted") == "submitted" and question in values:
+        if _counts(each, where) and question in values:
             found.append((each.get("user_id"), as_object(values[question], f"{where}: {question}").get("value")))
     return asked, found
 
 
 def _flat_answers(row: Json, question: str, where: str) -> tuple[set[str], list[tuple[Any, Any]]]:
     key = f"{question}.responses"
-    values = row.get(key) or []
-    users, states = (row.get(f"{key}.{part}") or [None] * len(values) for part in ("users", "status"))
+    values = as_list(row.get(key), f"{where}: {key}")
+    users, states = (
+        as_list(row.get(f"{key}.{part}"), f"{where}: {key}.{part}") or [None] * len(values)
+        for part in ("users", "status")
+    )
     if not len(values) == len(users) == len(states):
         sizes = f"{len(values)}, {len(users)} and {len(states)}"
         raise UserError(f"{where}: {key}, .users and .status have {sizes} entries; they must have equally many")
@@ -174,6 +177,14 @@ def _flat_answers(row: Json, question: str, where: str) -> tuple[set[str], list[
     kept = [
         (user, value)
         for user, value, state in zip(users, values, states, strict=True)
-        if state in (None, "submitted") and value is not None
+        if _counts({"status": state}, where) and value is not None
     ]
     return asked, kept
+
+
+def _counts(answer: Mapping[str, Any], where: str) -> bool:
+    """Return whether an answer was submitted; one that does not say so was."""
+    state = answer.get("status")
+    if state not in (None, *_STATES):
+        raise UserError(f"{where}: status must be one of {', '.join(_STATES)}, found {state!r:.60}")
+    return state in (None, _STATES[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.data.files import Row
+from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback.connection import is_there
 from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.policies import Policy, make_policy
@@ -16,7 +17,7 @@ from rlhf_lightning.feedback.records import Response, Task
 from rlhf_lightning.feedback.samples import keep_samples, known_samples, read_samples
 from rlhf_lightning.feedback.scoring import Answered, Watch, scored, watched
 from rlhf_lightning.feedback.sources import Prompts, read_prompts
-from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.feedback.store import FeedbackStore, find_task
 from rlhf_lightning.feedback.tasks import Asking, Sample, check_asking, make_tasks, spread
 from rlhf_lightning.rewards import RewardFunction
 
@@ -74,6 +75,7 @@ def collect_tasks(
         UserError: no pair can result, or a file, policy or reward cannot be used.
     """
     asking, drawing = asking or Asking(), drawing or Drawing()
+    _refuse_known(store, checks)
     check_asking(asking, len(policies) * drawing.samples_per_prompt, bool(rewards))
     read = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, limit)
     makers = [make_policy(name, place, drawing) for name, place in policies.items()]
@@ -101,11 +103,16 @@ def add_tasks(
         store: stores the tasks.
         samples: prompts with responses, with scores if `asking.choice` needs them.
         asking: what is asked.
-        checks: tasks with a known answer, spread among the others.
+        checks: tasks with a known answer, spread among the others, of which none stays the same task.
+
+    Raises:
+        UserError: the store has the task of a check without its answer.
     """
+    _refuse_known(store, checks)
     made: Iterable[Task] = make_tasks(samples, asking)
     if checks:
-        made = spread(list(made), checks)
+        known = {check.id for check in checks}
+        made = spread([task for task in made if task.id not in known], checks)
     seen = 0
 
     def counted() -> Iterator[Task]:
@@ -142,6 +149,23 @@ def sample_keys(policy: Policy, prompts: Prompts, drawing: Drawing) -> list[str]
         content_hash([*how, question, row.get("tools"), row.get("chat_template_kwargs")])
         for question, (_, row) in zip(prompts.questions, prompts.rows, strict=True)
     ]
+
+
+def _refuse_known(store: FeedbackStore, checks: Sequence[Task]) -> None:
+    """Raise UserError for a check whose task the store has as an ordinary one, or with another answer."""
+    for check in checks:
+        there = find_task(store, check.id)
+        if there is None or _right(there) == _right(check):
+            continue
+        has = "as an ordinary task" if there.check is None else "with the other answer"
+        raise UserError(
+            f"checks: {store.name} already has the pair of the prompt {str(check.prompt)!r:.60}, {has}; leave it out, "
+            "or give another store"
+        )
+
+
+def _right(task: Task) -> str | None:
+    return None if task.check is None else task.responses[task.check].text
 
 
 def _missing(store: FeedbackStore, keys: Sequence[str]) -> list[int]:

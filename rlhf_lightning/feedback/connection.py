@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 import threading
 import time
@@ -10,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError
 
 from rlhf_lightning.errors import UserError, as_disk_error, reason, writing
+from rlhf_lightning.store_url import checked_url, store_file
+
+_LACKS = re.compile(r"no such (table|column)|(relation|column) .* does not exist")  # SQLite and PostgreSQL
 
 
 class Database:
@@ -32,9 +36,9 @@ class Database:
 
     def __init__(self, url: str, patience: float = 10.0) -> None:
         self.patience = patience
-        self._url = _checked(url)
+        self._url = checked_url(url)
         self.name = self._url.render_as_string(hide_password=True)
-        self.file = Path(str(self._url.database)) if self.is_sqlite else None
+        self.file = store_file(url)
         if self.file is not None:
             self._make_folder(self.file.parent)
         self.engine = self._engine()
@@ -150,6 +154,8 @@ class Database:
             return UserError(f"feedback.store: {self.name} is read-only here; make it and its folder writable")
         if "not a database" in found or "malformed" in found:
             return UserError(f"feedback.store: {self.name} is not a whole SQLite database ({found}); restore a copy")
+        if _LACKS.search(found):
+            return UserError(f"feedback.store: {self.name} is not a whole feedback store ({found}); restore a copy")
         return UserError(f"feedback.store: {self.name}: {found}; check that it can be reached, and try again")
 
     def _locked(self) -> UserError:
@@ -161,8 +167,8 @@ class Database:
 
 def is_there(url: str) -> bool:
     """Return whether a store's file exists; other databases are assumed to exist."""
-    parsed = _checked(url)
-    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+    file = store_file(url)
+    return file is None or file.exists()
 
 
 def _begin(connection: Connection) -> None:
@@ -170,15 +176,3 @@ def _begin(connection: Connection) -> None:
     if synced is not None:
         connection.exec_driver_sql(f"PRAGMA synchronous={synced}")
     connection.exec_driver_sql("BEGIN" if synced is None else "BEGIN IMMEDIATE")
-
-
-def _checked(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise UserError(
-            f"feedback.store: {url!r} is not the URL of a database; give one such as sqlite:///outputs/feedback.db"
-        ) from error
-    if parsed.get_backend_name() == "sqlite" and (parsed.database or ":memory:") == ":memory:":
-        raise UserError(f"feedback.store: {url!r} names no file; give one such as sqlite:///outputs/feedback.db")
-    return parsed

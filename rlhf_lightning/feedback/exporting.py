@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,10 +12,19 @@ from rlhf_lightning.durable import write_durably, write_text_durably
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.feedback.argilla import argilla_settings, from_argilla, to_argilla, user_id
 from rlhf_lightning.feedback.export import FORMS, write_splits
-from rlhf_lightning.feedback.interchange import DEFAULT_NAMES, Imported, Json, Names, import_into
+from rlhf_lightning.feedback.foreign_values import as_object
+from rlhf_lightning.feedback.interchange import (
+    DEFAULT_NAMES,
+    Imported,
+    Json,
+    Names,
+    checked_answers,
+    import_into,
+)
 from rlhf_lightning.feedback.label_studio import from_label_studio, labeling_config, to_label_studio
 from rlhf_lightning.feedback.records import Judgement, Task
 from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.value_types import labeler_name
 
 FILES = {"preference": "preferences", "ranked": "ranked", "unpaired": "unpaired"}  # kind -> file name
 _LABELERS = "labelers.json"  # next to Argilla's records: UUID -> name
@@ -90,26 +100,50 @@ def export_project(
 def import_labels(store: FeedbackStore, path: str | Path, form: str, names: Names = DEFAULT_NAMES) -> tuple[int, int]:
     """Import another tool's file into a store, and return the number of its tasks and of new answers.
 
-    If a record cannot be read, nothing is changed.
+    If a record cannot be read, nothing is changed. Arguments and exceptions as for `read_labels` and `import_into`.
+    """
+    imported = read_labels(path, form, names)
+    return len(imported), import_into(store, imported)
+
+
+def read_labels(path: str | Path, form: str, names: Names = DEFAULT_NAMES) -> list[Imported]:
+    """Return the content of another tool's file, for `import_into`.
 
     Args:
-        store: receives tasks, labelers and judgements.
         path: JSON as the tool exports it; for Argilla also a folder of `to_disk`, JSON lines or Parquet.
         form: `argilla` or `label_studio`.
         names: names of the question and the fields there.
 
     Raises:
-        UserError: the file cannot be read, with the number of the record.
+        UserError: the file cannot be read, with the number of the record; it has no records; or two answers of a user
+            to the same task contradict each other.
     """
-    file = Path(path) / "records.json" if Path(path).is_dir() else Path(path)
+    file = Path(path)
+    if file.is_dir():
+        file /= "records.json"
+        if form != "argilla" or not file.is_file():
+            raise UserError(f"import: {path} is a folder; give the file in it that the other tool has exported")
     if not file.is_file():
-        raise UserError(f"import: {path} does not exist; give the file that the other tool has exported")
+        problem = "is not a file" if file.exists() else "does not exist"
+        raise UserError(f"import: {path} {problem}; give the file that the other tool has exported")
     from rlhf_lightning.data.files import read_file
 
     read = _reader(form, file.parent / _LABELERS, names)
-    with blaming(f"import: {path}"):
-        imported = list(read(read_file(file)))
-    return len(imported), import_into(store, imported)
+    with blaming(f"import: {file}"), _prefixed("import: "):
+        records = read_file(file)
+    if not records:
+        raise UserError(f"import: {file} has no records; export the project again, with its records")
+    with blaming(f"import: {file}"), _prefixed(f"import: {file}: "):
+        return checked_answers(read(records))
+
+
+@contextlib.contextmanager
+def _prefixed(place: str) -> Iterator[None]:
+    """Begin the lines about a file's content with the file, but not those about a key, `names.question`."""
+    try:
+        yield
+    except UserError as error:
+        raise error if str(error).startswith("names.") else UserError(f"{place}{error}") from error
 
 
 def judgements_of(store: FeedbackStore, labelers: Collection[str] | None = None) -> Iterator[Judgement]:
@@ -203,8 +237,17 @@ def _reader(form: str, labelers: Path, names: Names) -> Callable[[Iterable[Json]
         return lambda rows: from_label_studio(rows, names)
     if form != "argilla":
         raise UserError(f"format: {form!r} is not imported; choose argilla or label_studio")
-    known: dict[str, str] = {}
-    if labelers.is_file():
-        with blaming(f"import: {labelers} cannot be read", "restore it, or remove it"):
-            known = {str(user): str(name) for user, name in json.loads(labelers.read_text(encoding="utf-8")).items()}
+    known = _named(labelers) if labelers.is_file() else {}
     return lambda rows: from_argilla(rows, names, known)
+
+
+def _named(file: Path) -> dict[str, str]:
+    """Return user -> labeler of the file beside Argilla's records."""
+    with blaming(f"import: {file} cannot be read", "restore it, or remove it"):
+        known = json.loads(file.read_text(encoding="utf-8"))
+    for user, name in as_object(known, f"import: {file}: the content").items():
+        try:
+            labeler_name(name if isinstance(name, str) else "")
+        except ValueError as error:
+            raise UserError(f"import: {file}: the name of {user}: found {name!r:.60}; {error}") from error
+    return dict(known)

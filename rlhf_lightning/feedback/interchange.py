@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback.records import Answer, Judgement, Prompt, Response, Task, dense_ranks, task_id
 from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.feedback.tasks import distinct
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A task from another tool, and who answered what."""
+    """A task from another tool, who answered what, and the record that says so, for messages."""
 
     task: Task
     answers: tuple[tuple[str, Answer], ...]
+    where: str = "a record"
 
 
 @dataclass(frozen=True)
@@ -30,40 +32,102 @@ class Names:
         question: the question whose answers are read.
         prompt: the field that asks.
         responses: the fields of the responses, in the order shown; None: all that exist.
+
+    Raises:
+        UserError: a field is named twice, or no response is.
     """
 
     question: str = "preference"
     prompt: str = "prompt"
     responses: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if self.responses is not None and len(self.responses) < 2:
+            raise UserError(f"names.responses: found {len(self.responses)}; name at least 2, or give null for all")
+        fields = [self.prompt, *(self.responses or ())]
+        if twice := [name for name in fields if fields.count(name) > 1]:
+            raise UserError(f"names.responses: {twice[0]!r} is named twice, or is the prompt; name each field once")
+
 
 DEFAULT_NAMES = Names()
 
 
-def import_into(store: FeedbackStore, imported: Iterable[Imported]) -> int:
-    """Add tasks and answers from another tool to a store, and return the number of new answers."""
-    known = {labeler.name for labeler in store.labelers()}
-    had = {(judgement.labeler, judgement.task) for judgement in store.judgements()}
-    read, new = list(imported), 0
+def import_into(
+    store: FeedbackStore, imported: Iterable[Imported], say: Callable[[str], object] = lambda line: None
+) -> int:
+    """Add tasks and answers from another tool to a store, and return the number of new answers.
+
+    An answer that the store has already stays as it is there.
+
+    Args:
+        store: receives tasks, labelers and answers.
+        imported: is checked as a whole before the store changes.
+        say: receives a line about answers that differ from the store's.
+
+    Raises:
+        UserError: two answers contradict each other, one does not fit its task, or a model has the labeler's name.
+    """
+    read = checked_answers(imported)
+    kinds = {labeler.name: labeler.kind for labeler in store.labelers()}
+    had: dict[tuple[str, str], Answer] = {}
+    for judgement in store.judgements():
+        had.setdefault((judgement.labeler, judgement.task), judgement.answer)
+    for each in read:
+        for labeler, _ in each.answers:
+            if (kind := kinds.get(labeler, "person")) != "person" and (labeler, each.task.id) not in had:
+                raise UserError(
+                    f"{each.where}: {labeler} is known as a {kind} in {store.name}; import into another store"
+                )
+    new, other = 0, 0
     store.add_tasks(each.task for each in read)
     for each in read:
-        for labeler, answer in each.answers:
-            if labeler not in known:
+        for labeler, given in each.answers:
+            answer = _as_shown(store, each.task, given)
+            if (known := had.get((labeler, each.task.id))) is not None:
+                other += _said(known) != _said(answer)
+                continue
+            if labeler not in kinds:
                 store.add_labeler(labeler)
-                known.add(labeler)
-            if (labeler, each.task.id) not in had:
-                store.record(labeler, each.task.id, _as_shown(store, each.task, answer))
-                had.add((labeler, each.task.id))
-                new += 1
+                kinds[labeler] = "person"
+            store.record(labeler, each.task.id, answer)
+            had[labeler, each.task.id] = answer
+            new += 1
+    if other:
+        say(f"note: {other} answers differ from those in {store.name}, which stay as they are")
     return new
+
+
+def checked_answers(imported: Iterable[Imported]) -> list[Imported]:
+    """Return what was imported.
+
+    Raises:
+        UserError: a labeler answers a task in two ways, or an answer does not fit its task.
+    """
+    said: dict[tuple[str, str], tuple[str, object]] = {}
+    read = list(imported)
+    for each in read:
+        for labeler, answer in each.answers:
+            answer.check(each.task.kind, len(each.task.responses))
+            ours = (each.where, _said(_in_order(answer, each.task, sorted(r.text for r in each.task.responses))))
+            where, first = said.setdefault((labeler, each.task.id), ours)
+            if first != ours[1]:
+                place = "" if where == each.where else f" (the other is in {where})"
+                raise UserError(f"{each.where}: two answers of {labeler} contradict each other{place}; leave one out")
+    return read
+
+
+def _said(answer: Answer) -> object:
+    return answer.verdict, answer.choice, answer.ranks
 
 
 def _as_shown(store: FeedbackStore, task: Task, answer: Answer) -> Answer:
     """Return an answer in the order of the store's own task, which may show the same responses in another order."""
+    return _in_order(answer, task, [response.text for response in store.task(task.id).responses])
+
+
+def _in_order(answer: Answer, task: Task, ours: Sequence[str]) -> Answer:
+    """Return an answer to a task as it reads if the responses are shown in another order."""
     texts = [response.text for response in task.responses]
-    ours = [response.text for response in store.task(task.id).responses]
-    if ours == texts:
-        return answer
     places = [texts.index(text) for text in ours]
     if answer.choice is not None:
         return Answer("choice", places.index(answer.choice), answer.strength)
@@ -80,7 +144,7 @@ def read_task(where: str, data: Mapping[str, Any], prompt: str, names: Sequence[
         names: the fields of the responses.
 
     Raises:
-        UserError: a field is missing or has another type.
+        UserError: a field is missing or has another type, or a response is empty or the same text as another.
     """
     asked: Any = data.get(prompt)
     if not isinstance(asked, str) and not _is_conversation(asked):
@@ -99,17 +163,26 @@ def read_task(where: str, data: Mapping[str, Any], prompt: str, names: Sequence[
             f"{where}: {wrong} must be a text, found {data.get(wrong)!r:.60}; name the fields of the responses "
             f"(names.responses=[...]) out of {', '.join(data) or 'none'}"
         )
+    from rlhf_lightning.data.messages import checked_text  # imports torch, which the labelling page does without
+
     texts = [data[name] for name in names]
-    if len(set(texts)) < len(texts):
+    for name in (prompt, *names):
+        try:
+            checked_text(name, data[name])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+    if blank := [name for name in names if not data[name].strip()]:
+        raise UserError(f"{where}: {blank[0]} is empty, which cannot be compared; leave the record out")
+    if len(distinct(map(Response, texts))) < len(texts):
         raise UserError(f"{where}: two responses are the same text, which cannot be compared; leave the record out")
     kind = "pair" if len(names) == 2 else "ranking"
     return Task(task_id(kind, asked, texts), kind, asked, tuple(Response(text) for text in texts))
 
 
-def imported_task(task: Task, answers: tuple[tuple[str, Answer], ...]) -> Imported:
+def imported_task(task: Task, answers: tuple[tuple[str, Answer], ...], where: str) -> Imported:
     """Return the imported task with an overlap equal to its number of answers, so that nobody else is asked."""
     overlap = max(1, len({labeler for labeler, _ in answers}))
-    return Imported(Task(task.id, task.kind, task.prompt, task.responses, overlap), answers)
+    return Imported(Task(task.id, task.kind, task.prompt, task.responses, overlap), answers, where)
 
 
 def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:
@@ -122,14 +195,8 @@ def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:
         return Answer(str(value)) if len(names) == 2 else Answer("ranking", ranks=(1,) * len(names))
     if isinstance(value, str) and value in names and len(names) == 2:
         return Answer("choice", list(names).index(value))
-    ranks: dict[str, float] = {}
-    if isinstance(value, list):
-        for place, item in enumerate(value, start=1):
-            if isinstance(item, dict):
-                ranks[str(item.get("value"))] = float(item.get("rank") or place)
-            else:
-                ranks[str(item)] = place
-    if set(ranks) != set(names):
+    ranks = _ranks(value)
+    if ranks is None or set(ranks) != set(names):
         raise UserError(
             f"{where}: {value!r:.80} is not an answer about {', '.join(names)}; allowed: one of these names, tie, "
             "neither, or a list of all of them, the best first"
@@ -138,6 +205,20 @@ def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:
     if len(names) > 2:
         return Answer("ranking", ranks=dense)
     return Answer("tie") if dense[0] == dense[1] else Answer("choice", int(dense[1] < dense[0]))
+
+
+def _ranks(value: Any) -> dict[str, float] | None:
+    """Return the rank of each name in a list of names, or of objects that either all have a rank or none; else None."""
+    if not isinstance(value, list):
+        return None
+    items = [item if isinstance(item, dict) else {"value": item} for item in value]
+    given = [item["rank"] for item in items if item.get("rank") is not None]
+    found = [name for item in items if isinstance(name := item.get("value"), str)]
+    if not len(set(found)) == len(found) == len(items) or len(given) not in (0, len(items)):
+        return None
+    if not all(isinstance(rank, int | float) and not isinstance(rank, bool) and math.isfinite(rank) for rank in given):
+        return None
+    return dict(zip(found, given or range(1, len(found) + 1), strict=True))
 
 
 def by_task(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
@@ -158,23 +239,6 @@ def best_first(answer: Answer) -> list[str]:
     """Return the names of a ranking's responses, best first; tied ones in the order shown."""
     ranks = answer.ranks or ()
     return [f"response{i + 1}" for i in sorted(range(len(ranks)), key=lambda i: ranks[i])]
-
-
-def labeler_name(tool: str, user: Any) -> str:
-    """Return a labeler's name for another tool's user: the e-mail address, or else the number."""
-    name = user.get("email") or user.get("id") if isinstance(user, dict) else user
-    return re.sub(r"[^\w.@+-]", "-", str(name))[:64] if name else f"{tool}-unknown"
-
-
-def as_object(value: Any, where: str) -> Mapping[str, Any]:
-    """Return a JSON object.
-
-    Raises:
-        UserError: it is anything else.
-    """
-    if not isinstance(value, dict):
-        raise UserError(f"{where} must be an object, found {value!r:.60}")
-    return value
 
 
 def _is_conversation(prompt: Prompt | Any) -> bool:

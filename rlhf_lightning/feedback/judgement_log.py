@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, exists, select
 
-from rlhf_lightning.feedback.records import Answer, Judgement
-from rlhf_lightning.feedback.schema import judgements, labelers, tasks
+from rlhf_lightning.feedback.records import STRONGEST, VERDICTS, Answer, Judgement
+from rlhf_lightning.feedback.schema import damaged, judgements, labelers, tasks
 
 _AT_ONCE = 5000
+_STRENGTHS = (None, *range(1, STRONGEST + 1))
 
 
 def append(
@@ -54,7 +55,11 @@ def latest_of(connection: Connection, labeler: int) -> Row | None:
 
 
 def effective_judgements(connection: Connection) -> Iterator[Judgement]:
-    """Yield the valid judgements, in order of time."""
+    """Yield the valid judgements, in order of time.
+
+    Raises:
+        UserError: the row of one is damaged.
+    """
     names = {row.number: row.name for row in connection.execute(select(labelers.c.number, labelers.c.name))}
     ids = {row.number: row.id for row in connection.execute(select(tasks.c.number, tasks.c.id))}
     of = judgements.c
@@ -62,7 +67,13 @@ def effective_judgements(connection: Connection) -> Iterator[Judgement]:
     query = _holding(select(of.id, of.task, of.labeler, of.seconds, of.created, of.repeat, *said)).order_by(of.id)
     rows = connection.execute(query.execution_options(yield_per=_AT_ONCE))
     for number, task, labeler, seconds, created, repeat, *answer in rows:
-        yield Judgement(number, ids[task], names[labeler], _answer(*answer), seconds, created, repeat)
+        try:
+            judgement = Judgement(number, ids[task], names[labeler], _answer(*answer), seconds, created, repeat)
+            if not all(isinstance(number, float | int) for number in (seconds or 0.0, created)):
+                raise TypeError("its times are not numbers")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise damaged(f"judgement {number}", error) from error
+        yield judgement
 
 
 def _holding(query: Select[Any]) -> Select[Any]:
@@ -73,6 +84,9 @@ def _holding(query: Select[Any]) -> Select[Any]:
 
 def _answer(verdict: str, choice: int | None, strength: int | None, ranks: str | None, more: str | None) -> Answer:
     ranked = _ranks(ranks) if ranks else None
+    is_choice = verdict == "choice"
+    if verdict not in VERDICTS or choice not in ((0, 1) if is_choice else (None,)) or strength not in _STRENGTHS:
+        raise ValueError(f"verdict {verdict!r}, choice {choice!r}, strength {strength!r}")
     if not more:
         return Answer(verdict, choice, strength, ranked)
     beside = json.loads(more)
@@ -83,4 +97,7 @@ def _answer(verdict: str, choice: int | None, strength: int | None, ranks: str |
 @lru_cache(maxsize=4096)
 def _ranks(text: str) -> tuple[int, ...]:
     """Return the ranks, cached: there are only a few orders of a few answers."""
-    return tuple(json.loads(text))
+    ranks = tuple(json.loads(text))
+    if not all(isinstance(rank, int) for rank in ranks):
+        raise ValueError(f"ranks {text!r:.60}")
+    return ranks

@@ -11,16 +11,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.foreign_values import Users, as_list, as_object, as_objects
 from rlhf_lightning.feedback.interchange import (
     DEFAULT_NAMES,
     Imported,
     Json,
     Names,
-    as_object,
     best_first,
     by_task,
     imported_task,
-    labeler_name,
     read_answer,
     read_task,
     response_names,
@@ -82,29 +81,34 @@ def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> It
         names: names of the tag (`question`), the prompt, and the responses; for a pair, the left one first.
 
     Raises:
-        UserError: a task that cannot be read, by its number; or no annotation has the tag, but some have others.
+        UserError: a task that cannot be read, by its number; two users with one name; or no annotation has the tag,
+            but some have others.
     """
-    known, others = False, set[str]()
+    known, others, users = False, set[str](), Users()
     for number, each in enumerate(tasks, start=1):
         where = f"Label Studio task {number}"
+        if "data" not in each and ("fields" in each or any(name.endswith(".responses") for name in each)):
+            raise UserError(f"{where}: it has no `data`, but looks like a record of Argilla; choose format=argilla")
         if "data" not in each:
             raise UserError(f"{where}: there is no `data`; export the project as JSON, not as JSON-MIN")
         data = dict(as_object(each["data"], f"{where}: data"))
         chosen = _responses(data, names, where)
         task = read_task(where, data, names.prompt, chosen)
         answers = []
-        for annotation in each.get("annotations") or ():
-            if annotation.get("was_cancelled"):
+        for annotation in as_objects(each.get("annotations"), f"{where}: annotations"):
+            if (cancelled := annotation.get("was_cancelled")) not in (None, False, True):
+                raise UserError(f"{where}: was_cancelled must be true or false, found {cancelled!r:.60}")
+            if cancelled:
                 continue
-            result = annotation.get("result") or []
+            result = as_objects(annotation.get("result"), f"{where}: result")
             ours = [part for part in result if part.get("from_name") in (names.question, _VERDICT)]
             known, others = known or bool(ours), others | {str(part.get("from_name")) for part in result}
-            said = [value for value in (_value(part, chosen) for part in ours) if value is not None]
+            said = [value for value in (_value(part, chosen, where) for part in ours) if value is not None]
             if len(said) > 1:
                 raise UserError(f"{where}: an annotation says both {said[0]!r:.40} and {said[1]!r:.40}; leave one out")
             if said:
-                answers.append((_labeler(annotation), read_answer(said[0], chosen, where)))
-        yield imported_task(task, tuple(answers))
+                answers.append((users.labeler(_user(annotation, where), where), read_answer(said[0], chosen, where)))
+        yield imported_task(task, tuple(answers), where)
     if others and not known:
         raise UserError(
             f"names.question: no annotation has a result of {names.question!r}; must be one of "
@@ -135,10 +139,14 @@ def _meta(judgement: Judgement) -> Json:
     return {"labeler": judgement.labeler, **({"ranks": named} if tied else {})}
 
 
-def _labeler(annotation: Json) -> str:
+def _user(annotation: Mapping[str, Any], where: str) -> Any:
     """Return the name in `meta`, if the answer went through a project that does not know its user."""
-    noted = [(part.get("meta") or {}).get("labeler") for part in annotation.get("result") or ()]
-    return labeler_name("label-studio", next(filter(None, noted), annotation.get("completed_by")))
+    noted = [_noted(part, where).get("labeler") for part in annotation["result"]]
+    return next((name for name in noted if name is not None), annotation.get("completed_by"))
+
+
+def _noted(part: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    return as_object(part.get("meta") or {}, f"{where}: meta")
 
 
 def _result(answer: Answer, question: str) -> Json:
@@ -152,21 +160,37 @@ def _result(answer: Answer, question: str) -> Json:
     return {"from_name": _VERDICT, "to_name": "prompt", "type": "choices", "value": {"choices": [answer.verdict]}}
 
 
-def _value(each: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """Return a name, `tie`, `neither`, or names best first; None if a result has none of these."""
-    kind, value = each.get("type"), each.get("value") or {}
-    if kind == "pairwise" and value.get("selected") in ("left", "right"):
+def _value(each: Mapping[str, Any], names: Sequence[str], where: str) -> Any:
+    """Return a name, `tie`, `neither`, or names best first; None if nothing was chosen.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    kind, value = each.get("type"), as_object(each.get("value") or {}, f"{where}: value")
+    if kind == "pairwise":
+        if value.get("selected") not in ("left", "right"):
+            raise UserError(f"{where}: selected must be left or right, found {value.get('selected')!r:.60}")
         return names[("left", "right").index(value["selected"])]
     if kind == "ranker":
         ranked = value.get("ranker")
-        order = next(iter(ranked.values()), None) if isinstance(ranked, dict) else ranked
-        return _with_ties(order, (each.get("meta") or {}).get("ranks"))
-    return value["choices"][0] if kind == "choices" and value.get("choices") else None
+        if isinstance(ranked, dict) and len(ranked) != 1:
+            raise UserError(f"{where}: ranker must have one list, the best first, found {', '.join(ranked) or 'none'}")
+        order = next(iter(ranked.values())) if isinstance(ranked, dict) else ranked
+        return _with_ties(order, _noted(each, where).get("ranks"))
+    if kind != "choices":
+        raise UserError(f"{where}: an answer has the type {kind!r:.60}; must be pairwise, ranker or choices")
+    chosen = as_list(value.get("choices"), f"{where}: choices")
+    if len(chosen) > 1:
+        raise UserError(f"{where}: an annotation says both {chosen[0]!r:.40} and {chosen[1]!r:.40}; leave one out")
+    return chosen[0] if chosen else None
 
 
 def _with_ties(order: Any, ranks: Any) -> Any:
     """Return an order with the ranks that were noted with it, unless it has been changed since."""
-    if not isinstance(order, list) or not isinstance(ranks, dict) or set(ranks) != set(order):
+    if not isinstance(order, list) or not isinstance(ranks, dict):
         return order
-    noted = [ranks[name] for name in order]
-    return [{"value": name, "rank": rank} for name, rank in ranks.items()] if noted == sorted(noted) else order
+    if not all(isinstance(name, str) for name in order) or set(ranks) != set(order):
+        return order
+    tied = [{"value": name, "rank": ranks[name]} for name in order]
+    numbers = [rank for rank in ranks.values() if isinstance(rank, int | float)]
+    return tied if len(numbers) < len(ranks) or [ranks[name] for name in order] == sorted(numbers) else order

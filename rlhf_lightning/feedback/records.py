@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.value_types import MOST_FLAGS
 
 Prompt: TypeAlias = "str | list[dict[str, Any]]"
 
@@ -17,7 +18,6 @@ VERDICTS = ("choice", "tie", "neither", "ranking", "skip")
 STRONGEST = 3  # much better; 2 is better, 1 slightly better
 EVERYBODY = 1_000_000  # the overlap of a task that every labeler answers
 _LONGEST_NOTE = 2000
-_MOST_FLAGS = 10
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ class Answer:
             raise UserError("ranks: a verdict 'ranking', and no other, has one rank per response")
         if self.ranks is not None and (len(self.ranks) != count or any(not 1 <= rank <= count for rank in self.ranks)):
             raise UserError(f"ranks: {list(self.ranks)}; they must be {count} numbers from 1 (best) to {count}")
-        if len(self.note) > _LONGEST_NOTE or len(self.flags) > _MOST_FLAGS or len(self.scores) > 100:
-            raise UserError(f"note, flags, scores: at most {_LONGEST_NOTE} characters, {_MOST_FLAGS} flags, 100 scores")
+        if len(self.note) > _LONGEST_NOTE or len(self.flags) > MOST_FLAGS or len(self.scores) > 100:
+            raise UserError(f"note, flags, scores: at most {_LONGEST_NOTE} characters, {MOST_FLAGS} flags, 100 scores")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from rlhf_lightning.feedback.schema import samples
+from rlhf_lightning.feedback.schema import damaged, samples
 from rlhf_lightning.feedback.store import FeedbackStore
 
 _AT_ONCE = 500  # keys per query
@@ -33,10 +33,20 @@ def known_samples(store: FeedbackStore, keys: Sequence[str]) -> set[str]:
 
 
 def read_samples(store: FeedbackStore, keys: Sequence[str]) -> dict[str, list[Said]]:
-    """Return the responses of existing keys, for at most a few hundred keys."""
+    """Return the responses of existing keys, for at most a few hundred keys.
+
+    Raises:
+        UserError: a row is damaged.
+    """
     with store.reading() as connection:
         rows = connection.execute(select(samples).where(samples.c.key.in_(keys))).all()
-    return {row.key: [Said(text, ended) for text, ended in json.loads(row.responses)] for row in rows}
+    found = {}
+    for row in rows:
+        try:
+            found[row.key] = [Said(text, ended) for text, ended in json.loads(row.responses)]
+        except (ValueError, TypeError) as error:
+            raise damaged(f"sample {row.key}", error) from error
+    return found
 
 
 def keep_samples(store: FeedbackStore, new: Mapping[str, Sequence[Said]]) -> None:

@@ -27,7 +27,7 @@ from sqlalchemy import (
     select,
 )
 
-from rlhf_lightning.errors import UserError
+from rlhf_lightning.errors import UserError, reason
 
 VERSION = 2
 _LOCK = 0x52_4C_48_46  # PostgreSQL's advisory lock while a store is created or migrated
@@ -152,6 +152,11 @@ def _add_samples(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         for trigger in _ON_POSTGRESQL:
             connection.execute(trigger)
+
+
+def damaged(what: str, error: Exception) -> UserError:
+    """Return the line for a row whose content is not what this program has written."""
+    return UserError(f"feedback.store: {what} cannot be read ({reason(error)}); the store is damaged: restore a copy")
 
 
 Migration = Callable[[Connection], None]

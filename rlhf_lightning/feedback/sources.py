@@ -19,6 +19,7 @@ from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.feedback.records import Prompt, Response, Task
 from rlhf_lightning.feedback.tasks import Sample, check_task
 
+_TEXTS = (("responses",), ("chosen", "rejected"), ("completion",), ("completions",))  # where responses can be
 _WITH_RESPONSES = ("ranked", "preference", "prompt_completion", "labelled", "rewarded")
 
 
@@ -87,16 +88,22 @@ def read_checks(source: str | Path | Sequence[Row], seed: int = 0) -> list[Task]
     """Return a check task for each row with `chosen` and `rejected`: the chosen one is known to be better.
 
     Raises:
-        UserError: the file cannot be read, a row has no such pair, or its two answers are the same.
+        UserError: the file cannot be read, a row has no such pair, its two answers are the same, or two rows contradict
+            each other.
     """
     rows, name = _read(source, "checks", None)
-    tasks = []
+    tasks: list[Task] = []
+    known: dict[str, tuple[int, str]] = {}
     for index, row in enumerate(rows):
         with blamed_on(name, index):
             if row_format(row) != "preference":
                 raise UserError(f"columns {shown_columns(row)}: a check needs {allowed_formats(['preference'])}")
             prompt, (best, worse) = _answers(row)
-            tasks.append(check_task(prompt, _spoken(prompt, best), _spoken(prompt, worse), seed))
+            task = check_task(prompt, _spoken(prompt, best), _spoken(prompt, worse), seed)
+            first, right = known.setdefault(task.id, (index, _spoken(prompt, best)))
+            if right != _spoken(prompt, best):
+                raise UserError(f"chosen and rejected: the other way round than in row {first + 1}; leave one out")
+            tasks.append(task)
     return tasks
 
 
@@ -111,6 +118,12 @@ def _answers(row: Row) -> tuple[Prompt, list[Text]]:
     kind = row_format(row)
     if kind not in _WITH_RESPONSES:
         raise UserError(f"columns {shown_columns(row)}: no responses found; must be {allowed_formats(_WITH_RESPONSES)}")
+    given = [names for names in _TEXTS if any(row.get(name) is not None for name in names)]
+    if len(given) > 1:
+        raise UserError(
+            f"columns {shown_columns(row)}: responses in {given[0][0]} and in {given[1][0]}; only one of them is read, "
+            "so leave the other out"
+        )
     row = row | checked_texts(row)
     if kind == "preference":
         prompt, chosen, rejected = split_preference(row)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +19,9 @@ from rlhf_lightning.feedback.judgement_log import append, effective_judgements, 
 from rlhf_lightning.feedback.records import LABELER_KINDS, Answer, Judgement, Labeler, ShownTask, Task
 from rlhf_lightning.feedback.schema import facts, judgements, labelers, prepare, tasks
 from rlhf_lightning.feedback.task_rows import insert_tasks, one_task, read_tasks
+from rlhf_lightning.value_types import labeler_name
 
 DEFAULT_STORE = "sqlite:///outputs/feedback.db"
-_NAME = re.compile(r"[\w.@+-]{1,64}")
 _CHUNK = 500
 
 
@@ -101,8 +100,10 @@ class FeedbackStore:
         Raises:
             UserError: an invalid name or kind, or a name that is known with another kind.
         """
-        if not _NAME.fullmatch(name):
-            raise UserError(f"labelers: {name!r}: a name has 1 to 64 letters, digits and . @ + - _")
+        try:
+            labeler_name(name)
+        except ValueError as error:
+            raise UserError(f"labelers: {name!r}: {error}") from error
         if kind not in LABELER_KINDS:
             raise UserError(f"labelers: {name}: unknown kind {kind!r}; choose one of {', '.join(LABELER_KINDS)}")
         token = secrets.token_urlsafe(24)
@@ -251,6 +252,13 @@ class FeedbackStore:
         if number is None:
             raise UserError(f"task {task!r} is not in {self.name}")
         return number
+
+
+def find_task(store: FeedbackStore, task: str) -> Task | None:
+    """Return a task by its id; None if the store does not have it."""
+    with store.reading() as connection:
+        number = connection.scalar(select(tasks.c.number).where(tasks.c.id == task))
+        return None if number is None else one_task(connection, number)
 
 
 def answered(store: FeedbackStore, labeler: Labeler) -> Labeler:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select
 
-from rlhf_lightning.feedback.records import Response, Task
-from rlhf_lightning.feedback.schema import responses, tasks
+from rlhf_lightning.feedback.records import Prompt, Response, Task
+from rlhf_lightning.feedback.schema import damaged, responses, tasks
 
 _AT_ONCE = 2000
 
@@ -57,12 +57,23 @@ def insert_tasks(connection: Connection, new: Sequence[Task]) -> int:
 
 
 def one_task(connection: Connection, number: int) -> Task:
-    """Return the task with an existing number."""
-    return _task(list(connection.execute(_query().where(tasks.c.number == number))))
+    """Return the task with an existing number.
+
+    Raises:
+        UserError: its rows are damaged.
+    """
+    rows = list(connection.execute(_query().where(tasks.c.number == number)))
+    if not rows:
+        raise damaged(f"task {number}", ValueError("it has no responses"))
+    return _task(rows)
 
 
 def read_tasks(connection: Connection) -> Iterator[Task]:
-    """Yield all tasks by number."""
+    """Yield all tasks by number.
+
+    Raises:
+        UserError: the rows of one are damaged.
+    """
     rows = connection.execute(_query().execution_options(yield_per=_AT_ONCE))
     for _, of_task in groupby(rows, key=lambda row: row.number):
         yield _task(list(of_task))
@@ -70,22 +81,32 @@ def read_tasks(connection: Connection) -> Iterator[Task]:
 
 def _query() -> Select[Any]:
     columns = (responses.c.position, responses.c.text, responses.c.source, responses.c.scores)
-    joined = select(tasks, *columns).join(responses, responses.c.task == tasks.c.number)
+    joined = select(tasks, *columns).outerjoin(responses, responses.c.task == tasks.c.number)  # none: damaged
     return joined.order_by(tasks.c.number, responses.c.position)
 
 
 def _task(rows: list[Row]) -> Task:
     first = rows[0]
-    shown = tuple(Response(json.loads(row.text), _source(row.source), _scores(row.scores)) for row in rows)
-    return Task(
-        first.id,
-        first.kind,
-        json.loads(first.prompt),
-        shown,
-        first.overlap,
-        first.reask,
-        first.check_answer,
-    )
+    try:
+        shown = tuple(Response(_text(row.text), _source(row.source), _scores(row.scores)) for row in rows)
+        prompt = _prompt(first.prompt)
+        return Task(first.id, first.kind, prompt, shown, first.overlap, first.reask, first.check_answer)
+    except (ValueError, TypeError) as error:
+        raise damaged(f"task {first.id}", error) from error
+
+
+def _prompt(written: str) -> Prompt:
+    prompt = json.loads(written)
+    if isinstance(prompt, list) and all(isinstance(each, dict) for each in prompt):
+        return prompt
+    return _text(written)
+
+
+def _text(written: str) -> str:
+    text = json.loads(written)
+    if not isinstance(text, str):
+        raise ValueError(f"{written!r:.60} is not a text")
+    return text
 
 
 @lru_cache(maxsize=1024)

@@ -6,6 +6,7 @@ from bad_input_catalogue.case import Case
 from bad_input_catalogue.configs import CONFIGS
 from bad_input_catalogue.data import DATA
 from bad_input_catalogue.feedback import FEEDBACK
+from bad_input_catalogue.imports import IMPORTS
 from bad_input_catalogue.judging import JUDGING
 from bad_input_catalogue.models import MODELS
 from bad_input_catalogue.odd_files import ODD_FILES
@@ -27,4 +28,5 @@ CASES: list[Case] = [
     *ATTACKS,
     *FEEDBACK,
     *JUDGING,
+    *IMPORTS,
 ]

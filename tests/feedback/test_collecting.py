@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,7 +14,8 @@ import pytest
 import torch
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, collect_tasks, policies, rounds
+from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, add_tasks, collect_tasks, policies, rounds
+from rlhf_lightning.feedback.collection_run import run_collection
 from rlhf_lightning.feedback.sources import read_checks, read_prompts, read_responses
 from rlhf_lightning.models.ilql_heads import ILQLHeads, write_heads
 from tests.commands.runs import write_model
@@ -141,6 +143,30 @@ def test_check_tasks_come_among_the_others(store, places):
     known = [task for task in store.tasks() if task.check is not None]
     assert [task.responses[task.check].text for task in known] == ["right"]
     assert everything(store)[0].check is None
+
+
+def test_a_check_is_one_also_if_the_responses_make_the_same_pair(store, url):
+    checks = read_checks([{"prompt": "a", "chosen": "1", "rejected": "2"}])
+    samples = read_responses([{"prompt": "a", "responses": ["1", "2"]}, {"prompt": "b", "responses": ["1", "2"]}])
+    assert add_tasks(store, samples, Asking(), checks) == (2, 0)
+    assert add_tasks(store, samples, Asking(seed=5), read_checks([checks_row(1, 2)], seed=5)) == (0, 2)
+    known = {task.prompt: task.check for task in store.tasks()}
+    assert known["a"] is not None and known["b"] is None
+    for row, why in ((checks_row(2, 1), "with the other answer"), (checks_row(1, 2, "b"), "as an ordinary task")):
+        with pytest.raises(UserError, match=rf"checks: .*{why}"):
+            add_tasks(store, samples, Asking(), read_checks([row]))
+
+
+def checks_row(chosen, rejected, prompt="a"):
+    return {"prompt": prompt, "chosen": str(chosen), "rejected": str(rejected)}
+
+
+def test_a_collection_without_tasks_says_so_and_does_not_lead_to_labelling(places, url):
+    asked = {"prompts": [{"prompt": "a g"}], "limit": None, "responses": None, "checks": None, "explain": False}
+    settings = {**asked, "feedback": {"store": url}, "policies": {"one": places["old"], "two": places["old"]}}
+    drawing = Drawing(samples_per_prompt=1, max_new_tokens=4, temperature=0.0)
+    lines = run_collection(settings, Asking(), drawing, [], lambda: nullcontext(lambda *_: None))
+    assert [line.split(":")[0] for line in lines] == ["sampled", "no tasks"]
 
 
 def test_what_no_pair_can_come_of_is_refused_at_once(store, places):

@@ -198,7 +198,10 @@ BOTH = [
         (from_argilla, {"fields": {"prompt": "a", "x": "b", "y": "b"}}, "the same text"),
         (
             from_argilla,
-            {"fields": {"prompt": "a", "x": "b", "y": "c"}, "responses": {"preference": [{"value": ["x"]}]}},
+            {
+                "fields": {"prompt": "a", "x": "b", "y": "c"},
+                "responses": {"preference": [{"value": ["x"], "user_id": "u"}]},
+            },
             "is not an answer about x, y",
         ),
         (from_label_studio, {"data": {"prompt": "a"}}, "task 1: 0 responses"),
@@ -234,3 +237,57 @@ def test_a_store_that_decides_nothing_is_said(store, tmp_path):
     fill(store, (PAIR, "ana", Answer("tie")))
     with pytest.raises(UserError, match="export: no comparison"):
         export_rows(store, tmp_path)
+
+
+RECORD = {"fields": {"prompt": "p", "response1": "a", "response2": "b"}}
+FIRST = {"user_id": "u1", "value": "response1"}
+
+
+def argilla(*answers):
+    return {**RECORD, "responses": {"preference": list(answers)}}
+
+
+@pytest.mark.parametrize(
+    ("records", "labelers", "message"),
+    [
+        ([argilla(FIRST)], {"u1": "<b>a b</b>"}, r"labelers\.json: the name of u1"),
+        ([argilla(FIRST)], {"u1": "a" * 200}, r"labelers\.json: the name of u1"),
+        ([argilla(FIRST)], {"u1": "judge"}, r"record 1: judge is known as a model"),
+        ([argilla(FIRST, {**FIRST, "user_id": "b/c"}, {**FIRST, "user_id": "b c"})], {}, "'b/c' and 'b c' would both"),
+        ([argilla(FIRST), argilla({**FIRST, "value": "tie"})], {}, "record 2: two answers of u1"),
+    ],
+)
+def test_an_import_that_is_refused_leaves_the_store_as_it_was(records, labelers, message, store, tmp_path):
+    store.add_labeler("judge", "model")
+    (tmp_path / "records.json").write_text(json.dumps(records))
+    (tmp_path / "labelers.json").write_text(json.dumps(labelers))
+    with pytest.raises(UserError, match=message):
+        import_labels(store, tmp_path, "argilla")
+    assert list(store.tasks()) == [] and [each.name for each in store.labelers()] == ["judge"]
+
+
+def test_answers_that_differ_from_the_stores_are_counted_and_those_of_its_models_stay(store):
+    lines = []
+    store.add_labeler("judge", "model")
+    fill(store, (PAIR, "judge", Answer("choice", 0)), (PAIR, "ana", Answer("choice", 1)))
+    given = judged((PAIR, "judge", Answer("choice", 0)), (PAIR, "ana", Answer("tie")), (PAIR, "bo", Answer("tie")))
+    assert import_into(store, from_label_studio(to_label_studio([PAIR], given)), lines.append) == 1
+    assert [line[:22] for line in lines] == ["note: 1 answers differ"]
+    assert [(who, verdict) for who, _, verdict, *_ in said(store)] == [
+        *(("ana", "choice"), ("bo", "tie"), ("judge", "choice"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "answer"), [((0, 0), Answer("tie")), ((0, 2), Answer("choice", 0)), ((1.5, 0.5), Answer("choice", 1))]
+)
+def test_any_ranks_have_their_order(ranks, answer):
+    value = [{"value": f"response{i}", "rank": rank} for i, rank in enumerate(ranks, start=1)]
+    (imported,) = from_argilla([argilla({**FIRST, "value": value})])
+    assert imported.answers == (("u1", answer),)
+
+
+def test_a_user_with_the_number_0_is_somebody():
+    result = [{"from_name": "preference", "type": "pairwise", "value": {"selected": "left"}}]
+    (imported,) = from_label_studio([{"data": TWO, "annotations": [{"completed_by": 0, "result": result}]}])
+    assert imported.answers == (("0", Answer("choice", 0)),)

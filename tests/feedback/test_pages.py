@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.links import labeler_links
 from rlhf_lightning.feedback.pages import make_app
 from rlhf_lightning.feedback.pages.access import HEADERS
 from rlhf_lightning.feedback.pages.markdown import render_markdown
@@ -324,3 +325,12 @@ def test_a_locked_store_is_one_line_and_the_form_can_be_sent_again(ana, labelled
     holder.close()
     assert send(ana, "a1", page).status_code == 200
     assert labelled.count_judgements() == 1
+
+
+def test_nobody_enters_or_gets_a_link_in_a_models_name(labelled):
+    labelled.add_labeler("judge", "model", link=False)
+    with pytest.raises(UserError, match="labelers: judge is known as a model"):
+        labeler_links(labelled, ["bo", "judge"], HERE, tokens=False)
+    assert [each.name for each in labelled.labelers()] == ["judge"]
+    browser = client(make_app(labelled, host="127.0.0.1", tokens=False))
+    assert browser.get("/enter/judge").status_code == browser.get("/enter/nobody").status_code != 200

@@ -372,3 +372,11 @@ def test_a_password_is_not_shown():
     with pytest.raises(UserError) as raised:
         FeedbackStore("nosuchdatabase://user:secret@host/x")
     assert "secret" not in str(raised.value)
+
+
+def test_a_damaged_row_is_named(store, url, pair):
+    store.add_tasks([pair("a")])
+    with store.changing() as connection:
+        connection.exec_driver_sql("UPDATE tasks SET prompt = '{bad'")
+    with pytest.raises(UserError, match=r"feedback\.store: task \w+ cannot be read .*damaged"):
+        list(store.tasks())

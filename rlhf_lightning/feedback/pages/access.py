@@ -71,14 +71,18 @@ class Access:
         session = request.cookies.get(LABELER, "")
         if self.tokens:
             return self.store.labeler_of_token(session) if session else None
-        name = session.rpartition(":")[0]
-        return next((labeler for labeler in self.store.labelers() if labeler.name == name), None)
+        return self._person(session.rpartition(":")[0])
 
     def labeler_of_link(self, request: Request, end: str) -> Labeler | None:
         """Return who enters by a link: by token, or on the local machine by name, unless another site sends them."""
         if (labeler := self.store.labeler_of_token(end)) is not None or self.tokens or is_foreign(request):
             return labeler
-        return next((labeler for labeler in self.store.labelers() if labeler.name == end), None)
+        return self._person(end)
+
+    def _person(self, name: str) -> Labeler | None:
+        """Return who has this name, unless it is a model: nobody answers in its place."""
+        known = (labeler for labeler in self.store.labelers() if labeler.kind == "person")
+        return next((labeler for labeler in known if labeler.name == name), None)
 
     def is_owner(self, request: Request) -> bool:
         """Return whether a request may see the owner's page."""
