@@ -23,9 +23,9 @@ from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.command_words import carrying_out
-from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.next_steps import next_steps_of_pipeline
 from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
@@ -142,8 +142,10 @@ def _run_stages(pipeline: Pipeline) -> None:
 def rehearse(pipeline: Pipeline) -> None:
     """Find out, before the first stage, what would go wrong in a later one. Raises UserError."""
     if first_process():
-        check_run_dir(pipeline.folder)
+        check_place(pipeline.folder, pipeline.config)
     for stage in pipeline.to_run:
+        if first_process() and stage in pipeline.ahead:
+            check_place(stage.folder, stage.config)
         with keys_under(stage.key):
             if stage.trains:
                 check_devices(stage.config["trainer"])

@@ -18,7 +18,8 @@ from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.hashes import check_files
 from rlhf_lightning.runs.checkpoints import find_checkpoint, has_checkpoint, refuse_foreign_resume
 from rlhf_lightning.runs.config_file import read_config
-from rlhf_lightning.runs.folder_lock import FolderLock, check_run_dir
+from rlhf_lightning.runs.folder_lock import FolderLock
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.quoting import shell_words
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.resuming import check_same_run
@@ -186,7 +187,7 @@ class Run:
                 if not self.resumes:
                     refuse_foreign_resume(self.folder)
                 if first_process():
-                    check_run_dir(self.folder)
+                    check_place(self.folder, self.config)
                     self._lock.check()
             yield
         forget_run_dir()
