@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_lightning.commands.call_checks import check_call, check_order
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.guidance import answer
@@ -16,7 +17,7 @@ from rlhf_lightning.config.evaluation_checks import check_evaluation, check_name
 from rlhf_lightning.config.inputs import check_hashes, check_inputs
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
-from rlhf_lightning.config.stage_overrides import check_call, split_overrides
+from rlhf_lightning.config.stage_overrides import split_overrides
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.guide.composed import options
@@ -87,6 +88,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
             check(stage.config, stage.key)
         with keys_under(stage.key):
             (check_inputs if stage.trains else check_call)(stage.config, made(pipeline))
+    check_order(pipeline.to_run)
     for stage in pipeline.skipped:
         name = stage.name
         if not (folder / name / "summary.json").is_file():

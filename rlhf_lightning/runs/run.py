@@ -27,7 +27,7 @@ from rlhf_lightning.runs.run_folder import (
     begin_run,
     choose_run_dir,
     forget_run_dir,
-    read_json_lines,
+    read_metrics,
     resume_run,
     run_of_checkpoint,
     write_config,
@@ -145,7 +145,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl."""
-        return read_json_lines(self.folder / "metrics.jsonl")
+        return read_metrics(self.folder / "metrics.jsonl")
 
     # ---- what it resumes
 
@@ -168,7 +168,7 @@ class Run:
     def earlier_metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics that its checkpoint's run had written when it was saved."""
         source = self.checkpoint and run_of_checkpoint(self.checkpoint)
-        rows, steps = read_json_lines(source / "metrics.jsonl") if source else [], self.steps_before
+        rows, steps = read_metrics(source / "metrics.jsonl") if source else [], self.steps_before
         return [row for row in rows if steps is None or row.get("step", 0) <= steps]
 
     # ---- its course
