@@ -94,7 +94,7 @@ def _section_problems(section: Mapping[str, Any], schema: Any, prefix: str, know
             path, annotation = _locate(schema, item["loc"])
             key = prefix + ".".join(path)
             if item["loc"][-1] == "[key]" and not isinstance(item["input"], str):
-                name = str(item["input"])
+                name = str(item["loc"][-2])
                 yield Problem(
                     _WRONG,
                     prefix + ".".join(part for part in path if part not in (name, "[key]")),
