@@ -43,7 +43,7 @@ class StartRun(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.resumed = True
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EarlyStopping) and callback.strict and trainer.check_val_every_n_epoch == 1:
                 check_logged(trainer, pl_module, callback.monitor)
 

@@ -98,7 +98,7 @@ CHAINS = [
     _train(
         "a schedule by a metric",
         r"scheduler\._target_",
-        "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        *("scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "~scheduler.num_warmup_steps"),
     ),
     _train("samples of no validation", r"data\.val_samples", "data.val_samples=5", "data.val_fraction=0", base=PPO),
     _train("more steps than epochs have", r"trainer\.min_steps", "trainer.min_steps=100", base=PPO),
