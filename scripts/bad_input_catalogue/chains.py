@@ -35,7 +35,7 @@ CHAINS = [
     _round("without stages", r"rounds: found 2", "pipeline=demo", "rounds=2"),
     _round("two stages of one name", r"round\.sft: stages\.sft", "++round.sft={experiment: sft_demo}"),
     _round("no store", r"^error: feedback: .*feedback\.store", "feedback=null"),
-    _round("a store that is no URL", r"feedback\.store", "feedback.store=foo"),
+    _round("a store without a URL", r"feedback\.store", "feedback.store=foo"),
     _round("a store without its driver", r"feedback\.store", "feedback.store=mysql://x/y"),
     _round("a choice without scores", r"collect_1\.call\.choice", "round.collect.call.choice=uncertain"),
     _round("a reward of a policy", r"ppo_1\.reward_from", "round.ppo.reward_from=sft"),
