@@ -60,6 +60,7 @@ class ResumableCheckpoint(OpenCheckpoint):
         return {**state, **paths, "best_k_models": best, "dirpath": str(here)} if best or any(paths.values()) else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        check_logged(trainer, pl_module, self.monitor)
         super().on_train_start(trainer, pl_module)
         self._due = self._stop = self._cut = False
 
@@ -137,7 +138,7 @@ class ResumableCheckpoint(OpenCheckpoint):
         if self.monitor in (None, *names) or (str(self.monitor).startswith("val/") and not validated):
             return
         near = difflib.get_close_matches(str(self.monitor), names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names) or 'none'}"
         raise UserError(f"callbacks: the monitor {self.monitor!r} of a checkpoint was not logged in this epoch{hint}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -148,6 +149,24 @@ class ResumableCheckpoint(OpenCheckpoint):
     def _save(self, trainer: Trainer) -> None:
         self._due = False
         self.save_now(trainer)
+
+
+def check_logged(trainer: Trainer, module: LightningModule, monitor: str | None) -> None:
+    """Raise UserError if a metric of training steps that a callback reads at an epoch's end is not logged until then.
+
+    Only for modules that log the means over several steps, and no metrics of a validation or of a callback.
+    """
+    every, batches = trainer.log_every_n_steps, trainer.num_training_batches  # type: ignore[attr-defined]
+    by_step = hasattr(module, "logs_after") and getattr(module, "saves_mid_epoch", True)
+    if not by_step or monitor is None or monitor.startswith(("val/", "perf/", "average/")) or batches == float("inf"):
+        return
+    steps, done = -(-int(batches) // trainer.accumulate_grad_batches), trainer.global_step
+    if every < 1 or (done + steps) // every == done // every:
+        raise UserError(
+            f"callbacks: the monitor {monitor!r} would not be logged in the first epoch, of {steps} "
+            f"step{'s' * (steps != 1)}; set "
+            f"trainer.log_every_n_steps={steps} or less (found {every})"
+        )
 
 
 def can_resume_from(trainer: Trainer, batch_idx: int) -> bool:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+
+from rlhf_lightning.callbacks.resumable_checkpoint import check_logged
 
 
 class Begins(Protocol):
@@ -40,6 +43,9 @@ class StartRun(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.resumed = True
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping) and callback.strict and trainer.check_val_every_n_epoch == 1:
+                check_logged(trainer, pl_module, callback.monitor)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.run.begin()

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.config.feedback_checks import check_agreement, check_store
-from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
 from rlhf_lightning.stopping import held
 from rlhf_lightning.store_url import checked_url
@@ -28,7 +28,7 @@ def agreement(config: dict[str, Any]) -> None:
     else:
         checked_url(config["feedback"]["store"])
     folder = choose_run_dir({**config, "name": "agreement"})
-    check_run_dir(folder)
+    check_place(folder, config)
 
     from rlhf_lightning.feedback import FeedbackStore
 

@@ -16,7 +16,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,6 +44,7 @@ from rlhf_lightning.commands.launching import (
     in_submitit,
     is_submitit,
     launcher_overrides,
+    naming_job,
     numbered,
     waiting_for_jobs,
 )
@@ -294,7 +295,8 @@ def _hydra_main(command: str, config_name: str, task: Task, check: Task, argumen
     def job(config: DictConfig) -> None:
         typed = arguments.overrides if several else None
         with carrying_out(command, HydraConfig.get().overrides.task, typed):
-            _run_job(task, config, several)
+            own = [word for word in HydraConfig.get().overrides.task if word not in arguments.overrides]
+            _run_job(task, config, own if several else None)
 
     main = hydra.main(config_path=str(config_folder(config_name)), config_name=config_name, version_base=HYDRA_VERSION)
     _remember_secrets(config_name, arguments)
@@ -325,20 +327,28 @@ def _hide_secrets(sweep_dir: str) -> None:
         write_text_durably(file, shown(text))
 
 
-def _run_job(task: Task, config: DictConfig, several: bool) -> None:
-    """Run one job of a sweep, called by Hydra in this process or in one that submitit has started."""
+def _run_job(task: Task, config: DictConfig, own: Sequence[str] | None) -> None:
+    """Run one job of a sweep, called by Hydra in this process or in one that submitit has started.
+
+    Args:
+        task: the command.
+        config: the job's.
+        own: the overrides that distinguish it from the other jobs; None: there is no other.
+    """
     hydra_config: Any = HydraConfig.get()
     plain = plain_config(config, hydra_config.runtime.choices)
     launcher, sweep = hydra_config.launcher, hydra_config.mode == RunMode.MULTIRUN
     if sweep:
         _hide_secrets(hydra_config.sweep.dir)
-    if sweep and several:
+    if sweep and own is not None:
         plain = numbered(plain, hydra_config.job.num)
 
     def body() -> None:
         if sweep:
             check_processes(plain, launcher)
-        task(in_run_folder(plain, hydra_config.sweep.dir, hydra_config.job.num) if is_submitit(launcher) else plain)
+        ready = in_run_folder(plain, hydra_config.sweep.dir, hydra_config.job.num) if is_submitit(launcher) else plain
+        with naming_job(hydra_config.job.num, own, ready.get("run_dir")) if sweep else contextlib.nullcontext():
+            task(ready)
 
     if is_submitit(launcher):
         with in_submitit():

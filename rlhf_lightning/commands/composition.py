@@ -106,6 +106,8 @@ def _compose(config_name: str, overrides: list[str]) -> DictConfig:
     except ConfigCompositionException as error:
         if (found := _NO_SUCH_KEY.search(str(error))) is None:
             raise
+        if twice := _given_twice(found[1], overrides):
+            raise UserError(twice) from error
         groups, config = _groups_and_config(config_name, overrides)
         more = _with_own_names(config_name, overrides, config)
         if more == overrides:
@@ -202,11 +204,15 @@ def composition_error(error: Exception, config_name: str, overrides: Sequence[st
         return f"{error.override}: cannot be read as key=value ({_first_line(error)})"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         return _missing_option(error)
+    if found := re.search(r"trying to access (\S+): node `([^`]+)` is not a container", str(error)):
+        return f"{found[2]}: found no section, but other settings need {found[1]}; give {found[1]}=..."
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {_first_line(error)}"
     text = str(error)
     if isinstance(error, ConfigCompositionException):
         if found := _NO_SUCH_KEY.search(text):
+            if twice := _given_twice(found[1], overrides):
+                return twice
             with _hydra(config_name):
                 return _unknown_key(found[1], *_groups_and_config(config_name, overrides))
         if found := re.search(r"An item is already at '([^']+)'", text):
@@ -214,6 +220,13 @@ def composition_error(error: Exception, config_name: str, overrides: Sequence[st
         if error.__cause__ is not None:
             return f"{_first_line(error)}: {_first_line(error.__cause__)}"
     return _first_line(error)
+
+
+def _given_twice(key: str, overrides: Sequence[str]) -> str | None:
+    """Return the line about a key to which Hydra could add nothing, for an earlier word has set it."""
+    if [word.partition("=")[0].lstrip("+") for word in overrides].count(key) < 2:
+        return None
+    return f"{key}: given twice; give all that it has at once: {key}={{...}}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -235,6 +248,8 @@ def _unknown_key(key: str, groups: Mapping[str, list[str]], config: DictConfig) 
     if section != key and section in groups and config.get(section) is None:
         return f"{key}: the section {section} is empty; choose it with {section}={' | '.join(groups[section])}"
     known = dotted_keys(OmegaConf.to_container(config, resolve=False))  # type: ignore[arg-type]
+    if key in known:
+        return f"{key}: takes no such value; --help says what it takes"
     match = nearest_key(key, [*known, *groups])
     if match:
         return f"{key}: no such key{did_you_mean(match)}"

@@ -26,7 +26,7 @@ from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.judging.settings import check_judge
-from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_json_lines, write_config, write_summary
 from rlhf_lightning.setting_rules import check_reward
 from rlhf_lightning.stopping import held
@@ -156,7 +156,7 @@ def evaluate(config: dict[str, Any]) -> None:
     check(config)
     started = time.monotonic()
     folder = choose_run_dir({**config, "name": "evaluate"})
-    check_run_dir(folder)
+    check_place(folder, config)
 
     from rlhf_lightning.evaluation import accuracy_table, flat_accuracies, terminal_table, write_report
     from rlhf_lightning.evaluation.best_of_n import bound_line

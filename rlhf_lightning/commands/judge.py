@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lightning.commands.command_line import run_hydra_command
 from rlhf_lightning.commands.progress_bar import progress_bar
 from rlhf_lightning.config.feedback_checks import check_judge_command
-from rlhf_lightning.runs.folder_lock import check_run_dir
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
 
 Report = Callable[[int, int], None]
@@ -25,7 +25,7 @@ def judge(config: dict[str, Any]) -> None:
     """Judge or revise, and report agreement with people, dependence on the order, and cost."""
     check_judge_command(config)
     folder = choose_run_dir({**config, "name": "judge"})
-    check_run_dir(folder)
+    check_place(folder, config)
 
     from rlhf_lightning.judging.judge import make_judge
 

@@ -17,7 +17,7 @@ from rlhf_lightning.commands.composition import compose_with_launcher, split_swe
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.process.collectives import let_collectives_end
 from rlhf_lightning.runs.checkpoints import saved_by_this_job
-from rlhf_lightning.runs.run_folder import OUTPUTS, run_of_checkpoint
+from rlhf_lightning.runs.run_folder import OUTPUTS, chosen_run_dir, run_of_checkpoint
 
 _SUBMITIT = "hydra_plugins.hydra_submitit_launcher."
 _SIZES = ("nodes", "tasks_per_node", "gpus_per_node")
@@ -108,6 +108,25 @@ def check_processes(config: Mapping[str, Any], launcher: Mapping[str, Any]) -> N
 def numbered(config: dict[str, Any], number: int) -> dict[str, Any]:
     """Return the config of one of several jobs, which must not share a run folder."""
     return {**config, "run_dir": f"{config['run_dir']}_{number}"} if config.get("run_dir") else config
+
+
+@contextmanager
+def naming_job(number: int, own: Sequence[str] | None, run_dir: str | None) -> Iterator[None]:
+    """Say in the line about wrong input which job of a sweep it is about, and where that job's folder is.
+
+    Args:
+        number: the job's.
+        own: the overrides that distinguish it from the other jobs; None: there is no other.
+        run_dir: its folder, if the user or the launcher has chosen it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if own is None:
+            raise
+        folder = run_dir or chosen_run_dir()
+        words = [*own, *([f"in {folder}"] if folder else [])]
+        raise UserError(f"{error} (job {number} of the sweep: {' '.join(words)})") from error
 
 
 def in_run_folder(config: dict[str, Any], sweep_dir: str, number: int) -> dict[str, Any]:

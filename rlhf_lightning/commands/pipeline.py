@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_lightning.commands.call_checks import check_call, check_order
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.guidance import answer
@@ -16,16 +17,16 @@ from rlhf_lightning.config.evaluation_checks import check_evaluation, check_name
 from rlhf_lightning.config.inputs import check_hashes, check_inputs
 from rlhf_lightning.config.schema import Pipeline as PipelineSchema
 from rlhf_lightning.config.spelling import keys_under
-from rlhf_lightning.config.stage_overrides import check_call, split_overrides
+from rlhf_lightning.config.stage_overrides import split_overrides
 from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, WaitingError
 from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.command_words import carrying_out
-from rlhf_lightning.runs.folder_lock import check_run_dir
 from rlhf_lightning.runs.next_steps import next_steps_of_pipeline
 from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.rounds import stages_of_rounds, with_rounds
 from rlhf_lightning.runs.run_folder import choose_run_dir, read_summary
@@ -87,6 +88,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
             check(stage.config, stage.key)
         with keys_under(stage.key):
             (check_inputs if stage.trains else check_call)(stage.config, made(pipeline))
+    check_order(pipeline.to_run)
     for stage in pipeline.skipped:
         name = stage.name
         if not (folder / name / "summary.json").is_file():
@@ -142,8 +144,10 @@ def _run_stages(pipeline: Pipeline) -> None:
 def rehearse(pipeline: Pipeline) -> None:
     """Find out, before the first stage, what would go wrong in a later one. Raises UserError."""
     if first_process():
-        check_run_dir(pipeline.folder)
+        check_place(pipeline.folder, pipeline.config)
     for stage in pipeline.to_run:
+        if first_process() and stage in pipeline.ahead:
+            check_place(stage.folder, stage.config)
         with keys_under(stage.key):
             if stage.trains:
                 check_devices(stage.config["trainer"])

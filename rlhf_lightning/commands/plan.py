@@ -11,13 +11,17 @@ from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.guidance import answer
 from rlhf_lightning.commands.stages import compose_stages
 from rlhf_lightning.commands.train import check
+from rlhf_lightning.config.schema import Pipeline
+from rlhf_lightning.config.source_lookup import reward_models
 from rlhf_lightning.config.stage_overrides import split_overrides
-from rlhf_lightning.config.validation import MISSING
+from rlhf_lightning.config.validation import MISSING, validate
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.runs.rounds import with_rounds
+from rlhf_lightning.source.declarations import declaration
 
 DEVICE = "device_gb"
 DEFAULT_DEVICE_GB = 80.0
+MOST_TOKENS = 10_000_000  # in one forward pass: more take minutes to follow, and fit no device
 
 
 def main() -> None:
@@ -78,6 +82,7 @@ def configs(overrides: Sequence[str], config_dir: str | None = None) -> Iterator
         return
     own, of_stages = split_overrides(overrides)
     pipeline = with_rounds(compose_config("pipeline", own, config_dir))
+    validate({**pipeline, "round": {}}, Pipeline)
     started: dict[str, dict[str, Any]] = {}
     for stage in compose_stages(pipeline, Path(str(pipeline.get("run_dir"))), of_stages, config_dir):
         if not stage.trains:
@@ -98,6 +103,32 @@ def _ignore_rows(config: dict[str, Any]) -> None:
         config["data"]["train"] = "not read"
 
 
+def assumptions(config: Mapping[str, Any], run: Any) -> list[str]:
+    """Return what is assumed of networks that the config does not name or that do not exist here, and of long rows."""
+    found = [(key, path) for key, path in reward_models(config) if not Path(path).expanduser().exists()]
+    lines = [f"{key} is like the policy, for {path} is not here" for key, path in found]
+    if "teacher" in declaration(config).roles and config["algorithm"].get("teacher") is None:
+        lines.append("algorithm.teacher is like the policy, for none is given")
+    limit = getattr(run.policy.text, "max_position_embeddings", None)
+    if isinstance(limit, int) and 0 < limit < run.rows.length:
+        lines.append(
+            f"rows have {run.rows.length} tokens; the model has {limit} positions, and training refuses longer ones"
+        )
+    return lines
+
+
+def _check_sizes(run: Any) -> None:
+    """Raise UserError for more rows at a time than any device holds."""
+    scorers = [each.rows for each in (run.reward_model, run.cost_model) if each is not None]
+    rows = max([run.rows.count, *scorers])
+    if rows * run.rows.length > MOST_TOKENS:
+        sizes = "algorithm.tokens_per_microbatch and reward.batch_size" if run.rollout else "data.batch_size"
+        raise UserError(
+            f"{sizes}: {rows} rows of {run.rows.length} tokens at a time, which fit no device; rlhf-plan follows at "
+            f"most {MOST_TOKENS} tokens"
+        )
+
+
 def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts_from_adapter: bool = False) -> str:
     """Return the plan of a checked training config as text, with changes that help if it does not fit."""
     from rlhf_lightning.commands.planned_run import planned_run
@@ -105,8 +136,9 @@ def plan(config: Mapping[str, Any], device_gb: float = DEFAULT_DEVICE_GB, starts
 
     with blaming(f"model.path: no network can be built from the configuration of {config['model']['path']}"):
         run = planned_run(config, starts_from_adapter, int(device_gb * 2**30))
+        _check_sizes(run)
         made = make_plan(run)
-    text = plan_table(made, device_gb)
+    text = plan_table(made, device_gb) + "".join(f"\nassumed: {each}" for each in assumptions(config, run))
     if made.peak > room(device_gb):
         text += "\n" + advice_table(*advise(run, room(device_gb)), device_gb)
     return text

@@ -52,8 +52,30 @@ def compose_stages(
             config = call_config(name, stage, pipeline["name"], run_dir)
         else:
             config = _training(name, stage, pipeline, run_dir, given, config_dir)
+        _check_kinds(name, stage, config, {each.name: each for each in stages})
         stages.append(StageConfig(name, config, stage.get("model_from")))
     return stages
+
+
+def _check_kinds(name: str, stage: Section, config: Section, before: Mapping[str, StageConfig]) -> None:
+    """Raise UserError for an earlier stage that does not leave what this one takes from it."""
+    key = f"stages.{name}"
+    model, reward, data = (before.get(str(stage.get(each))) for each in _GIVEN)
+    if model is not None and not model.trains:
+        raise UserError(f'{key}.model_from: found "{model.name}", which trains no model; must be a stage that does')
+    if model is not None and model.scores and "call" not in config and not declaration(config).scores:
+        raise UserError(f'{key}.model_from: found "{model.name}", a reward model; must be a stage that trains a policy')
+    if reward is not None and not reward.scores:
+        raise UserError(f'{key}.reward_from: found "{reward.name}"; must be a stage that trains a reward model')
+    if data is not None and (data.trains or _writes_no_rows(str(data.config["call"]["_target_"]))):
+        raise UserError(
+            f'{key}.data_from: found "{data.name}", which writes no rows; must be a stage that exports judgements'
+        )
+
+
+def _writes_no_rows(target: str) -> bool:
+    """Return whether a function of this package writes no rows; a user's own may."""
+    return target.startswith("rlhf_lightning.") and not target.endswith(".export_judgements")
 
 
 def _training(

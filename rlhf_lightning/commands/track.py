@@ -47,6 +47,8 @@ def check(config: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
         if HIDDEN in uris[-1]:
             raise UserError(f"tracking_uri: the run keeps no password ({uris[-1]}); give tracking_uri=... with it")
         FolderLock(run.folder).check()
+        for each in (run, *run.stages):
+            each.metrics()  # before the store is asked
     return runs, uris
 
 

@@ -142,11 +142,17 @@ def _start_or_resume(run: Run, trainer: Any, module: Any, datamodule: Any, start
     try:
         with blaming_own_code(run.config):
             trainer.fit(module, datamodule, ckpt_path=run.checkpoint)
-    except Exception:
-        if not run.resumes or start.resumed:
+    except Exception as error:
+        if not run.resumes or start.resumed or _of_another_file(error, run.checkpoint):
             raise
         with blaming(f"ckpt: {run.checkpoint} does not fit this run", "take another one, or start without ckpt"):
             raise
+
+
+def _of_another_file(error: Exception, checkpoint: Path | None) -> bool:
+    """Return whether the system refused a file other than the checkpoint, and says which."""
+    file = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    return isinstance(file, str | Path) and checkpoint not in (Path(file), *Path(file).parents)
 
 
 @contextlib.contextmanager

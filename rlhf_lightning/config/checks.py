@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_lightning.addresses import check_address
 from rlhf_lightning.config.arithmetic import check_arithmetic
 from rlhf_lightning.config.check_types import check_types
+from rlhf_lightning.config.checkpoint_names import check_checkpoint_names
 from rlhf_lightning.config.combinations import check_groups, check_schedule, check_validation_interval
 from rlhf_lightning.config.kernel_choice import check_kernels
 from rlhf_lightning.config.monitors import check_monitors
@@ -115,6 +116,7 @@ def check_sections(config: Mapping[str, Any]) -> None:
         _check_register(config)
     check_arithmetic(config)
     check_monitors(config)
+    check_checkpoint_names(config)
 
 
 def judges(reward: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

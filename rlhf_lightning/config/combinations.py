@@ -42,8 +42,14 @@ def check_validation_interval(trainer: Mapping[str, Any]) -> None:
 
 
 def check_schedule(config: Mapping[str, Any]) -> None:
-    """Raise UserError for a schedule that ends with the run if the run has no end."""
+    """Raise UserError for a schedule that follows a metric, or that ends with the run if the run has no end."""
     scheduler, trainer = config.get("scheduler") or {}, config["trainer"]
-    ends = str(scheduler.get("_target_", "")).rpartition(".")[2] in ENDING_SCHEDULES
+    target = str(scheduler.get("_target_", ""))
+    if target.endswith(".ReduceLROnPlateau"):
+        raise UserError(
+            f"scheduler._target_: found {target}, which follows a metric; must be a schedule over the steps, such as "
+            "scheduler=cosine"
+        )
+    ends = target.rpartition(".")[2] in ENDING_SCHEDULES
     if ends and trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) in (-1, None):
         raise UserError(ENDLESS_SCHEDULE)

@@ -111,6 +111,28 @@ def above(key: str, other: str) -> When:
     return is_above
 
 
+def fewer_steps(config: Config) -> bool:
+    """Return whether the epochs of an algorithm that samples have fewer optimiser steps than `trainer.min_steps`."""
+    least, epochs = get(config, "trainer.min_steps"), get(config, "trainer.max_epochs")
+    if not samples(config) or not isinstance(least, int) or not isinstance(epochs, int) or epochs < 0:
+        return False
+    algorithm = config["algorithm"]
+    each = setting(algorithm, "ppo_epochs", 1) * setting(algorithm, "num_minibatches", 1)
+    return isinstance(each, int) and least > epochs * each
+
+
+def scores_one_by_one(section: str) -> When:
+    """Return a condition: the scores come from functions of this process, or a judge."""
+
+    def no_batches(config: Config) -> bool:
+        given = get(config, section) or {}
+        parts = [given, *(given.get("components") or {}).values()]
+        batched = any(part.get(key) for part in parts for key in ("model", "models", "url"))
+        return target(config, section).startswith("rlhf_lightning.") and not batched
+
+    return no_batches
+
+
 def deepspeed(config: Config) -> bool:
     strategy = get(config, "trainer.strategy")
     name = strategy.get("_target_", "") if isinstance(strategy, Mapping) else strategy

@@ -12,6 +12,7 @@ from rlhf_lightning.config.conditions import (
     compares,
     deepspeed,
     equals,
+    fewer_steps,
     get,
     is_section_of_ours,
     kl_kind,
@@ -24,6 +25,7 @@ from rlhf_lightning.config.conditions import (
     part_of_a_rollout,
     reads_rows,
     samples,
+    scores_one_by_one,
     validates,
     without,
 )
@@ -57,7 +59,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.dropout", "model.adapter.dropout"), compares, _NO_DROPOUT),
     Rule(("model.revision",), local_model, "a folder has no revisions; only a name on the hub does"),
     # ---- data
-    Rule(("data.val_batch_size",), lambda c: not validates(c), _NO_VALIDATION),
+    Rule(("data.val_batch_size", "data.val_samples"), lambda c: not validates(c), _NO_VALIDATION),
     Rule(
         ("data.max_prompt_length",),
         longer,
@@ -122,6 +124,12 @@ RULES: tuple[Rule, ...] = (
         ("trainer.min_steps",),
         above("trainer.min_steps", "trainer.max_steps"),
         "trainer.max_steps ends the run earlier",
+        contradicts=True,
+    ),
+    Rule(
+        ("trainer.min_steps",),
+        fewer_steps,
+        "trainer.max_epochs ends the run earlier",
         contradicts=True,
     ),
     Rule(
@@ -218,6 +226,14 @@ RULES: tuple[Rule, ...] = (
         ("algorithm.importance_cap",),
         both(ours, equals("rollout.engine", "native")),
         "rollout=native samples with the trainer's own probabilities, so there is nothing to weigh; set it to null",
+    ),
+    *(
+        Rule(
+            (f"{name}.batch_size",),
+            scores_one_by_one(name),
+            "only a reward model or a server takes responses in batches; leave it at its default",
+        )
+        for name in ("reward", "cost")
     ),
     Rule(
         ("reward.standardize",),

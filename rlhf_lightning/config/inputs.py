@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,8 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             continue
         with blaming(f"{key}: {value} cannot be read"):
             Path(value).expanduser().exists()  # a name may be too long for the file system
+        if is_model:
+            _check_not_replaced(config, key, value)
         first = f"; first run: {commands[value]}" if value in commands else ""
         if is_model:
             check_model(key, value, first)
@@ -72,6 +75,17 @@ def _check_members(config: Mapping[str, Any]) -> None:
         check_one_kind({path: declares(Path(path), separator) for path in local}, f"reward{name}.models")
 
 
+def _check_not_replaced(config: Mapping[str, Any], key: str, value: str) -> None:
+    """Raise UserError if a run would write its model over one that it reads, or over the base of an adapter."""
+    own = config.get("run_dir")
+    if own is None or config.get("ckpt"):
+        return
+    taken = {os.path.realpath(own), os.path.realpath(Path(own) / "model")}
+    for path in (Path(value), *_adapter_bases(key, value)):
+        if os.path.realpath(path.expanduser()) in taken:
+            raise UserError(f"run_dir: found {own}, where the run's model would replace {key}; choose another folder")
+
+
 def _check_vllm_is_installed(config: Mapping[str, Any]) -> None:
     if samples_with_vllm(config) and not config["rollout"].get("server") and not importlib.util.find_spec("vllm"):
         raise UserError(VLLM_NOT_INSTALLED)
@@ -95,14 +109,24 @@ def check_model(key: str, value: str, advice: str = "") -> None:
 
 def check_hashes(key: str, value: str) -> None:
     """Raise UserError if a model's files, or those of its adapter's base, have changed since they were written."""
-    folder = Path(value) / "model" if _holds_itself(Path(value) / "model") else Path(value)
+    folder = _model_folder(value)
     check_model_files(folder, key=key)
-    file = folder / "adapter_config.json"
-    if file.is_file():
-        with blaming(f"{key}: {file} cannot be read"):
-            base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            if isinstance(base, str) and base:
-                check_model_files(base, key=key)
+    for base in _adapter_bases(key, value):
+        check_model_files(base, key=key)
+
+
+def _model_folder(value: str) -> Path:
+    return Path(value) / "model" if _holds_itself(Path(value) / "model") else Path(value)
+
+
+def _adapter_bases(key: str, value: str) -> list[Path]:
+    """Return the base of an adapter, if the folder holds one."""
+    file = _model_folder(value) / "adapter_config.json"
+    if not file.is_file():
+        return []
+    with blaming(f"{key}: {file} cannot be read"):
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    return [Path(base)] if isinstance(base, str) and base else []
 
 
 def refuse_reward_model(key: str, value: str) -> None:

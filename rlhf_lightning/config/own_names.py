@@ -14,8 +14,8 @@ from rlhf_lightning.value_checks import unwrap, without_null
 def may_be_added(key: str, config: Mapping[str, Any], top: Any) -> bool:
     """Return whether a key that a config lacks is in a mapping whose names are the user's own.
 
-    `reward.arguments.x` is, and `rewards.mine.model`; `optimizer.lrr` and `rewards.mine.modle` are not, because their
-    sections know their keys.
+    `reward.arguments.x` is, and `rewards.mine.model`; so is `requires`, with several of them at once. `optimizer.lrr`
+    and `rewards.mine.modle` are not, because their sections know their keys.
 
     Args:
         key: dotted.
@@ -27,9 +27,9 @@ def may_be_added(key: str, config: Mapping[str, Any], top: Any) -> bool:
 
 def _may_be_added(names: Sequence[str], section: Any, kinds: Any) -> bool:
     name, *rest = names
-    if not rest:
-        return False
     kind = get_type_hints(kinds, include_extras=True).get(name) if kinds is not None else None
+    if not rest:
+        return holds_own_names(kind)
     inner = _inner(section, name)
     if (made := inner.get("_target_") or section_of(kind)) is not None:
         return _may_be_added(rest, inner, section_type(str(made), name))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from typing_extensions import get_type_hints
 
-from rlhf_lightning.config.inputs import check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.config.schema import Stage
 from rlhf_lightning.config.spelling import did_you_mean, nearest
 from rlhf_lightning.errors import UserError
@@ -46,13 +45,3 @@ def check_names(given: Mapping[str, Any], names: Sequence[str], bases: Mapping[s
             allowed = list(dict.fromkeys(bases.values())) if written == name else names
             match = did_you_mean(nearest(name, allowed))
             raise UserError(f"{written}: no such stage; allowed: {', '.join(allowed) or 'none'}{match}")
-
-
-def check_call(config: Mapping[str, Any], made: Collection[str]) -> None:
-    """Raise UserError for a missing file that a stage's call reads. Arguments as for `check_inputs`."""
-    for key in ("prompts", "constitution", "guidelines"):
-        path = config["call"].get(key)
-        if isinstance(path, str) and not will_be_made({}, path, made):
-            if missing_locally(path):
-                raise UserError(f"call.{key}: {path} does not exist")
-            check_no_split_of_a_file(f"call.{key}", path)

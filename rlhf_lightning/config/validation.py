@@ -14,7 +14,7 @@ from rlhf_lightning.config.spelling import did_you_mean, dotted_keys, nearest, n
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.source.definitions import definition, public_names
 from rlhf_lightning.source.sections import section_of, section_type
-from rlhf_lightning.value_checks import A_DOZEN, SHOWN, unwrap, without_null, wrong_value
+from rlhf_lightning.value_checks import A_DOZEN, SHOWN, shown, unwrap, without_null, wrong_value
 
 MISSING = "???"  # OmegaConf's mark for a value that must still be given
 
@@ -93,7 +93,15 @@ def _section_problems(section: Mapping[str, Any], schema: Any, prefix: str, know
         for item in error.errors(include_url=False):
             path, annotation = _locate(schema, item["loc"])
             key = prefix + ".".join(path)
-            if item["type"] == "extra_forbidden":
+            if item["loc"][-1] == "[key]" and not isinstance(item["input"], str):
+                name = str(item["loc"][-2])
+                yield Problem(
+                    _WRONG,
+                    prefix + ".".join(part for part in path if part not in (name, "[key]")),
+                    f"found the name {shown(item['input'])}, which YAML does not read as text; choose one that begins "
+                    "with a letter",
+                )
+            elif item["type"] == "extra_forbidden":
                 yield Problem(_UNKNOWN, key, "no such key" + _suggestion(key, schema, path, prefix, known))
             elif item["type"] != "missing":
                 yield Problem(_WRONG, key, wrong_value(key, _lookup(values, path), annotation))
@@ -125,7 +133,7 @@ def _locate(schema: Any, loc: tuple[int | str, ...]) -> tuple[list[str], Any]:
 
 def _lookup(values: Any, path: list[str]) -> Any:
     for part in path:
-        values = values[part]
+        values = next(value for name, value in values.items() if str(name) == part)
     return values
 
 

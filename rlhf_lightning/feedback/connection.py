@@ -96,13 +96,8 @@ class Database:
         options: dict[str, Any] = {"pool_pre_ping": not self.is_sqlite, "pool_size": 40}  # a web server's threads
         if self.is_sqlite:
             options["connect_args"] = {"timeout": self.patience, "check_same_thread": False}
-        try:
+        with _with_driver(self.name):
             engine = create_engine(self._url, **options)
-        except (ImportError, NoSuchModuleError) as error:
-            raise UserError(
-                f"feedback.store: {self.name} cannot be opened: {reason(error)}"
-                f"{'' if 'pip install' in reason(error) else '; install the driver of this database'}"
-            ) from error
         if self.is_sqlite:
             event.listen(engine, "connect", self._set_up)
             event.listen(engine, "begin", _begin)
@@ -163,6 +158,24 @@ class Database:
             f"feedback.store: {self.name} has been locked by another process for {self.patience:g} s; wait until it is "
             "done, or end it, and try again"
         )
+
+
+def check_url(url: str) -> None:
+    """Raise UserError unless it is the URL of a database whose driver is installed. Nothing is opened."""
+    parsed = _checked(url)
+    with _with_driver(parsed.render_as_string(hide_password=True)):
+        create_engine(parsed).dispose()
+
+
+@contextlib.contextmanager
+def _with_driver(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, NoSuchModuleError) as error:
+        raise UserError(
+            f"feedback.store: {name} cannot be opened: {reason(error)}"
+            f"{'' if 'pip install' in reason(error) else '; install the driver of this database'}"
+        ) from error
 
 
 def is_there(url: str) -> bool:

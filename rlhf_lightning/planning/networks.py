@@ -65,7 +65,7 @@ class Network:
     task: Literal["CAUSAL_LM", "SEQ_CLS"]
     dtype: torch.dtype
     attn_implementation: str | None = None
-    lora: LoRA | None = None
+    lora: LoRA | None = field(default=None, hash=False)  # its list of layers has no hash
     nf4: NF4 | None = None
     activation_checkpointing: bool = False
     dropout: bool = False

@@ -62,6 +62,10 @@ def _named(path: Path) -> Path:
         raise UserError(f"ckpt: {path} does not exist; give the path of a checkpoint, or last")
     if not path.is_file() and not path.is_dir():
         raise UserError(f"ckpt: {path} is neither a file nor a folder; give the path of a checkpoint, or last")
+    inside = [*path.glob("*.ckpt"), *path.glob("checkpoints/*.ckpt")] if what_is_broken(path) else []
+    if inside:
+        newest = max(inside, key=newness)
+        raise UserError(f"ckpt: {path} is a folder with checkpoints in it; give one of them, such as ckpt={newest}")
     # Another tool's file has no manifest: whether it can be read shows when it is loaded.
     if (manifest_of(path).exists() or path.is_dir()) and (problem := what_is_broken(path)):
         raise UserError(f"ckpt: {path} is broken: {problem}; take another one, or ckpt=last")

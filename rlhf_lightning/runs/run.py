@@ -18,7 +18,8 @@ from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.hashes import check_files
 from rlhf_lightning.runs.checkpoints import find_checkpoint, has_checkpoint, refuse_foreign_resume
 from rlhf_lightning.runs.config_file import read_config
-from rlhf_lightning.runs.folder_lock import FolderLock, check_run_dir
+from rlhf_lightning.runs.folder_lock import FolderLock
+from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.quoting import shell_words
 from rlhf_lightning.runs.ranks import first_process
 from rlhf_lightning.runs.resuming import check_same_run
@@ -26,7 +27,7 @@ from rlhf_lightning.runs.run_folder import (
     begin_run,
     choose_run_dir,
     forget_run_dir,
-    read_json_lines,
+    read_metrics,
     resume_run,
     run_of_checkpoint,
     write_config,
@@ -144,7 +145,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl."""
-        return read_json_lines(self.folder / "metrics.jsonl")
+        return read_metrics(self.folder / "metrics.jsonl")
 
     # ---- what it resumes
 
@@ -167,7 +168,7 @@ class Run:
     def earlier_metrics(self) -> list[dict[str, Any]]:
         """Return the rows of metrics that its checkpoint's run had written when it was saved."""
         source = self.checkpoint and run_of_checkpoint(self.checkpoint)
-        rows, steps = read_json_lines(source / "metrics.jsonl") if source else [], self.steps_before
+        rows, steps = read_metrics(source / "metrics.jsonl") if source else [], self.steps_before
         return [row for row in rows if steps is None or row.get("step", 0) <= steps]
 
     # ---- its course
@@ -186,7 +187,7 @@ class Run:
                 if not self.resumes:
                     refuse_foreign_resume(self.folder)
                 if first_process():
-                    check_run_dir(self.folder)
+                    check_place(self.folder, self.config)
                     self._lock.check()
             yield
         forget_run_dir()

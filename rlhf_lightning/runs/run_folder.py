@@ -51,6 +51,11 @@ def _has_nodes(config: Mapping[str, Any]) -> bool:
     return isinstance(nodes, int) and nodes > 1
 
 
+def chosen_run_dir() -> str | None:
+    """Return the folder that was chosen for the run of this process, if it has not ended."""
+    return os.environ.get(_SHARED)
+
+
 def forget_run_dir() -> None:
     """Forget the folder after a run, so that the next one in this process (a sweep) gets its own."""
     os.environ.pop(_SHARED, None)
@@ -161,4 +166,30 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return []
     check_files(path.parent, (path.name,))
     with blaming(f"{path} cannot be read"), path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+        return [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: not JSON: {getattr(error, 'msg', error)}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{path}, line {number}: found {type(row).__name__}; must be a JSON object")
+    return row
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's metrics.jsonl.
+
+    Raises:
+        UserError: it differs from what the run wrote, or a row's step or one of its values is not a number.
+    """
+    rows = read_json_lines(path)
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            whole = name != "step" or (isinstance(value, int) and value >= 0)
+            if isinstance(value, bool) or not isinstance(value, int | float | None) or not whole:
+                must = "a whole number >= 0" if name == "step" else "a number"
+                raise UserError(f"{path}, line {number}: {name}: found {json.dumps(value)}; must be {must}")
+    return rows

@@ -3,6 +3,7 @@
 from bad_input_catalogue.algorithms import ALGORITHMS
 from bad_input_catalogue.attacks import ATTACKS
 from bad_input_catalogue.case import Case
+from bad_input_catalogue.chains import CHAINS
 from bad_input_catalogue.configs import CONFIGS
 from bad_input_catalogue.data import DATA
 from bad_input_catalogue.feedback import FEEDBACK
@@ -22,6 +23,7 @@ CASES: list[Case] = [
     *REWARDS,
     *ALGORITHMS,
     *RUNS,
+    *CHAINS,
     *ODD_VALUES,
     *ODD_FILES,
     *OWN_CODE,

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from bad_input_catalogue.case import DPO, PPO, SFT, Case, changed, writes
-from bad_input_catalogue.fixtures import truncates
+from bad_input_catalogue.case import DPO, EVALUATE, PPO, SFT, Case, changed, nothing, writes
+from bad_input_catalogue.fixtures import edit_json, truncates
 
 LAST = "run/checkpoints/last.ckpt"
 AGAIN = [*SFT, "run_dir=run"]
@@ -34,7 +34,56 @@ def _hidden_size(folder: Path) -> None:
     build_model(build_tokenizer(), hidden_size=32, layers=1).save_pretrained(folder / "model")
 
 
+def _checkpoints(name: str, *words: str, names: str = r"callbacks\.checkpoint\.filename", fast: bool = False) -> Case:
+    return Case(f"checkpoint name: {name}", "train", [*SFT, "run_dir=new", SAVES_ALL, *words], names, fast=fast)
+
+
+def _place(name: str, *words: str, command: str = "train", prepare: Callable[[Path], object] = nothing) -> Case:
+    base = {"train": SFT, "evaluate": EVALUATE}.get(command, [])
+    return Case(f"run folder: {name}", command, changed(base, *words), r"run_dir", prepare)
+
+
+SAVES_ALL = "callbacks.checkpoint.save_top_k=-1"
+FILENAME = "callbacks.checkpoint.filename"
+
+PLACES = [
+    _checkpoints("leaves its folder", f"{FILENAME}=../../run/checkpoints/last", fast=True),
+    _checkpoints("leaves its folder below", f"{FILENAME}=x/../../x"),
+    _checkpoints("absolute", f"{FILENAME}=/tmp/x"),
+    _checkpoints("a format that there is not", f"{FILENAME}='{{epoch:zz}}'"),
+    _checkpoints("a brace that does not end", f"{FILENAME}='{{epoch'"),
+    _checkpoints("a whole number of a metric", f"{FILENAME}='{{train/loss:d}}'"),
+    _checkpoints("too long", f"{FILENAME}={'a' * 220}"),
+    _checkpoints(
+        "of a second callback",
+        "+callbacks.more={_target_: lightning.pytorch.callbacks.ModelCheckpoint, filename: ../x}",
+        names=r"callbacks\.more\.filename",
+    ),
+    _checkpoints("in another run", "+callbacks.checkpoint.dirpath=run/checkpoints", names=r"checkpoint\.dirpath"),
+    _checkpoints("in a folder of another run", "+callbacks.checkpoint.dirpath=run/x", names=r"checkpoint\.dirpath"),
+    _checkpoints(
+        "metrics of another run", "+callbacks.metrics.path=run/metrics.jsonl", names=r"callbacks\.metrics\.path"
+    ),
+    _place("holds the base model", "run_dir=."),
+    _place("is the base model", "run_dir=model"),
+    _place("is another model", "run_dir=scorer"),
+    _place("holds another model", "run_dir=.", "model.path=adapter"),
+    _place("begins from itself", "run_dir=run", "model.path=run"),
+    _place(
+        "holds the base of an adapter",
+        *("run_dir=run", "model.path=adapter"),
+        prepare=edit_json("adapter/adapter_config.json", base_model_name_or_path="run/model"),
+    ),
+    _place("in another run's checkpoints", "run_dir=run/checkpoints"),
+    _place("in another run's model", "run_dir=run/model/x"),
+    _place("another program's", "run_dir=new", prepare=writes("new/config.yaml", "mine: 1\n")),
+    _place("of a training run, by rlhf-evaluate", "run_dir=run", command="evaluate"),
+    _place("of a training run, by rlhf-pipeline", "pipeline=demo", "logger=none", "run_dir=run", command="pipeline"),
+    _place("of an evaluation", "run_dir=new", prepare=writes("new/config.yaml", "policies: {a: b}\nbaseline: a\n")),
+]
+
 RUNS = [
+    *PLACES,
     _checkpoint("missing", lambda folder: None, r"ckpt.*bad\.ckpt", fast=True),
     _checkpoint("text", writes("bad.ckpt", "hello"), r"bad\.ckpt"),
     _checkpoint("empty", writes("bad.ckpt", ""), r"bad\.ckpt"),

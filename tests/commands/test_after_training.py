@@ -102,6 +102,7 @@ def test_a_new_model_takes_the_place_of_an_earlier_one_with_all_its_files(empty_
     config = settings(empty_folder, "logger=none")
     Path("run/model").mkdir(parents=True)
     Path("run/model/adapter_config.json").write_text("{}")  # a LoRA run was here
+    Path("run/config.yaml").write_text("model: {}\nalgorithm: {}\n")
     train.run(config)
     assert not Path("run/model/adapter_config.json").exists()
     assert sorted(path.name for path in Path("run").glob(".model*")) == []
