@@ -162,7 +162,7 @@ class Database:
 
 def check_url(url: str) -> None:
     """Raise UserError unless it is the URL of a database whose driver is installed. Nothing is opened."""
-    parsed = _checked(url)
+    parsed = checked_url(url)
     with _with_driver(parsed.render_as_string(hide_password=True)):
         create_engine(parsed).dispose()
 
