@@ -13,8 +13,11 @@ Bounds, stated before any run: accuracy at least 0.98 of the ceiling, since a ta
 the minimum at most half a step more than at the start, since another step can only lower a minimum; with the sum at
 least one step more than with the minimum. The exit code is 1 if one of them does not hold.
 
-24 epochs with a falling learning rate are the third setting: six epochs with a constant one reached 0.83 to 0.86 of the
-ceiling, twelve with a falling one 0.90 to 1.00.
+The setting is the fifth. On 8,000 chains the process reward model reached 0.83 to 0.86 of the ceiling in six epochs
+with a constant learning rate, 0.90 to 1.00 in twelve with a falling one and 0.976 to 0.998 in 24; in 36 it learned
+flipped labels by heart. On 24,000 chains, 20 epochs reached 0.910 on seed 0, where a few additions were never learned.
+Now the policy writes for eight epochs first, so that the model begins with the additions, and the learning rate rises
+before it falls.
 """
 
 from __future__ import annotations
@@ -33,8 +36,12 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    get_linear_schedule_with_warmup,
+)
 
 from rlhf_lightning.algorithms import KLPenalty, PPOModule, ProcessRewardModule, SFTModule
 from rlhf_lightning.data import PromptDataModule, SFTDataModule, StepDataModule, response_texts
@@ -49,6 +56,7 @@ OF_CEILING, MORE_WITH_MIN, MORE_WITH_SUM = 0.98, 0.5, 1.0
 WORLD = Arithmetic()
 REWARDS = {"minimum": "min", "sum": "steps"}  # name -> aggregation
 TOKENS = 48  # of a response: eight steps
+WARM_UP = 225  # steps of 4,500
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -99,19 +107,17 @@ def adam(lr: float) -> Any:
     return partial(torch.optim.AdamW, lr=lr, weight_decay=0.0)
 
 
-def linear_to_zero(optimizer: torch.optim.Optimizer, num_training_steps: int) -> LambdaLR:
-    """Return a learning rate that falls linearly and reaches 0 with the last step."""
-    return LambdaLR(optimizer, lambda step: max(0.0, 1 - step / num_training_steps))
-
-
 def process_reward(folder: Path, seed: int, rows: int) -> tuple[float, float, float]:
     """Train and export the process reward model; return its held-out accuracy, the ceiling, and the Brier score."""
     held_out = WORLD.rows(1500, seed + 1000)
     data = StepDataModule(tokenizer(), WORLD.rows(rows, seed), held_out, batch_size=32, step_separator=SEPARATOR)
     module = ProcessRewardModule(
-        partial(load_process_reward_model, folder / "writer"), tokenizer(), adam(2e-3), scheduler=linear_to_zero
+        partial(load_process_reward_model, folder / "writer"),
+        tokenizer(),
+        adam(1e-3),
+        scheduler=partial(get_linear_schedule_with_warmup, num_warmup_steps=WARM_UP),
     )
-    run = trainer(folder, 24)
+    run = trainer(folder, 6)
     run.fit(module, datamodule=data)
     module.export(folder / "process")
     metrics = run.callback_metrics
@@ -127,7 +133,7 @@ def writer(folder: Path, seed: int, rows: int) -> None:
     ]
     data = SFTDataModule(tokenizer(), chains, batch_size=64)
     module = SFTModule(partial(load_causal_lm, folder / "base"), tokenizer(), adam(2e-3))
-    trainer(folder, 2).fit(module, datamodule=data)
+    trainer(folder, 8).fit(module, datamodule=data)
     module.export(folder / "writer")
 
 
@@ -185,7 +191,7 @@ def main() -> int:
     """Run what is asked for; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=8_000)
+    parser.add_argument("--rows", type=int, default=24_000)
     parser.add_argument("--iterations", type=int, default=20)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")

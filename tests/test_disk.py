@@ -276,7 +276,7 @@ def test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one(
     fails: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin_run(tmp_path)
-    write_config(tmp_path, {"name": "former"})
+    write_config(tmp_path, {"name": "former", "model": {}, "algorithm": {}})
     DurableCheckpointIO(tmp_path).save_checkpoint({}, tmp_path / "checkpoints/last.ckpt")
     write_text_durably(tmp_path / "summary.json", "{}")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -288,7 +288,7 @@ def test_a_run_that_cannot_take_its_folder_over_leaves_it_to_the_earlier_one(
         monkeypatch.setattr(run_identity, "write_text_durably", full)
     else:
         monkeypatch.setattr(durable.os, "fsync", full)
-    run = Run({"name": "second", "run_dir": str(tmp_path)})
+    run = Run({"name": "second", "model": {}, "algorithm": {}, "run_dir": str(tmp_path)})
     with pytest.raises(DiskError, match=r"cannot be written: no space left on device"), run.in_place():
         run.begin()
     assert not run.begun

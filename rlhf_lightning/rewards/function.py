@@ -97,7 +97,10 @@ class FunctionReward(Reward):
             if said.startswith("function: "):
                 raise UserError(f"{self.key}: {self.name}: {said.removeprefix('function: ')}") from error
             if said.startswith("arguments."):
-                raise UserError(f"{self._beside}{said}") from error
+                said = f"{self._beside}{said}"
+                raise (
+                    BadScoreError(said, error.index) if isinstance(error, BadScoreError) else UserError(said)
+                ) from error
             raise
 
     @property

@@ -244,8 +244,8 @@ TEXT = (
             Mutant(
                 "the length is not checked",
                 SCORES,
-                "if length != n or len(scores) != n:",
-                "if len(scores) > n:",
+                "if len(found) != n:",
+                "if len(found) > n:",
                 (CHECKED,),
             ),
             Mutant(

@@ -49,7 +49,8 @@ def call(command: str, *arguments: str, folder: Path) -> subprocess.CompletedPro
         (
             "train",
             ["-m", "experiment=ppo_demo", "algorithm.gamma=2,3"],
-            "algorithm.gamma: found 2; must be a number in [0, 1]",
+            "algorithm.gamma: found 2; must be a number in [0, 1] (job 0 of the sweep: algorithm.gamma=2 in "
+            "outputs/demo/ppo_0)",
         ),
         (
             "train",

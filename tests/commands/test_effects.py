@@ -28,6 +28,7 @@ BASES = {
     **{name: [f"experiment={name}", *GIVEN, "reward.function=my.fn"] for name in ("ppo", "grpo")},
     **{name: [f"experiment={name}", *GIVEN] for name in ("orpo", "simpo", "cpo", "kto", "ilql")},
     "gkd": ["experiment=gkd", *GIVEN],
+    "lagrangian": ["experiment=ppo_lagrangian", *GIVEN, "reward.function=my.fn"],
     "ppo_demo": ["experiment=ppo_demo"],
 }
 NO_VAL = "data.val_fraction=0"
@@ -45,6 +46,13 @@ CASES = [
     ("dpo", "model/adapter=lora model.adapter.dropout=0.1", "model.adapter.dropout: found 0.1; DPOModule switches"),
     ("sft", "model.path=. model.revision=main", "model.revision: found main; a folder has no revisions"),
     ("sft", "data.val=org/held_out", "data.val_fraction: found 0.05; data.val gives the held-out rows"),
+    ("ppo", "reward.function=my.fn reward.batch_size=5", "reward.batch_size: found 5; only a reward model or a server"),
+    (
+        "lagrangian",
+        "cost.function=my.fn cost.batch_size=5",
+        "cost.batch_size: found 5; only a reward model or a server",
+    ),
+    ("ppo", "+trainer.min_steps=10000000", "trainer.min_steps: found 10000000"),
     ("sft", f"{NO_VAL} data.val_batch_size=4", "data.val_batch_size: found 4; nothing is validated"),
     ("dpo", "data.max_length=64 data.max_prompt_length=64", "data.max_prompt_length: found 64; prompt and answer"),
     (

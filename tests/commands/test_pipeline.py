@@ -12,6 +12,7 @@ from rlhf_lightning.config.evaluation_checks import policy_stages
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import Pipeline, stage_metrics
 from rlhf_lightning.runs.run import Run
+from rlhf_lightning.runs.run_folder import write_config
 from tests.commands.runs import write_model
 
 
@@ -99,6 +100,7 @@ def recorded(monkeypatch):
         folder = Path(run.config["run_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         summary = {"val/accuracy": 0.8, "objective/kl": 2.5, "kl/coef": 0.2, "wall_seconds": 1.0, "cpu_seconds": 0.5}
+        write_config(folder, run.config)
         (folder / "summary.json").write_text(json.dumps(summary))
         write_model(folder / "model", classifier="reward" in run.name)
         run.summary = summary

@@ -66,7 +66,7 @@ def complaint(*overrides: str, top: str = "train", schema: object = Train) -> st
             "algorithm.tokens_per_microbatch=few",
             'algorithm.tokens_per_microbatch: found "few"; must be a whole number',
         ),
-        ("rollout.temperature=0", "rollout.temperature: found 0; must be a number > 0"),
+        ("rollout.temperature=0", "rollout.temperature: found 0; must be a number >= 1e-05"),
         ("trainer.devices=0", "trainer.devices: found 0; must be a whole number >= 1 or auto"),
         # choices
         ("algorithm.kl.kind=adaptiv", 'algorithm.kl.kind: found "adaptiv"; must be adaptive | multiplicative'),

@@ -89,7 +89,7 @@ ON_POLICY |= {
     "cispo": OnPolicy(
         PolicyGradientModule,
         {"loss_type": "cispo", "clip_range": None, "clip_range_high": 4.0, "ppo_epochs": 1, "num_minibatches": 2},
-        *(1024, 1000, 2e-4),
+        *(1024, 4000, 2e-4),
         samples=8,
         bounds=(0.01, 0.1),
     ),

@@ -20,13 +20,6 @@ from tests.exact.runs import (
 
 pytestmark = pytest.mark.slow
 SEEDS = [0, 1, 2]
-MISSES = {("cispo", 0.3, 1): "regret 13.17%"}  # as docs/exact.md reports
-
-
-def expect_a_miss(request: pytest.FixtureRequest, name: str, beta: float, seed: int) -> None:
-    """Let the test fail where docs/exact.md says that the bound is missed, and not pass there unnoticed."""
-    if reason := MISSES.get((name, beta, seed)):
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -40,9 +33,8 @@ def test_ppo_reaches_the_optimum_within_its_regret_bound(beta: float, bound: flo
 @pytest.mark.parametrize(("beta", "which"), [(1.0, 0), (0.3, 1)])
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_what_samples_reaches_the_optimum_within_its_regret_bound(
-    name: str, beta: float, which: int, seed: int, request: pytest.FixtureRequest
+    name: str, beta: float, which: int, seed: int
 ) -> None:
-    expect_a_miss(request, name, beta, seed)
     result = train_on_policy(ON_POLICY[name], World(seed=seed), beta, seed)
     assert 0 <= result.regret <= ON_POLICY[name].bounds[which]
 

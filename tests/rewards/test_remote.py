@@ -175,7 +175,7 @@ def test_what_json_cannot_express_is_refused(server: Server) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"url": "ftp://a"}, r'^reward\.url: found "ftp://a"; must begin with http://'),
+        ({"url": "ftp://a"}, r'^reward\.url: found "ftp://a"; it must begin with http://'),
         ({"function": "a.b", "key_env": "K"}, r"^reward\.key_env: only a server asks for a key"),
         ({"url": "http://a", "function": "a.b"}, r"^reward\.function and reward\.url: only one source"),
         ({"url": "http://a", "dtype": "bfloat16"}, r"^reward\.dtype: only a reward model"),
@@ -183,7 +183,7 @@ def test_what_json_cannot_express_is_refused(server: Server) -> None:
         ({"components": {"a": {"url": "http://h:65536"}}}, r"^reward\.components\.a\.url: .*from 1 to 65535"),
         (
             {"url": "http://u:pw@h/x"},
-            r"^reward\.url: found .*http://\*\*\*@h/x.* leave them out, .* by reward\.key_env$",
+            r"^reward\.url: found .*http://\*\*\*@h/x.* leave them out, .* by reward\.key_env; ",
         ),
     ],
 )
