@@ -44,7 +44,7 @@ def _fault(address: str, credentials: bool, query: bool, log_in: str | None) -> 
     if not address.lower().startswith(("http://", "https://")):
         return "it must begin with http:// or https://"
     if not address.isascii() or not address.isprintable() or " " in address:
-        return "it has spaces or letters beyond ASCII; write them as %20, and a host as xn--..."
+        return "it has spaces or letters beyond ASCII; use percent encoding, such as %20, and for a host xn--..."
     try:
         parts = urlsplit(address)
     except ValueError:  # an unclosed bracket

@@ -22,7 +22,6 @@ def nan(prompts, responses, **columns): return [float("nan")] * len(responses)
 def texts(prompts, responses, **columns): return ["1.0"] * len(responses)
 def nested(prompts, responses, **columns): return [[1.0, 2.0]] * len(responses)
 def no_columns(prompts, responses): return [1.0] * len(responses)
-def one_argument(prompts, **columns): return [1.0] * len(prompts)
 def huge(prompts, responses, **columns): return [10**400] * len(responses)
 NUMBER = 3
 """

@@ -213,7 +213,6 @@ ODD_VALUES = [
     _raises("says several lines", "raise ValueError('first\\nsecond')", r"odd\.fn.*first"),
     _raises("stops iterating", "raise StopIteration", r"odd\.fn.*StopIteration"),
     _raises("raises a base exception", "raise type('Own', (BaseException,), {})('mine')", r"odd\.fn"),
-    _function("a coroutine", "async def fn(prompts, responses, **columns): return [1.0] * len(responses)\n"),
     _function("a module of NUL bytes", "a = 1\0", r"odd"),
     _function("a module in latin-1", "# caf\xe9 \ndef fn(:", r"odd"),
     _function("a class that is not called so", "class fn:\n    pass\n"),

@@ -35,7 +35,6 @@ REWARDS = [
     _function("nested", "mine.nested", r"mine\.nested"),
     _function("huge", "mine.huge", r"mine\.huge"),
     _function("takes no columns", "mine.no_columns", r"mine\.no_columns.*\*\*columns"),
-    _function("takes one argument", "mine.one_argument", r"mine\.one_argument"),
     _function("is a number", "mine.NUMBER", r"mine\.NUMBER"),
     _function("missing", "mine.nope", r"nope"),
     _function("module missing", "nowhere.fn", r"nowhere"),
@@ -123,8 +122,8 @@ REWARDS = [
             ("with a port of letters", "http://h:abc", "port"),
             ("with a password", "http://u:p@127.0.0.1:8177/404", r"reward\.key_env"),
             ("with a space", "http://127.0.0.1:8177/a b", "%20"),
-            ("with an open bracket", "http://[::1", "host:port"),
-            ("with a letter beyond ASCII", "http://127.0.0.1/\u00e9", "percent"),
+            ("with an open bracket", "http://[::1", "its host, or its port"),
+            ("with a letter beyond ASCII", "http://127.0.0.1/\u00e9", "percent encoding"),
             ("with an empty label", "http://a..b/", "host"),
         )
     ),
