@@ -82,7 +82,7 @@ def check_cache(path: Path, key: str = "judge.cache") -> None:
     if not os.path.isfile(path):
         raise UserError(f"{key}: {path} is {'a folder' if path.is_dir() else 'not a file'}; name a file of its own")
     with _readable(path, key):
-        where = f"{path.absolute().as_uri()}?mode=ro"
+        where = f"{path.absolute().as_uri()}?mode=rw"  # ro cannot take back what a killed process had begun to write
         with contextlib.closing(sqlite3.connect(where, timeout=30, uri=True)) as opened:
             listed = opened.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
             names = [name for (name,) in listed]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,20 @@ def test_a_damaged_entry_is_missing(tmp_path: Path) -> None:
     asked = ["good", "other", "broken", "bytes", "unknown"]
     assert AnswerCache(tmp_path / "cache.db").get(asked, lambda answer: isinstance(answer, str)) == {"good": "yes"}
     assert tables(tmp_path / "cache.db").count("answers") == 1
+
+
+BEGUN = """
+import os, sqlite3, sys
+opened = sqlite3.connect(sys.argv[1])
+opened.execute("PRAGMA cache_size = 1")  # pages go to the file before the transaction has ended
+opened.executemany("INSERT INTO answers VALUES (?, ?)", [(str(i), "1" * 500) for i in range(1000)])
+os._exit(1)
+"""
+
+
+def test_what_a_killed_process_has_begun_to_write_is_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "answers.db"
+    AnswerCache(file).put({"asked": {"a": 1}})
+    subprocess.run([sys.executable, "-c", BEGUN, str(file)], check=False)
+    assert file.with_name("answers.db-journal").exists()
+    assert AnswerCache(file).get(["asked", "0"]) == {"asked": {"a": 1}}
