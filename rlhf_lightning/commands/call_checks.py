@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.config.inputs import check_no_split_of_a_file, missing_locally, will_be_made
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import StageConfig
 
-_SQLITE = "sqlite:///"
 _COLLECT = "rlhf_lightning.feedback.collect"
 _EXPORT = "rlhf_lightning.feedback.export_judgements"
 _LABEL = (
@@ -60,15 +58,17 @@ def check_order(stages: Sequence[StageConfig]) -> None:
     accepted whose URL or driver is wrong.
     """
     stores = [each.config["call"]["store"] for each in stages if _target(each) in (_COLLECT, _EXPORT, *_LABEL)]
-    for url in dict.fromkeys(stores):
-        from rlhf_lightning.feedback.connection import check_url
+    if not stores:
+        return
+    from rlhf_lightning.feedback.connection import check_url, is_there
 
+    for url in dict.fromkeys(stores):
         check_url(url)
     filled: dict[str, set[str]] = {}
     for stage in stages:
         target, store = _target(stage), str((stage.config.get("call") or {}).get("store"))
         before = filled.setdefault(store, set())
-        if target in (_EXPORT, *_LABEL) and not _may_exist(store):
+        if target in (_EXPORT, *_LABEL) and not is_there(store):
             if not before:
                 raise UserError(f"{stage.key}call.store: no stage before it collects tasks in {store}")
             if target == _EXPORT and before <= {_COLLECT}:
@@ -79,7 +79,3 @@ def check_order(stages: Sequence[StageConfig]) -> None:
 
 def _target(stage: StageConfig) -> str:
     return str((stage.config.get("call") or {}).get("_target_"))
-
-
-def _may_exist(store: str) -> bool:
-    return not store.startswith(_SQLITE) or Path(store.removeprefix(_SQLITE).partition("?")[0]).is_file()

@@ -43,6 +43,12 @@ CHAINS = [
     _round("a model of a call", r"ppo_1\.model_from", "round.ppo.model_from=export"),
     _round("rows of a stage without", r"reward_1\.data_from", "round.reward.data_from=collect"),
     _round("nothing collects", r"label_1\.call\.store", "~round.collect"),
+    _round(
+        "nothing collects, and the driver is named",
+        r"label_1\.call\.store",
+        "~round.collect",
+        "feedback.store=sqlite+pysqlite:///nothere.db",
+    ),
     _round("nobody labels", r"export_1\.call\.store", "~round.label"),
     _name(
         "a number, of a component",
