@@ -1,6 +1,7 @@
 """Rounds of feedback on the embedded world, three seeds: does gold rise, and what do rounds and aggregation bring?
 
     python scripts/measure_rounds.py                       seeds 0 to 2, three tables
+    python scripts/measure_rounds.py --seeds 0 1 2 3 4 5 6 7
     python scripts/measure_rounds.py --seeds 0 -- round.ppo.model_from=policy
 
 Pipelines of each seed, in FOLDER/seedN; what has ended is not run again, and all share one SFT model:
@@ -10,7 +11,8 @@ Pipelines of each seed, in FOLDER/seedN; what has ended is not run again, and al
     majority, bradley_terry     the labels of `one`, aggregated in another way, and the reward model of them
 
 Prints the tables and writes them to FOLDER/tables.md. The 95 % intervals come from a bootstrap over the prompts of each
-seed, and differences are taken prompt by prompt. They leave out chance in training, which the seeds show.
+seed, and differences are taken prompt by prompt. They leave out chance in training, except for those "over seeds",
+which are Student's, with the seeds' means as the sample.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMMAND = "from rlhf_lightning.commands.pipeline import main; main()"
-LIMIT = 400  # tasks of a round in conf/pipeline/rounds.yaml
+LIMIT = 300  # tasks of a round in conf/pipeline/rounds.yaml
 LIMIT_OF_ONE = f"round.collect.call.limit={2 * LIMIT}"
 GOLD = "rlhf_lightning.simulation.gold_reward"
 AGGREGATIONS = ("dawid_skene", "bradley_terry", "majority")
@@ -55,6 +57,20 @@ def shown(seeds: Sequence[Array], form: str) -> str:
     mean, low, high = (format(value, form) for value in interval(seeds))
     each = ", ".join(format(float(seed.mean()), form) for seed in seeds)
     return f"{mean} ({low} to {high}) | {each}"
+
+
+def interval_over_seeds(means: Sequence[float]) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean of independent values; NaN of a single one.
+
+    >>> [round(bound, 3) for bound in interval_over_seeds([1.0, 2.0, 3.0])]
+    [-0.484, 4.484]
+    """
+    from scipy import stats
+
+    if len(means) < 2:
+        return float("nan"), float("nan")
+    low, high = stats.t.interval(0.95, len(means) - 1, loc=np.mean(means), scale=stats.sem(means))
+    return float(low), float(high)
 
 
 def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
@@ -87,7 +103,7 @@ def run(folder: Path, seed: int, *overrides: str) -> None:
 
 
 def golds(folder: Path, seed: int) -> Scores:
-    """Return the mean gold score per unseen prompt of every policy of a seed, four responses to each."""
+    """Return the mean gold score per unseen prompt of every policy of a seed, sixteen responses to each."""
     from rlhf_lightning.evaluation import evaluate_policies
     from rlhf_lightning.rewards import make_reward
 
@@ -101,7 +117,7 @@ def golds(folder: Path, seed: int) -> Scores:
         max_new_tokens=32,
         batch_size=160,
         seed=seed,
-        samples_per_prompt=4,
+        samples_per_prompt=16,
     )
     prompts: dict[str, dict[str, list[float]]] = {}
     for row in found.samples:
@@ -160,11 +176,12 @@ def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[S
         lines.append(f"| {title} | {shown([each[name] for each in gold], '.2f')} | {change} |")
     lines += [
         "",
-        "| tasks | gold, two rounds | gold, one round | two rounds less one | each seed |",
-        "|---|---|---|---|---|",
+        "| tasks | gold, two rounds | gold, one round | two rounds less one | each seed | over seeds |",
+        "|---|---|---|---|---|---|",
     ]
     two, one = (f"{interval([each[name] for each in gold])[0]:.2f}" for name in ("rounds_2", "one"))
-    lines.append(f"| {2 * LIMIT} | {two} | {one} | {gain('rounds_2', 'one')} |")
+    low, high = interval_over_seeds([float((each["rounds_2"] - each["one"]).mean()) for each in gold])
+    lines.append(f"| {2 * LIMIT} | {two} | {one} | {gain('rounds_2', 'one')} | {low:+.2f} to {high:+.2f} |")
     accurate = "reward model's held-out accuracy"
     columns = ["aggregation", "right labels", accurate, "each seed", "more than majority", "each seed"]
     lines += ["", f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|"]

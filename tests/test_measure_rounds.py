@@ -28,6 +28,12 @@ def test_an_interval_is_that_of_the_mean_over_the_prompts_of_all_seeds(script: A
     assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.1)  # the seeds' own difference is no noise
 
 
+def test_an_interval_over_seeds_takes_the_seeds_as_the_sample(script: Any) -> None:
+    low, high = script.interval_over_seeds([1.0, 2.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)  # t(0.975) of 2 degrees
+    assert np.isnan(script.interval_over_seeds([1.0])).all()
+
+
 def test_the_script_compares_rounds_of_as_many_tasks_as_the_config_asks(script: Any) -> None:
     assert compose_config("pipeline", ["pipeline=rounds"])["round"]["collect"]["call"]["limit"] == script.LIMIT
 

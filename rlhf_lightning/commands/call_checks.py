@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rlhf_lightning.config.inputs import check_no_split_of_a_file, missing_locally, will_be_made
+from rlhf_lightning.config.inputs import (
+    check_model,
+    check_no_split_of_a_file,
+    missing_locally,
+    refuse_reward_model,
+    will_be_made,
+)
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.runs.pipeline import StageConfig
 
@@ -75,6 +82,26 @@ def check_order(stages: Sequence[StageConfig]) -> None:
                 raise UserError(f"{stage.key}call.store: no stage before it labels the tasks in {store}")
         if not stage.trains and target != _EXPORT:
             filled[store] = before | {target}
+
+
+def check_baselines(stages: Sequence[StageConfig]) -> None:
+    """Raise UserError for a baseline that no earlier stage trains and that is no policy, or cannot answer."""
+    from rlhf_lightning.feedback.rounds import check_baseline
+
+    folders = [stage.folder for stage in stages]
+    for number, stage in enumerate(stages):
+        call = stage.config.get("call") or {}
+        baseline, key = call.get("baseline"), f"{stage.key}call.baseline"
+        if _target(stage) != _COLLECT or not baseline:
+            continue
+        if Path(baseline) not in folders:
+            check_model(key, baseline)
+            refuse_reward_model(key, baseline)
+        elif Path(baseline) not in folders[:number]:
+            raise UserError(f"{key}: found {baseline}, which this stage or a later one makes; give an earlier policy")
+        elif not stages[folders.index(Path(baseline))].gives_policy:
+            raise UserError(f"{key}: found {baseline}, of a stage that trains no policy; give one that does")
+        check_baseline(call["model"], baseline, call.get("samples_per_prompt", 4), f"{stage.key}call.")
 
 
 def _target(stage: StageConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlhf_lightning.commands.call_checks import check_call, check_order
+from rlhf_lightning.commands.call_checks import check_baselines, check_call, check_order
 from rlhf_lightning.commands.command_line import is_plain, read_arguments, run_command, without_collector
 from rlhf_lightning.commands.composition import compose_config
 from rlhf_lightning.commands.guidance import answer
@@ -89,6 +89,7 @@ def check_pipeline(pipeline: Pipeline) -> None:
         with keys_under(stage.key):
             (check_inputs if stage.trains else check_call)(stage.config, made(pipeline))
     check_order(pipeline.to_run)
+    check_baselines(pipeline.to_run)
     for stage in pipeline.skipped:
         name = stage.name
         if not (folder / name / "summary.json").is_file():

@@ -17,7 +17,7 @@ from rlhf_lightning.feedback.drawing import Drawing
 from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaired_rows, write_splits
 from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import progress
-from rlhf_lightning.feedback.records import Prompt
+from rlhf_lightning.feedback.records import Prompt, Task
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking
 from rlhf_lightning.judging.settings import JudgeSettings
@@ -58,12 +58,16 @@ def collect(
     attn_implementation: Attention | None = None,
     reward_model: Text | Path | None = None,
     seed: Whole = 0,
+    baseline: Text | Path | None = None,
 ) -> dict[str, Any]:
     """Sample a policy's responses to prompts, and add tasks to a store that ask which are better. A pipeline stage.
 
     Prompts are taken in a random order that depends on the seed and on the name of the policy's folder. Those that the
     store has tasks about, with responses of other policies, come last: each round uses different ones while there are
     any. Called again, it adds no duplicates.
+
+    With a `baseline`, half of the responses to each prompt are its own. A policy that has dropped a kind of answer
+    gives labelers nothing to compare the rest with, and the next reward model may prefer whatever is left.
 
     Args:
         folder: the stage's folder; nothing is written there.
@@ -72,33 +76,43 @@ def collect(
         prompts: rows with a prompt.
         limit: the most tasks; null: as many as the prompts give.
         choice, pairs, overlap, overlap_share, reask: see `Asking`.
-        samples_per_prompt: responses to each prompt.
+        samples_per_prompt: responses to each prompt; an even number with a baseline.
         max_new_tokens, temperature, batch_size, max_prompt_length, dtype, attn_implementation: see `Drawing`.
         reward_model: scores the responses, for `choice` uncertain or best_worst.
         seed: seed of everything random.
+        baseline: the folder of a policy to compare with, such as the SFT model; the policy itself counts as none.
 
     Returns:
         `tasks`: how many tasks the round asks.
 
     Raises:
-        UserError: no responses can be compared, or a file or model cannot be read.
+        UserError: no responses can be compared, `samples_per_prompt` is odd with a baseline, the baseline is another
+            policy of the same name, or a file or model cannot be read.
     """
     from rlhf_lightning.feedback.collecting import collect_tasks
     from rlhf_lightning.feedback.sources import read_prompts
     from rlhf_lightning.rewards import make_reward
 
-    read, name = read_prompts(prompts), Path(model).name
+    check_baseline(model, baseline, samples_per_prompt, "collect.")
+    read, policies = read_prompts(prompts), {Path(each).name: str(each) for each in (model, baseline) if each}
     drawing = Drawing(
-        samples_per_prompt, max_new_tokens, temperature, batch_size, max_prompt_length, seed, dtype, attn_implementation
+        samples_per_prompt // len(policies),
+        max_new_tokens,
+        temperature,
+        batch_size,
+        max_prompt_length,
+        seed,
+        dtype,
+        attn_implementation,
     )
     rewards = [make_reward(model=str(reward_model), dtype=dtype)] if reward_model else []
     with FeedbackStore(store) as opened:
-        order = _order(read.questions, opened, name, seed)
+        order = _order(read.questions, opened, list(policies), seed)
         if limit is not None:
             order = order[: -(-limit // pairs) * 5 // 4]  # a policy gives some prompts the same answer each time
         read = replace(read, rows=[read.rows[i] for i in order], questions=[read.questions[i] for i in order])
         asking = Asking(choice, pairs, limit, overlap, overlap_share, reask, seed)
-        made = collect_tasks(opened, read, {name: str(model)}, asking, drawing, rewards=rewards)
+        made = collect_tasks(opened, read, policies, asking, drawing, rewards=rewards)
     if not made.added + made.there:
         raise UserError(
             f"collect.prompts: the responses to those of {prompts} are all the same or empty: nothing to ask"
@@ -106,16 +120,28 @@ def collect(
     return {"tasks": made.added + made.there}
 
 
-def _order(questions: Sequence[Prompt], store: FeedbackStore, policy: str, seed: int) -> list[int]:
+def check_baseline(model: str | Path, baseline: str | Path | None, samples_per_prompt: int, key: str) -> None:
+    """Raise UserError, which names the arguments after `key`, if a baseline cannot answer beside a model."""
+    if baseline is None:
+        return
+    if samples_per_prompt % 2:
+        raise UserError(f"{key}samples_per_prompt: {samples_per_prompt}; must be even: half are the baseline's")
+    if Path(model).name == Path(baseline).name and Path(model) != Path(baseline):
+        raise UserError(f"{key}baseline: {baseline} has the name of {model}, which tells responses apart; rename it")
+
+
+def _order(questions: Sequence[Prompt], store: FeedbackStore, policies: Sequence[str], seed: int) -> list[int]:
+    """Return the order of the prompts for a policy, and a baseline if there is one."""
     order = list(range(len(questions)))
-    random.Random(f"{seed}:{policy}").shuffle(order)
-    asked = {
-        content_hash(task.prompt)
-        for task in store.tasks()
-        if policy
-        not in (response.source for response in task.responses)  # its own do not count: it may be called again
-    }
+    random.Random(f"{seed}:{policies[0]}").shuffle(order)
+    asked = {content_hash(task.prompt) for task in store.tasks() if not _of_this_call(task, policies)}
     return sorted(order, key=lambda i: content_hash(questions[i]) in asked)
+
+
+def _of_this_call(task: Task, policies: Sequence[str]) -> bool:
+    """Return whether an earlier call with these policies may have made a task."""
+    sources = {response.source for response in task.responses}
+    return policies[0] in sources and sources.issubset(policies)
 
 
 @checked("label")

@@ -41,6 +41,14 @@ CHAINS = [
     _round("a reward of a policy", r"ppo_1\.reward_from", "round.ppo.reward_from=sft"),
     _round("a policy of a reward", r"ppo_1\.model_from", "round.ppo.model_from=reward"),
     _round("a model of a call", r"ppo_1\.model_from", "round.ppo.model_from=export"),
+    _round(
+        "a baseline that is not there",
+        r"collect_1\.call\.baseline: no/such/one",
+        "round.collect.call.baseline=no/such/one",
+    ),
+    _round("a baseline that scores", r"call\.baseline", "round.collect.call.baseline=scorer"),
+    _round("a baseline that holds no model", r"call\.baseline", "round.collect.call.baseline=prompts.jsonl"),
+    _round("an odd number beside a baseline", r"samples_per_prompt", "round.collect.call.samples_per_prompt=3"),
     _round("rows of a stage without", r"reward_1\.data_from", "round.reward.data_from=collect"),
     _round("nothing collects", r"label_1\.call\.store", "~round.collect"),
     _round(

@@ -8,6 +8,7 @@ STORE = "feedback/test_store.py"
 PAGES = "feedback/test_pages.py"
 ACCESS = "feedback/pages/access.py"
 ROUNDS = "commands/test_rounds.py"
+COLLECTING = "feedback/test_collecting.py"
 COEFFICIENTS = "feedback/coefficients.py"
 EXAMPLES = "feedback/test_coefficients.py::test_alpha_equals_krippendorffs_worked_examples"
 
@@ -58,25 +59,21 @@ FEEDBACK = (
                 "feedback/collecting.py",
                 "if key not in known]",
                 "if key]",
-                (
-                    "feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",
-                ),
+                (f"{COLLECTING}::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
             ),
             Mutant(
                 "other weights by the same name count as sampled",
                 "feedback/collecting.py",
                 "how = [policy.name, policy.mark,",
                 "how = [policy.name,",
-                ("feedback/test_collecting.py::test_other_weights_another_seed_and_more_prompts_are_sampled",),
+                (f"{COLLECTING}::test_other_weights_another_seed_and_more_prompts_are_sampled",),
             ),
             Mutant(
                 "policies draw alike",
                 "feedback/policies.py",
                 'seeded_generator(device, "collect", drawing.seed, self.name, asked)',
                 'seeded_generator(device, "collect", drawing.seed)',
-                (
-                    "feedback/test_collecting.py::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",
-                ),
+                (f"{COLLECTING}::test_each_policy_answers_each_prompt_and_a_second_call_samples_nothing",),
             ),
             Mutant(
                 "each start of the server makes new links",
@@ -159,6 +156,20 @@ FEEDBACK = (
                 'stage[key] = f"{stage[key]}_{number}"',
                 'stage[key] = f"{stage[key]}_1"',
                 (f"{ROUNDS}::test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_labels",),
+            ),
+            Mutant(
+                "a round asks about the policy's answers alone, without its baseline's",
+                "feedback/rounds.py",
+                "for each in (model, baseline) if each}",
+                "for each in (model,) if each}",
+                (f"{COLLECTING}::test_half_of_the_responses_are_the_baselines_unless_it_is_the_policy_itself",),
+            ),
+            Mutant(
+                "a round that is called again takes its tasks with a baseline for another round's",
+                "feedback/rounds.py",
+                "return policies[0] in sources and sources.issubset(policies)",
+                "return sources == {policies[0]}",
+                (f"{COLLECTING}::test_half_of_the_responses_are_the_baselines_unless_it_is_the_policy_itself",),
             ),
             Mutant(
                 "a finished stage is reused although its config has changed",

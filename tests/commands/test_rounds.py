@@ -34,6 +34,7 @@ def test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_
     assert [stage.name for stage in pipeline.to_run] == ["sft", *(f"{name}_{i}" for i in (1, 2) for name in each)]
     assert config_of(pipeline, "collect_1")["call"]["model"] == "there/sft"
     assert config_of(pipeline, "collect_2")["call"]["model"] == "there/ppo_1"
+    assert [config_of(pipeline, f"collect_{i}")["call"]["baseline"] for i in (1, 2)] == ["there/sft"] * 2
     assert config_of(pipeline, "reward_2")["data"]["train"] == "there/export_2/preferences.jsonl"
     assert config_of(pipeline, "ppo_2")["model"]["path"] == "there/sft"
     assert config_of(pipeline, "ppo_2")["reward"]["model"] == "there/reward_2"
@@ -70,6 +71,16 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ),
         ("round.collect.call.prompts=no.jsonl", "stages.collect_1.call.prompts: no.jsonl does not exist"),
         ("round.export.reward_from=sft", "stages.export_1.reward_from: rlhf_lightning.feedback.export_judgements has"),
+        ("round.collect.call.baseline=no/such/sft", "stages.collect_1.call.baseline: no/such/sft does not exist"),
+        (
+            "stages.collect_2.call.baseline=there/reward_1",
+            "baseline: found there/reward_1, of a stage that trains no policy",
+        ),
+        (
+            "stages.collect_1.call.baseline=there/ppo_1",
+            "baseline: found there/ppo_1, which this stage or a later one makes",
+        ),
+        ("round.collect.call.samples_per_prompt=3", "stages.collect_1.call.samples_per_prompt: 3; must be even"),
         ("round.ppo.data_from=export", "stages.ppo_1.data_from: PPOModule learns from rows of kind prompts"),
         ("round.reward.data.train=x.jsonl", "stages.reward_1.data.train: the stage takes the rows of data_from=export"),
         ("round.pp.seed=1", "round.pp: no such stage; allowed: round.collect, round.label, round.export"),

@@ -63,6 +63,41 @@ def test_each_round_asks_about_prompts_that_the_others_have_not_used(places, tmp
         assert not asked["old"] & asked["new"]
 
 
+def test_half_of_the_responses_are_the_baselines_unless_it_is_the_policy_itself(places, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(map(json.dumps, PROMPTS)), encoding="utf-8")
+    url, found = f"sqlite:///{tmp_path}/feedback.db", dict[str, list[Any]]()
+    for policy in ("old", "new"):
+        for _ in range(2):  # called again, it asks about the same prompts
+            rounds.collect(
+                tmp_path, places[policy], url, str(prompts), 4, "ranking", max_new_tokens=6, baseline=places["old"]
+            )
+        with FeedbackStore(url) as store:
+            seen = {task.id for each in found.values() for task in each}
+            found[policy] = [task for task in store.tasks() if task.id not in seen]
+    sources = {name: [sorted(each.source for each in task.responses) for task in made] for name, made in found.items()}
+    assert sources == {"old": [["old"] * 4] * 4, "new": [["new", "new", "old", "old"]] * 4}
+    assert not {task.prompt for task in found["old"]} & {task.prompt for task in found["new"]}
+
+
+@pytest.mark.parametrize(
+    ("baseline", "samples", "expected"),
+    [
+        ("old", 3, "collect.samples_per_prompt: 3; must be even: half are the baseline's"),
+        (
+            "other/new",
+            2,
+            r"collect.baseline: other/new has the name of \S+/new, which tells responses apart; rename it",
+        ),
+    ],
+)
+def test_a_baseline_that_cannot_answer_beside_a_policy_is_refused(baseline, samples, expected, places, tmp_path):
+    with pytest.raises(UserError, match=expected):
+        rounds.collect(
+            tmp_path, places["new"], "sqlite:///no.db", "no.jsonl", samples_per_prompt=samples, baseline=baseline
+        )
+
+
 def test_an_interrupted_collection_ends_as_an_uninterrupted_one(store, places, tmp_path, monkeypatch):
     asking = Asking(pairs=2, seed=5)
     with FeedbackStore(f"sqlite:///{tmp_path}/whole.db") as whole:
