@@ -85,7 +85,7 @@ def check_order(stages: Sequence[StageConfig]) -> None:
 
 
 def check_baselines(stages: Sequence[StageConfig]) -> None:
-    """Raise UserError for a baseline that no earlier stage trains and that is no policy, or cannot answer."""
+    """Raise UserError for a baseline that cannot answer: neither an earlier stage nor a folder gives such a policy."""
     from rlhf_lightning.feedback.rounds import check_baseline
 
     folders = [stage.folder for stage in stages]

@@ -42,7 +42,7 @@ CHAINS = [
     _round("a policy of a reward", r"ppo_1\.model_from", "round.ppo.model_from=reward"),
     _round("a model of a call", r"ppo_1\.model_from", "round.ppo.model_from=export"),
     _round(
-        "a baseline that is not there",
+        "a missing baseline",
         r"collect_1\.call\.baseline: no/such/one",
         "round.collect.call.baseline=no/such/one",
     ),
