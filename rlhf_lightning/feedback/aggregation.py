@@ -1,8 +1,8 @@
 """Aggregating the votes of several labelers into one verdict per pair.
 
-`majority` counts votes. `dawid_skene` learns from the votes alone how often each labeler gives each label for each true
-class (Dawid and Skene 1979). `bradley_terry` gives each response a score and each labeler a reliability (Chen et al.
-2013).
+`majority` counts votes. `dawid_skene` learns from the choices alone how often each labeler gives each label for each
+true class (Dawid and Skene 1979). `bradley_terry` gives each response a score and each labeler a reliability (Chen et
+al. 2013). With every method, a pair that more than half of its labelers call a tie, or neither, is a tie.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ QUADRATURE = 5  # nodes of Gauss and Hermite's quadrature over a difference of t
 class Decisions:
     """One row per compared pair, in the order of tasks; columns as in `Votes`.
 
-    `probability` is the probability that the first is better; `share` is the share of votes that agree with the
-    decision; `margin` is the mean strength in its favour, where a tie counts 0 and a vote against it is negative.
+    `probability` is the probability that the first is better, 0.5 for a tie; `share` is the share of votes that agree
+    with the decision; `margin` is the mean strength in its favour, where a tie counts 0 and a vote against it is
+    negative.
     """
 
     tasks: list[str]
@@ -179,6 +180,8 @@ def bradley_terry(
 def decide(votes: Votes, method: str = "majority") -> Decisions:
     """Return one decision per compared pair; repeated answers of a labeler do not count twice.
 
+    A pair is a tie, with a probability of 0.5, if more than half of its labelers say so (or `neither`).
+
     Args:
         votes: votes of all labelers.
         method: `majority`, `dawid_skene` or `bradley_terry`.
@@ -192,6 +195,7 @@ def decide(votes: Votes, method: str = "majority") -> Decisions:
     rows, unit = votes.units()
     count = np.bincount(unit, minlength=len(rows))
     probability = METHODS[method](votes, unit) if len(votes) else np.zeros(0)
+    probability[2 * np.bincount(unit, votes.outcome == TIE, len(rows)) > count] = 0.5
     direction = np.select([votes.outcome == FIRST, votes.outcome == SECOND], [1.0, -1.0], 0.0)
     sign = np.sign(np.round(probability - 0.5, 9))
     mine = sign[unit]
@@ -209,14 +213,17 @@ def decide(votes: Votes, method: str = "majority") -> Decisions:
 
 
 def reliabilities(votes: Votes, method: str = "dawid_skene") -> dict[str, float]:
-    """Return how often each labeler is right, by `dawid_skene` (the mean of both classes) or by `bradley_terry`."""
-    votes = votes.where(~votes.repeat)
+    """Return how often each labeler is right, by `dawid_skene` (the mean of both classes) or by `bradley_terry`.
+
+    `dawid_skene` knows a labeler by the choices: whoever only said tie or neither is left out.
+    """
+    votes = votes.where(~votes.repeat if method == "bradley_terry" else ~votes.repeat & (votes.outcome != TIE))
     if not len(votes):
         return {}
     if method == "bradley_terry":
         found: Array = _fit_bradley_terry(votes)[0].reliability
     else:
-        confusion = _fit_dawid_skene(votes, votes.units()[1]).confusion
+        confusion = _fit_dawid_skene(votes).confusion
         found = (confusion[:, 0, FIRST] + confusion[:, 1, SECOND] + confusion[:, :, TIE].sum(1) / 2) / 2
     return {votes.labelers[i]: float(found[i]) for i in np.unique(votes.labeler)}
 
@@ -227,12 +234,20 @@ def _by_majority(votes: Votes, unit: Numbers) -> Array:
 
 
 def _by_dawid_skene(votes: Votes, unit: Numbers) -> Array:
-    return _fit_dawid_skene(votes, unit).posterior[:, 0]
+    probability = np.full(int(unit.max()) + 1, 0.5)
+    chose = votes.outcome != TIE
+    if chose.any():
+        probability[np.unique(unit[chose])] = _fit_dawid_skene(votes.where(chose)).posterior[:, 0]
+    return probability
 
 
-def _fit_dawid_skene(votes: Votes, unit: Numbers) -> DawidSkene:
-    """Fit two classes to three labels; a tie supports both classes."""
-    return dawid_skene(unit, votes.labeler, votes.outcome, [[1, 0], [0, 1], [0.5, 0.5]])
+def _fit_dawid_skene(choices: Votes) -> DawidSkene:
+    """Fit two classes to the choices, without the ties.
+
+    A tie does not say which class a pair has. Fitted as a label, ties take over the class in which they are more
+    frequent, and the choices there are then taken for mistakes.
+    """
+    return dawid_skene(choices.units()[1], choices.labeler, choices.outcome, [[1, 0], [0, 1], [0.5, 0.5]])
 
 
 def _by_bradley_terry(votes: Votes, unit: Numbers) -> Array:

@@ -127,6 +127,28 @@ def test_a_tie_is_half_and_skips_and_repetitions_do_not_count():
     assert found.margin.tolist() == [0]
 
 
+@pytest.mark.parametrize("method", ["majority", "dawid_skene", "bradley_terry"])
+@pytest.mark.parametrize("tie", [Answer("tie"), Answer("neither")])
+def test_what_most_labelers_call_a_tie_is_one_and_takes_over_no_class(method, tie):
+    """Most pairs are ties, and the first response is better in most others: ties must not look like the second."""
+    said = {"tie": (tie, tie), "first": (0, 0), "second": (1, 1), "most": (tie, tie, 0), "half": (tie, 1)}
+    numbers = {"tie": 50, "first": 30, "second": 10, "most": 10, "half": 5}
+    votes = judged(
+        *((f"{kind} {i}", who, answer) for kind in said for i in range(numbers[kind])
+          for who, answer in zip("xyz", said[kind], strict=False))
+    )  # fmt: skip
+    found = decide(votes, method)
+    decided = zip((found.tasks[i].split()[0] for i in found.task), np.sign(found.probability - 0.5), strict=True)
+    assert set(decided) == {("tie", 0), ("first", 1), ("second", -1), ("most", 0), ("half", -1)}
+
+
+def test_who_never_chose_has_no_reliability():
+    votes = judged(*((str(i), who, answer) for i in range(9) for who, answer in (("x", 0), ("zoe", Answer("tie")))))
+    assert list(reliabilities(votes)) == ["x"]
+    ties = judged(("a", "x", Answer("tie")))
+    assert reliabilities(ties) == {} and decide(ties, "dawid_skene").probability.tolist() == [0.5]
+
+
 @pytest.mark.parametrize("method", ["dawid_skene", "bradley_terry"])
 def test_who_is_reliable_is_found_and_decides(method):
     """Two labelers who toss coins outvote a good one in a third of all pairs, unless their unreliability is known."""
