@@ -21,6 +21,7 @@ from rlhf_lightning.feedback.records import Judgement, Prompt, Task, dense_ranks
 from rlhf_lightning.feedback.votes import read_votes
 
 Row = dict[str, Any]
+_WON, _LOST = 1, 2  # bits: a response may have done both
 
 
 def preference_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
@@ -28,7 +29,7 @@ def preference_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], meth
 
     Columns: `prompt`, `chosen`, `rejected`; `margin`, the mean strength for the chosen answer (3: much better; in a
     ranking, the distance of the ranks); `agreement`, the share of labelers who chose it; `task`, its id. Ties are left
-    out.
+    out, as are pairs that more than half of the labelers call a tie, or neither.
 
     Args:
         tasks: the store's tasks, iterated once.
@@ -74,33 +75,50 @@ def ranked_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: 
 
 
 def unpaired_rows(tasks: Iterable[Task], judgements: Iterable[Judgement], method: str = "majority") -> Iterator[Row]:
-    """Yield `prompt`, `completion` and `label` (desirable or not) of judged responses, each once per task.
+    """Yield `prompt`, `completion` and `label` (desirable or not) of judged responses, each once per prompt.
 
-    A response that wins all its decided pairs is desirable, one that loses all of them is not; one in between, or in no
-    decided pair, is left out. If most labelers said `neither` about a pair, both responses are undesirable.
+    A response that wins all its decided pairs, in all tasks with its prompt, is desirable, one that loses all of them
+    is not; one in between, or in no decided pair, is left out. If more than half of the labelers said `neither` about a
+    pair, both responses lose. `task` is the first task that decides about the response.
     """
-    kept = list(judgements)
     neither: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
-    for judgement in kept:
-        if not judgement.repeat and judgement.answer.verdict != "skip":
-            count[judgement.task] += 1
-            neither[judgement.task] += judgement.answer.verdict == "neither"
-    decided = _ByTask(decide(read_votes(kept), method))
-    for task in tasks:
-        if 2 * neither[task.id] > count[task.id]:
-            labels: dict[int, set[bool]] = {0: {False}, 1: {False}}
-        else:
-            labels = defaultdict(set)
-            for first, second, probability, *_ in decided.of(task.id):
-                if probability != 0.5:
-                    labels[first].add(probability > 0.5)
-                    labels[second].add(probability < 0.5)
-        for position in sorted(labels):
-            if len(labels[position]) == 1:
-                (label,) = labels[position]
-                completion = _said(task, position)
-                yield {"prompt": task.prompt, "completion": completion, "label": label, "task": task.id}
+
+    def counted() -> Iterator[Judgement]:
+        for judgement in judgements:
+            if not judgement.repeat and judgement.answer.verdict != "skip":
+                count[judgement.task] += 1
+                neither[judgement.task] += judgement.answer.verdict == "neither"
+            yield judgement
+
+    decided = _ByTask(decide(read_votes(counted()), method))
+    found: dict[bytes, int] = {}  # a hash of prompt and response -> _WON, _LOST, or both
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as rows:  # a later task may contradict the first rows
+        for task in tasks:
+            bad = 2 * neither.get(task.id, 0) > count.get(task.id, 0)
+            outcomes = {0: _LOST, 1: _LOST} if bad else _won_and_lost(decided.of(task.id))
+            for position, outcome in sorted(outcomes.items()):
+                key = content_hash([task.prompt, task.responses[position].text])
+                if (number := bytes.fromhex(key)) not in found:
+                    completion = _said(task, position)
+                    row = {"prompt": task.prompt, "completion": completion, "label": key, "task": task.id}
+                    rows.write(json.dumps(row) + "\n")
+                found[number] = found.get(number, 0) | outcome
+        rows.seek(0)
+        for line in rows:
+            row = json.loads(line)
+            if (outcome := found[bytes.fromhex(row["label"])]) != _WON | _LOST:
+                yield {**row, "label": outcome == _WON}
+
+
+def _won_and_lost(pairs: Iterable[tuple[int, int, float, float, float]]) -> dict[int, int]:
+    """Return position -> _WON, _LOST, or both, of the responses in decided pairs."""
+    found: dict[int, int] = defaultdict(int)
+    for first, second, probability, *_ in pairs:
+        if probability != 0.5:
+            found[first] |= _WON if probability > 0.5 else _LOST
+            found[second] |= _LOST if probability > 0.5 else _WON
+    return found
 
 
 FORMS = {"preferences": preference_rows, "ranked": ranked_rows, "unpaired": unpaired_rows}

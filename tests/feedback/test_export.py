@@ -57,6 +57,15 @@ def test_ties_are_not_exported_as_preferences():
     assert list(unpaired_rows(TASKS, even)) == []
 
 
+@pytest.mark.parametrize("method", ["majority", "dawid_skene", "bradley_terry"])
+@pytest.mark.parametrize(("verdict", "unpaired"), [("tie", []), ("neither", [False, False])])
+def test_one_choice_against_two_ties_is_no_preference_in_any_form(method, verdict, unpaired):
+    said = judgements((PAIR, "ana", Answer(verdict)), (PAIR, "bo", Answer(verdict)), (PAIR, "cy", Answer("choice", 0)))
+    assert list(preference_rows(TASKS, said, method)) == []
+    assert [row["ranks"] for row in ranked_rows(TASKS, said, method)] == [[1, 1]]
+    assert [row["label"] for row in unpaired_rows(TASKS, said, method)] == unpaired
+
+
 def test_ranked_rows_are_best_first_with_ranks_where_tied():
     rows = list(ranked_rows(TASKS, JUDGED))
     assert rows[2] == {"prompt": "Rank", "responses": ["b", "a", "d", "c"], "task": "order"}
@@ -74,6 +83,24 @@ def test_unpaired_rows_are_what_always_wins_or_always_loses():
         (PAIR, "ana", Answer("neither")), (PAIR, "bo", Answer("neither")), (PAIR, "cy", Answer("choice", 0))
     )
     assert [row["label"] for row in unpaired_rows(TASKS, bad)] == [False, False]
+
+
+def pair(prompt, first, second):
+    return Task(f"{prompt}{first}{second}", "pair", prompt, (Response(first), Response(second)))
+
+
+@pytest.mark.parametrize("prompt", ["p", [{"role": "user", "content": "p"}]])
+def test_unpaired_rows_of_several_tasks_do_not_contradict_each_other(prompt):
+    """`b` beats `c` and loses to `a`; `d` is bad beside `e`, which wins elsewhere; another prompt is another matter."""
+    tasks = [pair(prompt, *"ab"), pair(prompt, *"bc"), pair(prompt, *"ac"), pair(prompt, *"de"), pair(prompt, *"ec")]
+    tasks.append(pair("other", *"ba"))
+    answers = 3 * [Answer("choice", 0)] + [Answer("neither")] + 2 * [Answer("choice", 0)]
+    said = judgements(*((task, "ana", answer) for task, answer in zip(tasks, answers, strict=True)))
+    rows = list(unpaired_rows(iter(tasks), iter(said)))
+    text = [row["completion"] if isinstance(prompt, str) else row["completion"][0]["content"] for row in rows[:-2]]
+    assert list(zip(text, (row["label"] for row in rows), strict=False)) == [("a", True), ("c", False), ("d", False)]
+    assert [row["task"] for row in rows[:3]] == [tasks[0].id, tasks[1].id, tasks[3].id]
+    assert [(row["completion"], row["label"]) for row in rows[-2:]] == [("b", True), ("a", False)]
 
 
 def test_splits_share_no_prompt_and_are_read_back(tmp_path):
