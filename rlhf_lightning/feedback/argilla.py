@@ -4,7 +4,8 @@ The export is what `rg.Dataset.from_disk` reads (SDK 2.8): `records.json`, a JSO
 import reads the records of `dataset.records.to_json` and the rows of `dataset.records.to_datasets`, both of Argilla 2,
 and the records of Argilla 1 (`FeedbackDataset`), the only ones that say which of a ranking's responses are tied.
 
-Argilla identifies users only by UUID: labelers are given one, and a file next to the records maps it to the name.
+Argilla identifies users only by UUID: labelers are given one, and a file next to the records maps it to the name. What
+Argilla does not know, kinds of labelers and strengths of choices, are lists of texts in the metadata of a record.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback.foreign_values import Users, as_list, as_object, as_objects
+from rlhf_lightning.feedback.foreign_values import (
+    Users,
+    as_labeler_kind,
+    as_list,
+    as_object,
+    as_objects,
+    with_strength,
+)
 from rlhf_lightning.feedback.interchange import (
     DEFAULT_NAMES,
     Imported,
@@ -31,7 +39,8 @@ from rlhf_lightning.feedback.records import Answer, Judgement, Task
 
 _OURS = uuid.uuid5(uuid.NAMESPACE_URL, "https://rlhf-lightning.github.io/labelers")
 _STATES = ("submitted", "draft", "discarded", "pending")  # of an answer
-_OWN = ("id", "status", "_server_id")  # columns that Argilla adds to a flat row
+_KINDS, _STRENGTHS = "rlhf_labeler_kinds", "rlhf_strengths"  # "USER model", "USER response2 3"
+_OWN = ("id", "status", "_server_id", _KINDS, _STRENGTHS)  # columns that a flat row has beside the fields
 
 
 def user_id(labeler: str) -> str:
@@ -39,10 +48,21 @@ def user_id(labeler: str) -> str:
     return str(uuid.uuid5(_OURS, labeler))
 
 
-def to_argilla(tasks: Iterable[Task], judgements: Iterable[Judgement], question: str = "preference") -> Iterator[Json]:
+def to_argilla(
+    tasks: Iterable[Task],
+    judgements: Iterable[Judgement],
+    question: str = "preference",
+    kinds: Mapping[str, str] | None = None,
+) -> Iterator[Json]:
     """Yield one Argilla record per task, with its answers; skips are left out, as Argilla discards them.
 
     A ranking is a list of its responses, best first: Argilla's SDK has no ties there.
+
+    Args:
+        tasks: the tasks.
+        judgements: the answers to them.
+        question: name of the question.
+        kinds: labeler -> kind; the others are people.
     """
     answers = by_task(judgements)
     for task in tasks:
@@ -51,7 +71,7 @@ def to_argilla(tasks: Iterable[Task], judgements: Iterable[Judgement], question:
         yield {
             "id": task.id,
             "fields": {"prompt": task.prompt, **response_names(task)},
-            "metadata": {},
+            "metadata": _metadata(said, kinds or {}),
             "suggestions": {},
             "responses": {question: responses} if responses else {},
             "vectors": {},
@@ -124,8 +144,16 @@ def from_argilla(
         task = read_task(where, fields, names.prompt, chosen)
         asked, given = (_flat_answers if flat else _answers)(record, names.question, where)
         known, others = known or names.question in asked, others | asked
-        answers = [(users.labeler(user, where), read_answer(value, chosen, where)) for user, value in given]
-        yield imported_task(task, tuple(answers), where)
+        metadata = record if flat else record.get("metadata")
+        kinds, strengths = _noted(metadata if isinstance(metadata, dict) else {}, where)
+        answers, kind_of = [], dict[str, str]()
+        for user, value in given:
+            labeler = users.labeler(user, where)
+            answer = read_answer(value, chosen, where)
+            answers.append((labeler, with_strength(answer, chosen, strengths.get(str(user), {}), where)))
+            if (kind := kinds.get(str(user))) is not None:
+                kind_of[labeler] = kind
+        yield imported_task(task, tuple(answers), where, kind_of)
     if others and not known:
         raise UserError(
             f"names.question: no record has an answer to {names.question!r}; must be one of {', '.join(sorted(others))}"
@@ -136,6 +164,37 @@ def _value(answer: Answer) -> Any:
     if answer.ranks is not None:
         return best_first(answer)
     return answer.verdict if answer.choice is None else f"response{answer.choice + 1}"
+
+
+def _metadata(judgements: Sequence[Judgement], kinds: Mapping[str, str]) -> Json:
+    """Return what Argilla keeps without knowing it; a strength says which response it belongs to."""
+    kind_of = {user_id(each.labeler): kinds.get(each.labeler, "person") for each in judgements}
+    noted = {
+        _KINDS: [f"{user} {kind}" for user, kind in kind_of.items() if kind != "person"],
+        _STRENGTHS: [
+            f"{user_id(each.labeler)} {_value(each.answer)} {each.answer.strength}"
+            for each in judgements
+            if each.answer.strength is not None
+        ],
+    }
+    return {name: values for name, values in noted.items() if values}
+
+
+def _noted(metadata: Mapping[str, Any], where: str) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Return user -> kind, and user -> response -> strength, of a record that this package has written."""
+    kinds = {user: as_labeler_kind(kind, f"{where}: {_KINDS}") for user, kind in _texts(metadata, _KINDS, 2, where)}
+    strengths: dict[str, dict[str, Any]] = {}
+    for user, response, strength in _texts(metadata, _STRENGTHS, 3, where):
+        strengths.setdefault(user, {})[response] = int(strength) if strength.isdecimal() else strength
+    return kinds, strengths
+
+
+def _texts(metadata: Mapping[str, Any], name: str, count: int, where: str) -> Iterator[list[str]]:
+    for each in as_list(metadata.get(name), f"{where}: {name}"):
+        words = each.split() if isinstance(each, str) else []
+        if len(words) != count:
+            raise UserError(f"{where}: {name}: found {each!r:.80}; must be {count} words, the first of them a user")
+        yield words
 
 
 def _response_fields(fields: Mapping[str, Any], prompt: str, flat: bool) -> Sequence[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ def export_project(
     said: dict[str, list[Judgement]] = {}
     for judgement in judgements_of(store, labelers):
         said.setdefault(judgement.task, []).append(judgement)
+    kinds = {labeler.name: labeler.kind for labeler in store.labelers()}
     counts: dict[str, int] = {}
     for (kind, size), chats in _projects(store).items():
         if len(chats) > 1:
@@ -91,7 +93,8 @@ def export_project(
             )
         place = Path(folder) / ("pair" if kind == "pair" else f"ranking_{size}")
         tasks = (task for task in store.tasks() if (task.kind, len(task.responses)) == (kind, size))
-        counts[str(place)] = _PROJECTS[form](place, tasks, said, kind, size, chats.pop())
+        records = _one_by_one(tasks, said, partial(_RECORDS[form], kinds=kinds))
+        counts[str(place)] = _PROJECTS[form](place, records, said, kind, size, chats.pop())
     if not counts:
         raise UserError(f"feedback.store: {store.name} has no tasks; rlhf-collect makes them")
     return counts
@@ -205,10 +208,10 @@ def _one_by_one(tasks: Iterable[Task], said: Said, convert: Callable[..., Iterat
         yield from convert([task], said.get(task.id, ()))
 
 
-def _write_argilla(place: Path, tasks: Iterable[Task], said: Said, kind: str, size: int, chat: bool) -> int:
+def _write_argilla(place: Path, records: Iterable[Json], said: Said, kind: str, size: int, chat: bool) -> int:
     labelers = {each.labeler for judgements in said.values() for each in judgements}
     (place / ".argilla").mkdir(parents=True, exist_ok=True)
-    count = _write_list(place / "records.json", _one_by_one(tasks, said, to_argilla))
+    count = _write_list(place / "records.json", records)
     dataset = {"name": f"{place.parent.name}_{place.name}", "guidelines": None, "status": "ready"}
     contents = {
         ".argilla/settings.json": argilla_settings(kind, size, chat),
@@ -220,13 +223,14 @@ def _write_argilla(place: Path, tasks: Iterable[Task], said: Said, kind: str, si
     return count
 
 
-def _write_label_studio(place: Path, tasks: Iterable[Task], said: Said, kind: str, size: int, chat: bool) -> int:
-    count = _write_list(place / "tasks.json", _one_by_one(tasks, said, to_label_studio))
+def _write_label_studio(place: Path, records: Iterable[Json], said: Said, kind: str, size: int, chat: bool) -> int:
+    count = _write_list(place / "tasks.json", records)
     write_text_durably(place / "labeling_config.xml", labeling_config(kind, size, chat))
     return count
 
 
-_PROJECTS: Mapping[str, Callable[[Path, Iterable[Task], Said, str, int, bool], int]] = {
+_RECORDS = {"argilla": to_argilla, "label_studio": to_label_studio}
+_PROJECTS: Mapping[str, Callable[[Path, Iterable[Json], Said, str, int, bool], int]] = {
     "argilla": _write_argilla,
     "label_studio": _write_label_studio,
 }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.feedback.records import LABELER_KINDS, STRONGEST, Answer
 
 
 class Users:
@@ -38,6 +40,37 @@ class Users:
                 f"{where}: the users {other!r:.80} and {user!r:.80} would both be called {name:.64}; rename one of them"
             )
         return name
+
+
+def with_strength(answer: Answer, names: Sequence[str], noted: Mapping[str, Any], where: str) -> Answer:
+    """Return an answer with the strength noted for the response that it chooses, if there is one.
+
+    Args:
+        answer: may have been changed since the note was made.
+        names: names of the responses.
+        noted: name of a response -> the strength with which it was chosen.
+        where: names the record in messages.
+
+    Raises:
+        UserError: the strength is not one.
+    """
+    strength = None if answer.choice is None else noted.get(names[answer.choice])
+    if strength is None:
+        return answer
+    if type(strength) is not int or not 1 <= strength <= STRONGEST:
+        raise UserError(f"{where}: the strength of a choice is a number from 1 to {STRONGEST}, found {strength!r:.60}")
+    return replace(answer, strength=strength)
+
+
+def as_labeler_kind(value: Any, where: str) -> str:
+    """Return the kind of a labeler.
+
+    Raises:
+        UserError: it is anything else.
+    """
+    if value not in LABELER_KINDS:
+        raise UserError(f"{where}: a labeler is one of {', '.join(LABELER_KINDS)}, found {value!r:.60}")
+    return str(value)
 
 
 def as_object(value: Any, where: str) -> Mapping[str, Any]:

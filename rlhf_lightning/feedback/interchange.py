@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_lightning.errors import UserError
@@ -17,11 +17,15 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Imported:
-    """A task from another tool, who answered what, and the record that says so, for messages."""
+    """A task from another tool, who answered what, and the record that says so, for messages.
+
+    `kinds` has the kind of the labelers of whom the record says it; the others are people.
+    """
 
     task: Task
     answers: tuple[tuple[str, Answer], ...]
     where: str = "a record"
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,22 @@ def import_into(
         say: receives a line about answers that differ from the store's.
 
     Raises:
-        UserError: two answers contradict each other, one does not fit its task, or a model has the labeler's name.
+        UserError: two answers contradict each other, one does not fit its task, or a labeler of another kind has the
+            name.
     """
     read = checked_answers(imported)
-    kinds = {labeler.name: labeler.kind for labeler in store.labelers()}
+    kinds = {name: kind for each in read for name, kind in each.kinds.items()}
+    known_as = {labeler.name: labeler.kind for labeler in store.labelers()}
     had: dict[tuple[str, str], Answer] = {}
     for judgement in store.judgements():
         had.setdefault((judgement.labeler, judgement.task), judgement.answer)
     for each in read:
         for labeler, _ in each.answers:
-            if (kind := kinds.get(labeler, "person")) != "person" and (labeler, each.task.id) not in had:
+            kind = kinds.get(labeler, "person")
+            if (other_kind := known_as.get(labeler, kind)) != kind and (labeler, each.task.id) not in had:
                 raise UserError(
-                    f"{each.where}: {labeler} is known as a {kind} in {store.name}; import into another store"
+                    f"{each.where}: {labeler} is known as a {other_kind} in {store.name}, and a {kind} here; import "
+                    "into another store"
                 )
     new, other = 0, 0
     store.add_tasks(each.task for each in read)
@@ -86,9 +94,9 @@ def import_into(
             if (known := had.get((labeler, each.task.id))) is not None:
                 other += _said(known) != _said(answer)
                 continue
-            if labeler not in kinds:
-                store.add_labeler(labeler)
-                kinds[labeler] = "person"
+            if labeler not in known_as:
+                known_as[labeler] = kinds.get(labeler, "person")
+                store.add_labeler(labeler, known_as[labeler])
             store.record(labeler, each.task.id, answer)
             had[labeler, each.task.id] = answer
             new += 1
@@ -101,11 +109,15 @@ def checked_answers(imported: Iterable[Imported]) -> list[Imported]:
     """Return what was imported.
 
     Raises:
-        UserError: a labeler answers a task in two ways, or an answer does not fit its task.
+        UserError: a labeler answers a task in two ways or is of two kinds, or an answer does not fit its task.
     """
     said: dict[tuple[str, str], tuple[str, object]] = {}
+    kinds: dict[str, str] = {}
     read = list(imported)
     for each in read:
+        for labeler, kind in each.kinds.items():
+            if (other := kinds.setdefault(labeler, kind)) != kind:
+                raise UserError(f"{each.where}: {labeler} is a {kind} here and a {other} elsewhere; correct one")
         for labeler, answer in each.answers:
             answer.check(each.task.kind, len(each.task.responses))
             ours = (each.where, _said(_in_order(answer, each.task, sorted(r.text for r in each.task.responses))))
@@ -179,10 +191,12 @@ def read_task(where: str, data: Mapping[str, Any], prompt: str, names: Sequence[
     return Task(task_id(kind, asked, texts), kind, asked, tuple(Response(text) for text in texts))
 
 
-def imported_task(task: Task, answers: tuple[tuple[str, Answer], ...], where: str) -> Imported:
+def imported_task(
+    task: Task, answers: tuple[tuple[str, Answer], ...], where: str, kinds: Mapping[str, str]
+) -> Imported:
     """Return the imported task with an overlap equal to its number of answers, so that nobody else is asked."""
     overlap = max(1, len({labeler for labeler, _ in answers}))
-    return Imported(Task(task.id, task.kind, task.prompt, task.responses, overlap), answers, where)
+    return Imported(Task(task.id, task.kind, task.prompt, task.responses, overlap), answers, where, kinds)
 
 
 def read_answer(value: Any, names: Sequence[str], where: str) -> Answer:

@@ -2,7 +2,8 @@
 
 A task has `data` and `annotations`, whose `result` has type `pairwise` (`left` or `right`), `ranker` (the items' ids
 under the name of the tag, best first) or `choices` (`tie` or `neither`). Label Studio accepts a user's address only if
-that user is a member of the project, so a labeler's name is also in `meta` of the result, which Label Studio keeps.
+that user is a member of the project, so a labeler's name is also in `meta` of the result, which Label Studio keeps;
+with it are the labeler's kind, unless a person, and how strongly which response was chosen.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback.foreign_values import Users, as_list, as_object, as_objects
+from rlhf_lightning.feedback.foreign_values import (
+    Users,
+    as_labeler_kind,
+    as_list,
+    as_object,
+    as_objects,
+    with_strength,
+)
 from rlhf_lightning.feedback.interchange import (
     DEFAULT_NAMES,
     Imported,
@@ -32,9 +40,19 @@ _TEXT = '<Text name="prompt" value="$prompt"/>'
 
 
 def to_label_studio(
-    tasks: Iterable[Task], judgements: Iterable[Judgement], question: str = "preference"
+    tasks: Iterable[Task],
+    judgements: Iterable[Judgement],
+    question: str = "preference",
+    kinds: Mapping[str, str] | None = None,
 ) -> Iterator[Json]:
-    """Yield one Label Studio task per task, with its annotations; skips are left out."""
+    """Yield one Label Studio task per task, with its annotations; skips are left out.
+
+    Args:
+        tasks: the tasks.
+        judgements: the answers to them.
+        question: the name of the tag.
+        kinds: labeler -> kind; the others are people.
+    """
     answers = by_task(judgements)
     for task in tasks:
         yield {
@@ -43,7 +61,7 @@ def to_label_studio(
                 {
                     **({"completed_by": {"email": each.labeler}} if "@" in each.labeler else {}),
                     "lead_time": each.seconds,
-                    "result": [{**_result(each.answer, question), "meta": _meta(each)}],
+                    "result": [{**_result(each.answer, question), "meta": _meta(each, kinds or {})}],
                 }
                 for each in answers.get(task.id, ())
                 if each.answer.verdict != "skip"
@@ -94,7 +112,7 @@ def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> It
         data = dict(as_object(each["data"], f"{where}: data"))
         chosen = _responses(data, names, where)
         task = read_task(where, data, names.prompt, chosen)
-        answers = []
+        answers, kinds = [], dict[str, str]()
         for annotation in as_objects(each.get("annotations"), f"{where}: annotations"):
             if (cancelled := annotation.get("was_cancelled")) not in (None, False, True):
                 raise UserError(f"{where}: was_cancelled must be true or false, found {cancelled!r:.60}")
@@ -103,12 +121,19 @@ def from_label_studio(tasks: Iterable[Json], names: Names = DEFAULT_NAMES) -> It
             result = as_objects(annotation.get("result"), f"{where}: result")
             ours = [part for part in result if part.get("from_name") in (names.question, _VERDICT)]
             known, others = known or bool(ours), others | {str(part.get("from_name")) for part in result}
-            said = [value for value in (_value(part, chosen, where) for part in ours) if value is not None]
+            said = [(value, part) for part in ours if (value := _value(part, chosen, where)) is not None]
             if len(said) > 1:
-                raise UserError(f"{where}: an annotation says both {said[0]!r:.40} and {said[1]!r:.40}; leave one out")
-            if said:
-                answers.append((users.labeler(_user(annotation, where), where), read_answer(said[0], chosen, where)))
-        yield imported_task(task, tuple(answers), where)
+                both = " and ".join(f"{value!r:.40}" for value, _ in said[:2])
+                raise UserError(f"{where}: an annotation says both {both}; leave one out")
+            for value, part in said:
+                labeler = users.labeler(_user(annotation, where), where)
+                noted = _noted(part, where)
+                noted = noted if "labeler" in noted else {}  # another program may note other things by these names
+                strengths = as_object(noted.get("strength", {}), f"{where}: meta: strength")
+                answers.append((labeler, with_strength(read_answer(value, chosen, where), chosen, strengths, where)))
+                if "kind" in noted:
+                    kinds[labeler] = as_labeler_kind(noted["kind"], f"{where}: meta: kind")
+        yield imported_task(task, tuple(answers), where, kinds)
     if others and not known:
         raise UserError(
             f"names.question: no annotation has a result of {names.question!r}; must be one of "
@@ -132,11 +157,17 @@ def _responses(data: Json, names: Names, where: str) -> Sequence[str]:
     return names.responses or sorted(name for name in data if name.lower().startswith("response"))
 
 
-def _meta(judgement: Judgement) -> Json:
+def _meta(judgement: Judgement, kinds: Mapping[str, str]) -> Json:
+    """Return what Label Studio keeps without knowing it; ranks and strength say which answer they belong to."""
+    noted: Json = {"labeler": judgement.labeler}
+    if (kind := kinds.get(judgement.labeler, "person")) != "person":
+        noted["kind"] = kind
+    if judgement.answer.strength is not None:
+        noted["strength"] = {f"response{(judgement.answer.choice or 0) + 1}": judgement.answer.strength}
     ranks = judgement.answer.ranks
     tied = ranks is not None and len(set(ranks)) < len(ranks)
     named = {f"response{i}": rank for i, rank in enumerate(ranks or (), start=1)}
-    return {"labeler": judgement.labeler, **({"ranks": named} if tied else {})}
+    return {**noted, **({"ranks": named} if tied else {})}
 
 
 def _user(annotation: Mapping[str, Any], where: str) -> Any:

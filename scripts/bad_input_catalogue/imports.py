@@ -76,6 +76,36 @@ IMPORTS = [
         _argilla(f"the user {json.dumps(odd)}", _FIRST + "the user of an answer", _answers(_given(odd, "response1")))
         for odd in (None, {"x": 1}, ["u"], True, "", 1.5)
     ),
+    *(
+        _argilla(f"metadata {name} {json.dumps(odd)}", _FIRST + name, {**_answers(_ONE), "metadata": {name: odd}})
+        for name, odd in (
+            ("rlhf_strengths", "u1 response1 3"),
+            ("rlhf_strengths", [3]),
+            ("rlhf_strengths", ["u1 response1"]),
+            ("rlhf_labeler_kinds", ["u1 robot"]),
+            ("rlhf_labeler_kinds", {"u1": "model"}),
+        )
+    ),
+    *(
+        _argilla(
+            f"the strength {odd}",
+            _FIRST + "the strength of a choice is a number from 1 to 3",
+            {**_answers(_ONE), "metadata": {"rlhf_strengths": [f"u1 response1 {odd}"]}},
+        )
+        for odd in ("0", "4", "-1", "much", "2.0")
+    ),
+    *(
+        _label_studio(
+            f"meta {json.dumps(odd)}", _TASK + names, _annotated({**_LEFT, "meta": {"labeler": "ana", **odd}})
+        )
+        for odd, names in (
+            ({"kind": "robot"}, "meta: kind: a labeler is one of person, model, simulated"),
+            ({"kind": None}, "meta: kind: a labeler is one of"),
+            ({"strength": 3}, "meta: strength must be an object"),
+            ({"strength": {"response1": 4}}, "the strength of a choice is a number from 1 to 3"),
+            ({"strength": {"response1": True}}, "the strength of a choice is a number from 1 to 3"),
+        )
+    ),
     _argilla(
         "users with one name",
         _FIRST + "the users 'a b' and 'a/b'",

@@ -41,6 +41,11 @@ def judged(*answers):
     return [Judgement(i, task.id, who, answer, 5.0) for i, (task, who, answer) in enumerate(answers)]
 
 
+def kinds_and_strengths(store):
+    kinds = {labeler.name: labeler.kind for labeler in store.labelers()}
+    return kinds, sorted((j.labeler, j.task, j.answer.choice, j.answer.strength or 0) for j in store.judgements())
+
+
 def said(store):
     return sorted((j.labeler, j.task, j.answer.verdict, j.answer.choice, j.answer.ranks) for j in store.judgements())
 
@@ -67,6 +72,56 @@ def test_a_project_there_and_back_is_the_same_store(form, file, store, url, tmp_
             assert import_labels(other, f"{folder}/{file}".rstrip("/"), form)[1] == 0
         assert said(other) == said(store)
         assert [each.id for each in other.tasks()] == [PAIR.id, ORDER.id]
+
+
+@pytest.mark.parametrize(("form", "file"), [("argilla", "records.json"), ("label_studio", "tasks.json")])
+def test_kinds_of_labelers_and_strengths_come_back(form, file, store, url, tmp_path):
+    for name, kind in (("ana", "person"), ("judge", "model"), ("sim@example.org", "simulated")):
+        store.add_labeler(name, kind)
+    answers = {"ana": Answer("choice", 0, 3), "judge": Answer("choice", 1, 1), "sim@example.org": Answer("choice", 1)}
+    fill(store, *((PAIR, who, answer) for who, answer in answers.items()), (ORDER, "judge", SAID[3][2]))
+    from rlhf_lightning.feedback.store import FeedbackStore
+
+    export_project(store, tmp_path, form)
+    with FeedbackStore(f"{url}2") as other:
+        for folder in ("pair", "ranking_4"):
+            import_labels(other, tmp_path / folder / file, form)
+        assert kinds_and_strengths(other) == kinds_and_strengths(store)
+        more = task("More?", "Yes.", "No.")
+        fill(store, (more, "judge", Answer("choice", 0, 2)))
+        export_project(store, tmp_path, form)
+        assert import_labels(other, tmp_path / "pair" / file, form) == (2, 1)
+
+
+def test_a_flat_row_of_argilla_has_what_was_noted_in_columns():
+    (record,) = to_argilla([PAIR], judged((PAIR, "judge", Answer("choice", 1, 2))), kinds={"judge": "model"})
+    (given,) = record["responses"]["preference"]
+    row = {**record["fields"], **record["metadata"], "preference.responses": [given["value"]]}
+    row |= {"preference.responses.users": [given["user_id"]], "preference.responses.status": ["submitted"]}
+    (imported,) = from_argilla([row], labelers={user_id("judge"): "judge"})
+    assert (imported.answers, imported.kinds) == ((("judge", Answer("choice", 1, 2)),), {"judge": "model"})
+    (imported,) = from_argilla([row | {"rlhf_strengths": None, "rlhf_labeler_kinds": None}])
+    assert (imported.answers, imported.kinds) == (((user_id("judge"), Answer("choice", 1)),), {})
+
+
+def test_a_choice_that_was_changed_does_not_keep_its_strength():
+    said = judged((PAIR, "ana", Answer("choice", 1, 3)))
+    (exported,) = to_label_studio([PAIR], said)
+    exported["annotations"][0]["result"][0]["value"]["selected"] = "left"
+    (imported,) = from_label_studio([exported])
+    assert imported.answers == (("ana", Answer("choice", 0)),)
+    (exported,) = to_argilla([PAIR], said)
+    exported["responses"]["preference"][0]["value"] = "response1"
+    (imported,) = from_argilla([exported], labelers={user_id("ana"): "ana"})
+    assert imported.answers == (("ana", Answer("choice", 0)),)
+
+
+def test_what_other_programs_note_is_not_read_as_ours():
+    result = {**BOTH[0], "meta": {"text": ["sure"], "kind": "region", "strength": "high"}}
+    (imported,) = from_label_studio([{"data": TWO, "annotations": [{"completed_by": 1, "result": [result]}]}])
+    assert (imported.answers, imported.kinds) == ((("1", Answer("choice", 0)),), {})
+    (imported,) = from_argilla([argilla(FIRST) | {"metadata": {"strength": 7, "kind": "x"}}])
+    assert (imported.answers, imported.kinds) == ((("u1", Answer("choice", 0)),), {})
 
 
 def test_a_conversation_stays_one(store, tmp_path):
@@ -247,12 +302,22 @@ def argilla(*answers):
     return {**RECORD, "responses": {"preference": list(answers)}}
 
 
+def noting(*answers, **metadata):
+    return {**argilla(*answers), "metadata": metadata}
+
+
 @pytest.mark.parametrize(
     ("records", "labelers", "message"),
     [
         ([argilla(FIRST)], {"u1": "<b>a b</b>"}, r"labelers\.json: the name of u1"),
         ([argilla(FIRST)], {"u1": "a" * 200}, r"labelers\.json: the name of u1"),
         ([argilla(FIRST)], {"u1": "judge"}, r"record 1: judge is known as a model"),
+        ([noting(FIRST, rlhf_labeler_kinds=["u1 simulated"])], {"u1": "judge"}, r"known as a model .* simulated here"),
+        (
+            [noting(FIRST, rlhf_labeler_kinds=[f"u1 {kind}"]) for kind in ("model", "simulated")],
+            {},
+            "record 2: u1 is a simulated here and a model elsewhere",
+        ),
         ([argilla(FIRST, {**FIRST, "user_id": "b/c"}, {**FIRST, "user_id": "b c"})], {}, "'b/c' and 'b c' would both"),
         ([argilla(FIRST), argilla({**FIRST, "value": "tie"})], {}, "record 2: two answers of u1"),
     ],
