@@ -109,7 +109,7 @@ def checked_answers(imported: Iterable[Imported]) -> list[Imported]:
     """Return what was imported.
 
     Raises:
-        UserError: a labeler answers a task in two ways or is of two kinds, or an answer does not fit its task.
+        UserError: a labeler answers a task in two ways or has two kinds, or an answer does not fit its task.
     """
     said: dict[tuple[str, str], tuple[str, object]] = {}
     kinds: dict[str, str] = {}
