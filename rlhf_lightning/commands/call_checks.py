@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rlhf_lightning.config.inputs import (
@@ -88,18 +88,19 @@ def check_baselines(stages: Sequence[StageConfig]) -> None:
     """Raise UserError for a baseline that cannot answer: neither an earlier stage nor a folder gives such a policy."""
     from rlhf_lightning.feedback.rounds import check_baseline
 
-    folders = [stage.folder for stage in stages]
+    folders = [os.path.realpath(stage.folder) for stage in stages]
     for number, stage in enumerate(stages):
         call = stage.config.get("call") or {}
         baseline, key = call.get("baseline"), f"{stage.key}call.baseline"
         if _target(stage) != _COLLECT or not baseline:
             continue
-        if Path(baseline) not in folders:
+        folder = os.path.realpath(baseline)
+        if folder not in folders:
             check_model(key, baseline)
             refuse_reward_model(key, baseline)
-        elif Path(baseline) not in folders[:number]:
+        elif folder not in folders[:number]:
             raise UserError(f"{key}: found {baseline}, which this stage or a later one makes; give an earlier policy")
-        elif not stages[folders.index(Path(baseline))].gives_policy:
+        elif not stages[folders.index(folder)].gives_policy:
             raise UserError(f"{key}: found {baseline}, of a stage that trains no policy; give one that does")
         check_baseline(call["model"], baseline, call.get("samples_per_prompt", 4), f"{stage.key}call.")
 

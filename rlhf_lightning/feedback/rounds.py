@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -126,7 +127,7 @@ def check_baseline(model: str | Path, baseline: str | Path | None, samples_per_p
         return
     if samples_per_prompt % 2:
         raise UserError(f"{key}samples_per_prompt: {samples_per_prompt}; must be even: half are the baseline's")
-    if Path(model).name == Path(baseline).name and Path(model) != Path(baseline):
+    if Path(model).name == Path(baseline).name and os.path.realpath(model) != os.path.realpath(baseline):
         raise UserError(f"{key}baseline: {baseline} has the name of {model}, which tells responses apart; rename it")
 
 
