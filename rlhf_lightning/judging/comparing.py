@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError
+from rlhf_lightning.message_text import message_text
 
 Prompt: TypeAlias = "str | list[dict[str, Any]]"
 
@@ -148,7 +149,7 @@ def as_text(prompt: Prompt) -> str:
     """Return a prompt as the judge reads it: a conversation as one line per message."""
     if isinstance(prompt, str):
         return prompt
-    return "\n".join(f"{message.get('role')}: {message.get('content')}" for message in prompt)
+    return "\n".join(f"{message.get('role')}: {message_text(message)}" for message in prompt)
 
 
 def _is_finite(pair: Sequence[float]) -> bool:

@@ -17,7 +17,7 @@ from rlhf_lightning.feedback.judge import (
     position_bias,
 )
 from rlhf_lightning.feedback.records import Response, Task
-from rlhf_lightning.judging.comparing import parse_verdict
+from rlhf_lightning.judging.comparing import as_text, parse_verdict
 from rlhf_lightning.judging.constitution import read_constitution
 from rlhf_lightning.judging.endpoint import ChatEndpoint
 from tests.fake_endpoint import serving
@@ -279,3 +279,10 @@ def test_the_same_judge_runs_on_an_endpoint(server, waits):
     (verdict,) = judge_by_logprobs(tasks(1), endpoint(server, waits).logprobs)
     assert verdict.probability == pytest.approx(0.5)
     assert position_bias([verdict]).consistent.value == 0
+
+
+def test_a_judge_reads_the_tools_that_a_message_calls():
+    called = {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": '{"a": 1}'}}]}
+    given = {"role": "assistant", "content": "Adding.", "tool_calls": [{"name": "add", "arguments": {"a": 2}}]}
+    text = as_text([{"role": "user", "content": "1 + 1?"}, called, given, {"role": "tool", "content": None}])
+    assert text == ('user: 1 + 1?\nassistant: [calls add({"a": 1})]\nassistant: Adding.\n[calls add({"a": 2})]\ntool: ')
