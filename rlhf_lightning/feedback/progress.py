@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, select, true
+from sqlalchemy import Connection, case, false, func, select, true
 
 from rlhf_lightning.feedback.records import EVERYBODY
 from rlhf_lightning.feedback.schema import assignments, judgements, labelers, tasks
@@ -33,30 +33,38 @@ class Progress:
 
     Args:
         tasks: all of them.
-        waiting: those that still need a labeler.
-        wanted: answers that they still need.
-        opened: those that are open on somebody's page.
+        requested: answers that all of them ask for, each labeler's first one.
+        waiting: tasks that still need an answer, also where it is being given.
+        wanted: answers that they still need, besides those that are being given.
+        opened: answers that they need and that are being given: the task is open on somebody's page.
+        pages: pages on which a task is open, also for a repetition.
         answers: valid answers.
         last_hour: answers within the last hour.
         labelers: one entry each, in the order in which they were added.
     """
 
     tasks: int
+    requested: int
     waiting: int
     wanted: int
     opened: int
+    pages: int
     answers: int
     last_hour: int
     labelers: tuple[LabelerProgress, ...]
 
     @property
     def finished(self) -> int:
-        return max(0, self.tasks - self.waiting - self.opened)
+        return self.tasks - self.waiting
+
+    @property
+    def missing(self) -> int:
+        return self.wanted + self.opened
 
     @property
     def hours_left(self) -> float | None:
         """Return the hours left at the pace of the last hour; None if there were no answers."""
-        return (self.wanted + self.opened) / self.last_hour if self.last_hour else None
+        return self.missing / self.last_hour if self.last_hour else None
 
 
 def progress(store: FeedbackStore) -> Progress:
@@ -64,22 +72,21 @@ def progress(store: FeedbackStore) -> Progress:
     now = store.clock()
     with store.reading() as connection:
         ordinary = tasks.c.overlap < EVERYBODY
-        total = _count(connection, ordinary)
-        waiting = _count(connection, ordinary & (tasks.c.open == true()))
-        wanted = connection.scalar(
-            select(func.sum(tasks.c.slots)).where(tasks.c.overlap < EVERYBODY, tasks.c.open == true())
-        )
-        opened = connection.scalar(
+        total, requested = connection.execute(
+            select(func.count(), func.sum(tasks.c.overlap)).select_from(tasks).where(ordinary)
+        ).one()
+        waiting, wanted, opened = _needed(connection, now)
+        pages = connection.scalar(
             select(func.count())
             .select_from(assignments.join(tasks, tasks.c.number == assignments.c.task))
-            .where(ordinary, tasks.c.slots <= 0, assignments.c.state == "open", assignments.c.expires >= now)
+            .where(ordinary, assignments.c.state == "open", assignments.c.expires >= now)
         )
         rows = connection.execute(select(labelers).order_by(labelers.c.number)).all()
         everybody = tuple(
             LabelerProgress(row.name, row.kind, row.judged, *_pace(connection, row.number, now)) for row in rows
         )
     answers, last_hour = sum(each.judged for each in everybody), sum(each.last_hour for each in everybody)
-    return Progress(total, waiting, wanted or 0, opened or 0, answers, last_hour, everybody)
+    return Progress(total, requested or 0, waiting, wanted, opened, pages or 0, answers, last_hour, everybody)
 
 
 @dataclass(frozen=True)
@@ -106,17 +113,40 @@ def pace(store: FeedbackStore, labeler: str) -> Pace:
     return Pace(statistics.median(latest) if latest else None, wanted or 0)
 
 
-def _count(connection: Connection, condition: ColumnElement[bool]) -> int:
-    return connection.scalar(select(func.count()).select_from(tasks).where(condition)) or 0
+def _needed(connection: Connection, now: float) -> tuple[int, int, int]:
+    """Return how many tasks still need answers, how many more they need, and how many of those are being given.
+
+    A page that was abandoned holds a slot of its task until it is taken back; that answer is not being given.
+    """
+    waiting, wanted = connection.execute(
+        select(func.count(), func.sum(tasks.c.slots))
+        .select_from(tasks)
+        .where(tasks.c.overlap < EVERYBODY, tasks.c.open == true())
+    ).one()
+    wanted, opened = wanted or 0, 0
+    held = connection.execute(
+        select(tasks.c.slots, func.count(), func.sum(case((assignments.c.expires >= now, 1), else_=0)))
+        .select_from(assignments.join(tasks, tasks.c.number == assignments.c.task))
+        .where(tasks.c.overlap < EVERYBODY, assignments.c.state == "open", assignments.c.repeat == false())
+        .group_by(tasks.c.number, tasks.c.slots)
+    ).all()
+    for slots, pages, in_time in held:
+        needed, counted = max(0, slots + pages), max(0, slots)
+        given = min(in_time, needed)
+        waiting += needed > 0 and not counted
+        wanted += needed - given - counted
+        opened += given
+    return waiting, wanted, opened
 
 
 def _pace(connection: Connection, labeler: int, now: float) -> tuple[int, float | None]:
-    """Return the answers within the last hour minus undone ones, and the median time of the latest."""
+    """Return the answers within the last hour without undone ones, and the median time of the latest."""
     latest = connection.execute(
-        select(judgements.c.created, judgements.c.seconds, judgements.c.verdict)
+        select(judgements.c.id, judgements.c.seconds, judgements.c.verdict, judgements.c.undoes)
         .where(judgements.c.labeler == labeler, judgements.c.created >= now - _HOUR)
         .order_by(judgements.c.id.desc())
     ).all()
-    answered = sum({"undo": -1, "skip": 0}.get(row.verdict, 1) for row in latest)
+    undone = {row.undoes for row in latest}  # an answer is undone later than it is given
+    answered = sum(row.verdict not in ("undo", "skip") and row.id not in undone for row in latest)
     seconds = [row.seconds for row in latest if row.seconds is not None][:_RECENT]
-    return max(0, answered), statistics.median(seconds) if seconds else None
+    return answered, statistics.median(seconds) if seconds else None

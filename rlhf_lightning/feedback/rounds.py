@@ -19,6 +19,7 @@ from rlhf_lightning.feedback.export import preference_rows, ranked_rows, unpaire
 from rlhf_lightning.feedback.measuring import measure_agreement, write_agreement
 from rlhf_lightning.feedback.progress import progress
 from rlhf_lightning.feedback.records import Prompt, Task
+from rlhf_lightning.feedback.remaining import is_enough, remaining, what_is_missing
 from rlhf_lightning.feedback.store import FeedbackStore
 from rlhf_lightning.feedback.tasks import Asking
 from rlhf_lightning.judging.settings import JudgeSettings
@@ -154,26 +155,20 @@ def wait_for_people(
     Args:
         folder: the stage's folder; nothing is written there.
         store: the URL of a feedback store, the one that `rlhf-label` serves.
-        labelers: who is waited for, for the message; null: the labelers in the store.
+        labelers: who is waited for besides the people in the store.
         share: the share of the requested answers that is enough to continue.
 
     Returns:
         `answers`: how many judgements the store holds.
 
     Raises:
-        WaitingError: answers are missing; the message says how many, and from whom.
+        WaitingError: answers are missing; the message says how many, from whom, and what to do about those that none
+            of these people can give, because a task asks for more of them, or some have skipped it.
     """
     with FeedbackStore(store) as opened:
         found = progress(opened)
-        missing = found.wanted + found.opened
-        if missing > (1.0 - share) * (found.answers + missing):
-            people = {each.name: each.judged for each in found.labelers if each.kind == "person"}
-            people |= {name: people.get(name, 0) for name in labelers or ()}
-            each = ", ".join(f"{name} ({judged} so far)" for name, judged in people.items())
-            raise WaitingError(
-                f"{found.waiting + found.opened} of {found.tasks} tasks in {opened.name} wait for {missing} answers of "
-                f"{each or 'labelers, of whom there are none yet'}; rlhf-label feedback.store={opened.name} serves them"
-            )
+        if not is_enough(found.requested - found.missing, found.requested, share):
+            raise WaitingError(what_is_missing(found, remaining(opened, labelers or ()), share, opened.name))
         return {"answers": found.answers}
 
 
