@@ -49,6 +49,11 @@ def take_slot(connection: Connection, task: int) -> None:
     )
 
 
+def has_slot(connection: Connection, task: int) -> bool:
+    """Return whether a task still needs a labeler."""
+    return bool(connection.scalar(select(tasks.c.open).where(tasks.c.number == task)))
+
+
 def free_slot(connection: Connection, task: int) -> None:
     """Let one more labeler have a task: it goes to the end of the queue, where nobody has passed it."""
     last = connection.scalar(select(func.max(tasks.c.place))) or 0
@@ -73,6 +78,11 @@ def set_state(connection: Connection, task: int, labeler: int, repeat: bool, **v
     here = _assignment(task, labeler, repeat)
     if not connection.execute(assignments.update().where(here).values(**values)).rowcount:
         connection.execute(assignments.insert().values(task=task, labeler=labeler, repeat=repeat, **values))
+
+
+def forget(connection: Connection, task: int, labeler: int) -> None:
+    """Forget that a labeler ever had a task, which the queue may then give them like any other."""
+    connection.execute(assignments.delete().where(_assignment(task, labeler, False)))
 
 
 def forget_repeat(connection: Connection, task: int, labeler: int) -> None:

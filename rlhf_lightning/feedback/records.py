@@ -115,6 +115,8 @@ class Answer:
             raise UserError("choice: a verdict 'choice', and no other, says which response is better; give 0 or 1")
         if self.verdict in ("choice", "neither", "tie") and kind != "pair":
             raise UserError(f"verdict: {self.verdict!r} answers a pair, and this task is a {kind}; give ranks")
+        if self.verdict == "ranking" and kind == "pair":
+            raise UserError("verdict: 'ranking' answers a task of several responses, and this is a pair; give a choice")
         if self.choice is not None and self.choice not in (0, 1):
             raise UserError(f"choice: {self.choice!r}; it must be 0 (the first) or 1 (the second)")
         if self.strength is not None and (self.verdict != "choice" or not 1 <= self.strength <= STRONGEST):

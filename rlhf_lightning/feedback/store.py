@@ -189,6 +189,8 @@ class FeedbackStore:
     def undo(self, labeler: str) -> str | None:
         """Undo the last answer of a labeler, who gets the task again, by appending a judgement that says so.
 
+        If it was a skip, and as many others as the overlap asks for have got the task since, it stays with them.
+
         Returns:
             The task's id; None if the labeler has no answer left.
         """
@@ -199,15 +201,19 @@ class FeedbackStore:
                 return None
             now = self.clock()
             append(connection, last.task, who, None, last.repeat, None, now, secrets.token_hex(16), undoes=last.id)
+            skipped = last.verdict == "skip" and not last.repeat
+            if skipped and not queue.has_slot(connection, last.task):
+                queue.forget(connection, last.task, who)
+                return one_task(connection, last.task).id
             queue.set_state(
                 connection, last.task, who, last.repeat, state="open", opened=now, expires=now + self.returns_after
             )
+            if skipped:
+                queue.take_slot(connection, last.task)
             if last.verdict != "skip":
                 _count(connection, who, -1)
                 if not last.repeat:
                     queue.forget_repeat(connection, last.task, who)
-            elif not last.repeat:
-                queue.take_slot(connection, last.task)
             return one_task(connection, last.task).id
 
     def judgements(self) -> Iterator[Judgement]:

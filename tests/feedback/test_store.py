@@ -152,6 +152,19 @@ def test_an_undone_skip_takes_the_task_back(two, pair):
     assert two.next_task("ana").prompt == "one"
 
 
+def test_an_undone_skip_leaves_a_task_with_those_who_have_it_since(two, pair):
+    two.add_tasks([pair("one")])
+    one = two.next_task("ana").id
+    two.record("ana", one, SKIP)
+    assert two.next_task("bo").id == one
+    assert two.undo("ana") == one
+    assert two.next_task("ana") is None
+    with pytest.raises(UserError, match="was not given it"):
+        two.record("ana", one, FIRST, assigned_only=True)
+    two.record("bo", one, SKIP)
+    assert two.next_task("ana").id == one
+
+
 def test_a_task_is_asked_again_of_the_same_labeler_after_a_gap(two, pair):
     two.add_tasks([pair("again", reask=True), *(pair(str(i)) for i in range(4))])
     given = ids(two, "ana")
@@ -231,6 +244,7 @@ def test_a_labeler_that_cannot_be_is_refused(store, name, kind, message):
         Answer("choice", 0, 4),
         Answer("tie", strength=1),
         Answer("ranking", ranks=(1, 2, 3)),
+        Answer("ranking", ranks=(2, 1)),
         Answer("ranking"),
         Answer("tie", note="x" * 2001),
     ],
