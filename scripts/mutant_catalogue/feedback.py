@@ -264,7 +264,7 @@ FEEDBACK = (
             Mutant(
                 "a server for the network needs no tokens",
                 ACCESS,
-                "if not self.tokens and not is_loopback(self.host):",
+                "if not self.tokens and not is_local(self.host, self.url):",
                 "if False:",
                 (f"{PAGES}::test_beyond_this_machine_tokens_are_needed",),
             ),

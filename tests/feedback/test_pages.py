@@ -138,6 +138,7 @@ def test_two_browsers_get_different_tasks(ana, labelled):
         ({}, {"sec-fetch-site": "same-site"}, 403),
         ({"answer": "c3"}, {}, 409),
         ({"answer": "ranking"}, {}, 409),
+        ({"answer": "ranking", "rank_0": "2", "rank_1": "1"}, {}, 409),
         ({"task": "0" * 24}, {}, 409),
         ({"note": "x" * 2001}, {}, 409),
         ({"note": "x" * 70_000}, {}, 409),
@@ -201,6 +202,76 @@ def test_on_this_machine_a_name_is_enough_but_not_for_other_sites(labelled):
     assert send(browser, "a1").status_code == 200
     for host in ("turned.example", "[", "127.0.0.1.turned.example"):
         assert client(app).get("/", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "local"),
+    [
+        ("127.0.0.1", None, True),
+        ("127.0.0.1", "http://localhost:9000", True),
+        ("127.0.0.1", "https://label.example.org", False),
+        ("0.0.0.0", "http://localhost:8471", False),
+        ("::", "http://[::1]:8471", False),
+        ("192.0.2.7", "http://127.0.0.1:8471", False),
+    ],
+)
+def test_a_name_is_enough_only_where_host_and_address_are_of_this_machine(labelled, host, address, local):
+    labelled.add_labeler("ana")
+    browser = client(make_app(labelled, host=host, url=address), base_url="http://localhost:8471")
+    assert browser.get("/enter/ana").status_code == (200 if local else 403)
+    assert browser.get("/").status_code == (200 if local else 401)
+    assert browser.get("/owner").status_code == (200 if local else 404)
+    if not local:
+        with pytest.raises(UserError, match="can be reached from other machines"):
+            make_app(labelled, host=host, url=address, tokens=False)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("https://label.example.org", 200),
+        ("https://label.example.org:443", 200),
+        ("http://label.example.org", 403),
+        ("https://label.example.org:8443", 403),
+        ("https://label.example.org.evil.example", 403),
+        ("https://elsewhere.example", 403),
+        ("http://[", 403),
+        ("null", 403),
+    ],
+)
+def test_behind_a_proxy_forms_come_from_its_address_whatever_host_it_passes_on(labelled, origin, status):
+    token = labelled.add_labeler("ana")
+    browser = client(make_app(labelled, url="https://label.example.org"))  # the host is 127.0.0.1:8000
+    page = browser.get(f"/enter/{token}") and browser.get("/").text
+    assert send(browser, "a1", page, {"origin": origin}).status_code == status
+    assert labelled.count_judgements() == (status == 200)
+
+
+def test_a_skip_is_undone_without_its_task_where_somebody_else_has_it(store, pair):
+    store.add_tasks([pair("only")])
+    for name in ("ana", "bo"):
+        store.add_labeler(name, link=False)
+    ana, bo = (client(make_app(store)) for _ in range(2))
+    page = ana.get("/enter/ana") and ana.get("/").text
+    send(ana, "skip", page)
+    assert "only" in (bo.get("/enter/bo") and bo.get("/").text)
+    said = ana.post("/undo", data={"csrf": Form(page).fields["csrf"]})
+    assert (said.status_code, "Somebody else has that task now" in said.text) == (200, True)
+    assert "Nothing left" in ana.get("/").text
+    send(bo, "skip")
+    assert "only" in ana.get("/").text
+
+
+def test_the_tools_that_a_message_calls_are_shown(ana, labelled):
+    calls = [{"type": "function", "function": {"name": "weather", "arguments": {"place": "Köln"}}}]
+    prompt = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    ana.post("/undo", data={"csrf": Form(ana.get("/").text).fields["csrf"]})
+    labelled.add_tasks([Task("tools", "pair", prompt, (Response("yes"), Response("no")))])
+    for _ in range(4):
+        send(ana, "tie")
+    page = ana.get("/").text
+    assert "[calls weather({&quot;place&quot;: &quot;Köln&quot;})]" in page
+    assert "None" not in page
 
 
 def test_every_answer_has_the_headers(ana):
@@ -334,3 +405,6 @@ def test_nobody_enters_or_gets_a_link_in_a_models_name(labelled):
     assert [each.name for each in labelled.labelers()] == ["judge"]
     browser = client(make_app(labelled, host="127.0.0.1", tokens=False))
     assert browser.get("/enter/judge").status_code == browser.get("/enter/nobody").status_code != 200
+    labelled.add_labeler("sim", "simulated", link=False)
+    assert "<option>" not in browser.get("/").text
+    assert browser.post("/choose", data={"name": "judge"}).status_code == 403

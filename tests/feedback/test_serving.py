@@ -95,6 +95,13 @@ def test_a_proxy_in_front_asks_for_tokens_and_is_in_the_links(store):
     assert re.fullmatch(r"ana    https://label\.example\.org/enter/\S{30,}", lines[0])
 
 
+@pytest.mark.usefixtures("served")
+def test_a_server_for_the_network_asks_for_tokens_whatever_its_address_is_called(store):
+    lines = said(store, labelers=["ana"], host="0.0.0.0", url="http://localhost:8471")
+    assert re.fullmatch(r"ana    http://localhost:8471/enter/\S{30,}", lines[0])
+    assert re.fullmatch(r"owner  http://localhost:8471/owner/enter/\S{30,}", lines[1])
+
+
 def test_a_name_is_a_link_on_this_machine_alone(store):
     store.add_labeler("ana", link=False)
     assert labeler_links(store, ["ana"], "http://x", tokens=True)["ana"] is not None

@@ -46,6 +46,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_local(host: str, url: str | None) -> bool:
+    """Return whether only this machine reaches a server bound to the host, also by the address in front of it.
+
+    >>> is_local("127.0.0.1", None), is_local("127.0.0.1", "https://label.example.org")
+    (True, False)
+    >>> is_local("0.0.0.0", "http://localhost:8000")
+    False
+    """
+    return is_loopback(host) and (url is None or is_loopback(urlsplit(url).hostname or ""))
+
+
 @dataclass(frozen=True)
 class Access:
     """The access rules of one server.
@@ -55,16 +66,19 @@ class Access:
         host: the host that the server is bound to.
         tokens: whether a labeler needs a token.
         owner_token: what the owner's page needs; None: nothing, but the page exists only if no tokens are needed.
+        url: the address by which browsers reach the server, if it is another one: a proxy's, for example.
     """
 
     store: FeedbackStore
     host: str
     tokens: bool
     owner_token: str | None
+    url: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.tokens and not is_loopback(self.host):
-            raise UserError(f"host: {self.host} can be reached from other machines; labelers need tokens there")
+        if not self.tokens and not is_local(self.host, self.url):
+            place = f"url: {self.url}" if is_loopback(self.host) else f"host: {self.host}"
+            raise UserError(f"{place} can be reached from other machines; labelers need tokens there")
 
     def labeler(self, request: Request) -> Labeler | None:
         """Return the labeler whose session a request belongs to."""
@@ -79,10 +93,12 @@ class Access:
             return labeler
         return self._person(end)
 
+    def people(self) -> list[Labeler]:
+        """Return those who may enter by name: not models, in whose place nobody answers."""
+        return [labeler for labeler in self.store.labelers() if labeler.kind == "person"]
+
     def _person(self, name: str) -> Labeler | None:
-        """Return who has this name, unless it is a model: nobody answers in its place."""
-        known = (labeler for labeler in self.store.labelers() if labeler.kind == "person")
-        return next((labeler for labeler in known if labeler.name == name), None)
+        return next((labeler for labeler in self.people() if labeler.name == name), None)
 
     def is_owner(self, request: Request) -> bool:
         """Return whether a request may see the owner's page."""
@@ -106,7 +122,17 @@ class Access:
             name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
         except ValueError:
             return False
-        return not is_loopback(self.host) or is_loopback(name)
+        return not is_local(self.host, self.url) or is_loopback(name)
+
+    def is_own_form(self, request: Request, token: str) -> bool:
+        """Return whether a form was sent from a page of this server in this session."""
+        origin = request.headers.get("origin")
+        own = origin is None or origin.partition("://")[2] == request.headers.get("host")
+        if not own and self.url is not None:  # a proxy may replace the host's name
+            own = _origin(str(origin)) == _origin(self.url)
+        if not own or is_foreign(request):
+            return False
+        return bool(request.cookies.get(LABELER)) and _same(token, form_token(request))
 
 
 def is_foreign(request: Request) -> bool:
@@ -120,19 +146,18 @@ def form_token(request: Request) -> str:
     return hmac.new(session.encode("utf-8", "replace"), b"form", hashlib.sha256).hexdigest()
 
 
-def is_own_form(request: Request, token: str) -> bool:
-    """Return whether a form was sent from a page of this server in this session."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
-        return False
-    if is_foreign(request):
-        return False
-    return bool(request.cookies.get(LABELER)) and _same(token, form_token(request))
-
-
 def new_session(name: str) -> str:
     """Return a session on the local machine, where no tokens are needed."""
     return f"{name}:{secrets.token_urlsafe(24)}"
+
+
+def _origin(address: str) -> tuple[str, str | None, int | None] | None:
+    """Return the scheme, host and port of an address; None if it has none."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
 
 
 def _same(one: str, other: str) -> bool:

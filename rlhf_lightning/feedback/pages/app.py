@@ -26,8 +26,7 @@ from rlhf_lightning.feedback.pages.access import (
     Access,
     form_token,
     is_foreign,
-    is_loopback,
-    is_own_form,
+    is_local,
     new_session,
 )
 from rlhf_lightning.feedback.pages.forms import Form, answer_of, letter, posted
@@ -35,6 +34,7 @@ from rlhf_lightning.feedback.pages.markdown import render_markdown
 from rlhf_lightning.feedback.progress import Pace, pace, progress
 from rlhf_lightning.feedback.records import Labeler, Prompt
 from rlhf_lightning.feedback.store import FeedbackStore
+from rlhf_lightning.message_text import message_text
 from rlhf_lightning.outside_text import for_terminal, on_one_line
 
 _HERE = Path(__file__).parent
@@ -50,6 +50,7 @@ def make_app(
     guidelines: str | None = None,
     *,
     host: str = "127.0.0.1",
+    url: str | None = None,
     tokens: bool | None = None,
     owner_token: str | None = None,
     criteria: Sequence[str] = CRITERIA,
@@ -61,6 +62,7 @@ def make_app(
         store: has the tasks and labelers.
         guidelines: Markdown shown to labelers; None: the default guidelines.
         host: the host that the server is bound to.
+        url: the address by which browsers reach the server, if it is another one: a proxy's, for example.
         tokens: whether labelers enter through personal links, `/enter/TOKEN`; None: unless only this machine can reach
             the server.
         owner_token: the owner's page is entered through `/owner/enter/TOKEN`; None: it exists only if no tokens are
@@ -69,9 +71,9 @@ def make_app(
         flags: flags that may be set.
 
     Raises:
-        UserError: the host can be reached from other machines, and `tokens` is false.
+        UserError: the host or the address can be reached from other machines, and `tokens` is false.
     """
-    access = Access(store, host, not is_loopback(host) if tokens is None else tokens, owner_token)
+    access = Access(store, host, not is_local(host, url) if tokens is None else tokens, owner_token, url)
     text = GUIDELINES.read_text(encoding="utf-8") if guidelines is None else guidelines
     pages = _Pages(store, access, text, tuple(criteria), tuple(flags))
     app = FastAPI(title="rlhf-lightning", docs_url=None, redoc_url=None, openapi_url=None)
@@ -125,7 +127,7 @@ class _Pages:
     def task(self, request: Request) -> Response:
         labeler = self.access.labeler(request)
         if labeler is None:
-            names = [] if self.access.tokens else [each.name for each in self.store.labelers()]
+            names = [] if self.access.tokens else [each.name for each in self.access.people()]
             return self._page("enter.html", request, status=401 if self.access.tokens else 200, names=names)
         return self._page(
             "label.html",
@@ -155,13 +157,18 @@ class _Pages:
         return RedirectResponse("/", SEE_OTHER)
 
     def undo(self, request: Request, form: Form = Depends(posted)) -> Response:  # noqa: B008
-        self.store.undo(self._sender(request, form).name)
+        name = self._sender(request, form).name
+        undone = self.store.undo(name)
+        shown = self.store.next_task(name)
+        if undone is not None and (shown is None or shown.id != undone):
+            text = "The skip is undone. Somebody else has that task now, so it does not come back to you."
+            return self._page("message.html", request, title="Undone", text=text)
         return RedirectResponse("/", SEE_OTHER)
 
     def choose(self, request: Request, form: Form = Depends(posted)) -> Response:  # noqa: B008
         """Enter by name, on the local machine."""
         name = form.one("name")
-        if self.access.tokens or is_foreign(request) or name not in {each.name for each in self.store.labelers()}:
+        if self.access.tokens or is_foreign(request) or name not in {each.name for each in self.access.people()}:
             raise HTTPException(403, "Enter by your personal link.")
         response = RedirectResponse("/", SEE_OTHER)
         self.access.begin(request, response, LABELER, new_session(name))
@@ -197,13 +204,13 @@ class _Pages:
         else:
             unavailable = isinstance(error, DiskError) or str(error).startswith("feedback.store")
             status, said = (503 if unavailable else 409), str(error)
-        return self._page("message.html", request, status=status, text=on_one_line(said))
+        return self._page("message.html", request, status=status, title="That did not work", text=on_one_line(said))
 
     def _sender(self, request: Request, form: Form) -> Labeler:
         labeler = self.access.labeler(request)
         if labeler is None:
             raise HTTPException(401, "Enter by your personal link first. Nothing was saved.")
-        if not is_own_form(request, form.one("csrf")):
+        if not self.access.is_own_form(request, form.one("csrf")):
             raise HTTPException(403, "This form was not sent from the labelling page. Reload it and answer again.")
         return labeler
 
@@ -235,4 +242,4 @@ def _messages(prompt: Prompt) -> list[tuple[str, str]]:
     """Return (speaker, text) of each message."""
     if isinstance(prompt, str):
         return [("", prompt)]
-    return [(str(message.get("role", "")), str(message.get("content", ""))) for message in prompt]
+    return [(str(message.get("role", "")), message_text(message)) for message in prompt]

@@ -8,13 +8,12 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import uvicorn
 
 from rlhf_lightning.errors import UserError, blaming, reason
 from rlhf_lightning.feedback.links import labeler_links
-from rlhf_lightning.feedback.pages.access import is_loopback
+from rlhf_lightning.feedback.pages.access import is_local, is_loopback
 from rlhf_lightning.feedback.pages.app import CRITERIA, FLAGS, make_app
 from rlhf_lightning.feedback.progress import progress
 from rlhf_lightning.feedback.store import FeedbackStore
@@ -47,11 +46,6 @@ class Serving:
     port: int = 8000
     url: str | None = None
 
-    @property
-    def reached_by(self) -> str:
-        """Return the name by which browsers reach the server."""
-        return self.host if self.url is None else urlsplit(self.url).hostname or self.host
-
 
 def serve(store: FeedbackStore, serving: Serving, say: Callable[[str], object]) -> None:
     """Print the links and serve the page until the process is told to stop.
@@ -65,14 +59,17 @@ def serve(store: FeedbackStore, serving: Serving, say: Callable[[str], object]) 
     if unknown := [name for name in serving.renew if name not in names]:
         raise UserError(f"renew: {unknown[0]} is not among the labelers ({', '.join(names)})")
     with _bound(serving.host, serving.port) as listening:
-        tokens = not is_loopback(serving.reached_by)
+        bound, port = listening.getsockname()[:2]
+        host = bound if is_loopback(serving.host) else serving.host  # a name may stand for another address
+        tokens = not is_local(host, serving.url)
         owner = secrets.token_urlsafe(24) if tokens else None
-        address = serving.url or _address(serving.host, listening.getsockname()[1])
+        address = serving.url or _address(serving.host, port)
         links = labeler_links(store, names, address, tokens, serving.renew)
         app = make_app(
             store,
             serving.guidelines,
-            host=serving.reached_by,
+            host=host,
+            url=serving.url,
             tokens=tokens,
             owner_token=owner,
             criteria=serving.criteria,
