@@ -68,7 +68,7 @@ def remaining(store: FeedbackStore, named: Iterable[str] = ()) -> Remaining:
 
 
 def is_enough(answers: int, requested: int, share: float) -> bool:
-    """Return whether so many answers are this share of the requested ones.
+    """Return whether this many answers are at least a share of the requested ones.
 
     >>> is_enough(7, 10, 0.7), is_enough(6, 10, 0.7)
     (True, False)
@@ -97,5 +97,5 @@ def what_is_missing(found: Progress, left: Remaining, share: float, store: str) 
 
 
 def _is_first(*states: str) -> ColumnElement[bool]:
-    """Return the condition for an assignment of one of these states that is no repetition."""
+    """Return the condition for a labeler's first assignment of a task, in one of these states."""
     return and_(assignments.c.repeat == false(), assignments.c.state.in_(states))

@@ -11,6 +11,7 @@ import torch
 
 from rlhf_lightning.feedback.records import Prompt
 from rlhf_lightning.feedback.tasks import Sample
+from rlhf_lightning.message_text import message_text
 from rlhf_lightning.rewards import RewardFunction, as_reward, check_scores
 
 Watch: TypeAlias = "Callable[[str, int, int], object]"  # (what is done, how much of it, total)
@@ -84,4 +85,4 @@ def _scores(reward: RewardFunction, chunk: Sequence[Answered]) -> list[float]:
 
 def _text(prompt: Prompt) -> str:
     """Return a conversation as text, for rewards that do not read messages."""
-    return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(map(message_text, prompt))

@@ -16,7 +16,10 @@ import torch
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.feedback import Asking, Drawing, FeedbackStore, add_tasks, collect_tasks, policies, rounds
 from rlhf_lightning.feedback.collection_run import run_collection
+from rlhf_lightning.feedback.records import Response
+from rlhf_lightning.feedback.scoring import Answered, scored
 from rlhf_lightning.feedback.sources import read_checks, read_prompts, read_responses
+from rlhf_lightning.feedback.tasks import Sample
 from rlhf_lightning.models.ilql_heads import ILQLHeads, write_heads
 from tests.commands.runs import write_model
 
@@ -315,3 +318,15 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(url, pair, tmp_path)
     policy = {"old": str(write_model(Path(tmp_path) / "old"))}
     with FeedbackStore(url) as store:
         assert collect_tasks(store, PROMPTS[:1], policy, Asking(), DRAWING).sampled == 2
+
+
+def test_a_reward_that_reads_text_gets_the_tools_that_a_message_calls():
+    def reward(prompts, responses, **columns):
+        asked.extend(prompts)
+        return [0.0] * len(responses)
+
+    asked: list[str] = []
+    called = {"role": "assistant", "content": None, "tool_calls": [{"name": "add", "arguments": {"a": 1}}]}
+    sample = Sample([{"role": "user", "content": "1 + 1?"}, called], (Response("2"),))
+    assert [each.responses[0].scores for each in scored([Answered(sample, (True,), {})], [reward])] == [(0.0,)]
+    assert asked == ['1 + 1?\n[calls add({"a": 1})]']
