@@ -9,15 +9,15 @@ from typing import Any
 from rlhf_lightning.errors import UserError, blaming
 from rlhf_lightning.evaluation.length_control import length_controlled_win_rate
 from rlhf_lightning.evaluation.win_rate import win_rate
-from rlhf_lightning.judging.comparing import Comparison
+from rlhf_lightning.judging.comparing import Comparison, same_verdict
 from rlhf_lightning.judging.judge import Judge as ModelJudge
 
 log = logging.getLogger(__name__)
 
-Judge = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[tuple[float, float]]]
+Judge = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[tuple[float, float] | None]]
 """(prompts, answers, other answers) -> the probability that the first is better, for each order of showing them.
 
-A prompt is a text or a list of messages.
+None stands for no verdict. A prompt is a text or a list of messages.
 """
 Verdicts = Callable[[Sequence[Any], Sequence[str], Sequence[str]], Sequence[float]]
 """(prompts, answers shown first, answers shown second) -> the probability that the first is better."""
@@ -40,14 +40,16 @@ def in_both_orders(verdicts: Verdicts, key: str = "judge.function") -> Judge:
 
 
 def by_model(model: ModelJudge) -> Judge:
-    """Return a judge that asks a model; if it gives no verdict, that counts as a tie."""
+    """Return a judge that asks a model, and warns if it gives no verdict on some comparisons."""
 
-    def judge(prompts: Sequence[Any], answers: Sequence[str], others: Sequence[str]) -> list[tuple[float, float]]:
+    def judge(
+        prompts: Sequence[Any], answers: Sequence[str], others: Sequence[str]
+    ) -> list[tuple[float, float] | None]:
         asked = [Comparison(*each) for each in zip(prompts, answers, others, strict=True)]
         found = model.compare(asked)
         if unsaid := sum(each is None for each in found):
             log.warning(f"judge: {unsaid} of {len(asked)} comparisons have no verdict that parses, and count as ties")
-        return [(0.5, 0.5) if each is None else (each.as_shown, each.swapped) for each in found]
+        return [None if each is None else (each.as_shown, each.swapped) for each in found]
 
     return judge
 
@@ -75,7 +77,7 @@ def judged_metrics(
     """Return the win rate of one policy against another by a judge, raw and at equal lengths.
 
     A mean probability over both orders above one half is a win, exactly one half is a tie; identical answers are a tie
-    and not sent to the judge.
+    and not sent to the judge. A comparison without a verdict is a tie too, and says nothing about the judge.
 
     Args:
         judge: asked once per comparison, in both orders.
@@ -88,11 +90,13 @@ def judged_metrics(
     Returns:
         `judge_win_rate_vs_<baseline>` and `judge_win_rate_lc_vs_<baseline>`, each with `_low` and `_high`;
         `judge_first`: the mean probability of the answer that is shown first, 0.5 without a position bias;
-        `judge_consistent`: share of the comparisons with the same winner in both orders.
+        `judge_consistent`: share of the comparisons with the same verdict in both orders. The last two are of the
+        comparisons with a verdict, and left out if there are none.
     """
     asked = [i for i, (one, other) in enumerate(zip(answers, others, strict=True)) if one != other]
     pick: Callable[[Sequence[Any]], list[Any]] = lambda column: [column[i] for i in asked]  # noqa: E731
-    found = dict(zip(asked, judge(pick(prompts), pick(answers), pick(others)) if asked else [], strict=True))
+    said = judge(pick(prompts), pick(answers), pick(others)) if asked else []
+    found = {i: pair for i, pair in zip(asked, said, strict=True) if pair is not None}
     means = [sum(found[i]) / 2 if i in found else 0.5 for i in range(len(answers))]
     plain = win_rate(means, [0.5] * len(means), samples_per_prompt)
     outcomes = [1.0 if p > 0.5 else 0.5 if p == 0.5 else 0.0 for p in means]
@@ -105,5 +109,5 @@ def judged_metrics(
     if found:
         pairs = list(found.values())
         metrics["judge_first"] = sum((one + 1 - other) / 2 for one, other in pairs) / len(pairs)
-        metrics["judge_consistent"] = sum((one - 0.5) * (other - 0.5) > 0 for one, other in pairs) / len(pairs)
+        metrics["judge_consistent"] = sum(same_verdict(one, other) for one, other in pairs) / len(pairs)
     return metrics

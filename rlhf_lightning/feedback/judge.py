@@ -20,6 +20,7 @@ from rlhf_lightning.judging.comparing import (
     LogProbabilities,
     compare_by_logprobs,
     compare_by_reasons,
+    same_verdict,
 )
 
 
@@ -64,7 +65,7 @@ class PositionBias:
 
     Args:
         first: the mean probability of the answer shown first, over both orders: 0.5 without bias.
-        consistent: share of the pairs with the same better answer in both orders.
+        consistent: share of the pairs with the same verdict in both orders; ties in both are the same.
     """
 
     first: Interval
@@ -130,7 +131,7 @@ def position_bias(verdicts: Sequence[Verdict | Compared]) -> PositionBias:
     """Return how far verdicts depend on the order, with intervals over tasks."""
     count = len(verdicts)
     first = np.array([(each.as_shown + 1 - each.swapped) / 2 for each in verdicts])
-    same = np.array([float((each.as_shown - 0.5) * (each.swapped - 0.5) > 0) for each in verdicts])
+    same = np.array([float(same_verdict(each.as_shown, each.swapped)) for each in verdicts])
     consistent = share_interval(same, np.ones(count))
     if count < 2:
         return PositionBias(Interval(float(first.mean()) if count else math.nan, math.nan, math.nan, count), consistent)

@@ -104,7 +104,7 @@ def compare_by_logprobs(
         )
     first = [None if pair is None else 1 / (1 + math.exp(min(700.0, pair[1] - pair[0]))) for pair in pairs]
     return [
-        None if shown is None or swapped is None else Compared((shown + 1 - swapped) / 2, shown, 1 - swapped, principle)
+        None if shown is None or swapped is None else _averaged(shown, swapped, principle)
         for principle, shown, swapped in zip(asked, first[::2], first[1::2], strict=True)
     ]
 
@@ -126,7 +126,7 @@ def compare_by_reasons(
         if one is None or other is None or shown is None or swapped is None:
             found.append(None)
         else:
-            found.append(Compared((one + 1 - other) / 2, one, 1 - other, principle, (shown, swapped)))
+            found.append(_averaged(one, other, principle, (shown, swapped)))
     return found
 
 
@@ -145,11 +145,31 @@ def draw(principles: Sequence[str], seed: int, content: Any) -> str:
     return principles[int(content_hash([seed, "principle", content]), 16) % len(principles)]
 
 
+def same_verdict(as_shown: float, swapped: float) -> bool:
+    """Return whether both orders give the same verdict: the first answer, the second one, or a tie.
+
+    Args:
+        as_shown, swapped: probability that the first answer is better, by the order.
+
+    >>> same_verdict(0.9, 0.6), same_verdict(0.5, 0.5), same_verdict(0.9, 0.5)
+    (True, True, False)
+    """
+    return (as_shown > 0.5) == (swapped > 0.5) and (as_shown < 0.5) == (swapped < 0.5)
+
+
 def as_text(prompt: Prompt) -> str:
     """Return a prompt as the judge reads it: a conversation as one line per message."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message.get('role')}: {message_text(message)}" for message in prompt)
+
+
+def _averaged(shown: float, swapped: float, principle: str, reasons: tuple[str, ...] = ()) -> Compared:
+    """Return the verdict of both orders from the probability of the answer that each shows first.
+
+    `shown + 1 - swapped` is not exactly 1 where both are equal, and what should be a tie would be a choice.
+    """
+    return Compared((shown + (1 - swapped)) / 2, shown, 1 - swapped, principle, reasons)
 
 
 def _is_finite(pair: Sequence[float]) -> bool:

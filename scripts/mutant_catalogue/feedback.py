@@ -133,8 +133,8 @@ FEEDBACK = (
             Mutant(
                 "the swapped order is averaged without swapping it back",
                 "judging/comparing.py",
-                "Compared((shown + 1 - swapped) / 2, shown, 1 - swapped, principle)",
-                "Compared((shown + swapped) / 2, shown, swapped, principle)",
+                "Compared((shown + (1 - swapped)) / 2, shown, 1 - swapped, principle, reasons)",
+                "Compared((shown + swapped) / 2, shown, swapped, principle, reasons)",
                 ("feedback/test_judge.py::test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even",),
             ),
         ),

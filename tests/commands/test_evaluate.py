@@ -144,12 +144,12 @@ def test_an_endpoint_is_asked_in_both_orders(empty_folder, monkeypatch):
     assert found[0][0] == pytest.approx(1 - found[0][1]) and found[0][0] > 0.8
 
 
-def test_what_a_judge_says_nothing_about_is_a_tie(caplog):
+def test_what_a_judge_says_nothing_about_is_told(caplog):
     class Silent:
         def compare(self, comparisons):
             return [None] * len(comparisons)
 
-    assert by_model(Silent())(["p"], ["a"], ["b"]) == [(0.5, 0.5)]
+    assert by_model(Silent())(["p"], ["a"], ["b"]) == [None]
     assert "1 of 1 comparisons have no verdict" in caplog.text
 
 

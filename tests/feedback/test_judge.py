@@ -17,7 +17,7 @@ from rlhf_lightning.feedback.judge import (
     position_bias,
 )
 from rlhf_lightning.feedback.records import Response, Task
-from rlhf_lightning.judging.comparing import as_text, parse_verdict
+from rlhf_lightning.judging.comparing import Compared, as_text, parse_verdict
 from rlhf_lightning.judging.constitution import read_constitution
 from rlhf_lightning.judging.endpoint import ChatEndpoint
 from tests.fake_endpoint import serving
@@ -48,7 +48,17 @@ def test_the_average_of_both_orders_has_no_position_bias_where_quality_is_even()
         better = verdict.probability if i % 2 else 1 - verdict.probability
         assert better == pytest.approx(sum(sigma) / 2)
         assert verdict.answer().choice == (0 if i % 2 else 1)
-    assert [verdict.probability for verdict in judge_by_logprobs(tasks(3), logit(0.0, 5.0))] == pytest.approx([0.5] * 3)
+
+
+@pytest.mark.parametrize("position", [-3.7, -0.1, 1e-9, 0.3, 2.2, 5.0])
+def test_a_position_bias_alone_is_a_tie(position):
+    for verdict in judge_by_logprobs(tasks(3), logit(0.0, position)):
+        assert verdict.probability == 0.5 and verdict.answer().verdict == "tie"
+
+
+def test_ties_in_both_orders_are_consistent():
+    assert position_bias([Compared(0.5, 0.5, 0.5, "p")] * 10).consistent.value == 1.0
+    assert position_bias([Compared(0.75, 0.5, 1.0, "p")] * 10).consistent.value == 0.0
 
 
 @pytest.mark.parametrize(("quality", "position", "consistent"), [(1.0, 0.0, 1), (0.5, 3.0, 0), (0.5, -3.0, 0)])
