@@ -1,8 +1,8 @@
 """A client for endpoints that speak OpenAI's chat completions: vLLM's server, or one on the network.
 
 Requests are cached by content, so a second run asks only what is missing. Temporary errors (429, 5xx, a broken
-connection, a malformed answer) are retried after the time that the server names, or after twice the previous wait;
-permanent ones become one line immediately.
+connection, a malformed answer) are retried after the time that the server names, or after twice the previous wait, at
+most a minute; permanent ones become one line immediately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlhf_lightning.addresses import check_address
 from rlhf_lightning.content_hashes import content_hash
 from rlhf_lightning.errors import UserError, reason
 from rlhf_lightning.judging.cache import AnswerCache
-from rlhf_lightning.judging.posting import LONGEST_WAIT, OPENER, TEMPORARY, redirected, retry_after, said
+from rlhf_lightning.judging.posting import OPENER, TEMPORARY, Wait, redirected, said
 from rlhf_lightning.judging.usage import Usage
 from rlhf_lightning.secret_text import remember, shown
 
@@ -157,12 +157,11 @@ class ChatEndpoint:
         return f"{self.url.rstrip('/')}/chat/completions"
 
     def _answer(self, entry: str, body: dict[str, Any]) -> Any:
-        wait, last = 1.0, ""
+        wait, last = Wait(1.0), ""
         for attempt in range(self.attempts):
             if attempt:
                 self.usage.count(retries=1)
-                self.sleep(min(wait, LONGEST_WAIT))
-                wait *= 2
+                self.sleep(wait.next())
             self._keep_pace()
             try:
                 answer = self._post(self._address, body)
@@ -172,7 +171,7 @@ class ChatEndpoint:
                 last = f"HTTP {error.code}: {said(error)}"
                 if error.code not in TEMPORARY:
                     raise UserError(f"{self._name}: {shown(last)}; check the model's name and the key") from error
-                wait = max(wait, retry_after(error))
+                wait.heed(self._name, error)
             except (OSError, http.client.HTTPException, _MalformedAnswerError) as error:
                 last = reason(error)
             else:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rlhf_lightning.addresses import check_address
 from rlhf_lightning.errors import UserError, key_beside, reason
-from rlhf_lightning.judging.posting import LONGEST_WAIT, OPENER, TEMPORARY, redirected, retry_after, said
+from rlhf_lightning.judging.posting import OPENER, TEMPORARY, Wait, redirected, said
 from rlhf_lightning.rewards.concurrent import ATTEMPTS, CONCURRENCY, FIRST_WAIT
 from rlhf_lightning.rewards.keywords import keywords
 from rlhf_lightning.rewards.protocol import Reward
@@ -138,11 +138,10 @@ class RemoteReward(Reward):
         return check_partial(answer, len(given["prompts"]), self.name, self.key)
 
     def _answer(self, body: bytes) -> bytes:
-        wait, last = FIRST_WAIT, ""
+        wait, last = Wait(FIRST_WAIT), ""
         for attempt in range(self.attempts):
             if attempt:
-                self.sleep(min(wait, LONGEST_WAIT))
-                wait *= 2
+                self.sleep(wait.next())
             try:
                 return self._post(body)
             except urllib.error.HTTPError as error:
@@ -151,7 +150,7 @@ class RemoteReward(Reward):
                     raise UserError(f"{self._who}: {where}") from error
                 if error.code not in TEMPORARY:
                     raise UserError(f"{self._who}: {shown(last)}; check the address and the key") from error
-                wait = max(wait, retry_after(error))
+                wait.heed(self._who, error)
             except (OSError, http.client.HTTPException) as error:
                 last = reason(error)
         raise UserError(

@@ -7,6 +7,8 @@ import math
 import socket
 import sqlite3
 import threading
+import time
+from email.utils import formatdate
 
 import pytest
 
@@ -164,6 +166,41 @@ def test_what_may_pass_is_tried_again_after_the_time_that_the_server_names(serve
     assert client.generate(["hello"]) == ["hello"]
     assert client.usage.retries == 4
     assert waits == [7.0, 14.0, 28.0, 56.0]
+
+
+@pytest.mark.parametrize(
+    ("named", "waits_for"),
+    [
+        ("120", 120.0),
+        ("3600", 3600.0),
+        ("0", 1.0),
+        ("-5", 1.0),
+        ("nan", 1.0),
+        ("inf", 1.0),
+        ("soon", 1.0),
+        ("30", 30.0),
+    ],
+)
+def test_the_time_that_the_server_names_is_kept(server, waits, named, waits_for, caplog):
+    server.script = [(429, {"Retry-After": named}, ""), (503, {}, "")]
+    assert endpoint(server, waits).generate(["hello"]) == ["hello"]
+    assert waits == [waits_for, min(2 * waits_for, 60.0)]
+    assert (f"asks to wait {named} s (HTTP 429)" in caplog.text) == (waits_for > 60)
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(30, 30), (300, 300), (-30, 1)])
+def test_the_server_may_name_a_date(server, waits, ahead, expected):
+    server.script = [(503, {"Retry-After": formatdate(time.time() + ahead, usegmt=True)}, "")]
+    assert endpoint(server, waits).generate(["hello"]) == ["hello"]
+    assert waits == [pytest.approx(expected, abs=2)]
+
+
+@pytest.mark.parametrize("named", ["3601", "1e300", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_for_hours_is_one_line(server, waits, named):
+    server.script = [(429, {"Retry-After": named}, "")]
+    with pytest.raises(UserError, match=r"^judge\.url: .* it asks to wait \d+ s \(HTTP 429\), longer than 3600 s; run"):
+        endpoint(server, waits).generate(["hello"])
+    assert waits == []
 
 
 def test_what_does_not_pass_is_one_line_without_the_key(server, waits):

@@ -97,6 +97,10 @@ def test_errors_that_pass_are_repeated_and_nothing_is_lost(server: Server) -> No
     reward = RemoteReward(server.url, batch_size=1, concurrency=1, attempts=4, sleep=waits.append)
     assert reward(["p", "q"], ["a", "bb"]) == [1.0, 2.0]
     assert waits == [1.0, 2.0, 4.0]
+    server.script += [(503, {"Retry-After": "120"}, b""), (503, {}, b""), (429, {"Retry-After": "86400"}, b"")]
+    with pytest.raises(UserError, match=r"^reward\.url: .*it asks to wait 86400 s \(HTTP 429\), longer than 3600 s"):
+        reward(["p"], ["a"])
+    assert waits[3:] == [120.0, 60.0]
 
 
 def test_null_is_not_applicable_in_a_sum_and_an_object_may_hold_the_list() -> None:
