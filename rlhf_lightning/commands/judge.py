@@ -13,6 +13,7 @@ from rlhf_lightning.config.feedback_checks import check_judge_command
 from rlhf_lightning.runs.places import check_place
 from rlhf_lightning.runs.run_folder import choose_run_dir, write_config, write_summary
 
+COUNTS = ("requests", "cached", "retries", "prompt_tokens", "completion_tokens")
 Report = Callable[[int, int], None]
 
 
@@ -36,8 +37,8 @@ def judge(config: dict[str, Any]) -> None:
         summary, lines = (_revise if config["revise"] else _label)(config, asked, folder, report)
     usage = asked.usage
     cost = usage.cost(config["judge"]["prompt_price"], config["judge"]["completion_price"])
-    tokens = {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
-    write_summary(folder, {**summary, "requests": usage.requests, "cached": usage.cached, **tokens, "cost": cost})
+    counts = {name: getattr(usage, name) for name in COUNTS}
+    write_summary(folder, {**summary, **counts, "cost": cost})
     for line in [*lines, f"{usage}{'' if cost is None else f'; cost {cost:.4f}'}", f"report: {folder}/summary.json"]:
         print(line)
 

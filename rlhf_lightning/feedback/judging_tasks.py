@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -207,13 +208,13 @@ def judged_lines(found: Judged, whom: str) -> list[str]:
     if found.bias.first.count:
         first, same = _share(found.bias.first), _share(found.bias.consistent)
         lines.append(f"position: the first answer gets {first[0]} on average (50%: no bias)")
-        lines.append(f"the better answer is the same in both orders in {same[0]} of {same[1]}")
+        lines.append(f"the verdict is the same in both orders in {same[0]} of {same[1]}")
     return lines
 
 
 def _share(interval: Interval) -> tuple[str, str]:
-    low, high = f"{100 * interval.low:.0f}", f"{100 * interval.high:.0f}"
-    return f"{100 * interval.value:.1f}% ({low} to {high})", str(interval.count)
+    ends = "" if math.isnan(interval.low) else f" ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+    return f"{100 * interval.value:.1f}%{ends}", str(interval.count)
 
 
 def _compared(judge: Judge, tasks: Sequence[Task]) -> Iterator[list[Compared] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -63,7 +64,8 @@ def revise(
         prompts: what was answered.
         responses: one per prompt.
         generate: the model.
-        principles: one is drawn per response and round, a function of the seed, the round and the texts.
+        principles: one is drawn per response and round, a function of the seed, the round and the texts; none comes
+            again for a response before all others have.
         seed: seed of the draw.
         rounds: how often critique and revision are repeated, each time on the last revision.
     """
@@ -71,7 +73,7 @@ def revise(
     for number in range(rounds):
         left = [i for i, chain in enumerate(steps) if chain is not None]
         answers = [chain[-1].revision if (chain := steps[i]) else responses[i] for i in left]
-        drawn = [draw(principles, seed, [number, prompts[i], responses[i]]) for i in left]
+        drawn = [draw(_unused(principles, steps[i] or ()), seed, [number, prompts[i], responses[i]]) for i in left]
         texts = [{"prompt": as_text(prompts[i]), "answer": answer} for i, answer in zip(left, answers, strict=True)]
         asked = [{**text, "principle": principle} for text, principle in zip(texts, drawn, strict=True)]
         critiques = _said(generate, [CRITIQUE.format(**each) for each in asked])
@@ -86,6 +88,13 @@ def revise(
         None if chain is None else Revised(prompt, response, chain)
         for prompt, response, chain in zip(prompts, responses, steps, strict=True)
     ]
+
+
+def _unused(principles: Sequence[str], steps: Sequence[Step]) -> Sequence[str]:
+    """Return the principles that a chain has used least often."""
+    used = Counter(step.principle for step in steps)
+    least = min(used[principle] for principle in principles)
+    return [principle for principle in principles if used[principle] == least]
 
 
 def _said(generate: Generate, questions: Sequence[str]) -> list[str | None]:

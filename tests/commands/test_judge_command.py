@@ -77,7 +77,7 @@ def test_rows_that_people_labelled_are_compared_with(empty_folder, capsys):
         assert "agrees with the labels in 100.0% (70 to 100) of 9" in capsys.readouterr().out
         judge.judge(compose_config("judge", [*words, "judge.by=logprobs", "limit=9"]))
     summary = json.loads(Path("run/summary.json").read_text())
-    assert (summary["tasks"], summary["refused"], summary["agreement"]) == (9, 0, 1.0)
+    assert (summary["tasks"], summary["refused"], summary["agreement"], summary["retries"]) == (9, 0, 1.0, 0)
     lines = [json.loads(line) for line in Path("run/verdicts.jsonl").read_text().splitlines()]
     assert [line["row"] for line in lines] == list(range(1, 10)) and all(line["probability"] > 0.5 for line in lines)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback.judging_tasks import judge_rows, revise_rows
+from rlhf_lightning.feedback.judging_tasks import judge_rows, judged_lines, revise_rows
 from rlhf_lightning.judging.comparing import Compared
 from rlhf_lightning.judging.judge import Judge
 
@@ -80,3 +80,18 @@ def test_a_judge_that_says_nothing_at_all_is_an_error(tmp_path) -> None:
     with pytest.raises(UserError, match=r"^judge\.model: no verdict on any of 1 rows"):
         judge_rows([GOOD], Silent(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+class Sure(Judge):
+    def __init__(self) -> None:
+        super().__init__(None, ("be kind",))  # type: ignore[arg-type]
+
+    def compare(self, comparisons: Any) -> list[Compared | None]:
+        return [Compared(0.7, 0.8, 0.6, "be kind") for _ in comparisons]
+
+
+def test_one_row_has_no_interval_of_the_position(tmp_path) -> None:
+    lines = judged_lines(judge_rows([GOOD], Sure(), tmp_path), "the labels")
+    assert "position: the first answer gets 60.0% on average (50%: no bias)" in lines
+    assert "nan" not in " ".join(lines)
+    assert "gets 60.0% (60 to 60)" in " ".join(judged_lines(judge_rows([GOOD] * 3, Sure(), tmp_path), "the labels"))

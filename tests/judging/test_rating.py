@@ -71,6 +71,13 @@ def test_a_revision_follows_from_a_critique_by_a_principle():
     assert revise(["p"], ["bad"], generate) == [None]
 
 
+def test_no_principle_comes_again_before_all_have():
+    for number in range(20):
+        (found,) = revise(["p"], [f"a{number}"], lambda asked: ["said"] * len(asked), ["x", "y", "z"], rounds=7)
+        drawn = [step.principle for step in found.steps]
+        assert set(drawn[:3]) == set(drawn[3:6]) == {"x", "y", "z"}
+
+
 def test_the_shipped_constitution_is_one():
     principles = read_constitution()
     assert len(principles) >= 5 and len(set(principles)) == len(principles)
