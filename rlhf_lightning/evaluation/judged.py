@@ -90,8 +90,8 @@ def judged_metrics(
     Returns:
         `judge_win_rate_vs_<baseline>` and `judge_win_rate_lc_vs_<baseline>`, each with `_low` and `_high`;
         `judge_first`: the mean probability of the answer that is shown first, 0.5 without a position bias;
-        `judge_consistent`: share of the comparisons with the same verdict in both orders. The last two are of the
-        comparisons with a verdict, and left out if there are none.
+        `judge_consistent`: share of the comparisons with the same verdict in both orders. The last two count only the
+        comparisons with a verdict, and are left out if there are none.
     """
     asked = [i for i, (one, other) in enumerate(zip(answers, others, strict=True)) if one != other]
     pick: Callable[[Sequence[Any]], list[Any]] = lambda column: [column[i] for i in asked]  # noqa: E731

@@ -1,8 +1,8 @@
 """A client for endpoints that speak OpenAI's chat completions: vLLM's server, or one on the network.
 
 Requests are cached by content, so a second run asks only what is missing. Temporary errors (429, 5xx, a broken
-connection, a malformed answer) are retried after the time that the server names, or after twice the previous wait, at
-most a minute; permanent ones become one line immediately.
+connection, a malformed answer) are retried after the time that the server names, or after twice the previous wait,
+up to a minute; permanent ones become one line immediately.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def retry_after(error: urllib.error.HTTPError) -> float:
 
 
 def _moment(date: str) -> float | None:
-    """Return the seconds since 1970 of a date as HTTP writes it; None if it is none."""
+    """Return the seconds since 1970 of a date as HTTP writes it; None for any other text."""
     try:
         found = parsedate_to_datetime(date)
         return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
