@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from rlhf_lightning.errors import UserError
-from rlhf_lightning.feedback.coefficients import Interval, share_interval
+from rlhf_lightning.feedback.coefficients import Z95, Interval, share_interval, wilson
 from rlhf_lightning.feedback.records import Answer, Task, dense_ranks
 from rlhf_lightning.judging.comparing import (
     PRINCIPLES,
@@ -128,7 +128,10 @@ def answer_of(task: Task, found: Sequence[Compared], tie_below: float = 0.0) -> 
 
 
 def position_bias(verdicts: Sequence[Verdict | Compared]) -> PositionBias:
-    """Return how far verdicts depend on the order, with intervals over tasks."""
+    """Return how far verdicts depend on the order, with intervals over tasks.
+
+    That of the mean is normal, within [0, 1]; if all verdicts are the same, it is Wilson's, which has a width then too.
+    """
     count = len(verdicts)
     first = np.array([(each.as_shown + 1 - each.swapped) / 2 for each in verdicts])
     same = np.array([float(same_verdict(each.as_shown, each.swapped)) for each in verdicts])
@@ -136,7 +139,8 @@ def position_bias(verdicts: Sequence[Verdict | Compared]) -> PositionBias:
     if count < 2:
         return PositionBias(Interval(float(first.mean()) if count else math.nan, math.nan, math.nan, count), consistent)
     mean, error = float(first.mean()), float(first.std(ddof=1)) / math.sqrt(count)
-    return PositionBias(Interval(mean, mean - 1.96 * error, mean + 1.96 * error, count), consistent)
+    ends = (max(0.0, mean - Z95 * error), min(1.0, mean + Z95 * error)) if np.ptp(first) else wilson(mean, count)
+    return PositionBias(Interval(mean, *ends, count), consistent)
 
 
 def _pair(task: Task) -> Comparison:

@@ -58,6 +58,13 @@ def test_a_position_bias_alone_is_a_tie(position):
         assert verdict.probability == 0.5 and verdict.answer().verdict == "tie"
 
 
+def test_a_bias_that_is_always_the_same_has_an_interval():
+    first = position_bias([Compared(0.5, 1.0, 0.0, "p")] * 10).first
+    assert first.value == 1.0 and (first.low, first.high) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    first = position_bias([Compared(0.5, 1.0, 0.0, "p")] * 4 + [Compared(0.75, 1.0, 0.5, "p")]).first
+    assert first.low < first.value and first.high == 1.0
+
+
 def test_ties_in_both_orders_are_consistent():
     assert position_bias([Compared(0.5, 0.5, 0.5, "p")] * 10).consistent.value == 1.0
     assert position_bias([Compared(0.75, 0.5, 1.0, "p")] * 10).consistent.value == 0.0

@@ -94,4 +94,4 @@ def test_one_row_has_no_interval_of_the_position(tmp_path) -> None:
     lines = judged_lines(judge_rows([GOOD], Sure(), tmp_path), "the labels")
     assert "position: the first answer gets 60.0% on average (50%: no bias)" in lines
     assert "nan" not in " ".join(lines)
-    assert "gets 60.0% (60 to 60)" in " ".join(judged_lines(judge_rows([GOOD] * 3, Sure(), tmp_path), "the labels"))
+    assert "gets 60.0% (17 to 92)" in " ".join(judged_lines(judge_rows([GOOD] * 3, Sure(), tmp_path), "the labels"))
