@@ -17,6 +17,7 @@ from rlhf_lightning.evaluation.diversity import distinct_n, repetition
 from rlhf_lightning.evaluation.overoptimization import Fall, Validation, fall
 from rlhf_lightning.evaluation.refusals import check_kinds, is_refusal, refusal_rates
 from rlhf_lightning.experience.held_out import HeldOut
+from rlhf_lightning.judging.settings import JudgeSettings
 from rlhf_lightning.models.loading import Dtype
 from rlhf_lightning.rewards import RewardFunction, as_reward, make_reward, score_samples
 from rlhf_lightning.setting_rules import check_reward
@@ -31,12 +32,13 @@ _KEY = "callbacks.overoptimization"
 
 
 class HeldOutScorer(TypedDict, total=False):
-    """A function or a reward model that scores responses and is not trained on.
+    """A function, a reward model or a judge that scores responses and is not trained on.
 
     Attributes:
         function: a Python function (prompts, responses, **columns) -> scores, by dotted path.
         arguments: passed to the function by name.
         model: a reward model: a run folder or a Hugging Face folder.
+        judge: a model that rates each response by principles.
         standardize: true: (score - mean) / std, the moments of held-out scores that a reward model carries.
         dtype: of the reward model.
         attn_implementation: of the reward model; null: what the family has.
@@ -45,6 +47,7 @@ class HeldOutScorer(TypedDict, total=False):
     function: Text | None
     arguments: dict[str, Any] | None
     model: Text | None
+    judge: JudgeSettings | None
     standardize: bool
     dtype: Dtype
     attn_implementation: Attention | None
@@ -71,8 +74,9 @@ class OverOptimization(Callback):
     once each time. The best checkpoint is kept by `callbacks.checkpoint` with `monitor: val/held_out`.
 
     Args:
-        scorers: name -> a section with `function` (a dotted path) or `model` (a reward model), or a function itself.
-            The first one decides. Gold, a judge, a second reward model from other labelers: not the reward itself.
+        scorers: name -> a section with `function` (a dotted path), `model` (a reward model) or `judge` (its settings),
+            or a function itself. The first one decides. Gold, a judge, a second reward model from other labelers: not
+            the reward itself.
         tolerance: share of the gain that may be lost, in (0, 1).
         window: validations that are averaged before they are compared, at most: see `fall`.
         stop: end training there.
@@ -92,7 +96,7 @@ class OverOptimization(Callback):
         batch_size: Count = 32,
     ) -> None:
         if not scorers:
-            raise UserError(f"{_KEY}.scorers: none given; give {{name: {{function or model}}, ...}}")
+            raise UserError(f"{_KEY}.scorers: none given; give {{name: {{function, model or judge}}, ...}}")
         self.tolerance, self.window, self.stop = tolerance, window, stop
         self.scorers = {name: _made(name, given, batch_size) for name, given in scorers.items()}
         self.course: list[Validation] = []

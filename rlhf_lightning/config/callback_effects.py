@@ -29,9 +29,17 @@ def _is_trained_on(section: Config, config: Config) -> bool:
     trained = {(key, part[key]) for part in parts for key in ("function", "model") if part.get(key)}
     trained |= {("function", path) for path in reward.get("functions") or ()}
     trained |= {("model", path) for part in parts for path in part.get("models") or ()}
+    judges = [_asked(part["judge"]) for part in parts if part.get("judge")]
     scorers = section.get("scorers") if isinstance(section.get("scorers"), Mapping) else {}
     given = [each for each in (scorers or {}).values() if isinstance(each, Mapping)]
-    return any((key, each.get(key)) in trained for each in given for key in ("function", "model"))
+    return any((key, each.get(key)) in trained for each in given for key in ("function", "model")) or any(
+        _asked(each["judge"]) in judges for each in given if each.get("judge")
+    )
+
+
+def _asked(judge: Config) -> tuple[Any, ...]:
+    """Return which model a judge asks, and by which principles."""
+    return tuple(judge.get(name) for name in ("url", "model", "constitution"))
 
 
 _TRIGGERS = ("every_n_epochs", "every_n_train_steps", "train_time_interval")
@@ -123,7 +131,8 @@ CALLBACK_RULES: tuple[Rule, ...] = (
     Rule(
         ("callbacks.*.scorers",),
         lambda section, c: _kind("OverOptimization")(section, c) and _is_trained_on(section, c),
-        "it scores with the reward that is trained on, which cannot see its own faults; give another function or model",
+        "it scores with the reward that is trained on, which cannot see its own faults; give another function, a model "
+        "or a judge",
         contradicts=True,
     ),
     Rule(

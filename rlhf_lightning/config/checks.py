@@ -100,13 +100,13 @@ def check_sections(config: Mapping[str, Any]) -> None:
     if str(target_of(config, "reward")).endswith(".make_reward"):
         check_reward(config["reward"])
         check_reward_calls(config["reward"], "reward.")
-        for key, judge in judges(config["reward"]):
-            check_judge(judge, f"{key}.")
     if target_of(config, "cost").endswith(".make_cost"):
         check_cost(config["cost"])
     for key, part in held_out_scorers(config):
         check_reward(part, f"{key}.")
         check_reward_calls(part, f"{key}.")
+    for key, judge in judges(config):
+        check_judge(judge, f"{key}.")
     if algorithm.ours:
         smoothing = setting(config["algorithm"], "label_smoothing", 0)
         check_smoothing(str(setting(config["algorithm"], "loss_type")), smoothing)
@@ -119,10 +119,16 @@ def check_sections(config: Mapping[str, Any]) -> None:
     check_checkpoint_names(config)
 
 
-def judges(reward: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield key and settings of each judge that a reward uses."""
-    parts = {"": reward, **{f".components.{name}": part for name, part in (reward.get("components") or {}).items()}}
-    yield from ((f"reward{name}.judge", part["judge"]) for name, part in parts.items() if part.get("judge"))
+def judges(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield key and settings of each judge that the reward or a held-out scorer uses."""
+    parts = dict(held_out_scorers(config))
+    if target_of(config, "reward").endswith(".make_reward"):
+        components = config["reward"].get("components") or {}
+        parts |= {
+            "reward": config["reward"],
+            **{f"reward.components.{name}": each for name, each in components.items()},
+        }
+    yield from ((f"{key}.judge", part["judge"]) for key, part in parts.items() if part.get("judge"))
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

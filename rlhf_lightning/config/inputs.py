@@ -42,6 +42,7 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
     if "teacher" in declaration(config).roles:
         check_teacher(config["algorithm"].get("teacher"))
     commands = config.get("requires") or {}
+    writers = {"algorithm.teacher", *(f"{key}.model" for key, _ in judges(config))}
     for key, value, is_model in _inputs(config):
         if will_be_made(config, value, made):
             continue
@@ -55,7 +56,7 @@ def check_inputs(config: Mapping[str, Any], made: Collection[str] = ()) -> None:
             with keys_under(f"{key}: "):
                 check_history(value)
             policy = target_of(config, "model") == "rlhf_lightning.models.load_causal_lm"
-            if key.endswith(("judge.model", "algorithm.teacher")) or (policy and key == "model.path"):
+            if key in writers or (policy and key == "model.path"):
                 refuse_reward_model(key, value)
             check_direction(key, value, config)
         elif missing_locally(value):
@@ -162,7 +163,6 @@ def check_direction(key: str, value: str, config: Mapping[str, Any]) -> None:
 
 def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
     """Yield key, path and whether it is a model, for everything the run reads."""
-    reward = config.get("reward") or {}
     candidates: list[tuple[str, Any, bool]] = [
         ("model.path", config["model"].get("path"), True),
         ("algorithm.teacher", config["algorithm"].get("teacher"), True),
@@ -171,7 +171,7 @@ def _inputs(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
         ("data.train", config["data"].get("train"), False),
         ("data.val", config["data"].get("val"), False),
     ]
-    candidates += [(f"{key}.model", None if j.get("url") else j.get("model"), True) for key, j in judges(reward)]
+    candidates += [(f"{key}.model", None if j.get("url") else j.get("model"), True) for key, j in judges(config)]
     candidates += [(f"{key}.model", part.get("model"), True) for key, part in held_out_scorers(config)]
     yield from ((key, value, model) for key, value, model in candidates if isinstance(value, str) and value != "???")
 

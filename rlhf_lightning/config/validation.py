@@ -139,7 +139,7 @@ def _lookup(values: Any, path: list[str]) -> Any:
 
 def _suggestion(key: str, schema: Any, path: list[str], prefix: str, known: Sequence[str]) -> str:
     parent = prefix + "".join(f"{part}." for part in path[:-1])
-    owner = unwrap(_locate(schema, tuple(path[:-1]))[1])
+    owner = without_null(unwrap(_locate(schema, tuple(path[:-1]))[1]))
     siblings = [f"{parent}{name}" for name in get_type_hints(owner)]
     match = nearest_key(key, {*siblings, *known} - {key})
     if match:

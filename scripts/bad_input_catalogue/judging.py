@@ -35,6 +35,12 @@ def _constitution(name: str, content: str, names: str) -> Case:
     return Case(f"judge: {name}", "judge", words, rf"judge\.constitution: own\.yaml{names}", prepare)
 
 
+def _scorer(name: str, settings: str, names: str) -> Case:
+    words = ["callbacks=overoptimization", f"callbacks.overoptimization.scorers={{j: {settings}}}"]
+    where = rf"callbacks\.overoptimization\.scorers\.j\.{names}"
+    return Case(f"held-out judge: {name}", "train", changed(PPO, "data.val=prompts.jsonl", *words), where)
+
+
 def _accuracy(name: str, row: str, names: str) -> Case:
     words = changed(ACCURACY, "preferences=own.jsonl")
     return Case(f"accuracy: {name}", "evaluate", words, rf"own\.jsonl, row 1: {names}", writes("own.jsonl", row + "\n"))
@@ -59,6 +65,20 @@ JUDGING = [
     _rows("texts as messages", "revise", '{"messages": ["a", "b"]}', "messages: expected"),
     _rows("the same twice", "data", '{"prompt": "p", "chosen": "a", "rejected": "a"}', "chosen and rejected: they"),
     _rows("half a character", "data", '{"prompt": "\\ud800", "chosen": "a", "rejected": "b"}', "prompt: .*surrogate"),
+    _scorer("no model", "{judge: {by: reasons}}", r"judge\.model: missing"),
+    _scorer("two sources", "{judge: {model: model}, model: scorer}", r"model and .*judge: only one source"),
+    _scorer("a misspelt key", "{judge: {model: model, constitutoin: x}}", r"judge\.constitutoin: no such key"),
+    Case(
+        "judge of a component: a misspelt key",
+        "train",
+        changed(PPO, "reward.function=null", "reward.components={a: {judge: {model: model, constitutoin: x}}}"),
+        r"reward\.components\.a\.judge\.constitutoin: no such key; did you mean",
+    ),
+    _scorer("of an endpoint", "{judge: {model: model, parallel: 2}}", r"judge\.parallel: it has no effect"),
+    _scorer("a word as port", "{judge: {model: m, url: 'http://h:abc/v1'}}", r"judge\.url: .*is not valid"),
+    _scorer("a reward model", "{judge: {model: scorer}}", r"judge\.model: scorer is a reward model"),
+    _scorer("a folder as constitution", "{judge: {model: model, constitution: run}}", r"judge\.constitution: run is a"),
+    _scorer("the folder does not exist", "{judge: {model: ./nowhere}}", r"judge\.model: \./nowhere does not exist"),
     Case("judge: revisions without end", "judge", [*AT, "revise=rows.jsonl", "revisions=1000000"], r"revisions: found"),
     Case(
         "collect: a server without a host",

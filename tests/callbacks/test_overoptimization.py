@@ -20,6 +20,8 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.models import fingerprint
 from rlhf_lightning.rollout import RolloutSettings
 from tests.algorithms.conftest import count_early, ppo, sft, trainer
+from tests.commands.runs import write_model
+from tests.judges import write_judge
 from tests.tiny import tiny_tokenizer
 
 ROWS = [{"prompt": f"{a} {b}"} for a in "bcdef" for b in "ghij"]
@@ -116,6 +118,21 @@ def test_a_resumed_run_stops_where_the_uninterrupted_one_does(tmp_path: Path) ->
     json.dumps(again.state_dict())
 
 
+def test_a_judge_rates_the_responses_and_a_resumed_run_goes_on_with_it(tmp_path: Path) -> None:
+    settings: Any = {"model": str(write_judge(tmp_path / "judge")), "cache": str(tmp_path / "answers.db")}
+    watched = OverOptimization({"judge": {"judge": settings}})
+    whole = fit(tmp_path / "whole", watched, ReproducibleResume(), max_epochs=2)
+    judged = float(whole.callback_metrics["val/held_out/judge"])
+    assert -1 <= judged <= 1 and judged == pytest.approx(watched.course[-1].held_out)
+    save = ModelCheckpoint(tmp_path / "cut", filename="cut", every_n_epochs=1)
+    fit(tmp_path / "cut", OverOptimization({"judge": {"judge": settings}}), save, ReproducibleResume(), max_epochs=1)
+    again = OverOptimization({"judge": {"judge": settings}})
+    fit(tmp_path / "cut", again, ReproducibleResume(), max_epochs=2, ckpt=str(tmp_path / "cut/cut.ckpt"))
+    assert again.state_dict() == watched.state_dict()
+    with pytest.raises(UserError, match=r"^callbacks\.overoptimization\.scorers\.j\.judge\.model: .*nowhere"):
+        OverOptimization({"j": {"judge": {"model": str(tmp_path / "nowhere")}}})
+
+
 def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"callbacks\.overoptimization\.scorers: none given"):
         OverOptimization({})
@@ -157,6 +174,28 @@ def test_the_shipped_config_is_valid_and_keeps_the_best_by_the_first_scorer() ->
         (["data.val_fraction=0"], r"^callbacks\.\w+\.(_target_|monitor): .*nothing is validated"),
         ([f"reward.function={GOLD}"], r"^callbacks\.overoptimization\.scorers: .*the reward that is trained on"),
         ([f"{SCORERS}{{a: {{}}}}"], r"^callbacks\.overoptimization\.scorers\.a: no source"),
+        (
+            [f"{SCORERS}{{a: {{judge: {{by: reasons}}}}}}"],
+            r"^callbacks\.overoptimization\.scorers\.a\.judge\.model: missing",
+        ),
+        ([f"{SCORERS}{{a: {{judge: {{modle: x}}}}}}"], r"scorers\.a\.judge\.modle: no such key; did you mean"),
+        ([f"{SCORERS}{{a: {{judge: {{model: x, parallel: 2}}}}}}"], r"scorers\.a\.judge\.parallel: .*no effect"),
+        (
+            [f"{SCORERS}{{a: {{judge: {{model: x}}, function: {GOLD}}}}}"],
+            r"scorers\.a\.function and .*a\.judge: only one",
+        ),
+        (
+            [f"{SCORERS}{{a: {{judge: {{model: x}}, standardize: true}}}}"],
+            r"scorers\.a\.standardize: only a reward model",
+        ),
+        (
+            [
+                f"{SCORERS}{{a: {{judge: {{model: x}}}}}}",
+                "reward.function=null",
+                "+reward.judge={model: x, by: reasons}",
+            ],
+            r"^callbacks\.overoptimization\.scorers: .*the reward that is trained on",
+        ),
         ([f"{SCORERS}{{a: {{mode: x}}}}"], r"scorers\.a\.mode: no such key; did you mean"),
         (["callbacks.overoptimization.tolerance=1.5"], r"^callbacks\.overoptimization\.tolerance: found 1\.5"),
         (["callbacks.checkpoint.monitor=val/held_out/silver"], r"monitor: found .*did you mean val/held_out/gold"),
@@ -174,3 +213,9 @@ def test_a_scorer_that_is_not_there_is_refused_before_anything_is_loaded(tmp_pat
         check_inputs(compose_config("train", [*there, SCORERS + "{a: {function: rlhf_lightning.errors.nothing}}"]))
     with pytest.raises(UserError, match=r"scorers\.a\.model: /nowhere/at_all does not exist"):
         check_inputs(compose_config("train", [*there, f"{SCORERS}{{a: {{model: /nowhere/at_all}}}}"]))
+    with pytest.raises(UserError, match=r"scorers\.a\.judge\.model: /nowhere/at_all does not exist"):
+        check_inputs(compose_config("train", [*there, f"{SCORERS}{{a: {{judge: {{model: /nowhere/at_all}}}}}}"]))
+    scorer = write_model(tmp_path / "scorer", classifier=True)
+    with pytest.raises(UserError, match=r"scorers\.a\.judge\.model: .*scorer is a reward model"):
+        check_inputs(compose_config("train", [*there, f"{SCORERS}{{a: {{judge: {{model: {scorer}}}}}}}"]))
+    check_inputs(compose_config("train", [*there, f"{SCORERS}{{judge: {{model: {scorer}}}}}"]))  # named so, and none
