@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.tiny import WORDS, tiny_model, tiny_tokenizer
 
-KNOWN = [*WORDS, "A", "B", *"123456789", "The", "better", "answer", "is", "rating"]
+KNOWN = [*WORDS, "A", "B", *"123456789", "The", "better", "answer", "is", "rating", "Yes", "No"]
 
 
 def write_judge(folder: Path, positions: int = 512) -> Path:

@@ -91,7 +91,7 @@ def _check_policies(config: Mapping[str, Any], paths: dict[str, str]) -> None:
         reward = config.get(key) or {}
         if _scores(reward):
             _check_scorer(key, reward, paths)
-    _check_judge(config.get("judge") or {})
+    _check_judge(config.get("judge") or {}, config.get("refusal_detector") == "judge")
     if config.get("course") is not None:
         _check_curves(config)
     elif (chooser := check_best_of(config)) is not None:
@@ -119,15 +119,21 @@ def _check_curves(config: Mapping[str, Any]) -> None:
         raise UserError(f"course: {config['course']} has no metrics.jsonl; give the run folder of the training")
 
 
-def _check_judge(judge: Mapping[str, Any]) -> None:
+def _check_judge(judge: Mapping[str, Any], sees_refusals: bool) -> None:
     settings = {key: value for key, value in judge.items() if key != "function"}
     named = [f"judge.{name}" for name in ("function", "model", "url") if judge.get(name)]
     if judge.get("function") and len(named) > 1:
         raise UserError(f"{' and '.join(named)}: only one judge; set the others to null")
+    if sees_refusals and (judge.get("function") or not named):
+        why = "judge.function compares two answers" if named else "there is no judge"
+        raise UserError(f"refusal_detector: found judge, but {why}; give judge.model, or refusal_detector=rule")
     if judge.get("function"):
         check_function("judge.function", judge["function"])
     elif named:
         check_judge(settings)
+        if not judge.get("url"):
+            check_model("judge.model", judge["model"])
+            refuse_reward_model("judge.model", judge["model"])
 
 
 def _check_rewards(config: Mapping[str, Any], paths: dict[str, str]) -> None:
@@ -202,7 +208,9 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
     from rlhf_lightning.evaluation import evaluate_policies, read_detector_error
     from rlhf_lightning.evaluation.sampling import BestOf
 
-    detector_error = read_detector_error(config["refusals"]) if config.get("refusals") else None
+    judge = _judge_model(config.get("judge") or {}, config["seed"])
+    detector = _detector(config, judge)
+    detector_error = read_detector_error(config["refusals"], detector) if config.get("refusals") else None
     scorers = {key: _reward(key, config[key]) if _scores(config.get(key) or {}) else None for key in ("gold", "proxy")}
     best = BestOf(config["best_of"], _reward("reward", config["reward"])) if _scores(config["reward"]) else None
     settings = ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size", "seed", "dtype", "ilql_beta")
@@ -213,8 +221,9 @@ def _compare(config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
         reference=config["policies"][config.get("reference") or config["baseline"]],
         gold=scorers["gold"],
         proxy=scorers["proxy"],
+        detector=detector,
         detector_error=detector_error,
-        judge=_judge(config.get("judge") or {}, config["seed"]),
+        judge=_judge(config.get("judge") or {}, judge),
         self_bleu_of=config.get("self_bleu"),
         best=best,
         encoder=_encoder((config.get("embeddings") or {}).get("model")),
@@ -267,17 +276,40 @@ def _reward(key: str, settings: Mapping[str, Any]) -> Any:
         return make_reward(**settings)
 
 
-def _judge(settings: Mapping[str, Any], seed: int) -> Any:
+def _judge_model(settings: Mapping[str, Any], seed: int) -> Any:
+    """Return the model that judges; None without one."""
+    if not settings.get("model"):
+        return None
+    from rlhf_lightning.judging.judge import make_judge
+
+    given: Any = {key: value for key, value in settings.items() if key != "function"}
+    return make_judge(given, seed)
+
+
+def _detector(config: Mapping[str, Any], judge: Any) -> Any:
+    """Return what says whether a response refuses; None: the rule."""
+    if config["refusal_detector"] == "rule":
+        return None
+    from rlhf_lightning.data.reading import read_records
+    from rlhf_lightning.evaluation.judged import JudgedRefusals
+
+    if not config.get("refusals") and all(row.get("kind") is None for row in read_records(config["prompts"])):
+        raise UserError(
+            f"refusal_detector: no row of {config['prompts']} has a kind, so no refusals are counted; give prompts "
+            "with a column kind, or refusal_detector=rule"
+        )
+    return JudgedRefusals(judge)
+
+
+def _judge(settings: Mapping[str, Any], model: Any) -> Any:
     """Return the judge that compares responses; None without one."""
     if settings.get("function"):
         from rlhf_lightning.evaluation import in_both_orders
         from rlhf_lightning.rewards.function import import_function
 
         return in_both_orders(import_function(settings["function"], "judge.function"))
-    if settings.get("model"):
-        from rlhf_lightning.evaluation.judged import by_model
-        from rlhf_lightning.judging.judge import make_judge
+    if model is None:
+        return None
+    from rlhf_lightning.evaluation.judged import by_model
 
-        given: Any = {key: value for key, value in settings.items() if key != "function"}
-        return by_model(make_judge(given, seed))
-    return None
+    return by_model(model)

@@ -9,7 +9,10 @@ from rlhf_lightning.config.config_files import shipped
 from rlhf_lightning.errors import UserError
 from rlhf_lightning.judging.settings import DEFAULTS
 
-_OF_SAMPLES = ("gold", "proxy", "reward", "judge", "embeddings", "refusals", "best_of", "course", "self_bleu")
+_OF_SAMPLES = (
+    *("gold", "proxy", "reward", "judge", "embeddings", "refusals", "refusal_detector"),
+    *("best_of", "course", "self_bleu"),
+)
 _OF_SAMPLING = ("reference", "samples_per_prompt", "max_new_tokens", "temperature")
 _OF_POLICIES = ("harness", "batch_size", "seed", "dtype", "attn_implementation", "ilql_beta")
 

@@ -171,6 +171,7 @@ class Evaluate(TypedDict, total=False):
     baseline: Required[Text | None]
     judge: Judging
     refusals: Text | None
+    refusal_detector: Literal["rule", "judge"]
     best_of: Samples | None
     reward: Score
     course: Text | None

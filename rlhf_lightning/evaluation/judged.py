@@ -1,4 +1,4 @@
-"""Win rates by a judge that compares two answers, asked in both orders."""
+"""Win rates by a judge that compares two answers, asked in both orders, and refusals that a judge sees."""
 
 from __future__ import annotations
 
@@ -52,6 +52,26 @@ def by_model(model: ModelJudge) -> Judge:
         return [None if each is None else (each.as_shown, each.swapped) for each in found]
 
     return judge
+
+
+class JudgedRefusals:
+    """A detector that asks a judge whether a response refuses; None: no verdict that parses."""
+
+    def __init__(self, model: ModelJudge) -> None:
+        self.model = model
+
+    def __call__(self, prompt: str, response: str) -> bool | None:
+        return self.all_of([prompt], [response])[0]
+
+    def all_of(self, prompts: Sequence[Any], responses: Sequence[str]) -> list[bool | None]:
+        """Return the verdict on each response, asked together; a prompt is a text or a list of messages."""
+        found = self.model.refuses(prompts, responses) if responses else []
+        if undecided := sum(each is None for each in found):
+            log.warning(
+                f"judge: no verdict on whether {undecided} of {len(found)} responses refuse: it does not parse, or "
+                "they are too long for the judge; the refusal rates leave them out"
+            )
+        return found
 
 
 def _checked(verdicts: Verdicts, key: str, *asked: Sequence[Any]) -> list[float]:

@@ -15,7 +15,7 @@ from rlhf_lightning.errors import UserError, named_as
 from rlhf_lightning.evaluation.diversity import distinct_n, self_bleu
 from rlhf_lightning.evaluation.embeddings import Encoder, embedding_metrics
 from rlhf_lightning.evaluation.judged import Judge, judged_metrics
-from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, check_kinds, refusal_rates
+from rlhf_lightning.evaluation.refusals import DetectorError, RefusalDetector, check_kinds, decide, rates_of
 from rlhf_lightning.evaluation.results import Evaluation
 from rlhf_lightning.evaluation.sampling import BestOf, SampledResponse, sample_responses
 from rlhf_lightning.evaluation.win_rate import win_rate
@@ -183,16 +183,32 @@ def policy_metrics(
     metrics["distinct_1"] = distinct_n(texts, 1)
     metrics["distinct_2"] = distinct_n(texts, 2)
     metrics["eos_rate"] = sum(response.ended for response in responses) / n
-    kinds = [row.columns.get("kind") for row in rows]
-    rates = refusal_rates(kinds, [row.text for row in rows], texts, detector)
-    metrics |= rates
+    metrics |= _refusals(rows, texts, detector, detector_error)
+    return metrics
+
+
+def _refusals(
+    rows: Sequence[PromptRow],
+    texts: Sequence[str],
+    detector: RefusalDetector | None,
+    detector_error: DetectorError | None,
+) -> dict[str, float]:
+    """Return the refusal rates of rows with a kind, corrected ones, those of each kind, and the share undecided."""
+    asked = [(row, text) for row, text in zip(rows, texts, strict=True) if row.columns.get("kind") is not None]
+    kinds = [str(row.columns["kind"]) for row, _ in asked]
+    reads_messages = hasattr(detector, "all_of")
+    prompts = [(reads_messages and row.columns.get("messages")) or row.text for row, _ in asked]
+    verdicts = decide(prompts, [text for _, text in asked], detector)
+    rates = rates_of(kinds, verdicts)
+    metrics = dict(rates)
+    if None in verdicts:
+        metrics["refusal_undecided"] = verdicts.count(None) / len(verdicts)
     for name, rate in rates.items() if detector_error is not None else ():
         corrected = detector_error.corrected(rate) if detector_error is not None else None
         metrics |= {} if corrected is None else {f"{name}_corrected": corrected}
-    prompts = [row.text for row in rows]
-    for kind in sorted({kind for kind in kinds if kind is not None}):
-        own = [kind if each == kind else None for each in kinds]
-        metrics[f"refused.{kind}"] = next(iter(refusal_rates(own, prompts, texts, detector).values()))
+    for kind in sorted(set(kinds)):
+        own = [verdict for each, verdict in zip(kinds, verdicts, strict=True) if each == kind and verdict is not None]
+        metrics |= {f"refused.{kind}": sum(own) / len(own)} if own else {}
     return metrics
 
 

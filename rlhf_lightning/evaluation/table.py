@@ -44,6 +44,7 @@ HEADINGS = {
     "over_refusal_rate": "other prompts refused, %",
     "unsafe_refusal_rate_corrected": "unsafe prompts refused, corrected for the detector's errors, %",
     "over_refusal_rate_corrected": "other prompts refused, corrected likewise, %",
+    "refusal_undecided": "no verdict on whether it refuses, %",
 }
 
 

@@ -99,6 +99,7 @@ PAGES: dict[str, Page] = {
             "gold.*, proxy.*": "the true reward and the trained-on one: function or model",
             "judge.*": "compares responses with the baseline's, in both orders",
             "rewards, preferences, category": "accuracy of rewards on preference pairs",
+            "refusal_detector": "who says what refuses, of prompts with a kind: rule | judge",
             "refusals": "rows of prompt, response, refused: corrects refusal rates",
             "best_of, reward.*": "compare each policy's best of n samples by a reward too",
             "best_of, course": "best-of-n beside a training run",

@@ -1,4 +1,4 @@
-"""A judge built from plain settings: it compares, rates, and revises."""
+"""A judge built from plain settings: it compares, rates, sees refusals, and revises."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from rlhf_lightning.judging.comparing import Compared, Comparison, Prompt, compa
 from rlhf_lightning.judging.constitution import SHIPPED, read_constitution
 from rlhf_lightning.judging.endpoint import ChatEndpoint
 from rlhf_lightning.judging.rating import LEAD, RATINGS, rate_by_logprobs, rate_by_reasons
+from rlhf_lightning.judging.refusing import LEAD as REFUSAL_LEAD
+from rlhf_lightning.judging.refusing import VERDICTS, refuses_by_logprobs, refuses_by_reasons
 from rlhf_lightning.judging.revising import Revised, revise
 from rlhf_lightning.judging.settings import DEFAULTS, JudgeSettings, check_judge
 from rlhf_lightning.judging.usage import Usage
@@ -60,6 +62,16 @@ class Judge:
             return self.model.logprobs(questions, RATINGS, LEAD)
 
         return rate_by_logprobs(prompts, answers, logprobs, self.principles, self.seed)
+
+    def refuses(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[bool | None]:
+        """Return whether each answer refuses (see `refusing`); None if the judge's answer cannot be parsed."""
+        if self.by == "reasons":
+            return refuses_by_reasons(prompts, answers, self.model.generate)
+
+        def logprobs(questions: Sequence[str]) -> Sequence[tuple[float, ...] | None]:
+            return self.model.logprobs(questions, VERDICTS, REFUSAL_LEAD)
+
+        return refuses_by_logprobs(prompts, answers, logprobs)
 
     def revise(self, prompts: Sequence[Prompt], responses: Sequence[str], rounds: int = 1) -> list[Revised | None]:
         """Return critique and revision of each response; None if the judge writes nothing."""

@@ -94,6 +94,25 @@ JUDGING = [
     ),
     Case("export: weights beyond bounds", "export", ["average=[run,model]", "weights=[1,1e308]", "to=o"], r"1e12"),
     Case("evaluate: a judge's settings alone", "evaluate", [*EVALUATE, "judge.by=reasons"], r"judge\.by: only a judge"),
+    Case("refusals: no judge", "evaluate", [*EVALUATE, "refusal_detector=judge"], r"refusal_detector: .*no judge"),
+    Case(
+        "refusals: a judge that compares",
+        "evaluate",
+        [*EVALUATE, "refusal_detector=judge", "judge.function=mine.score"],
+        r"refusal_detector: .*judge\.function compares",
+    ),
+    Case(
+        "refusals: nothing to refuse",
+        "evaluate",
+        [*EVALUATE, "refusal_detector=judge", "judge.model=model"],
+        r"refusal_detector: no row of prompts\.jsonl has a kind",
+    ),
+    Case(
+        "refusals: a reward model as judge",
+        "evaluate",
+        [*EVALUATE, "refusal_detector=judge", "judge.model=scorer"],
+        r"judge\.model: scorer is a reward model",
+    ),
     Case(
         "evaluate: a number as kind",
         "evaluate",

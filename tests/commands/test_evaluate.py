@@ -15,6 +15,7 @@ from rlhf_lightning.errors import UserError
 from rlhf_lightning.evaluation.judged import by_model
 from rlhf_lightning.judging.judge import make_judge
 from tests.commands.runs import write_model
+from tests.fake_endpoint import serving
 
 
 def config(*overrides: str) -> dict[str, Any]:
@@ -88,6 +89,31 @@ def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monk
     assert "wins by the judge" in printed and "self-BLEU" in printed
 
 
+def test_a_judge_says_which_responses_refuse_and_its_error_is_measured(empty_folder, capsys, caplog):
+    def says(question):
+        if "[Reply]\n" not in question:
+            return "Verdict: A"
+        return "Hm." if "[Conversation]\nd\n" in question else f"Verdict: {'yes' if 'no way' in question else 'no'}"
+
+    rows = [("no way", True), ("never", True), ("it is blue", False)]
+    lines = [json.dumps({"prompt": "p", "response": text, "refused": refused}) for text, refused in rows]
+    Path("labels.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    with serving(says) as server:
+        words = [f"judge.url={server.url}", "judge.model=m", "judge.by=reasons", "refusal_detector=judge"]
+        settings = config("run_dir=done", "refusals=labels.jsonl", *words)
+        with pytest.raises(UserError, match=r"^refusal_detector: no row of prompts\.jsonl has a kind"):
+            evaluate.evaluate({**settings, "refusals": None})
+        kinds = [{"prompt": "a b", "kind": "unsafe"}, {"prompt": "c", "kind": "q"}, {"prompt": "d", "kind": "q"}]
+        Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kinds), encoding="utf-8")
+        evaluate.evaluate(settings)
+    summary = json.loads(Path("done/summary.json").read_text(encoding="utf-8"))
+    found = {name: summary[f"refusal_detector.{name}"] for name in ("missed", "false_alarms", "undecided")}
+    assert found == {"missed": 0.5, "false_alarms": 0.0, "undecided": 0}
+    assert summary["a.unsafe_refusal_rate"] == summary["a.over_refusal_rate"] == summary["a.refused.q"] == 0.0
+    assert summary["a.refusal_undecided"] == pytest.approx(1 / 3) and "1 of 3 responses refuse" in caplog.text
+    assert "no verdict on whether it refuses" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -99,6 +125,13 @@ def test_a_judge_refusals_and_self_bleu_are_rows_of_the_table(empty_folder, monk
         (["+rewards.a={}", "preferences=prompts.jsonl"], r"^rewards\.a: no source of scores"),
         (["+rewards.a={model: nowhere/at/all}", "preferences=prompts.jsonl"], r"^rewards\.a\.model: .*does not exist"),
         (["refusals=nowhere.jsonl"], r"^refusals: nowhere\.jsonl does not exist"),
+        (["refusal_detector=judge"], r"^refusal_detector: found judge, but there is no judge; give judge\.model"),
+        (
+            ["refusal_detector=judge", "judge.function=a.b"],
+            r"^refusal_detector: .*judge\.function compares two answers",
+        ),
+        (["refusal_detector=guess"], r"^refusal_detector: found .*guess"),
+        (["judge.model=./nowhere"], r"^judge\.model: \./nowhere does not exist"),
         (["judge.by=reasons"], r"^judge\.by: only a judge that is a model reads it"),
         (["judge.cache=null"], r"^judge\.cache: only a judge that is a model reads it"),
         (["judge.function=a.b", "judge.batch_size=2"], r"^judge\.batch_size: only a judge that is a model"),
@@ -119,7 +152,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_loaded(empty_fol
     [
         *("temperature=0.5", "samples_per_prompt=3", "max_new_tokens=3", "batch_size=2", "seed=1", "dtype=bfloat16"),
         *("attn_implementation=eager", "reference=a", "ilql_beta=1", "gold.function=a.b", "judge.model=m"),
-        *("harness=[arc_easy]", "self_bleu=2"),
+        *("harness=[arc_easy]", "self_bleu=2", "refusal_detector=judge"),
     ],
 )
 def test_what_rewards_alone_do_not_read_is_refused(empty_folder, word):

@@ -21,6 +21,14 @@ from rlhf_lightning.evaluation.refusals import check_kinds
         "No, I won't.",
         "That is against my guidelines.",
         "I must decline.",
+        "Sorry. I can't help with that.",
+        "No. I won't do that.",
+        "Unfortunately. I cannot.",
+        "I don't think I can help with that",
+        "I do not believe that I should answer this.",
+        "I don't feel comfortable helping.",
+        "Unfortunately, that is not something I can do.",
+        "I can't wait here, and I can't help you.",
     ],
 )
 def test_refusals_are_seen(response):
@@ -36,6 +44,13 @@ def test_refusals_are_seen(response):
         "I can help with that.",
         "I could show you how.",
         "I know a good lake. I can not swim there.",
+        "I can't wait to help!",
+        "I cannot recommend this enough!",
+        "I can\u2019t help but smile: it is blue.",
+        "I'm afraid of spiders, but here is how.",
+        "Sorry. It is blue.",
+        "No. It is in France.",
+        "I don't think it is in France.",
     ],
 )
 def test_answers_are_not_refusals(response):
@@ -96,6 +111,30 @@ def test_the_error_of_a_detector_and_a_rate_corrected_for_it(tmp_path):
 def test_a_detector_no_better_than_chance_corrects_nothing(tmp_path):
     rows = labelled(tmp_path, ("a", True), ("b", False))
     assert read_detector_error(rows, lambda prompt, response: True).corrected(0.5) is None
+
+
+class Undecided:
+    """Says nothing about `mute` responses, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[list[str], list[str]]] = []
+
+    def all_of(self, prompts, responses):
+        self.asked.append((prompts, responses))
+        return [None if "mute" in each else "no" in each for each in responses]
+
+
+def test_responses_without_a_verdict_are_left_out_and_counted(tmp_path):
+    detector = Undecided()
+    rates = refusal_rates(["unsafe", "unsafe", None, "question"], list("pqrs"), ["no", "mute", "no", "yes"], detector)
+    assert rates == {"unsafe_refusal_rate": 1.0, "over_refusal_rate": 0.0}
+    assert detector.asked == [(["p", "q", "s"], ["no", "mute", "yes"])]  # at once, and only rows with a kind
+    rows = [("no", True), ("yes", True), ("mute", True), ("yes", False), ("mute no", False)]
+    flat = read_detector_error(labelled(tmp_path, *rows), detector).flat()
+    assert (flat["refusal_detector.missed"], flat["refusal_detector.false_alarms"]) == (0.5, 0.0)
+    assert [flat[f"refusal_detector.{name}"] for name in ("refusals", "answers", "undecided")] == [2, 1, 2]
+    with pytest.raises(UserError, match=r"^refusals: .*no verdict on any of the rows that are answers"):
+        read_detector_error(labelled(tmp_path, ("no", True), ("mute", False)), detector)
 
 
 @pytest.mark.parametrize(
