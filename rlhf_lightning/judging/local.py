@@ -146,7 +146,7 @@ class LocalJudge:
         if len({tuple(row[:-1]) for row in rows}) != 1 or len(set(ends)) < len(ends):
             raise UserError(
                 f"{self.key}: the tokenizer of {self.folder} has no single token for each of "
-                f"{', '.join(verdicts)}; judge by generated verdicts: judge.by=reasons"
+                f"{', '.join(verdicts)}; judge by generated verdicts: {self.key.removesuffix('model')}by=reasons"
             )
         return ends
 

@@ -1,4 +1,4 @@
-"""Whether an answer refuses what it was asked for: a judge as a detector of refusals."""
+"""A judge as a detector of refusals: it says whether an answer refuses what it was asked for."""
 
 from __future__ import annotations
 
