@@ -1,7 +1,7 @@
 """Rounds of feedback on the embedded world, three seeds: does gold rise, and what do rounds and aggregation bring?
 
     python scripts/measure_rounds.py                       seeds 0 to 2, three tables
-    python scripts/measure_rounds.py --seeds 0 1 2 3 4 5 6 7
+    python scripts/measure_rounds.py --seeds 0 1 2 3 4 --tasks 150
     python scripts/measure_rounds.py --seeds 0 -- round.ppo.model_from=policy
 
 Pipelines of each seed, in FOLDER/seedN; what has ended is not run again, and all share one SFT model:
@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 
 COMMAND = "from rlhf_lightning.commands.pipeline import main; main()"
 LIMIT = 300  # tasks of a round in conf/pipeline/rounds.yaml
-LIMIT_OF_ONE = f"round.collect.call.limit={2 * LIMIT}"
 GOLD = "rlhf_lightning.simulation.gold_reward"
 AGGREGATIONS = ("dawid_skene", "bradley_terry", "majority")
 DRAWS = 4000
@@ -73,15 +72,16 @@ def interval_over_seeds(means: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def measure(folder: Path, seed: int, overrides: Sequence[str]) -> None:
+def measure(folder: Path, seed: int, tasks: int, overrides: Sequence[str]) -> None:
     """Run the pipelines of a seed that have not ended yet."""
-    run(folder / "rounds", seed, *overrides)
+    limit, limit_of_one = (f"round.collect.call.limit={count}" for count in (tasks, 2 * tasks))
+    run(folder / "rounds", seed, limit, *overrides)
     begin(folder / "one", folder / "rounds", "world", "sft")
-    run(folder / "one", seed, "from=collect_1", "rounds=1", LIMIT_OF_ONE, *overrides)
+    run(folder / "one", seed, "from=collect_1", "rounds=1", limit_of_one, *overrides)
     alone = ["from=export_1", "rounds=1", "~round.ppo", "evaluation.prompts=null", "evaluation.proxy=null"]
     for name in AGGREGATIONS[1:]:
         begin(folder / name, folder / "one", "world", "sft", "collect_1", "label_1", "feedback.db")
-        run(folder / name, seed, *alone, LIMIT_OF_ONE, f"round.export.call.aggregation={name}", *overrides)
+        run(folder / name, seed, *alone, limit_of_one, f"round.export.call.aggregation={name}", *overrides)
 
 
 def begin(folder: Path, source: Path, *parts: str) -> None:
@@ -162,7 +162,7 @@ def right_labels(folder: Path) -> dict[str, float]:
     return found
 
 
-def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[Scores]) -> str:
+def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[Scores], tasks: int = LIMIT) -> str:
     """Return the three tables in Markdown."""
 
     def gain(later: str, earlier: str) -> str:
@@ -181,7 +181,7 @@ def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[S
     ]
     two, one = (f"{interval([each[name] for each in gold])[0]:.2f}" for name in ("rounds_2", "one"))
     low, high = interval_over_seeds([float((each["rounds_2"] - each["one"]).mean()) for each in gold])
-    lines.append(f"| {2 * LIMIT} | {two} | {one} | {gain('rounds_2', 'one')} | {low:+.2f} to {high:+.2f} |")
+    lines.append(f"| {2 * tasks} | {two} | {one} | {gain('rounds_2', 'one')} | {low:+.2f} to {high:+.2f} |")
     accurate = "reward model's held-out accuracy"
     columns = ["aggregation", "right labels", accurate, "each seed", "more than majority", "each seed"]
     lines += ["", f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|"]
@@ -196,14 +196,15 @@ def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[S
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tasks", type=int, default=LIMIT, help="of a round; `one` has twice as many")
     parser.add_argument("--folder", type=Path, default=Path("outputs/measure_rounds"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of all pipelines, after --")
     arguments = parser.parse_args()
     folders = [arguments.folder.resolve() / f"seed{seed}" for seed in arguments.seeds]
     for folder, seed in zip(folders, arguments.seeds, strict=True):
-        measure(folder, seed, arguments.overrides)
+        measure(folder, seed, arguments.tasks, arguments.overrides)
     gold = [golds(folder, seed) for folder, seed in zip(folders, arguments.seeds, strict=True)]
-    text = tables(folders, gold, [accuracies(folder) for folder in folders])
+    text = tables(folders, gold, [accuracies(folder) for folder in folders], arguments.tasks)
     print(text)
     (arguments.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
 

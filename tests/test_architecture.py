@@ -61,6 +61,7 @@ FREE = {
     "file_hashes",
     "content_hashes",
     "hashes",
+    "message_text",
     "sharded_folders",
     "disk",
     "durable",

@@ -55,7 +55,7 @@ def test_a_documented_command_is_accepted(line: str, tmp_path: Path, monkeypatch
         "my_preferences.jsonl",
         *re.findall(r"import=(\S+)", line),
         *re.findall(r"[ .]prompts=(\S+\.jsonl)", line),
-        *re.findall(r" data=(\S+\.jsonl)", line),
+        *re.findall(r" (?:data|refusals)=(\S+\.jsonl)", line),
         *re.findall(r"stages\.\w+\.data\.\w+=(\S+\.jsonl)", line),
     }:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
