@@ -96,8 +96,6 @@ def check_baselines(stages: Sequence[StageConfig]) -> None:
             continue
         folder = os.path.realpath(baseline)
         if folder not in folders:
-            if os.path.isfile(baseline):
-                raise UserError(f"{key}: found {baseline}, a file; give the folder of a policy")
             check_model(key, baseline)
             refuse_reward_model(key, baseline)
         elif folder not in folders[:number]:

@@ -100,9 +100,11 @@ def will_be_made(config: Mapping[str, Any], path: str, made: Collection[str]) ->
 
 
 def check_model(key: str, value: str, advice: str = "") -> None:
-    """Raise UserError if a path of a model does not exist, or contains no model."""
+    """Raise UserError if a path of a model does not exist, is a file, or contains no model."""
     if missing_locally(value):
         raise UserError(f"{key}: {value} does not exist{advice}")
+    if Path(value).is_file():
+        raise UserError(f"{key}: found {value}, a file; give the folder of a model, or a hub name{advice}")
     if Path(value).is_dir() and not _holds_model(Path(value)):
         raise UserError(f"{key}: no model in {value} (no config.json there or in its model/){advice}")
     check_hashes(key, value)

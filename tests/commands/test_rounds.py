@@ -71,7 +71,7 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ),
         ("round.collect.call.prompts=no.jsonl", "stages.collect_1.call.prompts: no.jsonl does not exist"),
         ("round.export.reward_from=sft", "stages.export_1.reward_from: rlhf_lightning.feedback.export_judgements has"),
-        (f"round.collect.call.baseline={__file__}", "a file; give the folder of a policy"),
+        (f"round.collect.call.baseline={__file__}", "a file; give the folder of a model"),
         ("round.collect.call.baseline=no/such/sft", "stages.collect_1.call.baseline: no/such/sft does not exist"),
         (
             "stages.collect_2.call.baseline=there/reward_1",
