@@ -1,14 +1,15 @@
 """Rounds of feedback on the embedded world, three seeds: does gold rise, and what do rounds and aggregation bring?
 
     python scripts/measure_rounds.py                       seeds 0 to 2, three tables
-    python scripts/measure_rounds.py --seeds 0 1 2 3 4 --tasks 150
+    python scripts/measure_rounds.py --seeds 0 1 2 3 4 --tasks 300
     python scripts/measure_rounds.py --seeds 0 -- round.ppo.model_from=policy
 
-Pipelines of each seed, in FOLDER/seedN; what has ended is not run again, and all share one SFT model:
+Pipelines of each seed, in FOLDER/seedN; what has ended is not run again (nor are policies scored again, which leaves
+scores.json), and all share one SFT model:
 
     rounds          pipeline=rounds: three rounds
     one             one round with as many tasks as the first two of `rounds`
-    majority, bradley_terry     the labels of `one`, aggregated in another way, and the reward model of them
+    majority, bradley_terry     the labels of `one`, aggregated in another way, and the reward models of them
 
 Prints the tables and writes them to FOLDER/tables.md. The 95 % intervals come from a bootstrap over the prompts of each
 seed, and differences are taken prompt by prompt. They leave out chance in training, except for those "over seeds",
@@ -30,10 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMMAND = "from rlhf_lightning.commands.pipeline import main; main()"
-LIMIT = 300  # tasks of a round in conf/pipeline/rounds.yaml
+LIMIT = 150  # tasks of a round in conf/pipeline/rounds.yaml
 GOLD = "rlhf_lightning.simulation.gold_reward"
 AGGREGATIONS = ("dawid_skene", "bradley_terry", "majority")
 DRAWS = 4000
+NO_EVALUATION = ("evaluation.prompts=null", "evaluation.proxy=null")  # `scores` has sixteen responses to each prompt
 
 Array = NDArray[np.float64]
 Scores = Mapping[str, Array]  # name -> one number per prompt
@@ -59,15 +61,13 @@ def shown(seeds: Sequence[Array], form: str) -> str:
 
 
 def interval_over_seeds(means: Sequence[float]) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean of independent values; NaN of a single one.
+    """Return Student's 95 % interval of the mean of two or more independent values.
 
     >>> [round(bound, 3) for bound in interval_over_seeds([1.0, 2.0, 3.0])]
     [-0.484, 4.484]
     """
     from scipy import stats
 
-    if len(means) < 2:
-        return float("nan"), float("nan")
     low, high = stats.t.interval(0.95, len(means) - 1, loc=np.mean(means), scale=stats.sem(means))
     return float(low), float(high)
 
@@ -78,7 +78,7 @@ def measure(folder: Path, seed: int, tasks: int, overrides: Sequence[str]) -> No
     run(folder / "rounds", seed, limit, *overrides)
     begin(folder / "one", folder / "rounds", "world", "sft")
     run(folder / "one", seed, "from=collect_1", "rounds=1", limit_of_one, *overrides)
-    alone = ["from=export_1", "rounds=1", "~round.ppo", "evaluation.prompts=null", "evaluation.proxy=null"]
+    alone = ["from=export_1", "rounds=1", "~round.ppo"]
     for name in AGGREGATIONS[1:]:
         begin(folder / name, folder / "one", "world", "sft", "collect_1", "label_1", "feedback.db")
         run(folder / name, seed, *alone, limit_of_one, f"round.export.call.aggregation={name}", *overrides)
@@ -97,9 +97,24 @@ def run(folder: Path, seed: int, *overrides: str) -> None:
     """rlhf-pipeline pipeline=rounds in a process of its own, unless it has ended."""
     if (folder / "summary.json").is_file():
         return
-    words = ["pipeline=rounds", f"seed={seed}", f"run_dir={folder}", "logger=none", *overrides]
+    words = ["pipeline=rounds", f"seed={seed}", f"run_dir={folder}", "logger=none", *NO_EVALUATION, *overrides]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", COMMAND, *words], env=environment, check=True, stdout=sys.stderr)
+
+
+def scores(folder: Path, seed: int) -> tuple[Scores, Scores]:
+    """Return a seed's gold scores and accuracies, which `golds` and `accuracies` compute once."""
+    file = folder / "scores.json"
+    if not file.is_file():
+        found = [
+            {name: list(each) for name, each in kind.items()} for kind in (golds(folder, seed), accuracies(folder))
+        ]
+        file.write_text(json.dumps(found), encoding="utf-8")
+    gold, accuracy = json.loads(file.read_text(encoding="utf-8"))
+    return (
+        {name: np.array(each) for name, each in gold.items()},
+        {name: np.array(each) for name, each in accuracy.items()},
+    )
 
 
 def golds(folder: Path, seed: int) -> Scores:
@@ -127,7 +142,7 @@ def golds(folder: Path, seed: int) -> Scores:
 
 
 def accuracies(folder: Path) -> Scores:
-    """Return the share of held-out pairs per prompt that the reward model of each aggregation decides as labelled."""
+    """Return the share of held-out pairs per prompt that the reward models of each aggregation decide as labelled."""
     from rlhf_lightning.rewards import make_reward
 
     text = (folder / "rounds/world/preferences_test.jsonl").read_text(encoding="utf-8")
@@ -135,9 +150,9 @@ def accuracies(folder: Path) -> Scores:
     prompts = [row["prompt"] for row in rows]
     found: dict[str, Array] = {}
     for name in AGGREGATIONS:
-        reward = make_reward(
-            model=str(folder / ("one" if name == "dawid_skene" else name) / "reward_1"), batch_size=256
-        )
+        runs = folder / ("one" if name == "dawid_skene" else name)
+        members = sorted(str(each.parent) for each in runs.glob("reward_1*/summary.json"))
+        reward = make_reward(**({"models": members} if len(members) > 1 else {"model": members[0]}), batch_size=256)
         better, worse = (reward(prompts, [row[key] for row in rows]) for key in ("chosen", "rejected"))
         of: dict[str, list[float]] = {}
         for prompt, b, w in zip(prompts, better, worse, strict=True):
@@ -180,8 +195,9 @@ def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[S
         "|---|---|---|---|---|---|",
     ]
     two, one = (f"{interval([each[name] for each in gold])[0]:.2f}" for name in ("rounds_2", "one"))
-    low, high = interval_over_seeds([float((each["rounds_2"] - each["one"]).mean()) for each in gold])
-    lines.append(f"| {2 * tasks} | {two} | {one} | {gain('rounds_2', 'one')} | {low:+.2f} to {high:+.2f} |")
+    means = [float((each["rounds_2"] - each["one"]).mean()) for each in gold]
+    over = " to ".join(f"{bound:+.2f}" for bound in interval_over_seeds(means)) if len(means) > 1 else "–"
+    lines.append(f"| {2 * tasks} | {two} | {one} | {gain('rounds_2', 'one')} | {over} |")
     accurate = "reward model's held-out accuracy"
     columns = ["aggregation", "right labels", accurate, "each seed", "more than majority", "each seed"]
     lines += ["", f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|"]
@@ -203,8 +219,8 @@ def main() -> None:
     folders = [arguments.folder.resolve() / f"seed{seed}" for seed in arguments.seeds]
     for folder, seed in zip(folders, arguments.seeds, strict=True):
         measure(folder, seed, arguments.tasks, arguments.overrides)
-    gold = [golds(folder, seed) for folder, seed in zip(folders, arguments.seeds, strict=True)]
-    text = tables(folders, gold, [accuracies(folder) for folder in folders], arguments.tasks)
+    gold, accuracy = zip(*map(scores, folders, arguments.seeds), strict=True)
+    text = tables(folders, gold, accuracy, arguments.tasks)
     print(text)
     (arguments.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
 

@@ -31,7 +31,6 @@ def test_an_interval_is_that_of_the_mean_over_the_prompts_of_all_seeds(script: A
 def test_an_interval_over_seeds_takes_the_seeds_as_the_sample(script: Any) -> None:
     low, high = script.interval_over_seeds([1.0, 2.0, 3.0])
     assert (low, high) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-4)  # t(0.975) of 2 degrees
-    assert np.isnan(script.interval_over_seeds([1.0])).all()
 
 
 def test_the_script_compares_rounds_of_as_many_tasks_as_the_config_asks(script: Any) -> None:
@@ -47,4 +46,33 @@ def test_a_gain_is_of_the_same_prompts(script: Any, tmp_path: Path, monkeypatch:
     text = script.tables([tmp_path], [scores], [accuracy])
     assert "| +2.00 (+2.00 to +2.00) | +2.00 |" in text  # of the second round over the first
     assert "| +1.00 (+1.00 to +1.00) | +1.00 |" in text  # of two rounds over one
+    assert "| +1.00 (+1.00 to +1.00) | +1.00 | – |" in text  # a single seed has no interval over seeds
     assert "| +100.0% (+100.0% to +100.0%) | +100.0% |" in text
+
+
+def test_accuracies_are_those_of_the_mean_of_all_members(script: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    for name in ("one/reward_1_a", "one/reward_1_b", "majority/reward_1", "bradley_terry/reward_1"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "summary.json").touch()
+    (tmp_path / "rounds/world").mkdir(parents=True)
+    row = '{"prompt": "a", "chosen": "b", "rejected": "cc"}'
+    (tmp_path / "rounds/world/preferences_test.jsonl").write_text(row, encoding="utf-8")
+    given = []
+
+    def make_reward(**settings: Any) -> Any:
+        given.append(settings.get("models") or [settings["model"]])
+        return lambda prompts, responses: [len(response) for response in responses]
+
+    monkeypatch.setattr("rlhf_lightning.rewards.make_reward", make_reward)
+    assert all(found == [0.0] for found in script.accuracies(tmp_path).values())
+    names = [["one/reward_1_a", "one/reward_1_b"], ["bradley_terry/reward_1"], ["majority/reward_1"]]
+    assert given == [[str(tmp_path / name) for name in each] for each in names]
+
+
+def test_what_was_scored_once_is_not_scored_again(script: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(script, "golds", lambda folder, seed: {"sft": np.array([0.5, 1.0])})
+    monkeypatch.setattr(script, "accuracies", lambda folder: {"majority": np.array([1.0])})
+    first = script.scores(tmp_path, 0)
+    monkeypatch.setattr(script, "golds", lambda folder, seed: pytest.fail("it sampled again"))
+    for kind, again in zip(first, script.scores(tmp_path, 0), strict=True):
+        assert {name: list(each) for name, each in kind.items()} == {name: list(each) for name, each in again.items()}

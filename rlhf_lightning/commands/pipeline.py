@@ -24,6 +24,7 @@ from rlhf_lightning.guide.composed import options
 from rlhf_lightning.runs.after_training import Aftermath
 from rlhf_lightning.runs.calls import CalledRun
 from rlhf_lightning.runs.command_words import carrying_out
+from rlhf_lightning.runs.members import with_ensemble
 from rlhf_lightning.runs.next_steps import next_steps_of_pipeline
 from rlhf_lightning.runs.pipeline import Pipeline, StageConfig, stage_metrics, take_up
 from rlhf_lightning.runs.places import check_place
@@ -81,8 +82,8 @@ def check_pipeline(pipeline: Pipeline) -> None:
     Raises:
         UserError: one line about the first problem.
     """
-    folder, names = pipeline.folder, [stage.name for stage in pipeline.to_run]
-    check_name("from", pipeline.config.get("from"), names)
+    folder = pipeline.folder
+    check_name("from", pipeline.config.get("from"), pipeline.names)
     for stage in pipeline.to_run:
         if stage.trains:
             check(stage.config, stage.key)
@@ -140,6 +141,9 @@ def _run_stages(pipeline: Pipeline) -> None:
         results = _results(pipeline, stage)
         figures = stage_metrics(results, stage.config) if stage.trains else results
         pipeline.summary |= {f"{stage.name}.{key}": value for key, value in figures.items()}
+        if stage.stage:
+            members = [each.name for each in pipeline.ended if each.stage == stage.stage]
+            pipeline.summary = with_ensemble(pipeline.summary, stage.stage, members)
 
 
 def rehearse(pipeline: Pipeline) -> None:

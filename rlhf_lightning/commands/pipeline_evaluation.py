@@ -27,10 +27,8 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
     if settings["prompts"] is None:
         return []
     ended = [stage.name for stage in pipeline.ended]
-    proxy = settings["proxy"] if settings["proxy"] in ended else None
     from rlhf_lightning.evaluation import evaluate_policies, terminal_table, write_report
     from rlhf_lightning.process.printing import Terminal
-    from rlhf_lightning.rewards import make_reward
 
     loading = {key: settings[key] for key in ("dtype", "attn_implementation")}
     evaluation = evaluate_policies(
@@ -39,7 +37,7 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
         baseline=settings["baseline"],
         reference=folder / settings["reference"] if settings["reference"] else None,
         gold=gold_reward(settings),
-        proxy=make_reward(model=str(folder / proxy), **loading) if proxy else None,
+        proxy=_proxy(pipeline, loading),
         every_pair=settings["every_pair"],
         **{key: settings[key] for key in ("samples_per_prompt", "max_new_tokens", "temperature", "batch_size")},
         seed=pipeline.config["seed"],
@@ -52,6 +50,17 @@ def evaluate(pipeline: Pipeline) -> list[Path]:
     with held():
         files = write_report(folder, evaluation, histories, pipeline.name, summary=numbers)
         return [*files, *_write_rounds(pipeline, evaluation)]
+
+
+def _proxy(pipeline: Pipeline, loading: Mapping[str, Any]) -> Any:
+    """Return the reward model, or the ensemble, of the stage that is named as proxy; None until it has ended."""
+    from rlhf_lightning.rewards import make_reward
+
+    stages = [stage for stage in pipeline.to_run if pipeline.config["evaluation"]["proxy"] in stage.names]
+    folders = [str(stage.folder) for stage in stages]
+    if not stages or any(stage not in pipeline.ended for stage in stages):
+        return None
+    return make_reward(**({"model": folders[0]} if len(folders) == 1 else {"models": folders}), **loading)
 
 
 def _write_rounds(pipeline: Pipeline, evaluation: Any) -> list[Path]:
@@ -70,6 +79,6 @@ def _ceilings(pipeline: Pipeline) -> dict[str, float]:
     """Return the best accuracy any model can be expected to reach, for stages whose held-out rows say what it is."""
     from rlhf_lightning.evaluation import bayes_accuracy
 
-    rows = {stage.name: stage.config["data"] for stage in pipeline.to_run if stage.trains}
+    rows = {name: stage.config["data"] for stage in pipeline.to_run if stage.trains for name in stage.names}
     found = {name: bayes_accuracy(data.get("val"), data.get("limit")) for name, data in rows.items()}
     return {f"{name}.bayes_accuracy": ceiling for name, ceiling in found.items() if ceiling is not None}

@@ -30,7 +30,7 @@ def check_evaluation(pipeline: Pipeline) -> None:
         check_name("evaluation.policies", name, [stage.name for stage in pipeline.to_run if stage.gives_policy])
     for key in ("baseline", "reference"):
         check_name(f"evaluation.{key}", evaluation[key], policy_stages(pipeline))
-    scorers = [stage.name for stage in pipeline.to_run if stage.scores]
+    scorers = list(dict.fromkeys(name for stage in pipeline.to_run if stage.scores for name in reversed(stage.names)))
     check_name("evaluation.proxy", evaluation["proxy"], scorers)
     _check_prompts(pipeline, evaluation["prompts"])
     check_function("evaluation.gold", evaluation["gold"])

@@ -70,6 +70,7 @@ class Stage(TypedDict, total=False):
         model_from: the earlier stage whose model it begins from.
         reward_from: the earlier stage whose reward model scores its responses.
         data_from: the earlier stage whose rows it reads.
+        members: how many reward models it trains, from different seeds; later stages take them as an ensemble.
         overrides: any key of the experiment by its dotted name, with its value.
     """
 
@@ -78,6 +79,7 @@ class Stage(TypedDict, total=False):
     model_from: Text | None
     reward_from: Text | None
     data_from: Text | None
+    members: Annotated[int, Field(ge=1, le=26)]
     overrides: dict[str, Any]
 
 

@@ -58,7 +58,7 @@ def collect(
     max_prompt_length: Count = 512,
     dtype: Dtype = "float32",
     attn_implementation: Attention | None = None,
-    reward_model: Text | Path | None = None,
+    reward_model: Text | Path | list[Text] | None = None,
     seed: Whole = 0,
     baseline: Text | Path | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def collect(
         choice, pairs, overlap, overlap_share, reask: see `Asking`.
         samples_per_prompt: responses to each prompt; an even number with a baseline.
         max_new_tokens, temperature, batch_size, max_prompt_length, dtype, attn_implementation: see `Drawing`.
-        reward_model: scores the responses, for `choice` uncertain or best_worst.
+        reward_model: scores the responses, for `choice` uncertain or best_worst; several form an ensemble.
         seed: seed of everything random.
         baseline: the folder of a policy to compare with, such as the SFT model; the policy itself counts as none.
 
@@ -107,7 +107,8 @@ def collect(
         dtype,
         attn_implementation,
     )
-    rewards = [make_reward(model=str(reward_model), dtype=dtype)] if reward_model else []
+    models = reward_model if isinstance(reward_model, list) else [reward_model] if reward_model else []
+    rewards = [make_reward(model=str(each), dtype=dtype) for each in models]
     with FeedbackStore(store) as opened:
         order = _order(read.questions, opened, list(policies), seed)
         if limit is not None:

@@ -74,6 +74,7 @@ PAGES: dict[str, Page] = {
             "stages.<stage>.<key>": "any key of rlhf-train, for that stage",
             "stages.<stage>.experiment": "the experiment that a stage runs",
             "stages.<stage>.model_from": "the stage whose model it starts from; also reward_from",
+            "stages.<stage>.members": "that many reward models, used as an ensemble",
             "rounds, round.<stage>.<key>": "how often the stages of `round` repeat, and their keys",
             "labelers": "who labels in rounds: people | simulated | judge",
             "from, run_dir, seed": "first stage to run; folder and seed of the pipeline",

@@ -28,13 +28,18 @@ def call_config(name: str, stage: Mapping[str, Any], pipeline: str, run_dir: Pat
         raise UserError(f"{key}.{found}: the stage calls a function, whose arguments are {key}.call.<key>")
     if not call.get("_target_"):
         raise UserError(f"{key}.call._target_: missing; give the dotted path of a function")
-    handed = {HANDED[each]: str(run_dir / stage[each]) for each in HANDED if stage.get(each)}
+    handed = {HANDED[each]: _folders(run_dir, stage[each]) for each in HANDED if stage.get(each)}
     taken = signature(call["_target_"])
     for each, argument in HANDED.items():
         if argument in handed and argument not in taken.parameters and not taken.takes_more:
             raise UserError(f"{key}.{each}: {call['_target_']} has no argument `{argument}` to take it")
     folder = str(run_dir / name)
     return {"name": f"{pipeline}-{name}", "run_dir": folder, "call": {**call, "folder": folder, **handed}}
+
+
+def _folders(run_dir: Path, stage: str | list[str]) -> str | list[str]:
+    """Return the folder of a stage, or those of an ensemble's members."""
+    return [str(run_dir / member) for member in stage] if isinstance(stage, list) else str(run_dir / stage)
 
 
 class CalledRun(Run):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,19 @@ from rlhf_lightning.source.declarations import declaration
 class StageConfig:
     """One stage, ready to run: its name, its config, and the earlier stage it takes its model from.
 
-    The config is that of a training run, or names under `call` the function that does the work.
+    The config is that of a training run, or names under `call` the function that does the work. A member of an ensemble
+    has a name of its own; `stage` is the ensemble's.
     """
 
     name: str
     config: dict[str, Any]
     model_from: str | None = None
+    stage: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return its name and, of a member, the ensemble's."""
+        return (self.name, self.stage) if self.stage else (self.name,)
 
     @property
     def folder(self) -> Path:
@@ -81,8 +89,13 @@ class Pipeline(Run):
     @property
     def skipped(self) -> list[StageConfig]:
         """Return the stages before `from`, which ended earlier."""
-        names = [stage.name for stage in self.to_run]
-        return list(self.to_run[: names.index(self.config["from"])]) if self.config.get("from") else []
+        first = self.config.get("from")
+        return list(takewhile(lambda stage: first not in stage.names, self.to_run)) if first else []
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of its stages, and of ensembles."""
+        return list(dict.fromkeys(name for stage in self.to_run for name in reversed(stage.names)))
 
     @property
     def ahead(self) -> list[StageConfig]:

@@ -48,6 +48,10 @@ def put_note(client: Any, run_id: str, note: str) -> None:
 
 def _rewarded(run: Run) -> str:
     reward = run.config.get("reward") or {}
+    if models := reward.get("models"):
+        return (
+            f", rewarded by the {reward.get('combine', 'mean')} of {', '.join(as_code(str(each)) for each in models)}"
+        )
     source = reward.get("model") or reward.get("function")
     return f", rewarded by {as_code(str(source))}" if source else ""
 

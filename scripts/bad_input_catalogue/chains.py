@@ -50,6 +50,11 @@ CHAINS = [
     _round("a baseline that holds no model", r"call\.baseline", "round.collect.call.baseline=prompts.jsonl"),
     _round("an odd number beside a baseline", r"samples_per_prompt", "round.collect.call.samples_per_prompt=3"),
     _round("rows of a stage without", r"reward_1\.data_from", "round.reward.data_from=collect"),
+    _round("an ensemble of policies", r"ppo_1\.members", "round.ppo.members=2"),
+    _round("an ensemble of calls", r"collect_1\.members", "round.collect.members=2"),
+    _round("an ensemble of one model", r"reward_1\.seed", "round.reward.seed=1"),
+    _round("an endless ensemble", r"round\.reward\.members", "round.reward.members=1000000"),
+    _round("a member that is not there", r"reward_1_z", "stages.reward_1_z.optimizer.lr=1e-3"),
     _round("nothing collects", r"label_1\.call\.store", "~round.collect"),
     _round(
         "nothing collects, and the driver is named",

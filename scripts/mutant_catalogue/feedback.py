@@ -8,6 +8,7 @@ STORE = "feedback/test_store.py"
 PAGES = "feedback/test_pages.py"
 ACCESS = "feedback/pages/access.py"
 ROUNDS = "commands/test_rounds.py"
+MEMBERS = "commands/test_members.py"
 COLLECTING = "feedback/test_collecting.py"
 COEFFICIENTS = "feedback/coefficients.py"
 EXAMPLES = "feedback/test_coefficients.py::test_alpha_equals_krippendorffs_worked_examples"
@@ -184,6 +185,47 @@ FEEDBACK = (
                 "for stage in self.ahead[1:]:",
                 "for stage in ():",
                 (f"{ROUNDS}::test_a_stage_that_runs_again_takes_those_after_it_along",),
+            ),
+        ),
+    ),
+    Row(
+        "the members of an ensemble are one model; fewer of them score than were trained",
+        "each member has a seed of its own, and whatever takes its reward from the stage gets them all",
+        (
+            Mutant(
+                "all members are trained from one seed",
+                "commands/stages.py",
+                '"seed": pipeline["seed"] + number}',
+                '"seed": pipeline["seed"]}',
+                (f"{MEMBERS}::test_a_stage_with_members_trains_each_from_a_seed_of_its_own",),
+            ),
+            Mutant(
+                "a seed for all members is accepted, and makes them the same",
+                "commands/stages.py",
+                'if "seed" in _set_in(stage, given):',
+                "if False:",
+                (f"{MEMBERS}::test_what_is_wrong_with_an_ensemble_is_said_before_the_first_stage",),
+            ),
+            Mutant(
+                "PPO's reward is the first member alone",
+                "commands/stages.py",
+                "stage = {**stage, key: several}",
+                "stage = {**stage, key: several[0]}",
+                (f"{MEMBERS}::test_the_stage_that_takes_its_reward_from_them_gets_them_all",),
+            ),
+            Mutant(
+                "the proxy is the members that have ended",
+                "commands/pipeline_evaluation.py",
+                "any(stage not in pipeline.ended for stage in stages)",
+                "all(stage not in pipeline.ended for stage in stages)",
+                (f"{MEMBERS}::test_the_proxy_is_the_ensemble_once_all_members_have_ended",),
+            ),
+            Mutant(
+                "an ensemble's figures are sums",
+                "runs/members.py",
+                "(1 if key.endswith(_ADDED_UP) else len(each))",
+                "1",
+                (f"{MEMBERS}::test_the_summary_has_the_mean_of_the_members_and_the_sum_of_their_times",),
             ),
         ),
     ),

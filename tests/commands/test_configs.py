@@ -97,7 +97,7 @@ def test_every_pipeline_composes_and_is_valid(option, empty_folder):
         missing["sft"].append("model.path=gpt2")
     stages = compose_stages(pipeline, empty_folder / "there", missing)
     check_pipeline(runs.Pipeline(pipeline, empty_folder / "there", stages))
-    assert [stage.name for stage in stages] == list(pipeline["stages"])
+    assert list(dict.fromkeys(stage.stage or stage.name for stage in stages)) == list(pipeline["stages"])
 
 
 def test_the_evaluation_config_is_valid():

@@ -31,13 +31,14 @@ def config_of(pipeline: Pipeline, name: str) -> dict[str, Any]:
 def test_every_round_collects_from_the_policy_before_it_and_learns_from_its_own_labels(empty_folder):
     pipeline = composed("rounds=2")
     each = ("collect", "label", "export", "reward", "ppo")
-    assert [stage.name for stage in pipeline.to_run] == ["sft", *(f"{name}_{i}" for i in (1, 2) for name in each)]
+    written = dict.fromkeys(stage.stage or stage.name for stage in pipeline.to_run)
+    assert list(written) == ["sft", *(f"{name}_{i}" for i in (1, 2) for name in each)]
     assert config_of(pipeline, "collect_1")["call"]["model"] == "there/sft"
     assert config_of(pipeline, "collect_2")["call"]["model"] == "there/ppo_1"
     assert [config_of(pipeline, f"collect_{i}")["call"]["baseline"] for i in (1, 2)] == ["there/sft"] * 2
-    assert config_of(pipeline, "reward_2")["data"]["train"] == "there/export_2/preferences.jsonl"
+    assert config_of(pipeline, "reward_2_b")["data"]["train"] == "there/export_2/preferences.jsonl"
     assert config_of(pipeline, "ppo_2")["model"]["path"] == "there/sft"
-    assert config_of(pipeline, "ppo_2")["reward"]["model"] == "there/reward_2"
+    assert config_of(pipeline, "ppo_2")["reward"]["models"] == [f"there/reward_2_{letter}" for letter in "abc"]
     assert pipeline.config["evaluation"]["proxy"] == "reward_2"
 
 
@@ -74,8 +75,8 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         (f"round.collect.call.baseline={__file__}", "a file; give the folder of a model"),
         ("round.collect.call.baseline=no/such/sft", "stages.collect_1.call.baseline: no/such/sft does not exist"),
         (
-            "stages.collect_2.call.baseline=there/reward_1",
-            "baseline: found there/reward_1, of a stage that trains no policy",
+            "stages.collect_2.call.baseline=there/reward_1_a",
+            "baseline: found there/reward_1_a, of a stage that trains no policy",
         ),
         (
             "stages.collect_1.call.baseline=there/ppo_1",
@@ -83,7 +84,10 @@ def test_another_algorithm_takes_ppos_place_and_reads_the_labels_in_its_own_form
         ),
         ("round.collect.call.samples_per_prompt=3", "stages.collect_1.call.samples_per_prompt: 3; must be even"),
         ("round.ppo.data_from=export", "stages.ppo_1.data_from: PPOModule learns from rows of kind prompts"),
-        ("round.reward.data.train=x.jsonl", "stages.reward_1.data.train: the stage takes the rows of data_from=export"),
+        (
+            "round.reward.data.train=x.jsonl",
+            "stages.reward_1_a.data.train: the stage takes the rows of data_from=export",
+        ),
         ("round.pp.seed=1", "round.pp: no such stage; allowed: round.collect, round.label, round.export"),
         ("stages.collect_9.call.limit=5", "stages.collect_9.call._target_: missing"),
         ("stages.sft.model_from=policy", "stages.sft.model_from: found policy, but no stage before it trains one"),
@@ -135,7 +139,12 @@ def ask(folder, model, store, fails=False):
         opened.add_tasks([Task(task_id("pair", prompt, texts), "pair", prompt, shown)])
     return {"tasks": 1}
 """
-MINE = ["labelers=people", "~round.collect.call", "+round.collect.call._target_=round_calls.ask"]
+MINE = [
+    "labelers=people",
+    "round.reward.members=1",
+    "~round.collect.call",
+    "+round.collect.call._target_=round_calls.ask",
+]
 STORE = "+round.collect.call.store=${feedback.store}"
 
 

@@ -175,6 +175,23 @@ def test_pairs_are_chosen_by_rewards_which_get_the_columns_of_the_row(store, pla
         collect_tasks(store, PROMPTS, places, Asking(), DRAWING, rewards=[length])
 
 
+def test_all_members_of_an_ensemble_score_the_pairs_of_a_round(places, tmp_path, monkeypatch):
+    def length(sign: float) -> Any:
+        return lambda prompts, responses, **columns: [sign * len(response) for response in responses]
+
+    members = {"r_a": length(1.0), "r_b": length(-1.0)}
+    monkeypatch.setattr("rlhf_lightning.rewards.make_reward", lambda model, dtype: members[model])
+    prompts, url = tmp_path / "prompts.jsonl", f"sqlite:///{tmp_path}/feedback.db"
+    prompts.write_text("\n".join(map(json.dumps, PROMPTS)), encoding="utf-8")
+    rounds.collect(
+        tmp_path, places["old"], url, str(prompts), 4, "uncertain", max_new_tokens=6, reward_model=[*members]
+    )
+    with FeedbackStore(url) as store:
+        shown = [response for task in store.tasks() for response in task.responses]
+    assert len(shown) == 8
+    assert all(response.scores == (len(response.text), -len(response.text)) for response in shown)
+
+
 def test_check_tasks_come_among_the_others(store, places):
     checks = read_checks([{"prompt": "z", "chosen": "right", "rejected": "wrong"}])
     collect_tasks(store, PROMPTS, places, Asking(), DRAWING, checks=checks)

@@ -42,6 +42,13 @@ def test_a_note_says_what_it_is_its_first_figures_and_how_to_do_it_again(tmp_pat
     assert "```bash\nrlhf-train experiment=ppo_demo optimizer.lr=1e-4\n```" in note
 
 
+def test_the_note_of_a_run_that_an_ensemble_rewards_names_all_members(tmp_path: Path) -> None:
+    reward = {"model": None, "models": ["outputs/rm_a", "outputs/rm_b"], "combine": "min"}
+    run = read_run(write_run(tmp_path / "ppo", "outputs/sft", "PPOModule", {}, reward=reward))
+    assert run is not None
+    assert "rewarded by the min of `outputs/rm_a`, `outputs/rm_b`, seed 3" in run_note(run, COMMAND).splitlines()[0]
+
+
 def test_a_pipelines_note_has_a_line_per_policy(tmp_path: Path) -> None:
     pipeline = Run({"stages": {"sft": {}, "ppo": {}}, "seed": 1}, tmp_path)
     summary = {
