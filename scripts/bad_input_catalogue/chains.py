@@ -54,7 +54,7 @@ CHAINS = [
     _round("an ensemble of calls", r"collect_1\.members", "round.collect.members=2"),
     _round("an ensemble of one model", r"reward_1\.seed", "round.reward.seed=1"),
     _round("an endless ensemble", r"round\.reward\.members", "round.reward.members=1000000"),
-    _round("a member that is not there", r"reward_1_z", "stages.reward_1_z.optimizer.lr=1e-3"),
+    _round("an unknown member", r"reward_1_z", "stages.reward_1_z.optimizer.lr=1e-3"),
     _round("nothing collects", r"label_1\.call\.store", "~round.collect"),
     _round(
         "nothing collects, and the driver is named",

@@ -209,8 +209,8 @@ FEEDBACK = (
             Mutant(
                 "PPO's reward is the first member alone",
                 "commands/stages.py",
-                "stage = {**stage, key: several}",
-                "stage = {**stage, key: several[0]}",
+                'several if key == "reward_from" else several[0]',
+                "several[0]",
                 (f"{MEMBERS}::test_the_stage_that_takes_its_reward_from_them_gets_them_all",),
             ),
             Mutant(
