@@ -83,14 +83,14 @@ def draw_curve(ax: Axes, history: History, key: str, color: str, digits: int = 2
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
-def draw_scores(ax: Axes, history: History, color: str) -> None:
-    """Draw the reward over iterations."""
+def draw_scores(ax: Axes, history: History, color: str, name: str = "ppo") -> None:
+    """Draw the reward of a run over its iterations."""
     draw_curve(ax, history, "objective/scores", color)
-    ax.set_title("PPO: reward")
+    ax.set_title(f"{label(name)}: reward")
     ax.set_ylabel("mean score of a rollout")
 
 
-def draw_kl(ax: Axes, history: History, color: str, target: float | None) -> None:
+def draw_kl(ax: Axes, history: History, color: str, target: float | None, name: str = "ppo") -> None:
     """Draw the KL to the reference over iterations, and the controller's target."""
     draw_curve(ax, history, "objective/kl", color, digits=1)
     ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
@@ -102,14 +102,14 @@ def draw_kl(ax: Axes, history: History, color: str, target: float | None) -> Non
                 f"target {target:g}", (0.02, target), (0, 4), ("axes fraction", "data"), "offset points", color=INK
             )
         )
-    ax.set_title("PPO: distance from the reference")
+    ax.set_title(f"{label(name)}: distance from the reference")
     ax.set_ylabel("KL (nats per response)")
 
 
-def draw_kl_coefficient(ax: Axes, history: History, color: str) -> None:
+def draw_kl_coefficient(ax: Axes, history: History, color: str, name: str = "ppo") -> None:
     """Draw the penalty's coefficient over iterations."""
     draw_curve(ax, history, "kl/coef", color, digits=3)
-    ax.set_title("PPO: KL coefficient")
+    ax.set_title(f"{label(name)}: KL coefficient")
     ax.set_ylabel("score per nat")
 
 

@@ -73,15 +73,17 @@ def report_panels(
             continue
         color, target = plots.policy_colors([stage])[stage], summary.get(f"{stage}.kl_target")
         panels += [
-            Panel(_with_iterations(plots.draw_scores, history, color), "Mean score of each rollout."),
+            Panel(_with_iterations(stage, plots.draw_scores, history, color), "Mean score of each rollout."),
             Panel(
-                _with_iterations(plots.draw_kl, history, color, target),
+                _with_iterations(stage, plots.draw_kl, history, color, target),
                 "KL divergence from the reference, summed over a response. An adaptive coefficient steers it.",
             ),
         ]
         if plots.series(history, "kl/coef")[0]:
             caption = "The price of a nat of KL, which the controller sets."
-            panels.append(Panel(_with_iterations(plots.draw_kl_coefficient, history, color), caption, small=True))
+            panels.append(
+                Panel(_with_iterations(stage, plots.draw_kl_coefficient, history, color), caption, small=True)
+            )
     if "reward.accuracy" in summary:
         accuracy, ceiling = summary["reward.accuracy"], summary.get("reward.bayes_accuracy")
         panels.append(
@@ -152,10 +154,10 @@ def _policy_panels(evaluation: Evaluation) -> list[Panel]:
     return panels
 
 
-def _with_iterations(draw: Callable[..., None], *arguments: Any) -> Callable[[Axes], None]:
+def _with_iterations(stage: str, draw: Callable[..., None], *arguments: Any) -> Callable[[Axes], None]:
     def panel(ax: Axes) -> None:
-        draw(ax, *arguments)
-        ax.set_xlabel("PPO iteration")
+        draw(ax, *arguments, name=stage)
+        ax.set_xlabel("iteration")
 
     return panel
 

@@ -138,6 +138,17 @@ def test_an_evaluation_of_one_policy_alone_is_a_report(tmp_path):
     assert "length, tokens" in Page(paths[0].read_text(encoding="utf-8")).text
 
 
+def test_the_curves_of_several_policies_name_the_stage_of_each(evaluation):
+    histories = dict.fromkeys(("ppo_1", "ppo_2", "grpo"), HISTORIES["ppo"])
+    titles = []
+    for panel in report_panels(evaluation, histories, {})[:9]:
+        ax = matplotlib.figure.Figure().subplots()
+        panel.draw(ax)
+        titles.append(ax.get_title(loc=matplotlib.rcParams["axes.titlelocation"]))
+    shown = ("reward", "distance from the reference", "KL coefficient")
+    assert titles == [f"{name}: {what}" for name in ("ppo_1", "ppo_2", "GRPO") for what in shown]
+
+
 def test_the_samples_are_a_fixed_choice_over_the_kinds(evaluation):
     chosen = first_of_each_kind(evaluation.samples, 4)
     assert [row["prompt"] for row in chosen] == ["prompt 0?", "prompt 1?", "prompt 2?", "prompt 3?"]
