@@ -1,6 +1,6 @@
 """Rounds of feedback on the embedded world, three seeds: does gold rise, and what do rounds and aggregation bring?
 
-    python scripts/measure_rounds.py                       seeds 0 to 2, three tables
+    python scripts/measure_rounds.py                       seeds 0 to 2, four tables
     python scripts/measure_rounds.py --seeds 0 1 2 3 4 --tasks 300
     python scripts/measure_rounds.py --seeds 0 -- round.ppo.model_from=policy
 
@@ -209,6 +209,24 @@ def tables(folders: Sequence[Path], gold: Sequence[Scores], accuracy: Sequence[S
     return "\n".join(lines)
 
 
+def table_of_kinds(folders: Sequence[Path], gold: Sequence[Scores]) -> str:
+    """Return two rounds against one for each kind of prompt, in Markdown; the scores are in the order of the file."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for folder, each in zip(folders, gold, strict=True):
+        lines = (folder / "rounds/world/prompts_test.jsonl").read_text(encoding="utf-8").splitlines()
+        kinds = np.array(list({row["prompt"]: row["kind"] for row in map(json.loads, lines)}.values()))
+        for kind in sorted(set(kinds)):
+            two, one = (float(each[name][kinds == kind].mean()) for name in ("rounds_2", "one"))
+            found.setdefault(str(kind), []).append((two, one))
+    rows = ["| kind of prompt | gold, two rounds | gold, one round | less | over seeds |", "|---|---|---|---|---|"]
+    for kind, pairs in found.items():
+        less = [two - one for two, one in pairs]
+        over = " to ".join(f"{bound:+.2f}" for bound in interval_over_seeds(less)) if len(less) > 1 else "–"
+        two, one = np.mean(pairs, axis=0)
+        rows.append(f"| {kind} | {two:.2f} | {one:.2f} | {np.mean(less):+.2f} | {over} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -220,7 +238,7 @@ def main() -> None:
     for folder, seed in zip(folders, arguments.seeds, strict=True):
         measure(folder, seed, arguments.tasks, arguments.overrides)
     gold, accuracy = zip(*map(scores, folders, arguments.seeds), strict=True)
-    text = tables(folders, gold, accuracy, arguments.tasks)
+    text = f"{tables(folders, gold, accuracy, arguments.tasks)}\n\n{table_of_kinds(folders, gold)}"
     print(text)
     (arguments.folder / "tables.md").write_text(text + "\n", encoding="utf-8")
 

@@ -50,6 +50,18 @@ def test_a_gain_is_of_the_same_prompts(script: Any, tmp_path: Path, monkeypatch:
     assert "| +100.0% (+100.0% to +100.0%) | +100.0% |" in text
 
 
+def test_two_rounds_and_one_are_compared_kind_by_kind(script: Any, tmp_path: Path) -> None:
+    (tmp_path / "rounds/world").mkdir(parents=True)
+    rows = [f'{{"prompt": "{i}", "kind": "{"ab"[i % 2]}"}}' for i in (0, 1, 2, 0, 3)]  # one prompt twice
+    (tmp_path / "rounds/world/prompts_test.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    scores = {"rounds_2": np.array([1.0, 5.0, 2.0, 6.0]), "one": np.array([0.0, 1.0, 0.0, 1.0])}
+    lines = script.table_of_kinds([tmp_path] * 2, [scores, {**scores, "one": scores["one"] + 1}]).splitlines()
+    assert lines[2:] == [
+        "| a | 1.50 | 0.50 | +1.00 | -5.35 to +7.35 |",
+        "| b | 5.50 | 1.50 | +4.00 | -2.35 to +10.35 |",
+    ]
+
+
 def test_accuracies_are_those_of_the_mean_of_all_members(script: Any, tmp_path: Path, monkeypatch: Any) -> None:
     for name in ("one/reward_1_a", "one/reward_1_b", "majority/reward_1", "bradley_terry/reward_1"):
         (tmp_path / name).mkdir(parents=True)
